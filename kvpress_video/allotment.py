@@ -1,0 +1,67 @@
+"""From the budget asked for to the entries that each row of each layer may keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .budget import Budget, allocate
+from .cache import Row
+from .compressor import Compressor
+from .errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """Turns one budget into shares per segment.
+
+    Attributes:
+        budget: as asked.
+        method: may spread it unevenly over layers.
+        layers: text layers that are compressed.
+        entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
+    """
+
+    budget: Budget
+    method: Compressor
+    layers: int
+    entry_bytes: int
+
+    def shares(self, row: Row, text: int, batch: int, layer: int | None = None) -> Mapping[int, int]:
+        """Entries to keep of each segment of a row, per head.
+
+        Args:
+            row: what it holds and has seen, the pass in flight included.
+            text: text entries it holds, per head.
+            batch: rows that share a budget of bytes.
+            layer: which layer; None for the average layer.
+
+        Raises:
+            BudgetError: nothing would be left.
+        """
+        total = self._total(row, text, batch)
+        mine = total if layer is None else self.method.layer_budget(total, layer, self.layers)
+        if mine < 1:
+            raise BudgetError(
+                f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"
+                f" beside {text} text entries: ask for more."
+            )
+        available = sum(row.held.values())
+        if total <= available < mine:
+            raise BudgetError(
+                f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} visual entries there are: "
+                "lower the budget or spread it more evenly."
+            )
+        return allocate(mine, row.seen, row.held)
+
+    def _total(self, row: Row, text: int, batch: int) -> int:
+        if self.budget.unit != "bytes":
+            return self.budget.entries(sum(row.seen.values()))
+        length = int(self.budget.amount) // (self.layers * batch * self.entry_bytes)
+        if length <= text:
+            least = (text + 1) * self.layers * batch * self.entry_bytes
+            raise BudgetError(
+                f"{self.budget} cannot hold the {text} text entries of {batch} row(s) in {self.layers} layers and one "
+                f"visual entry: ask for at least {least / 2**20:.2f}MiB."
+            )
+        return length - text

@@ -1,0 +1,32 @@
+"""The small trained model that comes with the package."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING
+
+import torch
+
+from .loading import load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+
+def load_bundled(
+    device: torch.device | str | None = None, dtype: torch.dtype | str | None = None, attention: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The bundled Qwen2.5-VL of a few million parameters, in eval mode, and its processor.
+
+    It answers questions about the clips of `kvpress_video.benchmarks.world`, and nothing else.
+
+    Args:
+        device: where to put the model; a CUDA device if there is one, else the CPU.
+        dtype: of the weights; the checkpoint's own by default.
+        attention: transformers' attention implementation.
+
+    Raises:
+        UnknownNameError: this installation comes without the model's files.
+    """
+    with as_file(files("kvpress_video") / "data" / "bundled") as folder:
+        return load(folder, device=device, dtype=dtype, attention=attention)

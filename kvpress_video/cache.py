@@ -1,0 +1,248 @@
+"""A cache layer with two lengths: logical (tokens seen, which sets positions) and physical (entries held)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from .entries import Context, Entries, Grid, Kind, Places, Tags
+from .errors import CacheError
+
+_EMPTY: Mapping[int, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the host knows of one row of a layer, so that nothing has to be read back from the device.
+
+    Attributes:
+        padding: padding entries held.
+        held, seen: visual entries held, and visual tokens seen, per segment ordinal.
+        grids: grid of each segment.
+        shift: how far positions of later tokens move down, in positions (`compact` only).
+    """
+
+    padding: int = 0
+    held: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
+    seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
+    grids: Mapping[int, Grid] = field(default_factory=lambda: _EMPTY)
+    shift: int = 0
+
+    def after(self, new: Row) -> Row:
+        """This row once the tokens of `new` follow it."""
+        if new == Row():
+            return self
+        return Row(
+            self.padding + new.padding,
+            {**self.held, **new.held},
+            {**self.seen, **new.seen},
+            {**self.grids, **new.grids},
+            self.shift + new.shift,
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The tokens of one forward pass, as every layer's cache is about to see them.
+
+    Attributes:
+        tags: (batch, n, Tags.WIDTH) int32.
+        places: (batch, n, width) fp32.
+        logical: tokens that the pass adds to the sequence, those dropped before prefill included.
+        rows: what the pass adds to each row.
+        compress: whether the layers still have to be compressed after it.
+    """
+
+    tags: Tensor
+    places: Tensor
+    logical: int
+    rows: Sequence[Row]
+    compress: bool = False
+
+
+class CompressedLayer(DynamicLayer):
+    """One layer's entries with their metadata beside them.
+
+    `get_seq_length()` is logical, so that stock `generate()` derives right positions; `get_mask_sizes()` is physical
+    with an offset, so that stock masks cover what is held.
+
+    Attributes:
+        keys, values: (batch, kv_heads, entries, head_dim).
+        tags, places: metadata of each entry, see `Entries`.
+        logical: tokens seen.
+        rows: one `Row` per batch row.
+        incoming: the pass in flight; set and cleared by the hooks.
+        guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reset_metadata()
+
+    def _reset_metadata(self) -> None:
+        self.tags: Tensor | None = None
+        self.places: Tensor | None = None
+        self.logical = 0
+        self.rows: list[Row] = []
+        self.incoming: Chunk | None = None
+        self.guarded = False
+
+    @property
+    def physical(self) -> int:
+        """Entries held per row and head, padding included."""
+        return 0 if self.tags is None else self.tags.shape[2]
+
+    @property
+    def kept(self) -> Tensor:
+        """Original token index of each entry, -1 for padding, (batch, kv_heads, entries) int32, a copy."""
+        if self.tags is None:
+            raise CacheError("this layer holds nothing yet")
+        return self.tags[..., Tags.INDEX].clone()
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row holds padding."""
+        return any(row.padding for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys, values and metadata."""
+        held = (self.keys, self.values, self.tags, self.places)
+        return sum(part.numel() * part.element_size() for part in held if part is not None)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values (batch, kv_heads, n, head_dim) and the metadata of the pass in flight.
+
+        Raises:
+            CacheError: the hooks are gone and continuing without them would give wrong answers.
+        """
+        chunk = self.incoming or self._plain_text(key_states)
+        batch, heads, length, _ = key_states.shape
+        tags = chunk.tags.to(key_states.device)[:, None].expand(batch, heads, length, -1)
+        places = chunk.places.to(key_states.device)[:, None].expand(batch, heads, length, -1)
+        if self.tags is None or self.places is None:
+            self.tags, self.places, self.rows = tags.contiguous(), places.contiguous(), [Row()] * batch
+        else:
+            self.tags, self.places = torch.cat([self.tags, tags], dim=2), torch.cat([self.places, places], dim=2)
+        self.rows = [row.after(new) for row, new in zip(self.rows, chunk.rows, strict=True)]
+        self.logical += chunk.logical
+        return super().update(key_states, value_states)
+
+    def _plain_text(self, key_states: Tensor) -> Chunk:
+        if self.guarded:
+            raise CacheError(
+                "This cache holds padded rows, layers of unequal length or moved positions: continue it inside "
+                "kvpress_video.compress(model, …), which adapts masks and positions."
+            )
+        batch, _, length, _ = key_states.shape
+        index = self.logical + torch.arange(length, device=key_states.device)
+        width = Places.WIDTH if self.places is None else self.places.shape[-1]
+        return Chunk(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
+                     [Row()] * batch)  # fmt: skip
+
+    def entries(self, context: Context) -> Entries:
+        """Everything held."""
+        if self.tags is None or self.places is None:
+            raise CacheError("this layer holds nothing yet")
+        return Entries(self.keys, self.values, self.tags, self.places, context)
+
+    def replace(self, entries: Entries, rows: Sequence[Row]) -> None:
+        """Hold these entries instead."""
+        self.keys, self.values, self.tags, self.places = entries.keys, entries.values, entries.tags, entries.places
+        self.rows = list(rows)
+
+    def get_seq_length(self, *args: Any) -> int:
+        """Tokens seen, evicted ones included."""
+        return self.logical
+
+    def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
+        """(keys that the mask covers, offset of the first); `query` is a length, or positions before transformers 5."""
+        length = query if isinstance(query, int) else query.shape[0]
+        return self.physical + length, self.logical - self.physical
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.keys = self.values = None
+        self.is_initialized = False
+        self._reset_metadata()
+
+    def crop(self, tokens: int) -> None:
+        """Remove the newest `-tokens` tokens, or shorten to `tokens` when positive.
+
+        Raises:
+            CacheError: that would reach back to where entries were evicted.
+        """
+        remove = -tokens if tokens <= 0 else max(self.logical - tokens, 0)
+        if not remove or self.tags is None or self.places is None:
+            return
+        if remove > self.physical or bool((self.tags[:, :, -remove, Tags.INDEX] != self.logical - remove).any()):
+            raise CacheError(f"Cannot crop {remove} tokens: some of the newest {remove} were compressed away.")
+        self.keys, self.values = self.keys[:, :, :-remove], self.values[:, :, :-remove]
+        self.tags, self.places = self.tags[:, :, :-remove], self.places[:, :, :-remove]
+        self.logical -= remove
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder rows, for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch."""
+        if self.tags is None or self.places is None:
+            return
+        self._map_rows(lambda part: part.index_select(0, indices.to(part.device)))
+        same = all(row == self.rows[0] for row in self.rows)
+        self.rows = self.rows[:1] * len(indices) if same else [self.rows[i] for i in indices.tolist()]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row `repeats` times."""
+        if self.tags is None or self.places is None:
+            return
+        self._map_rows(lambda part: part.repeat_interleave(repeats, dim=0))
+        self.rows = [row for row in self.rows for _ in range(repeats)]
+
+    def _map_rows(self, change: Any) -> None:
+        self.keys, self.values = change(self.keys), change(self.values)
+        self.tags, self.places = change(self.tags), change(self.places)
+
+
+def text_tags(index: Tensor) -> Tensor:
+    """Tags of text tokens at `index` (batch, n), (batch, n, Tags.WIDTH) int32."""
+    tags = index.new_full((*index.shape, Tags.WIDTH), -1, dtype=torch.int32)
+    tags[..., Tags.INDEX] = index
+    tags[..., Tags.KIND] = Kind.TEXT
+    return tags
+
+
+def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
+    """Make the plain layers of an empty stock cache ours, in place; a cache that is ours already stays as it is.
+
+    Layers of other kinds (sliding, recurrent) are left alone.
+
+    Returns:
+        The layers that are ours.
+
+    Raises:
+        CacheError: the cache was filled without us, or is of a kind that does not grow (static, quantised, offloaded).
+    """
+    if getattr(cache, "offloading", False):
+        raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
+    while len(cache.layers) < layers and cache.layer_class_to_replicate is DynamicLayer:
+        cache.layers.append(DynamicLayer())
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            if layer.get_seq_length():
+                raise CacheError("The cache was filled without compression: start with a new one inside compress().")
+            cache.layers[number] = CompressedLayer()
+    ours = [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
+    if not ours:
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
+        raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
+    return ours
+
+

@@ -1,0 +1,40 @@
+"""What a method may need beyond keys and values: the last queries of a pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .entries import Entries, Queries
+from .rope import Rope
+
+
+def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int) -> Queries:
+    """Recompute the last `window` queries of a pass, and their softmax normaliser over all cached keys.
+
+    Args:
+        attention: a text attention module, after its forward.
+        hidden_states: what it was given, (batch, n, hidden).
+        entries: the layer, the pass included; the pass's entries are the last n.
+        rope: the text model's rotation.
+        window: how many; all n if there are fewer.
+    """
+    hidden = hidden_states[:, -window:]
+    batch, count, _ = hidden.shape
+    states = attention.q_proj(hidden).reshape(batch, count, -1, attention.head_dim)
+    if hasattr(attention, "q_norm"):
+        states = attention.q_norm(states)
+    states = states.transpose(1, 2)
+    positions = entries.present[:, :1, -count:]
+    states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
+    index, heads = entries.index[:, 0, -count:], entries.keys.shape[1]
+    grouped = states.reshape(batch, heads, -1, entries.keys.shape[-1])
+    logits = torch.matmul(grouped, entries.keys.float().transpose(2, 3))
+    logits = logits.reshape(batch, -1, count, len(entries))
+    visible = (entries.index[:, :1, None, :] <= index[:, None, :, None]) & (entries.index[:, :1, None, :] >= 0)
+    visible |= index[:, None, :, None] < 0
+    return Queries(states, logits.masked_fill(~visible, -torch.inf).logsumexp(dim=-1), index)
+
+

@@ -1,0 +1,190 @@
+"""The door: `compress(model, method, budget)` around the stock `generate()`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .attach import Attachment
+from .budget import Budget, BudgetLike
+from .cache import CompressedLayer
+from .compressor import Compressor
+from .errors import CacheError, unknown_name
+from .models import adapter_for
+from .registry import make_method
+
+Stage = Literal["cache", "input"]
+Positions = Literal["keep", "compact"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was asked of one prefill, and what was achieved, measured on the cache afterwards.
+
+    Attributes:
+        method, settings, stage, positions: what compressed.
+        asked: the budget as asked.
+        entries: visual entries held per layer, per KV head, in the fullest row.
+        text_entries: text entries held per layer and KV head, in the fullest row.
+        visual_tokens: visual tokens seen, in the row with most.
+        ratio: visual entries held over visual tokens seen, all rows and layers.
+        bytes: what the cache holds in all: keys, values and metadata, every layer.
+        full_bytes: what the stock cache would hold after the same tokens.
+        logical_length: tokens seen per row, padding included; the model's positions go by it.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    stage: str
+    positions: str
+    asked: str
+    entries: tuple[int, ...]
+    text_entries: int
+    visual_tokens: int
+    ratio: float
+    bytes: int
+    full_bytes: int
+    logical_length: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, as they go into result rows."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        low, high = min(self.entries), max(self.entries)
+        held = f"{high}" if low == high else f"{low} to {high}"
+        return (
+            f"{self.method} at {self.asked}: {held} of {self.visual_tokens} visual entries per layer and head "
+            f"({self.ratio:.1%}), {self.text_entries} text entries; {_mib(self.bytes)} of {_mib(self.full_bytes)}; "
+            f"logical length {self.logical_length}"
+        )
+
+
+class Compression:
+    """A method on a model, as a context manager; made by `compress()`.
+
+    Attributes:
+        reports: one `Report` per prefill that brought visual tokens, in order.
+    """
+
+    def __init__(
+        self, model: Any, name: str, method: Compressor, budget: Budget, stage: Stage, positions: Positions
+    ) -> None:
+        self.reports: list[Report] = []
+        self._asked = {
+            "method": name,
+            "settings": method.describe(),
+            "stage": stage,
+            "positions": positions,
+            "asked": str(budget),
+        }
+        self._kept: list[Tensor] = []
+        self._attachment = Attachment(
+            adapter_for(model), method, budget, stage, positions == "compact", self._measure
+        )
+
+    def __enter__(self) -> Compression:
+        self._attachment.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._attachment.remove()
+
+    @property
+    def report(self) -> Report:
+        """The latest report.
+
+        Raises:
+            CacheError: nothing was compressed yet.
+        """
+        if not self.reports:
+            raise CacheError("Nothing was compressed: call model.generate() with a video or an image inside compress().")
+        return self.reports[-1]
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """Per layer, (batch, kv_heads, entries) original token index of each entry, -1 for padding, after the latest
+        compression.
+
+        Raises:
+            CacheError: nothing was compressed yet.
+        """
+        if not self._kept:
+            raise CacheError("Nothing was compressed: call model.generate() with a video or an image inside compress().")
+        return self._kept
+
+    def _measure(self, layers: list[CompressedLayer]) -> None:
+        held = [[sum(row.held.values()) for row in layer.rows] for layer in layers]
+        seen = [sum(row.seen.values()) for row in layers[0].rows]
+        text = [
+            layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows
+        ]
+        full = sum(
+            2 * len(layer.rows) * layer.keys.shape[1] * layer.keys.shape[3] * layer.keys.element_size() * layer.logical
+            for layer in layers
+        )
+        self._kept = [layer.kept for layer in layers]
+        self.reports.append(
+            Report(
+                **self._asked,
+                entries=tuple(max(rows) for rows in held),
+                text_entries=max(text),
+                visual_tokens=max(seen),
+                ratio=sum(map(sum, held)) / (len(layers) * sum(seen)),
+                bytes=sum(layer.bytes for layer in layers),
+                full_bytes=full,
+                logical_length=layers[0].logical,
+            )
+        )
+
+
+def compress(
+    model: Any,
+    method: str | Compressor,
+    budget: BudgetLike,
+    *,
+    stage: Stage = "cache",
+    positions: Positions = "keep",
+    **settings: Any,
+) -> Compression:
+    """Compress the KV cache of a model's visual tokens, for as long as the context is open.
+
+        with kv.compress(model, "infinipot-v", budget="25%") as run:
+            out = model.generate(**inputs)
+        print(run.report)
+
+    The whole prompt is prefilled in one pass and each layer is compressed right after its attention: that caps what
+    stays, not the peak during prefill.
+
+    Args:
+        model: a loaded model of a supported family, on any device or `device_map`.
+        method: a method's name, `"name:setting=value,…"`, or an instance.
+        budget: `"25%"`, `0.25`, `6144` (visual entries per layer and KV head), `"256MiB"` (everything the cache holds
+            after prefill). With several videos or images each keeps its share.
+        stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
+            dropped tokens are then absent from `forward()`.
+        positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
+        **settings: the method's settings.
+
+    Raises:
+        BudgetError: the budget cannot be read.
+        UnknownNameError: unknown method, setting, stage or positions, or a method that cannot work at that stage.
+        UnsupportedModelError: the model's family, attention or rope is not supported.
+    """
+    for what, value, known in (("stage", stage, ("cache", "input")), ("positions", positions, ("keep", "compact"))):
+        if value not in known:
+            raise unknown_name(what, value, known)
+    made = make_method(method, **settings)
+    name = method.partition(":")[0] if isinstance(method, str) else type(method).__name__
+    if stage not in made.stages:
+        raise unknown_name(f"stage of {name}", stage, made.stages)
+    return Compression(model, name, made, Budget.parse(budget), stage, positions)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,62 @@
+"""The interface of a compression method: one question, which entries matter most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+from .entries import Entries
+from .errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """A method. Most answer one question, `scores`; one that merges entries overrides `compress`.
+
+    A method sees one segment (video or image) of one layer at a time, with all rows that have the same layout.
+    Its dataclass fields are its settings.
+
+    Attributes:
+        needs: what has to be captured for it: `"queries"` (`entries.context.queries`), `"vision_attention"`
+            (`entries.importance`), `"rope"` (`entries.context.rope`, for a method that moves keys).
+        stages: where it can work: `"cache"` (after each layer's attention), `"input"` (on the visual embeddings,
+            before prefill: the entries' keys are then embeddings of one pseudo-head, their values deepstack features).
+        source: where the method comes from.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    stages: ClassVar[tuple[str, ...]] = ("cache",)
+    source: ClassVar[str] = ""
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Score of each entry, (batch, kv_heads, n) fp32; higher stays."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither scores() nor compress()")
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        return top(self.scores(entries), keep)
+
+    def compress(self, entries: Entries, keep: int) -> Entries:
+        """The `keep` entries (per row and head) that represent `entries`, in sequence order."""
+        return entries.gather(self.select(entries, keep))
+
+    def layer_budget(self, keep: int, layer: int, layers: int) -> int:
+        """Entries this layer may keep of the `keep` that every layer has on average."""
+        return keep
+
+    def describe(self) -> dict[str, object]:
+        """The settings, by name, as they go into reports and result rows."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def top(scores: Tensor, keep: int) -> Tensor:
+    """Indices of the `keep` highest scores along the last dimension, ascending.
+
+    Raises:
+        BudgetError: there are fewer scores than `keep`.
+    """
+    if keep > scores.shape[-1]:
+        raise BudgetError(f"cannot keep {keep} of {scores.shape[-1]} entries")
+    return scores.topk(keep, dim=-1).indices.sort(dim=-1).values

@@ -1,0 +1,49 @@
+"""Adapters: one small class per model family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import UnsupportedModelError
+from .base import Adapter
+from .llava import LlavaNextVideo, LlavaOneVision
+from .qwen3_vl import Qwen3VL
+from .qwen_vl import QwenVL
+
+ADAPTERS: tuple[type[Adapter], ...] = (QwenVL, Qwen3VL, LlavaOneVision, LlavaNextVideo)
+_BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapter.model_types}
+
+
+def adapter_for(model: Any) -> Adapter:
+    """The adapter of a model's family.
+
+    Raises:
+        UnsupportedModelError: no adapter serves it; the message says what the model lacks for one to be possible.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UnsupportedModelError(f"Expected a loaded transformers model, got {type(model).__name__}.")
+    model_type = getattr(model.config, "model_type", None)
+    if model_type in _BY_TYPE:
+        if not hasattr(model, "generate"):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has no language-model head: load {model_type!r} with "
+                "AutoModelForImageTextToText and pass that."
+            )
+        return _BY_TYPE[model_type](model)
+    base = getattr(model, "base_model", model)
+    missing = [
+        what
+        for what, present in (
+            ("a video input (get_video_features)", hasattr(base, "get_video_features")),
+            ("a decoder (get_decoder)", hasattr(model, "get_decoder")),
+            ("a video placeholder (config.video_token_id)", hasattr(model.config, "video_token_id")),
+        )
+        if not present
+    ]
+    reason = f"it lacks {', '.join(missing)}" if missing else "no adapter says how it lays out its visual tokens"
+    raise UnsupportedModelError(
+        f"Model type {model_type!r} ({type(model).__name__}) is not supported: {reason}. "
+        f"Supported: {', '.join(sorted(_BY_TYPE))}."
+    )

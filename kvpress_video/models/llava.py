@@ -1,0 +1,90 @@
+"""LLaVA-OneVision and LLaVA-NeXT-Video: a CLIP or SigLIP tower per frame, pooled patches, 1-D positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+from torch.utils.hooks import RemovableHandle
+
+from ..entries import Grid, Kind
+from ..layout import Item
+from .base import Adapter, Report, StandbySettings
+from .importance import patch_importance, surrogate_queries
+
+
+class LlavaNextVideo(Adapter):
+    """LLaVA-NeXT-Video: frames·(h/p·w/p)/4 tokens a video. An any-resolution image counts as one row of tokens."""
+
+    model_types = ("llava_next_video",)
+    video_newlines: ClassVar[int] = 0
+
+    @property
+    def placeholders(self) -> Mapping[Kind, int]:
+        return {Kind.IMAGE: self.config.image_token_id, Kind.VIDEO: self.config.video_token_id}
+
+    @property
+    def _patch_side(self) -> int:
+        vision = self.config.vision_config
+        return vision.image_size // vision.patch_size
+
+    @property
+    def _token_side(self) -> int:
+        return self._patch_side // 2
+
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+        if kind is Kind.IMAGE:
+            return [Item(Grid(1, 1, len(feature))) for feature in features]
+        pixels = arguments["pixel_values_videos" if "pixel_values_videos" in arguments else "pixel_values"]
+        videos, frames = pixels.shape[:2]
+        return [Item(Grid(frames, self._token_side, self._token_side), self.video_newlines)] * videos
+
+    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+        block = self._feature_block()
+
+        def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            patches = self._patch_side**2
+            heads, frames = module.num_heads, len(hidden)
+
+            def split(states: Tensor) -> Tensor:
+                return states.reshape(frames, -1, heads, states.shape[-1] // heads).transpose(1, 2)
+
+            queries, keys = split(module.q_proj(hidden))[:, :, -patches:], split(module.k_proj(hidden))[:, :, -patches:]
+            if settings.tokens is None:
+                standby = surrogate_queries(queries, settings.n, self._patch_side, self._patch_side)
+            else:
+                tokens = module.q_proj(block.layer_norm1(settings.tokens.to(module.q_proj.weight)))
+                standby = tokens.reshape(1, len(tokens), heads, -1).transpose(1, 2)
+            importance = patch_importance(standby, keys).reshape(frames, self._patch_side, self._patch_side)
+            side = self._token_side
+            pooled = adaptive_avg_pool2d(importance[:, None], (side, side))
+            report(pooled.flatten() * (patches / side**2))
+
+        return [block.self_attn.register_forward_pre_hook(before_attention, with_kwargs=True)]
+
+    def _feature_block(self) -> Any:
+        """The block whose output the projector reads."""
+        blocks = next(
+            module
+            for module in self.inner.vision_tower.modules()
+            if isinstance(module, nn.ModuleList) and hasattr(module[0], "self_attn")
+        )
+        layer = self.config.vision_feature_layer
+        last = max(layer) if isinstance(layer, list) else layer
+        return blocks[last if last < 0 else last - 1]
+
+
+class LlavaOneVision(LlavaNextVideo):
+    """LLaVA-OneVision: frames·⌈side/2⌉² tokens a video and one newline after them, which is kept as text."""
+
+    model_types = ("llava_onevision",)
+    video_newlines = 1
+
+    @property
+    def _token_side(self) -> int:
+        return math.ceil(self._patch_side / 2)

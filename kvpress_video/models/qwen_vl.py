@@ -1,0 +1,111 @@
+"""Qwen2-VL and Qwen2.5-VL: one vision transformer over patches in 2×2 merge blocks, M-RoPE in contiguous sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..entries import Grid, Kind
+from ..layout import Item
+from .base import Adapter, Report, StandbySettings
+from .importance import patch_importance, surrogate_queries
+
+
+class QwenVL(Adapter):
+    """Qwen2-VL and Qwen2.5-VL, and whatever lays its patches out as they do."""
+
+    model_types = ("qwen2_vl", "qwen2_5_vl")
+
+    @property
+    def placeholders(self) -> Mapping[Kind, int]:
+        return {Kind.IMAGE: self.config.image_token_id, Kind.VIDEO: self.config.video_token_id}
+
+    @property
+    def visual(self) -> Any:
+        """The vision tower."""
+        return self.inner.visual
+
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+        name = "image_grid_thw" if kind is Kind.IMAGE else "video_grid_thw"
+        return [Item(self._merged(grid)) for grid in arguments[name].tolist()]
+
+    def _merged(self, grid: Sequence[int]) -> Grid:
+        merge = self.visual.spatial_merge_size
+        return Grid(grid[0], grid[1] // merge, grid[2] // merge)
+
+    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+        grids: list[Grid] = []
+
+        def before_tower(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            given = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+            grids[:] = [self._merged(grid) for grid in given.tolist()]
+
+        def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            projected = module.qkv(hidden).reshape(len(hidden), 3, module.num_heads, -1).unbind(1)
+            cos, sin = (part.float()[:, None] for part in kwargs["position_embeddings"])
+            queries, keys = (states.float() * cos + _half_turn(states.float()) * sin for states in projected[:2])
+            learned = None if settings.tokens is None else self._learned(module, settings.tokens)
+            parts, start = [], 0
+            for grid in grids:
+                stop = start + grid.tokens * self._unit
+                order = self.unit_order(grid).to(hidden.device)
+                q, k = (self._spatial(states[start:stop], grid, order) for states in (queries, keys))
+                rows, columns = (side * self.visual.spatial_merge_size for side in grid[1:])
+                standby = surrogate_queries(q, settings.n, rows, columns) if learned is None else learned
+                parts.append(self._merge(patch_importance(standby, k), grid))
+                start = stop
+            report(torch.cat(parts))
+
+        last = self.visual.blocks[self._last_full_block()].attn
+        return [
+            self.visual.register_forward_pre_hook(before_tower, with_kwargs=True),
+            last.register_forward_pre_hook(before_attention, with_kwargs=True),
+        ]
+
+    @property
+    def _unit(self) -> int:
+        return self.visual.spatial_merge_size**2
+
+    def _last_full_block(self) -> int:
+        full = getattr(self.visual, "fullatt_block_indexes", None)
+        return max(full) if full else len(self.visual.blocks) - 1
+
+    def _learned(self, attention: Any, tokens: Tensor) -> Tensor:
+        block = self.visual.blocks[self._last_full_block()]
+        states = attention.qkv(block.norm1(tokens.to(attention.qkv.weight)))
+        return states.reshape(1, len(tokens), 3, attention.num_heads, -1)[:, :, 0].transpose(1, 2)
+
+    def _spatial(self, states: Tensor, grid: Grid, order: Tensor) -> Tensor:
+        """(patches of the item as the tower orders them, heads, d) -> (frames, heads, patches of a frame, d)."""
+        merge, (heads, width) = self.visual.spatial_merge_size, states.shape[1:]
+        units = states.reshape(grid.tokens, self._unit, heads, width)[order.argsort()]
+        spatial = units.reshape(grid.frames, grid.rows, grid.columns, merge, merge, heads, width)
+        return spatial.permute(0, 5, 1, 3, 2, 4, 6).reshape(grid.frames, heads, -1, width)
+
+    def _merge(self, importance: Tensor, grid: Grid) -> Tensor:
+        """(frames, patches) -> (visual tokens,), summed over the patches of each token."""
+        merge = self.visual.spatial_merge_size
+        return importance.reshape(grid.frames, grid.rows, merge, grid.columns, merge).sum(dim=(2, 4)).flatten()
+
+    def unit_order(self, grid: Grid) -> Tensor:
+        """Merged token at each place of the tower's sequence: window by window within each frame (Qwen2.5-VL)."""
+        ordinal = torch.arange(grid.tokens)
+        window = getattr(self.visual, "window_size", None)
+        if window is None:
+            return ordinal
+        side = window // self.visual.spatial_merge_size // self.visual.patch_size
+        frame, patch = ordinal // grid.patches, ordinal % grid.patches
+        row, column = patch // grid.columns, patch % grid.columns
+        across = -(-grid.columns // side)
+        down = -(-grid.rows // side)
+        return ((frame * down + row // side) * across + column // side).argsort(stable=True)
+
+
+def _half_turn(states: Tensor) -> Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)

@@ -1,0 +1,112 @@
+"""Reads what a pass brings to the text model, and rewrites its arguments where positions or lengths change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .cache import Chunk, CompressedLayer, Row, text_tags
+from .entries import Entries, Places, Tags
+from .errors import UnsupportedModelError
+from .layout import Layout, lay_out
+from .models.base import Adapter
+from .positions import compact
+from .rope import Rope
+from .vision import VisionWatch
+
+
+class PassReader:
+    """Turns the text model's arguments into a `Chunk`.
+
+    With a `rope` (compact positions) every place also carries a present and a target position.
+    """
+
+    def __init__(self, adapter: Adapter, vision: VisionWatch, rope: Rope | None) -> None:
+        self._adapter = adapter
+        self._vision = vision
+        self._rope = rope
+        self._ids: Tensor | None = None
+
+    def note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Hook of the module that still sees token ids."""
+        self._ids = kwargs.get("input_ids", args[0] if args else None)
+
+    def read(self, kwargs: dict[str, Any], layer: CompressedLayer, rows: Sequence[Row]) -> Chunk:
+        """The pass in flight, uncompressed.
+
+        Args:
+            kwargs: the text model's arguments; under compact positions, theirs move by the rows' shifts.
+            layer: the first layer, before the pass.
+            rows: its rows.
+        """
+        batch, length = kwargs["inputs_embeds"].shape[:2]
+        position = self._positions(kwargs, layer.logical, batch, length)
+        layout = self._layout(kwargs, layer.logical, rows, batch, length)
+        places = torch.cat([position, layout.importance.to(position)[..., None]], dim=-1)
+        if self._rope is not None:
+            shift = torch.tensor([row.shift for row in rows], device=position.device)[:, None]
+            moved = position - shift[..., None]
+            places = torch.cat([places, moved, moved], dim=-1)
+            if any(row.shift for row in rows):
+                kwargs["position_ids"] = kwargs["position_ids"] - shift
+        return Chunk(layout.tags.to(position.device), places, length, layout.rows, layout.visual)
+
+    def place(self, chunk: Chunk, rows: Sequence[Row], after: Sequence[Row], shares: Sequence[Mapping]) -> Chunk:
+        """The pass with compact target positions, its rows with the shift they bring."""
+        ratios = [
+            {segment: share[segment] / row.seen[segment] for segment in new.held}
+            for share, row, new in zip(shares, after, chunk.rows, strict=True)
+        ]
+        spatial = self._rope is not None and bool(self._rope.axes.any())
+        shifts = [row.shift for row in rows]
+        target, later = compact(chunk.tags.cpu(), chunk.places[..., Places.ORIGINAL].cpu(), ratios, shifts, spatial)
+        places = torch.cat([chunk.places[..., : Places.PRESENT.stop], target.to(chunk.places)], dim=-1)
+        moved = [replace(row, shift=more) for row, more in zip(chunk.rows, later, strict=True)]
+        return replace(chunk, places=places, rows=moved)
+
+    def shorten(self, kwargs: dict[str, Any], entries: Entries, rows: Sequence[Row], layer: CompressedLayer) -> Tensor:
+        """Fit positions and masks to embeddings that were dropped or merged; returns the places of what is left."""
+        places = entries.places[:, 0]
+        if self._rope is not None:
+            target = places[..., Places.TARGET]
+            places = torch.cat([places[..., : Places.WIDTH], target, target], dim=-1)
+        position = replace(entries, places=places[:, None]).present[:, 0]
+        whole = bool((position == position.round()).all())
+        axes = (position.long() if whole else position).permute(2, 0, 1)
+        spatial = kwargs.get("position_ids") is not None and kwargs["position_ids"].ndim == 3
+        kwargs["position_ids"] = axes if spatial else axes[0]
+        mask = kwargs.get("attention_mask")
+        if any(row.padding for row in rows) or mask is not None:
+            valid = (entries.tags[:, 0, :, Tags.INDEX] >= 0).long()
+            past = valid.new_ones(len(valid), layer.logical) if mask is None else mask[:, : layer.logical].long()
+            kwargs["attention_mask"] = torch.cat([past, valid], dim=1)
+        if kwargs.get("cache_position") is not None:
+            kwargs["cache_position"] = kwargs["cache_position"][: position.shape[1]]
+        return places
+
+    def _positions(self, kwargs: Mapping[str, Any], past: int, batch: int, length: int) -> Tensor:
+        """Original (t, h, w) of each token of the pass, (batch, n, 3) fp32."""
+        given = kwargs.get("position_ids")
+        if given is None:
+            given = past + torch.arange(length, device=kwargs["inputs_embeds"].device)[None]
+        axes = given[-3:] if given.ndim == 3 else given[None]
+        return axes.expand(3, batch, length).permute(1, 2, 0).float()
+
+    def _layout(self, kwargs: Mapping[str, Any], past: int, rows: Sequence[Row], batch: int, length: int) -> Layout:
+        ids, self._ids = self._ids, None
+        device = kwargs["inputs_embeds"].device
+        if length == 1:
+            nothing = torch.full((batch, 1), torch.nan, device=device)
+            return Layout(text_tags(torch.full((batch, 1), past, device=device)), nothing, [Row()] * batch)
+        if ids is None:
+            raise UnsupportedModelError("Pass input_ids: without them visual tokens cannot be told from text.")
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim != 2:
+            raise UnsupportedModelError(f"Expected a 2-D attention mask, got one of shape {tuple(mask.shape)}.")
+        valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -length:].bool()
+        first = [max(row.seen, default=-1) + 1 for row in rows]
+        return lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, self._vision.items, past, first)

@@ -1,0 +1,48 @@
+"""Turn a video and questions into the inputs of `model.generate()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .video import Video
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature, ProcessorMixin
+
+
+def prompt_text(processor: ProcessorMixin, question: str) -> str:
+    """The question about one video in the model's chat template, with one placeholder for the video."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return text
+
+
+def prepare(
+    processor: ProcessorMixin, video: Video, questions: str | Sequence[str], **processing: Any
+) -> BatchFeature:
+    """Inputs of `model.generate()`: one row per question, all about the same video, padded on the left.
+
+    The frames go in as they are, and the processor is told when each was shown, so that time reaches the model:
+    through `second_per_grid_ts` in Qwen2.5-VL, through written timestamps in Qwen3-VL.
+
+    Args:
+        processor: the model's processor.
+        video: the frames.
+        questions: one question, or several.
+        **processing: more arguments of the processor, such as `max_pixels`.
+    """
+    texts = [prompt_text(processor, question) for question in ([questions] if isinstance(questions, str) else questions)]
+    return processor(
+        text=texts,
+        videos=[video.frames] * len(texts),
+        video_metadata=[video.metadata for _ in texts],
+        fps=video.fps,
+        do_sample_frames=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        **processing,
+    )

@@ -1,0 +1,166 @@
+"""Average neighbouring entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries, Grid
+from kvpress_video.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class AveragePooling(Compressor):
+    """Average the entries of `keep` windows of neighbouring patches.
+
+    In the cache, keys are un-rotated, averaged and rotated again at the mean of their positions; values, positions and
+    importance are averaged. Embeddings before prefill are averaged as they are. A merged entry carries the tags of the
+    entry nearest its window's centre. A complete grid is cut by `groups`; entries that earlier passes have merged
+    already are merged with their neighbours in sequence order, in `keep` windows of equal size give or take one.
+
+    Attributes:
+        temporal: how many adjacent frames share their windows, as far as the budget leaves fewer than one window per
+            patch and such group of frames.
+    """
+
+    temporal: int = 1
+
+    needs: ClassVar[frozenset[str]] = frozenset({"rope"})
+    stages: ClassVar[tuple[str, ...]] = ("cache", "input")
+    source: ClassVar[str] = "baseline; keys un-rotated before averaging"
+
+    def __post_init__(self) -> None:
+        if self.temporal < 1:
+            raise BudgetError(f"temporal must be at least 1 frame, got {self.temporal}.")
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """The entry nearest the centre of each window, (batch, kv_heads, keep) int64, ascending."""
+        centres = self._windows(entries, keep).centres.to(entries.keys.device)
+        return centres.expand(*entries.keys.shape[:2], -1)
+
+    def compress(self, entries: Entries, keep: int) -> Entries:
+        """The mean of each window."""
+        if keep == 0:
+            return entries.slice(0, 0)
+        windows, rope = self._windows(entries, keep), entries.context.rope
+        keys = entries.keys.float()
+        if rope is not None:
+            keys = rope.rotate(keys, -entries.present)
+        central = entries.gather(self.select(entries, keep))
+        merged = replace(central, places=windows.mean(entries.places))
+        keys = windows.mean(keys)
+        if rope is not None:
+            keys = rope.rotate(keys, merged.present)
+        return replace(merged, keys=keys.to(entries.keys), values=windows.mean(entries.values))
+
+    def _windows(self, entries: Entries, keep: int) -> Windows:
+        if entries.complete:
+            return _grid_windows(entries.grid, keep, self.temporal)
+        return _sequence_windows(len(entries), keep)
+
+
+class Windows(NamedTuple):
+    """Which entries are averaged into which, the same for all rows and heads.
+
+    Attributes:
+        members: the entries of each window, padded to the largest, (windows, size) int64.
+        counted: False for that padding, (windows, size) bool.
+        centres: the entry nearest the centre of each window, (windows,) int64, ascending.
+    """
+
+    members: Tensor
+    counted: Tensor
+    centres: Tensor
+
+    def mean(self, states: Tensor) -> Tensor:
+        """Mean of each window in fp32, (batch, kv_heads, n, dim) to (batch, kv_heads, windows, dim), same dtype."""
+        members, counted = self.members.to(states.device), self.counted.to(states.device)[..., None]
+        gathered = states.float()[:, :, members.flatten()].unflatten(2, members.shape)
+        return (torch.where(counted, gathered, 0.0).sum(dim=3) / counted.sum(dim=1)).to(states.dtype)
+
+
+@lru_cache(maxsize=64)
+def groups(grid: Grid, keep: int, temporal: int = 1) -> Tensor:
+    """The window of each patch of a complete grid: `keep` boxes, numbered in sequence order.
+
+    Frames are cut evenly into slabs: `temporal` frames each; fewer if the budget has room for more windows than a
+    slab has patches; `keep` slabs of one window each if there are more slabs than windows. Each slab gets ⌊keep/slabs⌋
+    or ⌈keep/slabs⌉ windows, spread evenly over time, and is cut in space as `_cut` says.
+
+    Returns:
+        (grid.tokens,) int64, on the host; the identity when `keep` is all of them. Do not write to it.
+
+    Raises:
+        BudgetError: `keep` is not between 1 and the tokens of the grid.
+    """
+    if not 1 <= keep <= grid.tokens:
+        raise BudgetError(f"Cannot pool {grid.tokens} tokens into {keep} windows: ask for 1 to {grid.tokens}.")
+    slabs = min(keep, max(-(-grid.frames // temporal), -(-keep // grid.patches)))
+    cut, first = [], 0
+    for frames, windows in zip(_sizes(grid.frames, slabs), _sizes(keep, slabs), strict=True):
+        cut += [first + _cut(grid.rows, grid.columns, windows)] * frames
+        first += windows
+    return torch.cat(cut)
+
+
+@lru_cache(maxsize=64)
+def _cut(rows: int, columns: int, count: int) -> Tensor:
+    """The window of each patch of one frame, (rows·columns,) int64: bands of rows, each cut into columns.
+
+    Bands and windows are as equal as they can be. The number of bands is the one whose windows are tightest (least
+    squared distance of patches to their window's centre), so a `count` of h'·w' with sides that divide evenly gives
+    the windows of an adaptive average pooling to h' × w'.
+    """
+    possible = [bands for bands in range(1, rows + 1) if bands <= count <= bands * columns]
+    bands = min(possible, key=lambda bands: _spread(rows, columns, count, bands))
+    column, cut, first = torch.arange(columns), [], 0
+    for height, windows in zip(_sizes(rows, bands), _sizes(count, bands), strict=True):
+        cut += [first + column * windows // columns] * height
+        first += windows
+    return torch.cat(cut)
+
+
+def _spread(rows: int, columns: int, count: int, bands: int) -> int:
+    """Squared distances of all patches to their window's centre, times 12."""
+    return sum(
+        height * width * (height**2 + width**2 - 2)
+        for height, windows in zip(_sizes(rows, bands), _sizes(count, bands), strict=True)
+        for width in _sizes(columns, windows)
+    )
+
+
+def _sizes(length: int, parts: int) -> list[int]:
+    """Sizes of the runs that `place * parts // length` cuts `length` places into."""
+    starts = [-(-part * length // parts) for part in range(parts + 1)]
+    return [stop - start for start, stop in pairwise(starts)]
+
+
+@lru_cache(maxsize=8)
+def _grid_windows(grid: Grid, keep: int, temporal: int) -> Windows:
+    members, counted = _members(groups(grid, keep, temporal), keep)
+    axes = torch.stack([members // grid.patches, members % grid.patches // grid.columns, members % grid.columns])
+    lowest, highest = axes.amin(dim=-1), axes.amax(dim=-1)  # padding repeats a member, so it moves neither
+    frame, row, column = (lowest + highest) // 2
+    return Windows(members, counted, (frame * grid.rows + row) * grid.columns + column)
+
+
+@lru_cache(maxsize=8)
+def _sequence_windows(length: int, keep: int) -> Windows:
+    members, counted = _members(torch.arange(length) * keep // length, keep)
+    return Windows(members, counted, (members[:, 0] + members.amax(dim=-1)) // 2)
+
+
+def _members(group: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Members of each group, ascending, padded with their first; and which are no padding."""
+    order = group.argsort(stable=True)
+    sizes = torch.bincount(group, minlength=keep)
+    start = (sizes.cumsum(0) - sizes)[:, None]
+    slot = torch.arange(int(sizes.max()))
+    counted = slot < sizes[:, None]
+    return order[torch.where(counted, start + slot, start)], counted

@@ -1,0 +1,35 @@
+"""Keep everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+from kvpress_video.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Full(Compressor):
+    """Keep every entry: the full cache that each table compares with."""
+
+    stages: ClassVar[tuple[str, ...]] = ("cache", "input")
+    source: ClassVar[str] = "baseline"
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """Every entry, (batch, kv_heads, n).
+
+        Raises:
+            BudgetError: `keep` is below n.
+        """
+        if keep < len(entries):
+            raise BudgetError(
+                f"'full' keeps everything and cannot bring {len(entries)} entries down to {keep}: "
+                "give it a budget of 100%, or choose a method that compresses."
+            )
+        everything = torch.arange(len(entries), device=entries.keys.device)
+        return everything.expand(*entries.keys.shape[:2], -1)

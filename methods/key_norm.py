@@ -1,0 +1,22 @@
+"""Keep the entries with the shortest keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+
+
+@dataclass(frozen=True)
+class KeyNorm(Compressor):
+    """Keep the entries with the shortest keys: in text models they tend to draw the most attention."""
+
+    source: ClassVar[str] = "Devoto et al. 2024, arXiv 2406.11430"
+
+    def scores(self, entries: Entries) -> Tensor:
+        """−‖K‖₂, (batch, kv_heads, n) fp32."""
+        return -entries.keys.float().norm(dim=-1)

@@ -1,0 +1,85 @@
+"""Give layers different budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+from kvpress_video.errors import BudgetError
+from kvpress_video.registry import make_method
+
+
+@dataclass(frozen=True)
+class PerLayer(Compressor):
+    """Run any method with budgets that differ by depth.
+
+    `shares` are relative and cut the depth into as many equal parts, the first for the first layers: (1.5, .5) gives
+    the first half of the layers three times what the second gets. Over all layers the budgets add up to `keep` times
+    the layers, exactly. A layer whose budget exceeds what it holds keeps everything; the rest is not passed on.
+
+    Attributes:
+        base: the method, by name or made; what it needs is captured.
+        shares: relative budgets over the depth, all above zero.
+    """
+
+    base: Compressor | str = "key-norm"
+    shares: tuple[float, ...] = (1.5, 0.5)
+
+    source: ClassVar[str] = "wrapper"
+
+    def __post_init__(self) -> None:
+        base = make_method(self.base)
+        if "cache" not in base.stages:
+            raise BudgetError(f"{type(base).__name__} does not work in the cache, where layers could differ.")
+        if not self.shares or min(self.shares) <= 0:
+            raise BudgetError(f"shares must be one or more numbers above zero, got {self.shares}.")
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "shares", tuple(self.shares))
+        object.__setattr__(self, "needs", base.needs)
+        object.__setattr__(self, "source", base.source)
+        for setting in {"n", "tokens", "window"} & set(dir(base)):  # what is captured for the base
+            object.__setattr__(self, setting, getattr(base, setting))
+
+    @property
+    def _base(self) -> Compressor:
+        assert isinstance(self.base, Compressor)
+        return self.base
+
+    def scores(self, entries: Entries) -> Tensor:
+        """The base's scores."""
+        return self._base.scores(entries)
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """The base's selection."""
+        return self._base.select(entries, keep)
+
+    def compress(self, entries: Entries, keep: int) -> Entries:
+        """What the base makes of them."""
+        return self._base.compress(entries, keep)
+
+    def layer_budget(self, keep: int, layer: int, layers: int) -> int:
+        """Entries for this layer; over all layers they add up to keep·layers.
+
+        Raises:
+            BudgetError: there are more shares than layers, or nothing would be left for this layer.
+        """
+        if len(self.shares) > layers:
+            raise BudgetError(f"{len(self.shares)} shares for {layers} layers: give at most one per layer.")
+        weights = [Fraction(str(self.shares[number * len(self.shares) // layers])) for number in range(layers)]
+        total, whole = keep * layers, sum(weights)
+        before, after = (total * sum(weights[:end]) // whole for end in (layer, layer + 1))
+        if keep and before == after:
+            raise BudgetError(
+                f"{keep} entries per layer leave none for layer {layer} under shares {self.shares}: "
+                "raise the budget or make the shares more alike."
+            )
+        return int(after - before)
+
+    def describe(self) -> dict[str, object]:
+        """The settings, with those of the base."""
+        return {"base": type(self._base).__name__, "base_settings": self._base.describe(), "shares": list(self.shares)}

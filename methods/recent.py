@@ -1,0 +1,25 @@
+"""Keep the newest entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+
+
+@dataclass(frozen=True)
+class Recent(Compressor):
+    """Keep the newest entries, whatever they show: a sliding window."""
+
+    stages: ClassVar[tuple[str, ...]] = ("cache", "input")
+    source: ClassVar[str] = "baseline; the last frames alone: SimpleStream, arXiv 2604.02317"
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Place in the sequence, (batch, kv_heads, n) fp32."""
+        place = torch.arange(len(entries), device=entries.keys.device, dtype=torch.float32)
+        return place.expand(*entries.keys.shape[:2], -1)

@@ -1,0 +1,46 @@
+"""Keep the first entries and the newest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+from kvpress_video.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class SinkWindow(Compressor):
+    """Keep the first visual entries of the segment, which attention falls back on, and the newest ones.
+
+    Attributes:
+        sinks: how many of the first entries stay.
+    """
+
+    sinks: int = 4
+
+    stages: ClassVar[tuple[str, ...]] = ("cache", "input")
+    source: ClassVar[str] = "StreamingLLM, arXiv 2309.17453"
+
+    def __post_init__(self) -> None:
+        if self.sinks < 0:
+            raise BudgetError(f"sinks must not be negative, got {self.sinks}.")
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """Which entries stay: (batch, kv_heads, keep) int64, ascending.
+
+        Raises:
+            BudgetError: the budget leaves nothing beside the sinks.
+        """
+        if keep <= self.sinks:
+            raise BudgetError(
+                f"A budget of {keep} entries leaves no window beside {self.sinks} sinks: "
+                f"ask for at least {self.sinks + 1}, or set fewer sinks."
+            )
+        place = torch.arange(len(entries), device=entries.keys.device)
+        chosen = torch.cat([place[: self.sinks], place[len(entries) - keep + self.sinks :]])
+        return chosen.expand(*entries.keys.shape[:2], -1)

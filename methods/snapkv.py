@@ -1,0 +1,58 @@
+"""Keep what the last queries of the prefill attend to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+from kvpress_video.errors import BudgetError, MissingInputError
+
+
+@dataclass(frozen=True)
+class SnapKV(Compressor):
+    """Keep the entries that the last `window` queries attend to most, smoothed over neighbours.
+
+    score = pool(mean over the window's queries, and over the query heads that share a KV head, of softmax(q·k)).
+    The softmax runs over everything the query may see, text included: its normaliser is captured with the queries.
+
+    Attributes:
+        window: how many of the last queries look.
+        kernel: width of the average pooling over the sequence, odd; 1 turns it off.
+    """
+
+    window: int = 32
+    kernel: int = 5
+
+    needs: ClassVar[frozenset[str]] = frozenset({"queries"})
+    source: ClassVar[str] = "SnapKV, Li et al. 2024, arXiv 2404.14469"
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise BudgetError(f"window must be at least one query, got {self.window}.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise BudgetError(f"kernel must be odd and at least 1, so that it has a middle, got {self.kernel}.")
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Pooled attention, (batch, kv_heads, n) fp32.
+
+        Raises:
+            MissingInputError: no queries were captured.
+        """
+        queries = entries.context.queries
+        if queries is None:
+            raise MissingInputError(
+                "'snapkv' needs the last queries of a prefill: run it inside compress() on a model."
+            )
+        heads = entries.keys.shape[1]
+        states = queries.states.float().unflatten(1, (heads, -1))  # query heads of one KV head are neighbours
+        normaliser = queries.normaliser.float().unflatten(1, (heads, -1))
+        logits = states @ entries.keys.float()[:, :, None].transpose(-1, -2)  # (batch, kv_heads, shared, window, n)
+        seen = entries.index[:, :, None, None, :] <= queries.index[:, None, None, :, None]
+        attention = torch.where(seen, (logits - normaliser[..., None]).exp(), 0.0).mean(dim=(2, 3))
+        return avg_pool1d(attention, self.kernel, stride=1, padding=self.kernel // 2)

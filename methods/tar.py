@@ -1,0 +1,72 @@
+"""Keep what differs from the recent frames at the same place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor, top
+from kvpress_video.entries import Entries
+from kvpress_video.errors import BudgetError
+
+from ._directions import directions, mean_of_patch
+from ._survivors import check_treatment, pseudo_frames
+
+
+@dataclass(frozen=True)
+class TaR(Compressor):
+    """Temporal-axis redundancy: keep the last r frames, and of the others what is least like them.
+
+    Score of the entry at frame t, patch j, head h: −⟨K̂(h,t,j), mean over the last r frames t' of K̂(h,t',j)⟩, with
+    K̂ = K / (‖K‖₂ + 1e-9) of the cached keys and r = max(1, ⌊f·recent_ratio⌋) of f cached frames (n/p once survivors
+    do not fill whole ones). The last r frames stay and are charged to the budget. Where they exceed it, the reference
+    is still all r of them, but only as many whole frames as fit are protected; none, if not one fits.
+
+    Attributes:
+        recent_ratio: ρ, the share of the cached frames that count as recent (released code .25, paper .125).
+        entries: how survivors of earlier passes are read: `"tracked"` compares each with its true patch in the truly
+            last frames; `"official"` takes them for whole frames in order, as the released code does.
+    """
+
+    recent_ratio: float = 0.25
+    entries: str = "tracked"
+
+    source: ClassVar[str] = "InfiniPot-V, Kim et al. 2025, arXiv 2506.15745 (TaR)"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.recent_ratio <= 1:
+            raise BudgetError(f"recent_ratio is a share between 0 and 1, got {self.recent_ratio}.")
+        check_treatment(self.entries)
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Unlikeness to the recent frames, (batch, kv_heads, n) fp32.
+
+        A patch that no recent entry shows has nothing to be like: 0.
+        """
+        states, recent = directions(entries), self._recent_frames(entries)
+        if self._whole_frames(entries):
+            frames = states.unflatten(2, (pseudo_frames(entries), -1))
+            reference = frames[:, :, -recent:].mean(dim=2, keepdim=True)
+            return -(frames * reference).sum(dim=-1).flatten(2)
+        return -(states * mean_of_patch(states, entries, self._last(entries, recent))).sum(dim=-1)
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        protected = min(self._recent_frames(entries), keep // entries.grid.patches)
+        return top(self.scores(entries).masked_fill(self._last(entries, protected), torch.inf), keep)
+
+    def _recent_frames(self, entries: Entries) -> int:
+        return max(1, int(len(entries) / entries.grid.patches * self.recent_ratio))
+
+    def _last(self, entries: Entries, frames: int) -> Tensor:
+        """Whether each entry belongs to the last `frames` frames."""
+        if self._whole_frames(entries):
+            place = torch.arange(len(entries), device=entries.keys.device)
+            return place >= len(entries) - frames * entries.grid.patches
+        return entries.frame >= entries.grid.frames - frames
+
+    def _whole_frames(self, entries: Entries) -> bool:
+        return entries.complete or self.entries == "official"

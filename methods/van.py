@@ -1,0 +1,71 @@
+"""Keep the entries with the longest values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d, avg_pool3d
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+
+from ._survivors import check_treatment, pseudo_frames
+
+
+@dataclass(frozen=True)
+class VaN(Compressor):
+    """Value norm: keep the entries with the largest ‖V‖₂, optionally averaged over neighbours.
+
+    Pooling adapts to the layer as in the released code: first quarter of the layers 7×7×7 over (frames, rows,
+    columns), second 5×5 within the frame, third 3 along the sequence, fourth none; stride 1, zero padding counted in.
+    The first two shrink to the largest odd size that frames, rows and columns allow.
+
+    Attributes:
+        pooling: whether to pool (the released code does not by default).
+        entries: how survivors of earlier passes are pooled: `"tracked"` at their true places, over those still there;
+            `"official"` as whole frames in order, as the released code does.
+    """
+
+    pooling: bool = False
+    entries: str = "tracked"
+
+    source: ClassVar[str] = "InfiniPot-V, Kim et al. 2025, arXiv 2506.15745 (VaN)"
+
+    def __post_init__(self) -> None:
+        check_treatment(self.entries)
+
+    def scores(self, entries: Entries) -> Tensor:
+        """‖V‖₂, pooled, (batch, kv_heads, n) fp32."""
+        norms = entries.values.float().norm(dim=-1)
+        if not self.pooling:
+            return norms
+        layer, layers, grid = entries.context.layer, entries.context.layers, entries.grid
+        if entries.complete or self.entries == "official":
+            return _pool(norms.unflatten(2, (pseudo_frames(entries), *grid[1:])), layer, layers).flatten(2)
+        slot = entries.frame.long() * grid.patches + entries.patch
+
+        def pooled(states: Tensor) -> Tensor:
+            spread = norms.new_zeros(*norms.shape[:2], grid.tokens).scatter(2, slot, states)
+            return _pool(spread.unflatten(2, grid), layer, layers).flatten(2)
+
+        border = _pool(norms.new_ones(1, 1, *grid), layer, layers).flatten(2)  # what zero padding leaves of a mean
+        held = pooled(torch.ones_like(norms))
+        return (pooled(norms) / held.clamp_min(1e-9) * border).gather(2, slot)
+
+
+def _pool(norms: Tensor, layer: int, layers: int) -> Tensor:
+    """Average (batch, kv_heads, frames, rows, columns) over neighbours, by the layer's depth."""
+    quarter = layer // max(1, layers // 4)
+    if quarter == 2:
+        return avg_pool1d(norms.flatten(2), 3, stride=1, padding=1).view_as(norms)
+    if quarter > 2:
+        return norms
+    size = min((7, 5)[quarter], *norms.shape[2:])
+    size -= size % 2 == 0
+    if size < 2:
+        return norms
+    kernel = (size if quarter == 0 else 1, size, size)
+    return avg_pool3d(norms, kernel, stride=1, padding=tuple(side // 2 for side in kernel))

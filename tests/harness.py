@@ -1,0 +1,50 @@
+"""What the tests of the whole chain share: prompts, generation with logits, and one setting per method."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import zoo
+from torch import Tensor
+
+from kvpress_video.registry import method_names
+
+METHODS = [name for name in method_names() if name != "full"]
+SETTINGS: dict[str, dict[str, Any]] = {"standby": {"n": 4}, "standby-novelty": {"n": 4}, "sink-window": {"sinks": 2},
+    "detachable": {"scorer": "van", "window": 0.7}}
+
+
+@cache
+def model_of(family: str, attention: str = "sdpa") -> Any:
+    """One model per family and attention for the whole run; every test leaves it as it was."""
+    return zoo.build(family, attention)
+
+
+class Answer(NamedTuple):
+    """New tokens (batch, n), and the logits of each, (batch, n, vocabulary)."""
+
+    tokens: Tensor
+    logits: Tensor
+    output: Any
+
+
+def answer(model: Any, inputs: dict[str, Tensor], new: int = 5, **options: Any) -> Answer:
+    """Greedy unless the options say otherwise."""
+    output = model.generate(
+        **inputs, max_new_tokens=new, output_logits=True, return_dict_in_generate=True, **options
+    )
+    return Answer(output.sequences[:, -new:], torch.stack(output.logits, dim=1), output)
+
+
+def video_prompt(family: str, frames: int = 6) -> zoo.Prompt:
+    """Text, one video, text."""
+    return zoo.Prompt([zoo.Text(4, seed=1), zoo.Video(frames, *zoo.grid(family), seed=2), zoo.Text(8, seed=3)])
+
+
+def two_videos(family: str) -> zoo.Prompt:
+    """A prompt with two videos."""
+    size = zoo.grid(family)
+    parts = [zoo.Video(3, *size, seed=5), zoo.Text(3, seed=6), zoo.Video(3, *size, seed=7)]
+    return zoo.Prompt([zoo.Text(4, seed=4), *parts, zoo.Text(6, seed=8)])

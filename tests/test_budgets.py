@@ -1,0 +1,139 @@
+"""Achieved equals asked: every method × ratio × family, and every way to write a budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from harness import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
+
+import kvpress_video as kv
+from kvpress_video.budget import Budget, allocate
+
+RATIOS = (0.75, 0.5, 0.25, 0.125)
+FRAMES = 12
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("method", METHODS)
+def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: str) -> None:
+    model = model_of(family)
+    rows, columns = zoo.grid(family)
+    visual = FRAMES * rows * columns
+    keep = int(ratio * visual + 0.5)
+    inputs = zoo.inputs(model, [video_prompt(family, FRAMES)])
+    if method == "per-layer" and ratio > 2 / 3:  # its first layers would need more than there is
+        with kv.compress(model, method, ratio), pytest.raises(kv.BudgetError, match="layer 0"):
+            answer(model, inputs)
+        return
+    with kv.compress(model, method, ratio, **SETTINGS.get(method, {})) as run:
+        output = answer(model, inputs, new=2).output
+    text = inputs["input_ids"].shape[1] - visual
+    for layer, kept in zip(output.past_key_values.layers, run.kept, strict=True):
+        if method != "per-layer":
+            assert kept.shape[2] == text + keep
+        held = kept[kept >= 0].reshape(kept.shape)
+        assert (held.diff(dim=-1) > 0).all()
+        assert layer.keys.shape[2] == kept.shape[2] + 1  # one new token was fed back
+    assert sum(kept.shape[2] for kept in run.kept) == len(run.kept) * (text + keep)
+    assert sum(run.report.entries) == keep * len(run.kept)
+    assert run.report.visual_tokens == visual
+    assert run.report.ratio == pytest.approx(keep / visual)
+
+
+@pytest.mark.parametrize("stage", ["cache", "input"])
+@pytest.mark.parametrize("budget", [17, "17", "25%", 0.25])
+def test_all_spellings_of_a_budget(budget: Any, stage: Any) -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family)
+    with kv.compress(model, "random", budget, stage=stage) as run:
+        answer(model, zoo.inputs(model, [two_videos(family)]))
+    total = 2 * 3 * 12
+    assert run.report.entries == ((17 if budget in (17, "17") else total // 4),) * 4
+
+
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("kib", [64, 97, 150])
+def test_bytes_count_everything_the_cache_holds(kib: int, positions: Any) -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family)
+    inputs = zoo.inputs(model, [video_prompt(family, FRAMES), two_videos(family)])
+    seen: list[int] = []
+
+    def measure(module: Any, args: Any, output: Any) -> None:
+        tensors = [
+            part for layer in output.past_key_values.layers for part in (layer.keys, layer.values, layer.tags, layer.places)
+        ]
+        seen.append(sum(part.numel() * part.element_size() for part in tensors))
+
+    with kv.compress(model, "van", f"{kib}KiB", positions=positions) as run:
+        handle = model.get_decoder().register_forward_hook(measure)
+        try:
+            answer(model, inputs, new=1)
+        finally:
+            handle.remove()
+    entry = 4 * 2 * 2 * (2 * 16 * 4 + 4 * (6 + (10 if positions == "compact" else 4)))
+    assert seen[0] == run.report.bytes <= kib * 1024 < run.report.bytes + entry
+
+
+def test_more_than_the_video_keeps_all_of_it_and_says_so() -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family)
+    with kv.compress(model, "tar", 10_000) as run:
+        answer(model, zoo.inputs(model, [video_prompt(family)]))
+    assert run.report.ratio == 1
+    assert run.report.asked == "10000 tokens"
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("25%", 0.25, "ratio"), (0.25, 0.25, "ratio"), ("0.5", 0.5, "ratio"), (1.0, 1.0, "ratio"), (6144, 6144, "tokens"),
+        ("6144", 6144, "tokens"), ("256MiB", 256 * 2**20, "bytes"), ("1.5 GB", 1.5e9, "bytes"), ("12kb", 12e3, "bytes"),
+    ],
+)  # fmt: skip
+def test_parse(text: Any, amount: float, unit: str) -> None:
+    assert Budget.parse(text) == Budget(amount, unit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "a quarter", "-5", "25 pounds", "0", 0, -3, "150%", 0.0, True, "6144.0"])
+def test_unreadable_budgets(text: Any) -> None:
+    with pytest.raises(kv.BudgetError):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("method", ["full", "detachable", "sink-window"])
+def test_a_budget_that_a_method_cannot_reach_is_an_error_and_loses_nothing(method: str) -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family)
+    inputs = zoo.inputs(model, [video_prompt(family)])
+    before = answer(model, inputs)
+    with kv.compress(model, method, 4, **({"scorer": "van"} if method == "detachable" else {})), pytest.raises(kv.BudgetError):
+        answer(model, inputs)
+    assert torch.equal(answer(model, inputs).logits, before.logits)
+
+
+def test_bytes_below_the_text_are_an_error_that_says_how_many_it_takes() -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family)
+    inputs = zoo.inputs(model, [video_prompt(family)])
+    with kv.compress(model, "van", "1KiB"), pytest.raises(kv.BudgetError, match="at least 0.0"):
+        answer(model, inputs)
+
+
+def test_a_ratio_below_one_entry_is_an_error() -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family)
+    with kv.compress(model, "van", 0.001), pytest.raises(kv.BudgetError, match="leaves no visual entry"):
+        answer(model, zoo.inputs(model, [video_prompt(family)]))
+
+
+def test_allocation_is_exact_proportional_and_capped() -> None:
+    assert allocate(10, {0: 10, 1: 30}, {0: 10, 1: 30}) == {0: 3, 1: 7}
+    assert allocate(7, {0: 1, 1: 1, 2: 1}, {0: 1, 1: 1, 2: 1}) == {0: 1, 1: 1, 2: 1}
+    assert allocate(9, {0: 30, 1: 30}, {0: 2, 1: 30}) == {0: 2, 1: 7}
+    for total in range(1, 60):
+        assert sum(allocate(total, {0: 13, 1: 28, 2: 19}, {0: 13, 1: 28, 2: 19}).values()) == total

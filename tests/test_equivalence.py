@@ -1,0 +1,172 @@
+"""Compressed generation against references that do not compress: the stock model, and the stock model with a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from harness import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
+from torch import Tensor
+
+import kvpress_video as kv
+
+ATTENTIONS = ("eager", "sdpa")
+BUDGET = "50%"
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("stage", ["cache", "input"])
+def test_a_budget_that_holds_everything_changes_nothing(family: str, attention: str, stage: Any, positions: Any) -> None:
+    model = model_of(family, attention)
+    inputs = zoo.inputs(model, zoo.default_prompts(family))
+    stock = answer(model, inputs)
+    for budget in ("100%", 10_000):
+        with kv.compress(model, "average-pooling", budget, stage=stage, positions=positions) as run:
+            ours = answer(model, inputs)
+        assert torch.equal(ours.tokens, stock.tokens)
+        assert run.report.ratio == 1
+        if attention == "eager":
+            assert torch.equal(ours.logits, stock.logits)
+        torch.testing.assert_close(ours.logits, stock.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "average-pooling"])
+def test_compressed_decoding_equals_the_stock_model_with_evicted_entries_masked(family: str, method: str) -> None:
+    model = model_of(family, "eager")
+    prompt = two_videos(family)
+    inputs = zoo.inputs(model, [prompt])
+    with kv.compress(model, method, BUDGET, **SETTINGS.get(method, {})) as run:
+        ours = answer(model, inputs)
+    hidden = [_evicted(kept[0], inputs["input_ids"].shape[1]) for kept in run.kept]
+    assert all(layer.any() for layer in hidden)
+    masked = _masked_decode(model, inputs, hidden, ours.tokens)
+    torch.testing.assert_close(ours.logits, masked, rtol=0, atol=1e-5)
+    stock = answer(model, inputs)
+    assert (ours.logits[:, 1:] - stock.logits[:, 1:]).abs().max() > 1e-3
+
+
+def _evicted(kept: Tensor, length: int) -> Tensor:
+    """(kv_heads, entries) indices -> (kv_heads, length) True where nothing was kept."""
+    hidden = torch.ones(kept.shape[0], length, dtype=torch.bool)
+    for head, indices in enumerate(kept):
+        hidden[head, indices[indices >= 0].long()] = False
+    return hidden
+
+
+@torch.no_grad()
+def _masked_decode(model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor) -> Tensor:
+    """Logits of the stock model, fed `tokens`, each layer and head blind to its own hidden entries after the prefill."""
+    groups = model.config.get_text_config().num_attention_heads // hidden[0].shape[0]
+    blind = [layer.repeat_interleave(groups, dim=0)[None, :, None] for layer in hidden]
+    lowest = torch.finfo(torch.float32).min
+    decoding = False
+
+    def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if decoding:
+            added = torch.zeros(1, blind[0].shape[1], 1, kwargs["past_key_values"].get_seq_length(module.layer_idx) + 1)
+            added[..., : blind[module.layer_idx].shape[-1]].masked_fill_(blind[module.layer_idx], lowest)
+            kwargs["attention_mask"] = added
+        return args, kwargs
+
+    layers = model.get_decoder().layers
+    handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
+
+    class Forced:
+        def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+            nonlocal decoding
+            step = ids.shape[1] - inputs["input_ids"].shape[1]
+            decoding = True
+            return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, step : step + 1], 0.0)
+
+    try:
+        return answer(model, inputs, new=tokens.shape[1], logits_processor=[Forced()]).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_left_padded_batch_equals_its_rows_alone(method: str, attention: str, positions: Any) -> None:
+    family = zoo.FAMILIES[0]
+    model = model_of(family, attention)
+    prompts = zoo.default_prompts(family)
+    _check_rows(model, prompts, method, positions=positions)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES[1:])
+@pytest.mark.parametrize("method", ["infinipot-v", "average-pooling", "snapkv", "standby-novelty"])
+def test_a_left_padded_batch_equals_its_rows_alone_in_every_family(method: str, family: str) -> None:
+    model = model_of(family, "sdpa")
+    size = zoo.grid(family)
+    longer = zoo.Prompt([zoo.Text(9, seed=9), zoo.Video(6, *size, seed=12), zoo.Text(3, seed=13)])
+    _check_rows(model, [video_prompt(family), longer], method)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("method", ["average-pooling", "random", "standby"])
+def test_a_left_padded_batch_equals_its_rows_alone_before_prefill(method: str, family: str) -> None:
+    model = model_of(family, "sdpa")
+    size = zoo.grid(family)
+    longer = zoo.Prompt([zoo.Text(9, seed=9), zoo.Video(6, *size, seed=12), zoo.Text(3, seed=13)])
+    _check_rows(model, [video_prompt(family), longer], method, stage="input")
+
+
+def _check_rows(model: Any, prompts: list[zoo.Prompt], method: str, **options: Any) -> None:
+    options |= SETTINGS.get(method, {})
+    with kv.compress(model, method, BUDGET, **options) as run:
+        together = answer(model, zoo.inputs(model, prompts))
+        alone = [answer(model, zoo.inputs(model, [prompt])) for prompt in prompts]
+    assert len(run.reports) == 1 + len(prompts)
+    for row, single in enumerate(alone):
+        torch.testing.assert_close(together.logits[row], single.logits[0], rtol=0, atol=2e-5)
+        assert torch.equal(together.tokens[row], single.tokens[0])
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("method", ["random", "standby"])
+def test_dropping_before_prefill_equals_the_stock_text_model_on_what_is_left(family: str, method: str) -> None:
+    """The reference rebuilds embeddings, positions and deepstack features by hand and runs the stock text model."""
+    model = model_of(family, "eager")
+    inputs = zoo.inputs(model, [video_prompt(family)])
+    given = _text_arguments(model, inputs)
+    with kv.compress(model, method, BUDGET, stage="input", **SETTINGS.get(method, {})) as run:
+        reached = _text_arguments(model, inputs)
+        ours = answer(model, inputs, new=1)
+    left = run.kept[0][0, 0].long()
+    assert reached["inputs_embeds"].shape[1] == len(left) < given["inputs_embeds"].shape[1]
+    expected = {"inputs_embeds": given["inputs_embeds"][:, left], "use_cache": True}
+    position = given["position_ids"] if given.get("position_ids") is not None else torch.arange(given["inputs_embeds"].shape[1])[None]
+    expected["position_ids"] = position[..., left][-3:] if position.ndim == 3 else position[..., left]
+    if given.get("deepstack_visual_embeds") is not None:
+        where = given["visual_pos_masks"]
+        ordinal = where[0].cumsum(0) - 1
+        chosen = ordinal[left][where[0, left]]
+        expected["visual_pos_masks"] = where[:, left]
+        expected["deepstack_visual_embeds"] = [level[chosen] for level in given["deepstack_visual_embeds"]]
+    with torch.no_grad():
+        from transformers import DynamicCache
+
+        states = model.get_decoder()(**expected, past_key_values=DynamicCache(config=model.config)).last_hidden_state
+        logits = model.get_output_embeddings()(states[:, -1])
+    torch.testing.assert_close(ours.logits[:, 0], logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def _text_arguments(model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """What reaches the text model's own forward, after every other hook."""
+    seen: dict[str, Any] = {}
+    handle = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    try:
+        answer(model, inputs, new=1)
+    finally:
+        handle.remove()
+    return seen
