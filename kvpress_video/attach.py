@@ -47,7 +47,8 @@ class Attachment:
         self._finished = finished
         rotates = compact or method.needs & {"queries", "rope"}
         self._rope = adapter.rope() if rotates else None
-        self._vision = VisionWatch(adapter, method if "vision_attention" in method.needs else None)
+        standby: Any = method if "vision_attention" in method.needs else None
+        self._vision = VisionWatch(adapter, standby)
         self._reader = PassReader(adapter, self._vision, self._rope if compact else None)
         self._allotment = Allotment(budget, method, len(adapter.attentions), adapter.entry_bytes(compact))
         self._layers: list[CompressedLayer] = []
@@ -87,7 +88,7 @@ class Attachment:
 
     def _before_text(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if args:
-            raise UnsupportedModelError("The text model was called with positional arguments, which cannot be followed.")
+            raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
         if kwargs.get("use_cache") is False:
             raise CacheError("use_cache=False leaves no cache to compress: leave it on inside compress().")
         if kwargs.get("past_key_values") is None:
@@ -117,12 +118,16 @@ class Attachment:
         """Drop or merge visual embeddings before the text model sees them; the cache still counts them as seen."""
         for row, share in zip(rows, shares, strict=True):
             if any(share[segment] < held for segment, held in row.held.items()):
-                raise CacheError("stage='input' cannot shrink earlier videos to make room: use a ratio or stage='cache'.")
+                raise CacheError(
+                    "stage='input' cannot shrink earlier videos to make room: use a ratio or stage='cache'."
+                )
         embeddings = kwargs["inputs_embeds"][:, None]
         aligned = self._adapter.take_aligned(kwargs)
         values = embeddings[..., :0] if aligned is None else aligned[:, None]
         entries = Entries(embeddings, values, chunk.tags[:, None], chunk.places[:, None], Context())
-        mine = [{segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)]
+        mine = [
+            {segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)
+        ]
         entries, kept = reduce_entries(entries, chunk.rows, mine, self._method)
         kwargs["inputs_embeds"] = entries.keys[:, 0]
         self._adapter.put_aligned(kwargs, entries)

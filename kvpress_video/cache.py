@@ -81,6 +81,9 @@ class CompressedLayer(DynamicLayer):
         guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
     """
 
+    keys: Any  # None until the first update, as in the stock layer
+    values: Any
+
     def __init__(self) -> None:
         super().__init__()
         self._reset_metadata()
@@ -115,6 +118,12 @@ class CompressedLayer(DynamicLayer):
         """Bytes of keys, values and metadata."""
         held = (self.keys, self.values, self.tags, self.places)
         return sum(part.numel() * part.element_size() for part in held if part is not None)
+
+    @property
+    def stock_bytes(self) -> int:
+        """Bytes of keys and values in a stock cache that had seen the same tokens."""
+        batch, heads, _, width = self.entries(Context()).keys.shape
+        return 2 * batch * heads * width * self.keys.element_size() * self.logical
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (batch, kv_heads, n, head_dim) and the metadata of the pass in flight.
@@ -244,5 +253,3 @@ def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
         raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
     return ours
-
-

@@ -36,5 +36,3 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
     visible = (entries.index[:, :1, None, :] <= index[:, None, :, None]) & (entries.index[:, :1, None, :] >= 0)
     visible |= index[:, None, :, None] < 0
     return Queries(states, logits.masked_fill(~visible, -torch.inf).logsumexp(dim=-1), index)
-
-

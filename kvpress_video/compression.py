@@ -19,6 +19,8 @@ from .registry import make_method
 Stage = Literal["cache", "input"]
 Positions = Literal["keep", "compact"]
 
+_NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
+
 
 @dataclass(frozen=True)
 class Report:
@@ -74,7 +76,7 @@ class Compression:
         self, model: Any, name: str, method: Compressor, budget: Budget, stage: Stage, positions: Positions
     ) -> None:
         self.reports: list[Report] = []
-        self._asked = {
+        self._asked: dict[str, Any] = {
             "method": name,
             "settings": method.describe(),
             "stage": stage,
@@ -82,9 +84,7 @@ class Compression:
             "asked": str(budget),
         }
         self._kept: list[Tensor] = []
-        self._attachment = Attachment(
-            adapter_for(model), method, budget, stage, positions == "compact", self._measure
-        )
+        self._attachment = Attachment(adapter_for(model), method, budget, stage, positions == "compact", self._measure)
 
     def __enter__(self) -> Compression:
         self._attachment.attach()
@@ -103,7 +103,9 @@ class Compression:
             CacheError: nothing was compressed yet.
         """
         if not self.reports:
-            raise CacheError("Nothing was compressed: call model.generate() with a video or an image inside compress().")
+            raise CacheError(
+                "Nothing was compressed: call model.generate() with a video or an image inside compress()."
+            )
         return self.reports[-1]
 
     @property
@@ -115,19 +117,16 @@ class Compression:
             CacheError: nothing was compressed yet.
         """
         if not self._kept:
-            raise CacheError("Nothing was compressed: call model.generate() with a video or an image inside compress().")
+            raise CacheError(
+                "Nothing was compressed: call model.generate() with a video or an image inside compress()."
+            )
         return self._kept
 
     def _measure(self, layers: list[CompressedLayer]) -> None:
         held = [[sum(row.held.values()) for row in layer.rows] for layer in layers]
         seen = [sum(row.seen.values()) for row in layers[0].rows]
-        text = [
-            layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows
-        ]
-        full = sum(
-            2 * len(layer.rows) * layer.keys.shape[1] * layer.keys.shape[3] * layer.keys.element_size() * layer.logical
-            for layer in layers
-        )
+        text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
+        full = sum(layer.stock_bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
         self.reports.append(
             Report(

@@ -49,8 +49,8 @@ class Tags:
 
 
 class Places:
-    """Columns of `Entries.places` (fp32): original (t, h, w) and importance; under `compact` positions also the (t, h, w)
-    that the cached key is rotated to, and the one it belongs at.
+    """Columns of `Entries.places` (fp32): original (t, h, w) and importance; under `compact` positions also the
+    (t, h, w) that the cached key is rotated to, and the one it belongs at.
     """
 
     ORIGINAL = slice(0, 3)

@@ -36,14 +36,14 @@ def load(
     """
     if device is not None and device_map is not None:
         raise UnknownNameError(f"Give either device={device!r} or device_map={device_map!r}, not both.")
-    _check_folder(path_or_name)
+    check_folder(path_or_name)
     repair_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     name = str(path_or_name)
     try:
         processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype or "auto", attn_implementation=attention, device_map=device_map
         )
     except (OSError, ValueError) as error:
@@ -53,8 +53,12 @@ def load(
     return model.eval(), processor
 
 
-def _check_folder(path_or_name: str | Path) -> None:
-    """Tell a mistyped path at once, before the hub is asked for a model of that name."""
+def check_folder(path_or_name: str | Path) -> None:
+    """Tell a mistyped path at once, before the hub is asked for a model of that name.
+
+    Raises:
+        UnknownNameError: it is a path, and there is no checkpoint.
+    """
     path, text = Path(path_or_name).expanduser(), str(path_or_name)
     if path.exists():
         if not (path / "config.json").is_file():

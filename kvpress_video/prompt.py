@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .video import Video
 
-if TYPE_CHECKING:
-    from transformers import BatchFeature, ProcessorMixin
 
-
-def prompt_text(processor: ProcessorMixin, question: str) -> str:
+def prompt_text(processor: Any, question: str) -> str:
     """The question about one video in the model's chat template, with one placeholder for the video."""
     content = [{"type": "video"}, {"type": "text", "text": question}]
     text: str = processor.apply_chat_template(
@@ -20,10 +17,8 @@ def prompt_text(processor: ProcessorMixin, question: str) -> str:
     return text
 
 
-def prepare(
-    processor: ProcessorMixin, video: Video, questions: str | Sequence[str], **processing: Any
-) -> BatchFeature:
-    """Inputs of `model.generate()`: one row per question, all about the same video, padded on the left.
+def prepare(processor: Any, video: Video, questions: str | Sequence[str], **processing: Any) -> Any:
+    """Inputs of `model.generate()`, a `BatchFeature`: one row per question about the same video, padded on the left.
 
     The frames go in as they are, and the processor is told when each was shown, so that time reaches the model:
     through `second_per_grid_ts` in Qwen2.5-VL, through written timestamps in Qwen3-VL.
@@ -34,7 +29,9 @@ def prepare(
         questions: one question, or several.
         **processing: more arguments of the processor, such as `max_pixels`.
     """
-    texts = [prompt_text(processor, question) for question in ([questions] if isinstance(questions, str) else questions)]
+    texts = [
+        prompt_text(processor, question) for question in ([questions] if isinstance(questions, str) else questions)
+    ]
     return processor(
         text=texts,
         videos=[video.frames] * len(texts),

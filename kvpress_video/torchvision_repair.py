@@ -17,7 +17,7 @@ def repair_torchvision() -> None:
         RuntimeError: torchvision fails for another reason.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except ImportError:
         return
     except RuntimeError as error:

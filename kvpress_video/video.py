@@ -94,7 +94,7 @@ def read_video(
         start, end: the part to read, in seconds; the whole video by default.
 
     Raises:
-        VideoError: the file is missing or unreadable, or the frames asked for are not there; the message says what to do.
+        VideoError: the file is missing or unreadable, or does not have the frames asked for.
     """
     _check_request(fps, frames)
     file, reader = _open(path)
@@ -117,6 +117,16 @@ def read_video(
         targets = first + np.arange(wanted) / rate
         chosen = np.searchsorted(shown, targets + 1e-3, side="right") - 1
     return Video(_decode(file, reader, chosen), shown[chosen], rate, duration, file)
+
+
+def frame_rate(path: str | Path) -> float:
+    """Frames per second of a video file.
+
+    Raises:
+        VideoError: the file is missing or unreadable.
+    """
+    _, reader = _open(path)
+    return float(reader.get_avg_fps())
 
 
 def _check_request(fps: float | None, frames: int | None) -> None:
@@ -178,7 +188,7 @@ def _decode(file: Path, reader: VideoReader, chosen: NDArray[np.int64]) -> Frame
         frames: Frames = reader.get_batch(chosen.tolist()).asnumpy()
     except (RuntimeError, decord.DECORDError) as error:
         raise VideoError(
-            f"{file} breaks off before frame {int(chosen[-1])} of {len(reader)}: copy or download it again, "
-            "or read only its beginning with end=…."
+            f"{file} is damaged: not all of its {len(reader)} frames can be decoded. Copy or download it again, "
+            "or read only a part with start=… and end=…."
         ) from error
     return frames

@@ -41,8 +41,7 @@ class AveragePooling(Compressor):
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """The entry nearest the centre of each window, (batch, kv_heads, keep) int64, ascending."""
-        centres = self._windows(entries, keep).centres.to(entries.keys.device)
-        return centres.expand(*entries.keys.shape[:2], -1)
+        return self._windows(entries, keep).centres.expand(*entries.keys.shape[:2], -1)
 
     def compress(self, entries: Entries, keep: int) -> Entries:
         """The mean of each window."""
@@ -60,9 +59,10 @@ class AveragePooling(Compressor):
         return replace(merged, keys=keys.to(entries.keys), values=windows.mean(entries.values))
 
     def _windows(self, entries: Entries, keep: int) -> Windows:
+        device = entries.keys.device
         if entries.complete:
-            return _grid_windows(entries.grid, keep, self.temporal)
-        return _sequence_windows(len(entries), keep)
+            return _grid_windows(entries.grid, keep, self.temporal, device)
+        return _sequence_windows(len(entries), keep, device)
 
 
 class Windows(NamedTuple):
@@ -80,9 +80,13 @@ class Windows(NamedTuple):
 
     def mean(self, states: Tensor) -> Tensor:
         """Mean of each window in fp32, (batch, kv_heads, n, dim) to (batch, kv_heads, windows, dim), same dtype."""
-        members, counted = self.members.to(states.device), self.counted.to(states.device)[..., None]
-        gathered = states.float()[:, :, members.flatten()].unflatten(2, members.shape)
+        gathered = states.float()[:, :, self.members.flatten()].unflatten(2, self.members.shape)
+        counted = self.counted[..., None]
         return (torch.where(counted, gathered, 0.0).sum(dim=3) / counted.sum(dim=1)).to(states.dtype)
+
+    def on(self, device: torch.device) -> Windows:
+        """The same on a device."""
+        return Windows(*(part.to(device) for part in self))
 
 
 @lru_cache(maxsize=64)
@@ -142,18 +146,18 @@ def _sizes(length: int, parts: int) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _grid_windows(grid: Grid, keep: int, temporal: int) -> Windows:
+def _grid_windows(grid: Grid, keep: int, temporal: int, device: torch.device) -> Windows:
     members, counted = _members(groups(grid, keep, temporal), keep)
     axes = torch.stack([members // grid.patches, members % grid.patches // grid.columns, members % grid.columns])
     lowest, highest = axes.amin(dim=-1), axes.amax(dim=-1)  # padding repeats a member, so it moves neither
     frame, row, column = (lowest + highest) // 2
-    return Windows(members, counted, (frame * grid.rows + row) * grid.columns + column)
+    return Windows(members, counted, (frame * grid.rows + row) * grid.columns + column).on(device)
 
 
 @lru_cache(maxsize=8)
-def _sequence_windows(length: int, keep: int) -> Windows:
+def _sequence_windows(length: int, keep: int, device: torch.device) -> Windows:
     members, counted = _members(torch.arange(length) * keep // length, keep)
-    return Windows(members, counted, (members[:, 0] + members.amax(dim=-1)) // 2)
+    return Windows(members, counted, (members[:, 0] + members.amax(dim=-1)) // 2).on(device)
 
 
 def _members(group: Tensor, keep: int) -> tuple[Tensor, Tensor]:

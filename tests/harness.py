@@ -12,8 +12,12 @@ from torch import Tensor
 from kvpress_video.registry import method_names
 
 METHODS = [name for name in method_names() if name != "full"]
-SETTINGS: dict[str, dict[str, Any]] = {"standby": {"n": 4}, "standby-novelty": {"n": 4}, "sink-window": {"sinks": 2},
-    "detachable": {"scorer": "van", "window": 0.7}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "standby": {"n": 4},
+    "standby-novelty": {"n": 4},
+    "sink-window": {"sinks": 2},
+    "detachable": {"scorer": "van", "window": 0.7},
+}
 
 
 @cache
@@ -32,9 +36,7 @@ class Answer(NamedTuple):
 
 def answer(model: Any, inputs: dict[str, Tensor], new: int = 5, **options: Any) -> Answer:
     """Greedy unless the options say otherwise."""
-    output = model.generate(
-        **inputs, max_new_tokens=new, output_logits=True, return_dict_in_generate=True, **options
-    )
+    output = model.generate(**inputs, max_new_tokens=new, output_logits=True, return_dict_in_generate=True, **options)
     return Answer(output.sequences[:, -new:], torch.stack(output.logits, dim=1), output)
 
 
@@ -46,5 +48,5 @@ def video_prompt(family: str, frames: int = 6) -> zoo.Prompt:
 def two_videos(family: str) -> zoo.Prompt:
     """A prompt with two videos."""
     size = zoo.grid(family)
-    parts = [zoo.Video(3, *size, seed=5), zoo.Text(3, seed=6), zoo.Video(3, *size, seed=7)]
+    parts: list[Any] = [zoo.Video(3, *size, seed=5), zoo.Text(3, seed=6), zoo.Video(3, *size, seed=7)]
     return zoo.Prompt([zoo.Text(4, seed=4), *parts, zoo.Text(6, seed=8)])

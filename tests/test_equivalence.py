@@ -20,7 +20,9 @@ BUDGET = "50%"
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("stage", ["cache", "input"])
-def test_a_budget_that_holds_everything_changes_nothing(family: str, attention: str, stage: Any, positions: Any) -> None:
+def test_a_budget_that_holds_everything_changes_nothing(
+    family: str, attention: str, stage: Any, positions: Any
+) -> None:
     model = model_of(family, attention)
     inputs = zoo.inputs(model, zoo.default_prompts(family))
     stock = answer(model, inputs)
@@ -60,7 +62,7 @@ def _evicted(kept: Tensor, length: int) -> Tensor:
 
 @torch.no_grad()
 def _masked_decode(model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor) -> Tensor:
-    """Logits of the stock model, fed `tokens`, each layer and head blind to its own hidden entries after the prefill."""
+    """Logits of the stock model fed `tokens`, every head blind to its own hidden entries after the prefill."""
     groups = model.config.get_text_config().num_attention_heads // hidden[0].shape[0]
     blind = [layer.repeat_interleave(groups, dim=0)[None, :, None] for layer in hidden]
     lowest = torch.finfo(torch.float32).min
@@ -142,7 +144,11 @@ def test_dropping_before_prefill_equals_the_stock_text_model_on_what_is_left(fam
     left = run.kept[0][0, 0].long()
     assert reached["inputs_embeds"].shape[1] == len(left) < given["inputs_embeds"].shape[1]
     expected = {"inputs_embeds": given["inputs_embeds"][:, left], "use_cache": True}
-    position = given["position_ids"] if given.get("position_ids") is not None else torch.arange(given["inputs_embeds"].shape[1])[None]
+    position = (
+        given["position_ids"]
+        if given.get("position_ids") is not None
+        else torch.arange(given["inputs_embeds"].shape[1])[None]
+    )
     expected["position_ids"] = position[..., left][-3:] if position.ndim == 3 else position[..., left]
     if given.get("deepstack_visual_embeds") is not None:
         where = given["visual_pos_masks"]

@@ -1,4 +1,4 @@
-"""Importance of vision patches by the attention of standby queries (training-free surrogate of POINTS-Long's tokens)."""
+"""Importance of vision patches by the attention of standby queries, a surrogate of POINTS-Long's learned tokens."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ class LlavaNextVideo(Adapter):
     def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
         block = self._feature_block()
 
+        @torch.no_grad()
         def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             patches = self._patch_side**2

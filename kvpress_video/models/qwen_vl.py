@@ -44,6 +44,7 @@ class QwenVL(Adapter):
             given = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
             grids[:] = [self._merged(grid) for grid in given.tolist()]
 
+        @torch.no_grad()
         def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             projected = module.qkv(hidden).reshape(len(hidden), 3, module.num_heads, -1).unbind(1)

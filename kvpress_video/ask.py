@@ -1,0 +1,73 @@
+"""Ask a model one question about a video, with its cache compressed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .budget import BudgetLike
+from .compression import Positions, Report, Stage, compress
+from .compressor import Compressor
+from .errors import BudgetError
+from .prompt import prepare
+from .video import Video
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and what that cost.
+
+    Attributes:
+        text: the answer.
+        report: what was asked of the cache, and what it held.
+        seconds: of the generate call, vision and prefill included.
+    """
+
+    text: str
+    report: Report
+    seconds: float
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    video: Video,
+    question: str,
+    *,
+    method: str | Compressor = "full",
+    budget: BudgetLike | None = None,
+    stage: Stage = "cache",
+    positions: Positions = "keep",
+    max_new_tokens: int = 64,
+    **settings: Any,
+) -> Answer:
+    """Answer a question about a video, greedily.
+
+    Args:
+        model, processor: from `load` or `load_bundled`.
+        video: from `read_video`.
+        question: in plain words.
+        method, budget, stage, positions, **settings: as in `compress`; `"full"` needs no budget.
+        max_new_tokens: the longest answer.
+
+    Raises:
+        BudgetError: the method needs a budget, or cannot reach it.
+        UnknownNameError: unknown method, setting, stage or positions.
+        UnsupportedModelError: the model cannot be compressed.
+    """
+    if budget is None:
+        if method != "full":
+            raise BudgetError(f"{method!r} needs a budget, such as '25%', 6144 or '256MiB'.")
+        budget = "100%"
+    inputs = prepare(processor, video, question).to(model.device)
+    started = time.perf_counter()
+    with compress(model, method, budget, stage=stage, positions=positions, **settings) as run:
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    seconds = time.perf_counter() - started
+    reply = output[:, inputs["input_ids"].shape[1] :]
+    return Answer(processor.batch_decode(reply, skip_special_tokens=True)[0].strip(), run.report, seconds)
