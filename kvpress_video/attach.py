@@ -47,7 +47,7 @@ class Attachment:
         self._finished = finished
         rotates = compact or method.needs & {"queries", "rope"}
         self._rope = adapter.rope() if rotates else None
-        standby: Any = method if "vision_attention" in method.needs else None
+        standby: Any = method.observer if "vision_attention" in method.needs else None
         self._vision = VisionWatch(adapter, standby)
         self._reader = PassReader(adapter, self._vision, self._rope if compact else None)
         self._allotment = Allotment(budget, method, len(adapter.attentions), adapter.entry_bytes(compact))
@@ -156,8 +156,8 @@ class Attachment:
         context = Context(layer=number, layers=len(self._layers), rope=self._rope)
         entries = layer.entries(context)
         if "queries" in self._method.needs and self._rope is not None:
-            window: int = getattr(self._method, "window")  # noqa: B009 - every method that needs queries has one
-            queries = last_queries(module, kwargs["hidden_states"], entries, self._rope, window)
+            observer: Any = self._method.observer
+            queries = last_queries(module, kwargs["hidden_states"], entries, self._rope, observer.window)
             entries = replace(entries, context=replace(context, queries=queries))
         shares = self._shares(layer.rows, layer.physical, number)
         entries, rows = reduce_entries(entries, layer.rows, shares, self._method)

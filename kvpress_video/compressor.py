@@ -46,17 +46,22 @@ class Compressor:
         """Entries this layer may keep of the `keep` that every layer has on average."""
         return keep
 
+    @property
+    def observer(self) -> Compressor:
+        """The method whose settings say how to capture what is needed; a wrapper answers with the wrapped one's."""
+        return self
+
     def describe(self) -> dict[str, object]:
         """The settings, by name, as they go into reports and result rows."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def top(scores: Tensor, keep: int) -> Tensor:
-    """Indices of the `keep` highest scores along the last dimension, ascending.
+    """Indices of the `keep` highest scores along the last dimension, ascending; of equal scores the earlier stays.
 
     Raises:
         BudgetError: there are fewer scores than `keep`.
     """
     if keep > scores.shape[-1]:
         raise BudgetError(f"cannot keep {keep} of {scores.shape[-1]} entries")
-    return scores.topk(keep, dim=-1).indices.sort(dim=-1).values
+    return scores.argsort(dim=-1, descending=True, stable=True)[..., :keep].sort(dim=-1).values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import fields
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -11,6 +12,7 @@ from .compressor import Compressor
 from .errors import UnknownNameError, unknown_name
 
 GROUP = "kvpress_video.methods"
+_COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^(\[]*[)\]])")
 
 
 def _found() -> dict[str, EntryPoint]:
@@ -61,7 +63,7 @@ def make_method(method: str | Compressor, **settings: Any) -> Compressor:
 
 def _parse_settings(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, _COMMA_OUTSIDE_BRACKETS.split(text)):
         key, equals, value = part.partition("=")
         if not equals:
             raise UnknownNameError(f"Cannot read the setting {part!r}: write name=value.")

@@ -67,7 +67,8 @@ class Rope:
             )
         frequencies = rotary.inv_freq.detach().float()
         sections = getattr(rotary, "mrope_section", None) or settings.get("mrope_section")
-        return cls(frequencies, _axes(len(frequencies), sections, interleaved), float(rotary.attention_scaling))
+        axes = _axes(len(frequencies), sections, interleaved).to(frequencies.device)
+        return cls(frequencies, axes, float(rotary.attention_scaling))
 
 
 def _axes(size: int, sections: list[int] | None, interleaved: bool) -> Tensor:

@@ -41,9 +41,9 @@ class Detachable(Compressor):
 
     def __post_init__(self) -> None:
         scorer = make_method(self.scorer)
-        if type(scorer).scores is Compressor.scores or "queries" in scorer.needs:
+        if type(scorer).scores is Compressor.scores:
             raise UnknownNameError(
-                f"{type(scorer).__name__} cannot fill a bank: that takes one score per entry, without queries. "
+                f"{type(scorer).__name__} cannot fill a bank: that takes one score per entry. "
                 "Choose a scorer such as 'standby', 'novelty', 'van' or 'key-norm'."
             )
         if self.window <= 0 or (isinstance(self.window, float) and self.window > 1):
@@ -53,13 +53,16 @@ class Detachable(Compressor):
                 raise BudgetError(f"{name} must be at least 1 entry, or None for no limit, got {limit}.")
         object.__setattr__(self, "scorer", scorer)
         object.__setattr__(self, "needs", scorer.needs)
-        for setting in {"n", "tokens"} & set(dir(scorer)):  # what the vision tower is read by
-            object.__setattr__(self, setting, getattr(scorer, setting))
 
     @property
     def _scorer(self) -> Compressor:
         assert isinstance(self.scorer, Compressor)
         return self.scorer
+
+    @property
+    def observer(self) -> Compressor:
+        """The scorer's."""
+        return self._scorer.observer
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending.

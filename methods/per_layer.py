@@ -20,7 +20,7 @@ class PerLayer(Compressor):
 
     `shares` are relative and cut the depth into as many equal parts, the first for the first layers: (1.5, .5) gives
     the first half of the layers three times what the second gets. Over all layers the budgets add up to `keep` times
-    the layers, exactly. A layer whose budget exceeds what it holds keeps everything; the rest is not passed on.
+    the layers, exactly. A layer whose budget exceeds the entries there are cannot reach it: an error.
 
     Attributes:
         base: the method, by name or made; what it needs is captured.
@@ -42,13 +42,16 @@ class PerLayer(Compressor):
         object.__setattr__(self, "shares", tuple(self.shares))
         object.__setattr__(self, "needs", base.needs)
         object.__setattr__(self, "source", base.source)
-        for setting in {"n", "tokens", "window"} & set(dir(base)):  # what is captured for the base
-            object.__setattr__(self, setting, getattr(base, setting))
 
     @property
     def _base(self) -> Compressor:
         assert isinstance(self.base, Compressor)
         return self.base
+
+    @property
+    def observer(self) -> Compressor:
+        """The base's."""
+        return self._base.observer
 
     def scores(self, entries: Entries) -> Tensor:
         """The base's scores."""

@@ -1,8 +1,34 @@
 """Repairs torchvision before any model class is imported, where a CPU torch sits beside a CUDA torchvision."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
 import torch
 
 from kvpress_video.torchvision_repair import repair_torchvision
 
+if TYPE_CHECKING:
+    from kvpress_video.benchmarks.world import Clip
+
 repair_torchvision()
 torch.set_num_threads(1)  # two test processes share two cores
+
+
+@pytest.fixture(scope="session")
+def bundled() -> tuple[Any, Any]:
+    """The bundled model and its processor."""
+    from kvpress_video.bundled import load_bundled
+
+    return load_bundled(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    """Four short clips of the bundled world, two of each camera."""
+    from kvpress_video.benchmarks.world import make_clips
+
+    folder: Path = tmp_path_factory.mktemp("clips")
+    return make_clips(4, frames=8, folder=folder)

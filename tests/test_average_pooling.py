@@ -10,7 +10,7 @@ import torch
 from footage import GRID, ROPE, footage, thinned
 from kvpress_video.methods.average_pooling import groups
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool3d
+from torch.nn.functional import adaptive_avg_pool3d, pad
 
 from kvpress_video.entries import Entries, Grid, Places, segment_entries
 from kvpress_video.errors import BudgetError
@@ -114,7 +114,10 @@ def windows_of(entries: Entries, keep: int) -> list[list[int]]:
 def test_merged_entries_are_means(entries: Entries, moved: bool) -> None:
     """Keys that share one content at any position merge into that content, at the mean of the positions."""
     if moved:
-        entries = replace(entries, places=torch.cat([entries.places, entries.position * 0.5 + 3], dim=-1))
+        places = pad(entries.places, (0, Places.COMPACT_WIDTH - Places.WIDTH))
+        places[..., Places.PRESENT] = entries.position * 0.5 + 3
+        entries = replace(entries, places=places)
+    assert moved != torch.equal(entries.present, entries.position)
     content = entries.keys[0, 0]
     at = entries.present[0, 0]
     cached = replace(entries, keys=torch.stack([turned(content, at).float()] * 2)[None])

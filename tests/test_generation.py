@@ -229,8 +229,8 @@ def test_cache_operations() -> None:
     model = model_of(FAMILY)
     with kv.compress(model, "van", "50%"):
         cache = answer(model, zoo.inputs(model, [video_prompt(FAMILY)]), new=4).output.past_key_values
+        assert type(cache.layers[0]) is CompressedLayer
         layer: Any = cache.layers[0]
-        assert type(layer) is CompressedLayer
         logical, physical = layer.logical, layer.physical
         cache.crop(-2)
         assert (layer.logical, layer.physical, layer.keys.shape[2]) == (logical - 2, physical - 2, physical - 2)
@@ -258,7 +258,7 @@ def test_misuse_is_explained() -> None:
         with pytest.raises(kv.CacheError, match="without compression"):
             model(input_ids=torch.full((1, 1), 50), past_key_values=filled, use_cache=True)
         with pytest.raises(kv.UnsupportedModelError, match="input_ids"):
-            model(inputs_embeds=torch.randn(1, 5, 64), use_cache=True)
+            model(inputs_embeds=torch.randn(1, 5, 64), position_ids=torch.arange(5).expand(3, 1, -1))
     with pytest.raises(kv.UnknownNameError, match="Did you mean 'infinipot-v'"):
         kv.compress(model, "infinpot-v", "50%")
     with pytest.raises(kv.UnknownNameError, match="Did you mean 'tar_ratio'"):
@@ -284,3 +284,21 @@ def test_an_unsupported_model_is_told_what_it_lacks() -> None:
         kv.compress(model_of(FAMILY).model, "tar", "50%")
     with pytest.raises(kv.UnsupportedModelError, match="loaded transformers model"):
         kv.compress("Qwen/Qwen2.5-VL-7B-Instruct", "tar", "50%")
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_a_model_dispatched_by_a_device_map(family: str) -> None:
+    """Accelerate wraps every module's forward; two real devices need the GPU tests."""
+    from accelerate import dispatch_model
+
+    whole, spread = model_of(family), zoo.build(family, "sdpa")
+    text = next(name for name, module in spread.named_modules() if module is spread.get_decoder())
+    device_map = dict.fromkeys((name for name, _ in spread.named_children()), "cpu")
+    device_map |= {f"{text}.layers.{number}": "cpu" for number in range(4)}
+    dispatch_model(spread, device_map, main_device="cpu", force_hooks=True)
+    assert hasattr(spread.get_decoder().layers[2], "_hf_hook")
+    logits = []
+    for model in (whole, spread):
+        with kv.compress(model, "standby-novelty", "40%", n=4):
+            logits.append(answer(model, zoo.inputs(model, [video_prompt(family)])).logits)
+    assert torch.equal(*logits)

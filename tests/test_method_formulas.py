@@ -142,6 +142,14 @@ def test_van_pooled(entries: Entries, layer: int, layers: int) -> None:
     torch.testing.assert_close(scores, torch.tensor(expected))
 
 
+@pytest.mark.parametrize("grid", [Grid(6, 4, 4), Grid(2, 3, 4), Grid(5, 7, 6)], ids=str)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_pooling_windows_fit_the_grid(grid: Grid, layer: int) -> None:
+    scores = make_method("van", pooling=True).scores(footage(grid, layer=layer, layers=4))
+    expected = [van_scores(Head(footage(grid), 0, head), layer, 4) for head in range(2)]
+    torch.testing.assert_close(scores[0], torch.tensor(expected))
+
+
 @at_first_and_later
 def test_van(entries: Entries) -> None:
     assert kept("van", entries, 30) == expect(entries, 30, lambda h, k: best([norm(v) for v in h.values], k))
@@ -180,6 +188,15 @@ def test_recent_frames_that_exceed_the_budget_shrink_to_whole_ones(keep: int, wh
     assert set(range(120 - 12 * whole_frames, 120)) <= set(chosen)
     one_more = set(range(120 - 12 * (whole_frames + 1), 120))
     assert not one_more <= set(chosen)
+
+
+def test_a_patch_without_a_recent_entry_scores_nothing() -> None:
+    """A budget that shrinks without new frames: patch 5 has left the last frame."""
+    entries = footage()
+    left = torch.tensor([i for i in range(120) if i != 9 * 12 + 5])
+    cached = replace(entries.gather(left.expand(1, 2, -1)), context=entries.context)
+    scores = make_method("tar", recent_ratio=0.1).scores(cached)
+    assert torch.equal(scores == 0, cached.patch == 5)
 
 
 # Novelty, standby, both
@@ -315,6 +332,13 @@ def test_uniform_stays_even_in_a_stream(step: int, keep: int) -> None:
     counts = torch.histc(frames.float(), 4, 0, 192)
     assert counts.min() >= 3
     assert counts.max() <= 8
+
+
+def test_uniform_of_frames_that_are_all_old() -> None:
+    """Frames 1, 5 and 8 are wanted, 0 to 3 are left: 3 stands in for two, so the one before it is drawn on."""
+    left = first_frames(footage(), 4)
+    chosen = kept("uniform", replace(left, context=footage().context), 36)[0][0]
+    assert chosen == list(range(12, 48))
 
 
 @pytest.mark.parametrize("step", [1, 3])

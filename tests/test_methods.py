@@ -167,7 +167,7 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("detachable", {"bank": 0}, BudgetError, "bank must be at least 1"),
     ("detachable", {"per_frame": 0}, BudgetError, "per_frame must be at least 1"),
     ("detachable", {"scorer": "infinipot-v"}, UnknownNameError, "'novelty'"),
-    ("detachable", {"scorer": "snapkv"}, UnknownNameError, "without queries"),
+    ("detachable", {"scorer": "average-pooling"}, UnknownNameError, "one score per entry"),
     ("detachable", {"scorer": "standy"}, UnknownNameError, "Did you mean 'standby'"),
     ("infinipot-v", {"tar_ratio": 1.2}, BudgetError, "tar_ratio is a share between 0 and 1, got 1.2"),
     ("infinipot-v", {"entries": "offical"}, UnknownNameError, "Did you mean 'official'"),
@@ -241,7 +241,7 @@ def test_learned_tokens_set_their_number() -> None:
 def test_wrappers_ask_for_what_the_wrapped_method_needs(wrapper: dict[str, Any]) -> None:
     method = make_method(**wrapper)
     assert method.needs == {"vision_attention"}
-    assert (method.n, method.tokens) == (8, None)  # type: ignore[attr-defined]
+    assert method.observer == make_method("standby-novelty")
 
 
 def test_tags_of_another_segment_change_only_the_random_sample() -> None:

@@ -1,0 +1,69 @@
+"""The wheel carries everything, and works where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("kvpress_video", "methods", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, source / part)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", str(made), str(source)], check=True, capture_output=True)
+    return next(made.glob("*.whl"))
+
+
+def test_every_module_and_the_bundled_model_are_in_it(wheel: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    folders = {"kvpress_video": "kvpress_video", "methods": "kvpress_video/methods"}
+    folders["benchmarks"] = "kvpress_video/benchmarks"
+    for folder, installed in folders.items():
+        for file in (ROOT / folder).rglob("*.py"):
+            assert f"{installed}/{file.relative_to(ROOT / folder).as_posix()}" in inside
+    model = {file.name for file in (ROOT / "kvpress_video/data/bundled").iterdir() if file.is_file()}
+    assert model >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {f"kvpress_video/data/bundled/{name}" for name in model} <= inside
+    assert "kvpress_video/py.typed" in inside
+    assert not any(name.startswith("tests") for name in inside)
+
+
+def test_it_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import kvpress_video\n"
+        "from kvpress_video.registry import method_class, method_names\n"
+        "from kvpress_video.bundled import load_bundled\n"
+        "from kvpress_video.benchmarks.world import make_clips\n"
+        "import kvpress_video.benchmarks.world as world, kvpress_video.sweep, kvpress_video.cli\n"
+        "model, processor = load_bundled(device='cpu')\n"
+        "for name in method_names():\n"
+        "    assert sys.modules[method_class(name).__module__].__file__.startswith(sys.argv[1]), name\n"
+        "print(kvpress_video.__file__, world.__file__, len(method_names()), type(processor).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    package, world, methods, processor = done.stdout.split()
+    assert Path(package).is_relative_to(target)
+    assert Path(world).is_relative_to(target)
+    assert int(methods) >= 16
+    assert processor == "Qwen2_5_VLProcessor"
