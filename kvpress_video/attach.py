@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,14 @@ from .budget import Budget
 from .cache import Chunk, CompressedLayer, Row, adopt
 from .capture import last_queries
 from .compressor import Compressor
-from .entries import Context, Entries, Places
+from .entries import Context, Entries, Kind, Places, Tags
 from .errors import CacheError, UnsupportedModelError
+from .input_stage import drop_embeddings
 from .masks import check_attention, layer_mask
 from .models.base import Adapter
 from .passes import PassReader
 from .reduce import reduce_entries
+from .split import Part, repeat_rows, same_in_all_rows, split
 from .vision import VisionWatch
 
 
@@ -34,6 +37,7 @@ class Attachment:
         method: Compressor,
         budget: Budget,
         stage: str,
+        prefill: str,
         compact: bool,
         finished: Callable[[list[CompressedLayer]], None],
     ) -> None:
@@ -43,6 +47,7 @@ class Attachment:
         self._adapter = adapter
         self._method = method
         self._stage = stage
+        self._prefill = prefill
         self._compact = compact
         self._finished = finished
         rotates = compact or method.needs & {"queries", "rope"}
@@ -53,7 +58,9 @@ class Attachment:
         self._allotment = Allotment(budget, method, len(adapter.attentions), adapter.entry_bytes(compact))
         self._layers: list[CompressedLayer] = []
         self._chunk: Chunk | None = None
-        self._visual = False
+        self._batch = 1
+        self._waiting = 0  # text that follows in a second pass
+        self._own_forward: Any = None
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -62,22 +69,28 @@ class Attachment:
         Raises:
             UnsupportedModelError: another compression is on this model, or its attention cannot be served.
         """
-        text = self._adapter.text_model
+        text, inner = self._adapter.text_model, self._adapter.inner
         check_attention(text.config._attn_implementation)
-        owners = (getattr(hook, "__self__", None) for hook in text._forward_pre_hooks.values())
-        if any(isinstance(owner, Attachment) for owner in owners):
+        owners = (getattr(hook, "__self__", None) for hook in inner._forward_pre_hooks.values())
+        if any(isinstance(owner, PassReader) for owner in owners):
             raise UnsupportedModelError("This model is being compressed already: leave that compression first.")
         self._vision.attach()
-        self._handles = [
-            self._adapter.inner.register_forward_pre_hook(self._reader.note_ids, with_kwargs=True),
-            text.register_forward_pre_hook(self._before_text, with_kwargs=True),
-            text.register_forward_hook(self._after_text, always_call=True),
-        ]
+        self._handles = [inner.register_forward_pre_hook(self._reader.note_ids, with_kwargs=True)]
         for attention in self._adapter.attentions:
             self._handles += [
                 attention.register_forward_pre_hook(self._before_attention, with_kwargs=True),
                 attention.register_forward_hook(self._after_attention, with_kwargs=True),
             ]
+        self._own_forward = text.__dict__.get("forward")
+        forward = text.forward
+
+        @functools.wraps(forward)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if args:
+                raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
+            return self._run(forward, kwargs)
+
+        text.forward = run
 
     def remove(self) -> None:
         """Take everything off again; the model is as it was."""
@@ -85,54 +98,104 @@ class Attachment:
             handle.remove()
         self._handles = []
         self._vision.remove()
+        text = self._adapter.text_model
+        text.__dict__.pop("forward", None)
+        if self._own_forward is not None:
+            text.forward = self._own_forward
 
-    def _before_text(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if args:
-            raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
+    def _run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """The text model's forward: read what comes, drop embeddings or go in two parts if that is asked for."""
         if kwargs.get("use_cache") is False:
             raise CacheError("use_cache=False leaves no cache to compress: leave it on inside compress().")
         if kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = DynamicCache(config=module.config)
+            kwargs["past_key_values"] = DynamicCache(config=self._adapter.text_model.config)
         self._layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
         first = self._layers[0]
-        rows = first.rows or [Row()] * len(kwargs["inputs_embeds"])
+        self._batch = len(kwargs["inputs_embeds"])
+        rows = first.rows or [Row()] * self._batch
         chunk = self._reader.read(kwargs, first, rows)
-        self._visual = chunk.compress
-        if chunk.compress:
-            after = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
-            shares = self._shares(after, first.physical + chunk.tags.shape[1], None)
-            if self._compact:
-                chunk = self._reader.place(chunk, rows, after, shares)
-            if self._stage == "input":
-                chunk = self._drop(kwargs, chunk, rows, shares)
+        if not chunk.compress:
+            return self._pass(forward, kwargs, chunk)
+        after = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
+        shares = self._shares(after, first.physical + chunk.tags.shape[1], None)
+        fits = all(share[s] >= row.held[s] for share, row in zip(shares, after, strict=True) for s in row.held)
+        if self._compact:
+            chunk = self._reader.place(chunk, rows, after, shares)
+        parts = split(chunk) if self._prefill == "split" and not fits and self._stage == "cache" else None
+        if self._stage == "input":
+            output = self._pass(forward, kwargs, self._dropped(kwargs, chunk, rows, shares))
+        elif parts is None:
+            output = self._pass(forward, kwargs, chunk)
+        else:
+            output = self._two_passes(forward, kwargs, chunk, parts)
+        uneven = len({layer.physical for layer in self._layers}) > 1
+        for layer in self._layers:
+            layer.guarded = uneven or layer.padded or any(row.shift for row in layer.rows)
+        self._finished(self._layers)
+        return output
+
+    def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
         self._chunk = chunk
         for layer in self._layers:
             layer.incoming = chunk
-        return args, kwargs
+        try:
+            return forward(**kwargs)
+        finally:
+            self._chunk = None
+            for layer in self._layers:
+                layer.incoming = None
+
+    def _dropped(self, kwargs: dict[str, Any], chunk: Chunk, rows: Sequence[Row], shares: Sequence) -> Chunk:
+        length = chunk.tags.shape[1]
+        chunk = drop_embeddings(self._adapter, self._method, kwargs, self._reader.arrived(chunk), rows, shares)
+        if chunk.tags.shape[1] < length:
+            chunk = replace(chunk, stock_mask=False)
+            self._reader.rewrite(kwargs, chunk)
+        return chunk
+
+    def _two_passes(
+        self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, parts: tuple[Part, Part]
+    ) -> Any:
+        """Up to the last visual token, compressed; then the text after it, which sees only what was kept."""
+        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            raise UnsupportedModelError(
+                "Hidden states and attentions need the prompt in one pass: use prefill='whole'."
+            )
+        start, rest = parts
+        self._waiting = len(rest)
+        chunk = start.chunk(whole, whole.rows, len(start), compress=True)
+        arguments = self._arguments(kwargs, start, chunk)
+        shared = not self._layers[0].physical and same_in_all_rows(chunk, arguments)
+        first = Chunk(chunk.tags[:1], chunk.places[:1], chunk.logical, chunk.rows[:1], True, False) if shared else chunk
+        if shared:
+            arguments = self._arguments(kwargs, Part(start.columns[:1], start.real[:1]), first)
+        states = self._pass(forward, arguments, first).last_hidden_state
+        if shared:
+            repeat_rows(self._layers, first, chunk)
+            states = states.expand(len(chunk.rows), -1, -1)
+        chunk = self._reader.arrived(rest.chunk(whole, [Row()] * len(whole.rows), whole.logical - len(start), False))
+        self._waiting = 0
+        output = self._pass(forward, self._arguments(kwargs, rest, chunk), chunk)
+        joined = states.new_zeros(len(whole.rows), whole.logical, states.shape[-1])
+        start.put(joined, states)
+        rest.put(joined, output.last_hidden_state)
+        output.last_hidden_state = joined
+        return output
+
+    def _arguments(self, kwargs: dict[str, Any], part: Part, chunk: Chunk) -> dict[str, Any]:
+        """The text model's arguments for some of the columns."""
+        arguments = dict(kwargs)
+        arguments["inputs_embeds"] = part.take(kwargs["inputs_embeds"][: len(chunk.rows)])
+        aligned = self._adapter.take_aligned(kwargs)
+        if aligned is not None:
+            visual = chunk.tags[..., Tags.KIND] > Kind.TEXT
+            self._adapter.put_aligned(arguments, part.take(aligned[: len(chunk.rows)]), visual)
+        self._reader.rewrite(arguments, chunk)
+        return arguments
 
     def _shares(self, rows: Sequence[Row], length: int, layer: int | None) -> list:
-        text = [length - row.padding - sum(row.held.values()) for row in rows]
-        return [self._allotment.shares(row, count, len(rows), layer) for row, count in zip(rows, text, strict=True)]
-
-    def _drop(self, kwargs: dict[str, Any], chunk: Chunk, rows: Sequence[Row], shares: Sequence) -> Chunk:
-        """Drop or merge visual embeddings before the text model sees them; the cache still counts them as seen."""
-        for row, share in zip(rows, shares, strict=True):
-            if any(share[segment] < held for segment, held in row.held.items()):
-                raise CacheError(
-                    "stage='input' cannot shrink earlier videos to make room: use a ratio or stage='cache'."
-                )
-        embeddings = kwargs["inputs_embeds"][:, None]
-        aligned = self._adapter.take_aligned(kwargs)
-        values = embeddings[..., :0] if aligned is None else aligned[:, None]
-        entries = Entries(embeddings, values, chunk.tags[:, None], chunk.places[:, None], Context())
-        mine = [
-            {segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)
-        ]
-        entries, kept = reduce_entries(entries, chunk.rows, mine, self._method)
-        kwargs["inputs_embeds"] = entries.keys[:, 0]
-        self._adapter.put_aligned(kwargs, entries)
-        places = self._reader.shorten(kwargs, entries, kept, self._layers[0])
-        return replace(chunk, tags=entries.tags[:, 0], places=places, rows=kept, compress=False)
+        text = [length + self._waiting - row.padding - sum(row.held.values()) for row in rows]
+        return [self._allotment.shares(row, count, self._batch, layer) for row, count in zip(rows, text, strict=True)]
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]
@@ -164,17 +227,6 @@ class Attachment:
         if self._compact and self._rope is not None:
             entries = _moved(entries, self._rope)
         layer.replace(entries, rows)
-
-    def _after_text(self, module: nn.Module, args: tuple, output: Any) -> None:
-        for layer in self._layers:
-            layer.incoming = None
-        self._chunk = None
-        if output is None or not self._visual:
-            return
-        uneven = len({layer.physical for layer in self._layers}) > 1
-        for layer in self._layers:
-            layer.guarded = uneven or layer.padded or any(row.shift for row in layer.rows)
-        self._finished(self._layers)
 
 
 def _moved(entries: Entries, rope: Any) -> Entries:

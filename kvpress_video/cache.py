@@ -57,6 +57,7 @@ class Chunk:
         logical: tokens that the pass adds to the sequence, those dropped before prefill included.
         rows: what the pass adds to each row.
         compress: whether the layers still have to be compressed after it.
+        stock_mask: whether the stock mask fits it where the cache is complete.
     """
 
     tags: Tensor
@@ -64,6 +65,7 @@ class Chunk:
     logical: int
     rows: Sequence[Row]
     compress: bool = False
+    stock_mask: bool = True
 
 
 class CompressedLayer(DynamicLayer):

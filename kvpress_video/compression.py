@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from .models import adapter_for
 from .registry import make_method
 
 Stage = Literal["cache", "input"]
+Prefill = Literal["split", "whole"]
 Positions = Literal["keep", "compact"]
 
 _NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
@@ -27,7 +28,7 @@ class Report:
     """What was asked of one prefill, and what was achieved, measured on the cache afterwards.
 
     Attributes:
-        method, settings, stage, positions: what compressed.
+        method, settings, stage, prefill, positions: what compressed, and how.
         asked: the budget as asked.
         entries: visual entries held per layer, per KV head, in the fullest row.
         text_entries: text entries held per layer and KV head, in the fullest row.
@@ -41,6 +42,7 @@ class Report:
     method: str
     settings: dict[str, Any]
     stage: str
+    prefill: str
     positions: str
     asked: str
     entries: tuple[int, ...]
@@ -73,18 +75,27 @@ class Compression:
     """
 
     def __init__(
-        self, model: Any, name: str, method: Compressor, budget: Budget, stage: Stage, positions: Positions
+        self,
+        model: Any,
+        name: str,
+        method: Compressor,
+        budget: Budget,
+        stage: Stage,
+        prefill: Prefill,
+        positions: Positions,
     ) -> None:
         self.reports: list[Report] = []
         self._asked: dict[str, Any] = {
             "method": name,
             "settings": method.describe(),
             "stage": stage,
+            "prefill": prefill,
             "positions": positions,
             "asked": str(budget),
         }
         self._kept: list[Tensor] = []
-        self._attachment = Attachment(adapter_for(model), method, budget, stage, positions == "compact", self._measure)
+        adapter, compact = adapter_for(model), positions == "compact"
+        self._attachment = Attachment(adapter, method, budget, stage, prefill, compact, self._measure)
 
     def __enter__(self) -> Compression:
         self._attachment.attach()
@@ -148,6 +159,7 @@ def compress(
     budget: BudgetLike,
     *,
     stage: Stage = "cache",
+    prefill: Prefill = "split",
     positions: Positions = "keep",
     **settings: Any,
 ) -> Compression:
@@ -157,8 +169,9 @@ def compress(
             out = model.generate(**inputs)
         print(run.report)
 
-    The whole prompt is prefilled in one pass and each layer is compressed right after its attention: that caps what
-    stays, not the peak during prefill.
+    The prompt is prefilled up to its last visual token and each layer is compressed right after its attention; the text
+    that follows, the question, sees only what was kept, as every later question does. Rows that share their video
+    share its prefill. That caps what stays, not the peak during prefill.
 
     Args:
         model: a loaded model of a supported family, on any device or `device_map`.
@@ -167,6 +180,9 @@ def compress(
             after prefill). With several videos or images each keeps its share.
         stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
             dropped tokens are then absent from `forward()`.
+        prefill: `"split"` as above, or `"whole"`: the prompt in one pass, so that the text after a video sees all of it
+            once, and only what is generated after the first token sees the compressed cache. A prompt that ends in a
+            visual token leaves nothing to split off.
         positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
         **settings: the method's settings.
 
@@ -175,14 +191,15 @@ def compress(
         UnknownNameError: unknown method, setting, stage or positions, or a method that cannot work at that stage.
         UnsupportedModelError: the model's family, attention or rope is not supported.
     """
-    for what, value, known in (("stage", stage, ("cache", "input")), ("positions", positions, ("keep", "compact"))):
-        if value not in known:
+    choices = (("stage", stage, Stage), ("prefill", prefill, Prefill), ("positions", positions, Positions))
+    for what, value, choice in choices:
+        if value not in (known := get_args(choice)):
             raise unknown_name(what, value, known)
     made = make_method(method, **settings)
     name = method.partition(":")[0] if isinstance(method, str) else type(method).__name__
     if stage not in made.stages:
         raise unknown_name(f"stage of {name}", stage, made.stages)
-    return Compression(model, name, made, Budget.parse(budget), stage, positions)
+    return Compression(model, name, made, Budget.parse(budget), stage, prefill, positions)
 
 
 def _mib(size: int) -> str:

@@ -49,13 +49,13 @@ def layer_mask(
     held, new = layer.physical, chunk.tags.shape[1]
     padded = layer.padded or any(row.padding for row in chunk.rows)
     complete = layer.physical == layer.logical and (given is None or given.shape[-1] == held + new)
-    if not held or complete:
+    if chunk.stock_mask and (not held or complete):
         return given
     if not padded and (new == 1 or implementation in FLASH):
         return None
-    device = layer.keys.device
+    device = chunk.tags.device if layer.tags is None else layer.tags.device
     incoming = chunk.tags[..., Tags.INDEX].to(device) >= 0
-    valid = torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1) if layer.tags is not None else incoming
+    valid = incoming if layer.tags is None else torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1)
     if implementation in FLASH:
         return valid
     past = torch.ones(new, held + new, dtype=torch.bool, device=device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .cache import Chunk, CompressedLayer, Row, text_tags
-from .entries import Entries, Places, Tags
+from .entries import Places
 from .errors import UnsupportedModelError
 from .layout import Layout, lay_out
 from .models.base import Adapter
@@ -68,25 +68,22 @@ class PassReader:
         moved = [replace(row, shift=more) for row, more in zip(chunk.rows, later, strict=True)]
         return replace(chunk, places=places, rows=moved)
 
-    def shorten(self, kwargs: dict[str, Any], entries: Entries, rows: Sequence[Row], layer: CompressedLayer) -> Tensor:
-        """Fit positions and masks to embeddings that were dropped or merged; returns the places of what is left."""
-        places = entries.places[:, 0]
-        if self._rope is not None:
-            target = places[..., Places.TARGET]
-            places = torch.cat([places[..., : Places.WIDTH], target, target], dim=-1)
-        position = replace(entries, places=places[:, None]).present[:, 0]
+    def arrived(self, chunk: Chunk) -> Chunk:
+        """The pass with its tokens at their target positions from the start, for tokens that were not embedded yet."""
+        if self._rope is None:
+            return chunk
+        target = chunk.places[..., Places.TARGET]
+        return replace(chunk, places=torch.cat([chunk.places[..., : Places.WIDTH], target, target], dim=-1))
+
+    def rewrite(self, kwargs: dict[str, Any], chunk: Chunk) -> None:
+        """Fit position ids, and what depends on their number, to a pass whose tokens are no longer the stock ones."""
+        compact = chunk.places.shape[-1] == Places.COMPACT_WIDTH
+        position = chunk.places[..., Places.PRESENT if compact else Places.ORIGINAL]
         whole = bool((position == position.round()).all())
         axes = (position.long() if whole else position).permute(2, 0, 1)
         spatial = kwargs.get("position_ids") is not None and kwargs["position_ids"].ndim == 3
-        kwargs["position_ids"] = axes if spatial else axes[0]
-        mask = kwargs.get("attention_mask")
-        if any(row.padding for row in rows) or mask is not None:
-            valid = (entries.tags[:, 0, :, Tags.INDEX] >= 0).long()
-            past = valid.new_ones(len(valid), layer.logical) if mask is None else mask[:, : layer.logical].long()
-            kwargs["attention_mask"] = torch.cat([past, valid], dim=1)
-        if kwargs.get("cache_position") is not None:
-            kwargs["cache_position"] = kwargs["cache_position"][: position.shape[1]]
-        return places
+        kwargs |= {"position_ids": axes if spatial else axes[0], "attention_mask": None}
+        kwargs.pop("cache_position", None)
 
     def _positions(self, kwargs: Mapping[str, Any], past: int, batch: int, length: int) -> Tensor:
         """Original (t, h, w) of each token of the pass, (batch, n, 3) fp32."""

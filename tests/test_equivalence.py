@@ -36,20 +36,27 @@ def test_a_budget_that_holds_everything_changes_nothing(
         torch.testing.assert_close(ours.logits, stock.logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prefill", ["split", "whole"])
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "average-pooling"])
-def test_compressed_decoding_equals_the_stock_model_with_evicted_entries_masked(family: str, method: str) -> None:
+def test_compressed_answers_equal_the_stock_model_with_evicted_entries_masked(
+    family: str, method: str, prefill: Any
+) -> None:
     model = model_of(family, "eager")
     prompt = two_videos(family)
     inputs = zoo.inputs(model, [prompt])
-    with kv.compress(model, method, BUDGET, **SETTINGS.get(method, {})) as run:
+    length = inputs["input_ids"].shape[1]
+    with kv.compress(model, method, BUDGET, prefill=prefill, **SETTINGS.get(method, {})) as run:
         ours = answer(model, inputs)
-    hidden = [_evicted(kept[0], inputs["input_ids"].shape[1]) for kept in run.kept]
+    hidden = [_evicted(kept[0], length) for kept in run.kept]
     assert all(layer.any() for layer in hidden)
-    masked = _masked_decode(model, inputs, hidden, ours.tokens)
+    after_video = zoo.expected_layout(family, prompt)[-1].token + 1
+    blind_from = after_video if prefill == "split" else length
+    masked = _masked(model, inputs, hidden, ours.tokens, blind_from)
     torch.testing.assert_close(ours.logits, masked, rtol=0, atol=1e-5)
     stock = answer(model, inputs)
     assert (ours.logits[:, 1:] - stock.logits[:, 1:]).abs().max() > 1e-3
+    assert (prefill == "whole") == torch.equal(ours.logits[:, 0], stock.logits[:, 0])
 
 
 def _evicted(kept: Tensor, length: int) -> Tensor:
@@ -61,32 +68,31 @@ def _evicted(kept: Tensor, length: int) -> Tensor:
 
 
 @torch.no_grad()
-def _masked_decode(model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor) -> Tensor:
-    """Logits of the stock model fed `tokens`, every head blind to its own hidden entries after the prefill."""
+def _masked(model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor, blind_from: int) -> Tensor:
+    """Logits of the stock model fed `tokens`; from column `blind_from` on, every query of every head is blind to the
+    entries that are hidden in its layer."""
     groups = model.config.get_text_config().num_attention_heads // hidden[0].shape[0]
-    blind = [layer.repeat_interleave(groups, dim=0)[None, :, None] for layer in hidden]
     lowest = torch.finfo(torch.float32).min
-    decoding = False
 
     def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if decoding:
-            added = torch.zeros(1, blind[0].shape[1], 1, kwargs["past_key_values"].get_seq_length(module.layer_idx) + 1)
-            added[..., : blind[module.layer_idx].shape[-1]].masked_fill_(blind[module.layer_idx], lowest)
-            kwargs["attention_mask"] = added
+        given = kwargs["attention_mask"]
+        past = given.shape[-1] - given.shape[-2]
+        blind = hidden[module.layer_idx].repeat_interleave(groups, dim=0)
+        added = given.expand(1, len(blind), -1, -1).clone()
+        first = max(blind_from - past, 0)
+        added[:, :, first:, : blind.shape[-1]].masked_fill_(blind[None, :, None], lowest)
+        kwargs["attention_mask"] = added
         return args, kwargs
 
     layers = model.get_decoder().layers
     handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
 
-    class Forced:
-        def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
-            nonlocal decoding
-            step = ids.shape[1] - inputs["input_ids"].shape[1]
-            decoding = True
-            return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, step : step + 1], 0.0)
+    def forced(ids: Tensor, scores: Tensor) -> Tensor:
+        step = ids.shape[1] - inputs["input_ids"].shape[1]
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, step : step + 1], 0.0)
 
     try:
-        return answer(model, inputs, new=tokens.shape[1], logits_processor=[Forced()]).logits
+        return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced]).logits
     finally:
         for handle in handles:
             handle.remove()
@@ -137,12 +143,12 @@ def test_dropping_before_prefill_equals_the_stock_text_model_on_what_is_left(fam
     """The reference rebuilds embeddings, positions and deepstack features by hand and runs the stock text model."""
     model = model_of(family, "eager")
     inputs = zoo.inputs(model, [video_prompt(family)])
-    given = _text_arguments(model, inputs)
+    given = _arguments(model.get_decoder(), model, inputs)
     with kv.compress(model, method, BUDGET, stage="input", **SETTINGS.get(method, {})) as run:
-        reached = _text_arguments(model, inputs)
+        reached = _arguments(model.get_decoder().layers[0], model, inputs)
         ours = answer(model, inputs, new=1)
     left = run.kept[0][0, 0].long()
-    assert reached["inputs_embeds"].shape[1] == len(left) < given["inputs_embeds"].shape[1]
+    assert reached["hidden_states"].shape[1] == len(left) < given["inputs_embeds"].shape[1]
     expected = {"inputs_embeds": given["inputs_embeds"][:, left], "use_cache": True}
     position = (
         given["position_ids"]
@@ -165,14 +171,46 @@ def test_dropping_before_prefill_equals_the_stock_text_model_on_what_is_left(fam
 
 
 @torch.no_grad()
-def _text_arguments(model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    """What reaches the text model's own forward, after every other hook."""
+def _arguments(module: Any, model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """What a module is given at prefill."""
     seen: dict[str, Any] = {}
-    handle = model.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
-    )
+
+    def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        seen.update(kwargs, hidden_states=args[0] if args else kwargs.get("hidden_states"))
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
     try:
         answer(model, inputs, new=1)
     finally:
         handle.remove()
     return seen
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_questions_about_one_video_share_its_prefill(family: str) -> None:
+    model = model_of(family, "sdpa")
+    video = zoo.Video(6, *zoo.grid(family), seed=2)
+    questions = [zoo.Text(length, seed=length) for length in (8, 3, 5)]
+    prompts = [zoo.Prompt([zoo.Text(4, seed=1), video, question]) for question in questions]
+    batches: list[tuple[int, int]] = []
+
+    def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        batches.append(tuple((args[0] if args else kwargs["hidden_states"]).shape[:2]))
+
+    handle = model.get_decoder().layers[0].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with kv.compress(model, "van", "30%") as run:
+            together = answer(model, zoo.inputs(model, prompts), new=2)
+            kept = run.kept
+    finally:
+        handle.remove()
+    assert [rows for rows, _ in batches] == [1, 3, 3]
+    for row, prompt in enumerate(prompts):
+        inputs = zoo.inputs(model, [prompt])
+        with kv.compress(model, "van", "30%") as run:
+            alone = answer(model, inputs, new=2)
+        torch.testing.assert_close(together.logits[row], alone.logits[0], rtol=0, atol=2e-5)
+        padding = 8 - questions[row].tokens
+        for layer, single in zip(kept, run.kept, strict=True):
+            found = [head[head >= 0] - padding for head in layer[row]]
+            assert torch.equal(torch.stack(found), single[0])

@@ -41,7 +41,7 @@ def test_moved_keys_equal_keys_computed_at_the_new_position(family: str) -> None
     """The reference projects the same hidden states and applies the model's own rotary functions at the new place."""
     model = model_of(family, "eager")
     inputs = zoo.inputs(model, [two_videos(family)])
-    cache, hidden = _prefilled(model, inputs, positions="compact")
+    cache, hidden = _prefilled(model, inputs, positions="compact", prefill="whole")
     text, moved = model.get_decoder(), 0
     for number, layer in enumerate(cache.layers):
         attention = text.layers[number].self_attn

@@ -94,7 +94,15 @@ def test_a_paired_comparison_of_unclustered_questions_is_the_paired_t_test() -> 
 def test_equal_answers_do_not_differ() -> None:
     answers = {number: number % 3 == 0 for number in range(30)}
     found = compare(answers, answers, {number: number // 5 for number in answers})
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert (found.mean, found.p) == (0, 1)
+    assert found.low == -found.high
+    assert 0 < found.high < 0.15
+
+
+def test_clusters_that_all_differ_by_the_same_are_judged_by_their_number() -> None:
+    found = compare({n: n % 4 == 0 for n in range(16)}, dict.fromkeys(range(16), True), {n: n // 4 for n in range(16)})
+    assert (found.mean, found.p) == (-0.75, 2**-3)
+    assert found.low < -0.75 < found.high
 
 
 def test_only_shared_questions_are_compared() -> None:
@@ -176,7 +184,6 @@ ROW = Row(
     expected="red",
     correct=True,
     seconds=0.1,
-    batch=2,
     model="bundled",
     dtype="float32",
     attention="sdpa",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..entries import Entries, Kind, Places, Tags
+from ..entries import Kind, Places, Tags
 from ..layout import Item
 from ..rope import Rope
 
@@ -87,5 +87,5 @@ class Adapter:
         """Features that run beside the embeddings into the text model (deepstack), (batch, n, d), zero for text."""
         return None
 
-    def put_aligned(self, arguments: dict[str, Any], entries: Entries) -> None:
-        """Put them back after tokens were dropped; they are the entries' values."""
+    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
+        """Put them back for other tokens: `aligned` (batch, m, d), of which (batch, m) `visual` ones count."""

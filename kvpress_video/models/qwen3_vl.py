@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..entries import Entries, Kind
 from .qwen_vl import QwenVL
 
 
@@ -27,10 +26,9 @@ class Qwen3VL(QwenVL):
         aligned[where] = torch.cat(list(levels), dim=-1)
         return aligned
 
-    def put_aligned(self, arguments: dict[str, Any], entries: Entries) -> None:
+    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
         if arguments.get("deepstack_visual_embeds") is None:
             return
-        where = entries.kind[:, 0] > Kind.TEXT
-        arguments["visual_pos_masks"] = where
-        levels = entries.values[:, 0][where]
-        arguments["deepstack_visual_embeds"] = list(levels.chunk(len(arguments["deepstack_visual_embeds"]), dim=-1))
+        levels = len(arguments["deepstack_visual_embeds"])
+        arguments["visual_pos_masks"] = visual
+        arguments["deepstack_visual_embeds"] = list(aligned[visual].chunk(levels, dim=-1))
