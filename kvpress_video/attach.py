@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache
 
@@ -205,7 +205,7 @@ class Attachment:
                 self._chunk,
                 kwargs.get("attention_mask"),
                 module.config._attn_implementation,
-                kwargs["hidden_states"].dtype,
+                kwargs["hidden_states"],
             )
             if "position_ids" in kwargs:
                 kwargs["position_ids"] = None  # only read by flash attention, which takes gaps for packed sequences

@@ -28,7 +28,7 @@ def check_attention(implementation: str | None) -> str:
 
 
 def layer_mask(
-    layer: CompressedLayer, chunk: Chunk, given: Tensor | None, implementation: str, dtype: torch.dtype
+    layer: CompressedLayer, chunk: Chunk, given: Tensor | None, implementation: str, states: Tensor
 ) -> Tensor | None:
     """The mask this layer needs in place of the one that was built from the first layer.
 
@@ -40,7 +40,7 @@ def layer_mask(
         chunk: the pass.
         given: the stock mask, or None.
         implementation: attention implementation of the text model.
-        dtype: of the hidden states.
+        states: hidden states that attend, for their dtype and device.
 
     Returns:
         None where nothing is hidden; (batch, keys) for flash attention; (batch, 1, queries, keys), boolean for sdpa and
@@ -53,7 +53,7 @@ def layer_mask(
         return given
     if not padded and (new == 1 or implementation in FLASH):
         return None
-    device = chunk.tags.device if layer.tags is None else layer.tags.device
+    device, dtype = states.device, states.dtype
     incoming = chunk.tags[..., Tags.INDEX].to(device) >= 0
     valid = incoming if layer.tags is None else torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1)
     if implementation in FLASH:

@@ -20,10 +20,10 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _exact_products() -> Any:
     """No TF32, so that devices can be compared."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)
@@ -53,7 +53,8 @@ def test_layers_on_two_devices(family: str, stage: Any) -> None:
     for layer in text.layers[2:]:
         layer.to("cpu")
         add_hook_to_module(layer, AlignDevicesHook(execution_device="cpu", io_same_device=True))
-    expected, found = [], []
+    expected: list[Any] = []
+    found: list[Any] = []
     for model, seen in ((whole, expected), (split, found)):
         with kv.compress(model, "random", "40%", stage=stage, positions="compact") as run:
             out = answer(model, zoo.inputs(model, [video_prompt(family)])).output
