@@ -88,7 +88,10 @@ class Attachment:
         def run(*args: Any, **kwargs: Any) -> Any:
             if args:
                 raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
-            return self._run(forward, kwargs)
+            try:
+                return self._run(forward, kwargs)
+            finally:
+                self._layers, self._waiting = [], 0
 
         text.forward = run
 
@@ -174,7 +177,6 @@ class Attachment:
             repeat_rows(self._layers, first, chunk)
             states = states.expand(len(chunk.rows), -1, -1)
         chunk = self._reader.arrived(rest.chunk(whole, [Row()] * len(whole.rows), whole.logical - len(start), False))
-        self._waiting = 0
         output = self._pass(forward, self._arguments(kwargs, rest, chunk), chunk)
         joined = states.new_zeros(len(whole.rows), whole.logical, states.shape[-1])
         start.put(joined, states)

@@ -19,7 +19,7 @@ TABLE_METHODS = (
     "average-pooling,detachable"
 )
 TABLE_BUDGETS = "50%,25%,12.5%,6.25%"
-CLIPS, FRAMES = 32, 32
+CLIPS, FRAMES = 48, 32
 USUAL_FPS = 2.0
 WIDE = 1000
 
@@ -119,6 +119,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
         def show(done: int, total: int, cell: str) -> None:
             bar.update(task, completed=done, total=total, description=cell)
+            if not bar.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+                print(f"{done} of {total} cells × clips done", file=sys.stderr)
 
         done = run_sweep(cells, clips, options.out, setup, workers=options.workers, progress=show)
     console = Console(highlight=False)
