@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from kvpress_video.benchmarks.train import train as training
-from kvpress_video.benchmarks.train.batches import IGNORED, TOKENS, Batch, Phrasebook, _positions, make_batch
-from kvpress_video.benchmarks.train.evaluate import answer, read_video
-from kvpress_video.benchmarks.train.model import SpriteProbe, see, vision_rotation
-from kvpress_video.benchmarks.train.step import Step
 from kvpress_video.benchmarks.world import FAMILIES, HELD_OUT_SEED, Clip, load_clips, make_clip, make_clips
 from kvpress_video.benchmarks.world.clips import NOISE, draw_scene
 from kvpress_video.benchmarks.world.questions import KINDS, PLAN
 from kvpress_video.benchmarks.world.render import WHITE, render, render_clean
 from kvpress_video.benchmarks.world.scene import CELL, CELLS, SIDE, Scenes, sample_scenes
 from kvpress_video.benchmarks.world.shapes import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
-
-from kvpress_video.bundled import load_bundled
 
 FRAMES = 8
 
@@ -230,92 +219,3 @@ def test_bad_arguments_are_explained(arguments: dict[str, object], message: str,
 def test_an_empty_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make clips there first"):
         load_clips(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def bundled() -> tuple[Any, Any]:
-    return load_bundled(device="cpu")
-
-
-def test_the_bundled_model_answers_through_file_processor_and_generate(
-    bundled: tuple[Any, Any], clips: list[Clip]
-) -> None:
-    model, processor = bundled
-    marks = [
-        answer(model, processor, read_video(clip.path), question.text) == question.answer
-        for clip in clips[:2]
-        for question in clip.questions
-    ]
-    assert sum(marks) >= len(marks) - 1
-
-
-def packed_logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Logits of the answers' tokens in a packed training sequence, (B, Q, W, vocabulary)."""
-    seen = see(model.model.visual, batch.patches, vision_rotation(32, torch.device("cpu")))
-    embed = model.get_input_embeddings()
-    count, questions = batch.answer.shape[:2]
-    parts = [embed(batch.before).expand(count, -1, -1), seen.view(count, -1, 192), embed(batch.after)]
-    hidden = model.model.language_model(
-        inputs_embeds=torch.cat(parts, dim=1),
-        position_ids=batch.positions,
-        attention_mask={"full_attention": batch.mask},
-        use_cache=False,
-    ).last_hidden_state
-    blocks = hidden[:, 1 - batch.after.shape[1] :].view(count, questions, -1, 192)
-    logits: torch.Tensor = model.lm_head(blocks.gather(2, batch.answer_at[..., None].expand(-1, -1, -1, 192)))
-    return logits
-
-
-@torch.no_grad()
-def test_training_on_packed_questions_equals_asking_them_one_by_one(bundled: tuple[Any, Any]) -> None:
-    model, processor = bundled
-    frames = 12
-    book = Phrasebook(processor.tokenizer, torch.device("cpu"))
-    batch = make_batch(book, 2, frames, torch.Generator().manual_seed(11))
-    since_five = int(transformers.__version__.split(".")[0]) >= 5
-    dice = torch.tensor([[0.3 if since_five else 0.9] * 2, [0.0] * 2])
-    room = (batch.after.shape[1] - 1) // len(PLAN)
-    length = batch.answer_at[..., 0] + 1
-    step = torch.arange(room)
-    used = (step >= book.turn) & (step < (length + (batch.answer != IGNORED).sum(-1))[..., None])
-    used = torch.nn.functional.pad(used.flatten(1), (1, 0), value=True)
-    batch = dataclasses.replace(batch, positions=_positions(used, length - book.turn, frames, dice, False))
-    packed = packed_logits(model, batch)
-    blocks = batch.after[:, 1:].view(2, len(PLAN), room)
-    video = torch.full((frames * TOKENS,), model.config.video_token_id)
-    for clip, question in itertools.product(range(2), range(len(PLAN))):
-        prompt = blocks[clip, question, book.turn : batch.answer_at[clip, question, 0] + 1]
-        ids = torch.cat([batch.before, video, batch.after[clip, :1], prompt])[None]
-        extra = {"mm_token_type_ids": 2 * (ids == model.config.video_token_id).long()} if since_five else {}
-        alone = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values_videos=batch.patches.view(2, -1, batch.patches.shape[-1])[clip],
-            video_grid_thw=torch.tensor([[frames, 8, 8]]),
-            second_per_grid_ts=torch.tensor([1.0]),
-            max_new_tokens=4,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-            **extra,
-        )
-        for step, (said, token) in enumerate(
-            zip(alone.sequences[0, ids.shape[1] :], batch.answer[clip, question], strict=False)
-        ):
-            torch.testing.assert_close(alone.logits[step][0], packed[clip, question, step], atol=1e-3, rtol=1e-3)
-            if said != token:
-                break
-
-
-def test_a_training_step_learns(bundled: tuple[Any, Any]) -> None:
-    model, processor = bundled
-    model = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
-    step = Step(model, SpriteProbe(192), Phrasebook(processor.tokenizer, generator.device), generator)
-    before = model.lm_head.weight.clone()
-    step.set_rate(1e-4)
-    step(2, 2)
-    report = step.report()
-    assert report["answer"] < 1
-    assert set(report["accuracy"]) == {2}
-    assert not torch.equal(before, model.lm_head.weight)

@@ -1,0 +1,1 @@
+"""Training of the bundled model, from nothing, on the procedural world."""

@@ -1,0 +1,95 @@
+"""The bundled model's tokenizer and processor: the Qwen2.5-VL kind, with a small vocabulary."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kvpress_video.torchvision_repair import repair_torchvision
+
+from ..world.questions import ANSWERS, TEMPLATES
+from ..world.scene import SIDE
+from ..world.shapes import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
+from .words import WORDS
+
+VOCABULARY = 1024
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2's tokenizer splits text into words before it merges bytes."""
+
+
+def build_processor(folder: Path) -> Any:
+    """A `Qwen2_5_VLProcessor` whose files are written to `folder`; a 112 × 112 video is not resized by it."""
+    repair_torchvision()
+    import transformers
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "tokenizer.json"
+        _trained_tokenizer().save(str(file))
+        model = json.loads(file.read_text())["model"]
+        (Path(scratch) / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        (Path(scratch) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+        tokenizer: Any = getattr(transformers, "Qwen2TokenizerFast").from_pretrained(  # noqa: B009  (no stub names it)
+            scratch, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None, model_max_length=32768
+        )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    pixels = {"shortest_edge": 28 * 28, "longest_edge": SIDE * SIDE}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=pixels, do_sample_frames=False),
+        chat_template=CHAT_TEMPLATE,
+    )
+    processor.save_pretrained(folder)
+    return processor
+
+
+def _trained_tokenizer() -> Any:
+    """A byte-level BPE tokenizer in which every word of the world's questions and answers is one token."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    asked = [text.format(shape=shape) for text in TEMPLATES for shape in SHAPES]
+    starts = [*ANSWERS, *COLOURS, *SHAPES, *NUMBERS, *ROWS, *COLUMNS, "user", "assistant", "system"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*(asked + starts) * 50, *(f" {word}" for word in WORDS.split())], trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    return tokenizer

@@ -1,0 +1,186 @@
+"""Train the bundled model: `python -m kvpress_video.benchmarks.train.train --out FOLDER`.
+
+The schedule is by the clock: `--seconds` is the whole training, `--share` what this run may take of it, and `--resume`
+goes on from a checkpoint that an earlier run wrote to a folder. Checkpoints are written every minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvpress_video.torchvision_repair import repair_torchvision
+
+from ..world.clips import HELD_OUT_SEED
+from .batches import Phrasebook
+from .model import SpriteProbe, model_config
+from .processor import SPECIAL, build_processor
+from .step import Step
+
+STAGES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+"""Clip lengths in frames, in the order they are learnt."""
+MIX = {1: 2, 2: 1, 4: 2, 8: 6, 16: 10, 24: 12, 32: 20, 48: 12, 64: 18, 96: 8, 128: 8, 256: 8}
+"""How often each length comes once it has been learnt."""
+CONVERSATIONS = 0.4
+"""Share of the batches in which a clip's questions are the turns of one conversation."""
+WARM_UP = 200
+REPORT_EVERY = 50
+
+
+def main() -> None:
+    options = _options()
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    torch.set_float32_matmul_precision("high")
+    repair_torchvision()
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = build_processor(Path(folder)).tokenizer
+        shutil.copy(Path(folder) / "tokenizer.json", options.out)
+    tokens = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    model: Any = Qwen2_5_VLForConditionalGeneration(model_config(tokens))
+    model.to(device)
+    probe = SpriteProbe(model.config.text_config.hidden_size).to(device)
+    generator = torch.Generator(device)
+    step = Step(model, probe, Phrasebook(tokenizer, device), generator)
+    course = Course(options.frames_per_step)
+    if options.resume:
+        course.restore(_load(options.resume, step))
+    earlier = (options.resume / "log.jsonl").read_text() if options.resume else ""
+    (options.out / "log.jsonl").write_text(earlier)
+    generator.manual_seed(step_seed(options.seed, course.steps))
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{size:,} parameters on {device}, {course.seconds:.0f} s trained of {options.seconds:.0f}", flush=True)
+    train(step, course, options)
+
+
+def step_seed(seed: int, steps: int) -> int:
+    """Seed of the clips from step `steps` on, always below the held-out ones."""
+    return (seed + steps) % HELD_OUT_SEED
+
+
+def train(step: Step, course: Course, options: argparse.Namespace) -> None:
+    """Step until this run's share or the whole training is over, with a report every 50 steps."""
+    began = saved = time.monotonic()
+    earlier = course.seconds
+    dice = random.Random(options.seed + course.steps)
+    while course.seconds < options.seconds and course.seconds - earlier < options.share:
+        for _ in range(REPORT_EVERY):
+            frames = course.draw(dice)
+            step.set_rate(options.rate * course.rate(options.seconds))
+            step(course.clips(frames), frames, dice.random() < CONVERSATIONS)
+            course.steps += 1
+        report = step.report()
+        course.seconds = earlier + time.monotonic() - began
+        course.learn(report["accuracy"])
+        line = {"step": course.steps, "seconds": round(course.seconds, 1), **report}
+        with (options.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+        if time.monotonic() - saved > options.save_every:
+            _save(options.out, step, course)
+            saved = time.monotonic()
+    _save(options.out, step, course)
+
+
+class Course:
+    """Where the training stands: how long the clips are by now, and how far the schedule has come."""
+
+    def __init__(self, frames_per_step: int) -> None:
+        self.frames_per_step = frames_per_step
+        self.stage = 0
+        self.reports_in_stage = 0
+        self.steps = 0
+        self.seconds = 0.0
+
+    def clips(self, frames: int) -> int:
+        """Clips in a batch, an even number."""
+        return max(2, min(self.frames_per_step // frames, 256) // 2 * 2)
+
+    def draw(self, dice: random.Random) -> int:
+        """Length of the next clips: every other time the stage's, until the last stage."""
+        if self.stage < len(STAGES) - 1 and dice.random() < 0.5:
+            return STAGES[self.stage]
+        lengths = [length for length in MIX if length <= STAGES[self.stage]]
+        return dice.choices(lengths, [MIX[length] for length in lengths])[0]
+
+    def learn(self, accuracy: dict[int, dict[str, dict[str, float]]]) -> None:
+        """Go on to longer clips once most questions about the present length are answered right."""
+        frames = STAGES[self.stage]
+        if self.stage == len(STAGES) - 1 or frames not in accuracy:
+            return
+        self.reports_in_stage += 1
+        scores = [score for camera in accuracy[frames].values() for score in camera.values()]
+        if sum(scores) / len(scores) > 0.8 or self.reports_in_stage > 40:
+            self.stage += 1
+            self.reports_in_stage = 0
+
+    def rate(self, total: float) -> float:
+        """Learning rate now, of its highest: a short warm-up, then a cosine down to 2%."""
+        progress = min(self.seconds / total, 1.0)
+        return min(1.0, (self.steps + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+
+    def state(self) -> dict[str, float]:
+        return {name: value for name, value in vars(self).items() if name != "frames_per_step"}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def _save(out: Path, step: Step, course: Course) -> None:
+    """Write the model and what `--resume` needs, each file under a temporary name first."""
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        step.model.save_pretrained(scratch)
+        moments = step.optimizer.state_dict()
+        compact = {
+            key: {name: value.bfloat16() if value.ndim else value for name, value in state.items()}
+            for key, state in moments["state"].items()
+        }
+        content = {"probe": step.probe.state_dict(), "moments": compact, "course": course.state()}
+        torch.save(content, Path(scratch) / "training.pt")
+        for file in Path(scratch).iterdir():
+            os.replace(file, out / file.name)
+
+
+def _load(folder: Path, step: Step) -> dict[str, Any]:
+    """Put a checkpoint's weights and optimizer moments into `step`; the course's state is returned."""
+    step.model.load_state_dict(type(step.model).from_pretrained(folder).state_dict())
+    content = torch.load(folder / "training.pt", map_location=step.device)
+    step.probe.load_state_dict(content["probe"])
+    moments = step.optimizer.state_dict()
+    moments["state"] = {
+        key: {name: value.float() for name, value in state.items()} for key, state in content["moments"].items()
+    }
+    step.optimizer.load_state_dict(moments)
+    course: dict[str, Any] = content["course"]
+    return course
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
+    parser.add_argument("--resume", type=Path, help="folder of an earlier checkpoint to go on from")
+    parser.add_argument("--seconds", type=float, default=1080, help="length of the whole training (default 1080)")
+    parser.add_argument("--share", type=float, default=math.inf, help="seconds this run may take (default: all)")
+    parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (default 0.0015)")
+    parser.add_argument("--save-every", type=float, default=60, help="seconds between checkpoints (default 60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default 0)")
+    parser.add_argument("--device", help="where to train (default: a GPU if there is one)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Clips on disk: real mp4 files with their questions, made once and reused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from .questions import Question, ask
+from .render import render
+from .scene import Scenes, sample_scenes
+
+HELD_OUT_SEED = 1_000_000_000
+"""Clips for evaluation have seeds from here on; training draws its scenes from seeds below."""
+CAMERAS = ("still", "moving")
+FPS = 2
+"""Video frames a second. Two video frames show the same moment and make one frame of the model, so one a second."""
+WORLD_VERSION = 1
+NOISE = 3.0
+"""Standard deviation of the (grey) pixel noise, of 255."""
+LONGEST = 4096
+PATIENCE = 2.0
+"""Seconds before a progress bar appears."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file and the questions about it; `frames` are the model's frames, half as many as the video's."""
+
+    path: Path
+    camera: str
+    seed: int
+    frames: int
+    fps: int
+    questions: tuple[Question, ...]
+
+
+def draw_scene(seed: int, frames: int, camera: str) -> tuple[Scenes, tuple[Question, ...], torch.Generator]:
+    """The scene of a seed, its questions, and the generator that goes on to draw its noise."""
+    generator = torch.Generator().manual_seed(seed)
+    scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator)
+    return scenes, ask(scenes, generator).questions(0), generator
+
+
+def make_clip(path: Path, frames: int = 32, camera: str = "still", seed: int = HELD_OUT_SEED) -> Clip:
+    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, 2 a second."""
+    _check(frames, seed)
+    if camera not in CAMERAS:
+        raise ValueError(f"camera is {camera!r}: a clip's camera is 'still' or 'moving'")
+    scenes, questions, generator = draw_scene(seed, frames, camera)
+    _write_mp4(Path(path), render(scenes, NOISE, generator)[0].flatten(0, 1).byte())
+    return Clip(Path(path), camera, seed, frames, FPS, questions)
+
+
+def make_clips(
+    count: int, frames: int = 32, camera: str = "both", seed: int = HELD_OUT_SEED, *, folder: Path
+) -> list[Clip]:
+    """Make `count` clips with seeds `seed`, `seed + 1`, … in `folder`, with one `clips.json`.
+
+    `camera` is "still", "moving", or "both", which takes turns. Files that are already there and match are reused;
+    files are written under a temporary name and renamed, so that an interrupted call leaves nothing half-written.
+    """
+    _check(frames, seed)
+    if count < 1:
+        raise ValueError(f"count is {count}: make at least one clip")
+    if camera not in (*CAMERAS, "both"):
+        raise ValueError(f"camera is {camera!r}: choose 'still', 'moving' or 'both'")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _read_index(folder)
+    clips: list[Clip] = []
+    started = time.monotonic()
+    progress = Progress(console=Console(stderr=True), transient=True, auto_refresh=False)
+    try:
+        for number in range(count):
+            which = CAMERAS[number % 2] if camera == "both" else camera
+            name = f"{which}-{frames}-{seed + number}.mp4"
+            clip = _reusable(folder / name, known.get(name))
+            if clip is None:
+                clip = make_clip(folder / name, frames, which, seed + number)
+                known[name] = _record(clip)
+            clips.append(clip)
+            if time.monotonic() - started > PATIENCE:
+                _show(progress, number + 1, count)
+    finally:
+        if progress.tasks:
+            progress.stop()
+        index = {"world": WORLD_VERSION, "clips": known}
+        _write_atomically(folder / "clips.json", (json.dumps(index, indent=1) + "\n").encode())
+    return clips
+
+
+def load_clips(folder: Path) -> list[Clip]:
+    """The clips that `make_clips` left in `folder`."""
+    folder = Path(folder)
+    if not (folder / "clips.json").is_file():
+        raise FileNotFoundError(f"no clips.json in {folder}: make clips there first, with make_clips(..., folder=...)")
+    known = _read_index(folder)
+    if not known:
+        raise ValueError(f"{folder / 'clips.json'} lists no clips of this world's version: make them again")
+    clips = [_reusable(folder / name, record) for name, record in known.items()]
+    broken = [name for name, clip in zip(known, clips, strict=True) if clip is None]
+    if broken:
+        raise ValueError(f"{len(broken)} clips in {folder} are missing or changed, {broken[0]} first: make them again")
+    return [clip for clip in clips if clip is not None]
+
+
+def _show(progress: Progress, done: int, total: int) -> None:
+    """Start the progress bar if it is not there yet, and move it on."""
+    if not progress.tasks:
+        progress.start()
+        progress.add_task("Rendering clips", total=total)
+    progress.update(progress.tasks[0].id, completed=done, refresh=True)
+
+
+def _check(frames: int, seed: int) -> None:
+    if not 1 <= frames <= LONGEST:
+        raise ValueError(f"frames is {frames}: a clip has 1 to {LONGEST} frames")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: seeds are not negative, and held-out ones start at {HELD_OUT_SEED}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _record(clip: Clip) -> dict[str, Any]:
+    return {**asdict(clip), "path": clip.path.name, "sha256": _digest(clip.path)}
+
+
+def _reusable(path: Path, record: dict[str, Any] | None) -> Clip | None:
+    """The clip at `path` if the index knows it and the file is the one it knows."""
+    if record is None or not path.is_file() or _digest(path) != record["sha256"]:
+        return None
+    questions = tuple(Question(**question) for question in record["questions"])
+    return Clip(path, record["camera"], record["seed"], record["frames"], record["fps"], questions)
+
+
+def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of `clips.json` by file name; empty if there are none, or none of this version of the world."""
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        index = json.loads((folder / "clips.json").read_text())
+        if index.get("world") == WORLD_VERSION:
+            clips: dict[str, dict[str, Any]] = index["clips"]
+            return clips
+    return {}
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_mp4(path: Path, frames: torch.Tensor) -> None:
+    """Encode uint8 `frames` (N, 3, H, W): H.264 where the build has it, MPEG-4 otherwise."""
+    import av
+
+    codec, options = ("libx264", {"crf": "14", "preset": "fast"})
+    if codec not in av.codecs_available:
+        codec, options = ("mpeg4", {"qmin": "1", "qmax": "3", "b": "4M"})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with av.open(str(temporary), "w", format="mp4") as file:
+            stream: Any = file.add_stream(codec, rate=Fraction(FPS), options=options)
+            stream.height, stream.width = frames.shape[-2:]
+            stream.pix_fmt = "yuv420p"
+            for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            file.mux(stream.encode(None))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
