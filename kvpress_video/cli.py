@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--camera", choices=("both", "still", "moving"), default="both")
     sweep.add_argument("--seed", type=int, metavar="S", help="of the first clip (default: the first held-out one)")
     sweep.add_argument("--out", type=Path, default=Path("sweep"), metavar="DIR", help="(default: %(default)s)")
+    sweep.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
     sweep.add_argument("--workers", type=int, metavar="N", help="processes (default: 2 on a CPU, 1 on a GPU)")
     _cache_options(sweep)
 
@@ -122,7 +123,9 @@ def _sweep(options: argparse.Namespace) -> int:
             if not bar.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
                 print(f"{done} of {total} cells × clips done", file=sys.stderr)
 
-        done = run_sweep(cells, clips, options.out, setup, workers=options.workers, progress=show)
+        done = run_sweep(
+            cells, clips, options.out, setup, workers=options.workers, progress=show, against=options.against
+        )
     console = Console(highlight=False)
     for table in tables(done.lines):
         natural = console.measure(table, options=console.options.update(width=WIDE)).maximum

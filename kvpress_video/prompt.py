@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .video import Video
-
-
-@dataclass(frozen=True)
-class VideoFirst:
-    """A prompt cut after its video, so that the video is in the cache before a question is asked.
-
-    Attributes:
-        video: inputs of `model.generate()` up to the last visual token, one row; a `BatchFeature`.
-        questions: token ids of what follows, one list per question.
-    """
-
-    video: Any
-    questions: list[list[int]]
 
 
 def prompt_text(processor: Any, question: str) -> str:
@@ -44,18 +30,7 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         **processing: more arguments of the processor, such as `max_pixels`.
     """
     asked = [questions] if isinstance(questions, str) else questions
-    return _process(processor, video, [prompt_text(processor, question) for question in asked], processing)
-
-
-def prepare_video_first(processor: Any, video: Video, questions: Sequence[str], **processing: Any) -> VideoFirst:
-    """The same prompts, cut after the video; arguments as in `prepare`."""
-    texts = [prompt_text(processor, question) for question in questions]
-    cut = texts[0].rindex(processor.video_token) + len(processor.video_token)
-    rest = [processor.tokenizer(text[cut:], add_special_tokens=False)["input_ids"] for text in texts]
-    return VideoFirst(_process(processor, video, [texts[0][:cut]], processing), rest)
-
-
-def _process(processor: Any, video: Video, texts: list[str], processing: dict[str, Any]) -> Any:
+    texts = [prompt_text(processor, question) for question in asked]
     return processor(
         text=texts,
         videos=[video.frames] * len(texts),

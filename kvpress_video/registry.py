@@ -12,7 +12,7 @@ from .compressor import Compressor
 from .errors import UnknownNameError, unknown_name
 
 GROUP = "kvpress_video.methods"
-_COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^(\[]*[)\]])")
+COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^(\[]*[)\]])")
 
 
 def _found() -> dict[str, EntryPoint]:
@@ -63,7 +63,7 @@ def make_method(method: str | Compressor, **settings: Any) -> Compressor:
 
 def _parse_settings(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for part in filter(None, _COMMA_OUTSIDE_BRACKETS.split(text)):
+    for part in filter(None, COMMA_OUTSIDE_BRACKETS.split(text)):
         key, equals, value = part.partition("=")
         if not equals:
             raise UnknownNameError(f"Cannot read the setting {part!r}: write name=value.")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-import kvpress_video as kv
 from kvpress_video import BudgetError, UnknownNameError
-from kvpress_video.ask import answer_all, ask
-from kvpress_video.prompt import prepare, prepare_video_first
+from kvpress_video.ask import ask
+from kvpress_video.prompt import prepare
 from kvpress_video.sweep.tasks import Cell
 from kvpress_video.sweep.worker import Setup, Worker
 from kvpress_video.video import read_video
@@ -56,7 +55,7 @@ def worker() -> Worker:
 def test_all_questions_at_once_are_answered_as_one_by_one(
     worker: Worker, bundled: tuple[Any, Any], clips: list[Clip]
 ) -> None:
-    """The worker shares the vision tower's output and the video's cache among the questions of a clip."""
+    """Rows are padded, and share the vision tower's output."""
     video = read_video(clips[0].path)
     for cell in (Cell("full", "100%"), Cell("key-norm", "50%"), Cell("standby", "50%")):
         rows = worker.run(cell, clips[0])
@@ -79,37 +78,17 @@ def test_a_row_says_how_it_was_made(worker: Worker, clips: list[Clip]) -> None:
     assert row.bytes < row.full_bytes
 
 
-def test_a_budget_in_bytes_is_kept(worker: Worker, clips: list[Clip]) -> None:
+def test_a_budget_in_bytes_is_one_prompts(worker: Worker, clips: list[Clip]) -> None:
     full = worker.run(Cell("full", "100%"), clips[0])[0].bytes
     row = worker.run(Cell("random", f"{full // 2}B"), clips[0])[0]
     assert 0.9 * full // 2 < row.bytes <= full // 2
 
 
-def test_the_question_sees_nothing_but_the_compressed_cache(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
-    """With one entry left of the video, even the first word of the answer is a guess."""
-    model, processor = bundled
-    video, asked = read_video(clips[0].path), clips[0].questions
-    prompt = prepare_video_first(processor, video, [question.text for question in asked])
-    with kv.compress(model, "recent", 1) as run:
-        seen: list[int] = []
-        layer = model.get_decoder().layers[-1].self_attn
-        handle = layer.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(kwargs["past_key_values"].layers[-1].physical), with_kwargs=True
-        )
-        answer_all(model, prompt, 4)
-        handle.remove()
-    assert run.report.entries == (1,) * len(run.report.entries)
-    assert seen[0] == 0
-    assert max(seen[1:]) < 40
-
-
-def test_the_cut_prompt_is_the_whole_prompt(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
-    _, processor = bundled
-    video, asked = read_video(clips[0].path), [question.text for question in clips[0].questions]
-    cut = prepare_video_first(processor, video, asked)
-    whole = prepare(processor, video, asked)
-    for ids, mask, rest in zip(whole["input_ids"], whole["attention_mask"], cut.questions, strict=True):
-        assert ids[mask.bool()].tolist() == cut.video["input_ids"][0].tolist() + rest
+def test_the_question_sees_nothing_but_the_compressed_cache(worker: Worker, clips: list[Clip]) -> None:
+    """With one entry of the video left, even the first word of an answer is a guess."""
+    right = [row.correct for clip in clips for row in worker.run(Cell("recent", "1"), clip)]
+    whole = [row.correct for clip in clips for row in worker.run(Cell("full", "100%"), clip)]
+    assert sum(right) < 0.5 * sum(whole)
 
 
 def test_the_vision_tower_runs_once_per_clip(worker: Worker, clips: list[Clip]) -> None:

@@ -354,6 +354,23 @@ def test_tables_hold_families_overall_budget_and_the_paired_difference() -> None
     assert len(records) == 6
 
 
+def test_any_method_can_be_compared_with_at_the_same_budget() -> None:
+    rows = [row for row in sweep_rows() if row.method == "tar"]
+    rows += [replace(row, method="van", correct=True) for row in rows]
+    cells = [Cell(method, budget) for method in ("tar", "van") for budget in ("50%", "25%")]
+    against = {str(line.cell): line.difference for line in summarise(rows, [], cells, "tar")}
+    assert against["tar 50%"] is None
+    assert against["van 25%"] is None
+    assert against["van 50%"] is not None
+    assert against["van 50%"].mean == 0.25
+    assert "vs tar" in markdown(summarise(rows, [], cells, "tar"), "Sweep")
+
+
+def test_what_to_compare_with_must_be_in_the_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'tar'"):
+        run_sweep([Cell("tar", "50%")], [], tmp_path, against="tra")
+
+
 def test_cameras_are_reported_apart() -> None:
     rows = sweep_rows() + [replace(row, camera="moving", correct=False) for row in sweep_rows()]
     lines = summarise(rows, [], CELLS[:2])

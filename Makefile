@@ -1,0 +1,47 @@
+# make demo               the comparison table, on the bundled model and freshly made clips (about five minutes on two cores)
+# make test               ruff, mypy and the test suite, in .venv
+# make test-transformers  the test suite on older transformers, each in its own environment
+PYTHON ?= python3
+CPU_TORCH := torch==2.13.0+cpu
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-transformers clean
+
+demo: .venv/.ready
+	rm -rf demo
+	.venv/bin/kvpress-video sweep --out demo
+
+test: export OMP_NUM_THREADS := 1
+test: .venv/.ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest -n 2
+
+test-transformers: .venv-5.17.0/.ready .venv-4.57.6/.ready
+	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2
+	OMP_NUM_THREADS=1 .venv-4.57.6/bin/pytest -n 2
+
+# $(call install,ENVIRONMENT,CONSTRAINTS): torch goes first, so that whatever asks for torch later finds its CPU build.
+define install
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet "$(CPU_TORCH)" || $(1)/bin/pip install --quiet "$(CPU_TORCH)" --index-url $(CPU_INDEX)
+	$(1)/bin/pip install --quiet --constraint $(2) "setuptools>=77"
+	$(1)/bin/pip install --quiet --constraint $(2) --no-build-isolation --editable ".[dev]"
+	touch $(1)/.ready
+endef
+
+.venv/.ready: constraints.txt pyproject.toml
+	$(call install,.venv,constraints.txt)
+
+.venv-%/.ready: constraints.txt pyproject.toml
+	mkdir -p .venv-$*
+	sed -e '/^tokenizers\|^huggingface_hub/d' -e 's/^transformers==.*/transformers==$*/' constraints.txt > .venv-$*/constraints.txt
+	$(call install,.venv-$*,.venv-$*/constraints.txt)
+
+clean:
+	rm -rf .venv .venv-* build demo *.egg-info .mypy_cache .pytest_cache .ruff_cache
