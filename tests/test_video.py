@@ -19,6 +19,8 @@ from kvpress_video.errors import VideoError
 from kvpress_video.prompt import prepare
 from kvpress_video.video import Video, frame_rate, read_video
 
+av = pytest.importorskip("av", reason="PyAV writes the videos")
+
 STEP = 10  # grey levels from one frame to the next
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 SPECIAL += ["<|video_pad|>", "<image>", "<video>"]
