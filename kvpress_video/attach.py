@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache
 
 from .allotment import Allotment
@@ -60,8 +60,7 @@ class Attachment:
         self._chunk: Chunk | None = None
         self._batch = 1
         self._waiting = 0  # text that follows in a second pass
-        self._own_forward: Any = None
-        self._handles: list[RemovableHandle] = []
+        self._undo = ExitStack()
 
     def attach(self) -> None:
         """Put the hooks on.
@@ -74,14 +73,24 @@ class Attachment:
         owners = (getattr(hook, "__self__", None) for hook in inner._forward_pre_hooks.values())
         if any(isinstance(owner, PassReader) for owner in owners):
             raise UnsupportedModelError("This model is being compressed already: leave that compression first.")
-        self._vision.attach()
-        self._handles = [inner.register_forward_pre_hook(self._reader.note_ids, with_kwargs=True)]
-        for attention in self._adapter.attentions:
-            self._handles += [
-                attention.register_forward_pre_hook(self._before_attention, with_kwargs=True),
-                attention.register_forward_hook(self._after_attention, with_kwargs=True),
-            ]
-        self._own_forward = text.__dict__.get("forward")
+        with ExitStack() as undo:
+            undo.callback(self._vision.remove)
+            self._vision.attach()
+            undo.callback(inner.register_forward_pre_hook(self._reader.note_ids, with_kwargs=True).remove)
+            for attention in self._adapter.attentions:
+                before = attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
+                after = attention.register_forward_hook(self._after_attention, with_kwargs=True)
+                undo.callback(before.remove)
+                undo.callback(after.remove)
+            undo.callback(self._restore_forward, text, text.__dict__.get("forward"))
+            self._wrap_forward(text)
+            self._undo = undo.pop_all()
+
+    def remove(self) -> None:
+        """Take everything off again; the model is as it was."""
+        self._undo.close()
+
+    def _wrap_forward(self, text: Any) -> None:
         forward = text.forward
 
         @functools.wraps(forward)
@@ -95,16 +104,11 @@ class Attachment:
 
         text.forward = run
 
-    def remove(self) -> None:
-        """Take everything off again; the model is as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._vision.remove()
-        text = self._adapter.text_model
+    @staticmethod
+    def _restore_forward(text: Any, own: Callable[..., Any] | None) -> None:
         text.__dict__.pop("forward", None)
-        if self._own_forward is not None:
-            text.forward = self._own_forward
+        if own is not None:
+            text.forward = own
 
     def _run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """The text model's forward: read what comes, drop embeddings or go in two parts if that is asked for."""

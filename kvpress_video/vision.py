@@ -33,21 +33,27 @@ class VisionWatch:
         self._importance: list[Tensor] = []
         self._depth = 0
         self._handles: list[RemovableHandle] = []
+        self._own: dict[str, Any] = {}
 
     def attach(self) -> None:
         """Start watching."""
         if self._standby is not None:
             self._handles = self._adapter.watch_vision(self._standby, self._importance.append)
+        inner = self._adapter.inner
         for kind, name in _CALLS.items():
-            if hasattr(self._adapter.inner, name):
-                setattr(self._adapter.inner, name, self._watched(kind, getattr(self._adapter.inner, name)))
+            if hasattr(inner, name):
+                self._own[name] = inner.__dict__.get(name)
+                setattr(inner, name, self._watched(kind, getattr(inner, name)))
 
     def remove(self) -> None:
         """Leave the model as it was."""
         for handle in self._handles:
             handle.remove()
-        for name in _CALLS.values():
-            self._adapter.inner.__dict__.pop(name, None)
+        for name, own in self._own.items():
+            delattr(self._adapter.inner, name)
+            if own is not None:
+                setattr(self._adapter.inner, name, own)
+        self._own.clear()
         self.items.clear()
 
     def _watched(self, kind: Kind, encode: Callable[..., Any]) -> Callable[..., Any]:

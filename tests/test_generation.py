@@ -250,9 +250,11 @@ def test_misuse_is_explained() -> None:
     inputs = zoo.inputs(model, [video_prompt(FAMILY)])
     filled = DynamicCache(config=model.config)
     model(**inputs, past_key_values=filled, use_cache=True)
-    with kv.compress(model, "van", "50%"):
+    with kv.compress(model, "van", "50%") as run:
         with pytest.raises(kv.UnsupportedModelError, match="already"), kv.compress(model, "tar", "50%"):
             pass
+        answer(model, inputs, new=1)
+        assert run.report.ratio == 0.5
         with pytest.raises(kv.CacheError, match="use_cache"):
             model(**inputs, use_cache=False)
         with pytest.raises(kv.CacheError, match="without compression"):
