@@ -27,27 +27,32 @@ class Allotment:
     layers: int
     entry_bytes: int
 
-    def shares(self, row: Row, text: int, batch: int, layer: int | None = None) -> Mapping[int, int]:
+    def shares(self, row: Row, text: int, widest: int, batch: int, layer: int | None = None) -> Mapping[int, int]:
         """Entries to keep of each segment of a row, per head.
 
         Args:
             row: what it holds and has seen, the pass in flight included.
             text: text entries it holds, per head.
+            widest: text entries of the row with most, which padding brings the others up to.
             batch: rows that share a budget of bytes.
             layer: which layer; None for the average layer.
 
         Raises:
             BudgetError: nothing would be left.
         """
-        total = self._total(row, text, batch)
-        mine = total if layer is None else self.method.layer_budget(total, layer, self.layers)
+        if not row.seen:
+            return {}
+        padding = widest - text if self.budget.unit == "bytes" else 0
+        total = self._total(row, text, batch) - padding
+        mine = (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
+        total += padding
         if mine < 1:
             raise BudgetError(
                 f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"
                 f" beside {text} text entries: ask for more."
             )
         available = sum(row.held.values())
-        if total <= available < mine:
+        if self.budget.unit != "bytes" and total <= available < mine:
             raise BudgetError(
                 f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} visual entries there are: "
                 "lower the budget or spread it more evenly."

@@ -119,17 +119,24 @@ class Attachment:
         self._layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
         first = self._layers[0]
         self._batch = len(kwargs["inputs_embeds"])
+        first.check_continues(self._batch, self._compact)
         rows = first.rows or [Row()] * self._batch
         chunk = self._reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
         after = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
-        shares = self._shares(after, first.physical + chunk.tags.shape[1], None)
-        fits = all(share[s] >= row.held[s] for share, row in zip(shares, after, strict=True) for s in row.held)
+        length = first.physical + chunk.tags.shape[1]
+        shares = self._shares(after, length, None)
+        fits = all(
+            share[segment] >= row.held[segment]
+            for layer in range(len(self._layers))
+            for share, row in zip(self._shares(after, length, layer), after, strict=True)
+            for segment in row.held
+        )
         if self._compact:
             chunk = self._reader.place(chunk, rows, after, shares)
         parts = split(chunk) if self._prefill == "split" and not fits and self._stage == "cache" else None
-        if self._stage == "input":
+        if self._stage == "input" and not fits:
             output = self._pass(forward, kwargs, self._dropped(kwargs, chunk, rows, shares))
         elif parts is None:
             output = self._pass(forward, kwargs, chunk)
@@ -147,24 +154,28 @@ class Attachment:
             layer.incoming = chunk
         try:
             return forward(**kwargs)
+        except BaseException:
+            for layer in self._layers:
+                layer.broken = True
+            raise
         finally:
             self._chunk = None
             for layer in self._layers:
                 layer.incoming = None
 
     def _dropped(self, kwargs: dict[str, Any], chunk: Chunk, rows: Sequence[Row], shares: Sequence) -> Chunk:
-        length = chunk.tags.shape[1]
         chunk = drop_embeddings(self._adapter, self._method, kwargs, self._reader.arrived(chunk), rows, shares)
-        if chunk.tags.shape[1] < length:
-            chunk = replace(chunk, stock_mask=False)
-            self._reader.rewrite(kwargs, chunk)
+        chunk = replace(chunk, stock_mask=False)
+        self._reader.rewrite(kwargs, chunk)
         return chunk
 
     def _two_passes(
         self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, parts: tuple[Part, Part]
     ) -> Any:
         """Up to the last visual token, compressed; then the text after it, which sees only what was kept."""
-        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+        config = self._adapter.text_model.config
+        wanted = ("output_hidden_states", "output_attentions")
+        if any(kwargs.get(name) or getattr(config, name, False) for name in wanted):
             raise UnsupportedModelError(
                 "Hidden states and attentions need the prompt in one pass: use prefill='whole'."
             )
@@ -201,7 +212,10 @@ class Attachment:
 
     def _shares(self, rows: Sequence[Row], length: int, layer: int | None) -> list:
         text = [length + self._waiting - row.padding - sum(row.held.values()) for row in rows]
-        return [self._allotment.shares(row, count, self._batch, layer) for row, count in zip(rows, text, strict=True)]
+        return [
+            self._allotment.shares(row, count, max(text), self._batch, layer)
+            for row, count in zip(rows, text, strict=True)
+        ]
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]

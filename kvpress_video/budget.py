@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, TypeAlias
 
 from .errors import BudgetError
@@ -29,7 +30,7 @@ class Budget:
     unit: Literal["ratio", "tokens", "bytes"]
 
     def __post_init__(self) -> None:
-        if self.amount <= 0:
+        if not 0 < self.amount < float("inf"):
             raise BudgetError(f"A budget must be above zero, got {self}. Ask for e.g. '25%', 6144 or '256MiB'.")
         if self.unit == "ratio" and self.amount > 1:
             raise BudgetError(f"A ratio cannot exceed 100%, got {self}. Leave compression off to keep everything.")
@@ -43,14 +44,13 @@ class Budget:
         """
         if isinstance(value, Budget):
             return value
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (str, Real)):
             raise BudgetError(f"Cannot read the budget {value!r}: write e.g. '25%', 6144 or '256MiB'.")
-        if isinstance(value, int):
-            return cls(value, "tokens")
-        if isinstance(value, float):
-            if value > 1 and value.is_integer():
-                return cls(value, "tokens")
-            return cls(value, "ratio")
+        if isinstance(value, Integral):
+            return cls(int(value), "tokens")
+        if not isinstance(value, str):
+            number = float(value)
+            return cls(number, "tokens" if number > 1 and number.is_integer() else "ratio")
         match = _NUMBER.fullmatch(value)
         if match is None:
             raise BudgetError(f"Cannot read the budget {value!r}: write e.g. '25%', 6144 or '256MiB'.")

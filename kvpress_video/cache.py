@@ -81,6 +81,7 @@ class CompressedLayer(DynamicLayer):
         rows: one `Row` per batch row.
         incoming: the pass in flight; set and cleared by the hooks.
         guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
+        broken: whether a pass failed halfway, so that layers hold different tokens.
     """
 
     keys: Any  # None until the first update, as in the stock layer
@@ -97,6 +98,7 @@ class CompressedLayer(DynamicLayer):
         self.rows: list[Row] = []
         self.incoming: Chunk | None = None
         self.guarded = False
+        self.broken = False
 
     @property
     def physical(self) -> int:
@@ -133,6 +135,8 @@ class CompressedLayer(DynamicLayer):
         Raises:
             CacheError: the hooks are gone and continuing without them would give wrong answers.
         """
+        if self.broken:
+            raise CacheError("A pass on this cache failed halfway: start with a new cache.")
         chunk = self.incoming or self._plain_text(key_states)
         batch, heads, length, _ = key_states.shape
         tags = chunk.tags.to(key_states.device)[:, None].expand(batch, heads, length, -1)
@@ -156,6 +160,17 @@ class CompressedLayer(DynamicLayer):
         width = Places.WIDTH if self.places is None else self.places.shape[-1]
         return Chunk(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
                      [Row()] * batch)  # fmt: skip
+
+    def check_continues(self, batch: int, compact: bool) -> None:
+        """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
+        if self.broken:
+            raise CacheError("A pass on this cache failed halfway: start with a new cache.")
+        if self.places is None:
+            return
+        if len(self.rows) != batch:
+            raise CacheError(f"The cache holds {len(self.rows)} rows, but {batch} came: continue with the same batch.")
+        if (self.places.shape[-1] == Places.COMPACT_WIDTH) != compact:
+            raise CacheError("The cache was made with other positions ('keep' or 'compact'): continue with the same.")
 
     def entries(self, context: Context) -> Entries:
         """Everything held."""
@@ -192,8 +207,10 @@ class CompressedLayer(DynamicLayer):
         remove = -tokens if tokens <= 0 else max(self.logical - tokens, 0)
         if not remove or self.tags is None or self.places is None:
             return
-        if remove > self.physical or bool((self.tags[:, :, -remove, Tags.INDEX] != self.logical - remove).any()):
-            raise CacheError(f"Cannot crop {remove} tokens: some of the newest {remove} were compressed away.")
+        newest = self.tags[:, :, -remove:]
+        evicted = remove > self.physical or bool((newest[:, :, 0, Tags.INDEX] != self.logical - remove).any())
+        if evicted or bool((newest[..., Tags.KIND] > Kind.TEXT).any()):
+            raise CacheError(f"Cannot crop {remove} tokens: visual tokens are among them. Crop text only.")
         self.keys, self.values = self.keys[:, :, :-remove], self.values[:, :, :-remove]
         self.tags, self.places = self.tags[:, :, :-remove], self.places[:, :, :-remove]
         self.logical -= remove
@@ -241,6 +258,8 @@ def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
     Raises:
         CacheError: the cache was filled without us, or is of a kind that does not grow (static, quantised, offloaded).
     """
+    if not isinstance(cache, Cache):
+        raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
     if getattr(cache, "offloading", False):
         raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
     while len(cache.layers) < layers and cache.layer_class_to_replicate is DynamicLayer:

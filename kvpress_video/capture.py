@@ -34,5 +34,5 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
     logits = torch.matmul(grouped, entries.keys.float().transpose(2, 3))
     logits = logits.reshape(batch, -1, count, len(entries))
     visible = (entries.index[:, :1, None, :] <= index[:, None, :, None]) & (entries.index[:, :1, None, :] >= 0)
-    visible |= index[:, None, :, None] < 0
-    return Queries(states, logits.masked_fill(~visible, -torch.inf).logsumexp(dim=-1), index)
+    normaliser = logits.masked_fill(~visible, -torch.inf).logsumexp(dim=-1)
+    return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index)

@@ -114,9 +114,7 @@ class Compression:
             CacheError: nothing was compressed yet.
         """
         if not self.reports:
-            raise CacheError(
-                "Nothing was compressed: call model.generate() with a video or an image inside compress()."
-            )
+            raise CacheError(_NOTHING)
         return self.reports[-1]
 
     @property
@@ -128,9 +126,7 @@ class Compression:
             CacheError: nothing was compressed yet.
         """
         if not self._kept:
-            raise CacheError(
-                "Nothing was compressed: call model.generate() with a video or an image inside compress()."
-            )
+            raise CacheError(_NOTHING)
         return self._kept
 
     def _measure(self, layers: list[CompressedLayer]) -> None:

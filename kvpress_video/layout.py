@@ -117,7 +117,8 @@ def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[I
     if not given or wanted % given or len(found) % (wanted // given):
         raise UnsupportedModelError(
             f"The prompt holds {wanted} {kind.name.lower()} placeholder tokens but the vision tower was given "
-            f"{given}: pass pixels and prompt of the same videos, through the model's own processor."
+            f"{given}: pass pixels and prompt of the same videos in one call, through the model's own processor; "
+            "features that were encoded beforehand, and prompts cut inside a video, cannot be followed."
         )
     repeats = wanted // given
     owners: list[list[Item]] = []

@@ -48,7 +48,8 @@ def layer_mask(
     """
     held, new = layer.physical, chunk.tags.shape[1]
     padded = layer.padded or any(row.padding for row in chunk.rows)
-    complete = layer.physical == layer.logical and (given is None or given.shape[-1] == held + new)
+    fits = given is None or given.shape[-1] == held + new
+    complete = layer.physical == layer.logical and not layer.padded and fits
     if chunk.stock_mask and (not held or complete):
         return given
     if not padded and (new == 1 or implementation in FLASH):

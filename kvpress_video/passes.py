@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .cache import Chunk, CompressedLayer, Row, text_tags
-from .entries import Places
-from .errors import UnsupportedModelError
+from .entries import Kind, Places, Tags
+from .errors import MissingInputError, UnsupportedModelError
 from .layout import Layout, lay_out
 from .models.base import Adapter
 from .positions import compact
@@ -52,7 +52,8 @@ class PassReader:
             moved = position - shift[..., None]
             places = torch.cat([places, moved, moved], dim=-1)
             if any(row.shift for row in rows):
-                kwargs["position_ids"] = kwargs["position_ids"] - shift
+                given = kwargs.get("position_ids")
+                kwargs["position_ids"] = (position[..., 0].long() if given is None else given) - shift
         return Chunk(layout.tags.to(position.device), places, length, layout.rows, layout.visual)
 
     def place(self, chunk: Chunk, rows: Sequence[Row], after: Sequence[Row], shares: Sequence[Mapping]) -> Chunk:
@@ -106,4 +107,11 @@ class PassReader:
             raise UnsupportedModelError(f"Expected a 2-D attention mask, got one of shape {tuple(mask.shape)}.")
         valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -length:].bool()
         first = [max(row.seen, default=-1) + 1 for row in rows]
-        return lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, self._vision.items, past, first)
+        items = self._vision.take_items()
+        layout = lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, items, past, first)
+        if self._vision.attentive and bool(layout.importance[layout.tags[..., Tags.KIND] > Kind.TEXT].isnan().any()):
+            raise MissingInputError(
+                f"The vision tower of {self._adapter.config.model_type!r} gives no importance for an input of this "
+                "prompt (any-resolution images have none): choose a method that does not need vision attention."
+            )
+        return layout

@@ -34,7 +34,8 @@ def reduce_entries(
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        groups[(row.padding, *sorted(row.held.items()), *sorted(keep[number].items()))].append(number)
+        layout = (row.held, row.grids, keep[number])
+        groups[(row.padding, *(tuple(sorted(part.items())) for part in layout))].append(number)
     parts = [_reduce_group(entries.rows(group), rows[group[0]], keep[group[0]], method) for group in groups.values()]
     length = max(len(part) for part in parts)
     joined = Entries.join([part.padded_to(length) for part in parts], dim=0)

@@ -58,17 +58,28 @@ def make_method(method: str | Compressor, **settings: Any) -> Compressor:
     for setting in settings:
         if setting not in known:
             raise unknown_name(f"setting of {name}", setting, known)
+        _check_type(name, setting, settings[setting], made)
     return made(**settings)
 
 
 def _parse_settings(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for part in filter(None, COMMA_OUTSIDE_BRACKETS.split(text)):
-        key, equals, value = part.partition("=")
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key in settings:
+            raise UnknownNameError(f"The setting {key!r} is given twice.")
         if not equals:
             raise UnknownNameError(f"Cannot read the setting {part!r}: write name=value.")
         try:
-            settings[key.strip()] = ast.literal_eval(value.strip())
+            settings[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            settings[key.strip()] = value.strip()
+            settings[key] = value
     return settings
+
+
+def _check_type(method: str, setting: str, value: Any, made: type[Compressor]) -> None:
+    """Raise UnknownNameError if a plain setting (int, float, bool, str) got a value of another type."""
+    annotation = next(field.type for field in fields(made) if field.name == setting)
+    wanted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}.get(str(annotation))
+    if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+        raise UnknownNameError(f"The setting {setting!r} of {method} takes {annotation}, got {value!r}.")

@@ -53,7 +53,7 @@ class Part:
 
 
 def split(chunk: Chunk) -> tuple[Part, Part] | None:
-    """The two parts of a pass; None where some row ends in a visual token, so that nothing is left for the second.
+    """The two parts of a pass; None where every row ends in a visual token, so that nothing is left for the second.
 
     A row without visual tokens leaves its last token for the second part.
     """
@@ -65,7 +65,7 @@ def split(chunk: Chunk) -> tuple[Part, Part] | None:
     )
     before = valid & (column < last[:, None])
     after = valid & ~before
-    if not after.any(axis=1).all():
+    if not after.any():
         return None
     return _part(before), _part(after)
 

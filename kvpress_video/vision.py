@@ -35,6 +35,16 @@ class VisionWatch:
         self._handles: list[RemovableHandle] = []
         self._own: dict[str, Any] = {}
 
+    @property
+    def attentive(self) -> bool:
+        """Whether importance is asked for."""
+        return self._standby is not None
+
+    def take_items(self) -> dict[Kind, list[Item]]:
+        """What was encoded for the prompt in flight; it is forgotten here, so that the next prompt cannot use it."""
+        taken, self.items = self.items, {}
+        return taken
+
     def attach(self) -> None:
         """Start watching."""
         if self._standby is not None:

@@ -90,6 +90,7 @@ class Windows(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def groups(grid: Grid, keep: int, temporal: int = 1) -> Tensor:
     """The window of each patch of a complete grid: `keep` boxes, numbered in sequence order.
 
@@ -114,6 +115,7 @@ def groups(grid: Grid, keep: int, temporal: int = 1) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _cut(rows: int, columns: int, count: int) -> Tensor:
     """The window of each patch of one frame, (rows·columns,) int64: bands of rows, each cut into columns.
 
@@ -146,6 +148,7 @@ def _sizes(length: int, parts: int) -> list[int]:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _grid_windows(grid: Grid, keep: int, temporal: int, device: torch.device) -> Windows:
     members, counted = _members(groups(grid, keep, temporal), keep)
     axes = torch.stack([members // grid.patches, members % grid.patches // grid.columns, members % grid.columns])
@@ -155,6 +158,7 @@ def _grid_windows(grid: Grid, keep: int, temporal: int, device: torch.device) ->
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _sequence_windows(length: int, keep: int, device: torch.device) -> Windows:
     members, counted = _members(torch.arange(length) * keep // length, keep)
     return Windows(members, counted, (members[:, 0] + members.amax(dim=-1)) // 2).on(device)

@@ -44,8 +44,10 @@ class Novelty(Compressor):
             raise BudgetError(f"last_frame is a share of the budget between 0 and 1, got {self.last_frame}.")
 
     def scores(self, entries: Entries) -> Tensor:
-        """Unlikeness to the long-term mean, (batch, kv_heads, n) fp32."""
+        """Unlikeness to the long-term mean, (batch, kv_heads, n) fp32; under `"patch"`, 0 throughout a single frame."""
         states = directions(entries)
+        if entries.grid.frames == 1 and self.reference == "patch":
+            return states.new_zeros(states.shape[:3])
         if self.reference == "global":
             mean = states.mean(dim=2, keepdim=True)
         elif entries.complete:

@@ -44,8 +44,11 @@ class TaR(Compressor):
     def scores(self, entries: Entries) -> Tensor:
         """Unlikeness to the recent frames, (batch, kv_heads, n) fp32.
 
-        A patch that no recent entry shows has nothing to be like: 0.
+        A patch that no recent entry shows has nothing to be like: 0. In a single frame (an image) every entry is like
+        itself alone: all 0, so the first ones stay.
         """
+        if entries.grid.frames == 1:
+            return entries.keys.new_zeros(entries.keys.shape[:3], dtype=torch.float32)
         states, recent = directions(entries), self._recent_frames(entries)
         if self._whole_frames(entries):
             frames = states.unflatten(2, (pseudo_frames(entries), -1))

@@ -31,7 +31,14 @@ def adapter_for(model: Any) -> Adapter:
                 f"{type(model).__name__} has no language-model head: load {model_type!r} with "
                 "AutoModelForImageTextToText and pass that."
             )
-        return _BY_TYPE[model_type](model)
+        adapter = _BY_TYPE[model_type](model)
+        kinds = set(getattr(adapter.text_model.config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+        if kinds:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has layers of {', '.join(sorted(kinds))}, which are not compressed: "
+                "load it with use_sliding_window=False."
+            )
+        return adapter
     base = getattr(model, "base_model", model)
     missing = [
         what
