@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -23,7 +24,7 @@ class StandbySettings(Protocol):
 Report = Callable[[Tensor], None]
 
 
-class Adapter:
+class Adapter(ABC):
     """One model family: where things are, and how its vision tower lays tokens out.
 
     Attributes:
@@ -65,10 +66,11 @@ class Adapter:
         return config.num_key_value_heads * (2 * width * self.text_model.dtype.itemsize + metadata)
 
     @property
+    @abstractmethod
     def placeholders(self) -> Mapping[Kind, int]:
         """The token id that stands for a visual token, per kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
         """The videos or images of one call of `get_video_features` or `get_image_features`.
 
@@ -77,15 +79,14 @@ class Adapter:
             arguments: its arguments by name.
             features: what it returned, one (tokens, d) per item or a stack of them.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
         """Hook the vision tower so that every run reports the importance of its visual tokens, (tokens,) fp32."""
-        raise NotImplementedError
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
         """Features that run beside the embeddings into the text model (deepstack), (batch, n, d), zero for text."""
         return None
 
-    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
+    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:  # noqa: B027 - optional
         """Put them back for other tokens: `aligned` (batch, m, d), of which (batch, m) `visual` ones count."""
