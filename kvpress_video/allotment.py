@@ -45,7 +45,6 @@ class Allotment:
         padding = widest - text if self.budget.unit == "bytes" else 0
         total = self._total(row, text, batch) - padding
         mine = (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
-        total += padding
         if mine < 1:
             raise BudgetError(
                 f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"

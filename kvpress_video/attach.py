@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from .allotment import Allotment
@@ -17,7 +15,7 @@ from .budget import Budget
 from .cache import Chunk, CompressedLayer, Row, adopt
 from .capture import last_queries
 from .compressor import Compressor
-from .entries import Context, Entries, Kind, Places, Tags
+from .entries import Context, Entries, Kind, Places, Tags, at_target
 from .errors import CacheError, UnsupportedModelError
 from .input_stage import drop_embeddings
 from .masks import check_attention, layer_mask
@@ -251,7 +249,5 @@ class Attachment:
 
 def _moved(entries: Entries, rope: Any) -> Entries:
     """Keys re-rotated from where they are to where they belong."""
-    target: Tensor = entries.places[..., Places.TARGET]
-    keys = rope.rotate(entries.keys, target - entries.present)
-    places = torch.cat([entries.places[..., : Places.WIDTH], target, target], dim=-1)
-    return replace(entries, keys=keys, places=places)
+    keys = rope.rotate(entries.keys, entries.places[..., Places.TARGET] - entries.present)
+    return replace(entries, keys=keys, places=at_target(entries.places))

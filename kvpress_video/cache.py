@@ -135,8 +135,7 @@ class CompressedLayer(DynamicLayer):
         Raises:
             CacheError: the hooks are gone and continuing without them would give wrong answers.
         """
-        if self.broken:
-            raise CacheError("A pass on this cache failed halfway: start with a new cache.")
+        self._check_whole()
         chunk = self.incoming or self._plain_text(key_states)
         batch, heads, length, _ = key_states.shape
         tags = chunk.tags.to(key_states.device)[:, None].expand(batch, heads, length, -1)
@@ -161,10 +160,13 @@ class CompressedLayer(DynamicLayer):
         return Chunk(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
                      [Row()] * batch)  # fmt: skip
 
-    def check_continues(self, batch: int, compact: bool) -> None:
-        """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
+    def _check_whole(self) -> None:
         if self.broken:
             raise CacheError("A pass on this cache failed halfway: start with a new cache.")
+
+    def check_continues(self, batch: int, compact: bool) -> None:
+        """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
+        self._check_whole()
         if self.places is None:
             return
         if len(self.rows) != batch:

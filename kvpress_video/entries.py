@@ -59,6 +59,12 @@ class Places:
     WIDTH, COMPACT_WIDTH = 4, 10
 
 
+def at_target(places: Tensor) -> Tensor:
+    """Compact places whose present (t, h, w) is their target, (…, Places.COMPACT_WIDTH)."""
+    target = places[..., Places.TARGET]
+    return torch.cat([places[..., : Places.WIDTH], target, target], dim=-1)
+
+
 @dataclass(frozen=True)
 class Queries:
     """The last queries of a prefill, for methods that look at attention.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .cache import Chunk, CompressedLayer, Row, text_tags
-from .entries import Kind, Places, Tags
+from .entries import Kind, Places, Tags, at_target
 from .errors import MissingInputError, UnsupportedModelError
 from .layout import Layout, lay_out
 from .models.base import Adapter
@@ -73,8 +73,7 @@ class PassReader:
         """The pass with its tokens at their target positions from the start, for tokens that were not embedded yet."""
         if self._rope is None:
             return chunk
-        target = chunk.places[..., Places.TARGET]
-        return replace(chunk, places=torch.cat([chunk.places[..., : Places.WIDTH], target, target], dim=-1))
+        return replace(chunk, places=at_target(chunk.places))
 
     def rewrite(self, kwargs: dict[str, Any], chunk: Chunk) -> None:
         """Fit position ids, and what depends on their number, to a pass whose tokens are no longer the stock ones."""

@@ -20,7 +20,7 @@ _CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 
 
 class VisionWatch:
-    """Between `attach` and `remove`, `items` holds what the latest encoding of each kind was given.
+    """Between `attach` and `remove`, `items` holds what was encoded since they were last taken.
 
     Attributes:
         items: videos and images in the order of their placeholders, per kind.

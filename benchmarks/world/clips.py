@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
+
+from kvpress_video.files import replacing
 
 from .questions import Question, ask
 from .render import render
@@ -96,7 +97,8 @@ def make_clips(
         if progress.tasks:
             progress.stop()
         index = {"world": WORLD_VERSION, "clips": known}
-        _write_atomically(folder / "clips.json", (json.dumps(index, indent=1) + "\n").encode())
+        with replacing(folder / "clips.json") as scratch:
+            scratch.write_text(json.dumps(index, indent=1) + "\n")
     return clips
 
 
@@ -156,15 +158,6 @@ def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_mp4(path: Path, frames: torch.Tensor) -> None:
     """Encode uint8 `frames` (N, 3, H, W): H.264 where the build has it, MPEG-4 otherwise."""
     import av
@@ -172,15 +165,10 @@ def _write_mp4(path: Path, frames: torch.Tensor) -> None:
     codec, options = ("libx264", {"crf": "14", "preset": "fast"})
     if codec not in av.codecs_available:
         codec, options = ("mpeg4", {"qmin": "1", "qmax": "3", "b": "4M"})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with av.open(str(temporary), "w", format="mp4") as file:
-            stream: Any = file.add_stream(codec, rate=Fraction(FPS), options=options)
-            stream.height, stream.width = frames.shape[-2:]
-            stream.pix_fmt = "yuv420p"
-            for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            file.mux(stream.encode(None))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as scratch, av.open(str(scratch), "w", format="mp4") as file:
+        stream: Any = file.add_stream(codec, rate=Fraction(FPS), options=options)
+        stream.height, stream.width = frames.shape[-2:]
+        stream.pix_fmt = "yuv420p"
+        for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import KVPressVideoError
+from ..files import replacing
 from .rows import Failure, Row
 from .tasks import Cell
 
@@ -107,10 +107,6 @@ def _row(line: bytes) -> Row | None:
 
 def write_atomically(file: Path, text: str) -> Path:
     """Write a text file so that a reader sees the old content or the new one, never a part."""
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with replacing(file) as scratch:
         scratch.write_text(text)
-        os.replace(scratch, file)
-    finally:
-        scratch.unlink(missing_ok=True)
     return file
