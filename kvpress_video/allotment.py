@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .budget import Budget, allocate
-from .cache import Row
+from .chunk import Row
 from .compressor import Compressor
 from .errors import BudgetError
 

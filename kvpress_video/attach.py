@@ -8,21 +8,24 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from .allotment import Allotment
 from .budget import Budget
-from .cache import Chunk, CompressedLayer, Row, adopt
+from .cache import CompressedLayer, adopt
 from .capture import last_queries
+from .chunk import Chunk, Row
 from .compressor import Compressor
 from .entries import Context, Entries, Kind, Places, Tags, at_target
-from .errors import CacheError, UnsupportedModelError
+from .errors import CacheError, MissingInputError, UnsupportedModelError
 from .input_stage import drop_embeddings
 from .masks import check_attention, layer_mask
 from .models.base import Adapter
 from .passes import PassReader
+from .peak import Peak
 from .reduce import reduce_entries
-from .split import Part, repeat_rows, same_in_all_rows, split
+from .split import Part, Parts, cut, repeat_rows, same_in_all_rows
 from .vision import VisionWatch
 
 
@@ -36,19 +39,24 @@ class Attachment:
         budget: Budget,
         stage: str,
         prefill: str,
+        chunk: int | None,
         compact: bool,
-        finished: Callable[[list[CompressedLayer]], None],
+        finished: Callable[[list[CompressedLayer], int], None],
     ) -> None:
         """Args:
-        finished: called with the cache layers after every pass that brought visual tokens.
+        prefill: `"whole"`, `"split"` or `"chunked"`.
+        chunk: visual tokens of one part of a chunked prefill, and most that the vision tower is given at once.
+        finished: called after every pass that brought visual tokens, with the cache layers and the most bytes they
+            held during it.
         """
         self._adapter = adapter
         self._method = method
         self._stage = stage
         self._prefill = prefill
+        self._most = chunk
         self._compact = compact
         self._finished = finished
-        rotates = compact or method.needs & {"queries", "rope"}
+        rotates = compact or method.needs & {"queries", "probe", "rope"}
         self._rope = adapter.rope() if rotates else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self._vision = VisionWatch(adapter, standby)
@@ -57,7 +65,8 @@ class Attachment:
         self._layers: list[CompressedLayer] = []
         self._chunk: Chunk | None = None
         self._batch = 1
-        self._waiting = 0  # text that follows in a second pass
+        self._waiting = 0  # text that follows in later parts
+        self._peak = Peak()
         self._undo = ExitStack()
 
     def attach(self) -> None:
@@ -133,17 +142,19 @@ class Attachment:
         )
         if self._compact:
             chunk = self._reader.place(chunk, rows, after, shares)
-        parts = split(chunk) if self._prefill == "split" and not fits and self._stage == "cache" else None
-        if self._stage == "input" and not fits:
-            output = self._pass(forward, kwargs, self._dropped(kwargs, chunk, rows, shares))
-        elif parts is None:
+        self._peak = Peak(self._layers)
+        if self._stage == "input":
+            output = self._pass(forward, kwargs, chunk if fits else self._dropped(kwargs, chunk, rows, shares))
+        elif self._prefill == "whole" or (self._prefill == "split" and fits):
             output = self._pass(forward, kwargs, chunk)
         else:
-            output = self._two_passes(forward, kwargs, chunk, parts)
+            parts = cut(chunk, self._most)
+            one_pass = fits and len(parts.visual) == 1
+            output = self._pass(forward, kwargs, chunk) if one_pass else self._in_parts(forward, kwargs, chunk, parts)
         uneven = len({layer.physical for layer in self._layers}) > 1
         for layer in self._layers:
             layer.guarded = uneven or layer.padded or any(row.shift for row in layer.rows)
-        self._finished(self._layers)
+        self._finished(self._layers, self._peak.bytes)
         return output
 
     def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
@@ -167,44 +178,66 @@ class Attachment:
         self._reader.rewrite(kwargs, chunk)
         return chunk
 
-    def _two_passes(
-        self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, parts: tuple[Part, Part]
-    ) -> Any:
-        """Up to the last visual token, compressed; then the text after it, which sees only what was kept."""
+    def _in_parts(self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, parts: Parts) -> Any:
+        """Part by part up to the last visual token, compressed after each; then the text after it, which sees only
+        what was kept.
+        """
+        visual, rest = self._asking(parts)
+        if rest is None and len(visual) == 1:
+            return self._pass(forward, kwargs, whole)
         config = self._adapter.text_model.config
         wanted = ("output_hidden_states", "output_attentions")
         if any(kwargs.get(name) or getattr(config, name, False) for name in wanted):
             raise UnsupportedModelError(
                 "Hidden states and attentions need the prompt in one pass: use prefill='whole'."
             )
-        start, rest = parts
-        self._waiting = len(rest)
-        chunk = start.chunk(whole, whole.rows, len(start), compress=True)
-        arguments = self._arguments(kwargs, start, chunk)
-        shared = not self._layers[0].physical and same_in_all_rows(chunk, arguments)
-        first = Chunk(chunk.tags[:1], chunk.places[:1], chunk.logical, chunk.rows[:1], True, False) if shared else chunk
+        if self._prefill == "chunked":
+            whole = self._reader.arrived(whole)
+        embeddings, aligned = kwargs["inputs_embeds"], self._adapter.take_aligned(kwargs)
+        shared = not self._layers[0].physical and same_in_all_rows(visual, whole, embeddings)
+        joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1])
+        left = whole.logical
+        for number, part in enumerate(visual):
+            later = [*visual[number + 1 :], *([rest] if rest else [])]
+            self._waiting = max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
+            mine = part.first_row() if shared else part
+            logical = min(len(part) - part.probes, left) if later else left
+            left -= logical
+            chunk = mine.chunk(whole, logical, compress=True)
+            output = self._pass(forward, self._arguments(kwargs, mine, chunk, aligned), chunk)
+            states = output.last_hidden_state[:, : len(part) - part.probes]
+            part.put(joined, states.expand(len(whole.rows), -1, -1))
         if shared:
-            arguments = self._arguments(kwargs, Part(start.columns[:1], start.real[:1]), first)
-        states = self._pass(forward, arguments, first).last_hidden_state
-        if shared:
-            repeat_rows(self._layers, first, chunk)
-            states = states.expand(len(chunk.rows), -1, -1)
-        chunk = self._reader.arrived(rest.chunk(whole, [Row()] * len(whole.rows), whole.logical - len(start), False))
-        output = self._pass(forward, self._arguments(kwargs, rest, chunk), chunk)
-        joined = states.new_zeros(len(whole.rows), whole.logical, states.shape[-1])
-        start.put(joined, states)
-        rest.put(joined, output.last_hidden_state)
+            last = visual[-1].take(whole.tags)[:, -1 - visual[-1].probes, Tags.INDEX]
+            repeat_rows(self._layers, last - last[0])
+        if rest is not None:
+            self._waiting = 0
+            chunk = self._reader.arrived(rest.chunk(whole, left, compress=False))
+            output = self._pass(forward, self._arguments(kwargs, rest, chunk, aligned), chunk)
+            rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined
         return output
 
-    def _arguments(self, kwargs: dict[str, Any], part: Part, chunk: Chunk) -> dict[str, Any]:
+    def _asking(self, parts: Parts) -> Parts:
+        """The parts with probes, where the method asks with them: the last tokens of the prompt."""
+        if "probe" not in self._method.needs:
+            return parts
+        if parts.rest is None or not min(parts.rest.text):
+            raise MissingInputError(
+                f"{type(self._method).__name__} asks with the last text tokens of the prompt, but this one ends in a "
+                "visual token: put text after it."
+            )
+        observer: Any = self._method.observer
+        probes = min(observer.probe, *parts.rest.text)
+        return Parts([part.asking(parts.rest, probes) for part in parts.visual], parts.rest)
+
+    def _arguments(self, kwargs: dict[str, Any], part: Part, chunk: Chunk, aligned: Tensor | None) -> dict[str, Any]:
         """The text model's arguments for some of the columns."""
-        arguments = dict(kwargs)
-        arguments["inputs_embeds"] = part.take(kwargs["inputs_embeds"][: len(chunk.rows)])
-        aligned = self._adapter.take_aligned(kwargs)
+        rows = len(chunk.rows)
+        arguments = kwargs | {"inputs_embeds": part.take(kwargs["inputs_embeds"][:rows])}
         if aligned is not None:
             visual = chunk.tags[..., Tags.KIND] > Kind.TEXT
-            self._adapter.put_aligned(arguments, part.take(aligned[: len(chunk.rows)]), visual)
+            self._adapter.put_aligned(arguments, part.take(aligned[:rows]), visual)
         self._reader.rewrite(arguments, chunk)
         return arguments
 
@@ -231,20 +264,29 @@ class Attachment:
 
     def _after_attention(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         layer = kwargs["past_key_values"].layers[module.layer_idx]
-        if self._chunk is None or not self._chunk.compress or not isinstance(layer, CompressedLayer):
+        chunk = self._chunk
+        if chunk is None or not isinstance(layer, CompressedLayer) or not (chunk.compress or chunk.probes):
             return
+        self._peak.note(layer)
         number = self._layers.index(layer)
         context = Context(layer=number, layers=len(self._layers), rope=self._rope)
         entries = layer.entries(context)
-        if "queries" in self._method.needs and self._rope is not None:
+        if self._method.needs & {"queries", "probe"} and self._rope is not None:
             observer: Any = self._method.observer
-            queries = last_queries(module, kwargs["hidden_states"], entries, self._rope, observer.window)
+            window = chunk.probes or (observer.probe if "probe" in self._method.needs else observer.window)
+            queries = last_queries(module, kwargs["hidden_states"], entries, self._rope, window)
             entries = replace(entries, context=replace(context, queries=queries))
+        if chunk.probes:
+            entries = entries.slice(0, len(entries) - chunk.probes)
+            layer.drop_last(chunk.probes)
+        if not chunk.compress:
+            return
         shares = self._shares(layer.rows, layer.physical, number)
         entries, rows = reduce_entries(entries, layer.rows, shares, self._method)
-        if self._compact and self._rope is not None:
+        if chunk.moves and self._rope is not None:
             entries = _moved(entries, self._rope)
         layer.replace(entries, rows)
+        self._peak.note(layer)
 
 
 def _moved(entries: Entries, rope: Any) -> Entries:

@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .entries import Context, Entries, Grid, Kind, Places, Tags
+from .buffers import Buffers
+from .chunk import Chunk, Row, text_tags
+from .entries import Context, Entries, Kind, Places, Tags
 from .errors import CacheError
-
-_EMPTY: Mapping[int, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the host knows of one row of a layer, so that nothing has to be read back from the device.
-
-    Attributes:
-        padding: padding entries held.
-        held, seen: visual entries held, and visual tokens seen, per segment ordinal.
-        grids: grid of each segment.
-        shift: how far positions of later tokens move down, in positions (`compact` only).
-    """
-
-    padding: int = 0
-    held: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    grids: Mapping[int, Grid] = field(default_factory=lambda: _EMPTY)
-    shift: int = 0
-
-    def after(self, new: Row) -> Row:
-        """This row once the tokens of `new` follow it."""
-        if new == Row():
-            return self
-        return Row(
-            self.padding + new.padding,
-            {**self.held, **new.held},
-            {**self.seen, **new.seen},
-            {**self.grids, **new.grids},
-            self.shift + new.shift,
-        )
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The tokens of one forward pass, as every layer's cache is about to see them.
-
-    Attributes:
-        tags: (batch, n, Tags.WIDTH) int32.
-        places: (batch, n, width) fp32.
-        logical: tokens that the pass adds to the sequence, those dropped before prefill included.
-        rows: what the pass adds to each row.
-        compress: whether the layers still have to be compressed after it.
-        stock_mask: whether the stock mask fits it where the cache is complete.
-    """
-
-    tags: Tensor
-    places: Tensor
-    logical: int
-    rows: Sequence[Row]
-    compress: bool = False
-    stock_mask: bool = True
 
 
 class CompressedLayer(DynamicLayer):
@@ -75,9 +23,10 @@ class CompressedLayer(DynamicLayer):
     with an offset, so that stock masks cover what is held.
 
     Attributes:
-        keys, values: (batch, kv_heads, entries, head_dim).
+        keys, values: (batch, kv_heads, entries, head_dim), views of preallocated buffers.
         tags, places: metadata of each entry, see `Entries`.
         logical: tokens seen.
+        untold: how many of them, the first ones, `get_seq_length()` leaves out: what a stream saw before `generate()`.
         rows: one `Row` per batch row.
         incoming: the pass in flight; set and cleared by the hooks.
         guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
@@ -87,15 +36,21 @@ class CompressedLayer(DynamicLayer):
     keys: Any  # None until the first update, as in the stock layer
     values: Any
 
-    def __init__(self) -> None:
+    def __init__(self, reserve: int = 0, rows: Sequence[Row] = ()) -> None:
+        """Args:
+        reserve: entries to make room for with the first one.
+        rows: what is known of each row before the first pass.
+        """
         super().__init__()
-        self._reset_metadata()
+        self._buffers = Buffers(reserve)
+        self._forget(rows)
 
-    def _reset_metadata(self) -> None:
+    def _forget(self, rows: Sequence[Row]) -> None:
         self.tags: Tensor | None = None
         self.places: Tensor | None = None
         self.logical = 0
-        self.rows: list[Row] = []
+        self.untold = 0
+        self.rows = list(rows)
         self.incoming: Chunk | None = None
         self.guarded = False
         self.broken = False
@@ -103,7 +58,7 @@ class CompressedLayer(DynamicLayer):
     @property
     def physical(self) -> int:
         """Entries held per row and head, padding included."""
-        return 0 if self.tags is None else self.tags.shape[2]
+        return self._buffers.length
 
     @property
     def kept(self) -> Tensor:
@@ -119,9 +74,14 @@ class CompressedLayer(DynamicLayer):
 
     @property
     def bytes(self) -> int:
-        """Bytes of keys, values and metadata."""
-        held = (self.keys, self.values, self.tags, self.places)
-        return sum(part.numel() * part.element_size() for part in held if part is not None)
+        """Bytes of the keys, values and metadata held."""
+        held = self._buffers.held
+        return sum(part.numel() * part.element_size() for part in held)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes of the buffers, room that is not filled included."""
+        return self._buffers.bytes
 
     @property
     def stock_bytes(self) -> int:
@@ -137,16 +97,19 @@ class CompressedLayer(DynamicLayer):
         """
         self._check_whole()
         chunk = self.incoming or self._plain_text(key_states)
-        batch, heads, length, _ = key_states.shape
-        tags = chunk.tags.to(key_states.device)[:, None].expand(batch, heads, length, -1)
-        places = chunk.places.to(key_states.device)[:, None].expand(batch, heads, length, -1)
-        if self.tags is None or self.places is None:
-            self.tags, self.places, self.rows = tags.contiguous(), places.contiguous(), [Row()] * batch
-        else:
-            self.tags, self.places = torch.cat([self.tags, tags], dim=2), torch.cat([self.places, places], dim=2)
-        self.rows = [row.after(new) for row, new in zip(self.rows, chunk.rows, strict=True)]
+        device = key_states.device
+        self._buffers.append(
+            [key_states, value_states, chunk.tags.to(device)[:, None], chunk.places.to(device)[:, None]]
+        )
+        self._show()
+        rows = self.rows or [Row()] * len(key_states)
+        self.rows = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
         self.logical += chunk.logical
-        return super().update(key_states, value_states)
+        return self.keys, self.values
+
+    def _show(self) -> None:
+        self.keys, self.values, self.tags, self.places = self._buffers.held
+        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
 
     def _plain_text(self, key_states: Tensor) -> Chunk:
         if self.guarded:
@@ -181,24 +144,31 @@ class CompressedLayer(DynamicLayer):
         return Entries(self.keys, self.values, self.tags, self.places, context)
 
     def replace(self, entries: Entries, rows: Sequence[Row]) -> None:
-        """Hold these entries instead."""
-        self.keys, self.values, self.tags, self.places = entries.keys, entries.values, entries.tags, entries.places
+        """Hold these entries instead; they share no memory with those held."""
+        self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
+        self._show()
         self.rows = list(rows)
+
+    def drop_last(self, entries: int) -> None:
+        """Forget the newest entries of every row."""
+        self._buffers.drop_last(entries)
+        self._show()
 
     def get_seq_length(self, *args: Any) -> int:
         """Tokens seen, evicted ones included."""
-        return self.logical
+        return self.logical - self.untold
 
     def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
         """(keys that the mask covers, offset of the first); `query` is a length, or positions before transformers 5."""
         length = query if isinstance(query, int) else query.shape[0]
-        return self.physical + length, self.logical - self.physical
+        return self.physical + length, self.get_seq_length() - self.physical
 
     def reset(self) -> None:
         """Forget everything."""
         self.keys = self.values = None
         self.is_initialized = False
-        self._reset_metadata()
+        self._buffers = Buffers(self._buffers.floor)
+        self._forget(())
 
     def crop(self, tokens: int) -> None:
         """Remove the newest `-tokens` tokens, or shorten to `tokens` when positive.
@@ -213,9 +183,10 @@ class CompressedLayer(DynamicLayer):
         evicted = remove > self.physical or bool((newest[:, :, 0, Tags.INDEX] != self.logical - remove).any())
         if evicted or bool((newest[..., Tags.KIND] > Kind.TEXT).any()):
             raise CacheError(f"Cannot crop {remove} tokens: visual tokens are among them. Crop text only.")
-        self.keys, self.values = self.keys[:, :, :-remove], self.values[:, :, :-remove]
-        self.tags, self.places = self.tags[:, :, :-remove], self.places[:, :, :-remove]
+        self.drop_last(remove)
         self.logical -= remove
+        self.rows = [row if row.following is None else replace(row, following=row.following - remove)
+                     for row in self.rows]  # fmt: skip
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder rows, for beam search."""
@@ -236,17 +207,9 @@ class CompressedLayer(DynamicLayer):
         self._map_rows(lambda part: part.repeat_interleave(repeats, dim=0))
         self.rows = [row for row in self.rows for _ in range(repeats)]
 
-    def _map_rows(self, change: Any) -> None:
-        self.keys, self.values = change(self.keys), change(self.values)
-        self.tags, self.places = change(self.tags), change(self.places)
-
-
-def text_tags(index: Tensor) -> Tensor:
-    """Tags of text tokens at `index` (batch, n), (batch, n, Tags.WIDTH) int32."""
-    tags = index.new_full((*index.shape, Tags.WIDTH), -1, dtype=torch.int32)
-    tags[..., Tags.INDEX] = index
-    tags[..., Tags.KIND] = Kind.TEXT
-    return tags
+    def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        self._buffers.map_rows(change)
+        self._show()
 
 
 def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:

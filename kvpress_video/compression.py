@@ -12,12 +12,13 @@ from .attach import Attachment
 from .budget import Budget, BudgetLike
 from .cache import CompressedLayer
 from .compressor import Compressor
-from .errors import CacheError, unknown_name
+from .errors import BudgetError, CacheError, unknown_name
 from .models import adapter_for
+from .models.base import Adapter
 from .registry import make_method
 
 Stage = Literal["cache", "input"]
-Prefill = Literal["split", "whole"]
+Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
 
 _NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
@@ -35,6 +36,7 @@ class Report:
         visual_tokens: visual tokens seen, in the row with most.
         ratio: visual entries held over visual tokens seen, all rows and layers.
         bytes: what the cache holds in all: keys, values and metadata, every layer.
+        peak_bytes: the most that it held at one moment of the prefill.
         full_bytes: what the stock cache would hold after the same tokens.
         logical_length: tokens seen per row, padding included; the model's positions go by it.
     """
@@ -50,6 +52,7 @@ class Report:
     visual_tokens: int
     ratio: float
     bytes: int
+    peak_bytes: int
     full_bytes: int
     logical_length: int
 
@@ -82,6 +85,7 @@ class Compression:
         budget: Budget,
         stage: Stage,
         prefill: Prefill,
+        chunk: int | None,
         positions: Positions,
     ) -> None:
         self.reports: list[Report] = []
@@ -95,7 +99,9 @@ class Compression:
         }
         self._kept: list[Tensor] = []
         adapter, compact = adapter_for(model), positions == "compact"
-        self._attachment = Attachment(adapter, method, budget, stage, prefill, compact, self._measure)
+        if prefill == "chunked" and chunk is None:
+            chunk = _usual_chunk(budget, adapter, compact)
+        self._attachment = Attachment(adapter, method, budget, stage, prefill, chunk, compact, self._measure)
 
     def __enter__(self) -> Compression:
         self._attachment.attach()
@@ -129,7 +135,7 @@ class Compression:
             raise CacheError(_NOTHING)
         return self._kept
 
-    def _measure(self, layers: list[CompressedLayer]) -> None:
+    def _measure(self, layers: list[CompressedLayer], peak: int) -> None:
         held = [[sum(row.held.values()) for row in layer.rows] for layer in layers]
         seen = [sum(row.seen.values()) for row in layers[0].rows]
         text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
@@ -143,6 +149,7 @@ class Compression:
                 visual_tokens=max(seen),
                 ratio=sum(map(sum, held)) / (len(layers) * sum(seen)),
                 bytes=sum(layer.bytes for layer in layers),
+                peak_bytes=max(peak, sum(layer.bytes for layer in layers)),
                 full_bytes=full,
                 logical_length=layers[0].logical,
             )
@@ -155,7 +162,8 @@ def compress(
     budget: BudgetLike,
     *,
     stage: Stage = "cache",
-    prefill: Prefill = "split",
+    prefill: Prefill = "auto",
+    chunk: int | None = None,
     positions: Positions = "keep",
     **settings: Any,
 ) -> Compression:
@@ -167,7 +175,9 @@ def compress(
 
     The prompt is prefilled up to its last visual token and each layer is compressed right after its attention; the text
     that follows, the question, sees only what was kept, as every later question does. Rows that share their video
-    share its prefill. That caps what stays, not the peak during prefill.
+    share its prefill. A budget of tokens or bytes is a hard cap: the vision tower and the text model work through the
+    video in chunks of whole frames, every layer is compressed after each, and the cache never holds more than the
+    budget and one chunk (pixels and visual embeddings of the whole video, which `generate()` is handed, stay).
 
     Args:
         model: a loaded model of a supported family, on any device or `device_map`.
@@ -176,9 +186,11 @@ def compress(
             after prefill). With several videos or images each keeps its share.
         stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
             dropped tokens are then absent from `forward()`.
-        prefill: `"split"` as above, or `"whole"`: the prompt in one pass, so that the text after a video sees all of it
-            once, and only what is generated after the first token sees the compressed cache. A prompt that ends in a
-            visual token leaves nothing to split off.
+        prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps what stays but not
+            the peak; `"whole"`: the prompt in one pass, so that the text after a video sees all of it once, and only
+            what is generated after the first token sees the compressed cache. `"auto"` is chunked for budgets of tokens
+            and bytes, and split for ratios, whose meaning depends on the whole video.
+        chunk: visual tokens per chunk; whole frames, at least one. By default a third of the budget.
         positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
         **settings: the method's settings.
 
@@ -195,7 +207,33 @@ def compress(
     name = method.partition(":")[0] if isinstance(method, str) else type(method).__name__
     if stage not in made.stages:
         raise unknown_name(f"stage of {name}", stage, made.stages)
-    return Compression(model, name, made, Budget.parse(budget), stage, prefill, positions)
+    parsed = Budget.parse(budget)
+    mode = _prefill(prefill, stage, parsed, chunk)
+    return Compression(model, name, made, parsed, stage, mode, chunk, positions)
+
+
+def _prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
+    """What `"auto"` stands for; the others as they are."""
+    if chunk is not None and chunk < 1:
+        raise BudgetError(f"A chunk must hold at least one visual token, got {chunk}.")
+    if prefill == "auto":
+        capped = chunk is not None or budget.unit != "ratio"
+        prefill = "chunked" if capped and stage == "cache" else "split"
+    if prefill == "chunked" and stage == "input":
+        raise BudgetError("stage='input' drops visual tokens before the cache sees them: it has no chunked prefill.")
+    if prefill == "chunked" and chunk is None and budget.unit == "ratio":
+        raise BudgetError(f"A chunked prefill at {budget} needs chunk=…: how many visual tokens at a time.")
+    if prefill != "chunked" and chunk is not None:
+        raise BudgetError(f"chunk={chunk} has no meaning with prefill={prefill!r}: leave it out, or use 'chunked'.")
+    return prefill
+
+
+def _usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
+    """A third of the budget, as InfiniPot-V takes it (C/M = .75)."""
+    entries = budget.amount
+    if budget.unit == "bytes":
+        entries /= len(adapter.attentions) * adapter.entry_bytes(compact)
+    return max(1, int(entries / 3))
 
 
 def _mib(size: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .cache import Chunk, Row
+from .chunk import Chunk, Row
 from .compressor import Compressor
 from .entries import Context, Entries, Kind
 from .errors import CacheError

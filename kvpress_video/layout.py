@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import Row
+from .chunk import Row
 from .entries import Grid, Kind, Tags
 from .errors import UnsupportedModelError
 

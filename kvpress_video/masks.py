@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cache import Chunk, CompressedLayer
+from .cache import CompressedLayer
+from .chunk import Chunk
 from .entries import Tags
 from .errors import UnsupportedModelError
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cache import Chunk, CompressedLayer, Row, text_tags
+from .cache import CompressedLayer
+from .chunk import Chunk, Row, text_tags
 from .entries import Kind, Places, Tags, at_target
 from .errors import MissingInputError, UnsupportedModelError
 from .layout import Layout, lay_out
@@ -67,13 +68,13 @@ class PassReader:
         target, later = compact(chunk.tags.cpu(), chunk.places[..., Places.ORIGINAL].cpu(), ratios, shifts, spatial)
         places = torch.cat([chunk.places[..., : Places.PRESENT.stop], target.to(chunk.places)], dim=-1)
         moved = [replace(row, shift=more) for row, more in zip(chunk.rows, later, strict=True)]
-        return replace(chunk, places=places, rows=moved)
+        return replace(chunk, places=places, rows=moved, moves=True)
 
     def arrived(self, chunk: Chunk) -> Chunk:
         """The pass with its tokens at their target positions from the start, for tokens that were not embedded yet."""
         if self._rope is None:
             return chunk
-        return replace(chunk, places=at_target(chunk.places))
+        return replace(chunk, places=at_target(chunk.places), moves=False)
 
     def rewrite(self, kwargs: dict[str, Any], chunk: Chunk) -> None:
         """Fit position ids, and what depends on their number, to a pass whose tokens are no longer the stock ones."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from .cache import Row
+from .chunk import Row
 from .compressor import Compressor
 from .entries import Entries
 from .errors import BudgetError

@@ -1,61 +1,85 @@
-"""Cut a pass in two: up to each row's last visual token, and the text after it."""
+"""Cut a pass into parts: visual tokens a number of whole frames at a time, and the text after the last of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import Chunk, CompressedLayer, Row
+from .cache import CompressedLayer
+from .chunk import Chunk, Row
 from .entries import Kind, Places, Tags
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some columns of a pass, padded on the left to one length.
+    """Some columns of a pass, padded on the left to one length, and probes after them.
 
     Attributes:
         columns: (batch, n) int64, on the host; 0 where padded.
         real: (batch, n) bool, on the host.
+        rows: what these columns bring to each row.
+        text: columns of each row that are no visual token, probes left out.
+        probes: how many of the columns, the last ones, only ask and are not kept.
     """
 
     columns: Tensor
     real: Tensor
+    rows: Sequence[Row]
+    text: Sequence[int]
+    probes: int = 0
 
     def __len__(self) -> int:
         return self.columns.shape[1]
-
-    @property
-    def padding(self) -> list[int]:
-        """Padding of each row."""
-        return (~self.real).sum(dim=1).tolist()
 
     def take(self, states: Tensor) -> Tensor:
         """(batch, length, …) -> (batch, n, …)."""
         columns = self.columns.to(states.device)
         return states[torch.arange(len(columns), device=states.device)[:, None], columns]
 
-    def chunk(self, whole: Chunk, rows: Sequence[Row], logical: int, compress: bool) -> Chunk:
+    def first_row(self) -> Part:
+        """The part for the first row alone."""
+        return replace(self, columns=self.columns[:1], real=self.real[:1], rows=self.rows[:1], text=self.text[:1])
+
+    def asking(self, last: Part, probes: int) -> Part:
+        """This part, followed by the last tokens of another as probes."""
+        columns = torch.cat([self.columns, last.columns[:, -probes:]], dim=1)
+        real = torch.cat([self.real, last.real[:, -probes:]], dim=1)
+        return replace(self, columns=columns, real=real, probes=probes)
+
+    def chunk(self, whole: Chunk, logical: int, compress: bool) -> Chunk:
         """This part of a chunk, as a pass of its own."""
-        tags = self.take(whole.tags)
+        tags, places = self.take(whole.tags), self.take(whole.places)
         tags = tags.masked_fill(~self.real.to(tags.device)[..., None], Kind.PADDING)
-        padded = [replace(row, padding=padding) for row, padding in zip(rows, self.padding, strict=True)]
-        return Chunk(tags, self.take(whole.places), logical, padded, compress, stock_mask=False)
+        if self.probes:
+            places = _following(places, self.real.to(places.device), self.probes)
+        return replace(whole, tags=tags, places=places, logical=logical, rows=self.rows, compress=compress,
+                       stock_mask=False, probes=self.probes)  # fmt: skip
 
     def put(self, whole: Tensor, states: Tensor) -> None:
         """Write (batch, n, d) states to their columns of (batch, length, d)."""
-        row, place = self.real.nonzero(as_tuple=True)
+        kept = len(self) - self.probes
+        row, place = self.real[:, :kept].nonzero(as_tuple=True)
         whole[row, self.columns[row, place]] = states[row, place]
 
 
-def split(chunk: Chunk) -> tuple[Part, Part] | None:
-    """The two parts of a pass; None where every row ends in a visual token, so that nothing is left for the second.
+class Parts(NamedTuple):
+    """Parts that end in a visual token each, and the text after the last; None where there is none in any row."""
 
-    A row without visual tokens leaves its last token for the second part.
+    visual: list[Part]
+    rest: Part | None
+
+
+def cut(chunk: Chunk, most: int | None = None) -> Parts:
+    """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
+
+    Args:
+        chunk: the pass.
+        most: visual tokens of one part; whole frames, at least one. None puts all of them into one part.
     """
     tags = chunk.tags.cpu().numpy()
     valid, visual = tags[..., Tags.INDEX] >= 0, tags[..., Tags.KIND] > Kind.TEXT
@@ -65,33 +89,82 @@ def split(chunk: Chunk) -> tuple[Part, Part] | None:
     )
     before = valid & (column < last[:, None])
     after = valid & ~before
-    if not after.any():
-        return None
-    return _part(before), _part(after)
+    number = np.stack([_part_numbers(row, seen, most) for row, seen in zip(tags, visual, strict=True)])
+    parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
+    shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
+    parts[0] = replace(parts[0], rows=shifted)
+    return Parts(parts, _part(after, chunk.rows, tags) if after.any() else None)
 
 
-def _part(chosen: np.ndarray) -> Part:
+def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None) -> np.ndarray:
+    """Which part each column of a row belongs to; text goes with the frame that it precedes."""
+    numbers = np.zeros(len(tags), dtype=np.int64)
+    where = np.flatnonzero(visual)
+    if most is None or not len(where):
+        return numbers
+    frame = tags[where][:, [Tags.SEGMENT, Tags.FRAME]]
+    starts = np.flatnonzero(np.r_[True, (frame[1:] != frame[:-1]).any(axis=1)])
+    sizes = np.diff(np.r_[starts, len(where)])
+    filled = 0
+    for start, size in zip(starts, sizes, strict=True):
+        if filled and filled + size > most:
+            numbers[where[start - 1] + 1 :] += 1
+            filled = 0
+        filled += size
+    return numbers
+
+
+def _part(chosen: np.ndarray, rows: Sequence[Row], tags: np.ndarray) -> Part:
     counts = chosen.sum(axis=1)
     length = counts.max()
     columns = np.zeros((len(chosen), length), dtype=np.int64)
     real = np.arange(length) >= length - counts[:, None]
     columns[real] = chosen.nonzero()[1]
-    return Part(torch.from_numpy(columns), torch.from_numpy(real))
+    mine = [_row(tags[row][mask], whole) for row, (mask, whole) in enumerate(zip(chosen, rows, strict=True))]
+    text = [int(count) - sum(row.held.values()) for count, row in zip(counts, mine, strict=True)]
+    padded = [replace(row, padding=int(length - count)) for row, count in zip(mine, counts, strict=True)]
+    return Part(torch.from_numpy(columns), torch.from_numpy(real), padded, text)
 
 
-def same_in_all_rows(chunk: Chunk, arguments: dict[str, Any]) -> bool:
-    """Whether every row of a pass repeats the first: several questions on one video, beams, or samples."""
-    batch = chunk.tags.shape[0]
-    if batch == 1 or any(row != chunk.rows[0] for row in chunk.rows):
+def _row(tags: np.ndarray, whole: Row) -> Row:
+    """What some tokens (n, Tags.WIDTH) bring to their row."""
+    segment = tags[:, Tags.SEGMENT]
+    found = {number: segment == number for number in whole.grids if (segment == number).any()}
+    counts = {number: int(mask.sum()) for number, mask in found.items()}
+    grids = {
+        number: whole.grids[number]._replace(frames=int(tags[mask, Tags.FRAME].max()) + 1)
+        for number, mask in found.items()
+    }
+    return Row(0, counts, counts, grids)
+
+
+def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:
+    """The places of a part with its probes at the positions right after it."""
+    own = places[:, :-probes].masked_fill(~real[:, :-probes, None], -torch.inf)
+    placed = places.clone()
+    for axes in (Places.ORIGINAL, Places.PRESENT, Places.TARGET)[: 1 if places.shape[-1] == Places.WIDTH else 3]:
+        end = own[..., axes].amax(dim=(1, 2)).floor() + 1
+        step = torch.arange(probes, device=places.device)
+        placed[:, -probes:, axes] = (end[:, None] + step)[..., None]
+    return placed
+
+
+def same_in_all_rows(parts: Sequence[Part], whole: Chunk, embeddings: Tensor) -> bool:
+    """Whether every row repeats the first: several questions on one video, beams, or samples."""
+    if len(whole.rows) == 1:
         return False
-    content = chunk.tags[..., Tags.KIND :]
-    places = chunk.places[..., : Places.IMPORTANCE]
-    return all(bool((part == part[:1]).all()) for part in (content, places, arguments["inputs_embeds"]))
+    for part in parts:
+        if not bool(part.real.all()) or any(row != part.rows[0] for row in part.rows):
+            return False
+        content = part.take(whole.tags)[..., Tags.KIND :]
+        places = part.take(whole.places)[..., : Places.IMPORTANCE]
+        if not all(bool((states == states[:1]).all()) for states in (content, places, part.take(embeddings))):
+            return False
+    return True
 
 
-def repeat_rows(layers: Sequence[CompressedLayer], first: Chunk, whole: Chunk) -> None:
-    """Give every row the cache of the first, with its own token indices."""
-    shift = whole.tags[:, -1, Tags.INDEX] - first.tags[:, -1, Tags.INDEX]
+def repeat_rows(layers: Sequence[CompressedLayer], shift: Tensor) -> None:
+    """Give every row the cache of the first, its token indices moved by `shift`, (batch,)."""
     for layer in layers:
         layer.batch_repeat_interleave(len(shift))
         if layer.tags is not None:

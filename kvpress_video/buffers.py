@@ -1,0 +1,92 @@
+"""Preallocated tensors for what a cache layer holds, so that it does not grow by concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_LEAST_GROWTH = 64
+
+
+class Buffers:
+    """Tensors (batch, heads, capacity, width) side by side, filled from the front.
+
+    Appending writes in place; only what no longer fits is moved, to a buffer an eighth larger than needed.
+
+    Attributes:
+        length: entries held.
+        floor: the least capacity; reserve it before the first entry, and nothing moves until more is held.
+    """
+
+    def __init__(self, floor: int = 0) -> None:
+        self.length = 0
+        self.floor = floor
+        self._whole: tuple[Tensor, ...] = ()
+
+    @property
+    def capacity(self) -> int:
+        """Entries that there is room for."""
+        return self._whole[0].shape[2] if self._whole else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the room."""
+        return sum(part.numel() * part.element_size() for part in self._whole)
+
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """What is held: views, valid until the next change."""
+        return tuple(part[:, :, : self.length] for part in self._whole)
+
+    def append(self, parts: Sequence[Tensor]) -> None:
+        """Add entries: (batch, heads or 1, n, width) each."""
+        needed = self.length + parts[0].shape[2]
+        if needed > self.capacity or self._frozen:
+            growth = max(_LEAST_GROWTH, needed // 8) if self._whole else 0
+            self._move(self.held or parts, max(needed + growth, self.floor))
+        for whole, part in zip(self._whole, parts, strict=True):
+            whole[:, :, self.length : needed] = part
+        self.length = needed
+
+    def assign(self, parts: Sequence[Tensor]) -> None:
+        """Hold these entries instead, which share no memory with the buffers: in place where the room fits them."""
+        length = parts[0].shape[2]
+        fits = length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
+        if not fits or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
+            self._whole, self.length = (), 0
+            if length < self.floor:
+                self._move(parts, self.floor)
+            else:
+                self._whole = tuple(part.contiguous() for part in parts)
+        for whole, part in zip(self._whole, parts, strict=True):
+            if whole is not part:
+                whole[:, :, :length] = part
+        self.length = length
+
+    def drop_last(self, entries: int) -> None:
+        """Forget the newest entries."""
+        self.length -= entries
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the batch of every tensor."""
+        self._whole = tuple(change(part) for part in self._whole)
+
+    @property
+    def _frozen(self) -> bool:
+        """Whether autograd, or an inference mode that has ended, forbids to write in place."""
+        if not self._whole:
+            return False
+        first = self._whole[0]
+        return first.requires_grad or (first.is_inference() and not torch.is_inference_mode_enabled())
+
+    def _move(self, like: Sequence[Tensor], capacity: int) -> None:
+        """To new buffers, shaped like `like`."""
+        heads = max(part.shape[1] for part in like)
+        old, self._whole = (
+            self.held,
+            tuple(part.new_empty(part.shape[0], heads, capacity, part.shape[3]) for part in like),
+        )
+        for whole, part in zip(self._whole, old, strict=False):
+            whole[:, :, : self.length] = part
