@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 import kvpress_video as kv
 from kvpress_video.entries import Kind, Tags
+from kvpress_video.models import adapter_for
 from kvpress_video.models.importance import cell_grid
 
 
@@ -194,3 +195,32 @@ def test_standby_says_so_where_a_tower_gives_no_importance() -> None:
     inputs = zoo.inputs(model, [zoo.Prompt([zoo.Image(5, 10), zoo.Text(3)])])
     with kv.compress(model, "standby", "50%"), pytest.raises(kv.MissingInputError):
         answer(model, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_encode_gives_what_enters_the_text_model(family: str, dtype: torch.dtype) -> None:
+    model = zoo.build(family, "sdpa", dtype)
+    prompt = video_prompt(family)
+    inputs = zoo.inputs(model, [prompt])
+    caught: dict[str, Any] = {}
+    handle = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: caught.update(kwargs), with_kwargs=True
+    )
+    model(**inputs)
+    handle.remove()
+    where = [slot.token for slot in zoo.expected_layout(family, prompt)]
+    embeddings, aligned = adapter_for(model).encode(inputs)
+    assert torch.equal(embeddings, caught["inputs_embeds"][0, where])
+    assert not embeddings.requires_grad
+    if "qwen3" in family:
+        assert aligned is not None
+        assert torch.equal(aligned, torch.cat(caught["deepstack_visual_embeds"], dim=-1))
+    else:
+        assert aligned is None
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_encode_says_which_input_is_missing(family: str) -> None:
+    with pytest.raises(kv.MissingInputError, match=r"pixel_values_videos.*input_ids"):
+        adapter_for(model_of(family)).encode({"input_ids": torch.zeros(1, 2)})

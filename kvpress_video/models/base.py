@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..entries import Kind, Places, Tags
+from ..entries import Grid, Kind, Places, Tags
+from ..errors import MissingInputError
 from ..layout import Item
 from ..rope import Rope
 
@@ -24,16 +25,32 @@ class StandbySettings(Protocol):
 Report = Callable[[Tensor], None]
 
 
+class Frames(NamedTuple):
+    """Successive frames of one video, or one image, on their way into the vision tower.
+
+    Attributes:
+        grid: their visual tokens.
+        pixels: (grid.frames, ...), what the tower reads of each.
+    """
+
+    grid: Grid
+    pixels: Tensor
+
+
 class Adapter(ABC):
     """One model family: where things are, and how its vision tower lays tokens out.
 
     Attributes:
         model_types: values of `config.model_type` it serves.
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
+        frames_per_step: video frames that make one temporal step.
+        written_times: whether the time of each frame is written before it, as text.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     interleaved_rope: ClassVar[bool] = False
+    frames_per_step: int = 1
+    written_times: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -81,6 +98,43 @@ class Adapter(ABC):
         """
 
     @abstractmethod
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:
+        """The frames of each video or image of such a call; None where it cannot be cut (any-resolution images)."""
+
+    @abstractmethod
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+        """The arguments of a call that encodes these frames, from those of the call that they were unpacked from."""
+
+    @abstractmethod
+    def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
+        """What one call would have returned, from what several returned.
+
+        Args:
+            outputs: of calls with packed arguments: every frame of the items, once, in order.
+            grids: those items.
+            order: what the one call would have encoded, as ordinals of them; each comes once or more.
+        """
+
+    @abstractmethod
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Encode the frames of one piece of video outside a forward pass, by way of `inner.get_video_features`.
+
+        Args:
+            inputs: what the family's processor makes of them, on the model's device.
+
+        Returns:
+            The visual embeddings as the text model takes them, (tokens, d) without separators, and the features that
+            run beside them (deepstack), (tokens, levels·d), or None.
+
+        Raises:
+            MissingInputError: pixels or grids are not among the inputs.
+        """
+
+    def temporal_offsets(self, grid: Grid, seconds: Sequence[float], steps: Sequence[int]) -> list[float]:
+        """How far temporal steps stand, in positions, from one that came `seconds` and `steps` before them."""
+        return [float(step * grid.patches) for step in steps]
+
+    @abstractmethod
     def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
         """Hook the vision tower so that every run reports the importance of its visual tokens, (tokens,) fp32."""
 
@@ -90,3 +144,18 @@ class Adapter(ABC):
 
     def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:  # noqa: B027 - optional
         """Put them back for other tokens: `aligned` (batch, m, d), of which (batch, m) `visual` ones count."""
+
+
+def demand(inputs: Mapping[str, Any], *names: str) -> list[Any]:
+    """The named inputs.
+
+    Raises:
+        MissingInputError: one of them is missing.
+    """
+    missing = [name for name in names if inputs.get(name) is None]
+    if missing:
+        raise MissingInputError(
+            f"To encode a video the model needs {', '.join(missing)}, but the inputs hold "
+            f"{', '.join(inputs) or 'nothing'}: pass what its processor makes of the frames (videos=...)."
+        )
+    return [inputs[name] for name in names]

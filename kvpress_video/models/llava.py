@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..entries import Grid, Kind
 from ..layout import Item
-from .base import Adapter, Report, StandbySettings
+from .base import Adapter, Frames, Report, StandbySettings, demand
 from .importance import patch_importance, surrogate_queries
 
 
@@ -39,9 +39,45 @@ class LlavaNextVideo(Adapter):
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
         if kind is Kind.IMAGE:
             return [Item(Grid(1, 1, len(feature))) for feature in features]
-        pixels = arguments["pixel_values_videos" if "pixel_values_videos" in arguments else "pixel_values"]
-        videos, frames = pixels.shape[:2]
+        videos, frames = arguments[_pixels(arguments)].shape[:2]
         return [Item(Grid(frames, self._token_side, self._token_side), self.video_newlines)] * videos
+
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:
+        if kind is Kind.IMAGE:
+            return None
+        videos = arguments[_pixels(arguments)]
+        grid = Grid(videos.shape[1], self._token_side, self._token_side)
+        return [Frames(grid, video) for video in videos]
+
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+        """Every frame becomes a video of its own: then all that is returned counts frames first."""
+        return {**arguments, _pixels(arguments): torch.cat([part.pixels for part in frames])[:, None]}
+
+    def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
+        def by_video(frames: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(frames)).unflatten(0, (len(grids), -1))[list(order)]
+
+        first = outputs[0]
+        if isinstance(first, dict):
+            patches = by_video([each.last_hidden_state for each in outputs]).flatten(0, 1)
+            features = self.join([each.pooler_output for each in outputs], grids, order)
+            return type(first)(last_hidden_state=patches, pooler_output=features)
+        if isinstance(first, tuple):
+            return tuple(by_video([frame for each in outputs for frame in each]))
+        frames, tokens = by_video(outputs), grids[0].patches
+        return torch.cat([frames[:, :, :tokens].flatten(1, 2), frames[:, -1, tokens:]], dim=1)  # newline last
+
+    @torch.no_grad()
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        (pixels,) = demand(inputs, "pixel_values_videos")
+        encoded = self.inner.get_video_features(
+            pixels,
+            vision_feature_layer=self.config.vision_feature_layer,
+            vision_feature_select_strategy=self.config.vision_feature_select_strategy,
+        )
+        tokens = pixels.shape[1] * self._token_side**2
+        videos = [video.flatten(0, -2)[:tokens] for video in getattr(encoded, "pooler_output", encoded)]
+        return torch.cat(videos).to(self.text_model.dtype), None
 
     def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
         block = self._feature_block()
@@ -89,3 +125,8 @@ class LlavaOneVision(LlavaNextVideo):
     @property
     def _token_side(self) -> int:
         return math.ceil(self._patch_side / 2)
+
+
+def _pixels(arguments: Mapping[str, Any]) -> str:
+    """The pixels' name among the arguments of `get_video_features`, which differs between versions."""
+    return "pixel_values_videos" if "pixel_values_videos" in arguments else "pixel_values"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base import demand
 from .qwen_vl import QwenVL
 
 
@@ -16,6 +17,15 @@ class Qwen3VL(QwenVL):
 
     model_types = ("qwen3_vl", "qwen3_vl_moe")
     interleaved_rope = True
+    written_times = True
+
+    @torch.no_grad()
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        encoded = self.inner.get_video_features(*demand(inputs, "pixel_values_videos", "video_grid_thw"))
+        whole = encoded if isinstance(encoded, tuple) else (encoded.pooler_output, encoded.deepstack_features)
+        levels = [level if isinstance(level, Tensor) else torch.cat(level) for level in whole[1]]
+        dtype = self.text_model.dtype
+        return torch.cat(whole[0]).to(dtype), torch.cat(levels, dim=-1).to(dtype)
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
         levels = arguments.get("deepstack_visual_embeds")

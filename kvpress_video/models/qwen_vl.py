@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 from ..entries import Grid, Kind
 from ..layout import Item
-from .base import Adapter, Report, StandbySettings
+from .base import Adapter, Frames, Report, StandbySettings, demand
 from .importance import patch_importance, surrogate_queries
+
+_ARGUMENTS = {Kind.IMAGE: ("pixel_values", "image_grid_thw"), Kind.VIDEO: ("pixel_values_videos", "video_grid_thw")}
 
 
 class QwenVL(Adapter):
@@ -25,13 +28,55 @@ class QwenVL(Adapter):
         return {Kind.IMAGE: self.config.image_token_id, Kind.VIDEO: self.config.video_token_id}
 
     @property
+    def frames_per_step(self) -> int:  # type: ignore[override]
+        steps: int = self.config.vision_config.temporal_patch_size
+        return steps
+
+    def temporal_offsets(self, grid: Grid, seconds: Sequence[float], steps: Sequence[int]) -> list[float]:
+        rate = getattr(self.config.vision_config, "tokens_per_second", None)
+        return [float(step) for step in steps] if rate is None else [math.floor(time * rate) for time in seconds]
+
+    @property
     def visual(self) -> Any:
         """The vision tower."""
         return self.inner.visual
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
-        name = "image_grid_thw" if kind is Kind.IMAGE else "video_grid_thw"
-        return [Item(self._merged(grid)) for grid in arguments[name].tolist()]
+        return [Item(self._merged(grid)) for grid in arguments[_ARGUMENTS[kind][1]].tolist()]
+
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames]:
+        pixels, grids = (arguments[name] for name in _ARGUMENTS[kind])
+        parts = pixels.split(grids.prod(-1).tolist())
+        return [
+            Frames(self._merged(grid), part.unflatten(0, (grid[0], -1)))
+            for grid, part in zip(grids.tolist(), parts, strict=True)
+        ]
+
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+        pixels, grids = _ARGUMENTS[kind]
+        merge = self.visual.spatial_merge_size
+        sizes = [(part.grid.frames, merge * part.grid.rows, merge * part.grid.columns) for part in frames]
+        return {
+            **arguments,
+            pixels: torch.cat([part.pixels.flatten(0, 1) for part in frames]),
+            grids: arguments[grids].new_tensor(sizes),
+        }
+
+    def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
+        first = outputs[0]
+        if isinstance(first, dict):
+            return type(first)(**{name: self.join([each[name] for each in outputs], grids, order) for name in first})
+        if isinstance(first, Tensor):  # patches or tokens of all items
+            flat = torch.cat(list(outputs))
+            return flat if len(order) == len(grids) else torch.cat(_by_item(flat, grids, order))
+        if isinstance(first, tuple) and isinstance(first[0], Tensor):  # tokens of each item
+            return tuple(_by_item(torch.cat([tokens for each in outputs for tokens in each]), grids, order))
+        return type(first)(self.join(level, grids, order) for level in zip(*outputs, strict=True))
+
+    @torch.no_grad()
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        encoded = self.inner.get_video_features(*demand(inputs, *_ARGUMENTS[Kind.VIDEO]))
+        return torch.cat(getattr(encoded, "pooler_output", encoded)).to(self.text_model.dtype), None
 
     def _merged(self, grid: Sequence[int]) -> Grid:
         merge = self.visual.spatial_merge_size
@@ -105,6 +150,12 @@ class QwenVL(Adapter):
         across = -(-grid.columns // side)
         down = -(-grid.rows // side)
         return ((frame * down + row // side) * across + column // side).argsort(stable=True)
+
+
+def _by_item(flat: Tensor, grids: Sequence[Grid], order: Sequence[int]) -> list[Tensor]:
+    unit = len(flat) // sum(grid.tokens for grid in grids)  # patches to a token, or 1
+    items = flat.split([unit * grid.tokens for grid in grids])
+    return [items[number] for number in order]
 
 
 def _half_turn(states: Tensor) -> Tensor:

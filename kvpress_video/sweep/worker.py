@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from ..budget import Budget
 from ..bundled import load_bundled
@@ -143,11 +147,11 @@ class _Prepared:
     texts: list[str]
     shared: dict[str, Any]
     inner: Any
-    encoded: dict[str, Any] = field(default_factory=dict)
+    encoded: dict[tuple, Any] = field(default_factory=dict)
 
     @contextmanager
     def encode_once(self) -> Iterator[None]:
-        """Within it, the vision tower runs on this clip the first time only."""
+        """Within it, the vision tower sees each group of this clip's frames the first time only."""
         for name in ENCODERS:
             if hasattr(self.inner, name):
                 setattr(self.inner, name, self._remembered(name, getattr(self.inner, name)))
@@ -160,9 +164,12 @@ class _Prepared:
     def _remembered(self, name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(encode)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name not in self.encoded:
-                self.encoded[name] = encode(*args, **kwargs)
-            return self.encoded[name]
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            content = (value.contiguous().view(torch.uint8).cpu().numpy().tobytes() for value in given)
+            key = (name, *(blake2b(part).digest() for part in content))
+            if key not in self.encoded:
+                self.encoded[key] = encode(*args, **kwargs)
+            return self.encoded[key]
 
         return call
 
