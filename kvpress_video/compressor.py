@@ -19,8 +19,9 @@ class Compressor:
     Its dataclass fields are its settings.
 
     Attributes:
-        needs: what has to be captured for it: `"queries"` (`entries.context.queries`), `"vision_attention"`
-            (`entries.importance`), `"rope"` (`entries.context.rope`, for a method that moves keys).
+        needs: what has to be captured for it: `"queries"` (`entries.context.queries`, the last ones of what was read),
+            `"probe"` (the same, of the prompt's last `probe` tokens, which ask after every chunk and are not kept),
+            `"vision_attention"` (`entries.importance`), `"rope"` (`entries.context.rope`, to move keys).
         stages: where it can work: `"cache"` (after each layer's attention), `"input"` (on the visual embeddings,
             before prefill: the entries' keys are then embeddings of one pseudo-head, their values deepstack features).
         source: where the method comes from.
@@ -45,6 +46,16 @@ class Compressor:
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
         """Entries this layer may keep of the `keep` that every layer has on average."""
         return keep
+
+    def banked(self, entries: Entries) -> int:
+        """How many leading entries of a layer may leave the device until attention asks for them, where a session has
+        a bank.
+
+        Args:
+            entries: all that the layer holds once it was compressed, text included; their grid is that of the newest
+                segment, None where all is text.
+        """
+        return len(entries)
 
     @property
     def observer(self) -> Compressor:

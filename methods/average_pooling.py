@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
@@ -13,6 +13,8 @@ from torch import Tensor
 from kvpress_video.compressor import Compressor
 from kvpress_video.entries import Entries, Grid
 from kvpress_video.errors import BudgetError
+
+from ._merging import averaged
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,7 @@ class AveragePooling(Compressor):
         """The mean of each window."""
         if keep == 0:
             return entries.slice(0, 0)
-        windows, rope = self._windows(entries, keep), entries.context.rope
-        keys = entries.keys.float()
-        if rope is not None:
-            keys = rope.rotate(keys, -entries.present)
-        central = entries.gather(self.select(entries, keep))
-        merged = replace(central, places=windows.mean(entries.places))
-        keys = windows.mean(keys)
-        if rope is not None:
-            keys = rope.rotate(keys, merged.present)
-        return replace(merged, keys=keys.to(entries.keys), values=windows.mean(entries.values))
+        return averaged(entries, self._windows(entries, keep).mean, self.select(entries, keep))
 
     def _windows(self, entries: Entries, keep: int) -> Windows:
         device = entries.keys.device

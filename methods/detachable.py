@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -10,49 +10,64 @@ import torch
 from torch import Tensor
 
 from kvpress_video.compressor import Compressor, top
-from kvpress_video.entries import Entries, Grid
+from kvpress_video.entries import Entries, Grid, Kind
 from kvpress_video.errors import BudgetError, UnknownNameError
 from kvpress_video.registry import make_method
+
+from ._ranks import rank
 
 
 @dataclass(frozen=True)
 class Detachable(Compressor):
     """Keep the newest whole frames in a window; of each older frame, its best entries migrate to a bank.
 
-    The budget holds both. As the window moves on, the frames that leave it are reduced by the scorer to equal quotas:
-    the best entry of every older frame comes before the second best of any, and so on; within one such round the
-    higher score wins. So a bank smaller than the number of older frames holds the best of their best entries.
-    An image, or the first frame of a video, is one frame: the scorer ranks it as the bank's.
+    The budget holds both: the window as many whole frames as fit, the bank the rest. A frame that leaves the window
+    leaves its `per_frame` best entries, by the scorer, in the bank, as they are; once that is more than the bank holds,
+    the thinner picks what stays of it. While the bank is not full, older frames fill the rest of it: the next best
+    entry of every frame before the one after it, the higher score first within such a round. Without `per_frame` the
+    bank is always filled in this way, so that older frames share it equally, and there is no thinner.
+
+    An image, or the first frame of a video, is one frame of the bank. Where frames of the window are no longer whole,
+    the window reaches back for as many entries as whole ones would have.
 
     Attributes:
-        window: the window's share of the budget (float, up to 1.0), or its entries (int); it holds as many whole
-            frames as fit, and what they leave over goes to the bank.
+        window: the window's share of the budget (float, up to 1.0), or its entries (int).
         bank: the most entries that the bank may hold (int); the rest of the budget when None.
-        scorer: any method that scores entries, by name or made; what it needs is captured.
-        per_frame: the most entries an older frame may leave in the bank; no limit when None.
+        scorer: any method that scores entries, by name or made; it ranks the entries of a frame.
+        per_frame: how many entries a frame leaves in the bank; equal shares when None.
+        thinner: any method, by name or made; it sees the bank as a segment of its own. The scorer when None.
     """
 
     window: float | int = 0.5
     bank: int | None = None
     scorer: Compressor | str = "standby"
     per_frame: int | None = None
+    thinner: Compressor | str | None = None
 
-    source: ClassVar[str] = "after POINTS-Long, arXiv 2604.11627; quotas, thinning and any scorer are ours"
+    source: ClassVar[str] = "after POINTS-Long, arXiv 2604.11627; equal shares, any scorer and any thinner are ours"
 
     def __post_init__(self) -> None:
-        scorer = make_method(self.scorer)
-        if type(scorer).scores is Compressor.scores:
+        scorer = _part("scorer", self.scorer)
+        if Compressor.scores in (type(scorer).scores, type(scorer.observer).scores):
             raise UnknownNameError(
                 f"{type(scorer).__name__} cannot fill a bank: that takes one score per entry. "
                 "Choose a scorer such as 'standby', 'novelty', 'van' or 'key-norm'."
             )
+        thinner = None if self.thinner is None else _part("thinner", self.thinner)
         if self.window <= 0 or (isinstance(self.window, float) and self.window > 1):
             raise BudgetError(f"window is a share up to 1.0 or a number of entries above zero, got {self.window}.")
         for name, limit in (("bank", self.bank), ("per_frame", self.per_frame)):
             if limit is not None and limit < 1:
                 raise BudgetError(f"{name} must be at least 1 entry, or None for no limit, got {limit}.")
+        if thinner is not None and self.per_frame is None:
+            raise BudgetError(
+                f"thinner {type(thinner).__name__} would have nothing to do: without per_frame, older frames share the "
+                "bank equally. Give per_frame too, the entries that a frame leaves in the bank."
+            )
         object.__setattr__(self, "scorer", scorer)
-        object.__setattr__(self, "needs", scorer.needs)
+        object.__setattr__(self, "thinner", thinner)
+        object.__setattr__(self, "needs", scorer.needs | self._thinner.needs)
+        _observer(scorer, self._thinner)  # what one capture cannot serve fails now, not at the first frame
 
     @property
     def _scorer(self) -> Compressor:
@@ -60,28 +75,76 @@ class Detachable(Compressor):
         return self.scorer
 
     @property
+    def _thinner(self) -> Compressor:
+        return self.thinner if isinstance(self.thinner, Compressor) else self._scorer
+
+    @property
     def observer(self) -> Compressor:
-        """The scorer's."""
-        return self._scorer.observer
+        """The scorer's; the thinner's where only that looks at what has to be captured."""
+        return _observer(self._scorer, self._thinner)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending.
 
         Raises:
-            BudgetError: the window cannot hold one frame, or window and bank cannot be filled to exactly `keep`.
+            BudgetError: the window cannot hold one frame, or window and bank cannot hold `keep`.
         """
-        in_full = self._frames_in_full(entries.grid, keep)
-        scores = self._scorer.scores(entries)
-        in_window = entries.frame >= entries.grid.frames - in_full
-        turn = _rank(scores, entries.frame).masked_fill(in_window, -1)
-        if self.per_frame is not None:
-            self._check_filled(turn, keep)
-        return top(-turn * len(entries) - _rank(scores), keep)
+        window = self._window(entries.grid, keep)
+        chosen = self._candidates(entries, keep, window)
+        if chosen.shape[-1] > keep - window:
+            picked = self._thinner.select(_before(window, entries.gather(chosen)), keep - window)
+            chosen = chosen.gather(-1, picked)
+        newest = torch.arange(len(entries) - window, len(entries), device=chosen.device)
+        return torch.cat([chosen, newest.expand(*chosen.shape[:2], -1)], dim=-1)
 
-    def _frames_in_full(self, grid: Grid, keep: int) -> int:
-        """Whole frames that the window holds of a budget of `keep`."""
+    def compress(self, entries: Entries, keep: int) -> Entries:
+        """The bank, as the thinner leaves it, and the window.
+
+        Raises:
+            BudgetError: as `select`.
+        """
+        window = self._window(entries.grid, keep)
+        bank = entries.gather(self._candidates(entries, keep, window))
+        if len(bank) > keep - window:
+            bank = self._thinner.compress(_before(window, bank), keep - window)
+        newest = entries.slice(len(entries) - window, len(entries))
+        return Entries.join([replace(bank, context=entries.context), newest], dim=2)
+
+    def banked(self, entries: Entries) -> int:
+        """The entries before the window's first: as many in every head, where the window is whole frames."""
+        grid = entries.context.grid
+        if grid is None or grid.frames == 1:
+            return len(entries)
+        visual = entries.kind > Kind.TEXT
+        held = visual.sum(dim=-1, keepdim=True)
+        window = self._share(int(held.min()))
+        older = held - (window - window % grid.patches)
+        return int((visual.cumsum(dim=-1) <= older).sum(dim=-1).min())
+
+    def _candidates(self, entries: Entries, keep: int, window: int) -> Tensor:
+        """The older entries that are in the bank or migrate to it, ascending: no fewer than it has room for."""
+        older = len(entries) - window
+        scores = self._scorer.scores(entries)[..., :older]
+        turn = rank(scores, entries.frame[..., :older])
+        return top(-turn * older - rank(scores), max(keep - window, self._migrants(entries, keep, window)))
+
+    def _migrants(self, entries: Entries, keep: int, window: int) -> int:
+        """How many of the older entries are among the best of their frame, under a budget that stays the same.
+
+        Either every older frame still has its own, or the bank was full before the frames came that leave the window
+        now. So the count is the same in every head, and no device is asked for it.
+        """
+        if self.per_frame is None:
+            return 0
+        patches = entries.grid.patches
+        best = min(self.per_frame, patches)
+        older, leave = entries.grid.frames - window // patches, -(-(len(entries) - keep) // patches)
+        return min(older * best, keep - window + leave * best, len(entries) - window)
+
+    def _window(self, grid: Grid, keep: int) -> int:
+        """Entries of the whole frames that the window holds of a budget of `keep`."""
         share = isinstance(self.window, float)
-        window = int(Fraction(str(self.window)) * keep) if share else min(int(self.window), keep)
+        window = self._share(keep)
         if self.bank is not None and keep > window + self.bank:
             raise BudgetError(
                 f"A budget of {keep} entries is more than the window ({window}) and the bank ({self.bank}) hold: "
@@ -95,36 +158,53 @@ class Detachable(Compressor):
             raise BudgetError(
                 f"A window of {window} of {keep} entries cannot hold a frame of {grid.patches}: ask for {cure} or more."
             )
-        return window // grid.patches
+        return window - window % grid.patches
 
-    def _check_filled(self, turn: Tensor, keep: int) -> None:
-        """Only with `per_frame`: reads one flag back from the device."""
-        assert self.per_frame is not None
-        usable = (turn < self.per_frame).sum(dim=-1)
-        if bool((usable < keep).any()):
-            raise BudgetError(
-                f"per_frame={self.per_frame} leaves only {int(usable.min())} entries to fill a budget of {keep}: "
-                "raise per_frame, leave it out, or ask for a smaller budget."
-            )
+    def _share(self, keep: int) -> int:
+        """The window's entries of a budget of `keep`."""
+        if isinstance(self.window, float):
+            return int(Fraction(str(self.window)) * keep)
+        return min(int(self.window), keep)
 
     def describe(self) -> dict[str, object]:
-        """The settings, with those of the scorer."""
-        own = {"window": self.window, "bank": self.bank, "per_frame": self.per_frame}
-        return {**own, "scorer": type(self._scorer).__name__, "scorer_settings": self._scorer.describe()}
+        """The settings, with those of the scorer and of a thinner of its own."""
+        described: dict[str, object] = {"window": self.window, "bank": self.bank, "per_frame": self.per_frame}
+        for part, method in (("scorer", self.scorer), ("thinner", self.thinner)):
+            described[part] = None
+            if isinstance(method, Compressor):
+                described |= {part: type(method).__name__, f"{part}_settings": method.describe()}
+        return described
 
 
-def _rank(scores: Tensor, groups: Tensor | None = None) -> Tensor:
-    """Place of each entry among those of its group, 0 for the highest score; of equal scores the earlier entry first.
+def _part(name: str, method: Compressor | str) -> Compressor:
+    """A method that works inside this one."""
+    made = make_method(method)
+    if "cache" not in made.stages:
+        raise UnknownNameError(f"{type(made).__name__} does not work in the cache: choose another {name}.")
+    if type(made).layer_budget is not Compressor.layer_budget:
+        raise UnknownNameError(
+            f"{type(made).__name__} as {name} cannot make layers differ: wrap it around detachable instead."
+        )
+    return made
 
-    Args:
-        scores, groups: (batch, kv_heads, n); one group when None.
+
+def _observer(scorer: Compressor, thinner: Compressor) -> Compressor:
+    """Whose settings say how to capture what both need; a rotation needs none.
+
+    Raises:
+        UnknownNameError: each needs something else.
     """
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
-    if groups is not None:
-        order = order.gather(-1, groups.gather(-1, order).argsort(dim=-1, stable=True))
-        sorted_groups = groups.gather(-1, order)
-        first = torch.ones_like(order, dtype=torch.bool)
-        first[..., 1:] = sorted_groups[..., 1:] != sorted_groups[..., :-1]
-        place = place - torch.where(first, place, 0).cummax(dim=-1).values
-    return torch.empty_like(order).scatter(-1, order, place)
+    mine, other = scorer.needs - {"rope"}, thinner.needs - {"rope"}
+    if not (other <= mine or mine <= other):
+        raise UnknownNameError(
+            f"One pass captures for one method, but the scorer {type(scorer).__name__} needs "
+            f"{', '.join(sorted(mine))} and the thinner {type(thinner).__name__} {', '.join(sorted(other))}: "
+            "choose a thinner that needs no more than the scorer, such as 'van' or 'novelty'."
+        )
+    return (scorer if other <= mine else thinner).observer
+
+
+def _before(window: int, bank: Entries) -> Entries:
+    """The bank as a segment that ends where a window of so many entries begins."""
+    grid = bank.grid._replace(frames=bank.grid.frames - window // bank.grid.patches)
+    return replace(bank, context=replace(bank.context, grid=grid))

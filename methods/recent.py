@@ -14,10 +14,14 @@ from kvpress_video.entries import Entries
 
 @dataclass(frozen=True)
 class Recent(Compressor):
-    """Keep the newest entries, whatever they show: a sliding window."""
+    """Keep the newest entries, whatever they show: a sliding window.
+
+    A budget of N whole frames keeps the last N; of any other, what is left over keeps the last patches of the frame
+    before them.
+    """
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
-    source: ClassVar[str] = "baseline; the last frames alone: SimpleStream, arXiv 2604.02317"
+    source: ClassVar[str] = "baseline; the last N frames: SimpleStream, arXiv 2604.02317"
 
     def scores(self, entries: Entries) -> Tensor:
         """Place in the sequence, (batch, kv_heads, n) fp32."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
 from kvpress_video.compressor import Compressor
 from kvpress_video.entries import Entries
-from kvpress_video.errors import BudgetError, MissingInputError
+from kvpress_video.errors import BudgetError
+
+from ._attention import attention
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,4 @@ class SnapKV(Compressor):
         Raises:
             MissingInputError: no queries were captured.
         """
-        queries = entries.context.queries
-        if queries is None:
-            raise MissingInputError(
-                "'snapkv' needs the last queries of a prefill: run it inside compress() on a model."
-            )
-        heads = entries.keys.shape[1]
-        states = queries.states.float().unflatten(1, (heads, -1))  # query heads of one KV head are neighbours
-        normaliser = queries.normaliser.float().unflatten(1, (heads, -1))
-        logits = states @ entries.keys.float()[:, :, None].transpose(-1, -2)  # (batch, kv_heads, shared, window, n)
-        seen = entries.index[:, :, None, None, :] <= queries.index[:, None, None, :, None]
-        attention = torch.where(seen, (logits - normaliser[..., None]).exp(), 0.0).mean(dim=(2, 3))
-        return avg_pool1d(attention, self.kernel, stride=1, padding=self.kernel // 2)
+        return avg_pool1d(attention(entries, "snapkv"), self.kernel, stride=1, padding=self.kernel // 2)

@@ -17,6 +17,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "standby-novelty": {"n": 4},
     "sink-window": {"sinks": 2},
     "detachable": {"scorer": "van", "window": 0.7},
+    "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
+    "streammem": {"prototypes": 0.0},
 }
 
 

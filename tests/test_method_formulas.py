@@ -374,9 +374,8 @@ def test_recent_and_sink_window() -> None:
 
 
 def detachable(head: Head, keep: int, window: int, scores: list[float]) -> list[int]:
-    """The window's frames, then one more entry of each old frame at a time, the better ones first."""
-    frames_in_full = window // head.grid.patches
-    chosen = [i for i in range(head.n) if head.frame[i] >= head.grid.frames - frames_in_full]
+    """The window's whole frames, then one more entry of each old frame at a time, the better ones first."""
+    chosen = list(range(head.n - window // head.grid.patches * head.grid.patches, head.n))
     turns: dict[int, list[int]] = {}
     for frame in sorted(set(head.frame)):
         mine = [i for i in range(head.n) if head.frame[i] == frame and i not in chosen]
@@ -439,12 +438,14 @@ def test_window_and_bank_are_capacities() -> None:
         method.select(footage(), 51)
 
 
-def test_per_frame_caps_what_an_old_frame_leaves() -> None:
-    method = make_method("detachable", scorer="van", per_frame=3)
-    chosen = method.select(footage(), 48)[0, 0]
-    assert torch.bincount(chosen // 12).tolist() == [3] * 8 + [12] * 2
-    with pytest.raises(BudgetError, match="per_frame=3 leaves only 48 entries to fill a budget of 49"):
-        method.select(footage(), 49)
+@pytest.mark.parametrize(("keep", "most"), [(25, 1), (40, 3), (48, 3), (49, 4), (56, 4), (57, 5), (119, 12)])
+def test_per_frame_caps_what_an_old_frame_leaves_in_a_full_bank(keep: int, most: int) -> None:
+    """Eight older frames leave 24 entries, what the bank holds beyond is filled up evenly."""
+    method = make_method("detachable", scorer="van", window=24, per_frame=3)
+    counts = torch.bincount(method.select(footage(), keep)[0, 0] // 12, minlength=10).tolist()
+    assert counts[-2:] == [12, 12]
+    assert max(counts[:8]) == most
+    assert sum(counts) == keep
 
 
 # Per-layer budgets

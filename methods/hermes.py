@@ -1,0 +1,105 @@
+"""Keep the newest in early layers and what a generic question looks at in late ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries
+from kvpress_video.errors import BudgetError
+
+from ._attention import attention
+from ._merging import averaged
+
+
+@dataclass(frozen=True)
+class Hermes(Compressor):
+    """Shallow layers keep the newest entries, deep layers what the probe attends to, middle layers a blend.
+
+    score = (1 − ω)·A + ω·R, A the probe's attention and R = exp(−k·Δ) the recency, both brought to 0 … 1 over the
+    cached entries; Δ = (n − 1 − i) / (n − 1) for the i-th of n. ω is 1 in shallow and 0 in deep layers, and falls
+    linearly in between. Attention is the mean over all heads: the heads of a layer keep the same. In deep layers what
+    goes is averaged into one entry, which is charged to the budget.
+
+    Attributes:
+        probe: how many of the prompt's last tokens ask the generic question.
+        shallow, deep: their shares of the layers; the others are middle layers.
+        recency: ω in the first middle layer, and what it falls towards.
+        forgetting: k up to the first middle layer, and what it falls towards.
+        summary: whether deep layers average what goes into one entry.
+    """
+
+    probe: int = 5
+    shallow: float = 0.1
+    deep: float = 0.3
+    recency: tuple[float, float] = (0.75, 0.15)
+    forgetting: tuple[float, float] = (20.0, 0.5)
+    summary: bool = True
+
+    needs: ClassVar[frozenset[str]] = frozenset({"probe", "rope"})
+    source: ClassVar[str] = "HERMES, Zhang et al. 2026, arXiv 2601.14724, without cross-layer smoothing"
+
+    def __post_init__(self) -> None:
+        if self.probe < 1:
+            raise BudgetError(f"probe must be at least one token, got {self.probe}.")
+        if min(self.shallow, self.deep) < 0 or self.shallow + self.deep > 1:
+            raise BudgetError(
+                f"shallow and deep are shares of the layers, together at most 1, got {self.shallow} and {self.deep}."
+            )
+        if len(self.recency) != 2 or not all(0 <= weight <= 1 for weight in self.recency):
+            raise BudgetError(f"recency is two weights between 0 and 1, got {self.recency}.")
+        if len(self.forgetting) != 2 or min(self.forgetting) <= 0:
+            raise BudgetError(f"forgetting is two rates above zero, got {self.forgetting}.")
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Blend of attention and recency, (batch, kv_heads, n) fp32.
+
+        Raises:
+            MissingInputError: the probe's queries were not captured.
+        """
+        weight, rate = self._blend(entries.context.layer, entries.context.layers)
+        length = len(entries)
+        age = torch.arange(length - 1, -1, -1, device=entries.keys.device) / max(length - 1, 1)
+        looked_at = attention(entries, "hermes").mean(dim=1, keepdim=True)
+        scores = (1 - weight) * _to_unit(looked_at) + weight * _to_unit((-rate * age).exp())
+        return scores.expand(entries.keys.shape[:3])
+
+    def compress(self, entries: Entries, keep: int) -> Entries:
+        """The highest scores; in a deep layer the last of them holds the mean of itself and of all that goes."""
+        if not (self.summary and self._is_deep(entries) and 0 < keep < len(entries)):
+            return super().compress(entries, keep)
+        order = self.scores(entries).argsort(dim=-1, descending=True, stable=True)
+        rest = entries.gather(order[..., keep - 1 :])
+        summary = averaged(
+            rest, lambda states: states.float().mean(dim=2, keepdim=True), torch.zeros_like(order[..., :1])
+        )
+        return Entries.join([entries.gather(order[..., : keep - 1]), summary], dim=2).in_order()
+
+    def _bounds(self, layers: int) -> tuple[int, int]:
+        """The first middle layer and the first deep one."""
+        return int(Fraction(str(self.shallow)) * layers), int((1 - Fraction(str(self.deep))) * layers)
+
+    def _is_deep(self, entries: Entries) -> bool:
+        return entries.context.layer >= self._bounds(entries.context.layers)[1]
+
+    def _blend(self, layer: int, layers: int) -> tuple[float, float]:
+        """ω and k of a layer."""
+        first, deep = self._bounds(layers)
+        if layer < first:
+            return 1.0, self.forgetting[0]
+        if layer >= deep:
+            return 0.0, self.forgetting[1]
+        progress = (layer - first) / (deep - first)
+        weight, rate = (start + (end - start) * progress for start, end in (self.recency, self.forgetting))
+        return weight, rate
+
+
+def _to_unit(scores: Tensor) -> Tensor:
+    """Scores moved and scaled to 0 … 1 along the last dimension; 0 where all are equal."""
+    low, high = scores.amin(dim=-1, keepdim=True), scores.amax(dim=-1, keepdim=True)
+    return (scores - low) / (high - low).clamp_min(1e-30)
