@@ -1,10 +1,12 @@
 """Training-free KV-cache compression for video, on any HuggingFace multimodal LLM."""
 
 from .ask import Answer, ask
+from .ask_all import ask_all
 from .budget import Budget
 from .bundled import load_bundled
 from .compression import Compression, Report, compress
 from .compressor import Compressor, top
+from .conversation import Turn
 from .entries import Entries
 from .errors import (
     BudgetError,
@@ -16,8 +18,11 @@ from .errors import (
     VideoError,
 )
 from .loading import load
+from .patch import patch
 from .prompt import prepare
 from .selection import select
+from .session import VideoSession
+from .session_stats import SessionStats
 from .video import Video, read_video
 
 __all__ = [
@@ -31,14 +36,19 @@ __all__ = [
     "KVPressVideoError",
     "MissingInputError",
     "Report",
+    "SessionStats",
+    "Turn",
     "UnknownNameError",
     "UnsupportedModelError",
     "Video",
     "VideoError",
+    "VideoSession",
     "ask",
+    "ask_all",
     "compress",
     "load",
     "load_bundled",
+    "patch",
     "prepare",
     "read_video",
     "select",

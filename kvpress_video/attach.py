@@ -17,20 +17,29 @@ from .cache import CompressedLayer, adopt
 from .capture import last_queries
 from .chunk import Chunk, Row
 from .compressor import Compressor
-from .entries import Context, Entries, Kind, Places, Tags, at_target
-from .errors import CacheError, MissingInputError, UnsupportedModelError
+from .entries import Context, Kind, Places, Tags
+from .errors import CacheError, UnsupportedModelError
 from .input_stage import drop_embeddings
 from .masks import check_attention, layer_mask
 from .models.base import Adapter
 from .passes import PassReader
 from .peak import Peak
+from .positions import moved
 from .reduce import reduce_entries
 from .split import Part, Parts, cut, repeat_rows, same_in_all_rows
 from .vision import VisionWatch
 
+_VISION_GROUP = 2048  # visual tokens that the vision tower is given at once, where no chunk says
+
 
 class Attachment:
-    """One method, with one budget, on one model."""
+    """One method, with one budget, on one model.
+
+    Attributes:
+        reader: reads the passes; can be told what comes.
+        vision: what the vision tower encoded since it was last asked.
+        rope: the rotation of the keys, where something needs it.
+    """
 
     def __init__(
         self,
@@ -42,12 +51,14 @@ class Attachment:
         chunk: int | None,
         compact: bool,
         finished: Callable[[list[CompressedLayer], int], None],
+        text_room: int = 0,
     ) -> None:
         """Args:
         prefill: `"whole"`, `"split"` or `"chunked"`.
         chunk: visual tokens of one part of a chunked prefill, and most that the vision tower is given at once.
         finished: called after every pass that brought visual tokens, with the cache layers and the most bytes they
             held during it.
+        text_room: text entries that a budget of bytes is kept free for.
         """
         self._adapter = adapter
         self._method = method
@@ -57,17 +68,25 @@ class Attachment:
         self._compact = compact
         self._finished = finished
         rotates = compact or method.needs & {"queries", "probe", "rope"}
-        self._rope = adapter.rope() if rotates else None
+        self.rope = adapter.rope() if rotates else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
-        self._vision = VisionWatch(adapter, standby)
-        self._reader = PassReader(adapter, self._vision, self._rope if compact else None)
-        self._allotment = Allotment(budget, method, len(adapter.attentions), adapter.entry_bytes(compact))
+        self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP)
+        self.reader = PassReader(adapter, self.vision, self.rope if compact else None)
+        self._budget = budget
+        self._allotment = self._allot()
         self._layers: list[CompressedLayer] = []
         self._chunk: Chunk | None = None
+        self._masks: dict[tuple, Tensor | None] = {}  # of the pass in flight, one for all layers alike
         self._batch = 1
+        self._text_room = text_room
         self._waiting = 0  # text that follows in later parts
         self._peak = Peak()
         self._undo = ExitStack()
+
+    def _allot(self) -> Allotment:
+        """What the budget means for the model as it is now: its dtype may change."""
+        layers, size = len(self._adapter.attentions), self._adapter.entry_bytes(self._compact)
+        return Allotment(self._budget, self._method, layers, size)
 
     def attach(self) -> None:
         """Put the hooks on.
@@ -81,9 +100,9 @@ class Attachment:
         if any(isinstance(owner, PassReader) for owner in owners):
             raise UnsupportedModelError("This model is being compressed already: leave that compression first.")
         with ExitStack() as undo:
-            undo.callback(self._vision.remove)
-            self._vision.attach()
-            undo.callback(inner.register_forward_pre_hook(self._reader.note_ids, with_kwargs=True).remove)
+            undo.callback(self.vision.remove)
+            self.vision.attach()
+            undo.callback(inner.register_forward_pre_hook(self.reader.note_ids, with_kwargs=True).remove)
             for attention in self._adapter.attentions:
                 before = attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
                 after = attention.register_forward_hook(self._after_attention, with_kwargs=True)
@@ -124,11 +143,12 @@ class Attachment:
         if kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = DynamicCache(config=self._adapter.text_model.config)
         self._layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
+        self._allotment = self._allot()
         first = self._layers[0]
         self._batch = len(kwargs["inputs_embeds"])
         first.check_continues(self._batch, self._compact)
         rows = first.rows or [Row()] * self._batch
-        chunk = self._reader.read(kwargs, first, rows)
+        chunk = self.reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
         after = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
@@ -140,8 +160,9 @@ class Attachment:
             for share, row in zip(self._shares(after, length, layer), after, strict=True)
             for segment in row.held
         )
-        if self._compact:
-            chunk = self._reader.place(chunk, rows, after, shares)
+        counting = rows[0].following is not None
+        if self._compact and not counting:
+            chunk = self.reader.place(chunk, rows, after, shares)
         self._peak = Peak(self._layers)
         if self._stage == "input":
             output = self._pass(forward, kwargs, chunk if fits else self._dropped(kwargs, chunk, rows, shares))
@@ -153,12 +174,12 @@ class Attachment:
             output = self._pass(forward, kwargs, chunk) if one_pass else self._in_parts(forward, kwargs, chunk, parts)
         uneven = len({layer.physical for layer in self._layers}) > 1
         for layer in self._layers:
-            layer.guarded = uneven or layer.padded or any(row.shift for row in layer.rows)
+            layer.guarded = counting or uneven or layer.padded or any(row.shift for row in layer.rows)
         self._finished(self._layers, self._peak.bytes)
         return output
 
     def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
-        self._chunk = chunk
+        self._chunk, self._masks = chunk, {}
         for layer in self._layers:
             layer.incoming = chunk
         try:
@@ -168,21 +189,24 @@ class Attachment:
                 layer.broken = True
             raise
         finally:
-            self._chunk = None
+            self._chunk, self._masks = None, {}
             for layer in self._layers:
                 layer.incoming = None
 
     def _dropped(self, kwargs: dict[str, Any], chunk: Chunk, rows: Sequence[Row], shares: Sequence) -> Chunk:
-        chunk = drop_embeddings(self._adapter, self._method, kwargs, self._reader.arrived(chunk), rows, shares)
+        chunk = drop_embeddings(self._adapter, self._method, kwargs, self.reader.arrived(chunk), rows, shares)
         chunk = replace(chunk, stock_mask=False)
-        self._reader.rewrite(kwargs, chunk)
+        self.reader.rewrite(kwargs, chunk)
         return chunk
 
     def _in_parts(self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, parts: Parts) -> Any:
         """Part by part up to the last visual token, compressed after each; then the text after it, which sees only
         what was kept.
         """
-        visual, rest = self._asking(parts)
+        if "probe" in self._method.needs:
+            observer: Any = self._method.observer
+            parts = parts.asking(observer.probe)
+        visual, rest = parts
         if rest is None and len(visual) == 1:
             return self._pass(forward, kwargs, whole)
         config = self._adapter.text_model.config
@@ -192,7 +216,7 @@ class Attachment:
                 "Hidden states and attentions need the prompt in one pass: use prefill='whole'."
             )
         if self._prefill == "chunked":
-            whole = self._reader.arrived(whole)
+            whole = self.reader.arrived(whole)
         embeddings, aligned = kwargs["inputs_embeds"], self._adapter.take_aligned(kwargs)
         shared = not self._layers[0].physical and same_in_all_rows(visual, whole, embeddings)
         joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1])
@@ -212,24 +236,11 @@ class Attachment:
             repeat_rows(self._layers, last - last[0])
         if rest is not None:
             self._waiting = 0
-            chunk = self._reader.arrived(rest.chunk(whole, left, compress=False))
+            chunk = self.reader.arrived(rest.chunk(whole, left, compress=False))
             output = self._pass(forward, self._arguments(kwargs, rest, chunk, aligned), chunk)
             rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined
         return output
-
-    def _asking(self, parts: Parts) -> Parts:
-        """The parts with probes, where the method asks with them: the last tokens of the prompt."""
-        if "probe" not in self._method.needs:
-            return parts
-        if parts.rest is None or not min(parts.rest.text):
-            raise MissingInputError(
-                f"{type(self._method).__name__} asks with the last text tokens of the prompt, but this one ends in a "
-                "visual token: put text after it."
-            )
-        observer: Any = self._method.observer
-        probes = min(observer.probe, *parts.rest.text)
-        return Parts([part.asking(parts.rest, probes) for part in parts.visual], parts.rest)
 
     def _arguments(self, kwargs: dict[str, Any], part: Part, chunk: Chunk, aligned: Tensor | None) -> dict[str, Any]:
         """The text model's arguments for some of the columns."""
@@ -238,11 +249,11 @@ class Attachment:
         if aligned is not None:
             visual = chunk.tags[..., Tags.KIND] > Kind.TEXT
             self._adapter.put_aligned(arguments, part.take(aligned[:rows]), visual)
-        self._reader.rewrite(arguments, chunk)
+        self.reader.rewrite(arguments, chunk)
         return arguments
 
     def _shares(self, rows: Sequence[Row], length: int, layer: int | None) -> list:
-        text = [length + self._waiting - row.padding - sum(row.held.values()) for row in rows]
+        text = [length + self._waiting + self._text_room - row.padding - sum(row.held.values()) for row in rows]
         return [
             self._allotment.shares(row, count, max(text), self._batch, layer)
             for row, count in zip(rows, text, strict=True)
@@ -251,13 +262,13 @@ class Attachment:
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]
         if self._chunk is not None and isinstance(layer, CompressedLayer):
-            kwargs["attention_mask"] = layer_mask(
-                layer,
-                self._chunk,
-                kwargs.get("attention_mask"),
-                module.config._attn_implementation,
-                kwargs["hidden_states"],
-            )
+            states = kwargs["hidden_states"]
+            alike = (layer.physical, tuple(row.padding for row in layer.rows), states.device)
+            if alike not in self._masks:
+                implementation = module.config._attn_implementation
+                given = kwargs.get("attention_mask")
+                self._masks[alike] = layer_mask(layer, self._chunk, given, implementation, states)
+            kwargs["attention_mask"] = self._masks[alike]
             if "position_ids" in kwargs:
                 kwargs["position_ids"] = None  # only read by flash attention, which takes gaps for packed sequences
         return args, kwargs
@@ -269,12 +280,12 @@ class Attachment:
             return
         self._peak.note(layer)
         number = self._layers.index(layer)
-        context = Context(layer=number, layers=len(self._layers), rope=self._rope)
+        context = Context(layer=number, layers=len(self._layers), rope=self.rope)
         entries = layer.entries(context)
-        if self._method.needs & {"queries", "probe"} and self._rope is not None:
+        if self._method.needs & {"queries", "probe"} and self.rope is not None:
             observer: Any = self._method.observer
             window = chunk.probes or (observer.probe if "probe" in self._method.needs else observer.window)
-            queries = last_queries(module, kwargs["hidden_states"], entries, self._rope, window)
+            queries = last_queries(module, kwargs["hidden_states"], entries, self.rope, window)
             entries = replace(entries, context=replace(context, queries=queries))
         if chunk.probes:
             entries = entries.slice(0, len(entries) - chunk.probes)
@@ -283,13 +294,7 @@ class Attachment:
             return
         shares = self._shares(layer.rows, layer.physical, number)
         entries, rows = reduce_entries(entries, layer.rows, shares, self._method)
-        if chunk.moves and self._rope is not None:
-            entries = _moved(entries, self._rope)
+        if chunk.moves and self.rope is not None:
+            entries = moved(entries, entries.places[..., Places.TARGET], self.rope)
         layer.replace(entries, rows)
         self._peak.note(layer)
-
-
-def _moved(entries: Entries, rope: Any) -> Entries:
-    """Keys re-rotated from where they are to where they belong."""
-    keys = rope.rotate(entries.keys, entries.places[..., Places.TARGET] - entries.present)
-    return replace(entries, keys=keys, places=at_target(entries.places))

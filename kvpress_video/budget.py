@@ -37,7 +37,7 @@ class Budget:
 
     @classmethod
     def parse(cls, value: BudgetLike) -> Budget:
-        """Read `'25%'`, `0.25` (ratios), `6144`, `'6144'` (tokens), `'256MiB'`, `'1.5GB'` (bytes).
+        """Read `'25%'`, `0.25` (ratios), `6144`, `'6144'`, `'6144 tokens'`, `'256MiB'`, `'1.5GB'` (bytes).
 
         Raises:
             BudgetError: the value is none of these, is not above zero, or is a ratio above 100%.
@@ -57,10 +57,12 @@ class Budget:
         number, unit = float(match[1]), match[2].lower()
         if unit == "%":
             return cls(number / 100, "ratio")
+        if unit == "tokens":
+            return cls(int(number), "tokens")
         if unit in _UNITS:
             return cls(number * _UNITS[unit], "bytes")
         if unit:
-            raise BudgetError(f"Unknown unit {match[2]!r} in the budget {value!r}: use %, {', '.join(_UNITS)}.")
+            raise BudgetError(f"Unknown unit {match[2]!r} in the budget {value!r}: use %, tokens, {', '.join(_UNITS)}.")
         return cls(number, "tokens" if number.is_integer() and "." not in match[1] else "ratio")
 
     def entries(self, tokens: int) -> int:

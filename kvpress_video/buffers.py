@@ -36,24 +36,28 @@ class Buffers:
         return sum(part.numel() * part.element_size() for part in self._whole)
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of what is held."""
+        return sum(part.numel() * part.element_size() for part in self._filled())
+
+    @property
     def held(self) -> tuple[Tensor, ...]:
         """What is held: views, valid until the next change."""
-        return tuple(part[:, :, : self.length] for part in self._whole)
+        return self._filled()
 
     def append(self, parts: Sequence[Tensor]) -> None:
         """Add entries: (batch, heads or 1, n, width) each."""
         needed = self.length + parts[0].shape[2]
         if needed > self.capacity or self._frozen:
             growth = max(_LEAST_GROWTH, needed // 8) if self._whole else 0
-            self._move(self.held or parts, max(needed + growth, self.floor))
-        for whole, part in zip(self._whole, parts, strict=True):
-            whole[:, :, self.length : needed] = part
+            self._move(self._filled() or parts, max(needed + growth, self.floor))
+        self._write(parts, needed)
         self.length = needed
 
     def assign(self, parts: Sequence[Tensor]) -> None:
         """Hold these entries instead, which share no memory with the buffers: in place where the room fits them."""
         length = parts[0].shape[2]
-        fits = length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
+        fits = self._whole and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
         if not fits or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
             self._whole, self.length = (), 0
             if length < self.floor:
@@ -73,6 +77,13 @@ class Buffers:
         """Change the batch of every tensor."""
         self._whole = tuple(change(part) for part in self._whole)
 
+    def clear(self) -> None:
+        """Forget everything, the room included."""
+        self._whole, self.length = (), 0
+
+    def _filled(self) -> tuple[Tensor, ...]:
+        return tuple(part[:, :, : self.length] for part in self._whole)
+
     @property
     def _frozen(self) -> bool:
         """Whether autograd, or an inference mode that has ended, forbids to write in place."""
@@ -85,8 +96,17 @@ class Buffers:
         """To new buffers, shaped like `like`."""
         heads = max(part.shape[1] for part in like)
         old, self._whole = (
-            self.held,
-            tuple(part.new_empty(part.shape[0], heads, capacity, part.shape[3]) for part in like),
+            self._filled(),
+            tuple(self._empty(part, (part.shape[0], heads, capacity, part.shape[3])) for part in like),
         )
         for whole, part in zip(self._whole, old, strict=False):
             whole[:, :, : self.length] = part
+
+    def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """A new buffer."""
+        return like.new_empty(shape)
+
+    def _write(self, parts: Sequence[Tensor], end: int) -> None:
+        """Fill the room from the last entry up to `end`."""
+        for whole, part in zip(self._whole, parts, strict=True):
+            whole[:, :, self.length : end] = part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -75,8 +75,7 @@ class CompressedLayer(DynamicLayer):
     @property
     def bytes(self) -> int:
         """Bytes of the keys, values and metadata held."""
-        held = self._buffers.held
-        return sum(part.numel() * part.element_size() for part in held)
+        return self._buffers.held_bytes
 
     @property
     def reserved_bytes(self) -> int:
@@ -84,10 +83,21 @@ class CompressedLayer(DynamicLayer):
         return self._buffers.bytes
 
     @property
+    def bank_bytes(self) -> int:
+        """Bytes of keys and values that are held elsewhere than on the layer's device."""
+        return 0
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of the buffers that are on the layer's device."""
+        return self.reserved_bytes
+
+    @property
     def stock_bytes(self) -> int:
         """Bytes of keys and values in a stock cache that had seen the same tokens."""
-        batch, heads, _, width = self.entries(Context()).keys.shape
-        return 2 * batch * heads * width * self.keys.element_size() * self.logical
+        keys = self.entries(Context()).keys
+        batch, heads, _, width = keys.shape
+        return 2 * batch * heads * width * keys.element_size() * self.logical
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (batch, kv_heads, n, head_dim) and the metadata of the pass in flight.
@@ -105,7 +115,8 @@ class CompressedLayer(DynamicLayer):
         rows = self.rows or [Row()] * len(key_states)
         self.rows = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
         self.logical += chunk.logical
-        return self.keys, self.values
+        keys, values, *_ = self._buffers.held
+        return keys, values
 
     def _show(self) -> None:
         self.keys, self.values, self.tags, self.places = self._buffers.held
@@ -141,13 +152,35 @@ class CompressedLayer(DynamicLayer):
         """Everything held."""
         if self.tags is None or self.places is None:
             raise CacheError("this layer holds nothing yet")
-        return Entries(self.keys, self.values, self.tags, self.places, context)
+        keys, values, tags, places = self._buffers.held
+        return Entries(keys, values, tags, places, context)
 
     def replace(self, entries: Entries, rows: Sequence[Row]) -> None:
         """Hold these entries instead; they share no memory with those held."""
-        self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
+        self._assign(entries, rows)
         self._show()
         self.rows = list(rows)
+
+    def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[Row]) -> None:
+        """Hold what another layer held: its keys, values, tags and places, or nothing."""
+        self.rows = list(rows)
+        if parts:
+            keys, values, tags, places = parts
+            self.replace(Entries(keys, values, tags, places), rows)
+        self.logical, self.guarded = logical, True
+
+    def _assign(self, entries: Entries, rows: Sequence[Row]) -> None:
+        self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
+
+    def extend(self, text: Entries) -> None:
+        """Append text that was read elsewhere, one row: its indices go on from what was seen here."""
+        index = self.logical + torch.arange(len(text), device=text.tags.device, dtype=torch.int32)
+        tags = text.tags.clone()
+        tags[..., Tags.INDEX] = index
+        self._buffers.append([text.keys, text.values, tags, text.places])
+        self._show()
+        self.logical += len(text)
+        self.rows = [row.after(Row(following=len(text))) for row in self.rows]
 
     def drop_last(self, entries: int) -> None:
         """Forget the newest entries of every row."""
@@ -167,7 +200,7 @@ class CompressedLayer(DynamicLayer):
         """Forget everything."""
         self.keys = self.values = None
         self.is_initialized = False
-        self._buffers = Buffers(self._buffers.floor)
+        self._buffers.clear()
         self._forget(())
 
     def crop(self, tokens: int) -> None:
@@ -239,3 +272,8 @@ def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
         raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
     return ours
+
+
+def layers_of(cache: Cache) -> list[CompressedLayer]:
+    """The layers of a cache that holds only ours."""
+    return cast("list[CompressedLayer]", cache.layers)

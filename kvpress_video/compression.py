@@ -100,7 +100,7 @@ class Compression:
         self._kept: list[Tensor] = []
         adapter, compact = adapter_for(model), positions == "compact"
         if prefill == "chunked" and chunk is None:
-            chunk = _usual_chunk(budget, adapter, compact)
+            chunk = usual_chunk(budget, adapter, compact)
         self._attachment = Attachment(adapter, method, budget, stage, prefill, chunk, compact, self._measure)
 
     def __enter__(self) -> Compression:
@@ -228,7 +228,7 @@ def _prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) 
     return prefill
 
 
-def _usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
+def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
     """A third of the budget, as InfiniPot-V takes it (C/M = .75)."""
     entries = budget.amount
     if budget.unit == "bytes":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,26 @@ from .rope import Rope
 from .vision import VisionWatch
 
 
+@dataclass(frozen=True)
+class Expected:
+    """A pass that is made outside the model's own forward, and so has no token ids.
+
+    Attributes:
+        layout: what it brings, its rows with how far positions move on.
+        probes: tokens at its end that only ask.
+    """
+
+    layout: Layout
+    probes: int = 0
+
+
 class PassReader:
     """Turns the text model's arguments into a `Chunk`.
 
     With a `rope` (compact positions) every place also carries a present and a target position.
+
+    Attributes:
+        expected: what the next pass is, where that is known already.
     """
 
     def __init__(self, adapter: Adapter, vision: VisionWatch, rope: Rope | None) -> None:
@@ -31,6 +47,7 @@ class PassReader:
         self._vision = vision
         self._rope = rope
         self._ids: Tensor | None = None
+        self.expected: Expected | None = None
 
     def note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Hook of the module that still sees token ids."""
@@ -45,8 +62,13 @@ class PassReader:
             rows: its rows.
         """
         batch, length = kwargs["inputs_embeds"].shape[:2]
+        expected, self.expected = self.expected, None
+        counting = bool(rows) and rows[0].following is not None
+        layout = expected.layout if expected else self._layout(kwargs, layer.logical, rows, batch, length)
+        probes = expected.probes if expected else 0
+        if counting and expected is None:
+            layout = _continued(layout, rows, kwargs)
         position = self._positions(kwargs, layer.logical, batch, length)
-        layout = self._layout(kwargs, layer.logical, rows, batch, length)
         places = torch.cat([position, layout.importance.to(position)[..., None]], dim=-1)
         if self._rope is not None:
             shift = torch.tensor([row.shift for row in rows], device=position.device)[:, None]
@@ -55,7 +77,8 @@ class PassReader:
             if any(row.shift for row in rows):
                 given = kwargs.get("position_ids")
                 kwargs["position_ids"] = (position[..., 0].long() if given is None else given) - shift
-        return Chunk(layout.tags.to(position.device), places, length, layout.rows, layout.visual)
+        tags = layout.tags.to(position.device)
+        return Chunk(tags, places, length - probes, layout.rows, layout.visual, stock_mask=not counting, probes=probes)
 
     def place(self, chunk: Chunk, rows: Sequence[Row], after: Sequence[Row], shares: Sequence[Mapping]) -> Chunk:
         """The pass with compact target positions, its rows with the shift they bring."""
@@ -115,3 +138,18 @@ class PassReader:
                 "prompt (any-resolution images have none): choose a method that does not need vision attention."
             )
         return layout
+
+
+def _continued(layout: Layout, rows: Sequence[Row], kwargs: dict[str, Any]) -> Layout:
+    """A pass of text whose positions go on from those that the rows count; the arguments are told of them."""
+    valid = layout.tags[..., Tags.INDEX] >= 0
+    start = torch.tensor([row.following for row in rows], device=valid.device)
+    position = start[:, None] + (valid.long().cumsum(dim=1) - 1).clamp(min=0)
+    spatial = kwargs.get("position_ids") is not None and kwargs["position_ids"].ndim == 3
+    position = position.to(kwargs["inputs_embeds"].device)
+    kwargs |= {"position_ids": position.expand(3, *position.shape) if spatial else position, "attention_mask": None}
+    kwargs.pop("cache_position", None)
+    counted = [
+        replace(row, following=int(count)) for row, count in zip(layout.rows, valid.sum(dim=1).tolist(), strict=True)
+    ]
+    return replace(layout, rows=counted)

@@ -1,15 +1,17 @@
-"""`compact` positions: where each token of a pass goes once its segments are squeezed to what they keep."""
+"""`compact` positions: where each token of a pass goes once its segments are squeezed, and keys moved there."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .entries import Tags
+from .entries import Entries, Places, Tags
+from .rope import Rope
 
 
 def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]], shifts: Sequence[int],
@@ -54,3 +56,10 @@ def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]
             shift += int(extent) - min(int(extent), squeezed)
         later.append(shift - shifts[row])
     return torch.from_numpy(new).float(), later
+
+
+def moved(entries: Entries, target: Tensor, rope: Rope) -> Entries:
+    """Entries with compact places whose keys are re-rotated to (t, h, w) `target`, (batch, kv_heads, n, 3)."""
+    keys = rope.rotate(entries.keys, target - entries.present)
+    places = torch.cat([entries.places[..., : Places.WIDTH], target, target], dim=-1)
+    return replace(entries, keys=keys, places=places)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .cache import CompressedLayer
 from .chunk import Chunk, Row
 from .entries import Kind, Places, Tags
+from .errors import MissingInputError
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,20 @@ class Parts(NamedTuple):
 
     visual: list[Part]
     rest: Part | None
+
+    def asking(self, probes: int) -> Parts:
+        """Each visual part followed by the last tokens of the text as probes, fewer where a row has fewer.
+
+        Raises:
+            MissingInputError: a row has none.
+        """
+        if self.rest is None or not min(self.rest.text):
+            raise MissingInputError(
+                "The method asks with the last text tokens of the prompt, but this one ends in a visual token: "
+                "put text after it."
+            )
+        rest, count = self.rest, min(probes, *self.rest.text)
+        return Parts([part.asking(rest, count) for part in self.visual], rest)
 
 
 def cut(chunk: Chunk, most: int | None = None) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,44 @@ def read_video(
     Raises:
         VideoError: the file is missing or unreadable, or does not have the frames asked for.
     """
+    choice = _choose(path, fps, frames, start, end)
+    return choice.read(0, len(choice.chosen))
+
+
+def read_in_groups(
+    path: str | Path, *, fps: float | None = None, start: float | None = None, end: float | None = None, size: int = 32
+) -> tuple[int, Iterator[Video]]:
+    """As `read_video`, `size` frames at a time, so that memory does not grow with the video.
+
+    Returns:
+        How many groups there are, and the groups.
+
+    Raises:
+        VideoError: the file is missing or unreadable, or does not have the frames asked for.
+    """
+    choice = _choose(path, fps, None, start, end)
+    starts = range(0, len(choice.chosen), size)
+    return len(starts), (choice.read(first, first + size) for first in starts)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The frames of a file that were asked for."""
+
+    file: Path
+    reader: VideoReader
+    chosen: NDArray[np.int64]
+    times: Seconds
+    fps: float
+    duration: float
+
+    def read(self, first: int, last: int) -> Video:
+        part = slice(first, last)
+        frames = _decode(self.file, self.reader, self.chosen[part])
+        return Video(frames, self.times[part], self.fps, self.duration, self.file)
+
+
+def _choose(path: str | Path, fps: float | None, frames: int | None, start: float | None, end: float | None) -> _Choice:
     _check_request(fps, frames)
     file, reader = _open(path)
     shown, duration = _timeline(file, reader)
@@ -116,7 +155,7 @@ def read_video(
         rate = float(fps) if fps is not None else wanted / (last - first)
         targets = first + np.arange(wanted) / rate
         chosen = np.searchsorted(shown, targets + 1e-3, side="right") - 1
-    return Video(_decode(file, reader, chosen), shown[chosen], rate, duration, file)
+    return _Choice(file, reader, chosen, shown[chosen], rate, duration)
 
 
 def frame_rate(path: str | Path) -> float:
