@@ -1,4 +1,4 @@
-"""The command line: `kvpress-video sweep`, `ask` and `methods`."""
+"""The command line: `kvpress-video sweep`, `ask`, `run` and `methods`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 if a cell of a sweep failed, 2 for an error, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code: int = options.run(options)
     except KVPressVideoError as error:
@@ -83,6 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     _cache_options(ask)
 
+    run = commands.add_parser(
+        "run",
+        help="a command of yours, with the models that it loads compressed",
+        usage="%(prog)s --method METHOD --budget BUDGET [OPTION …] -- COMMAND …",
+        description="Run a command, such as a server, unchanged: every supported model that it loads is compressed.",
+    )
+    run.set_defaults(run=_run)
+    run.add_argument("--method", required=True, help="name or name:setting=value,…")
+    run.add_argument("--budget", required=True, help="'25%%', 6144 (visual entries) or 256MiB")
+    run.add_argument("--prefill", metavar="HOW", help="auto, chunked, split or whole (default: auto)")
+    run.add_argument("--chunk", type=int, metavar="N", help="visual tokens per chunk (default: a third of the budget)")
+    _cache_options(run)
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="the program and its arguments")
+
     methods = commands.add_parser("methods", help="the installed methods and their settings")
     methods.set_defaults(run=_methods)
     return parser
@@ -101,6 +113,7 @@ def _cache_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    _quiet()
     from .sweep.tasks import make_cells, split_methods
 
     cells = make_cells(split_methods(options.methods), [part.strip() for part in options.budgets.split(",") if part])
@@ -144,6 +157,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
+    _quiet()
     from .ask import ask
     from .bundled import load_bundled
     from .loading import load
@@ -173,6 +187,15 @@ def _ask(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _run(options: argparse.Namespace) -> int:
+    from .integrations.launch import launch
+
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    names = ("stage", "prefill", "chunk", "positions")
+    chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+    launch(command, options.method, options.budget, **chosen)
+
+
 def _methods(options: argparse.Namespace) -> int:
     from dataclasses import MISSING, fields
 
@@ -190,6 +213,12 @@ def _methods(options: argparse.Namespace) -> int:
         if found.source:
             print(f"    source: {found.source}")
     return DONE
+
+
+def _quiet() -> None:
+    """Keep transformers and the hub from talking, here and in worker processes."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _progress() -> Progress:

@@ -1,0 +1,1 @@
+"""Ways into programs that know nothing of this package."""

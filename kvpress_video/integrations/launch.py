@@ -1,0 +1,46 @@
+"""Start a command whose models are compressed, without a change to its code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..compression import compress
+from ..errors import UnknownNameError, UnsupportedModelError
+from .deployment import VARIABLE
+
+STARTUP = Path(__file__).parent / "startup"
+"""Its `sitecustomize.py` is run by every Python process that finds this folder on its path."""
+
+
+def launch(command: Sequence[str], method: str, budget: str, **options: Any) -> NoReturn:
+    """Become `command`, with every supported model that it or its children load compressed.
+
+    Args:
+        command: the program and its arguments.
+        method, budget, **options: as in `compress`.
+
+    Raises:
+        BudgetError: the budget cannot be read.
+        UnknownNameError: unknown method, setting or option, or a command that cannot be started.
+    """
+    if not command:
+        raise UnknownNameError("There is no command to run: write it after --, such as -- python server.py.")
+    if shutil.which(command[0]) is None:
+        raise UnknownNameError(f"There is no command {command[0]!r}: check its spelling and PATH.")
+    with suppress(UnsupportedModelError):  # settings are looked at before the model, of which there is none yet
+        compress(None, method, budget, **options)
+    settings = {"method": method, "budget": budget, **options}
+    path = os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH"))))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(command[0], list(command), {**os.environ, VARIABLE: json.dumps(settings), "PYTHONPATH": path})
+    except OSError as error:
+        raise UnknownNameError(f"Cannot start {command[0]!r}: {error.strerror}.") from error
