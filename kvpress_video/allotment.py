@@ -42,24 +42,40 @@ class Allotment:
         """
         if not row.seen:
             return {}
-        padding = widest - text if self.budget.unit == "bytes" else 0
-        total = self._total(row, text, batch) - padding
-        mine = (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
+        mine = self._wanted(row, text, widest, batch, layer)
         if mine < 1:
             raise BudgetError(
                 f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"
                 f" beside {text} text entries: ask for more."
             )
-        available = sum(row.held.values())
-        if self.budget.unit != "bytes" and total <= available < mine:
-            raise BudgetError(
-                f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} visual entries there are: "
-                "lower the budget or spread it more evenly."
-            )
         return allocate(mine, row.seen, row.held)
 
+    def check(self, row: Row, text: int, widest: int, batch: int) -> None:
+        """See to it that a row which is whole can be brought down to its budget.
+
+        Raises:
+            BudgetError: the method gives a layer more than there is, so that the budget would not be used up.
+        """
+        if self.budget.unit == "bytes" or not row.seen:
+            return
+        available, total = sum(row.held.values()), self._total(row, text, batch)
+        for layer in range(self.layers):
+            mine = self._wanted(row, text, widest, batch, layer)
+            if total <= available < mine:
+                raise BudgetError(
+                    f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} visual entries there "
+                    "are: lower the budget or spread it more evenly."
+                )
+
+    def _wanted(self, row: Row, text: int, widest: int, batch: int, layer: int | None) -> int:
+        padding = widest - text if self.budget.unit == "bytes" else 0
+        total = self._total(row, text, batch) - padding
+        return (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
+
     def _total(self, row: Row, text: int, batch: int) -> int:
-        if self.budget.unit != "bytes":
+        if self.budget.unit == "tokens":
+            return int(self.budget.amount)
+        if self.budget.unit == "ratio":
             return self.budget.entries(sum(row.seen.values()))
         length = int(self.budget.amount) // (self.layers * batch * self.entry_bytes)
         if length <= text:

@@ -36,12 +36,12 @@ def stream_answer(session: VideoSession, tokenizer: Any, question: str, **option
         **options: of `VideoSession.ask`.
     """
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    unwanted, failed = threading.Event(), []
+    unwanted, failed, answered = threading.Event(), [], []
     stop = StoppingCriteriaList([_StopWhen(unwanted), *options.pop("stopping_criteria", [])])
 
     def run() -> None:
         try:
-            session.ask(question, streamer=pieces, stopping_criteria=stop, **options)
+            answered.append(session.ask(question, streamer=pieces, stopping_criteria=stop, **options))
         except _Unwanted:
             pass
         except BaseException as error:
@@ -51,10 +51,14 @@ def stream_answer(session: VideoSession, tokenizer: Any, question: str, **option
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    heard = False
     try:
         yield from pieces
+        heard = True
     finally:
         unwanted.set()
         thread.join()
+        if not heard and not failed and options.get("keep", True) and answered:
+            session.take_back()
     if failed:
         raise failed[0]

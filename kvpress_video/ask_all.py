@@ -64,12 +64,13 @@ def ask_all(
             output = streams[0].generate_from(cache, padded, mask, **generation)
         ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
         replies = [_until(row, ends) for row in output]
+        marks = [stream.mark() for stream in streams]
         if keep:
             for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
                 _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
         return [
-            session.finish(question, reply, keep)
-            for session, question, reply in zip(sessions, asked, replies, strict=True)
+            session.finish(question, reply, keep, before)
+            for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
         ]
 
 
@@ -117,3 +118,4 @@ def _hand_back(stream: Stream, cache: DynamicCache, start: Sequence[int], row: i
         gained = joined.entries(Context()).rows([row]).slice(first + padding, first + padding + count)
         layer.extend(gained)
     stream.timeline = stream.timeline.interrupted()
+    stream.note_peak()

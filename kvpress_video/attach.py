@@ -161,8 +161,12 @@ class Attachment:
             for segment in row.held
         )
         counting = rows[0].following is not None
-        if self._compact and not counting:
-            chunk = self.reader.place(chunk, rows, after, shares)
+        if not counting:
+            texts = self._texts(after, length)
+            for row, text in zip(after, texts, strict=True):
+                self._allotment.check(row, text, max(texts), self._batch)
+            if self._compact:
+                chunk = self.reader.place(chunk, rows, after, shares)
         self._peak = Peak(self._layers)
         if self._stage == "input":
             output = self._pass(forward, kwargs, chunk if fits else self._dropped(kwargs, chunk, rows, shares))
@@ -252,12 +256,15 @@ class Attachment:
         self.reader.rewrite(arguments, chunk)
         return arguments
 
+    def _texts(self, rows: Sequence[Row], length: int) -> list[int]:
+        """Text entries of each row, those that follow and those that room is kept for included."""
+        more = self._waiting + self._text_room
+        return [length + more - row.padding - sum(row.held.values()) for row in rows]
+
     def _shares(self, rows: Sequence[Row], length: int, layer: int | None) -> list:
-        text = [length + self._waiting + self._text_room - row.padding - sum(row.held.values()) for row in rows]
-        return [
-            self._allotment.shares(row, count, max(text), self._batch, layer)
-            for row, count in zip(rows, text, strict=True)
-        ]
+        texts = self._texts(rows, length)
+        allot = self._allotment
+        return [allot.shares(row, text, max(texts), self._batch, layer) for row, text in zip(rows, texts, strict=True)]
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]

@@ -69,6 +69,13 @@ class Budget:
         """Entries that a ratio leaves of `tokens`, rounded half up; at most `amount` for a count."""
         return int(self.amount * tokens + 0.5) if self.unit == "ratio" else min(int(self.amount), tokens)
 
+    @property
+    def exact(self) -> str | int | float:
+        """What `parse` reads as this budget again."""
+        if self.unit == "bytes":
+            return f"{int(self.amount)}B"
+        return int(self.amount) if self.unit == "tokens" else self.amount
+
     def __str__(self) -> str:
         if self.unit == "ratio":
             return f"{self.amount * 100:g}%"

@@ -87,10 +87,8 @@ class Buffers:
     @property
     def _frozen(self) -> bool:
         """Whether autograd, or an inference mode that has ended, forbids to write in place."""
-        if not self._whole:
-            return False
-        first = self._whole[0]
-        return first.requires_grad or (first.is_inference() and not torch.is_inference_mode_enabled())
+        ended = not torch.is_inference_mode_enabled()
+        return any(part.requires_grad or (part.is_inference() and ended) for part in self._whole)
 
     def _move(self, like: Sequence[Tensor], capacity: int) -> None:
         """To new buffers, shaped like `like`."""

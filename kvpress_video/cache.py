@@ -105,7 +105,7 @@ class CompressedLayer(DynamicLayer):
         Raises:
             CacheError: the hooks are gone and continuing without them would give wrong answers.
         """
-        self._check_whole()
+        self.check_whole()
         chunk = self.incoming or self._plain_text(key_states)
         device = key_states.device
         self._buffers.append(
@@ -134,13 +134,14 @@ class CompressedLayer(DynamicLayer):
         return Chunk(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
                      [Row()] * batch)  # fmt: skip
 
-    def _check_whole(self) -> None:
+    def check_whole(self) -> None:
+        """Raise CacheError if a pass failed halfway."""
         if self.broken:
             raise CacheError("A pass on this cache failed halfway: start with a new cache.")
 
     def check_continues(self, batch: int, compact: bool) -> None:
         """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
-        self._check_whole()
+        self.check_whole()
         if self.places is None:
             return
         if len(self.rows) != batch:
@@ -162,10 +163,10 @@ class CompressedLayer(DynamicLayer):
         self.rows = list(rows)
 
     def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[Row]) -> None:
-        """Hold what another layer held: its keys, values, tags and places, or nothing."""
+        """Hold what another layer held: copies of its keys, values, tags and places, or nothing."""
         self.rows = list(rows)
         if parts:
-            keys, values, tags, places = parts
+            keys, values, tags, places = (part.clone() for part in parts)
             self.replace(Entries(keys, values, tags, places), rows)
         self.logical, self.guarded = logical, True
 
@@ -209,7 +210,7 @@ class CompressedLayer(DynamicLayer):
         Raises:
             CacheError: that would reach back to where entries were evicted.
         """
-        remove = -tokens if tokens <= 0 else max(self.logical - tokens, 0)
+        remove = -tokens if tokens <= 0 else max(self.get_seq_length() - tokens, 0)
         if not remove or self.tags is None or self.places is None:
             return
         newest = self.tags[:, :, -remove:]

@@ -46,6 +46,8 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
     Raises:
         CacheError: the method or a setting was given as an object, which no file can hold; or `path` cannot be written.
     """
+    if path.exists() and not path.is_file():
+        raise CacheError(f"{path} is {_kind(path)}: give the path of a file, such as session.kvv.")
     for name, value in snapshot.facts["recipe"].items():
         if not is_plain(value):
             raise CacheError(
@@ -59,8 +61,6 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
     except CacheError as error:
         raise CacheError(f"The session cannot be written to {path}: its snapshot {error}.") from error
     data = save(tensors, {"format": FORMAT, "version": VERSION, "facts": facts, "sha256": _digest(facts, tensors)})
-    if path.exists() and not path.is_file():
-        raise CacheError(f"{path} is {_kind(path)}: give the path of a file, such as session.kvv.")
     try:
         with replacing(path) as scratch, scratch.open("wb") as file:
             file.write(data)
@@ -117,7 +117,7 @@ def _kind(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The facts as they stand in the file, and the tensors, once the checksum is right."""
+    """The facts as they stand in the file, and the tensors in memory of their own, once the checksum is right."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
@@ -175,7 +175,7 @@ def _wanted(
     stream, layers, text_model = facts["stream"], len(adapter.attentions), adapter.text_model
     if len(stream["rows"]) != layers:
         raise CacheError(f"tells of {len(stream['rows'])} layers, and the model has {layers}: {_AGAIN}")
-    heads, width = text_model.config.num_key_value_heads, _head_dim(text_model.config)
+    heads, width = text_model.config.num_key_value_heads, adapter.head_dim
     places = Places.COMPACT_WIDTH if facts["recipe"]["positions"] == "compact" else Places.WIDTH
     parts = {
         "keys": (width, text_model.dtype),
@@ -189,14 +189,9 @@ def _wanted(
         for part, (last, dtype) in parts.items()
     }
     if waiting := _length(tensors, "waiting.times", -1):
-        wanted["waiting.frames"] = (waiting, *(facts["size"] or ()), 3), torch.uint8
+        wanted["waiting.frames"] = (waiting, *(facts["inbox"]["size"] or ()), 3), torch.uint8
         wanted["waiting.times"] = (waiting,), torch.float64
     return wanted
-
-
-def _head_dim(config: Any) -> int:
-    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return width
 
 
 def _length(tensors: Mapping[str, Tensor], name: str, dim: int) -> int:

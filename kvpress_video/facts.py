@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from types import UnionType
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NewType, TypedDict, get_args, get_origin, get_type_hints
 
 from .chunk import Row
 from .conversation import Turn
 from .errors import CacheError
 from .timeline import Timeline
 
+AnyWhole = NewType("AnyWhole", int)
 
-class Recipe(TypedDict):
+
+class RecipeFacts(TypedDict):
     """What a session was made with; the method's settings come beside it."""
 
     method: str
-    budget: str
+    budget: str | int | None
     positions: Literal["keep", "compact"]
-    chunk: int
+    chunk: int | None
     fps: float
     system: str | None
     text_room: int
     position_limit: int | None
+    bank: str
 
 
 class StreamFacts(TypedDict):
@@ -44,15 +47,23 @@ class TalkFacts(TypedDict):
     unsaid: list[int]
 
 
+class InboxFacts(TypedDict):
+    """What is known of the frames that came, beside those that wait."""
+
+    count: int
+    last_time: float | None
+    size: tuple[int, int] | None
+    told: float
+    untold: AnyWhole
+
+
 class SessionFacts(TypedDict):
     """The facts of a session's snapshot."""
 
     recipe: dict[str, Any]
     stream: StreamFacts
     talk: TalkFacts
-    count: int
-    last_time: float | None
-    size: tuple[int, int] | None
+    inbox: InboxFacts
 
 
 def is_plain(value: Any) -> bool:
@@ -70,17 +81,23 @@ _LEAVES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number from 0", lambda value: type(value) is int and value >= 0),
     float: ("a number", lambda value: type(value) in (int, float) and math.isfinite(value)),
     str: ("text", lambda value: isinstance(value, str)),
+    AnyWhole: ("a whole number", lambda value: type(value) is int),
+    NoneType: ("null", lambda value: value is None),
 }
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> None:
     """As `check`, for a recipe with the method's settings in it."""
-    check({name: recipe[name] for name in get_type_hints(Recipe) if name in recipe}, Recipe, "facts.session.recipe")
+    check(
+        {name: recipe[name] for name in get_type_hints(RecipeFacts) if name in recipe},
+        RecipeFacts,
+        "facts.session.recipe",
+    )
 
 
 def check(value: Any, wanted: Any, name: str) -> None:
-    """See to it that a value read from JSON has a type: a leaf (whole numbers are counts, never below zero), something
-    or None, a literal, a list, a tuple, a mapping, or a class with annotated fields.
+    """See to it that a value read from JSON has a type: a leaf (whole numbers are counts, never below zero), a union, a
+    literal, a list, a tuple, a mapping, or a class with annotated fields.
 
     Args:
         value: as `json.loads` gives it.
@@ -104,7 +121,7 @@ def _parts(value: Any, wanted: Any) -> dict[str, tuple[Any, Any]] | None:
     if wanted in _LEAVES:
         return {} if _LEAVES[wanted][1](value) else None
     if origin is UnionType:
-        return {} if value is None else {"": (value, inner[0])}
+        return {"": (value, next((option for option in inner if _parts(value, option) is not None), inner[0]))}
     if origin is Literal:
         return {} if value in inner else None
     if origin in (dict, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .errors import CacheError
 
-_SAMPLE = 256  # values of each parameter, or somewhat more
+_SAMPLE = 256  # values of each parameter, roughly
 _NOT_COMPUTED_WITH = {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id"),
     *("use_cache", "return_dict", "output_attentions", "output_hidden_states"),
@@ -53,8 +54,7 @@ def fingerprint(model: Any) -> Fingerprint:
             raise CacheError(f"{name} is not in memory, so the model cannot be told from others: load it whole.")
         parameters.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
         values = parameter.detach().reshape(-1)
-        odd_step = values.numel() // _SAMPLE | 1  # so that the values do not all lie in one column
-        weights.update(bytes_of(values[::odd_step]))
+        weights.update(bytes_of(values[:: _step(values.numel())]))
     return {
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -85,6 +85,14 @@ def difference(one: Fingerprint, other: Fingerprint) -> str | None:
 def bytes_of(tensor: Tensor) -> memoryview:
     """A tensor's values as they lie in memory."""
     return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _step(size: int) -> int:
+    """A step from value to value that shares no factor with any dimension, so that every column has its turn."""
+    step = max(1, size // _SAMPLE)
+    while math.gcd(step, size) != 1:
+        step += 1
+    return step
 
 
 def _settings(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -53,21 +53,21 @@ def as_frames(frames: Any) -> Frames:
     raise VideoError(f"Frames must be whole numbers from 0 to 255 or fractions from 0 to 1; got {array.dtype}.")
 
 
-def as_times(times: float | Iterable[float] | None, count: int, last: float | None, fps: float) -> list[float]:
+def as_times(times: float | Iterable[float], count: int, last: float | None) -> list[float]:
     """When each of `count` frames was shown, in seconds.
 
     Args:
-        times: one per frame; None goes on after the last one.
+        times: one per frame.
         last: when the frame before them was shown, None if there is none.
-        fps: frames per second where `times` is None.
 
     Raises:
         VideoError: there are more or fewer than frames, they are no numbers, or time does not move on.
     """
-    if times is None:
-        first = 0.0 if last is None else last + 1 / fps
-        return [first + number / fps for number in range(count)]
-    found = [float(time) for time in (times if isinstance(times, Iterable) else [times])]
+    given = list(times) if isinstance(times, Iterable) else [times]
+    try:
+        found = [float(time) for time in given]
+    except (TypeError, ValueError) as error:
+        raise VideoError(f"Times must be numbers of seconds, got {times!r:.80}.") from error
     if len(found) != count:
         raise VideoError(f"{count} frames came with {len(found)} times: give one per frame.")
     for before, time in zip([last, *found], found, strict=False):

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from .entries import Kind
 from .errors import VideoError
 from .frames import as_frames, as_times, process
 from .models.base import Adapter
+from .snapshot import Snapshot
 from .video import Frames
 
 
@@ -29,6 +31,7 @@ class Inbox:
         count: frames that ever came.
         last_time: when the last of them was shown, None before the first.
         size: height and width of every frame, None before the first.
+        told, untold: the last time that was told (0 before the first), and how many frames after it the next one is.
     """
 
     def __init__(self, processor: Any, adapter: Adapter, chunk: int, fps: float) -> None:
@@ -43,9 +46,10 @@ class Inbox:
         self.count = 0
         self.last_time: float | None = None
         self.size: tuple[int, int] | None = None
+        self.told, self.untold = 0.0, 0
 
-    def accept(self, frames: Any, times: float | Iterable[float] | None) -> list[tuple[Frames, float]]:
-        """Frames and their times, checked, for `put`.
+    def accept(self, frames: Any, times: float | Iterable[float] | None) -> list[tuple[Frames, float, int]]:
+        """Frames, their times, and how many frames after the last told time they are, checked, for `put`.
 
         Raises:
             VideoError: they are not what they should be.
@@ -57,32 +61,58 @@ class Inbox:
                 f"Frames of {size[0]}×{size[1]} came to a stream of {self.size[0]}×{self.size[1]}: "
                 "resize them, or start another session."
             )
-        return list(zip(found, as_times(times, len(found), self.last_time, self._fps), strict=True))
+        if self._chunk is None:
+            self._chunk = self._frames_of_a_chunk(found[0])
+        if times is not None:
+            return [
+                (frame, time, 0) for frame, time in zip(found, as_times(times, len(found), self.last_time), strict=True)
+            ]
+        since = range(self.untold, self.untold + len(found))
+        return [(frame, self.told + number / self._fps, number) for frame, number in zip(found, since, strict=True)]
 
-    def put(self, frame: Frames, time: float) -> None:
+    def put(self, frame: Frames, time: float, untold: int) -> None:
         """Let an accepted frame wait."""
         self.frames.append(frame)
         self.times.append(time)
         self.count += 1
-        self.last_time, self.size = time, frame.shape[:2]
+        self.last_time, self.size, self.untold = time, frame.shape[:2], untold + 1
+        if not untold:
+            self.told = time
 
     @property
     def full(self) -> bool:
         """Whether a chunk waits."""
-        if self._chunk is None and len(self.frames) >= self._adapter.frames_per_step:
-            step = self._adapter.frames_per_step
-            first = self._adapter.unpack(Kind.VIDEO, process(self._processor, self.frames[:step]))
-            if first is None:
-                raise VideoError("The vision tower cannot be given these frames one by one.")
-            self._chunk = step * max(1, self._most // first[0].grid.patches)
         return self._chunk is not None and len(self.frames) >= self._chunk
 
-    def take(self) -> Batch:
+    def batch(self) -> Batch:
         """All that waits; an odd frame at the end stands for a whole temporal step, as in the processor."""
-        batch = Batch(process(self._processor, self.frames), self.times[:: self._adapter.frames_per_step])
-        self.frames, self.times = [], []
-        return batch
+        return Batch(process(self._processor, self.frames), self.times[:: self._adapter.frames_per_step])
 
-    def restore(self, frames: np.ndarray, times: np.ndarray) -> None:
-        """Let frames wait that waited elsewhere."""
-        self.frames, self.times = list(frames), times.tolist()
+    def clear(self) -> None:
+        """Nothing waits any more."""
+        self.frames, self.times = [], []
+
+    def _frames_of_a_chunk(self, one: Frames) -> int:
+        step = self._adapter.frames_per_step
+        first = self._adapter.unpack(Kind.VIDEO, process(self._processor, [one] * step))
+        if first is None:
+            raise VideoError("The vision tower cannot be given these frames one by one.")
+        return step * max(1, self._most // first[0].grid.patches)
+
+    def snapshot(self) -> Snapshot:
+        """The frames that wait, and where time is."""
+        names = ("count", "last_time", "size", "told", "untold")
+        waiting = {}
+        if self.frames:
+            waiting["waiting.frames"] = torch.from_numpy(np.stack(self.frames))
+            waiting["waiting.times"] = torch.tensor(self.times, dtype=torch.float64)
+        return Snapshot(waiting, {name: getattr(self, name) for name in names})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on as another inbox would."""
+        facts, tensors = snapshot.facts, snapshot.tensors
+        self.count, self.last_time, self.told = facts["count"], facts["last_time"], facts["told"]
+        self.untold, self.size = facts["untold"], facts["size"] and (facts["size"][0], facts["size"][1])
+        if "waiting.frames" in tensors:
+            self.frames = list(tensors["waiting.frames"].cpu().numpy().copy())
+            self.times = tensors["waiting.times"].tolist()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,9 +38,6 @@ class PassReader:
     """Turns the text model's arguments into a `Chunk`.
 
     With a `rope` (compact positions) every place also carries a present and a target position.
-
-    Attributes:
-        expected: what the next pass is, where that is known already.
     """
 
     def __init__(self, adapter: Adapter, vision: VisionWatch, rope: Rope | None) -> None:
@@ -47,11 +45,20 @@ class PassReader:
         self._vision = vision
         self._rope = rope
         self._ids: Tensor | None = None
-        self.expected: Expected | None = None
+        self._expected: Expected | None = None
 
     def note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Hook of the module that still sees token ids."""
         self._ids = kwargs.get("input_ids", args[0] if args else None)
+
+    @contextmanager
+    def expecting(self, expected: Expected) -> Iterator[None]:
+        """The next pass inside is known already."""
+        self._expected = expected
+        try:
+            yield
+        finally:
+            self._expected = None
 
     def read(self, kwargs: dict[str, Any], layer: CompressedLayer, rows: Sequence[Row]) -> Chunk:
         """The pass in flight, uncompressed.
@@ -62,7 +69,7 @@ class PassReader:
             rows: its rows.
         """
         batch, length = kwargs["inputs_embeds"].shape[:2]
-        expected, self.expected = self.expected, None
+        expected, self._expected = self._expected, None
         counting = bool(rows) and rows[0].following is not None
         layout = expected.layout if expected else self._layout(kwargs, layer.logical, rows, batch, length)
         probes = expected.probes if expected else 0

@@ -6,29 +6,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from .answers import stream_answer
-from .budget import Budget, BudgetLike
+from .budget import BudgetLike
 from .cache_file import read_snapshot, write_snapshot
-from .compression import Positions, usual_chunk
+from .compression import Positions
 from .compressor import Compressor
 from .conversation import Conversation, Turn
-from .errors import BudgetError
+from .errors import BudgetError, CacheError
 from .inbox import Inbox
 from .interrupts import interrupts_wait
 from .locks import lock_of
 from .models import adapter_for
-from .registry import make_method
+from .recipe import Recipe
 from .session_stats import SessionStats, measured
 from .snapshot import Snapshot, put_stream, take_stream
-from .stream import Stream
+from .stream import Mark, Stream
 from .video import read_in_groups
-
-UNCAPPED = "full"
-_USUAL_CHUNK = 2048  # visual tokens, where no budget says
-_SHOWN_AFTER = 2.0  # seconds
 
 
 class VideoSession:
@@ -86,45 +79,25 @@ class VideoSession:
             UnknownNameError: unknown method, setting, positions or bank.
             UnsupportedModelError: the model cannot follow a stream.
         """
-        made = make_method(method, **settings)
-        if budget is None and method != UNCAPPED:
-            raise BudgetError(f"{method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")
-        parsed = Budget.parse("100%" if budget is None else budget)
-        if parsed.unit == "ratio" and method != UNCAPPED:
-            raise BudgetError(f"{parsed} of an endless stream caps nothing: give a number of visual entries, or bytes.")
-        if not fps > 0:
-            raise BudgetError(f"fps must be above zero, got {fps}.")
-        adapter, compact = adapter_for(model), positions == "compact"
-        if chunk is None:
-            chunk = _USUAL_CHUNK if parsed.unit == "ratio" else usual_chunk(parsed, adapter, compact)
+        self._recipe = Recipe(method, budget, positions, chunk, fps, system, text_room, position_limit, bank, settings)
+        adapter = adapter_for(model)
+        self._most = self._recipe.chunk_for(adapter)
         self.model, self.processor, self.positions = model, processor, positions
-        self._recipe = dict(
-            method=method,
-            budget=str(parsed),
-            positions=positions,
-            chunk=chunk,
-            fps=fps,
-            system=system,
-            text_room=text_room,
-            position_limit=position_limit,
-            bank=bank,
-            **settings,
-        )
-        self._text_room = text_room if parsed.unit == "bytes" else None
         self._talk = Conversation(processor, system)
-        self._inbox = Inbox(processor, adapter, chunk, fps)
+        self._inbox = Inbox(processor, adapter, self._most, fps)
         self.stream = Stream(
             adapter,
-            made,
-            parsed,
-            chunk=chunk,
-            compact=compact,
+            self._recipe.make_method(),
+            self._recipe.cap,
+            chunk=self._most,
+            compact=positions == "compact",
             position_limit=position_limit,
-            text_room=self._text_room or 0,
+            text_room=self._recipe.room or 0,
             probes=self._talk.asking,
             bank=bank,
         )
         self.lock = lock_of(model)
+        self._last_turn: tuple[Mark, dict[str, Any]] | None = None  # where to go back to without it
 
     @property
     def turns(self) -> list[Turn]:
@@ -143,8 +116,8 @@ class VideoSession:
             BudgetError: the method cannot work inside the budget.
         """
         with self.lock:
-            for frame, time in self._inbox.accept(frames, times):
-                self._inbox.put(frame, time)
+            for arrived in self._inbox.accept(frames, times):
+                self._inbox.put(*arrived)
                 if self._inbox.full:
                     self.flush()
 
@@ -178,10 +151,12 @@ class VideoSession:
         with self.lock:
             if not self._inbox.frames:
                 return
-            batch = self._inbox.take()
+            batch = self._inbox.batch()
             with interrupts_wait(), self.stream.attached():
                 self.stream.feed_frames(batch.inputs, batch.seconds, self._talk.before_frames())
                 self._talk.watched()
+                self._inbox.clear()
+                self._last_turn = None
 
     def ask(
         self, question: str, *, max_new_tokens: int = 128, keep: bool = True, streamer: Any = None, **generation: Any
@@ -214,7 +189,7 @@ class VideoSession:
                 raise
             if not keep:
                 self.stream.back_to(before)
-            return self.finish(question, reply, keep)
+            return self.finish(question, reply, keep, before)
 
     def prepare(self, question: str, max_new_tokens: int) -> list[int]:
         """Work through the frames that wait and make room; the token ids of a question and the words around it.
@@ -225,17 +200,40 @@ class VideoSession:
         self.flush()
         ids = self._talk.question(question)
         text = len(ids) + max_new_tokens
-        if self._text_room is not None and text > (room := self.stream.text_left()):
+        if self._recipe.room is not None and text > (room := self.stream.text_left()):
             raise BudgetError(
                 f"Question and answer may take {text} tokens, and the budget has room for {room}: ask for a shorter "
-                f"answer (max_new_tokens), push frames before more questions, or raise text_room={self._text_room}."
+                f"answer (max_new_tokens), push frames before more questions, or raise text_room={self._recipe.room}."
             )
         self.stream.make_room(text)
         return ids
 
-    def finish(self, question: str, reply: list[int], keep: bool) -> str:
-        """The answer in words, noted down if it is to be kept."""
-        return self._talk.answered(question, reply) if keep else self._talk.text(reply)
+    def finish(self, question: str, reply: list[int], keep: bool, before: Mark) -> str:
+        """The answer in words, noted down if it is to be kept.
+
+        Args:
+            question, reply: as asked, and the answer's token ids.
+            keep: whether they stay in the conversation.
+            before: where the stream was before the question.
+        """
+        if not keep:
+            return self._talk.text(reply)
+        self._last_turn = before, self._talk.facts
+        return self._talk.answered(question, reply)
+
+    def take_back(self) -> None:
+        """Forget the last question and its answer.
+
+        Raises:
+            CacheError: there are none, or frames were seen since.
+        """
+        with self.lock:
+            if self._last_turn is None:
+                raise CacheError("There is no question to take back, or frames were seen since it was asked.")
+            before, talk = self._last_turn
+            self.stream.back_to(before)
+            self._talk.restore(talk)
+            self._last_turn = None
 
     def stream_answer(self, question: str, **options: Any) -> Iterator[str]:
         """As `ask`, but the answer comes piece by piece while it is made.
@@ -249,22 +247,19 @@ class VideoSession:
         return VideoSession.restore(self.snapshot(), self.model, self.processor)
 
     def snapshot(self) -> Snapshot:
-        """Everything that the session is, copied, on the cache's device."""
+        """Everything that the session is, copied, on the cache's device.
+
+        Raises:
+            CacheError: a push failed halfway.
+        """
         with self.lock:
-            stream, inbox = take_stream(self.stream), self._inbox
-            waiting = {}
-            if inbox.frames:
-                waiting["waiting.frames"] = torch.from_numpy(np.stack(inbox.frames))
-                waiting["waiting.times"] = torch.tensor(inbox.times, dtype=torch.float64)
+            stream, inbox = take_stream(self.stream), self._inbox.snapshot()
             facts = {
-                "recipe": self._recipe,
+                "recipe": self._recipe.facts | {"chunk": self._most},
                 "stream": stream.facts,
                 "talk": self._talk.facts,
-                "count": inbox.count,
-                "last_time": inbox.last_time,
-                "size": inbox.size,
             }
-            return Snapshot(stream.tensors | waiting, facts)
+            return Snapshot(stream.tensors | inbox.tensors, facts | {"inbox": inbox.facts})
 
     @classmethod
     def restore(
@@ -275,16 +270,12 @@ class VideoSession:
         Args:
             snapshot: of a session on the same model; on any device.
             model, processor: the same, in this process.
-            method: needed where the session was given a method as an instance.
+            method: in place of the one that it was made with.
         """
         facts = snapshot.facts
         session = cls(model, processor, **(facts["recipe"] | ({"method": method} if method else {})))
-        put_stream(session.stream, Snapshot(snapshot.to(model.device).tensors, facts["stream"]))
-        if "waiting.frames" in snapshot.tensors:
-            frames, times = (snapshot.tensors[f"waiting.{name}"].cpu().numpy() for name in ("frames", "times"))
-            session._inbox.restore(frames, times)
-        session._inbox.count, session._inbox.last_time = facts["count"], facts["last_time"]
-        session._inbox.size = facts["size"] and tuple(facts["size"])
+        put_stream(session.stream, Snapshot(snapshot.tensors, facts["stream"]))
+        session._inbox.restore(Snapshot(snapshot.tensors, facts["inbox"]))
         session._talk.restore(facts["talk"])
         return session
 

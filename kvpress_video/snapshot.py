@@ -35,15 +35,21 @@ class Snapshot:
 
 
 def take_stream(stream: Stream) -> Snapshot:
-    """A copy of what a stream holds."""
+    """A copy of what a stream holds.
+
+    Raises:
+        CacheError: a pass on it failed halfway.
+    """
     layers = stream.layers
+    for layer in layers:
+        layer.check_whole()
     tensors = {
         f"layers.{number}.{part}": getattr(layer, part).clone(memory_format=torch.contiguous_format)
         for number, layer in enumerate(layers)
         for part in _PARTS
         if layer.physical
     }
-    rows = [asdict(layer.rows[0]) for layer in layers]
+    rows = [_row_facts(layer.rows[0]) for layer in layers]
     facts = {
         "logical": layers[0].logical,
         "rows": rows,
@@ -56,10 +62,17 @@ def take_stream(stream: Stream) -> Snapshot:
 def put_stream(stream: Stream, snapshot: Snapshot) -> None:
     """Fill an empty stream as another one was."""
     facts = snapshot.facts
+    attentions = stream.adapter.attentions
     for number, (layer, row) in enumerate(zip(stream.layers, facts["rows"], strict=True)):
+        device = next(attentions[number].parameters()).device
         parts = [snapshot.tensors.get(f"layers.{number}.{part}") for part in _PARTS]
-        layer.restore([part for part in parts if part is not None], facts["logical"], [_row(row)])
+        layer.restore([part.to(device) for part in parts if part is not None], facts["logical"], [_row(row)])
     stream.timeline, stream.peak_bytes = _timeline(facts["timeline"]), facts["peak_bytes"]
+
+
+def _row_facts(row: Row) -> dict[str, Any]:
+    counted = {name: dict(getattr(row, name)) for name in ("held", "seen", "grids")}
+    return {"padding": row.padding, **counted, "shift": row.shift, "following": row.following}
 
 
 def _row(facts: dict[str, Any]) -> Row:

@@ -74,24 +74,24 @@ class Squeeze:
         return torch.where(inside[..., None], moved + squeezed, moved)
 
 
-def squeeze_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool) -> Squeeze:
-    """The squeeze that brings the next position from `following` down to `wanted`.
+def squeeze_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None) -> Squeeze:
+    """The squeeze that brings the next position from `following` down to `wanted`, or at least to `most`.
 
     Raises:
-        CacheError: text, and the rows and columns of the runs, take more than that.
+        CacheError: text, and the rows and columns of the runs, take more than `most`.
     """
     taken = sum(run.end - run.start for run in runs)
-    text = following - taken
-    low, high = 0.0, min(1.0, (wanted - text) / taken) if taken else 0.0
-    least = text + sum(min(run.least, run.end - run.start) for run in runs)
-    if not runs or least > wanted:
+    least = following - taken + sum(min(run.least, run.end - run.start) for run in runs)
+    if not runs or least > (wanted if most is None else most):
         raise CacheError(
-            f"The conversation takes {least} positions, more than the {wanted} it may: start another one, or raise "
-            "position_limit if the model was trained for more."
+            f"The conversation takes {least if runs else following} positions, and {max(wanted, most or 0)} are left "
+            "for it: start another one, ask for shorter answers (max_new_tokens), or raise position_limit if the model "
+            "was trained for more."
         )
+    low, high = 0.0, 1.0
     for _ in range(24):
         factor = (low + high) / 2
-        if Squeeze(runs, factor, spatial).next_position(following) <= wanted:
+        if Squeeze(runs, factor, spatial).next_position(following) <= max(wanted, least):
             low = factor
         else:
             high = factor

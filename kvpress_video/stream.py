@@ -32,12 +32,14 @@ _VIDEO = 0  # the segment of a stream's frames
 
 
 class Mark(NamedTuple):
-    """Where a stream is: tokens seen, entries held in each layer, the next position, and the frames so far."""
+    """Where a stream is: tokens seen, entries held in each layer, the next position, the frames so
+    far, and whether a pass had failed."""
 
     logical: int
     held: tuple[int, ...]
     following: int
     timeline: Timeline
+    broken: bool
 
 
 class Stream:
@@ -76,10 +78,10 @@ class Stream:
             )
         self.adapter = adapter
         config = adapter.text_model.config
-        self.position_limit = position_limit or config.max_position_embeddings
+        self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self._compact = compact
         self._attachment = Attachment(
-            adapter, method, budget, "cache", "whole", chunk, compact, self._note_peak, text_room
+            adapter, method, budget, "cache", "whole", chunk, compact, self.note_peak, text_room
         )
         observer: Any = method.observer
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
@@ -130,13 +132,12 @@ class Stream:
                 f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
-        farthest = self.position_limit // 4
-        if self._compact and self.timeline.extent(self.adapter, grid, seconds) > farthest:
-            self.timeline = self.timeline.skipped(farthest, seconds[0])
-        self.make_room(len(before) + self.timeline.extent(self.adapter, grid, seconds))
-        start = self.following + len(before)
-        visual, timeline = self.timeline.shown(self.adapter, grid, seconds, start)
-        end = max(start, timeline.runs[-1].end)
+        longest = max(1, self.position_limit // (4 * grid.frames)) if self._compact and self._spatial else None
+        for _ in range(2):
+            start = self.following + len(before)
+            visual, timeline = self.timeline.shown(self.adapter, grid, seconds, start, longest)
+            end = timeline.runs[-1].end
+            self.make_room(end - self.following)
         text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
         embeddings = torch.cat([self._embed(before), features, self._embed(self._probes)])
         layout = self._frame_layout(grid, len(before), item.importance, end)
@@ -155,6 +156,7 @@ class Stream:
         """
         given = torch.tensor([list(ids)], device=self.adapter.inner.device)
         reply = self.generate_from(self.cache, given, torch.ones_like(given), **options)[0]
+        self.note_peak()
         self.timeline = self.timeline.interrupted()
         return reply
 
@@ -171,14 +173,14 @@ class Stream:
     def mark(self) -> Mark:
         """Where the stream is, for `back_to`."""
         held = tuple(layer.physical for layer in self.layers)
-        return Mark(self.layers[0].logical, held, self.following, self.timeline)
+        return Mark(self.layers[0].logical, held, self.following, self.timeline, self.layers[0].broken)
 
     def back_to(self, mark: Mark) -> None:
         """Forget the text that came after a mark."""
         for layer, held in zip(self.layers, mark.held, strict=True):
             if layer.physical > held:
                 layer.drop_last(layer.physical - held)
-            layer.logical, layer.broken = mark.logical, False
+            layer.logical, layer.broken = mark.logical, mark.broken
             layer.rows = [replace(row, following=mark.following) for row in layer.rows]
         self.timeline = mark.timeline
 
@@ -202,11 +204,11 @@ class Stream:
                 stacklevel=2,
             )
             return
-        wanted = min(self.position_limit // 2, self.position_limit - positions - len(self._probes))
-        self._squeeze(wanted)
+        most = self.position_limit - positions - len(self._probes)
+        self._squeeze(min(self.position_limit // 2, most), most)
 
-    def _squeeze(self, wanted: int) -> None:
-        change = squeeze_to(self.timeline.runs, self.following, wanted, self._spatial)
+    def _squeeze(self, wanted: int, most: int) -> None:
+        change = squeeze_to(self.timeline.runs, self.following, wanted, self._spatial, most)
         for layer in self.layers:
             entries = layer.entries(Context())
             rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
@@ -248,18 +250,19 @@ class Stream:
 
     @torch.no_grad()
     def _feed(self, embeddings: Tensor, layout: Layout, positions: Tensor, probes: int = 0) -> None:
-        self._attachment.reader.expected = Expected(layout, probes)
         whole = bool((positions == positions.round()).all())
         axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
-        self.adapter.text_model(
-            inputs_embeds=embeddings[None],
-            position_ids=axes if self._spatial else axes[0],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        with self._attachment.reader.expecting(Expected(layout, probes)):
+            self.adapter.text_model(
+                inputs_embeds=embeddings[None],
+                position_ids=axes if self._spatial else axes[0],
+                past_key_values=self.cache,
+                use_cache=True,
+            )
 
-    def _note_peak(self, layers: list[CompressedLayer], peak: int) -> None:
-        self.peak_bytes = max(self.peak_bytes, peak)
+    def note_peak(self, layers: object = None, peak: int = 0) -> None:
+        """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
+        self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
 
 
 def _text_positions(start: int, length: int) -> Tensor:

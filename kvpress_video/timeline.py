@@ -51,13 +51,9 @@ class Timeline:
         """Frames seen."""
         return self.grid.frames if self.grid else 0
 
-    def extent(self, adapter: Adapter, grid: Grid, seconds: Sequence[float]) -> int:
-        """The most positions that further frames take."""
-        since = self.last.seconds if self.base and self.last else seconds[0]
-        time = adapter.temporal_offsets(grid, [seconds[-1] - since], [grid.frames])[-1]
-        return int(time) + (max(grid.rows, grid.columns) if self.spatial else grid.patches) + 2
-
-    def shown(self, adapter: Adapter, grid: Grid, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
+    def shown(
+        self, adapter: Adapter, grid: Grid, seconds: Sequence[float], start: int, longest: int | None
+    ) -> tuple[Tensor, Timeline]:
         """Further frames.
 
         Args:
@@ -65,6 +61,7 @@ class Timeline:
             grid: the frames.
             seconds: when each is shown.
             start: where a new run begins.
+            longest: a pause of more positions counts as so many; None leaves all as they are.
 
         Returns:
             (t, h, w) of each visual token, (tokens, 3) fp32, and the timeline that they belong to.
@@ -73,13 +70,21 @@ class Timeline:
         origin = self.runs[-1].start if self.base else start
         steps = [self.frames + number - base.frame for number in range(grid.frames)]
         offsets = adapter.temporal_offsets(grid, [time - base.seconds for time in seconds], steps)
-        time = (torch.tensor(offsets, dtype=torch.float64) + base.position).repeat_interleave(grid.patches)
+        times = [base.position + offset for offset in offsets]
+        if longest is not None:
+            before = self.last.position if self.base and self.last else times[0]
+            shortened = _without_pauses(times, before, longest)
+            if shortened != times:
+                base = Moment(shortened[-1], seconds[-1], self.frames + grid.frames - 1)
+            times = shortened
+        time = torch.tensor(times, dtype=torch.float64).repeat_interleave(grid.patches)
         patch = torch.arange(grid.patches).repeat(grid.frames)
         axes = [time, origin + patch // grid.columns, origin + patch % grid.columns]
         positions = torch.stack([axis.float() for axis in (axes if self.spatial else [time + patch] * 3)], dim=-1)
-        run = Run(origin, int(positions.max()) + 1, max(grid.rows, grid.columns) if self.spatial else 1)
+        end = max(start, int(positions.max()) + 1)
+        run = Run(origin, end, max(grid.rows, grid.columns) if self.spatial else 1)
         seen = self.frames + grid.frames
-        last = Moment(float(positions[-grid.patches, 0]), seconds[-1], seen - 1)
+        last = Moment(times[-1], seconds[-1], seen - 1)
         earlier = self.runs[:-1] if self.base else self.runs
         return positions, Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), base, last)
 
@@ -87,15 +92,19 @@ class Timeline:
         """Text comes next: frames after it begin another run."""
         return replace(self, base=None)
 
-    def skipped(self, positions: int, seconds: float) -> Timeline:
-        """The next frame, shown at `seconds`, stands only so many positions after the last one, however late it is."""
-        if self.last is None:
-            return self
-        return replace(self, base=Moment(self.last.position + positions, seconds, self.frames))
-
     def squeezed(self, change: Squeeze) -> Timeline:
         """The same after a squeeze."""
         last = self.last and replace(
             self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])
         )
         return replace(self, runs=tuple(change.moved), last=last, base=last if self.base else None)
+
+
+def _without_pauses(times: Sequence[float], before: float, longest: float) -> list[float]:
+    """Positions that never move on by more than `longest` at once."""
+    saved, found = 0.0, []
+    for time in times:
+        saved = max(saved, time - before - longest)
+        before = time - saved
+        found.append(before)
+    return found

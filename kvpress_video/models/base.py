@@ -75,12 +75,18 @@ class Adapter(ABC):
         """The rotation of the text model's keys."""
         return Rope.of(self.text_model, self.interleaved_rope)
 
+    @property
+    def head_dim(self) -> int:
+        """Width of a key."""
+        config = self.text_model.config
+        width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return width
+
     def entry_bytes(self, compact: bool) -> int:
         """Bytes of one cached entry: keys, values and metadata, all KV heads of one layer."""
-        config = self.text_model.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
-        return config.num_key_value_heads * (2 * width * self.text_model.dtype.itemsize + metadata)
+        heads: int = self.text_model.config.num_key_value_heads
+        return heads * (2 * self.head_dim * self.text_model.dtype.itemsize + metadata)
 
     @property
     @abstractmethod
