@@ -134,5 +134,5 @@ class DiskBank(Bank):
         except (OSError, RuntimeError) as error:
             raise CacheError(
                 f"The bank cannot have {size * like.element_size() / 2**20:.1f} MiB more on disk: {error}. Make room, "
-                "set TMPDIR to a folder that has it, or keep the bank in memory with bank='cpu'."
+                "set TMPDIR to a folder that has it, or keep the bank in memory with bank_on='cpu'."
             ) from error

@@ -82,7 +82,7 @@ class BankedBuffers(Buffers):
         """Hold these entries instead, the first `banked` of them in the bank, where only those from the first change
         on are written; they share no memory with those held.
         """
-        if self.length and len(parts[0]) != len(self.metadata[0]):
+        if self.metadata and len(parts[0]) != len(self.metadata[0]):
             self.clear()
         keys_values, bank = parts[:2], self._bank
         same = self._unchanged([part[:, :, :banked] for part in keys_values])
@@ -178,7 +178,7 @@ class BankedLayer(CompressedLayer):
         return held
 
     def _copy(self, part: int) -> Tensor | None:
-        return self._buffers.held[part].clone() if self.physical else None
+        return None if self.tags is None else self._buffers.held[part].clone()
 
     def _show(self) -> None:
         self.tags, self.places = self._buffers.metadata
@@ -207,7 +207,7 @@ def make_layers(
         UnknownNameError: there is no such bank.
     """
     if bank not in BANKS:
-        raise unknown_name("bank", bank, BANKS)
+        raise unknown_name("place of the bank", bank, BANKS)
     if bank not in _KINDS:
         return [CompressedLayer(reserve, rows) for _ in range(count)]
     scratch = Scratch(reserve)

@@ -164,11 +164,10 @@ class CompressedLayer(DynamicLayer):
 
     def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[Row]) -> None:
         """Hold what another layer held: copies of its keys, values, tags and places, or nothing."""
-        self.rows = list(rows)
         if parts:
             keys, values, tags, places = (part.clone() for part in parts)
             self.replace(Entries(keys, values, tags, places), rows)
-        self.logical, self.guarded = logical, True
+        self.logical, self.rows, self.guarded = logical, list(rows), True
 
     def _assign(self, entries: Entries, rows: Sequence[Row]) -> None:
         self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])

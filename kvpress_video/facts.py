@@ -26,7 +26,7 @@ class RecipeFacts(TypedDict):
     system: str | None
     text_room: int
     position_limit: int | None
-    bank: str
+    bank_on: str
 
 
 class StreamFacts(TypedDict):

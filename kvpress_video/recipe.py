@@ -35,7 +35,7 @@ class Recipe:
     system: str | None
     text_room: int
     position_limit: int | None
-    bank: str
+    bank_on: str
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:

@@ -91,7 +91,7 @@ class Scratch:
     def known(self, bank: Bank) -> tuple[int, Sequence[Tensor]]:
         """How many of the leading entries of a bank's layer are at hand, and where."""
         half = self._found(bank)
-        if half is None:
+        if half is None or not half.right:
             return 0, ()
         half.settle()
         return half.right, half.room

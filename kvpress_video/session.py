@@ -54,7 +54,7 @@ class VideoSession:
         system: str | None = None,
         text_room: int = 512,
         position_limit: int | None = None,
-        bank: str = "device",
+        bank_on: str = "device",
         **settings: Any,
     ) -> None:
         """Args:
@@ -69,17 +69,19 @@ class VideoSession:
         system: a system message.
         text_room: text entries that a budget of bytes is kept free for, beyond those held, until more frames come.
         position_limit: positions that the model knows; what its configuration says by default.
-        bank: where older entries live between the moments that attention asks for them: on the model's `"device"`, on
-            the `"cpu"`, or on `"disk"`, in temporary files. Which these are is the method's to say: all that it was
+        bank_on: where older entries live between the moments that attention asks for them: on the model's `"device"`,
+            on the `"cpu"`, or on `"disk"`, in temporary files. Which these are is the method's to say: all that it was
             given once, or, for `detachable`, what is older than its window. Answers are the same.
         **settings: the method's settings.
 
         Raises:
             BudgetError: there is no budget, or it caps nothing.
-            UnknownNameError: unknown method, setting, positions or bank.
+            UnknownNameError: unknown method, setting, positions or place of the bank.
             UnsupportedModelError: the model cannot follow a stream.
         """
-        self._recipe = Recipe(method, budget, positions, chunk, fps, system, text_room, position_limit, bank, settings)
+        self._recipe = Recipe(
+            method, budget, positions, chunk, fps, system, text_room, position_limit, bank_on, settings
+        )
         adapter = adapter_for(model)
         self._most = self._recipe.chunk_for(adapter)
         self.model, self.processor, self.positions = model, processor, positions
@@ -94,7 +96,7 @@ class VideoSession:
             position_limit=position_limit,
             text_room=self._recipe.room or 0,
             probes=self._talk.asking,
-            bank=bank,
+            bank_on=bank_on,
         )
         self.lock = lock_of(model)
         self._last_turn: tuple[Mark, dict[str, Any]] | None = None  # where to go back to without it
@@ -247,7 +249,7 @@ class VideoSession:
         return VideoSession.restore(self.snapshot(), self.model, self.processor)
 
     def snapshot(self) -> Snapshot:
-        """Everything that the session is, copied, on the cache's device.
+        """Everything that the session is, copied: on the cache's device, or on the CPU where it has a bank elsewhere.
 
         Raises:
             CacheError: a push failed halfway.

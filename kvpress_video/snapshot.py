@@ -43,12 +43,11 @@ def take_stream(stream: Stream) -> Snapshot:
     layers = stream.layers
     for layer in layers:
         layer.check_whole()
-    tensors = {
-        f"layers.{number}.{part}": getattr(layer, part).clone(memory_format=torch.contiguous_format)
-        for number, layer in enumerate(layers)
-        for part in _PARTS
-        if layer.physical
-    }
+    tensors = {}
+    for number, layer in enumerate(layers):
+        for part in _PARTS if layer.physical else ():
+            copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
+            tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
     rows = [_row_facts(layer.rows[0]) for layer in layers]
     facts = {
         "logical": layers[0].logical,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -62,14 +63,14 @@ class Stream:
         position_limit: int | None,
         text_room: int,
         probes: Sequence[int],
-        bank: str = "device",
+        bank_on: str = "device",
     ) -> None:
         """Args:
         chunk: most visual tokens of one feeding.
         text_room: text entries that a budget of bytes is kept free for after every feeding.
         position_limit: positions that the model knows; what its configuration says when None.
         probes: token ids that may ask after each feeding, for methods that look at attention.
-        bank: where entries live that the method considers banked.
+        bank_on: where entries live that the method considers banked.
         """
         if adapter.written_times:
             raise UnsupportedModelError(
@@ -81,7 +82,7 @@ class Stream:
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self._compact = compact
         self._attachment = Attachment(
-            adapter, method, budget, "cache", "whole", chunk, compact, self.note_peak, text_room
+            adapter, method, budget, "cache", "whole", chunk, compact, _weakly(self.note_peak), text_room
         )
         observer: Any = method.observer
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
@@ -94,7 +95,7 @@ class Stream:
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
-        self.cache.layers = [*make_layers(bank, layers, reserve, [Row(following=0)], method.banked)]
+        self.cache.layers = [*make_layers(bank_on, layers, reserve, [Row(following=0)], method.banked)]
 
     @property
     def layers(self) -> list[CompressedLayer]:
@@ -267,6 +268,17 @@ class Stream:
 
 def _text_positions(start: int, length: int) -> Tensor:
     return (start + torch.arange(length, dtype=torch.float32))[:, None].expand(-1, 3)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """A call that does not keep the method's owner alive, so that a cache goes as soon as its session does."""
+    found = WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (alive := found()) is not None:
+            alive(*args)
+
+    return call
 
 
 @contextmanager

@@ -65,6 +65,10 @@ class PerLayer(Compressor):
         """What the base makes of them."""
         return self._base.compress(entries, keep)
 
+    def banked(self, entries: Entries) -> int:
+        """The base's."""
+        return self._base.banked(entries)
+
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
         """Entries for this layer; over all layers they add up to keep·layers.
 

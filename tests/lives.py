@@ -22,7 +22,7 @@ SESSIONS: dict[str, dict[str, Any]] = {
     "bytes": {"budget": "1500KB", "text_room": 80},
     "full": {"method": "full", "chunk": 64, "position_limit": 240},
     "detachable": {"method": "detachable:scorer=novelty", "budget": 200, "window": 0.4},
-    "banked": {"method": "detachable:scorer=novelty", "budget": 200, "window": 0.4, "bank": "disk"},
+    "banked": {"method": "detachable:scorer=novelty", "budget": 200, "window": 0.4, "bank_on": "disk"},
     "probe": {"method": "streammem", "budget": 200, "system": "Say what you see."},
 }
 

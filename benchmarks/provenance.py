@@ -1,0 +1,48 @@
+"""Result files: what they were made with, and records, one per line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kvpress_video.files import replacing
+from kvpress_video.sweep.environment import git_revision, versions
+
+
+def provenance() -> dict[str, Any]:
+    """Command, versions, revision and machine of this process."""
+    module = sys.modules["__main__"].__spec__
+    program = module.name if module else Path(sys.argv[0]).name
+    return {
+        "command": f"python -m {program} {shlex.join(sys.argv[1:])}".strip(),
+        "versions": versions(),
+        "revision": git_revision(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+    }
+
+
+def write_result(file: Path, head: Mapping[str, Any], **tables: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON file, all of it or nothing: what `head` holds, then each table, one record per line."""
+    parts = [f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]
+    for name, records in tables.items():
+        lines = ",\n".join(f"  {json.dumps(record, ensure_ascii=False)}" for record in records)
+        parts.append(f" {json.dumps(name)}: [\n{lines}\n ]")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as scratch:
+        scratch.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _processor() -> str:
+    """The processor's name, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
