@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TABLE_METHODS = (
     "full,random,uniform,recent,sink-window,key-norm,snapkv,tar,van,infinipot-v,standby,novelty,standby-novelty,"
-    "average-pooling,detachable"
+    "average-pooling,memory-bank,streammem,hermes,detachable"
 )
 TABLE_BUDGETS = "50%,25%,12.5%,6.25%"
 CLIPS, FRAMES = 48, 32

@@ -433,7 +433,7 @@ def test_a_disk_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_bank() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown bank 'dsk'\. Did you mean 'disk'\?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown place of the bank 'dsk'\. Did you mean 'disk'\?"):
         started("dsk")
 
 

@@ -170,7 +170,7 @@ FACTS: dict[str, tuple[str, Any, str]] = {
         "recipe should be a RecipeFacts with method, .*, not one with method",
     ),
     "a word for a chunk": ("session.recipe.chunk", "many", "recipe.chunk should be a whole number from 0, not 'many'"),
-    "a bank of entries": ("session.recipe.bank", 28672, "recipe.bank should be text, not 28672"),
+    "a bank of entries": ("session.recipe.bank_on", 28672, "recipe.bank_on should be text, not 28672"),
     "infinite fps": ("session.recipe.fps", float("inf"), "recipe.fps should be a plain value, not inf"),
     "true for a count": ("session.stream.logical", True, "stream.logical should be a whole number from 0, not True"),
     "below zero": ("session.stream.logical", -1, "stream.logical should be a whole number from 0, not -1"),

@@ -21,12 +21,16 @@ CARDS = Path(__file__).parents[1] / "docs" / "methods"
 VARIANTS = [
     "average-pooling:temporal=2",
     "detachable:scorer=van,window=0.7",
+    "detachable:scorer=van,window=0.7,per_frame=2",
+    "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
+    "hermes:summary=False",
     "infinipot-v:pooling=True,recent_ratio=0.125",
     "infinipot-v:entries=official",
     "novelty:reference=global",
     "novelty:last_frame=0",
     "per-layer:base=snapkv",
     "standby-novelty:reference=global",
+    "streammem:prototypes=1.0",
     "tar:entries=official",
     "van:pooling=True",
 ]

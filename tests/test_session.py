@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -532,3 +534,18 @@ def test_what_goes_wrong_in_an_answer_reaches_the_listener() -> None:
         list(session.stream_answer("What?", max_new_tokens=100_000))
     assert "".join(session.stream_answer("What?", max_new_tokens=3, keep=False))
     assert not session.turns
+
+
+def test_a_cache_goes_with_its_session() -> None:
+    """At once: on a GPU nobody can wait for the garbage collector."""
+    session = tiny()
+    session.push(footage(40))
+    session.ask("What?", max_new_tokens=3)
+    held = [weakref.ref(layer) for layer in session.stream.layers]
+    gc.collect()
+    gc.disable()
+    try:
+        del session
+        assert not [layer for layer in held if layer() is not None]
+    finally:
+        gc.enable()
