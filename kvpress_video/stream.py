@@ -134,7 +134,7 @@ class Stream:
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
         longest = max(1, self.position_limit // (4 * grid.frames)) if self._compact and self._spatial else None
-        for _ in range(2):
+        for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
             visual, timeline = self.timeline.shown(self.adapter, grid, seconds, start, longest)
             end = timeline.runs[-1].end
