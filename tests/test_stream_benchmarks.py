@@ -12,8 +12,17 @@ from typing import Any
 import pytest
 from kvpress_video.benchmarks import endless, stream_accuracy
 from kvpress_video.benchmarks.provenance import provenance, write_result
-from kvpress_video.benchmarks.publish_streams import Answered, accuracies, differences, draw, fill
-from kvpress_video.benchmarks.publish_streams import endless as endless_table
+from kvpress_video.benchmarks.publish_streams import (
+    Answered,
+    accuracies,
+    by_camera,
+    differences,
+    draw,
+    fill,
+    memory,
+    origin,
+    work,
+)
 from kvpress_video.benchmarks.train.evaluate import answer, read_video
 from kvpress_video.benchmarks.world import HELD_OUT_SEED, Clip, make_clip, make_clips
 from kvpress_video.benchmarks.world.clips import draw_scene
@@ -111,7 +120,8 @@ def test_a_stream_is_measured(method: str, early_clips: list[Clip]) -> None:
 
 def echo(plan: endless.Plan) -> dict[str, Any]:
     """A row that was not measured."""
-    return {"method": plan.method, "budget": plan.budget, "camera": plan.clip.camera, "frames": plan.frames}
+    row = {"method": plan.method, "budget": plan.budget, "frames": plan.frames, "position_limit": plan.position_limit}
+    return row | {"camera": plan.clip.camera}
 
 
 def test_rows_of_other_streams_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -163,12 +173,14 @@ RIGHT = {
 
 def test_tables_say_what_the_rows_say() -> None:
     answered = Answered.read(result(RIGHT))
-    memory = {line.split(" | ")[0].strip("| "): line for line in accuracies(answered, "memory").splitlines()[2:]}
-    assert memory["full"].startswith("| full | 1.00 (")
-    assert "| **0.75** (" in memory["infinipot-v"]
-    assert memory["infinipot-v"].endswith("| 0.50 / 1.00 |")
-    assert "| 0.25 (" in memory["recent"]
-    assert memory["recent"].endswith("| 0.00 / 0.50 |")
+    shown = {line.split(" | ")[0].strip("| "): line for line in accuracies(answered, "memory").splitlines()[2:]}
+    assert shown["full"].startswith("| full | 1.00 (")
+    assert "| **0.75** (" in shown["infinipot-v"]
+    assert "| 0.25 (" in shown["recent"]
+    assert by_camera(answered, "memory").splitlines()[3:] == [
+        "| infinipot-v | 0.50 / 1.00 |",
+        "| recent | 0.00 / 0.50 |",
+    ]
     assert "| recent | **1.00** (" in accuracies(answered, "present")
     (line,) = differences(answered, "memory").splitlines()[2:]
     assert line.startswith("| recent | -0.50 (")
@@ -186,13 +198,18 @@ def test_a_page_is_filled_where_it_says() -> None:
 
 def test_streams_side_by_side() -> None:
     row = {
-        "method": "recent", "camera": "still", "frames": 7200, "visual_tokens": 57600, "entries": 256, "bytes": 2048,
+        "method": "recent", "camera": "still", "frames": 7200, "position_limit": 256, "entries": 256, "bytes": 2048,
         "reserved_bytes": 4096, "peak_bytes": 3072, "rss": 2**29, "frames_per_second": 333.3, "ask_ms": 12.6,
         "highest_position": 99, "right": {"early": 3, "in view": 4}, "asked": {"early": 5, "in view": 6},
     }  # fmt: skip
-    assert endless_table([row]).splitlines()[-1] == (
-        "| recent | still | 7,200 | 1.0 h | 57,600 | 256 | 2 | 4 | 3 | 512 | 333 | 13 | 99 | 3/5 | 4/6 |"
+    assert memory([row]).splitlines()[-1] == (
+        "| recent | still | 7,200 | 1.0 h | 256 | 2 KiB | 3 KiB | 4 KiB | 512 MiB |"
     )
+    assert work([row]).splitlines()[-1] == "| recent | still | 7,200 | 333 | 13 | 99 of 256 | 3 of 5 | 4 of 6 |"
+    other = work([row | {"position_limit": 1024}]).splitlines()[-1]
+    assert other.startswith("| recent, 1,024 positions | still |")
+    made = [{"machine": "m", "versions": {"torch": "2"}, "revision": name} for name in ("a-dirty", "a-dirty", None)]
+    assert origin(made) == "m; torch 2; revision a-dirty.\n\nm; torch 2; revision unknown.\n"
 
 
 def test_the_figure_is_drawn(tmp_path: Path) -> None:

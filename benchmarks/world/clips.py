@@ -46,32 +46,46 @@ class Clip:
     questions: tuple[Question, ...]
 
 
-def draw_scene(seed: int, frames: int, camera: str) -> tuple[Scenes, tuple[Question, ...], torch.Generator]:
+def draw_scene(
+    seed: int, frames: int, camera: str, flashing: int | None = None
+) -> tuple[Scenes, tuple[Question, ...], torch.Generator]:
     """The scene of a seed, its questions, and the generator that goes on to draw its noise."""
     generator = torch.Generator().manual_seed(seed)
-    scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator)
+    scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator, flashing)
     return scenes, ask(scenes, generator).questions(0), generator
 
 
-def make_clip(path: Path, frames: int = 32, camera: str = "still", seed: int = HELD_OUT_SEED) -> Clip:
-    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, 2 a second."""
-    _check(frames, seed)
+def make_clip(
+    path: Path, frames: int = 32, camera: str = "still", seed: int = HELD_OUT_SEED, flashing: int | None = None
+) -> Clip:
+    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, 2 a second.
+
+    Shapes flash within the first `flashing` frames only, or in any when that is None.
+    """
+    _check(frames, seed, flashing)
     if camera not in CAMERAS:
         raise ValueError(f"camera is {camera!r}: a clip's camera is 'still' or 'moving'")
-    scenes, questions, generator = draw_scene(seed, frames, camera)
+    scenes, questions, generator = draw_scene(seed, frames, camera, flashing)
     _write_mp4(Path(path), render(scenes, NOISE, generator)[0].flatten(0, 1).byte())
     return Clip(Path(path), camera, seed, frames, FPS, questions)
 
 
 def make_clips(
-    count: int, frames: int = 32, camera: str = "both", seed: int = HELD_OUT_SEED, *, folder: Path
+    count: int,
+    frames: int = 32,
+    camera: str = "both",
+    seed: int = HELD_OUT_SEED,
+    flashing: int | None = None,
+    *,
+    folder: Path,
 ) -> list[Clip]:
     """Make `count` clips with seeds `seed`, `seed + 1`, … in `folder`, with one `clips.json`.
 
-    `camera` is "still", "moving", or "both", which takes turns. Files that are already there and match are reused;
-    files are written under a temporary name and renamed, so that an interrupted call leaves nothing half-written.
+    `camera` is "still", "moving", or "both", which takes turns; `flashing` is that of `make_clip`. Files that are there
+    already and match are reused; files are written under a temporary name and renamed, so that an interrupted call
+    leaves nothing half-written.
     """
-    _check(frames, seed)
+    _check(frames, seed, flashing)
     if count < 1:
         raise ValueError(f"count is {count}: make at least one clip")
     if camera not in (*CAMERAS, "both"):
@@ -85,10 +99,11 @@ def make_clips(
     try:
         for number in range(count):
             which = CAMERAS[number % 2] if camera == "both" else camera
-            name = f"{which}-{frames}-{seed + number}.mp4"
+            early = "" if flashing is None else f"-flashing{flashing}"
+            name = f"{which}-{frames}-{seed + number}{early}.mp4"
             clip = _reusable(folder / name, known.get(name))
             if clip is None:
-                clip = make_clip(folder / name, frames, which, seed + number)
+                clip = make_clip(folder / name, frames, which, seed + number, flashing)
                 known[name] = _record(clip)
             clips.append(clip)
             if time.monotonic() - started > PATIENCE:
@@ -125,9 +140,11 @@ def _show(progress: Progress, done: int, total: int) -> None:
     progress.update(progress.tasks[0].id, completed=done, refresh=True)
 
 
-def _check(frames: int, seed: int) -> None:
+def _check(frames: int, seed: int, flashing: int | None) -> None:
     if not 1 <= frames <= LONGEST:
         raise ValueError(f"frames is {frames}: a clip has 1 to {LONGEST} frames")
+    if flashing is not None and not 1 <= flashing <= frames:
+        raise ValueError(f"flashing is {flashing}: shapes flash within 1 to {frames} frames of this clip")
     if seed < 0:
         raise ValueError(f"seed is {seed}: seeds are not negative, and held-out ones start at {HELD_OUT_SEED}")
 

@@ -104,8 +104,11 @@ class _Dice:
         return self.uniform(0, 1, *shape, length).argsort(-1)
 
 
-def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator) -> Scenes:
-    """Draw one scene of `frames` frames for each element of `moving` (B,) bool, on the generator's device."""
+def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flashing: int | None = None) -> Scenes:
+    """Draw one scene of `frames` frames for each element of `moving` (B,) bool, on the generator's device.
+
+    Shapes flash within the first `flashing` frames only, or in any when that is None.
+    """
     dice = _Dice(generator)
     count = moving.shape[0]
     most = FLASHES[1]
@@ -119,10 +122,11 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator) -> Sc
     at_cell = torch.cat([staying, stops.gather(1, hops)[..., None]], dim=-1)
     sprite_at = centre_of(at_cell) + dice.uniform(-3, 3, count, 1, STAYING + 1, 2)
 
-    flash_count = dice.integer(*FLASHES, count).clamp(max=frames)
-    flash_frame = _moments(dice, flash_count, most, frames)
+    flashing = frames if flashing is None else flashing
+    flash_count = dice.integer(*FLASHES, count).clamp(max=flashing)
+    flash_frame = _moments(dice, flash_count, most, flashing, frames)
     seen = cell_of(in_view(sprite_at, offset[:, :, None], zoom[:, :, None, None]))
-    glare_frame = _moments(dice, dice.integer(0, GLARES, count).clamp(max=frames), GLARES, frames)
+    glare_frame = _moments(dice, dice.integer(0, GLARES, count).clamp(max=frames), GLARES, frames, frames)
 
     return Scenes(
         moving=moving,
@@ -172,9 +176,9 @@ def _phase(dice: _Dice, count: int, frames: int, shortest: float, longest: float
     return turn * time + dice.uniform(0, 2 * math.pi, count, 1)
 
 
-def _moments(dice: _Dice, number: Tensor, most: int, frames: int) -> Tensor:
-    """For each scene, `number` (B,) distinct frames, ascending, filled up with `frames` to `(B, most)`."""
-    order = dice.order(frames, number.shape[0])[:, :most]
+def _moments(dice: _Dice, number: Tensor, most: int, first: int, frames: int) -> Tensor:
+    """For each scene, `number` (B,) of its `first` frames, ascending, filled up with `frames` to `(B, most)`."""
+    order = dice.order(first, number.shape[0])[:, :most]
     moments = torch.full((number.shape[0], most), frames, device=dice.device)
     moments[:, : order.shape[1]] = order
     absent = torch.arange(most, device=dice.device)[None] >= number[:, None]

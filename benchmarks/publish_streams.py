@@ -1,0 +1,279 @@
+"""Publish the results of streams: the tables of `docs/streams.md`, and its figure.
+
+`python -m kvpress_video.benchmarks.publish_streams`; needs matplotlib (extra `notebooks`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kvpress_video.sweep.statistics import Accuracy, Difference, accuracy, compare
+from kvpress_video.sweep.tasks import UNCOMPRESSED, Cell
+
+from .endless import TRAINED
+
+REFERENCE = "infinipot-v"
+CAMERAS = ("still", "moving")
+COLOURS = {
+    "standby-novelty": "#d1495b",
+    "novelty": "#f28482",
+    "detachable": "#8d6a9f",
+    "infinipot-v": "#00798c",
+    "tar": "#66a182",
+    "van": "#edae49",
+    "hermes": "#30638e",
+    "streammem": "#9ab87a",
+    "snapkv": "#6d597a",
+    "memory-bank": "#b08968",
+    "recent": "#9a8c98",
+    "uniform": "#c9ada7",
+    "random": "#4a4e69",
+}
+
+
+class Question(NamedTuple):
+    """A question of a clip: its place in the row's answers, its column, and the clip's camera."""
+
+    clip: str
+    number: int
+    column: str
+    camera: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Right and wrong answers of every cell.
+
+    Attributes:
+        cells: right or wrong by question.
+        errors: why a cell could not be run.
+    """
+
+    cells: dict[Cell, dict[Question, bool]]
+    errors: dict[Cell, str]
+
+    @classmethod
+    def read(cls, result: dict[str, Any]) -> Answered:
+        """From what `stream_accuracy` wrote."""
+        asked = {
+            clip["clip"]: [
+                Question(clip["clip"], number, result["columns"][family], clip["camera"])
+                for number, (family, *_) in enumerate(clip["questions"])
+            ]
+            for clip in result["clips"]
+        }
+        cells: dict[Cell, dict[Question, bool]] = {}
+        errors: dict[Cell, str] = {}
+        for row in result["rows"]:
+            cell = Cell(row["method"], row["budget"])
+            if "error" in row:
+                errors[cell] = row["error"]
+            else:
+                cells.setdefault(cell, {}).update(zip(asked[row["clip"]], row["right"], strict=True))
+        return cls(cells, errors)
+
+    @property
+    def methods(self) -> list[str]:
+        """In order."""
+        return list(dict.fromkeys(cell.method for cell in self.cells))
+
+    @property
+    def budgets(self) -> list[str]:
+        """In order, the uncompressed cache's left out."""
+        return list(dict.fromkeys(cell.budget for cell in self.cells if cell.method != UNCOMPRESSED))
+
+    def of(self, method: str, budget: str, column: str, cameras: Sequence[str] = CAMERAS) -> dict[Question, bool]:
+        """Right or wrong by question, of one column; empty where the cell was not run."""
+        found = self.cells.get(Cell(method, "100%" if method == UNCOMPRESSED else budget), {})
+        return {asked: right for asked, right in found.items() if asked.column == column and asked.camera in cameras}
+
+    def accuracy(self, method: str, budget: str, column: str, cameras: Sequence[str] = CAMERAS) -> Accuracy | None:
+        """None where the cell was not run."""
+        found = self.of(method, budget, column, cameras)
+        return accuracy(list(found.values()), [asked.clip for asked in found]) if found else None
+
+    def difference(self, method: str, budget: str, column: str) -> Difference | None:
+        """To the reference on the same questions, both cameras; None where either was not run."""
+        left, right = (self.of(name, budget, column) for name in (method, REFERENCE))
+        return compare(left, right, {asked: asked.clip for asked in left}) if left and right else None
+
+
+def accuracies(answered: Answered, column: str) -> str:
+    """Both cameras together, with 95% intervals; the best of each budget in bold."""
+    rows = [["method", *answered.budgets]]
+    compressed = [method for method in answered.methods if method != UNCOMPRESSED]
+    best = {
+        budget: max(found.mean for method in compressed if (found := answered.accuracy(method, budget, column)))
+        for budget in answered.budgets
+    }
+    for method in answered.methods:
+        cells = []
+        for budget in answered.budgets:
+            found = answered.accuracy(method, budget, column)
+            mark = "**" if found and method != UNCOMPRESSED and found.mean == best[budget] else ""
+            cells.append(f"{mark}{found.mean:.2f}{mark} ({found.low:.2f}–{found.high:.2f})" if found else "–")
+        rows.append([_short(method), *cells])
+    return _table(rows)
+
+
+def by_camera(answered: Answered, column: str) -> str:
+    """Each camera alone."""
+    rows = [["still / moving", *answered.budgets]]
+    for method in answered.methods:
+        alone = [
+            [answered.accuracy(method, budget, column, [camera]) for camera in CAMERAS] for budget in answered.budgets
+        ]
+        rows.append(
+            [_short(method), *(" / ".join(f"{part.mean:.2f}" for part in parts if part) or "–" for parts in alone)]
+        )
+    return _table(rows)
+
+
+def differences(answered: Answered, column: str) -> str:
+    """To the reference, paired, with 95% intervals; in bold what remains after Bonferroni's correction."""
+    rivals = [method for method in answered.methods if method not in (REFERENCE, UNCOMPRESSED)]
+    comparisons = len(rivals) * len(answered.budgets)
+    rows = [[f"against {REFERENCE}", *answered.budgets]]
+    for method in rivals:
+        cells = []
+        for budget in answered.budgets:
+            gap = answered.difference(method, budget, column)
+            mark = "**" if gap and gap.p * comparisons < 0.05 else ""
+            cells.append(f"{mark}{gap.mean:+.2f}{mark} ({gap.low:+.2f} … {gap.high:+.2f})" if gap else "–")
+        rows.append([_short(method), *cells])
+    return _table(rows)
+
+
+def memory(rows: Sequence[dict[str, Any]]) -> str:
+    """What each stream held, in KiB, and its process, in MiB."""
+    names = ["method", "camera", "frames", "of video", "entries", "cache", "at its fullest", "buffers", "process"]
+    table = [names]
+    for row in rows:
+        seen = [f"{row['frames']:,}", f"{row['frames'] / 7200:.1f} h", f"{row['entries']:,}"]
+        held = [f"{row[name] / 1024:,.0f} KiB" for name in ("bytes", "peak_bytes", "reserved_bytes")]
+        table.append([_stream(row), row["camera"], *seen, *held, f"{row['rss'] / 2**20:.0f} MiB"])
+    return _table(table)
+
+
+def work(rows: Sequence[dict[str, Any]]) -> str:
+    """How fast each stream went, how far its positions came, and what it still knew."""
+    names = ["method", "camera", "frames", "frames/s", "ms per question", "positions", "first minute", "in view"]
+    table = [names]
+    for row in rows:
+        cost = [f"{row['frames']:,}", f"{row['frames_per_second']:.0f}", f"{row['ask_ms']:.0f}"]
+        reach = f"{row['highest_position']} of {row['position_limit']}"
+        right = [f"{row['right'][topic]} of {row['asked'][topic]}" for topic in ("early", "in view")]
+        table.append([_stream(row), row["camera"], *cost, reach, *right])
+    return _table(table)
+
+
+def origin(made: Iterable[dict[str, Any]]) -> str:
+    """Where figures come from: a line for each machine, set of versions, and revision."""
+    lines = []
+    for found in made:
+        versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+        lines.append(f"{found['machine']}; {versions}; revision {found['revision'] or 'unknown'}.\n")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """The page with `text` between the marks of this name.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(f"the page has no place for {name!r}: put {begin.strip()} and {end} into it")
+    return before + begin + text + end + after
+
+
+def draw(answered: Answered, picture: Path) -> None:
+    """Accuracy of every method against the budget, both cameras together: memory on the left, the present on the right.
+
+    Args:
+        answered: right and wrong answers.
+        picture: where to write; the ending says what (svg, png, pdf).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plot
+
+    plot.rcParams.update({"font.size": 11, "svg.hashsalt": "kvpress-video", "axes.spines.top": False})
+    figure, axes = plot.subplots(1, 2, figsize=(11.5, 4.4), sharey=True)
+    budgets = answered.budgets
+    for axis, column, title in zip(
+        axes,
+        ("memory", "present"),
+        ("memory: the first quarter of the stream", "present: where is it now?"),
+        strict=True,
+    ):
+        for place, method in enumerate(answered.methods):
+            shift = 1 + 0.01 * (place - len(answered.methods) / 2)
+            found = {int(b) * shift: part.mean for b in budgets if (part := answered.accuracy(method, b, column))}
+            if method == UNCOMPRESSED:
+                axis.plot(found.keys(), found.values(), color="black", linestyle=":", linewidth=1, label="full cache")
+            else:
+                name = _short(method)
+                axis.plot(found.keys(), found.values(), color=COLOURS.get(name), marker="o", markersize=4, label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([int(budget) for budget in budgets], budgets)
+        axis.set_xlabel("visual entries per layer and head")
+        axis.set_title(title)
+        axis.set_ylim(0, 1.03)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
+    plot.close(figure)
+
+
+def _stream(row: dict[str, Any]) -> str:
+    """A stream's method, and how many positions it had where they are not as many as usual."""
+    limit = row["position_limit"]
+    return str(row["method"]) + ("" if limit == TRAINED else f", {limit:,} positions")
+
+
+def _short(method: str) -> str:
+    return method.partition(":")[0]
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    header, *body = rows
+    ruled = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "".join("| " + " | ".join(row) + " |\n" for row in ruled)
+
+
+def main() -> None:
+    """Write the tables and the figure."""
+    parser = argparse.ArgumentParser(description="Tables and figure of docs/streams.md.")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--page", type=Path, default=Path("docs/streams.md"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/stream-accuracy.svg"))
+    options = parser.parse_args()
+    result = json.loads((options.results / "stream-accuracy.json").read_text())
+    streams = json.loads((options.results / "endless.json").read_text())["rows"]
+    answered = Answered.read(result)
+    texts = {"endless memory": memory(streams), "endless work": work(streams)}
+    texts |= {"endless origin": origin(streams), "accuracy origin": origin([result])}
+    for column in dict.fromkeys(result["columns"].values()):
+        texts |= {column: accuracies(answered, column), f"{column} by camera": by_camera(answered, column)}
+        texts[f"{column} differences"] = differences(answered, column)
+    page = options.page.read_text()
+    for name, text in texts.items():
+        page = fill(page, name, text)
+    options.page.write_text(page)
+    draw(answered, options.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Accuracy in streaming form: what is still known of the beginning, and what of now, when a stream has ended.
+
+    python -m kvpress_video.benchmarks.stream_accuracy --out benchmarks/results/stream-accuracy.json
+
+Every clip is pushed into a `VideoSession`, which compresses as it goes and knows no question. Then all are asked, each
+leaving no trace. *Memory* questions are about shapes that flashed in the first quarter; the *present* question is where
+something is in the last frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import kvpress_video as kv
+from kvpress_video.errors import BudgetError
+from kvpress_video.registry import make_method
+from kvpress_video.sweep.environment import device_name
+from kvpress_video.sweep.tasks import UNCOMPRESSED, Cell, make_cells, same_answer
+from kvpress_video.video import Frames
+
+from .provenance import provenance, write_result
+from .world import HELD_OUT_SEED, Clip, make_clips
+
+SEED = HELD_OUT_SEED + 30_000
+STEPS = 64
+"""Seconds of a clip; one second is two frames and one temporal step of 16 visual tokens."""
+COLUMNS = {"needle": "memory", "order": "memory", "count": "memory", "place": "present"}
+"""What a question's family tells."""
+BUDGETS = ("16", "32", "64", "128", "256")
+METHODS = (
+    *(UNCOMPRESSED, "random", "uniform", "recent", "memory-bank", "snapkv", "tar", "van", "infinipot-v"),
+    *("hermes", "streammem", "novelty", "standby-novelty", "detachable:window=0.5,scorer=novelty,per_frame=2"),
+)
+WHAT = (
+    "A row is one method at one budget (visual entries per layer and KV head) on one clip: the answers to the clip's "
+    "questions, in order, and what the cache held when they were asked."
+)
+
+
+def watch(clip: Clip, cell: Cell) -> dict[str, Any]:
+    """Push a clip into a session and ask about it.
+
+    Returns:
+        A row; `right` has one entry per question. Where the method cannot work inside the budget: `error`, no answers.
+    """
+    model, processor = _bundled()
+    budget = None if cell.method == UNCOMPRESSED else cell.budget
+    row: dict[str, Any] = {"method": cell.method, "budget": cell.budget, "clip": Path(clip.path).name}
+    started = time.perf_counter()
+    try:
+        session = kv.VideoSession(model, processor, cell.method, budget)
+        session.push(_frames(clip.path))
+        session.flush()
+    except BudgetError as error:
+        return row | {"error": str(error)}
+    seconds = time.perf_counter() - started
+    questions = _asked(clip)
+    answers = [session.ask(question.text, keep=False, max_new_tokens=8) for question in questions]
+    stats = session.stats
+    if budget is not None and max(stats.entries) > int(budget):
+        raise BudgetError(f"{cell} holds {max(stats.entries)} visual entries.")
+    return row | {
+        "entries": stats.entries[0] if len(set(stats.entries)) == 1 else list(stats.entries),
+        "bytes": stats.bytes,
+        "peak_bytes": stats.peak_bytes,
+        "seconds": round(seconds, 2),
+        "answers": answers,
+        "right": [same_answer(answer, question.answer) for answer, question in zip(answers, questions, strict=True)],
+    }
+
+
+def watch_all(clips: Sequence[Clip], cells: Sequence[Cell], workers: int) -> Iterator[dict[str, Any]]:
+    """The rows of all cells on all clips, clip by clip, from several processes."""
+    jobs = list(product(clips, cells))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        rows = pool.map(watch, *zip(*jobs, strict=True), chunksize=8)
+        yield from track(rows, "watching", len(jobs), console=Console(stderr=True), transient=True)
+
+
+def _asked(clip: Clip) -> list[Any]:
+    return [question for question in clip.questions if question.family in COLUMNS]
+
+
+@cache
+def _bundled() -> tuple[Any, Any]:
+    return kv.load_bundled(device="cpu")
+
+
+@lru_cache(maxsize=2)
+def _frames(path: Path) -> Frames:
+    return kv.read_video(path).frames
+
+
+def head(clips: Sequence[Clip], cells: Sequence[Cell]) -> dict[str, Any]:
+    """What all rows share: provenance, and the settings of the methods."""
+    model, _ = _bundled()
+    return {
+        "what": WHAT,
+        **provenance(),
+        "model": "bundled",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": str(model.config._attn_implementation),
+        "device": device_name(torch.device("cpu")).partition(",")[0],
+        "positions": "compact",
+        "fps": clips[0].fps,
+        "frames": clips[0].frames * clips[0].fps,
+        "settings": {cell.method: make_method(cell.method).describe() for cell in cells},
+        "columns": COLUMNS,
+    }
+
+
+def described(clip: Clip) -> dict[str, Any]:
+    """A clip and its questions: family, words, answer."""
+    questions = [[question.family, question.text, question.answer] for question in _asked(clip)]
+    return {"clip": Path(clip.path).name, "camera": clip.camera, "seed": clip.seed, "questions": questions}
+
+
+def main() -> None:
+    """Watch every clip with every method at every budget and write the rows."""
+    parser = argparse.ArgumentParser(description="Accuracy of methods in streaming form.")
+    parser.add_argument("--clips", type=int, default=48, help="half of each camera (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="seconds of each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the first clip (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD")
+    parser.add_argument("--budgets", nargs="+", default=BUDGETS, metavar="N", help="visual entries")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), metavar="N")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    cells = make_cells(options.methods, options.budgets)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        clips = make_clips(
+            options.clips, options.steps, seed=options.seed, flashing=options.steps // 4, folder=Path(folder)
+        )
+        rows = list(watch_all(clips, cells, options.workers))
+    minutes = round((time.perf_counter() - started) / 60, 1)
+    shared = {**head(clips, cells), "minutes": minutes}
+    write_result(options.out, shared, clips=[described(clip) for clip in clips], rows=rows)
+
+
+if __name__ == "__main__":
+    main()
