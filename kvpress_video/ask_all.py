@@ -98,9 +98,8 @@ def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
             like = next(layer for layer in layers if layer.physical).entries(Context()).slice(0, 0)
             own = [layer.entries(Context()) if layer.physical else like for layer in layers]
             entries = Entries.join([part.padded_to(length) for part in own], dim=0)
-            joined.restore([entries.keys, entries.values, entries.tags, entries.places], logical, rows)
-        else:
-            joined.rows = rows
+            joined.replace(entries, rows)
+        joined.logical, joined.rows = logical, rows
         cache.layers.append(joined)
     return cache
 
@@ -115,7 +114,6 @@ def _until(row: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
 def _hand_back(stream: Stream, cache: DynamicCache, start: Sequence[int], row: int, padding: int, count: int) -> None:
     """Append to a session what its row of the batch gained: `count` entries, behind the padding of its question."""
     for layer, joined, first in zip(stream.layers, layers_of(cache), start, strict=True):
-        gained = joined.entries(Context()).rows([row]).slice(first + padding, first + padding + count)
-        layer.extend(gained)
+        layer.extend(joined.entries(Context()).slice(first + padding, first + padding + count).rows([row]))
     stream.timeline = stream.timeline.interrupted()
     stream.note_peak()

@@ -143,7 +143,6 @@ class Attachment:
         if kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = DynamicCache(config=self._adapter.text_model.config)
         self._layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
-        self._allotment = self._allot()
         first = self._layers[0]
         self._batch = len(kwargs["inputs_embeds"])
         first.check_continues(self._batch, self._compact)
@@ -151,6 +150,7 @@ class Attachment:
         chunk = self.reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
+        self._allotment = self._allot()
         after = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
         length = first.physical + chunk.tags.shape[1]
         shares = self._shares(after, length, None)

@@ -42,6 +42,16 @@ def answer(model: Any, inputs: dict[str, Tensor], new: int = 5, **options: Any) 
     return Answer(output.sequences[:, -new:], torch.stack(output.logits, dim=1), output)
 
 
+def forced(tokens: Tensor, length: int) -> Any:
+    """A logits processor that makes a model say `tokens` (batch, n) after a prompt of `length`."""
+
+    def force(ids: Tensor, scores: Tensor) -> Tensor:
+        step = ids.shape[1] - length
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, step : step + 1], 0.0)
+
+    return force
+
+
 def video_prompt(family: str, frames: int = 6) -> zoo.Prompt:
     """Text, one video, text."""
     return zoo.Prompt([zoo.Text(4, seed=1), zoo.Video(frames, *zoo.grid(family), seed=2), zoo.Text(8, seed=3)])

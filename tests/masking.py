@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import answer
+from harness import answer, forced
 from torch import Tensor
 
 from kvpress_video.cache import CompressedLayer
@@ -125,12 +125,8 @@ def masked_answer(
     handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in decoder.layers]
     handles.append(decoder.register_forward_pre_hook(moved, with_kwargs=True))
 
-    def forced(ids: Tensor, scores: Tensor) -> Tensor:
-        step = ids.shape[1] - length
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, step : step + 1], 0.0)
-
     try:
-        return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced]).logits
+        return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, length)]).logits
     finally:
         for handle in handles:
             handle.remove()

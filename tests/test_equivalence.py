@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
+from harness import METHODS, SETTINGS, answer, forced, model_of, two_videos, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv
@@ -87,12 +87,10 @@ def _masked(model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens:
     layers = model.get_decoder().layers
     handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
 
-    def forced(ids: Tensor, scores: Tensor) -> Tensor:
-        step = ids.shape[1] - inputs["input_ids"].shape[1]
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, step : step + 1], 0.0)
-
     try:
-        return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced]).logits
+        return answer(
+            model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, inputs["input_ids"].shape[1])]
+        ).logits
     finally:
         for handle in handles:
             handle.remove()
