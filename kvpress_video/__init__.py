@@ -23,6 +23,7 @@ from .prompt import prepare
 from .selection import select
 from .session import VideoSession
 from .session_stats import SessionStats
+from .shared_prefill import SharedPrefill
 from .video import Video, read_video
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "MissingInputError",
     "Report",
     "SessionStats",
+    "SharedPrefill",
     "Turn",
     "UnknownNameError",
     "UnsupportedModelError",

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .allotment import Allotment
 from .budget import Budget
 from .cache import CompressedLayer, adopt
-from .capture import last_queries
 from .chunk import Chunk, Row
 from .compressor import Compressor
-from .entries import Context, Kind, Places, Tags
+from .entries import Kind, Tags
 from .errors import CacheError, UnsupportedModelError
 from .input_stage import drop_embeddings
 from .masks import check_attention, layer_mask
 from .models.base import Adapter
 from .passes import PassReader
 from .peak import Peak
-from .positions import moved
-from .reduce import reduce_entries
+from .reduction import Reduction
+from .shared_prefill import Pass, SharedPrefill, wanted_pass
 from .split import Part, Parts, cut, repeat_rows, same_in_all_rows
+from .stopwatch import Stopwatch
 from .vision import VisionWatch
 
 _VISION_GROUP = 2048  # visual tokens that the vision tower is given at once, where no chunk says
@@ -39,6 +40,8 @@ class Attachment:
         reader: reads the passes; can be told what comes.
         vision: what the vision tower encoded since it was last asked.
         rope: the rotation of the keys, where something needs it.
+        stopwatch: counts `"prefill"` (vision tower and text model up to the last visual token, compression included)
+            and `"compress"`.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Attachment:
         compact: bool,
         finished: Callable[[list[CompressedLayer], int], None],
         text_room: int = 0,
+        shared: SharedPrefill | None = None,
     ) -> None:
         """Args:
         prefill: `"whole"`, `"split"` or `"chunked"`.
@@ -59,6 +63,7 @@ class Attachment:
         finished: called after every pass that brought visual tokens, with the cache layers and the most bytes they
             held during it.
         text_room: text entries that a budget of bytes is kept free for.
+        shared: prefills to start from, and to add to.
         """
         self._adapter = adapter
         self._method = method
@@ -70,12 +75,18 @@ class Attachment:
         rotates = compact or method.needs & {"queries", "probe", "rope"}
         self.rope = adapter.rope() if rotates else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
-        self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP)
+        self.stopwatch = Stopwatch(adapter.text_model.device)
+        self._reduction = Reduction(method, self.rope, self.stopwatch)
+        self._shared = shared
+        if shared is not None:
+            shared.belongs_to(adapter.model)
+        self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
         self.reader = PassReader(adapter, self.vision, self.rope if compact else None)
         self._budget = budget
         self._allotment = self._allot()
         self._layers: list[CompressedLayer] = []
         self._chunk: Chunk | None = None
+        self._recording: Pass | None = None
         self._masks: dict[tuple, Tensor | None] = {}  # of the pass in flight, one for all layers alike
         self._batch = 1
         self._text_room = text_room
@@ -170,16 +181,17 @@ class Attachment:
         self._peak = Peak(self._layers)
         if self._stage == "input":
             output = self._pass(forward, kwargs, chunk if fits else self._dropped(kwargs, chunk, rows, shares))
-        elif self._prefill == "whole" or (self._prefill == "split" and fits):
+        elif self._prefill == "whole" or (fits and self._prefill == "split" and not self._shares_prefill):
             output = self._pass(forward, kwargs, chunk)
         else:
             parts = cut(chunk, self._most)
-            one_pass = fits and len(parts.visual) == 1
+            one_pass = fits and len(parts.visual) == 1 and not self._shares_prefill
             output = self._pass(forward, kwargs, chunk) if one_pass else self._in_parts(forward, kwargs, chunk, parts)
         uneven = len({layer.physical for layer in self._layers}) > 1
         for layer in self._layers:
             layer.guarded = counting or uneven or layer.padded or any(row.shift for row in layer.rows)
         self._finished(self._layers, self._peak.bytes)
+        self.stopwatch.clear()
         return output
 
     def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
@@ -187,13 +199,14 @@ class Attachment:
         for layer in self._layers:
             layer.incoming = chunk
         try:
-            return forward(**kwargs)
+            with self.stopwatch.timing("prefill") if chunk.compress else nullcontext():
+                return forward(**kwargs)
         except BaseException:
             for layer in self._layers:
                 layer.broken = True
             raise
         finally:
-            self._chunk, self._masks = None, {}
+            self._chunk, self._masks, self._recording = None, {}, None
             for layer in self._layers:
                 layer.incoming = None
 
@@ -222,20 +235,20 @@ class Attachment:
         if self._prefill == "chunked":
             whole = self.reader.arrived(whole)
         embeddings, aligned = kwargs["inputs_embeds"], self._adapter.take_aligned(kwargs)
-        shared = not self._layers[0].physical and same_in_all_rows(visual, whole, embeddings)
+        alike = not self._layers[0].physical and same_in_all_rows(visual, whole, embeddings)
         joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1])
         left = whole.logical
         for number, part in enumerate(visual):
             later = [*visual[number + 1 :], *([rest] if rest else [])]
             self._waiting = max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
-            mine = part.first_row() if shared else part
+            mine = part.first_row() if alike else part
             logical = min(len(part) - part.probes, left) if later else left
             left -= logical
             chunk = mine.chunk(whole, logical, compress=True)
-            output = self._pass(forward, self._arguments(kwargs, mine, chunk, aligned), chunk)
+            output = self._visual_pass(forward, self._arguments(kwargs, mine, chunk, aligned), chunk)
             states = output.last_hidden_state[:, : len(part) - part.probes]
             part.put(joined, states.expand(len(whole.rows), -1, -1))
-        if shared:
+        if alike:
             last = visual[-1].take(whole.tags)[:, -1 - visual[-1].probes, Tags.INDEX]
             repeat_rows(self._layers, last - last[0])
         if rest is not None:
@@ -245,6 +258,31 @@ class Attachment:
             rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined
         return output
+
+    @property
+    def _shares_prefill(self) -> bool:
+        return self._shared is not None and self._prefill == "split"
+
+    def _visual_pass(self, forward: Callable[..., Any], arguments: dict[str, Any], chunk: Chunk) -> Any:
+        """A part that ends in a visual token; at the start of a sequence, from an equal pass where there was one."""
+        if self._shared is None or not self._shares_prefill or self._layers[0].physical:
+            return self._pass(forward, arguments, chunk)
+        wanted = wanted_pass(arguments, chunk, self._adapter.text_model.config._attn_implementation)
+        window = self._reduction.window(chunk)
+        known = self._shared.find(wanted, window)
+        if known is not None:
+            return self._pass(functools.partial(self._replay, known, chunk), {}, chunk)
+        self._recording = wanted
+        output = self._pass(forward, arguments, chunk)
+        wanted.hidden = output.last_hidden_state
+        self._shared.add(wanted)
+        return output
+
+    def _replay(self, known: Pass, chunk: Chunk) -> Any:
+        for layer, part in zip(self._layers, known.layers, strict=True):
+            layer.update(part.keys, part.values)
+            self._reduce(part.attention, layer, part.states, chunk)
+        return BaseModelOutputWithPast(last_hidden_state=known.hidden)
 
     def _arguments(self, kwargs: dict[str, Any], part: Part, chunk: Chunk, aligned: Tensor | None) -> dict[str, Any]:
         """The text model's arguments for some of the columns."""
@@ -285,23 +323,11 @@ class Attachment:
         chunk = self._chunk
         if chunk is None or not isinstance(layer, CompressedLayer) or not (chunk.compress or chunk.probes):
             return
+        if self._recording is not None:
+            self._recording.note(module, layer, kwargs["hidden_states"], self._reduction.window(chunk))
+        self._reduce(module, layer, kwargs["hidden_states"], chunk)
+
+    def _reduce(self, module: Any, layer: CompressedLayer, states: Tensor, chunk: Chunk) -> None:
         self._peak.note(layer)
-        number = self._layers.index(layer)
-        context = Context(layer=number, layers=len(self._layers), rope=self.rope)
-        entries = layer.entries(context)
-        if self._method.needs & {"queries", "probe"} and self.rope is not None:
-            observer: Any = self._method.observer
-            window = chunk.probes or (observer.probe if "probe" in self._method.needs else observer.window)
-            queries = last_queries(module, kwargs["hidden_states"], entries, self.rope, window)
-            entries = replace(entries, context=replace(context, queries=queries))
-        if chunk.probes:
-            entries = entries.slice(0, len(entries) - chunk.probes)
-            layer.drop_last(chunk.probes)
-        if not chunk.compress:
-            return
-        shares = self._shares(layer.rows, layer.physical, number)
-        entries, rows = reduce_entries(entries, layer.rows, shares, self._method)
-        if chunk.moves and self.rope is not None:
-            entries = moved(entries, entries.places[..., Places.TARGET], self.rope)
-        layer.replace(entries, rows)
+        self._reduction.apply(self._layers, self._layers.index(layer), module, states, chunk, self._shares)
         self._peak.note(layer)

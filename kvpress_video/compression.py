@@ -16,6 +16,7 @@ from .errors import BudgetError, CacheError, unknown_name
 from .models import adapter_for
 from .models.base import Adapter
 from .registry import make_method
+from .shared_prefill import SharedPrefill
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
@@ -39,6 +40,9 @@ class Report:
         peak_bytes: the most that it held at one moment of the prefill.
         full_bytes: what the stock cache would hold after the same tokens.
         logical_length: tokens seen per row, padding included; the model's positions go by it.
+        prefill_seconds: in the vision tower and the text model, up to the last visual token.
+        compress_seconds: in the method.
+        shared: whether the prefill was one made before.
     """
 
     method: str
@@ -55,6 +59,9 @@ class Report:
     peak_bytes: int
     full_bytes: int
     logical_length: int
+    prefill_seconds: float = 0.0
+    compress_seconds: float = 0.0
+    shared: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, as they go into result rows."""
@@ -87,6 +94,7 @@ class Compression:
         prefill: Prefill,
         chunk: int | None,
         positions: Positions,
+        shared: SharedPrefill | None = None,
     ) -> None:
         self.reports: list[Report] = []
         self._asked: dict[str, Any] = {
@@ -101,7 +109,10 @@ class Compression:
         adapter, compact = adapter_for(model), positions == "compact"
         if prefill == "chunked" and chunk is None:
             chunk = usual_chunk(budget, adapter, compact)
-        self._attachment = Attachment(adapter, method, budget, stage, prefill, chunk, compact, self._measure)
+        self._attachment = Attachment(
+            adapter, method, budget, stage, prefill, chunk, compact, self._measure, shared=shared
+        )
+        self._shared, self._reused = shared, shared.reused if shared else 0
 
     def __enter__(self) -> Compression:
         self._attachment.attach()
@@ -141,6 +152,7 @@ class Compression:
         text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
         full = sum(layer.stock_bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
+        compressing, reused = self._attachment.stopwatch.take("compress"), self._shared.reused if self._shared else 0
         self.reports.append(
             Report(
                 **self._asked,
@@ -152,8 +164,12 @@ class Compression:
                 peak_bytes=max(peak, sum(layer.bytes for layer in layers)),
                 full_bytes=full,
                 logical_length=layers[0].logical,
+                prefill_seconds=self._attachment.stopwatch.take("prefill") - compressing,
+                compress_seconds=compressing,
+                shared=reused > self._reused,
             )
         )
+        self._reused = reused
 
 
 def compress(
@@ -165,6 +181,7 @@ def compress(
     prefill: Prefill = "auto",
     chunk: int | None = None,
     positions: Positions = "keep",
+    shared: SharedPrefill | None = None,
     **settings: Any,
 ) -> Compression:
     """Compress the KV cache of a model's visual tokens, for as long as the context is open.
@@ -192,6 +209,7 @@ def compress(
             and bytes, and split for ratios, whose meaning depends on the whole video.
         chunk: visual tokens per chunk; whole frames, at least one. By default a third of the budget.
         positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
+        shared: a `SharedPrefill`, for several one-shot compressions of the same prompt.
         **settings: the method's settings.
 
     Raises:
@@ -209,7 +227,7 @@ def compress(
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)
     mode = _prefill(prefill, stage, parsed, chunk)
-    return Compression(model, name, made, parsed, stage, mode, chunk, positions)
+    return Compression(model, name, made, parsed, stage, mode, chunk, positions, shared)
 
 
 def _prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:

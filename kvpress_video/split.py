@@ -172,7 +172,7 @@ def same_in_all_rows(parts: Sequence[Part], whole: Chunk, embeddings: Tensor) ->
         if not bool(part.real.all()) or any(row != part.rows[0] for row in part.rows):
             return False
         content = part.take(whole.tags)[..., Tags.KIND :]
-        places = part.take(whole.places)[..., : Places.IMPORTANCE]
+        places = part.take(whole.places)[:, : len(part) - part.probes, : Places.IMPORTANCE]  # probes get theirs later
         if not all(bool((states == states[:1]).all()) for states in (content, places, part.take(embeddings))):
             return False
     return True

@@ -17,6 +17,8 @@ from .entries import Kind
 from .errors import UnsupportedModelError
 from .layout import Item
 from .models.base import Adapter, Frames, StandbySettings
+from .shared_prefill import SharedPrefill
+from .stopwatch import Stopwatch
 
 _CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 _UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
@@ -32,15 +34,26 @@ class VisionWatch:
         items: videos and images in the order of their placeholders, per kind.
     """
 
-    def __init__(self, adapter: Adapter, standby: StandbySettings | None, group: int | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        standby: StandbySettings | None,
+        group: int | None = None,
+        stopwatch: Stopwatch | None = None,
+        shared: SharedPrefill | None = None,
+    ) -> None:
         """Args:
         group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
             frame is never cut, nor are any-resolution images.
+        stopwatch: counts the vision tower's work under `"prefill"`.
+        shared: what was encoded before, to start from and to add to.
         """
         self.items: dict[Kind, list[Item]] = {}
         self._adapter = adapter
         self._standby = standby
         self._group = group
+        self._stopwatch = stopwatch or Stopwatch(adapter.text_model.device)
+        self._shared = shared
         self._importance: list[Tensor] = []
         self._depth = 0
         self._handles: list[RemovableHandle] = []
@@ -86,17 +99,33 @@ class VisionWatch:
                 return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             arguments |= arguments.pop("kwargs", {})
-            self._importance.clear()
-            self._depth += 1
-            try:
-                encoded, order = self._encode(kind, encode, arguments)
-            finally:
-                self._depth -= 1
-            items = self._adapter.items(kind, arguments, getattr(encoded, "pooler_output", encoded))
-            self.items[kind] = self._with_importance(items, order)
+            with self._stopwatch.timing("prefill"):
+                encoded, self.items[kind] = self._known(kind, encode, arguments)
             return encoded
 
         return call
+
+    def _known(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[Item]]:
+        """What the tower makes of the items, or made of equal ones; and what there is to know of each."""
+        if self._shared is None:
+            return self._read(kind, encode, arguments)
+        settings = (kind, self._group, self._standby and (self._standby.n, id(self._standby.tokens)))
+        known = self._shared.encoded(arguments, settings)
+        if known is None:
+            known = self._read(kind, encode, arguments)
+            self._shared.keep_encoded(arguments, settings, known)
+        encoded, items = known
+        return encoded, list(items)
+
+    def _read(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[Item]]:
+        self._importance.clear()
+        self._depth += 1
+        try:
+            encoded, order = self._encode(kind, encode, arguments)
+        finally:
+            self._depth -= 1
+        items = self._adapter.items(kind, arguments, getattr(encoded, "pooler_output", encoded))
+        return encoded, self._with_importance(items, order)
 
     def _encode(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[int]]:
         """What the tower makes of the items, and for each item the ordinal of the one encoded for it."""

@@ -1,0 +1,82 @@
+"""Bring one layer down to what it may hold, right after its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from .cache import CompressedLayer
+from .capture import last_queries
+from .chunk import Chunk, Row
+from .compressor import Compressor
+from .entries import Context, Places
+from .positions import moved
+from .reduce import reduce_entries
+from .rope import Rope
+from .stopwatch import Stopwatch
+
+Shares = Sequence[Mapping[int, int]]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How layers are compressed.
+
+    Attributes:
+        method: does the choosing.
+        rope: the rotation of the keys, where something needs it.
+        stopwatch: counts `"compress"`.
+    """
+
+    method: Compressor
+    rope: Rope | None
+    stopwatch: Stopwatch
+
+    def window(self, chunk: Chunk) -> int:
+        """How many of the last queries of a pass the method looks at."""
+        if not self.method.needs & {"queries", "probe"}:
+            return 0
+        observer: Any = self.method.observer
+        window: int = chunk.probes or (observer.probe if "probe" in self.method.needs else observer.window)
+        return window
+
+    def apply(
+        self,
+        layers: Sequence[CompressedLayer],
+        number: int,
+        attention: nn.Module,
+        states: Tensor,
+        chunk: Chunk,
+        shares: Callable[[Sequence[Row], int, int], Shares],
+    ) -> None:
+        """Compress a layer, and let go of the probes.
+
+        Args:
+            layers: all of them.
+            number: which one.
+            attention: its attention module.
+            states: what that was given, the newest of it, (batch, n, hidden).
+            chunk: the pass in flight.
+            shares: from rows, entries held and the layer's number to the entries to keep, per row and segment.
+        """
+        layer = layers[number]
+        with self.stopwatch.timing("compress"):
+            context = Context(layer=number, layers=len(layers), rope=self.rope)
+            entries = layer.entries(context)
+            window = self.window(chunk)
+            if window and self.rope is not None:
+                queries = last_queries(attention, states, entries, self.rope, window)
+                entries = replace(entries, context=replace(context, queries=queries))
+            if chunk.probes:
+                entries = entries.slice(0, len(entries) - chunk.probes)
+                layer.drop_last(chunk.probes)
+            if not chunk.compress:
+                return
+            keep = shares(layer.rows, layer.physical, number)
+            entries, rows = reduce_entries(entries, layer.rows, keep, self.method)
+            if chunk.moves and self.rope is not None:
+                entries = moved(entries, entries.places[..., Places.TARGET], self.rope)
+            layer.replace(entries, rows)
