@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 import kvpress_video as kv
 from kvpress_video.sweep.environment import device_name
-from kvpress_video.sweep.tasks import same_answer
+from kvpress_video.sweep.scoring import same_words
 
 from .provenance import provenance, write_result
 from .world import CAMERAS, HELD_OUT_SEED, Clip, make_clip
@@ -114,7 +114,7 @@ def watch(plan: Plan) -> dict[str, Any]:
                 answer = session.ask(question.text, keep=False, max_new_tokens=8)
                 asking.append(time.perf_counter() - began)
                 asked[topic] += 1
-                right[topic] += same_answer(answer, question.answer)
+                right[topic] += same_words(answer, question.answer)
             trace.append({**_memory(session.stats), "rss": _resident(), "asked": {**asked}, "right": {**right}})
     stats = session.stats
     return {

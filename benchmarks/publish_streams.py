@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
 from kvpress_video.sweep.statistics import Accuracy, Difference, accuracy, compare
-from kvpress_video.sweep.tasks import UNCOMPRESSED, Cell
 
 from .endless import TRAINED
 

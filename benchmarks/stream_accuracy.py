@@ -28,8 +28,10 @@ from rich.progress import track
 import kvpress_video as kv
 from kvpress_video.errors import BudgetError
 from kvpress_video.registry import make_method
+from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
 from kvpress_video.sweep.environment import device_name
-from kvpress_video.sweep.tasks import UNCOMPRESSED, Cell, make_cells, same_answer
+from kvpress_video.sweep.grid import make_grid
+from kvpress_video.sweep.scoring import same_words
 from kvpress_video.video import Frames
 
 from .provenance import provenance, write_result
@@ -79,7 +81,7 @@ def watch(clip: Clip, cell: Cell) -> dict[str, Any]:
         "peak_bytes": stats.peak_bytes,
         "seconds": round(seconds, 2),
         "answers": answers,
-        "right": [same_answer(answer, question.answer) for answer, question in zip(answers, questions, strict=True)],
+        "right": [same_words(answer, question.answer) for answer, question in zip(answers, questions, strict=True)],
     }
 
 
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), metavar="N")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    cells = make_cells(options.methods, options.budgets)
+    cells = make_grid(methods=options.methods, budgets=options.budgets).cells()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         clips = make_clips(

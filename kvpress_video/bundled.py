@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def load_bundled(
-    device: torch.device | str | None = None, dtype: torch.dtype | str | None = None, attention: str | None = None
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attention: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The bundled Qwen2.5-VL of a few million parameters, in eval mode, and its processor.
 
@@ -24,9 +27,10 @@ def load_bundled(
         device: where to put the model; a CUDA device if there is one, else the CPU.
         dtype: of the weights; the checkpoint's own by default.
         attention: transformers' attention implementation.
+        device_map: as in `load`, instead of `device`.
 
     Raises:
         UnknownNameError: this installation comes without the model's files.
     """
     with as_file(files("kvpress_video") / "data" / "bundled") as folder:
-        return load(folder, device=device, dtype=dtype, attention=attention)
+        return load(folder, device=device, dtype=dtype, attention=attention, device_map=device_map)

@@ -226,11 +226,11 @@ def compress(
     if stage not in made.stages:
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)
-    mode = _prefill(prefill, stage, parsed, chunk)
+    mode = resolved_prefill(prefill, stage, parsed, chunk)
     return Compression(model, name, made, parsed, stage, mode, chunk, positions, shared)
 
 
-def _prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
+def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
     """What `"auto"` stands for; the others as they are."""
     if chunk is not None and chunk < 1:
         raise BudgetError(f"A chunk must hold at least one visual token, got {chunk}.")

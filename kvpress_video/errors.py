@@ -34,6 +34,14 @@ class VideoError(KVPressVideoError, ValueError):
     """A video that is missing, unreadable, or empty where it was asked for."""
 
 
+class BenchmarkError(KVPressVideoError, ValueError):
+    """A benchmark whose files are missing, or not what they should be."""
+
+
+class SweepError(KVPressVideoError, ValueError):
+    """A sweep that cannot be run as asked, or a store that cannot be read."""
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not among `known`, with the nearest one suggested."""
     names = sorted(known)

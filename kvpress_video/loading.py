@@ -21,7 +21,6 @@ def load(
     dtype: torch.dtype | str | None = None,
     attention: str | None = None,
     device_map: str | dict[str, Any] | None = None,
-    tp_plan: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A multimodal model in eval mode, and its processor.
 
@@ -31,15 +30,12 @@ def load(
         dtype: of the weights; the checkpoint's own by default.
         attention: transformers' attention implementation: `"sdpa"`, `"eager"`, `"flash_attention_2"`.
         device_map: spread a large model over devices, as in transformers; instead of `device`.
-        tp_plan: `"auto"` for tensor parallelism under `torchrun`, as in transformers; instead of both.
 
     Raises:
         UnknownNameError: there is no such checkpoint, or it is not one of a multimodal model.
     """
-    placed = {"device": device, "device_map": device_map, "tp_plan": tp_plan}
-    given = [f"{name}={value!r}" for name, value in placed.items() if value is not None]
-    if len(given) > 1:
-        raise UnknownNameError(f"Give one of {' and '.join(given)}, not both.")
+    if device is not None and device_map is not None:
+        raise UnknownNameError(f"Give either device={device!r} or device_map={device_map!r}, not both.")
     check_folder(path_or_name)
     repair_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -48,11 +44,11 @@ def load(
     try:
         processor = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype or "auto", attn_implementation=attention, device_map=device_map, tp_plan=tp_plan
+            name, dtype=dtype or "auto", attn_implementation=attention, device_map=device_map
         )
     except (OSError, ValueError) as error:
         raise UnknownNameError(f"Cannot load a multimodal model from {name!r}: {error}") from error
-    if device_map is None and tp_plan is None:
+    if device_map is None:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model.eval(), processor
 

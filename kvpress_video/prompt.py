@@ -30,11 +30,15 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         **processing: more arguments of the processor, such as `max_pixels`.
     """
     asked = [questions] if isinstance(questions, str) else questions
-    texts = [prompt_text(processor, question) for question in asked]
+    return encode(processor, video, [prompt_text(processor, question) for question in asked], **processing)
+
+
+def encode(processor: Any, video: Video, prompts: Sequence[str], **processing: Any) -> Any:
+    """As `prepare`, for prompts that are in the model's chat template already."""
     return processor(
-        text=texts,
-        videos=[video.frames] * len(texts),
-        video_metadata=[video.metadata for _ in texts],
+        text=list(prompts),
+        videos=[video.frames] * len(prompts),
+        video_metadata=[video.metadata for _ in prompts],
         fps=video.fps,
         do_sample_frames=False,
         padding=True,

@@ -85,6 +85,7 @@ def read_video(
     frames: int | None = None,
     start: float | None = None,
     end: float | None = None,
+    at_most: bool = False,
 ) -> Video:
     """Read frames of a video file, evenly spaced in time; every frame unless `fps` or `frames` says how many.
 
@@ -93,11 +94,12 @@ def read_video(
         fps: frames to take per second.
         frames: frames to take in all.
         start, end: the part to read, in seconds; the whole video by default.
+        at_most: whether to take what there is where the video ends earlier, or has fewer frames.
 
     Raises:
         VideoError: the file is missing or unreadable, or does not have the frames asked for.
     """
-    choice = _choose(path, fps, frames, start, end)
+    choice = _choose(path, fps, frames, start, end, at_most)
     return choice.read(0, len(choice.chosen))
 
 
@@ -134,10 +136,19 @@ class _Choice:
         return Video(frames, self.times[part], self.fps, self.duration, self.file)
 
 
-def _choose(path: str | Path, fps: float | None, frames: int | None, start: float | None, end: float | None) -> _Choice:
+def _choose(
+    path: str | Path,
+    fps: float | None,
+    frames: int | None,
+    start: float | None,
+    end: float | None,
+    at_most: bool = False,
+) -> _Choice:
     _check_request(fps, frames)
     file, reader = _open(path)
     shown, duration = _timeline(file, reader)
+    if at_most and end is not None:
+        end = min(end, duration)
     first, last = _check_range(file, duration, start, end)
     inside = np.flatnonzero((shown >= first) & (shown < last))
     if not len(inside):
@@ -147,6 +158,8 @@ def _choose(path: str | Path, fps: float | None, frames: int | None, start: floa
         chosen, rate = inside, float(reader.get_avg_fps())
     else:
         wanted = frames if frames is not None else max(1, round((last - first) * float(fps or 0)))
+        if wanted > len(inside) and at_most:
+            fps, wanted = None, len(inside)
         if wanted > len(inside):
             raise VideoError(
                 f"{file} has {len(inside)} frames between {first:g} s and {last:g} s, {wanted} were asked for "

@@ -13,6 +13,8 @@ from kvpress_video.torchvision_repair import repair_torchvision
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip
 
+    from kvpress_video.sweep.benchmark import Clip as Piece
+
 repair_torchvision()
 torch.set_num_threads(1)  # two test processes share two cores
 
@@ -33,3 +35,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     folder: Path = tmp_path_factory.mktemp("clips")
     pytest.importorskip("av", reason="PyAV writes the clips")
     return make_clips(4, frames=8, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> list[Piece]:
+    """The same clips, as the benchmark `world:count=4,frames=8` gives them to a sweep."""
+    from kvpress_video.benchmarks.world.benchmark import World
+
+    pytest.importorskip("av", reason="PyAV writes the clips")
+    return list(World(count=4, frames=8).clips(0, tmp_path_factory.mktemp("pieces")))

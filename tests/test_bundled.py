@@ -12,7 +12,7 @@ from kvpress_video import UnknownNameError
 from kvpress_video.bundled import load_bundled
 from kvpress_video.loading import load
 from kvpress_video.prompt import prepare
-from kvpress_video.sweep.tasks import same_answer
+from kvpress_video.sweep.scoring import same_words
 from kvpress_video.video import read_video
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_it_answers_better_than_chance(bundled: tuple[Any, Any], clips: list[Cli
         output = model.generate(**inputs, max_new_tokens=16, do_sample=False)
         answers = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         right += sum(
-            same_answer(answer, question.answer) for answer, question in zip(answers, clip.questions, strict=True)
+            same_words(answer, question.answer) for answer, question in zip(answers, clip.questions, strict=True)
         )
         asked += len(clip.questions)
     assert right / asked > 0.6

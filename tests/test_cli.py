@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -15,8 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvpress_video.cli import main
+from kvpress_video.errors import SweepError
 from kvpress_video.registry import method_names
-from kvpress_video.sweep.results import read_rows
+from kvpress_video.sweep.cells import Cell
+from kvpress_video.sweep.rows import Row
+from kvpress_video.sweep.store import Store
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip
@@ -25,33 +27,41 @@ COMMAND = [sys.executable, "-m", "kvpress_video.cli"]
 
 
 def sweep(folder: Path, methods: str, budgets: str, clips: int = 4) -> list[str]:
-    asked = ["--methods", methods, "--budgets", budgets, "--clips", str(clips), "--frames", "8", "--device", "cpu"]
-    return ["sweep", *asked, "--out", str(folder)]
+    asked = ["--methods", methods, "--budgets", budgets, "--benchmarks", f"world:count={clips},frames=8"]
+    return ["sweep", *asked, "--device", "cpu", "--out", str(folder), "--overlay-clips", "0"]
+
+
+def rows_of(folder: Path) -> list[Row]:
+    with Store(folder) as store:
+        return store.rows()
 
 
 def test_a_short_demo_ends_in_its_table(tmp_path: Path) -> None:
     methods = "full,random,standby,infinipot-v:tar_ratio=.25"
-    done = subprocess.run([*COMMAND, *sweep(tmp_path, methods, "50%,25%")], capture_output=True, text=True)
+    command = [*COMMAND, *sweep(tmp_path, methods, "50%,25%"), "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Still camera: 2 clips, 16 questions" in done.stdout
-    assert "Moving camera: 2 clips, 16 questions" in done.stdout
+    assert "still: 2 clips, 16 questions" in done.stdout
+    assert "moving: 2 clips, 16 questions" in done.stdout
     lines = [line.split() for line in done.stdout.splitlines()]
-    for method in methods.split(","):
+    for method in ("full", "random", "standby", "infinipot-v:tar_ratio=0.25"):
         for budget in ["100%"] if method == "full" else ["50%", "25%"]:
             assert sum(line[:2] == [method, budget] for line in lines) == 2
     assert "28 of 28 cells × clips" in done.stdout.splitlines()[-1]
     assert "28/28" in done.stderr
 
-    rows = read_rows(tmp_path / "rows.jsonl")
+    rows = rows_of(tmp_path)
     assert len(rows) == 28 * 8
-    assert {row.camera for row in rows} == {"still", "moving"}
+    assert {row.measured.group for row in rows} == {"still", "moving"}
     for row in rows:
-        assert row.entries == [int(row.visual_tokens * float(row.budget.rstrip("%")) / 100)] * len(row.entries)
-    assert {row.settings["tar_ratio"] for row in rows if row.method.startswith("infinipot-v")} == {0.25}
+        kept = int(row.measured.visual_tokens * float(row.cell.budget.rstrip("%")) / 100)
+        assert row.measured.entries == [kept] * len(row.measured.entries)
+    assert {row.measured.settings["tar_ratio"] for row in rows if row.cell.method.startswith("infinipot-v")} == {0.25}
     with open(tmp_path / "summary.csv", newline="") as file:
         records = list(csv.DictReader(file))
-    assert {record["family"] for record in records} >= {"needle", "place", "overall"}
-    assert "## Moving camera" in (tmp_path / "table.md").read_text()
+    assert {record["task"] for record in records} >= {"needle", "place", "overall"}
+    assert "moving" in (tmp_path / "table.md").read_text()
+    assert "<html" in (tmp_path / "report.html").read_text()
 
 
 def test_a_cell_that_fails_shows_in_the_table_and_in_the_exit_code(
@@ -60,9 +70,46 @@ def test_a_cell_that_fails_shows_in_the_table_and_in_the_exit_code(
     """One entry cannot hold a whole frame and a bank."""
     assert main([*sweep(tmp_path, "detachable,random", "1", clips=1), "--workers", "1"]) == 1
     out = capsys.readouterr().out
-    assert "detachable 1 failed: BudgetError" in out
+    assert "detachable 1" in out
+    assert "failed: BudgetError" in out
     assert "1 of 2 cells × clips" in out
-    assert json.loads((tmp_path / "failures.jsonl").read_text())["method"] == "detachable"
+
+
+def test_a_grid_file_is_run_and_flags_win_over_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("methods: [tar, {random: {seed: 3}}]\nbudgets: 50%\nbenchmarks: {world: {count: 1, frames: 8}}\n")
+    folder = tmp_path / "swept"
+    run = ["sweep", str(grid), "--device", "cpu", "--workers", "1", "--out", str(folder), "--overlay-clips", "0"]
+    assert main([*run, "--budgets", "25%"]) == 0
+    assert [str(cell) for cell in dict.fromkeys(row.cell for row in rows_of(folder))] == [
+        "tar 25%",
+        "random:seed=3 25%",
+    ]
+    assert main([*run, "--budgets", "25%"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*run, "--resume"]) == 0
+    assert len({row.cell for row in rows_of(folder)}) == 4
+
+
+def test_a_dry_run_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*sweep(tmp_path / "swept", "full,tar", "50%,25%", clips=2), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "3" in out
+    assert "prefill" in out
+    assert not (tmp_path / "swept").exists()
+
+
+def test_the_commands_read_what_a_sweep_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`results`, `report` and `compare`, on the same sweep."""
+    folder = tmp_path / "swept"
+    assert main([*sweep(folder, "full,tar", "25%", clips=2), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["results", str(folder), "--method", "tar"]) == 0
+    assert len(list(csv.DictReader(capsys.readouterr().out.splitlines()))) == 16
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), "--out", str(page), "--overlay-clips", "1", "--device", "cpu"]) == 0
+    assert page.stat().st_size > 10_000
+    assert main(["compare", str(folder), str(folder)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -70,8 +117,16 @@ def test_a_cell_that_fails_shows_in_the_table_and_in_the_exit_code(
     [
         (["sweep", "--methods", "nowelty"], "Did you mean 'novelty'"),
         (["sweep", "--budgets", "lots"], "Cannot read the budget 'lots'"),
-        (["sweep", "--clips", "0", "--out", "{folder}"], "at least one clip"),
-        (["sweep", "--clips", "1", "--frames", "4", "--model", "./nowhere", "--out", "{folder}"], "no model folder"),
+        (["sweep", "--against", "tra", "--methods", "tar"], "Did you mean 'tar'"),
+        (["sweep", "--benchmarks", "wrld"], "Did you mean 'world'"),
+        (["sweep", "nowhere.yaml"], "nowhere.yaml"),
+        (["sweep", "--executor", "rai", "--out", "{folder}", "--benchmarks", "world:count=1,frames=2"], "'ray'"),
+        (["sweep", "--benchmarks", "world:count=0", "--out", "{folder}"], "at least one clip"),
+        (["sweep", "--models", "./nowhere", "--out", "{folder}"], "no model folder"),
+        (["results", "{folder}"], "{folder}"),
+        (["report", "{folder}"], "{folder}"),
+        (["compare", "{folder}", "{folder}"], "{folder}"),
+        (["look", "missing.mp4", "--methods", "tar", "--budget", "10%"], "There is no video missing.mp4"),
         (["ask", "missing.mp4", "What?"], "There is no video missing.mp4"),
         (["ask", "missing.mp4", "What?", "--method", "tarr"], "Did you mean 'tar'"),
     ],
@@ -81,7 +136,7 @@ def test_an_error_is_one_line_and_exit_code_2(
 ) -> None:
     assert main([argument.format(folder=tmp_path) for argument in arguments]) == 2
     [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kvpress-video: ")]
-    assert message in line
+    assert message.format(folder=tmp_path) in line
 
 
 def test_ask_prints_the_answer_and_what_was_asked_and_achieved(
@@ -119,26 +174,37 @@ def test_help_needs_no_model() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = [*COMMAND, *sweep(tmp_path, "full,random,tar,van", "50%,25%,12.5%")]
-    rows = tmp_path / "rows.jsonl"
+def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path) -> None:
+    command = [*COMMAND, *sweep(tmp_path, "full,random,tar,van", "50%,25%,12.5%"), "--workers", "2"]
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     until = time.monotonic() + 120
-    while not rows.exists() and time.monotonic() < until:
+    while not answers_in(tmp_path) and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
     out, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
-    assert "Interrupted" in out
+    assert "--resume" in out
     assert "Traceback" not in errors
-    found = read_rows(rows)
+    found = rows_of(tmp_path)
     assert 0 < len(found) < 4 * 10 * 8
     assert len(found) % 8 == 0
 
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    every = read_rows(rows)
-    assert every[: len(found)] == found
-    assert len({(row.cell, row.clip, row.prompt) for row in every}) == len(every) == 4 * 10 * 8
+    every = rows_of(tmp_path)
+    assert {id_of(row): row for row in found}.items() <= {id_of(row): row for row in every}.items()
+    assert len({id_of(row) for row in every}) == len(every) == 4 * 10 * 8
+
+
+def answers_in(folder: Path) -> int:
+    """How many there are by now."""
+    try:
+        return len(rows_of(folder))
+    except SweepError:
+        return 0
+
+
+def id_of(row: Row) -> tuple[Cell, str, str]:
+    return row.cell, row.clip, row.answered.question

@@ -27,7 +27,7 @@ from kvpress_video.benchmarks.train.evaluate import answer, read_video
 from kvpress_video.benchmarks.world import HELD_OUT_SEED, Clip, make_clip, make_clips
 from kvpress_video.benchmarks.world.clips import draw_scene
 
-from kvpress_video.sweep.tasks import Cell
+from kvpress_video.sweep.cells import Cell
 
 STEPS, EARLY = 12, 3
 

@@ -239,3 +239,13 @@ def test_torchvision_that_is_absent_is_left_alone() -> None:
         "from kvpress_video.torchvision_repair import repair_torchvision; repair_torchvision()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_at_most_takes_what_there_is(clip: Path) -> None:
+    assert shown(read_video(clip, frames=30, at_most=True)) == list(range(24))
+    assert read_video(clip, fps=1000, at_most=True).fps == 4.0
+    late = read_video(clip, start=4, end=60, frames=4, at_most=True)
+    assert (shown(late), late.fps) == ([16, 18, 20, 22], 2.0)
+    assert shown(read_video(clip, fps=2, end=2, at_most=True)) == [0, 2, 4, 6]
+    with pytest.raises(VideoError, match="start=7"):
+        read_video(clip, start=7, at_most=True)

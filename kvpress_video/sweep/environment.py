@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 PACKAGES = ("kvpress-video", "torch", "transformers", "numpy", "decord")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
     found = {"python": platform.python_version()}
@@ -30,8 +32,12 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
 
 
+@cache
 def git_revision() -> str | None:
-    """The revision of the checkout that this code runs from, `-dirty` if it was changed; None outside a checkout."""
+    """The revision of the checkout that this code runs from, `-dirty` if it was changed; None outside a checkout.
+
+    As it was when this process first asked.
+    """
     here = Path(__file__).resolve().parent
     if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None

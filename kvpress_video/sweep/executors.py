@@ -1,135 +1,100 @@
-"""Run jobs one after another in this process, or spread over worker processes."""
+"""What runs the tasks of a sweep: this process, processes of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
-from ..errors import KVPressVideoError
-from .rows import Failure, Row
-from .tasks import Cell
-from .worker import Setup, Worker
+from ..errors import SweepError, unknown_name
+from .cells import Task
+from .crew import Make, check_finished, without
+from .on_ray import OnRay
+from .processes import Processes, cores
+from .rows import Outcome
 
-if TYPE_CHECKING:
-    from kvpress_video.benchmarks.world import Clip
-
-
-@dataclass(frozen=True)
-class Job:
-    """One cell on one clip."""
-
-    cell: Cell
-    clip: Clip
-
-
-Outcome = list[Row] | Failure
+KINDS = ("local", "ray")
 
 
 class Executor(Protocol):
-    """Turns jobs into outcomes, in any order; it takes a job from the iterable only when it is about to run it."""
+    """Turns tasks into outcomes."""
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run the jobs."""
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """One outcome per cell of every task, each as soon as it is there, in any order.
+
+        A task is taken from the iterable only when a worker is there for it, or about to be. Workers end with the
+        generator: close it (`contextlib.closing`) where it may be left early.
+
+        Raises:
+            KVPressVideoError: the work cannot go on. What goes wrong in one cell is a `Failure`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """One job after the other, here."""
+    """One task after the other, here.
 
-    setup: Setup
+    Attributes:
+        make: makes the worker for a device.
+        device: its device; None for its default.
+    """
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run the jobs."""
-        worker = Worker(self.setup)
-        for job in jobs:
-            yield job, attempt(worker, job)
+    make: Make
+    device: str | None = None
 
-
-@dataclass(frozen=True)
-class InProcesses:
-    """Several jobs at a time, each in a process with its own copy of the model and its share of the cores."""
-
-    setup: Setup
-    workers: int
-
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run the jobs.
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """Run the tasks.
 
         Raises:
-            KVPressVideoError: the model cannot be loaded, or a process was killed.
+            SweepError: the worker gives other outcomes than were asked for.
         """
-        waiting = iter(jobs)
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
-        pool = ProcessPoolExecutor(
-            self.workers, multiprocessing.get_context("spawn"), _start_worker, (self.setup, threads)
-        )
-        running: dict[Future[Outcome], Job] = {}
-
-        def submit(count: int) -> None:
-            for job in islice(waiting, count):
-                running[pool.submit(_attempt_here, job)] = job
-
-        try:
-            with _deaf_to_ctrl_c():
-                submit(self.workers + 1)
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-                    submit(1)
-        except BrokenProcessPool as error:
-            raise KVPressVideoError(
-                "A worker process was killed, most likely for want of memory: use fewer workers."
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        worker = None
+        for task in tasks:
+            worker = worker or self.make(self.device)
+            for outcome in worker.run(task):
+                task = without(task, outcome)
+                yield outcome
+            check_finished(task)
 
 
-def attempt(worker: Worker, job: Job) -> Outcome:
-    """The rows of a job, or why there are none: one cell's error must not end the sweep."""
-    try:
-        return worker.run(job.cell, job.clip)
-    except Exception as error:
-        return Failure(job.cell.method, job.cell.budget, job.clip.path.name, f"{type(error).__name__}: {error}")
+def choose(
+    make: Make,
+    kind: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    device: str | None = None,
+) -> Executor:
+    """The executor that a user asks for.
 
+    Args:
+        make: makes a worker for a device; picklable.
+        kind: `"local"` or `"ray"`.
+        workers: at a time. By default `"local"` has one per GPU, or two on the CPU, or one where another `device` is given;
+            one is this process. Give 1 for a model that `device_map` spreads over all GPUs. For `"ray"` see `OnRay`.
+        address: of a Ray cluster.
+        device: of every worker.
 
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C, which is then this process's alone to handle."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-_worker: Worker | KVPressVideoError | None = None
-
-
-def _start_worker(setup: Setup, threads: int) -> None:
-    global _worker
-    torch.set_num_threads(threads)
-    try:
-        _worker = Worker(setup)
-    except KVPressVideoError as error:
-        _worker = error
-
-
-def _attempt_here(job: Job) -> Outcome:
-    if isinstance(_worker, Worker):
-        return attempt(_worker, job)
-    raise _worker or KVPressVideoError("The worker was not started.")
+    Raises:
+        UnknownNameError: no such kind.
+        SweepError: fewer than one worker, an address without Ray, or Ray is not installed.
+    """
+    if kind not in KINDS:
+        raise unknown_name("executor", kind, KINDS)
+    if workers is not None and workers < 1:
+        raise SweepError(f"A sweep needs at least one worker, got {workers}.")
+    if kind == "ray":
+        return OnRay(make, address, workers, device)
+    if address is not None:
+        raise SweepError(f"The address {address!r} is for the executor 'ray', not for 'local'.")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device is None and gpus:
+        devices: tuple[str | None, ...] = tuple(f"cuda:{index}" for index in range(gpus))
+        usual = gpus
+    else:
+        devices = (device,)
+        usual = min(2, cores()) if device in (None, "cpu") else 1
+    workers = workers or usual
+    return InProcess(make, device) if workers == 1 else Processes(make, workers, devices)

@@ -1,17 +1,18 @@
-"""Intervals and comparisons over questions that come in clusters: the questions of one clip are not independent."""
+"""Intervals and comparisons over questions that come in clusters: the questions of one video are not independent."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
-Question = TypeVar("Question", bound=Hashable)
+from .clustered import Floats, Paired, Question, estimate
+
+_EXACT = 16
+"""Up to this many differing clusters, all their signs are gone through."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Accuracy:
     """A share of right answers with its interval.
 
     Attributes:
-        mean: right answers per question.
+        mean: right answers per question, or the weighted mean of their scores.
         low, high: bounds of the interval.
         questions, clusters: how many there were.
     """
@@ -40,6 +41,7 @@ class Difference:
         low, high: bounds of its interval.
         p: probability of a difference at least this large if the two were equally good.
         questions, clusters: how many they were compared on.
+        error: standard error of the mean.
     """
 
     mean: float
@@ -48,9 +50,33 @@ class Difference:
     p: float
     questions: int
     clusters: int
+    error: float = math.nan
 
 
-def accuracy(correct: Sequence[bool], clusters: Sequence[Hashable], confidence: float = 0.95) -> Accuracy:
+@dataclass(frozen=True)
+class Retention:
+    """The accuracy of one method as a share of another's on the same questions.
+
+    Attributes:
+        mean: the share; 1 where both are equally good.
+        low, high: bounds of its interval.
+        questions, clusters: how many they were compared on.
+    """
+
+    mean: float
+    low: float
+    high: float
+    questions: int
+    clusters: int
+
+
+def accuracy(
+    scores: Sequence[float],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    weights: Sequence[float] | None = None,
+    strata: Sequence[Hashable] | None = None,
+) -> Accuracy:
     """The accuracy of answers to clustered questions, with a Wilson interval on the effective number of questions.
 
     The effective number is what an independent sample would need for the same variance, the variance being that of a
@@ -58,29 +84,35 @@ def accuracy(correct: Sequence[bool], clusters: Sequence[Hashable], confidence: 
     answers agree, which tells nothing about the variance.
 
     Args:
-        correct: whether each answer was right.
+        scores: of each answer, in [0, 1]; right or wrong will do.
         clusters: the cluster of each question.
         confidence: of the interval.
+        weights: of each question, positive; equal by default.
+        strata: of each question, where the mean is one of strata's means: how these differ then widens nothing.
 
     Raises:
-        ValueError: there are no questions, or not as many clusters as answers.
+        ValueError: there are no questions, or not as many clusters, weights or strata as answers.
     """
-    mean, error, count = _clustered(np.asarray(correct, dtype=np.float64), clusters)
-    questions = len(correct)
+    values = np.asarray(scores, dtype=np.float64)
+    found = estimate(values, clusters, weights, strata)
+    mean, count = found.mean, found.clusters
     if count < 2:
-        return Accuracy(mean, 0.0, 1.0, questions, count)
-    effective = min(float(questions), mean * (1 - mean) / error**2) if error and 0 < mean < 1 else float(count)
+        return Accuracy(mean, 0.0, 1.0, len(values), count)
+    variance = max(found.error, found.independent) ** 2
+    effective = mean * (1 - mean) / variance if found.error and 0 < mean < 1 else float(count)
     z = float(stats.t.ppf((1 + confidence) / 2, count - 1))
     centre = (mean + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * np.sqrt(mean * (1 - mean) / effective + z**2 / (4 * effective**2))
-    return Accuracy(mean, max(0.0, float(centre - half)), min(1.0, float(centre + half)), questions, count)
+    return Accuracy(mean, max(0.0, float(centre - half)), min(1.0, float(centre + half)), len(values), count)
 
 
 def compare(
-    left: Mapping[Question, bool],
-    right: Mapping[Question, bool],
+    left: Mapping[Question, float],
+    right: Mapping[Question, float],
     clusters: Mapping[Question, Hashable],
     confidence: float = 0.95,
+    weights: Mapping[Question, float] | None = None,
+    strata: Mapping[Question, Hashable] | None = None,
 ) -> Difference:
     """Paired comparison on the questions that both answered: interval and p from Student's t over clusters.
 
@@ -88,37 +120,110 @@ def compare(
     question decided each way would make it, and p is that of every cluster's sign.
 
     Args:
-        left, right: whether the answer to each question was right.
+        left, right: score of the answer to each question, in [0, 1].
         clusters: the cluster of each question.
         confidence: of the interval.
+        weights, strata: of each question, as in `accuracy`.
 
     Raises:
         ValueError: no question was answered by both.
     """
-    shared = [question for question in left if question in right]
-    gains = np.array([float(left[question]) - float(right[question]) for question in shared])
-    mean, error, count = _clustered(gains, [clusters[question] for question in shared])
+    paired = Paired.of(left, right, clusters, weights, strata)
+    found = paired.estimate(paired.left - paired.right)
+    mean, count, questions = found.mean, found.clusters, len(paired.left)
     if count < 2:
-        return Difference(mean, -1.0, 1.0, 1.0, len(shared), count)
-    t = float(stats.t.ppf((1 + confidence) / 2, count - 1))
-    if error:
-        half, p = t * error, float(2 * stats.t.sf(abs(mean) / error, count - 1))
-    else:
-        half, p = t * 2**0.5 / len(shared), 2.0 ** (1 - count) if mean else 1.0
-    return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), p, len(shared), count)
+        return Difference(mean, -1.0, 1.0, 1.0, questions, count, math.inf)
+    error = found.error or 2**0.5 / questions
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    agreed = 2.0 ** (1 - count) if mean else 1.0
+    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if found.error else agreed
+    return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), p, questions, count, error)
 
 
-def _clustered(values: Floats, clusters: Sequence[Hashable]) -> tuple[float, float, int]:
-    """Mean over all values, its standard error as a ratio of sums over clusters, and the number of clusters."""
-    if not len(values):
-        raise ValueError("no questions to average over")
-    if len(values) != len(clusters):
-        raise ValueError(f"{len(values)} answers in {len(clusters)} clusters: give the cluster of each answer")
-    ordinals: dict[Hashable, int] = {}
-    owner = np.array([ordinals.setdefault(cluster, len(ordinals)) for cluster in clusters])
-    sizes, sums = np.bincount(owner).astype(float), np.bincount(owner, weights=values)
-    count, mean = len(sizes), float(values.mean())
-    if count < 2:
-        return mean, 0.0, count
-    spread = float(((sums - mean * sizes) ** 2).sum())
-    return mean, float(np.sqrt(count / (count - 1) * spread)) / len(values), count
+def retention(
+    left: Mapping[Question, float],
+    right: Mapping[Question, float],
+    clusters: Mapping[Question, Hashable],
+    confidence: float = 0.95,
+    weights: Mapping[Question, float] | None = None,
+    strata: Mapping[Question, Hashable] | None = None,
+) -> Retention | None:
+    """The accuracy of `left` over that of `right` on the questions that both answered; None where `right` has none.
+
+    The interval is Student's t over clusters of the linearised ratio, in which both accuracies vary together (Cochran,
+    Sampling Techniques, 1977, chapter 6). Arguments and errors are those of `compare`.
+    """
+    paired = Paired.of(left, right, clusters, weights, strata)
+    whole = paired.estimate(paired.right).mean
+    if whole <= 0:
+        return None
+    mean = paired.estimate(paired.left).mean / whole
+    found, questions = paired.estimate((paired.left - mean * paired.right) / whole), len(paired.left)
+    if found.clusters < 2:
+        return Retention(mean, 0.0, math.inf, questions, found.clusters)
+    half = float(stats.t.ppf((1 + confidence) / 2, found.clusters - 1)) * (found.error or 2**0.5 / questions / whole)
+    return Retention(mean, max(0.0, mean - half), mean + half, questions, found.clusters)
+
+
+def fall(
+    new: Mapping[Question, float],
+    base: Mapping[Question, float],
+    clusters: Mapping[Question, Hashable],
+    keep: float = 1.0,
+    weights: Mapping[Question, float] | None = None,
+    strata: Mapping[Question, Hashable] | None = None,
+) -> float:
+    """One-sided p of what was found if `new` were at least `keep` times as good as `base`.
+
+    Student's t over clusters. Where few clusters differ, which t takes for more than it is, p is also no less than the
+    share of the ways to give each differing cluster's two results to `new` and `base` in which `new` comes out as badly
+    (Fisher's randomisation test, exact if the two are equally good).
+
+    Raises:
+        ValueError: no question was answered by both.
+    """
+    paired = Paired.of(new, base, clusters, weights, strata)
+    found = paired.estimate(paired.left - keep * paired.right)
+    gains = paired.sums(paired.left - paired.right)
+    gains = gains[np.abs(gains) > 1e-12]
+    if found.clusters < 2 or not len(gains):
+        return 1.0
+    flipped = _flipped(gains) if len(gains) <= _EXACT else 0.0
+    if not found.error:
+        return max(flipped, 0.5**found.clusters) if found.mean < 0 else 1.0
+    return max(flipped, float(stats.t.cdf(found.mean / found.error, found.clusters - 1)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p of each of a family of tests, corrected: those below α hold any false alarm with probability α (Holm 1979)."""
+    corrected, worst = [0.0] * len(ps), 0.0
+    for rank, number in enumerate(sorted(range(len(ps)), key=lambda number: ps[number])):
+        worst = max(worst, min(1.0, (len(ps) - rank) * ps[number]))
+        corrected[number] = worst
+    return corrected
+
+
+def detectable(found: Difference, alpha: float = 0.05, power: float = 0.8, sides: int = 2) -> float:
+    """The smallest true difference that as many clusters show with this power; 1 where none would do.
+
+    Its variance is the one that was observed and, on top, what such a difference itself brings: where nothing differed
+    yet, none was observed.
+
+    Args:
+        found: what was observed.
+        alpha: of the test.
+        power: probability of finding it.
+        sides: 1 where only falls are looked for.
+    """
+    if found.clusters < 2 or not math.isfinite(found.error):
+        return 1.0
+    t = stats.t(found.clusters - 1)
+    z = float(t.ppf(1 - alpha / sides) + t.ppf(power)) ** 2
+    a, b, c = 1 + z / found.questions, z / found.questions, z * found.error**2
+    return min(1.0, (b + math.sqrt(b**2 + 4 * a * c)) / (2 * a))
+
+
+def _flipped(gains: Floats) -> float:
+    """The share of all signs of the gains that sum to no more than the gains do."""
+    signs = 1 - 2 * (np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains)) & 1)
+    return float((signs @ np.abs(gains) <= gains.sum() + 1e-9).mean())

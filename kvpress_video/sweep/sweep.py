@@ -1,119 +1,139 @@
-"""A whole sweep: from what is asked to rows, tables and files."""
+"""A whole sweep: from a grid to rows in a store."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-
-from ..errors import unknown_name
+from ..plugins import parse
+from .benchmark import BENCHMARKS, Clip
+from .cells import Cell, Setup, Task
 from .environment import git_revision, versions
-from .executors import Executor, InProcess, InProcesses, Job
-from .report import Line, markdown, summarise, summary_csv
-from .results import Results
-from .rows import Failure
-from .tasks import UNCOMPRESSED, Cell
-from .worker import Setup
+from .executors import Executor, choose
+from .grid import Grid
+from .rows import Done, Failure
+from .store import Store
+from .worker import Worker
 
-if TYPE_CHECKING:
-    from kvpress_video.benchmarks.world import Clip
-
-DEFAULT_BUDGETS = ("50%", "25%", "12.5%", "6.25%")
+CLIPS = "clips"
 
 Progress = Callable[[int, int, str], None]
+Clips = Mapping[tuple[str, int], Sequence[Clip]]
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Swept:
     """What a sweep came to.
 
     Attributes:
-        lines: the tables' lines, by camera and cell.
-        failures: cells that were given up.
-        done, jobs: cells × clips that have their rows, of how many.
+        folder: where its store lies.
+        done, jobs: cells × clips that have their answers, of how many.
+        failures: those that could not be run.
         interrupted: whether it was stopped before the end.
-        folder: where rows, tables and failures lie.
     """
 
-    lines: list[Line]
-    failures: list[Failure]
+    folder: Path
     done: int
     jobs: int
+    failures: tuple[Failure, ...]
     interrupted: bool
-    folder: Path
 
 
 def run_sweep(
-    cells: Sequence[Cell],
-    clips: Sequence[Clip],
+    grid: Grid,
     folder: str | Path,
-    setup: Setup | None = None,
     *,
+    resume: bool = False,
+    executor: str = "local",
     workers: int | None = None,
+    address: str | None = None,
     progress: Progress | None = None,
-    against: str = UNCOMPRESSED,
-) -> Sweep:
+) -> Swept:
     """Answer every question about every clip in every cell, clip by clip, so that an early end still compares equals.
 
-    A cell that fails on a clip is given up and recorded; the others go on. Ctrl-C ends the sweep with what is finished;
-    the same call takes it up again.
+    A cell that fails on a clip is recorded with its error, and the others go on. Ctrl-C ends the sweep with what is
+    finished; the same call with `resume=True` does what is missing.
 
     Args:
-        cells: from `make_cells`.
-        clips: with their questions.
-        folder: for `rows.jsonl`, `failures.jsonl`, `summary.csv`, `table.md` and `sweep.json`.
-        setup: model and settings that all cells share.
-        workers: processes; by default one per CPU core, up to 2, and one on a GPU.
-        progress: called with the jobs dealt with, all jobs, and the latest cell.
-        against: the method that the tables compare all others with, at the same budget.
+        grid: what to run.
+        folder: for `sweep.sqlite`, and for clips that a benchmark makes.
+        resume: whether to go on with the sweep that the folder holds; cells may be added to it.
+        executor: `"local"` processes, or `"ray"`.
+        workers: how many; by default one per GPU, or two on a CPU, or one where a model has a `device_map`.
+        address: of a running Ray cluster.
+        progress: called with the cells × clips dealt with, of how many, and the latest cell.
 
     Raises:
-        UnknownNameError: `against` is not among the methods.
-        KVPressVideoError: the folder holds another sweep, or the model cannot be loaded.
+        SweepError: the folder holds a sweep and `resume` is not given, or holds another one.
+        BenchmarkError: a benchmark's files are missing.
+        KVPressVideoError: the model or the executor cannot be started.
     """
-    methods = {cell.method for cell in cells}
-    if against not in methods | {UNCOMPRESSED}:
-        raise unknown_name("method to compare with", against, methods)
-    setup = replace(setup or Setup(), versions=versions(), revision=git_revision())
-    plan = {
-        **asdict(setup),
-        "cells": [str(cell) for cell in cells],
-        "clips": [[Path(clip.path).name, len(clip.questions)] for clip in clips],
-    }
-    results = Results(folder, plan, {Path(clip.path).name: len(clip.questions) for clip in clips})
-    finished, total = results.finished(), len(cells) * len(clips)
-    jobs = [Job(cell, clip) for clip in clips for cell in cells if (cell, Path(clip.path).name) not in finished]
-    place = {job: number for number, job in enumerate(jobs)}
-    handled, interrupted = 0, False
+    folder, cells = Path(folder).resolve(), grid.cells()
+    clips = {(name, seed): BENCHMARKS.make(name).clips(seed, folder / CLIPS) for name, seed in _drawn(cells)}
+    spread = any("device_map" in parse(model)[1] for model in grid.models)
+    if workers is None and spread and executor == "local":
+        workers = 1
+    chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
+    with Store(folder, _plan(grid.setup, cells, clips), resume=resume) as store:
+        interrupted = _run(chosen, cells, clips, store, progress)
+        wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
+        done = len(wanted & store.finished())
+        return Swept(folder, done, len(wanted), tuple(store.failures()), interrupted)
+
+
+def make_worker(setup: Setup, device: str | None) -> Worker:
+    """A worker; what processes and clusters start."""
+    return Worker(setup, device)
+
+
+def deal(cells: Sequence[Cell], clips: Clips, finished: set[tuple[Cell, str]]) -> Iterator[Task]:
+    """What is still to be run: model by model, clip by clip, all cells of a clip together."""
+    for (model, benchmark, seed), group in groupby(cells, key=lambda cell: (cell.model, cell.benchmark, cell.seed)):
+        mine = tuple(group)
+        for clip in clips[benchmark, seed]:
+            missing = tuple(cell for cell in mine if (cell, clip.name) not in finished)
+            if missing:
+                yield Task(model, benchmark, seed, clip, missing)
+
+
+def _run(executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, progress: Progress | None) -> bool:
+    """Run what is missing; whether it was interrupted."""
+    finished = store.finished()
+    total = sum(len(clips[cell.benchmark, cell.seed]) for cell in cells)
+    tasks = list(deal(cells, clips, finished))
+    handled = total - sum(len(task.cells) for task in tasks)
     try:
-        for job, outcome in _executor(setup, workers).run(_until_failed(jobs, results)) if jobs else ():
-            handled = max(handled, total - len(jobs) + place[job] + 1)
-            if isinstance(outcome, Failure):
-                results.fail(outcome)
-            else:
-                results.add(outcome)
-            if progress is not None:
-                progress(handled, total, str(job.cell))
+        with closing(executor.run(tasks)) as outcomes:
+            for outcome in outcomes:
+                handled += 1
+                if isinstance(outcome, Done):
+                    store.add(outcome)
+                else:
+                    store.fail(outcome)
+                if progress is not None:
+                    progress(handled, total, str(outcome.cell))
     except KeyboardInterrupt:
-        interrupted = True
-    lines = summarise(results.rows, results.failures, cells, against)
-    results.write("summary.csv", summary_csv(lines))
-    results.write("table.md", markdown(lines, "Sweep" + (" (interrupted)" if interrupted else "")))
-    return Sweep(lines, results.failures, len(results.finished()), total, interrupted, results.folder)
+        return True
+    return False
 
 
-def _until_failed(jobs: Sequence[Job], results: Results) -> Iterator[Job]:
-    for job in jobs:
-        if job.cell not in {failure.cell for failure in results.failures}:
-            yield job
+def _drawn(cells: Sequence[Cell]) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((cell.benchmark, cell.seed) for cell in cells))
 
 
-def _executor(setup: Setup, workers: int | None) -> Executor:
-    if workers is None:
-        on_gpu = torch.cuda.is_available() and not str(setup.device).startswith("cpu")
-        workers = 1 if on_gpu else min(2, os.cpu_count() or 1)
-    return InProcess(setup) if workers <= 1 else InProcesses(setup, workers)
+def _plan(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
+    """Everything that decides what the rows are."""
+    return {
+        "setup": asdict(setup),
+        "versions": versions(),
+        "revision": git_revision(),
+        "cells": [asdict(cell) for cell in cells],
+        "clips": {
+            f"{name} seed {seed}": [[clip.name, len(clip.questions)] for clip in found]
+            for (name, seed), found in clips.items()
+        },
+    }

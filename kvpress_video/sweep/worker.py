@@ -1,184 +1,213 @@
-"""Answers the questions of one clip in one cell."""
+"""Runs the cells of a task: one clip, its questions, every method and budget."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import wraps
-from hashlib import blake2b
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..budget import Budget
 from ..bundled import load_bundled
-from ..compression import Compression, Positions, Report, Stage, compress
-from ..errors import BudgetError
+from ..compression import Report, compress
+from ..compressor import Compressor
+from ..errors import BudgetError, unknown_name
 from ..loading import load
+from ..plugins import parse
 from ..prompt import prepare, prompt_text
 from ..registry import make_method
-from ..video import read_video
-from .environment import device_name
-from .rows import Row
-from .tasks import Cell, same_answer
-
-if TYPE_CHECKING:
-    from kvpress_video.benchmarks.world import Clip
-
-ENCODERS = ("get_video_features", "get_image_features")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all cells of a sweep share.
-
-    Attributes:
-        model: a folder or hub name; None for the bundled model.
-        device, dtype, attention: as in `load`.
-        stage, positions: as in `compress`.
-        max_new_tokens: of an answer.
-        versions, revision: what the rows are made with.
-    """
-
-    model: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    attention: str | None = None
-    stage: Stage = "cache"
-    positions: Positions = "keep"
-    max_new_tokens: int = 16
-    versions: dict[str, str] = field(default_factory=dict)
-    revision: str | None = None
-
-
-class Worker:
-    """A loaded model that runs one cell on one clip at a time; the clip before is decoded and encoded once."""
-
-    def __init__(self, setup: Setup) -> None:
-        """Raises:
-        UnknownNameError: the model cannot be loaded.
-        """
-        how: Any = {"device": setup.device, "dtype": setup.dtype, "attention": setup.attention}
-        self._model: Any
-        self._model, self._processor = load_bundled(**how) if setup.model is None else load(setup.model, **how)
-        self._setup = setup
-        self._clip: _Prepared | None = None
-
-    def run(self, cell: Cell, clip: Clip) -> list[Row]:
-        """The rows of all questions about a clip.
-
-        Raises:
-            BudgetError: the cache holds more than was asked for.
-        """
-        if self._clip is None or self._clip.path != clip.path:
-            self._clip = self._prepare(clip)
-        method, asked, count = make_method(cell.method), Budget.parse(cell.budget), len(clip.questions)
-        budget = Budget(asked.amount * count, "bytes") if asked.unit == "bytes" else asked
-        once = self._clip.encode_once if "vision_attention" not in method.needs else nullcontext
-        stage, positions = self._setup.stage, self._setup.positions
-        with once(), compress(self._model, cell.method, budget, stage=stage, positions=positions) as run:
-            started = time.perf_counter()
-            output = self._model.generate(
-                **self._clip.inputs, max_new_tokens=self._setup.max_new_tokens, do_sample=False
-            )
-            replies = output[:, self._clip.inputs["input_ids"].shape[1] :].tolist()
-            seconds = time.perf_counter() - started
-        check_achieved(budget, run)
-        answers = [self._processor.tokenizer.decode(reply, skip_special_tokens=True).strip() for reply in replies]
-        return self._rows(cell, clip, answers, run.report, seconds)
-
-    def _prepare(self, clip: Clip) -> _Prepared:
-        video = read_video(clip.path)
-        questions = [question.text for question in clip.questions]
-        inputs = prepare(self._processor, video, questions).to(self._model.device)
-        height, width = video.frames.shape[1:3]
-        texts = [prompt_text(self._processor, question) for question in questions]
-        shared = {"frames": len(video), "fps": video.fps, "pixels": f"{height}x{width}"}
-        return _Prepared(Path(clip.path), inputs, texts, shared, self._model.base_model)
-
-    def _rows(self, cell: Cell, clip: Clip, answers: list[str], report: Report, seconds: float) -> list[Row]:
-        assert self._clip is not None
-        shared = {
-            "method": cell.method,
-            "budget": cell.budget,
-            "settings": report.settings,
-            "stage": report.stage,
-            "positions": report.positions,
-            "entries": list(report.entries),
-            "ratio": report.ratio,
-            "visual_tokens": report.visual_tokens,
-            "text_entries": report.text_entries,
-            "bytes": report.bytes // len(answers),
-            "full_bytes": report.full_bytes // len(answers),
-            "clip": Path(clip.path).name,
-            "camera": clip.camera,
-            "seed": clip.seed,
-            "seconds": seconds,
-            "model": self._setup.model or "bundled",
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            "attention": str(self._model.config._attn_implementation),
-            "device": device_name(self._model.device),
-            "versions": self._setup.versions,
-            "revision": self._setup.revision,
-            **self._clip.shared,
-        }
-        return [
-            Row(
-                **shared,
-                family=question.family,
-                question=question.text,
-                prompt=prompt,
-                answer=answer,
-                expected=question.answer,
-                correct=same_answer(answer, question.answer),
-            )
-            for question, prompt, answer in zip(clip.questions, self._clip.texts, answers, strict=True)
-        ]
+from ..shared_prefill import SharedPrefill
+from ..video import Video
+from .benchmark import BENCHMARKS, Benchmark, Clip, read_clip
+from .cells import BUNDLED, MODEL_SETTINGS, Cell, Setup, Task
+from .environment import device_name, git_revision, versions
+from .rows import Answered, Done, Failure, Measured, Outcome
 
 
 @dataclass
-class _Prepared:
-    path: Path
-    inputs: Any
-    texts: list[str]
-    shared: dict[str, Any]
-    inner: Any
-    encoded: dict[tuple, Any] = field(default_factory=dict)
+class Worker:
+    """Answers questions, with one model loaded at a time.
 
-    @contextmanager
-    def encode_once(self) -> Iterator[None]:
-        """Within it, the vision tower sees each group of this clip's frames the first time only."""
-        for name in ENCODERS:
-            if hasattr(self.inner, name):
-                setattr(self.inner, name, self._remembered(name, getattr(self.inner, name)))
+    Attributes:
+        setup: what all cells share.
+        device: where models go that name none; the setup's by default.
+    """
+
+    setup: Setup = field(default_factory=Setup)
+    device: str | None = None
+    _loaded: str | None = field(default=None, init=False)
+    _model: Any = field(default=None, init=False)
+    _processor: Any = field(default=None, init=False)
+    _shared: SharedPrefill = field(default_factory=SharedPrefill, init=False)
+
+    def run(self, task: Task) -> Iterator[Outcome]:
+        """What comes of each cell, as it comes; a cell that fails does not end the others.
+
+        Raises:
+            UnknownNameError: the model cannot be loaded.
+        """
+        self._load(task.model)
+        self._shared.clear()
         try:
-            yield
-        finally:
-            for name in ENCODERS:
-                self.inner.__dict__.pop(name, None)
+            clip = _Prepared.of(task, self._processor, self._model, self.setup)
+        except Exception as error:
+            yield from (self._failure(cell, task, error) for cell in task.cells)
+            return
+        for cell in task.cells:
+            try:
+                yield self._answer(cell, clip)
+            except Exception as error:
+                yield self._failure(cell, task, error)
 
-    def _remembered(self, name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(encode)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-            content = (value.contiguous().view(torch.uint8).cpu().numpy().tobytes() for value in given)
-            key = (name, *(blake2b(part).digest() for part in content))
-            if key not in self.encoded:
-                self.encoded[key] = encode(*args, **kwargs)
-            return self.encoded[key]
+    def _load(self, name: str) -> None:
+        if self._loaded == name:
+            return
+        self._loaded = self._model = self._processor = None
+        self._shared = SharedPrefill()
+        self._model, self._processor = load_model(name, self.device or self.setup.device)
+        self._loaded = name
 
-        return call
+    def _failure(self, cell: Cell, task: Task, error: Exception) -> Failure:
+        if isinstance(error, torch.OutOfMemoryError):
+            self._shared.clear()
+            torch.cuda.empty_cache()
+        return Failure(cell, task.clip.name, f"{type(error).__name__}: {error}")
+
+    def _answer(self, cell: Cell, clip: _Prepared) -> Done:
+        method, budget = seeded(cell), Budget.parse(cell.budget)
+        if not self.setup.reuse:
+            self._shared.clear()
+        reports, replies, seconds = [], [], 0.0
+        for inputs, count in clip.batches:
+            asked = Budget(budget.amount * count, "bytes") if budget.unit == "bytes" else budget
+            started = time.perf_counter()
+            report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)
+            seconds += time.perf_counter() - started
+            check_achieved(asked, report)
+            reports.append((report, count))
+            replies += answers
+        measured = self._measured(clip, method, reports, seconds)
+        answered = tuple(
+            Answered(
+                question=question.id,
+                task=question.task,
+                category=question.category,
+                unit=question.unit,
+                prompt=prompt,
+                answer=reply,
+                expected=question.expected,
+                score=clip.benchmark.score(question, reply),
+            )
+            for question, prompt, reply in zip(clip.clip.questions, clip.prompts, replies, strict=True)
+        )
+        return Done(cell, clip.clip.name, measured, answered)
+
+    def _generate(self, inputs: Any, method: Compressor, budget: Budget, most: int) -> tuple[Report, list[str]]:
+        how: Any = {"stage": self.setup.stage, "prefill": self.setup.prefill, "positions": self.setup.positions}
+        with compress(self._model, method, budget, shared=self._shared, **how) as run:
+            output = self._model.generate(**inputs, max_new_tokens=most, do_sample=False)
+            replies = output[:, inputs["input_ids"].shape[1] :].tolist()
+        texts = self._processor.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        return run.report, [text.strip() for text in texts]
+
+    def _measured(
+        self, clip: _Prepared, method: Compressor, reports: Sequence[tuple[Report, int]], seconds: float
+    ) -> Measured:
+        fullest, _ = max(reports, key=lambda one: sum(one[0].entries))
+        prefill = sum(report.prefill_seconds for report, _ in reports)
+        compressing = sum(report.compress_seconds for report, _ in reports)
+        height, width = clip.video.frames.shape[1:3]
+        return Measured(
+            settings=method.describe(),
+            stage=fullest.stage,
+            prefill=fullest.prefill,
+            positions=fullest.positions,
+            entries=list(fullest.entries),
+            ratio=fullest.ratio,
+            visual_tokens=fullest.visual_tokens,
+            text_entries=fullest.text_entries,
+            bytes=max(report.bytes // count for report, count in reports),
+            peak_bytes=max(report.peak_bytes // count for report, count in reports),
+            full_bytes=max(report.full_bytes // count for report, count in reports),
+            video=clip.clip.video,
+            group=clip.clip.group,
+            frames=len(clip.video),
+            fps=clip.video.fps,
+            pixels=f"{height}x{width}",
+            prefill_seconds=prefill,
+            compress_seconds=compressing,
+            answer_seconds=seconds - prefill - compressing,
+            shared=reports[0][0].shared,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            attention=str(self._model.config._attn_implementation),
+            device=device_name(self._model.device),
+            versions=versions(),
+            revision=git_revision(),
+        )
 
 
-def check_achieved(budget: Budget, run: Compression) -> None:
+@dataclass(frozen=True)
+class _Prepared:
+    """A clip as the model takes it.
+
+    Attributes:
+        clip, benchmark, video: what is asked about, by whom, and its frames.
+        prompts: of all questions, in order.
+        batches: inputs of `generate()`, and of how many questions.
+        max_new_tokens: of an answer.
+    """
+
+    clip: Clip
+    benchmark: Benchmark
+    video: Video
+    prompts: list[str]
+    batches: list[tuple[Any, int]]
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, task: Task, processor: Any, model: Any, setup: Setup) -> _Prepared:
+        """Raises:
+        VideoError: the video cannot be read.
+        """
+        clip, benchmark = task.clip, BENCHMARKS.make(task.benchmark)
+        video = read_clip(clip)
+        batches = []
+        for start in range(0, len(clip.questions), setup.batch):
+            texts = [question.text for question in clip.questions[start : start + setup.batch]]
+            batches.append((prepare(processor, video, texts).to(model.device), len(texts)))
+        prompts = [prompt_text(processor, question.text) for question in clip.questions]
+        return cls(clip, benchmark, video, prompts, batches, setup.max_new_tokens or benchmark.max_new_tokens)
+
+
+def load_model(text: str, device: str | None = None) -> tuple[Any, Any]:
+    """The model and processor that a cell's `model` names.
+
+    Raises:
+        UnknownNameError: there is no such model, or a setting does not exist.
+    """
+    name, settings = parse(text)
+    for setting in settings:
+        if setting not in MODEL_SETTINGS:
+            raise unknown_name(f"setting of the model {name}", setting, MODEL_SETTINGS)
+    if "device_map" not in settings:
+        settings = {"device": device, **settings}
+    return load_bundled(**settings) if name == BUNDLED else load(name, **settings)
+
+
+def seeded(cell: Cell) -> Compressor:
+    """The cell's method; one that draws takes the cell's seed unless its own is spelled out."""
+    method = make_method(cell.method)
+    if "seed" in {field.name for field in fields(method)} and "seed" not in parse(cell.method)[1]:
+        method = replace(method, seed=cell.seed)  # type: ignore[call-arg]
+    return method
+
+
+def check_achieved(budget: Budget, report: Report) -> None:
     """Raises:
     BudgetError: the cache holds more than the budget.
     """
-    report = run.report
     if budget.unit == "bytes":
         held, allowed, unit = report.bytes, int(budget.amount), "bytes"
     else:

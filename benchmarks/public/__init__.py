@@ -1,0 +1,1 @@
+"""Published video benchmarks, read from local copies. One file each."""

@@ -1,0 +1,85 @@
+"""RVS-Ego and RVS-Movie (VStream-QA): open-ended questions asked while a video runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from kvpress_video.sweep.benchmark import Question
+
+from .annotations import find_annotation, need, need_list, need_number, read_records
+from .judges import judged, load_judge
+from .local_copy import Item, LocalCopy
+from .videos import PLACES
+
+
+@dataclass(frozen=True)
+class RVS(LocalCopy):
+    """What RVS-Ego and RVS-Movie have in common, in the form in which ReKV's authors hand them out.
+
+    A question stands alone in its prompt, and sees the video up to its `end_time`. Its score is the share of answers
+    that a judge accepts; without one, answers are recorded and not scored. Half a frame a second is recalled from
+    ReKV's paper, where the videos are long.
+
+    Attributes:
+        judge: by name in the entry-point group `kvpress_video.judges`, or `"module:function"`: a function of question,
+            right answer and given answer that says how right it is, from 0 to 1.
+    """
+
+    judge: str = ""
+
+    source: ClassVar[str] = "Zhang et al. 2024, arXiv 2406.08085, huggingface.co/datasets/Becomebright/RVS"
+    max_new_tokens: ClassVar[int] = 256
+    published_frames: ClassVar[int | None] = None
+    published_fps: ClassVar[float | None] = 0.5
+    annotation: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Raises:
+        BenchmarkError: an option is missing, or has a value that makes no sense.
+        UnknownNameError: no judge has that name.
+        """
+        super().__post_init__()
+        if self.judge:
+            load_judge(self.judge)
+
+    def items(self, root: Path) -> Iterable[Item]:
+        """All questions of all conversations."""
+        file = find_annotation(root, (self.annotation, f"*/{self.annotation}", f"*/*/{self.annotation}"))
+        for number, record in enumerate(read_records(file)):
+            need(record, ("video_id", "video_path", "conversations"), f"{file}, item {number}")
+            where = f"{file}, video {record['video_id']}"
+            for turn, asked in enumerate(need_list(record["conversations"], "conversations", where)):
+                need(asked, ("question", "answer", "end_time"), f"{where}, question {turn}")
+                question = Question(
+                    id=str(turn),
+                    text=str(asked["question"]),
+                    expected=str(asked["answer"]),
+                    task=str(asked.get("answer_type") or "open-ended"),
+                )
+                end = need_number(asked["end_time"], "end_time", f"{where}, question {turn}")
+                yield Item(question, str(record["video_path"]), str(record["video_id"]), end=end)
+
+    def score(self, question: Question, answer: str) -> float | None:
+        """What the judge says; None without one."""
+        return judged(self.judge, question.text, question.expected, answer) if self.judge else None
+
+
+@dataclass(frozen=True)
+class RVSEgo(RVS):
+    """RVS-Ego: hour-long videos from a head-worn camera."""
+
+    title: ClassVar[str] = "RVS-Ego"
+    annotation: ClassVar[str] = "ego4d_oe.json"
+    places: ClassVar[tuple[str, ...]] = (*PLACES, "ego/videos", "rvs/ego/videos", "ego", "data/rvs/ego/videos")
+
+
+@dataclass(frozen=True)
+class RVSMovie(RVS):
+    """RVS-Movie: films, as their key frames."""
+
+    title: ClassVar[str] = "RVS-Movie"
+    annotation: ClassVar[str] = "movienet_oe.json"
+    places: ClassVar[tuple[str, ...]] = (*PLACES, "movie/videos", "rvs/movie/videos", "movie", "data/rvs/movie/videos")

@@ -1,0 +1,63 @@
+"""The world as a benchmark: clips are made where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from kvpress_video.errors import BenchmarkError
+from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
+from kvpress_video.sweep.scoring import same_words
+
+from .clips import HELD_OUT_SEED, make_clips
+
+_APART = 1_000_000
+"""How far the first clips of two seeds are apart."""
+
+
+@dataclass(frozen=True)
+class World(Benchmark):
+    """Made videos of 112 × 112 pixels, and questions that separate what compression breaks.
+
+    Attributes:
+        count: how many clips.
+        frames: of each, as the model counts them; the file holds twice as many.
+        camera: `"still"`, `"moving"`, or `"both"`, which takes turns.
+    """
+
+    count: int = 48
+    frames: int = 32
+    camera: str = "both"
+
+    source: ClassVar[str] = "comes with kvpress-video"
+
+    def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
+        """Clips of held-out scenes, other ones for each seed."""
+        try:
+            made = make_clips(self.count, self.frames, self.camera, HELD_OUT_SEED + seed * _APART, folder=folder)
+        except (ValueError, OSError) as error:
+            raise BenchmarkError(f"Cannot make the clips of the world: {error}") from error
+        return [
+            Clip(
+                name=clip.path.name,
+                path=clip.path,
+                questions=tuple(
+                    Question(str(number), question.text, question.answer, question.family)
+                    for number, question in enumerate(clip.questions)
+                ),
+                video=clip.path.name,
+                group=clip.camera,
+            )
+            for clip in made
+        ]
+
+    def outline(self, seed: int, folder: Path) -> tuple[Clip, Sequence[int]]:
+        """One clip is made; there are as many questions about each."""
+        [first] = replace(self, count=min(self.count, 1)).clips(seed, folder)
+        return first, [len(first.questions)] * self.count
+
+    def score(self, question: Question, answer: str) -> float:
+        """1 for the right words, whatever their case and final stop."""
+        return float(same_words(answer, question.expected))

@@ -1,0 +1,40 @@
+"""The command line: `kvpress-video COMMAND`, one file per command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import KVPressVideoError
+from . import ask, compare, lm_eval, look, methods, report, results, run, sweep
+from .common import DONE, INTERRUPTED, WRONG
+
+COMMANDS = (sweep, results, report, look, compare, lm_eval, ask, run, methods)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit code: 0; 1 if a cell of a sweep failed, or a comparison found a fall; 2 for an error; 130 after
+        Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="kvpress-video", description="KV-cache compression for video.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except KVPressVideoError as error:
+        print(f"kvpress-video: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("kvpress-video: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    return code

@@ -1,0 +1,7 @@
+"""`python -m kvpress_video.cli`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

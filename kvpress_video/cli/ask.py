@@ -1,0 +1,55 @@
+"""`kvpress-video ask`: one question about one video."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import DONE, Commands, cache_options, load_model, model_options, quiet
+
+USUAL_FPS = 2.0
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    ask = commands.add_parser("ask", help="one question about one video")
+    ask.set_defaults(run=_ask)
+    ask.add_argument("clip", type=Path, metavar="CLIP")
+    ask.add_argument("question")
+    model_options(ask)
+    ask.add_argument("--method", default="full", help="name or name:setting=value,… (default: %(default)s)")
+    ask.add_argument("--budget", help="'25%%', 6144 (visual entries) or 256MiB; not needed for full")
+    ask.add_argument("--fps", type=float, help="frames to take per second (default: 2, or all where there are fewer)")
+    ask.add_argument("--frames", type=int, help="frames to take in all")
+    ask.add_argument("--start", type=float, metavar="SECONDS")
+    ask.add_argument("--end", type=float, metavar="SECONDS")
+    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    cache_options(ask)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    quiet()
+    from ..ask import ask
+    from ..registry import make_method
+    from ..video import frame_rate, read_video
+
+    make_method(options.method)
+    fps = options.fps
+    if fps is None and options.frames is None:
+        fps = min(USUAL_FPS, frame_rate(options.clip))
+    video = read_video(options.clip, fps=fps, frames=options.frames, start=options.start, end=options.end)
+    model, processor = load_model(options)
+    answer = ask(
+        model,
+        processor,
+        video,
+        options.question,
+        method=options.method,
+        budget=options.budget,
+        stage=options.stage,
+        positions=options.positions,
+        max_new_tokens=options.max_new_tokens,
+    )
+    print(answer.text)
+    print(f"{len(video)} frames; {answer.report}; {answer.seconds:.2f} s")
+    return DONE

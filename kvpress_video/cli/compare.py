@@ -1,0 +1,94 @@
+"""`kvpress-video compare`: the gate of a build."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import DONE, Commands, print_tables
+
+if TYPE_CHECKING:
+    from ..sweep.compare import Gate
+
+FELL = 1
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    compare = commands.add_parser(
+        "compare",
+        help="whether a sweep fell behind an earlier one",
+        description="Compare two sweeps on the questions that both answered.",
+        epilog="Exit code: 0, 1 if accuracy fell or answers are missing, 2 if the sweeps cannot be compared.",
+    )
+    compare.set_defaults(run=_compare)
+    compare.add_argument("base", type=Path, metavar="BASE", help="folder of the earlier sweep")
+    compare.add_argument("new", type=Path, metavar="NEW", help="folder of the sweep to be judged")
+    compare.add_argument(
+        "--fail-under",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="fail if NEW keeps significantly less of BASE's accuracy: 0.95 or 95%% (default: 1, all of it)",
+    )
+    compare.add_argument(
+        "--alpha",
+        type=_probability,
+        default=0.05,
+        metavar="P",
+        help="of a false alarm, all comparisons together (default: %(default)s)",
+    )
+    compare.add_argument("--methods", default="", help="a,b:setting=1,… (default: all)")
+    compare.add_argument("--budgets", default="", help="25%%,96,… (default: all)")
+    compare.add_argument("--allow-missing", action="store_true", help="pass where NEW lacks answers that BASE has")
+    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ..plugins import split_list
+    from ..sweep.compare import compare_sweeps
+    from ..sweep.compare_tables import as_json, markdown
+    from ..sweep.sides import Side
+
+    with Console(stderr=True).status("comparing"):
+        gate = compare_sweeps(
+            Side.read(options.base),
+            Side.read(options.new),
+            options.fail_under,
+            options.alpha,
+            methods=split_list(options.methods),
+            budgets=split_list(options.budgets),
+            allow_missing=options.allow_missing,
+        )
+    shown = {"text": _print, "markdown": lambda gate: print(markdown(gate)), "json": lambda gate: print(as_json(gate))}
+    shown[options.format](gate)
+    return DONE if gate.green else FELL
+
+
+def _print(gate: Gate) -> None:
+    from ..sweep.compare_tables import findings, notes, tables, title
+
+    print_tables(tables(gate), [*notes(gate), "", *findings(gate), title(gate)])
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of BASE's accuracy: write 0.95 or 95%")
+    return value
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability: write 0.05")
+    return value

@@ -1,0 +1,72 @@
+"""`kvpress-video look`: which patches of a clip each method keeps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import DONE, Commands, load_model, model_options, progress, quiet
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    look = commands.add_parser(
+        "look",
+        help="the patches that methods keep of a clip, drawn over its frames",
+        description="Compress a clip with several methods and draw over its frames which patches each of them keeps.",
+    )
+    look.set_defaults(run=_look)
+    look.add_argument("clip", type=Path, metavar="CLIP")
+    look.add_argument("--methods", required=True, help="a,b:setting=1,…")
+    look.add_argument("--budget", required=True, help="'10%%', 6144 (visual entries) or 256MiB")
+    look.add_argument("--question", metavar="TEXT", help="asked after each compression; the answers are shown")
+    model_options(look)
+    look.add_argument("--frames", type=int, default=8, metavar="N", help="frames to show (default: %(default)s)")
+    look.add_argument("--fps", type=float, help="frames to take per second (default: 2, or all where there are fewer)")
+    look.add_argument("--start", type=float, metavar="SECONDS")
+    look.add_argument("--end", type=float, metavar="SECONDS")
+    look.add_argument(
+        "--out",
+        type=Path,
+        default=Path("look.png"),
+        metavar="FILE",
+        help=".png, .svg, .pdf or .html (default: look.png)",
+    )
+
+
+def _look(options: argparse.Namespace) -> int:
+    quiet()
+    from ..budget import Budget
+    from ..plugins import split_list
+    from ..registry import make_method
+    from ..report.overlay import look
+    from ..report.page import write_overlay
+    from ..report.style import check_suffix
+    from ..video import frame_rate, read_video
+    from .ask import USUAL_FPS
+
+    methods = split_list(options.methods)
+    for method in methods:
+        make_method(method)
+    Budget.parse(options.budget)
+    check_suffix(options.out, (".html",))
+    fps = options.fps if options.fps is not None else min(USUAL_FPS, frame_rate(options.clip))
+    video = read_video(options.clip, fps=fps, start=options.start, end=options.end)
+    model, processor = load_model(options)
+    with progress() as bar:
+        task = bar.add_task("compressing", total=len(methods))
+        overlay = look(
+            model,
+            processor,
+            video,
+            methods,
+            options.budget,
+            options.question,
+            shown=options.frames,
+            done=lambda: bar.advance(task),
+        )
+    for kept in overlay.retained:
+        answer = "" if kept.answer is None else f": {kept.answer}"
+        print(f"{kept.method} {kept.budget}: {kept.ratio:.1%} of visual entries kept{answer}")
+    print(f"{len(overlay.shown)} of {len(overlay.times)} frames shown in {write_overlay(overlay, options.out)}")
+    return DONE

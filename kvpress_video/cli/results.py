@@ -1,0 +1,86 @@
+"""`kvpress-video results`: what a sweep found, for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import DONE, Commands
+
+if TYPE_CHECKING:
+    from ..sweep.rows import Failure
+
+FILTERS = ("method", "budget", "task")
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    results = commands.add_parser(
+        "results",
+        help="the results of a sweep as CSV, Parquet, JSON or Markdown",
+        description="The results of a sweep: one record per question, or with --summary per cell and task.",
+    )
+    results.set_defaults(run=_results)
+    results.add_argument("folder", type=Path, metavar="FOLDER", help="that the sweep wrote to")
+    results.add_argument("--summary", action="store_true", help="accuracies with intervals, comparisons and costs")
+    results.add_argument("--out", type=Path, metavar="FILE", help="(default: print)")
+    results.add_argument(
+        "--format", metavar="FORMAT", help="csv, parquet, json, jsonl, markdown (default: by FILE's suffix, else csv)"
+    )
+    for name in FILTERS:
+        results.add_argument(
+            f"--{name}", action="append", default=[], metavar=name.upper(), help=f"only this {name}; repeatable"
+        )
+
+
+def _results(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ..sweep.export import encode, format_for, write
+
+    format = format_for(options.out, options.format)
+    with Console(stderr=True).status(f"Reading {options.folder}"):
+        found, types, failures = _read(options)
+        content = encode(found, format, types)
+    if options.out is None:
+        sys.stdout.write(content.decode())
+    else:
+        write(options.out, content)
+        print(f"{len(found)} records in {options.out}", file=sys.stderr)
+    for last in failures[-1:]:
+        print(f"Failed on a clip: {len(failures)}; the last: {last.cell}, {last.clip}: {last.error}", file=sys.stderr)
+    return DONE
+
+
+def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[str, str] | None, list[Failure]]:
+    """The records that are asked for, their columns, and what failed."""
+    from ..errors import unknown_name
+    from ..sweep.cells import Cell
+    from ..sweep.export import ROW_TYPES
+    from ..sweep.store import Store
+
+    with Store(options.folder) as store:
+        rows, failures, cells = store.rows(), store.failures(), [Cell(**cell) for cell in store.plan["cells"]]
+    types: Mapping[str, str] | None
+    if options.summary:
+        from ..sweep.summary import records, summarise
+
+        found = records(summarise(rows, failures, cells))
+        types = None
+    else:
+        found, types = [row.as_dict() for row in rows], ROW_TYPES
+    known = {
+        "method": {cell.method for cell in cells},
+        "budget": {cell.budget for cell in cells},
+        "task": {record["task"] for record in found},
+    }
+    for name in FILTERS:
+        wanted = getattr(options, name)
+        for value in wanted:
+            if value not in known[name]:
+                raise unknown_name(name, value, known[name])
+        found = [record for record in found if not wanted or record[name] in wanted]
+    return found, types, failures

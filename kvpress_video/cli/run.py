@@ -1,0 +1,33 @@
+"""`kvpress-video run`: a command of the user's, with the models that it loads compressed."""
+
+from __future__ import annotations
+
+import argparse
+
+from .common import Commands, cache_options
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    run = commands.add_parser(
+        "run",
+        help="a command of yours, with the models that it loads compressed",
+        usage="%(prog)s --method METHOD --budget BUDGET [OPTION …] -- COMMAND …",
+        description="Run a command, such as a server, unchanged: every supported model that it loads is compressed.",
+    )
+    run.set_defaults(run=_run)
+    run.add_argument("--method", required=True, help="name or name:setting=value,…")
+    run.add_argument("--budget", required=True, help="'25%%', 6144 (visual entries) or 256MiB")
+    run.add_argument("--prefill", metavar="HOW", help="auto, chunked, split or whole (default: auto)")
+    run.add_argument("--chunk", type=int, metavar="N", help="visual tokens per chunk (default: a third of the budget)")
+    cache_options(run)
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="the program and its arguments")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..integrations.launch import launch
+
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    names = ("stage", "prefill", "chunk", "positions")
+    chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+    launch(command, options.method, options.budget, **chosen)

@@ -1,0 +1,129 @@
+"""`kvpress-video sweep`: a grid of cells, run and summed up."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, quiet, showing
+
+if TYPE_CHECKING:
+    from ..sweep.grid import Grid
+    from ..sweep.sweep import Swept
+
+TABLE_METHODS = (
+    "full,random,uniform,recent,sink-window,key-norm,snapkv,tar,van,infinipot-v,standby,novelty,standby-novelty,"
+    "average-pooling,memory-bank,streammem,hermes,detachable"
+)
+TABLE_BUDGETS = "50%,25%,12.5%,6.25%"
+PARTS = ("models", "benchmarks", "methods", "budgets", "seeds", "stage", "prefill", "positions", "device", "batch",
+         "max_new_tokens", "reuse")  # fmt: skip
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    sweep = commands.add_parser(
+        "sweep",
+        help="a grid of models × benchmarks × methods × budgets × seeds: accuracies, with intervals, in a table",
+        description="Run a grid, from a YAML file or from flags, which win over the file. What is in brackets holds "
+        "where neither says.",
+    )
+    sweep.set_defaults(run=_sweep)
+    sweep.add_argument("grid", type=Path, nargs="?", metavar="GRID.yaml", help="what to run; flags win over it")
+    grid = sweep.add_argument_group("grid")
+    grid.add_argument("--models", help="bundled, or folder or hub names: a,b:dtype=bfloat16,… (bundled)")
+    grid.add_argument("--benchmarks", help="a,b:option=value,… (world: 48 clips of 32 frames, two cameras)")
+    grid.add_argument("--methods", help="a,b:setting=1,… (all but per-layer)")
+    grid.add_argument("--budgets", help=f"ratios, visual entries or bytes ({TABLE_BUDGETS.replace('%', '%%')})")
+    grid.add_argument("--seeds", help="of the benchmarks' draws: 0,1,2 (0)")
+    grid.add_argument("--stage", help="cache or input (cache)")
+    grid.add_argument("--prefill", help="auto, chunked, split or whole (auto)")
+    grid.add_argument("--positions", help="keep or compact (keep)")
+    grid.add_argument("--device", help="(a GPU if there is one, else the CPU)")
+    grid.add_argument("--batch", type=int, metavar="N", help="questions about a clip that are answered together (8)")
+    grid.add_argument("--max-new-tokens", type=int, metavar="N", help="of an answer (the benchmark's own)")
+    grid.add_argument(
+        "--no-reuse", dest="reuse", action="store_const", const=False, help="prefill every clip anew in every cell"
+    )
+    run = sweep.add_argument_group("run")
+    run.add_argument("--out", type=Path, default=Path("sweep"), metavar="DIR", help="(default: %(default)s)")
+    run.add_argument("--resume", action="store_true", help="do only what the folder's sweep lacks; cells may be added")
+    run.add_argument("--dry-run", action="store_true", help="print the cells and what they will cost, and run nothing")
+    run.add_argument("--executor", default="local", help="local processes, or ray (default: %(default)s)")
+    run.add_argument("--workers", type=int, metavar="N", help="(default: one per GPU, or 2 on a CPU)")
+    run.add_argument("--address", help="of a running Ray cluster")
+    run.add_argument(
+        "--overlay-clips", type=int, default=1, metavar="N", help="clips per group drawn in the report (%(default)s)"
+    )
+    run.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    quiet()
+    grid = _grid(options)
+    if options.dry_run:
+        from rich.console import Console
+
+        from ..sweep.estimate_text import describe
+
+        with Console(stderr=True).status("reading") as status:
+            text = describe(grid, options.out, status.update)
+        print(text)
+        return DONE
+    from ..errors import unknown_name
+    from ..sweep.cells import UNCOMPRESSED
+
+    if options.against not in (UNCOMPRESSED, *grid.methods):
+        raise unknown_name("method to compare with", options.against, grid.methods)
+    swept = _run(grid, options)
+    _sum_up(swept, options, grid.setup.device)
+    print(f"{swept.done} of {swept.jobs} cells × clips; sweep.sqlite, report.html, table.md and summary.csv are in"
+          f" {swept.folder}")  # fmt: skip
+    if swept.interrupted:
+        print("Interrupted: the same command with --resume does what is missing.")
+        return INTERRUPTED
+    return CELLS_FAILED if swept.failures else DONE
+
+
+def _grid(options: argparse.Namespace) -> Grid:
+    from ..sweep.grid import flag_parts, make_grid
+    from ..sweep.grid_file import read_grid
+
+    flags = flag_parts(**{name: getattr(options, name) for name in PARTS})
+    if options.grid is not None:
+        return read_grid(options.grid, **flags)
+    return make_grid(**{**flag_parts(methods=TABLE_METHODS, budgets=TABLE_BUDGETS), **flags})
+
+
+def _run(grid: Grid, options: argparse.Namespace) -> Swept:
+    from ..sweep.sweep import run_sweep
+
+    with progress() as bar:
+        task = bar.add_task("preparing clips and models", total=None)
+
+        def show(done: int, total: int, cell: str) -> None:
+            bar.update(task, completed=done, total=total, description=cell)
+            if not bar.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+                print(f"{done} of {total} cells × clips done", file=sys.stderr)
+
+        how: dict[str, Any] = {name: getattr(options, name) for name in ("resume", "executor", "workers", "address")}
+        return run_sweep(grid, options.out, progress=show, **how)
+
+
+def _sum_up(swept: Swept, options: argparse.Namespace, device: str | None) -> None:
+    """Print the tables, and write them and the report beside the store."""
+    from ..report.of_sweep import Findings
+    from ..sweep.export import encode, write
+    from ..sweep.summary import records
+    from ..sweep.tables import markdown, notes, tables
+
+    title = "Sweep (interrupted)" if swept.interrupted else "Sweep"
+    with showing("comparing") as say:
+        findings = Findings.read(swept.folder, options.against)
+        write(swept.folder / "summary.csv", encode(records(findings.lines), "csv"))
+        write(swept.folder / "table.md", markdown(findings.lines, title).encode())
+        overlays = 0 if swept.interrupted else options.overlay_clips
+        findings.write_page(title=title, overlay_clips=overlays, device=device, say=say)
+    print_tables(tables(findings.lines), notes(findings.lines))

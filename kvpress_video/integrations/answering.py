@@ -1,0 +1,147 @@
+"""Answers a harness's questions about videos, by one method at one budget, on the path that sweeps take."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from ..budget import Budget
+from ..bundled import load_bundled
+from ..compression import Compression, Report, compress
+from ..loading import load
+from ..prompt import encode, prompt_text
+from ..sweep.cells import BUNDLED, MODEL_SETTINGS
+from ..sweep.worker import check_achieved
+from ..video import Video
+from .footage import Footage
+from .generation import Generation, Stop
+from .options import Options
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question about one video.
+
+    Attributes:
+        footage: the video.
+        prompt: all that the model reads, in its chat template, with one placeholder for the video.
+        generation: how long the answer may be, and what ends it.
+    """
+
+    footage: Footage
+    prompt: str
+    generation: Generation
+
+
+class Answerer:
+    """A loaded model that answers requests greedily, each after its video is compressed.
+
+    Attributes:
+        options: as given.
+        model, processor: as loaded.
+        reports: one per batch, in the order of answering; bytes are those of one question.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """Raises:
+        UnknownNameError: there is no such model, stage, prefill or positions.
+        UnsupportedModelError: the model cannot be compressed.
+        """
+        self.options = options
+        self.model, self.processor = _load(options)
+        self._budget = Budget.parse(options.budget)
+        self.reports: list[Report] = []
+        self._compression(self._budget)
+
+    def prompt(self, question: str) -> str:
+        """The question in the model's chat template, as everywhere in this package."""
+        return prompt_text(self.processor, question)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
+        """The answers with the places of their requests, as they come.
+
+        Requests about one video come together, whatever is between them, so that it is read once and each batch of them
+        shares its prefill.
+
+        Raises:
+            VideoError: a video cannot be read.
+            BudgetError: the method cannot reach the budget.
+        """
+        videos: dict[Hashable, list[int]] = {}
+        for place, request in enumerate(requests):
+            videos.setdefault(request.footage.key, []).append(place)
+        for places in track(list(videos.values()), "Answering", console=Console(stderr=True), transient=True):
+            video = requests[places[0]].footage.read(self.options.frames, self.options.fps)
+            for batch in self._batches(requests, places):
+                yield from zip(batch, self._answer(video, [requests[place] for place in batch]), strict=True)
+
+    def achieved(self) -> dict[str, Any]:
+        """What was asked of the cache and, once there are answers, what it held, over all batches."""
+        found = {"pretrained": self.options.pretrained, "method": self.options.method}
+        if not self.reports:
+            return found
+        first = self.reports[0]
+        return {
+            **found,
+            "settings": first.settings,
+            "budget": str(self._budget),
+            "stage": first.stage,
+            "prefill": first.prefill,
+            "positions": first.positions,
+            "ratio": fmean(report.ratio for report in self.reports),
+            "entries": max(max(report.entries) for report in self.reports),
+            "bytes": max(report.bytes for report in self.reports),
+            "full_bytes": max(report.full_bytes for report in self.reports),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "attention": str(self.model.config._attn_implementation),
+        }
+
+    def _batches(self, requests: Sequence[Request], places: Sequence[int]) -> Iterator[list[int]]:
+        """The places of requests about one video, as many as are answered together."""
+        alike: dict[Generation, list[int]] = {}
+        for place in places:
+            alike.setdefault(requests[place].generation, []).append(place)
+        size = self.options.batch_size
+        for same in alike.values():
+            yield from (same[first : first + size] for first in range(0, len(same), size))
+
+    def _answer(self, video: Video, requests: Sequence[Request]) -> list[str]:
+        tokenizer, generation, rows = self.processor.tokenizer, requests[0].generation, len(requests)
+        asked = Budget(self._budget.amount * rows, "bytes") if self._budget.unit == "bytes" else self._budget
+        inputs = encode(self.processor, video, [request.prompt for request in requests]).to(self.model.device)
+        length = inputs["input_ids"].shape[1]
+        with self._compression(asked) as run:
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=generation.max_new_tokens,
+                do_sample=False,
+                stopping_criteria=[Stop(tokenizer, length, generation.until)] if generation.until else None,
+            )
+        check_achieved(asked, run.report)
+        held = {name: getattr(run.report, name) // rows for name in ("bytes", "peak_bytes", "full_bytes")}
+        self.reports.append(replace(run.report, **held))
+        replies = tokenizer.batch_decode(output[:, length:].tolist(), skip_special_tokens=True)
+        return [generation.cut(reply).strip() for reply in replies]
+
+    def _compression(self, budget: Budget) -> Compression:
+        options = self.options
+        return compress(
+            self.model,
+            options.method,
+            budget,
+            stage=options.stage,
+            prefill=options.prefill,
+            chunk=options.chunk,
+            positions=options.positions,
+            **options.settings,
+        )
+
+
+def _load(options: Options) -> tuple[Any, Any]:
+    how = {name: getattr(options, name) for name in MODEL_SETTINGS}
+    return load_bundled(**how) if options.pretrained == BUNDLED else load(options.pretrained, **how)

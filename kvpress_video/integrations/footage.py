@@ -1,0 +1,113 @@
+"""Videos as harnesses hand them over: the path of a file, or frames in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, singledispatch
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL.Image import Image
+
+from ..errors import VideoError
+from ..video import Frames, Video, read_video
+
+SHOWN_FPS = 2.0
+"""Frames per second of frames in memory, where nobody says."""
+
+
+class Footage(Protocol):
+    """A video that was not read yet."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for two that show the same."""
+
+    def read(self, frames: int | None, fps: float | None) -> Video:
+        """The video.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class File:
+    """A video file, or a part of it in seconds."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Path and part."""
+        return self
+
+    def read(self, frames: int | None, fps: float | None) -> Video:
+        """The frames asked for; every one by default."""
+        return read_video(self.path, frames=frames, fps=fps, start=self.start, end=self.end)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Frames in memory: RGB, (frames, height, width, 3) uint8."""
+
+    frames: Frames
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Shape and digest."""
+        return self.frames.shape, blake2b(np.ascontiguousarray(self.frames).data).hexdigest()
+
+    def read(self, frames: int | None, fps: float | None) -> Video:
+        """All frames."""
+        return Video.from_frames(self.frames, fps or SHOWN_FPS)
+
+
+@singledispatch
+def footage(visual: object) -> File | Pictures:
+    """The one video that a harness calls a request's visuals: a path, frames, or a list of either.
+
+    Raises:
+        VideoError: it is none of these, or several videos.
+    """
+    raise VideoError(f"A video is the path of a file or a list of frames, not a {type(visual).__name__}.")
+
+
+@footage.register
+def _(visual: str) -> File | Pictures:
+    return File(Path(visual))
+
+
+@footage.register
+def _(visual: Path) -> File | Pictures:
+    return File(visual)
+
+
+@footage.register
+def _(visual: Image) -> File | Pictures:
+    return Pictures(np.asarray(visual.convert("RGB"))[None])
+
+
+@footage.register
+def _(visual: np.ndarray) -> File | Pictures:
+    return Pictures(visual if visual.ndim == 4 else visual[None])
+
+
+@footage.register(list)
+@footage.register(tuple)
+def _(visual: Sequence[object]) -> File | Pictures:
+    parts = [footage(part) for part in visual]
+    if len(parts) == 1:
+        return parts[0]
+    pictures = [part.frames for part in parts if isinstance(part, Pictures)]
+    if not parts or len(pictures) < len(parts):
+        raise VideoError(f"A question is about one video, got {len(parts)} visuals: {visual!r:.200}.")
+    if len({picture.shape[1:] for picture in pictures}) > 1:
+        sizes = sorted({picture.shape[1:] for picture in pictures})
+        raise VideoError(f"The {len(pictures)} frames of a video differ in size: {sizes}.")
+    return Pictures(np.concatenate(pictures))

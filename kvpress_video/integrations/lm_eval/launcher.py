@@ -1,0 +1,56 @@
+"""lm-eval's own command line, with this package's model and tasks known to it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..options import Options
+from . import MODEL, TASKS
+
+
+def launch(arguments: Sequence[str]) -> None:
+    """Run `lm-eval` with these arguments.
+
+    The model is `kvpress-video` unless they name one; its batch size is that of sweeps, not lm-eval's 1, unless they
+    give one; and the bundled tasks are known beside those of `--include_path`.
+
+    Raises:
+        KVPressVideoError: lm-eval is not installed, or the model cannot answer as asked.
+    """
+    from lm_eval._cli import HarnessCLI
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.utils import setup_logging
+
+    setup_logging()
+    with _as_command_line(arguments):
+        cli = HarnessCLI()
+        options = cli.parse_args()
+        written: dict[str, Any] = {}
+        if getattr(options, "config", None):
+            written = EvaluatorConfig.load_yaml_config(options.config)
+        _complete(options, written)
+        cli.execute(options)
+
+
+def _complete(options: Namespace, written: dict[str, Any]) -> None:
+    """Add what neither the command line nor its YAML says."""
+    included = getattr(options, "include_path", None) or written.get("include_path") or []
+    options.include_path = [str(TASKS), *([included] if isinstance(included, str) else included)]
+    if options.command == "run":
+        options.model = options.model or written.get("model") or MODEL
+        if options.model == MODEL and "batch_size" not in written:
+            options.batch_size = getattr(options, "batch_size", Options.batch_size)
+
+
+@contextmanager
+def _as_command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """lm-eval reads `sys.argv`, and adds the command `run` to it."""
+    before, sys.argv = sys.argv, ["lm-eval", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before

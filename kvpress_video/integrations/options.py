@@ -1,0 +1,108 @@
+"""What the model arguments of an evaluation harness say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from ..budget import Budget, BudgetLike
+from ..compression import Positions, Prefill, Stage
+from ..errors import BudgetError, UnknownNameError, unknown_name
+from ..plugins import parse
+from ..registry import make_method, method_class
+from ..sweep.cells import BUNDLED, UNCOMPRESSED
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a harness's model arguments say.
+
+    Attributes:
+        pretrained: `"bundled"`, a folder or a hub name.
+        method, budget: as in `compress`; `"full"` needs no budget.
+        settings: of the method.
+        device, dtype, attention, device_map: as in `load`.
+        stage, prefill, chunk, positions: as in `compress`.
+        max_new_tokens: of an answer where the request sets no length.
+        batch_size: questions about one video that are answered together and share its prefill.
+        frames, fps: video frames to take of a file in all, or per second; every one by default. Frames that come from
+            memory are all taken, as shown at `fps`.
+    """
+
+    pretrained: str = BUNDLED
+    method: str = UNCOMPRESSED
+    budget: BudgetLike = "100%"
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
+    device_map: str | dict[str, Any] | None = None
+    stage: Stage = "cache"
+    prefill: Prefill = "auto"
+    chunk: int | None = None
+    positions: Positions = "keep"
+    max_new_tokens: int = 256
+    batch_size: int = 8
+    frames: int | None = None
+    fps: float | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Options:
+        """The options among `given`; what is none of them is a setting of the method.
+
+        Raises:
+            UnknownNameError: neither an option nor a setting has that name, or a value is of another type.
+            BudgetError: the budget is missing or cannot be read.
+        """
+        known = {option.name for option in fields(cls)} - {"settings"}
+        own = {name: value for name, value in given.items() if name in known and value is not None}
+        settings = {name: value for name, value in given.items() if name not in known}
+        method = own.get("method", UNCOMPRESSED)
+        taken = {setting.name for setting in fields(method_class(parse(method)[0])) if setting.init}
+        for name in settings:
+            if name not in taken:
+                raise unknown_name("model argument", name, known | taken)
+        make_method(method, **settings)
+        if "budget" not in own:
+            if method != UNCOMPRESSED:
+                raise BudgetError(f"The method {method} needs a budget: add budget=25%, budget=6144 or budget=256MiB.")
+            own["budget"] = "100%"
+        Budget.parse(own["budget"])
+        for name in {"max_new_tokens", "batch_size", "frames", "chunk"} & own.keys():
+            own[name] = _count(name, own[name])
+        return cls(**own, settings=settings)
+
+    @property
+    def answers_differ_by(self) -> dict[str, Any]:
+        """The options that answers depend on; the others say where and how fast."""
+        where = ("device", "device_map", "batch_size")
+        return {name: value for name, value in asdict(self).items() if name not in where}
+
+
+def with_flags(arguments: Mapping[str, Any], flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Model arguments, and behind them the harness's own flags: a device, a batch size.
+
+    A CUDA device among the flags counts only where there is CUDA: lm-eval puts one there itself.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    if "device_map" in arguments:
+        given.pop("device", None)
+    if "device" not in arguments and str(given.get("device")).startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("There is no CUDA here, so %s is not used: the model runs on the CPU.", given.pop("device"))
+    return {**given, **arguments}
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise UnknownNameError(f"{name} is a whole number above zero, got {value!r}.")
+    return number

@@ -1,0 +1,20 @@
+"""What people look at: one self-contained page per sweep, its figures, and the retained patches over the frames."""
+
+from .curves import draw_curves
+from .heatmap import draw_heatmap
+from .overlay import Overlay, Retained, draw_overlay, look
+from .page import write_report
+from .pareto import draw_pareto
+from .verdict import rivals
+
+__all__ = [
+    "Overlay",
+    "Retained",
+    "draw_curves",
+    "draw_heatmap",
+    "draw_overlay",
+    "draw_pareto",
+    "look",
+    "rivals",
+    "write_report",
+]

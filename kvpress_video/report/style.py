@@ -1,0 +1,181 @@
+"""How figures look: one colour, marker and line per method, and how a figure becomes a file or part of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import unknown_name
+from ..files import replacing
+from ..sweep.cells import UNCOMPRESSED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, GRID = "#1f2a37", "#687386", "#dde2e9"
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc4c9a",
+    "#b8860b",
+    "#6a51c3",
+    "#2f9fd0",
+    "#a3431f",
+    "#7d8b1a",
+    "#607080",
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", "h", ">", "*", "d")
+_LINES = ("-", "--", "-.", ":")
+_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)"}
+_SUFFIXES = (".svg", ".png", ".pdf")
+_FONT = 9.5
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn, in every figure: matplotlib's names."""
+
+    colour: str
+    marker: str
+    line: str
+
+    @property
+    def path(self) -> str:
+        """The marker as an SVG path, between -1 and 1, y downwards."""
+        from matplotlib.markers import MarkerStyle
+
+        marker = MarkerStyle(self.marker)
+        corners = marker.get_path().transformed(marker.get_transform()).to_polygons(closed_only=False)
+        scale = max(np.abs(corner).max() for corner in corners)
+        pieces = ("L".join(f"{x:.2f} {-y:.2f}" for x, y in np.asarray(corner) / scale) for corner in corners)
+        return "".join(f"M{piece}Z" for piece in pieces)
+
+
+def styles(methods: Iterable[str]) -> dict[str, Style]:
+    """A style for each method, in order; the first twenty differ in colour or line, and all neighbours in marker."""
+    names = [name for name in dict.fromkeys(methods) if name != UNCOMPRESSED]
+    found = {
+        name: Style(
+            _COLOURS[number % len(_COLOURS)],
+            _MARKERS[number % len(_MARKERS)],
+            _LINES[number // len(_COLOURS) % len(_LINES)],
+        )
+        for number, name in enumerate(names)
+    }
+    return {UNCOMPRESSED: Style(INK, "*", ":"), **found}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Matplotlib's settings while a figure is made or written; no display is needed."""
+    import matplotlib
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "kvpress-video",
+        "pdf.fonttype": 42,
+        "font.size": _FONT,
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": _FONT,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "text.color": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "figure.dpi": 100,
+        "savefig.dpi": 160,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def check_suffix(file: Path, others: tuple[str, ...] = ()) -> None:
+    """Check that a figure can be written to a file; `others` are suffixes that are served elsewhere.
+
+    Raises:
+        UnknownNameError: it has another suffix.
+    """
+    known = (*_SUFFIXES, *others)
+    if file.suffix.lower() not in known:
+        raise unknown_name("kind of figure", file.suffix or file.name, known)
+
+
+def save(figure: Figure, file: str | Path) -> Path:
+    """Write a figure, whole or not at all.
+
+    Args:
+        figure: made within `drawing()`.
+        file: its suffix, `.svg`, `.png` or `.pdf`, says which format.
+
+    Raises:
+        UnknownNameError: it has another suffix.
+    """
+    path = Path(file)
+    check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drawing(), replacing(path) as scratch:
+        figure.savefig(scratch, format=path.suffix[1:].lower(), facecolor="white", metadata=_undated(path.suffix))
+    return path
+
+
+def _undated(suffix: str) -> dict[str, None]:
+    """The same figure makes the same file."""
+    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix.lower(), {})
+
+
+class Inliner:
+    """Turns figures into parts of one page: names that clash nowhere, and colours that follow the page's."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def __call__(self, figure: Figure, label: str) -> str:
+        """The figure as an `<svg>` element.
+
+        Args:
+            figure: made within `drawing()`; what has a gid `method:NAME` gets the attribute `data-method`.
+            label: what it shows, for those who cannot see it.
+        """
+        written = io.StringIO()
+        with drawing():
+            figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+        text = written.getvalue()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
+        text = re.sub(r'id="method:([^"]*)"', r'data-method="\1"', text)
+        mark = f"f{next(self._numbers)}-"
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{mark}", text)
+        for colour, variable in _VARIABLES.items():
+            text = text.replace(colour, variable)
+        width = float(re.findall(r'<svg[^>]*?\swidth="([\d.]+)pt"', text)[0])
+        attributes = (
+            f'role="img" aria-label="{_attribute(label)}" style="min-width:{width:.0f}px;max-width:{1.5 * width:.0f}px"'
+        )
+        text = re.sub(r'(<svg[^>]*?)\swidth="[\d.]+pt"', rf"\1 {attributes}", text, count=1)
+        return re.sub(r'(<svg[^>]*?)\sheight="[\d.]+pt"', r"\1", text, count=1)
+
+
+def _attribute(text: str) -> str:
+    return escape(text, quote=True).replace("\\", "&#92;")

@@ -1,0 +1,57 @@
+"""Rows of sweeps that nobody ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from kvpress_video.sweep.cells import Cell
+from kvpress_video.sweep.rows import Answered, Done, Measured, Row
+
+MEASURED = Measured(
+    settings={"recent_ratio": 0.25},
+    stage="cache",
+    prefill="split",
+    positions="keep",
+    entries=[64, 66],
+    ratio=0.5,
+    visual_tokens=128,
+    text_entries=20,
+    bytes=2048,
+    peak_bytes=4096,
+    full_bytes=8192,
+    video="a.mp4",
+    group="still",
+    frames=16,
+    fps=2.0,
+    pixels="112x112",
+    prefill_seconds=2.0,
+    compress_seconds=0.5,
+    answer_seconds=1.0,
+    shared=False,
+    dtype="float32",
+    attention="sdpa",
+    device="cpu",
+    versions={"torch": "2"},
+    revision="0123456789abcdef",
+)
+TASKS = ("needle", "place", "count", "order")
+
+Score = Callable[[int, int], float | None]
+"""Of a question: the number of its clip, and its own."""
+
+
+def done(cell: Cell, clip: int, score: Score, tasks: tuple[str, ...] = TASKS, **measured: Any) -> Done:
+    """One question per task about a clip named after its seed and number."""
+    name = f"{cell.seed}-{clip:03}.mp4"
+    answers = tuple(
+        Answered(str(number), task, "", "", f"<video> {task}?", "red", "red", score(clip, number))
+        for number, task in enumerate(tasks)
+    )
+    return Done(cell, name, replace(MEASURED, **{"video": name, **measured}), answers)
+
+
+def rows(cell: Cell, score: Score, clips: int = 6, tasks: tuple[str, ...] = TASKS, **measured: Any) -> list[Row]:
+    """Of several clips."""
+    return [row for clip in range(clips) for row in done(cell, clip, score, tasks, **measured).rows]

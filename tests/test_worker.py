@@ -1,0 +1,200 @@
+"""The sweep's worker: all questions of a clip, in every cell, from one prefill."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kvpress_video.ask import ask
+from kvpress_video.budget import Budget
+from kvpress_video.errors import BudgetError, UnknownNameError
+from kvpress_video.sweep.benchmark import Clip
+from kvpress_video.sweep.cells import Cell, Setup, Task
+from kvpress_video.sweep.rows import Done, Failure
+from kvpress_video.sweep.worker import Worker, check_achieved, load_model, seeded
+from kvpress_video.video import read_video
+
+WORLD = "world:count=4,frames=8"
+TIMES = {"prefill_seconds", "compress_seconds", "answer_seconds", "shared"}
+
+
+def cell(method: str, budget: str = "50%", **others: Any) -> Cell:
+    return Cell(method, budget, benchmark=WORLD, **others)
+
+
+def task(clip: Clip, *cells: Cell) -> Task:
+    return Task(cells[0].model, WORLD, 0, clip, cells)
+
+
+def run(worker: Worker, clip: Clip, *cells: Cell) -> list[Done]:
+    found = [outcome for outcome in worker.run(task(clip, *cells)) if isinstance(outcome, Done)]
+    assert len(found) == len(cells)
+    return found
+
+
+def timeless(done: Done) -> dict[str, Any]:
+    measured = {name: value for name, value in asdict(done.measured).items() if name not in TIMES}
+    return {**asdict(done), "measured": measured}
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    return Worker(Setup(device="cpu"))
+
+
+def test_all_questions_at_once_are_answered_as_one_by_one(
+    worker: Worker, bundled: tuple[Any, Any], pieces: list[Clip]
+) -> None:
+    """Rows are padded, and share the prefill."""
+    video = read_video(pieces[0].path)
+    cells = cell("full", "100%"), cell("key-norm"), cell("standby"), cell("infinipot-v", "64")
+    for one, done in zip(cells, run(worker, pieces[0], *cells), strict=True):
+        for question, answered in zip(pieces[0].questions, done.answers, strict=True):
+            alone = ask(*bundled, video, question.text, method=one.method, budget=one.budget, max_new_tokens=16)
+            assert answered.answer == alone.text
+            assert tuple(done.measured.entries) == alone.report.entries
+
+
+def test_cells_that_share_a_prefill_are_equal_to_cells_run_alone(worker: Worker, pieces: list[Clip]) -> None:
+    methods = ("full", "tar", "van", "snapkv", "infinipot-v", "standby-novelty", "streammem", "hermes", "random")
+    cells = [cell(method, budget) for method in methods for budget in (["100%"] if method == "full" else ["50%", "9%"])]
+    cells += [cell("tar", "32"), cell("tar", "256KiB")]
+    together = run(worker, pieces[1], *cells)
+    apart = run(Worker(Setup(device="cpu", reuse=False)), pieces[1], *cells)
+    assert [timeless(done) for done in together] == [timeless(done) for done in apart]
+    assert sum(done.measured.shared for done in together) == len(cells) - 4  # first, two lengths of probes, two chunked
+    assert not any(done.measured.shared for done in apart)
+
+
+def test_small_batches_give_the_same_answers(worker: Worker, pieces: list[Clip]) -> None:
+    cells = [cell("van"), cell("novelty", "20%")]
+    whole = run(worker, pieces[2], *cells)
+    small = run(Worker(Setup(device="cpu", batch=3)), pieces[2], *cells)
+    assert [[one.answer for one in done.answers] for done in small] == [
+        [one.answer for one in done.answers] for done in whole
+    ]
+    assert [done.measured.entries for done in small] == [done.measured.entries for done in whole]
+
+
+def test_a_measurement_says_how_it_was_made(worker: Worker, pieces: list[Clip]) -> None:
+    [done] = run(worker, pieces[1], cell("random:seed=3", "25%"))
+    assert [answered.question for answered in done.answers] == [question.id for question in pieces[1].questions]
+    measured = done.measured
+    assert (measured.settings, measured.stage, measured.prefill, measured.positions) == (
+        {"seed": 3},
+        "cache",
+        "split",
+        "keep",
+    )
+    assert (done.clip, measured.group, measured.video) == (pieces[1].name, "moving", pieces[1].video)
+    assert (measured.frames, measured.fps, measured.pixels) == (16, 2.0, "112x112")
+    assert (measured.visual_tokens, measured.entries, measured.ratio) == (128, [32] * 4, 0.25)
+    assert measured.dtype == "float32"
+    assert measured.bytes < measured.full_bytes
+    assert measured.bytes <= measured.peak_bytes
+    assert min(measured.prefill_seconds, measured.compress_seconds, measured.answer_seconds) > 0
+    for question, answered in zip(pieces[1].questions, done.answers, strict=True):
+        assert question.text in answered.prompt
+        assert answered.score == float(answered.answer.casefold() == answered.expected.casefold())
+
+
+def test_a_budget_in_bytes_is_one_questions(worker: Worker, pieces: list[Clip]) -> None:
+    [full] = run(worker, pieces[0], cell("full", "100%"))
+    [half] = run(worker, pieces[0], cell("random", f"{full.measured.bytes // 2}B"))
+    assert 0.9 * full.measured.bytes // 2 < half.measured.bytes <= full.measured.bytes // 2
+
+
+def test_the_question_sees_nothing_but_the_compressed_cache(worker: Worker, pieces: list[Clip]) -> None:
+    """With one entry of the video left, even the first word of an answer is a guess."""
+    done = [run(worker, clip, cell("recent", "1"), cell("full", "100%")) for clip in pieces]
+    scores = [[answered.score or 0 for one in pair for answered in one.answers] for pair in zip(*done, strict=True)]
+    assert sum(scores[0]) < 0.5 * sum(scores[1])
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(worker: Worker, pieces: list[Clip]) -> None:
+    """One entry cannot hold a whole frame and a bank."""
+    outcomes = list(worker.run(task(pieces[0], cell("detachable", "1"), cell("tar"))))
+    assert isinstance(outcomes[0], Failure)
+    assert outcomes[0].error.startswith("BudgetError: ")
+    assert outcomes[0].cell == cell("detachable", "1")
+    assert isinstance(outcomes[1], Done)
+
+
+def test_memory_that_runs_out_is_a_failure_and_makes_room(
+    worker: Worker, pieces: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(worker, pieces[0], cell("tar"))
+    generate = worker._model.generate
+
+    def fail(**kwargs: Any) -> Any:
+        monkeypatch.setattr(worker._model, "generate", generate)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(worker._model, "generate", fail)
+    first, second = worker.run(task(pieces[0], cell("van"), cell("tar")))
+    assert isinstance(first, Failure)
+    assert "OutOfMemoryError" in first.error
+    assert isinstance(second, Done)
+    assert not second.measured.shared
+
+
+def test_a_video_that_cannot_be_read_fails_every_cell_of_its_clip(worker: Worker, pieces: list[Clip]) -> None:
+    missing = replace(pieces[0], path=Path("nowhere.mp4"))
+    outcomes = list(worker.run(task(missing, cell("tar"), cell("van"))))
+    assert [outcome.cell.method for outcome in outcomes] == ["tar", "van"]
+    assert all(isinstance(outcome, Failure) and "nowhere.mp4" in outcome.error for outcome in outcomes)
+
+
+def test_models_are_loaded_as_their_text_says(pieces: list[Clip]) -> None:
+    half = cell("van", model="bundled:dtype=bfloat16,attention=eager")
+    [done] = run(Worker(Setup(device="cpu")), pieces[0], half)
+    assert (done.measured.dtype, done.measured.attention) == ("bfloat16", "eager")
+    with pytest.raises(UnknownNameError, match="Did you mean 'dtype'"):
+        load_model("bundled:dtyp=bfloat16")
+    with pytest.raises(UnknownNameError, match="no model folder"):
+        load_model("./nowhere")
+
+
+def test_methods_that_draw_take_the_cells_seed() -> None:
+    assert seeded(cell("random", seed=5)).describe() == {"seed": 5}
+    assert seeded(cell("random:seed=3", seed=5)).describe() == {"seed": 3}
+    assert seeded(cell("tar", seed=5)) == seeded(cell("tar"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_worker_on_a_gpu(pieces: list[Clip]) -> None:
+    [done] = run(Worker(Setup(device="cuda")), pieces[0], cell("tar"))
+    assert done.measured.device.startswith("cuda: ")
+    assert done.measured.entries == [64] * 4
+
+
+# --- What was achieved ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """As much of a report as the check reads."""
+
+    entries: tuple[int, ...]
+    visual_tokens: int = 128
+    bytes: int = 1000
+    method: str = "tar"
+
+
+@pytest.mark.parametrize(
+    ("budget", "held"),
+    [("50%", (64, 64)), ("50%", (96, 32)), ("50%", (20, 20)), ("64", (64, 64)), ("1000B", (128, 128))],
+)
+def test_a_budget_that_was_kept(budget: str, held: tuple[int, ...]) -> None:
+    check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("budget", "held"), [("50%", (64, 65)), ("64", (65, 64)), ("999B", (1, 1))])
+def test_a_budget_that_was_not_kept_is_an_error(budget: str, held: tuple[int, ...]) -> None:
+    with pytest.raises(BudgetError, match="tar holds"):
+        check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]
