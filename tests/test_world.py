@@ -220,3 +220,8 @@ def test_bad_arguments_are_explained(arguments: dict[str, object], message: str,
 def test_an_empty_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make clips there first"):
         load_clips(tmp_path)
+
+
+def test_the_same_clip_is_the_same_file_every_time(tmp_path: Path) -> None:
+    files = [make_clip(tmp_path / f"{number}.mp4", frames=24, camera="moving").path for number in range(6)]
+    assert len({file.read_bytes() for file in files}) == 1
