@@ -1,64 +1,45 @@
-"""Publish a sweep: draw accuracy against budget, and put its table into the README.
+"""Publish a sweep: its tables and figures into the repository, its best figures into the README.
 
-`python -m kvpress_video.benchmarks.publish demo` after `make demo`; needs matplotlib (extra `notebooks`).
+`python -m kvpress_video.benchmarks.publish demo` after `make demo`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-from collections import defaultdict
-from collections.abc import Iterable
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
-Curves: TypeAlias = "dict[str, dict[str, list[dict[str, str]]]]"
+from kvpress_video.report import draw_curves
+from kvpress_video.report.of_sweep import Findings
+from kvpress_video.report.verdict import accuracy_of, finished
+from kvpress_video.sweep.cells import UNCOMPRESSED
+from kvpress_video.sweep.export import encode, write
+from kvpress_video.sweep.summary import Line, records
+from kvpress_video.sweep.tables import markdown
 
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
-SHOWN = {
-    "standby-novelty": "#d1495b",
-    "infinipot-v": "#00798c",
-    "tar": "#66a182",
-    "standby": "#edae49",
-    "average-pooling": "#8d6a9f",
-    "snapkv": "#3d5a80",
-    "recent": "#9a8c98",
-    "random": "#4a4e69",
-}
+SHOWN = ("standby-novelty", "infinipot-v", "tar", "standby", "average-pooling", "snapkv", "recent", "random")
+RIVALS = ("infinipot-v", "recent", "random")
 
 
-def overall(sweep: Path) -> Curves:
-    """The overall records of a sweep's `summary.csv`, by camera and method, in order."""
-    curves: Curves = defaultdict(lambda: defaultdict(list))
-    with (sweep / "summary.csv").open() as file:
-        for line in csv.DictReader(file):
-            if line["family"] == "overall" and line["accuracy"]:
-                curves[line["camera"]][line["method"]].append(line)
-    return curves
-
-
-def table(curves: Curves) -> str:
-    """Overall accuracy, a row per method, a column per camera and budget; the best of each column in bold."""
-    cameras = sorted(curves, reverse=True)
-    budgets = list(dict.fromkeys(line["budget"] for lines in curves[cameras[0]].values() for line in lines))
-    budgets = [budget for budget in budgets if budget != "100%"]
-    columns = [(camera, budget) for camera in cameras for budget in budgets]
-    found = {
-        (line["method"], camera, line["budget"]): float(line["accuracy"])
-        for camera in cameras
-        for lines in curves[camera].values()
-        for line in lines
-    }
-    methods = list(curves[cameras[0]])
-    best = {column: max(found.get((method, *column), 0) for method in methods) for column in columns}
-    rows = [["method", *(f"{camera} {budget}" for camera, budget in columns)], ["---"] + ["---:"] * len(columns)]
+def table(lines: Sequence[Line]) -> str:
+    """Overall accuracy, a row per method, a column per group and budget; the best of each column in bold."""
+    found = {(line.method, line.group, line.budget): f"{accuracy_of(line):.2f}" for line in finished(lines)}
+    groups = sorted({group for _, group, _ in found}, reverse=True)
+    budgets = list(dict.fromkeys(line.budget for line in lines if line.method != UNCOMPRESSED))
+    columns = [(group, budget) for group in groups for budget in budgets]
+    methods = list(dict.fromkeys(line.method for line in lines))
+    rivals = [method for method in methods if method != UNCOMPRESSED]
+    best = {column: max(found.get((method, *column), "") for method in rivals) for column in columns}
+    rows = [["method", *(f"{group} {budget}" for group, budget in columns)], ["---"] + ["---:"] * len(columns)]
     for method in methods:
-        cells = []
-        for camera, budget in columns:
-            value = found.get((method, camera, budget), found.get((method, camera, "100%")))
-            text = "" if value is None else f"{value:.2f}"
-            cells.append(f"**{text}**" if value == best[camera, budget] and method != "full" else text)
-        rows.append([method, *cells])
+        whole = {group: found.get((method, group, "100%"), "") for group in groups}
+        texts = {column: found.get((method, *column), whole[column[0]]) for column in columns}
+        rows.append(
+            [method, *(f"**{text}**" if text == best[column] and text and method in rivals else text
+                       for column, text in texts.items())]
+        )  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
@@ -66,65 +47,39 @@ def write_table(readme: Path, text: str) -> None:
     """Replace what stands between the two result marks."""
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}{text}{END}{after}")
+    write(readme, f"{before}{BEGIN}{text}{END}{after}".encode())
 
 
-def draw(curves: Curves, picture: Path, methods: Iterable[str] = SHOWN) -> None:
-    """Overall accuracy of each method at each ratio, still and moving camera side by side, with 95% intervals.
+def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
+    """Write all that the repository keeps of a sweep.
 
     Args:
-        curves: from `overall`.
-        picture: where to write; the ending says what (svg, png, pdf).
-        methods: which, in the order of the legend.
+        sweep: its folder.
+        results: for its tables, against the full cache and against each of `RIVALS`, and its plan.
+        picture: accuracy against budget of the methods in `SHOWN`.
+        readme: whose table is replaced.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plot
-
-    cameras = sorted(curves, reverse=True)
-    plot.rcParams.update({"font.size": 11, "svg.hashsalt": "kvpress-video", "axes.spines.top": False})
-    figure, axes = plot.subplots(1, len(cameras), figsize=(5.2 * len(cameras), 4), sharey=True, squeeze=False)
-    for axis, camera in zip(axes[0], cameras, strict=True):
-        for offset, method in enumerate(methods):
-            _curve(axis, curves[camera].get(method, []), method, 1 + 0.012 * (offset - 4))
-        for line in curves[camera].get("full", []):
-            axis.axhline(float(line["accuracy"]), color="black", linestyle=":", linewidth=1, label="full cache")
-        axis.set_xscale("log", base=2)
-        budgets = {float(line["ratio"]): line["budget"] for found in curves[camera].values() for line in found}
-        ticks = sorted(budgets.keys() - {1.0})
-        axis.set_xticks(ticks, [budgets[tick] for tick in ticks])
-        axis.set_xlabel("visual entries kept")
-        axis.set_title(f"{camera} camera")
-        axis.set_ylim(0, 1.03)
-        axis.grid(alpha=0.25)
-    axes[0][0].set_ylabel("accuracy")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.tight_layout()
-    figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
-    plot.close(figure)
+    findings = Findings.read(sweep)
+    write(results / "summary.csv", encode(records(findings.lines), "csv"))
+    write(results / "table.md", markdown(findings.lines, "Sweep").encode())
+    write(results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
+    for rival in RIVALS:
+        lines = Findings.read(sweep, rival).lines
+        write(results / f"against-{rival}.md", markdown(lines, f"Sweep, against {rival}").encode())
+    draw_curves([line for line in findings.lines if line.method in (*SHOWN, UNCOMPRESSED)], picture)
+    write_table(readme, table(findings.lines))
 
 
-def _curve(axis: Any, lines: list[dict[str, str]], method: str, shift: float) -> None:
-    points = sorted(
-        (float(line["ratio"]), *(float(line[name]) for name in ("accuracy", "low", "high"))) for line in lines
-    )
-    if not points:
-        return
-    ratios, means, lows, highs = zip(*points, strict=True)
-    spread = [[m - low for m, low in zip(means, lows, strict=True)], [h - m for h, m in zip(highs, means, strict=True)]]
-    axis.errorbar(
-        [ratio * shift for ratio in ratios], means, spread, label=method, color=SHOWN.get(method), marker="o",
-        markersize=4, linewidth=1.8, capsize=2, elinewidth=0.8,
-    )  # fmt: skip
-
-
-if __name__ == "__main__":
+def main() -> None:
+    """Publish the sweep that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", type=Path, help="folder of a finished sweep")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/demo"))
     parser.add_argument("--picture", type=Path, default=Path("docs/accuracy.svg"))
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
-    records = overall(options.sweep)
-    draw(records, options.picture)
-    write_table(options.readme, table(records))
+    publish(options.sweep, options.results, options.picture, options.readme)
+
+
+if __name__ == "__main__":
+    main()

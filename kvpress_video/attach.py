@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,7 @@ class Attachment:
         reader: reads the passes; can be told what comes.
         vision: what the vision tower encoded since it was last asked.
         rope: the rotation of the keys, where something needs it.
+        reused: whether the latest prefill was one made before.
         stopwatch: counts `"prefill"` (vision tower and text model up to the last visual token, compression included)
             and `"compress"`.
     """
@@ -75,11 +76,10 @@ class Attachment:
         rotates = compact or method.needs & {"queries", "probe", "rope"}
         self.rope = adapter.rope() if rotates else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
+        self.reused = False
         self.stopwatch = Stopwatch(adapter.text_model.device)
         self._reduction = Reduction(method, self.rope, self.stopwatch)
         self._shared = shared
-        if shared is not None:
-            shared.belongs_to(adapter.model)
         self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
         self.reader = PassReader(adapter, self.vision, self.rope if compact else None)
         self._budget = budget
@@ -136,6 +136,9 @@ class Attachment:
                 raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
             try:
                 return self._run(forward, kwargs)
+            except BaseException:
+                self.stopwatch.clear()
+                raise
             finally:
                 self._layers, self._waiting = [], 0
 
@@ -178,15 +181,16 @@ class Attachment:
                 self._allotment.check(row, text, max(texts), self._batch)
             if self._compact:
                 chunk = self.reader.place(chunk, rows, after, shares)
-        self._peak = Peak(self._layers)
+        self._peak, self.reused = Peak(self._layers), False
         if self._stage == "input":
-            output = self._pass(forward, kwargs, chunk if fits else self._dropped(kwargs, chunk, rows, shares))
+            output = self._prefill_pass(forward, kwargs, chunk if fits else self._dropped(kwargs, chunk, rows, shares))
         elif self._prefill == "whole" or (fits and self._prefill == "split" and not self._shares_prefill):
-            output = self._pass(forward, kwargs, chunk)
+            output = self._prefill_pass(forward, kwargs, chunk)
         else:
             parts = cut(chunk, self._most)
             one_pass = fits and len(parts.visual) == 1 and not self._shares_prefill
-            output = self._pass(forward, kwargs, chunk) if one_pass else self._in_parts(forward, kwargs, chunk, parts)
+            run = self._prefill_pass if one_pass else functools.partial(self._in_parts, parts=parts)
+            output = run(forward, kwargs, chunk)
         uneven = len({layer.physical for layer in self._layers}) > 1
         for layer in self._layers:
             layer.guarded = counting or uneven or layer.padded or any(row.shift for row in layer.rows)
@@ -194,13 +198,16 @@ class Attachment:
         self.stopwatch.clear()
         return output
 
+    def _prefill_pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
+        with self.stopwatch.timing("prefill"):
+            return self._pass(forward, kwargs, chunk)
+
     def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
         self._chunk, self._masks = chunk, {}
         for layer in self._layers:
             layer.incoming = chunk
         try:
-            with self.stopwatch.timing("prefill") if chunk.compress else nullcontext():
-                return forward(**kwargs)
+            return forward(**kwargs)
         except BaseException:
             for layer in self._layers:
                 layer.broken = True
@@ -211,12 +218,13 @@ class Attachment:
                 layer.incoming = None
 
     def _dropped(self, kwargs: dict[str, Any], chunk: Chunk, rows: Sequence[Row], shares: Sequence) -> Chunk:
-        chunk = drop_embeddings(self._adapter, self._method, kwargs, self.reader.arrived(chunk), rows, shares)
+        with self.stopwatch.timing("prefill"), self.stopwatch.timing("compress"):
+            chunk = drop_embeddings(self._adapter, self._method, kwargs, self.reader.arrived(chunk), rows, shares)
         chunk = replace(chunk, stock_mask=False)
         self.reader.rewrite(kwargs, chunk)
         return chunk
 
-    def _in_parts(self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, parts: Parts) -> Any:
+    def _in_parts(self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, *, parts: Parts) -> Any:
         """Part by part up to the last visual token, compressed after each; then the text after it, which sees only
         what was kept.
         """
@@ -225,7 +233,7 @@ class Attachment:
             parts = parts.asking(observer.probe)
         visual, rest = parts
         if rest is None and len(visual) == 1:
-            return self._pass(forward, kwargs, whole)
+            return self._prefill_pass(forward, kwargs, whole)
         config = self._adapter.text_model.config
         wanted = ("output_hidden_states", "output_attentions")
         if any(kwargs.get(name) or getattr(config, name, False) for name in wanted):
@@ -266,14 +274,16 @@ class Attachment:
     def _visual_pass(self, forward: Callable[..., Any], arguments: dict[str, Any], chunk: Chunk) -> Any:
         """A part that ends in a visual token; at the start of a sequence, from an equal pass where there was one."""
         if self._shared is None or not self._shares_prefill or self._layers[0].physical:
-            return self._pass(forward, arguments, chunk)
+            return self._prefill_pass(forward, arguments, chunk)
+        self._shared.belongs_to(self._adapter.model)
         wanted = wanted_pass(arguments, chunk, self._adapter.text_model.config._attn_implementation)
         window = self._reduction.window(chunk)
         known = self._shared.find(wanted, window)
         if known is not None:
-            return self._pass(functools.partial(self._replay, known, chunk), {}, chunk)
+            self.reused = True
+            return self._prefill_pass(functools.partial(self._replay, known, chunk), {}, chunk)
         self._recording = wanted
-        output = self._pass(forward, arguments, chunk)
+        output = self._prefill_pass(forward, arguments, chunk)
         wanted.hidden = output.last_hidden_state
         self._shared.add(wanted)
         return output

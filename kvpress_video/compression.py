@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -40,7 +40,8 @@ class Report:
         peak_bytes: the most that it held at one moment of the prefill.
         full_bytes: what the stock cache would hold after the same tokens.
         logical_length: tokens seen per row, padding included; the model's positions go by it.
-        prefill_seconds: in the vision tower and the text model, up to the last visual token.
+        prefill_seconds: in the vision tower and the text model up to the last visual token, or through the whole prompt
+            where it is read in one pass.
         compress_seconds: in the method.
         shared: whether the prefill was one made before.
     """
@@ -59,9 +60,9 @@ class Report:
     peak_bytes: int
     full_bytes: int
     logical_length: int
-    prefill_seconds: float = 0.0
-    compress_seconds: float = 0.0
-    shared: bool = False
+    prefill_seconds: float = field(default=0.0, compare=False)
+    compress_seconds: float = field(default=0.0, compare=False)
+    shared: bool = field(default=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, as they go into result rows."""
@@ -112,7 +113,6 @@ class Compression:
         self._attachment = Attachment(
             adapter, method, budget, stage, prefill, chunk, compact, self._measure, shared=shared
         )
-        self._shared, self._reused = shared, shared.reused if shared else 0
 
     def __enter__(self) -> Compression:
         self._attachment.attach()
@@ -152,7 +152,7 @@ class Compression:
         text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
         full = sum(layer.stock_bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
-        compressing, reused = self._attachment.stopwatch.take("compress"), self._shared.reused if self._shared else 0
+        compressing = self._attachment.stopwatch.take("compress")
         self.reports.append(
             Report(
                 **self._asked,
@@ -166,10 +166,9 @@ class Compression:
                 logical_length=layers[0].logical,
                 prefill_seconds=self._attachment.stopwatch.take("prefill") - compressing,
                 compress_seconds=compressing,
-                shared=reused > self._reused,
+                shared=self._attachment.reused,
             )
         )
-        self._reused = reused
 
 
 def compress(

@@ -12,7 +12,7 @@ from typing import Any
 from .budget import BudgetLike
 from .compression import Compression, Report, compress
 from .compressor import Compressor
-from .errors import CacheError
+from .errors import CacheError, UnknownNameError
 from .locks import lock_of
 
 
@@ -159,13 +159,15 @@ def patch(model: Any, method: str | Compressor, budget: BudgetLike, **options: A
     get alone. Requests without a video or image are answered as before. Nobody has to keep the handle.
 
     Args:
-        model, method, budget, **options: as in `compress`.
+        model, method, budget, **options: as in `compress`, `shared` excepted.
 
     Raises:
         BudgetError: the budget cannot be read.
         UnknownNameError: unknown method, setting or option.
         UnsupportedModelError: the model cannot be compressed, or is being compressed already.
     """
+    if "shared" in options:
+        raise UnknownNameError("A deployment cannot share prefills: they would pile up. Leave shared=… out.")
     return Patch(model, compress(model, method, budget, **options))
 
 

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 from .errors import UnknownNameError, unknown_name
 
 Made = TypeVar("Made")
-_COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^(\[]*[)\]])")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
 
@@ -91,31 +90,53 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, rest = text.partition(":")
     settings: dict[str, Any] = {}
-    for part in filter(None, _COMMA_OUTSIDE_BRACKETS.split(rest)):
+    for part in filter(None, _split(rest)):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if key in settings:
             raise UnknownNameError(f"The setting {key!r} is given twice.")
         if not equals:
             raise UnknownNameError(f"Cannot read the setting {part!r}: write name=value.")
-        try:
-            settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key] = value
+        settings[key] = _value(value)
     return name, settings
 
 
 def spell(name: str, settings: dict[str, Any]) -> str:
-    """What `parse` reads as this name with these settings."""
-    written = ",".join(f"{key}={value}" for key, value in settings.items())
+    """What `parse` reads as this name with these settings, where there is such a text."""
+    written = ",".join(f"{key}={_spelled(value)}" for key, value in settings.items())
     return f"{name}:{written}" if written else name
 
 
 def split_list(text: str) -> list[str]:
     """The members of `"a,b:setting=1,other=2,c"`: a part `name=value` belongs to the member before it."""
     members: list[str] = []
-    for part in filter(None, (part.strip() for part in _COMMA_OUTSIDE_BRACKETS.split(text))):
+    for part in filter(None, (part.strip() for part in _split(text))):
         if members and re.match(r"\w+\s*=", part):
             members[-1] += "," + part
         else:
             members.append(part)
     return members
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that are in no bracket; a closing bracket that nothing opened is a character."""
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(0, depth + (character in "([{") - (character in ")]}"))
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _spelled(value: Any) -> str:
+    text = str(value)
+    plain = type(_value(text)) is type(value) and _value(text) == value and text == text.strip()
+    return text if plain else repr(value)

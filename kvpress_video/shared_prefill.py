@@ -79,10 +79,12 @@ class SharedPrefill:
             with kv.compress(model, method, "25%", shared=once) as run:
                 out = model.generate(**inputs)
 
-    What a method sees is to the bit what it would see alone. Only a one-shot compression (`prefill="split"`, which
-    ratios have by default) starts from the cache; the others share the vision tower's work alone. It holds the full
-    cache of each prompt that it has seen, on the model's device: `clear()` it before the next video, and whenever the
-    model's weights change.
+    What a method sees is to the bit what it would see alone; where a budget keeps everything, logits are those of the
+    stock model up to rounding. Only a one-shot compression (`prefill="split"`, which ratios have by default) starts
+    from the cache; the others share the vision tower's work alone.
+
+    It holds the pixels, features and full cache of each prompt that it has seen, on the model's device: `clear()` it
+    before the next video, and whenever the model changes: its weights, adapters, autocast. One thread at a time.
 
     Attributes:
         reused: how many prefills it has saved.
@@ -117,7 +119,7 @@ class SharedPrefill:
 
     def encoded(self, arguments: Mapping[str, Any], settings: Any) -> Any:
         """What the vision tower made of equal arguments under equal settings, None if it has not seen them."""
-        given = tensors(arguments)
+        given, settings = tensors(arguments), (settings, _plain(arguments))
         for known, how, made in self._encoded:
             alike = how == settings and known.keys() == given.keys()
             if alike and all(_equal(known[name], part) for name, part in given.items()):
@@ -126,7 +128,8 @@ class SharedPrefill:
 
     def keep_encoded(self, arguments: Mapping[str, Any], settings: Any, made: Any) -> None:
         """Keep what the vision tower made."""
-        self._encoded.append((tensors(arguments), settings, made))
+        given = {name: part.clone() for name, part in tensors(arguments).items()}  # the caller may write to its own
+        self._encoded.append((given, (settings, _plain(arguments)), made))
 
 
 def wanted_pass(arguments: Mapping[str, Any], chunk: Chunk, attention: str) -> Pass:
@@ -143,5 +146,11 @@ def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that hold no tensors."""
+    return {name: value for name, value in arguments.items() if not tensors({name: value})}
+
+
 def _equal(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other)))
+    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+    return alike and bool(torch.equal(one, other))

@@ -14,18 +14,18 @@ class Stopwatch:
     """Adds up stretches of work by name: on the device's own clock where it is a GPU, else on the wall's."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = defaultdict(list)
 
     @contextmanager
     def timing(self, what: str) -> Iterator[None]:
         """Count what happens inside."""
-        if self._on_gpu:
+        if self._device.type == "cuda":
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            before.record()
+            before.record(torch.cuda.current_stream(self._device))
             yield
-            after.record()
+            after.record(torch.cuda.current_stream(self._device))
             self._events[what].append((before, after))
         else:
             started = time.perf_counter()

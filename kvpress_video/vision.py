@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -109,11 +109,14 @@ class VisionWatch:
         """What the tower makes of the items, or made of equal ones; and what there is to know of each."""
         if self._shared is None:
             return self._read(kind, encode, arguments)
-        settings = (kind, self._group, self._standby and (self._standby.n, id(self._standby.tokens)))
-        known = self._shared.encoded(arguments, settings)
+        self._shared.belongs_to(self._adapter.model)
+        settings = (kind, self._group, self._standby and self._standby.n)
+        given = {**arguments, "standby": self._standby and self._standby.tokens}
+        known = self._shared.encoded(given, settings)
         if known is None:
-            known = self._read(kind, encode, arguments)
-            self._shared.keep_encoded(arguments, settings, known)
+            encoded, items = self._read(kind, encode, arguments)
+            known = _lean(encoded, _UNREAD | {"last_hidden_state"}), items
+            self._shared.keep_encoded(given, settings, known)
         encoded, items = known
         return encoded, list(items)
 
@@ -186,10 +189,10 @@ def grouped(items: Sequence[Frames], most: int) -> list[list[Frames]]:
     return groups
 
 
-def _lean(output: Any) -> Any:
+def _lean(output: Any, unread: Set[str] = _UNREAD) -> Any:
     if not isinstance(output, dict):
         return output
-    return type(output)(**{name: value for name, value in output.items() if name not in _UNREAD})
+    return type(output)(**{name: value for name, value in output.items() if name not in unread})
 
 
 def _check_whole(arguments: dict[str, Any], call: dict[str, Any]) -> None:

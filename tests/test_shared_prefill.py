@@ -31,12 +31,6 @@ def alone_and_shared(
     return one.report, other.report
 
 
-def same_but_for_the_clock(one: kv.Report, other: kv.Report) -> bool:
-    own = {"prefill_seconds", "compress_seconds", "shared"}
-    left, right = one.as_dict(), other.as_dict()
-    return all(left[name] == right[name] for name in left.keys() - own)
-
-
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_every_method_gets_what_it_would_get_alone(family: str) -> None:
     model = model_of(family)
@@ -44,7 +38,7 @@ def test_every_method_gets_what_it_would_get_alone(family: str) -> None:
     once = kv.SharedPrefill()
     for method in METHODS:
         one, other = alone_and_shared(model, inputs, method, "50%", once)
-        assert same_but_for_the_clock(one, other)
+        assert one == other
     assert once.reused >= len(METHODS) - 3  # the first, and those that ask with probes of two lengths
 
 
@@ -195,3 +189,83 @@ def test_the_time_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = len(run.report.entries)
     assert run.report.compress_seconds == layers
     assert run.report.prefill_seconds == 1 + (1 + 2 * layers) - layers
+
+
+# --- What must not be taken for the same ------------------------------------------------------------------------------
+
+
+def test_pixels_that_were_written_over_are_another_video() -> None:
+    model = model_of(QWEN)
+    inputs = zoo.inputs(model, [video_prompt(QWEN)])
+    once = kv.SharedPrefill()
+    alone_and_shared(model, inputs, "van", "50%", once)
+    inputs["pixel_values_videos"].copy_(inputs["pixel_values_videos"].flip(0))
+    assert not alone_and_shared(model, inputs, "van", "50%", once)[1].shared
+
+
+def test_two_models_at_once_do_not_get_each_others_features() -> None:
+    first, second = zoo.build(QWEN, "sdpa"), zoo.build(QWEN, "sdpa")
+    with torch.no_grad():
+        for parameter in second.base_model.visual.parameters():
+            parameter.mul_(1.5)
+    inputs = zoo.inputs(first, [video_prompt(QWEN)])
+    with kv.compress(second, "van", "50%"):
+        expected = answer(second, inputs)
+    once = kv.SharedPrefill()
+    with kv.compress(first, "van", "50%", shared=once), kv.compress(second, "van", "50%", shared=once):
+        answer(first, inputs)
+        assert torch.equal(answer(second, inputs).logits, expected.logits)
+
+
+def test_learned_standby_tokens_are_told_apart_by_what_they_hold() -> None:
+    model = model_of(QWEN)
+    inputs = zoo.inputs(model, [video_prompt(QWEN)])
+    once = kv.SharedPrefill()
+    width = model.config.vision_config.hidden_size
+    tokens = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        alone_and_shared(model, inputs, "standby", "25%", once, tokens=tokens)
+        tokens.normal_()
+
+
+def test_the_shared_flag_is_of_the_prefill_itself() -> None:
+    model = model_of(QWEN)
+    inputs = zoo.inputs(model, [video_prompt(QWEN)])
+    once = kv.SharedPrefill()
+    first = kv.compress(model, "van", "50%", shared=once)
+    alone_and_shared(model, inputs, "tar", "50%", once)
+    once.clear()
+    with first:
+        answer(model, inputs)
+        answer(model, inputs)
+    assert [report.shared for report in first.reports] == [False, True]
+
+
+@pytest.mark.parametrize("stage", ["cache", "input"])
+def test_a_request_that_failed_is_not_counted_in_the_next(monkeypatch: pytest.MonkeyPatch, stage: Any) -> None:
+    from kvpress_video import stopwatch
+
+    ticks = iter(range(1_000_000))
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
+    model = model_of(QWEN)
+    inputs = zoo.inputs(model, [video_prompt(QWEN)])
+    last = model.get_decoder().layers[-1].mlp
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with kv.compress(model, "random", "50%", stage=stage) as run:
+        answer(model, inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(last, "forward", fail)
+            with pytest.raises(RuntimeError, match="out of"):
+                answer(model, inputs)
+        answer(model, inputs)
+    first, second = run.reports
+    assert (second.prefill_seconds, second.compress_seconds) == (first.prefill_seconds, first.compress_seconds)
+    assert min(first.prefill_seconds, first.compress_seconds) > 0
+
+
+def test_a_deployment_refuses_to_pile_prefills_up() -> None:
+    with pytest.raises(kv.UnknownNameError, match="shared"):
+        kv.patch(zoo.build(QWEN, "sdpa"), "van", "50%", shared=kv.SharedPrefill())

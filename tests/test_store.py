@@ -37,7 +37,7 @@ def plan(cells: list[Cell] = CELLS, clips: list[str] = CLIPS, **facts: Any) -> d
         "setup": {"stage": "cache", "batch": 8, "device": None},
         "versions": {"python": "3.12"},
         "cells": [asdict(cell) for cell in cells],
-        "clips": {"world seed 0": [[clip, QUESTIONS] for clip in clips]},
+        "clips": {"world seed 0": {clip: f"questions about {clip}" for clip in clips}},
         **facts,
     }
 

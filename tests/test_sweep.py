@@ -19,10 +19,8 @@ from kvpress_video.sweep.sweep import deal
 
 WORLD = "world:count=3,frames=8"
 GRID = make_grid(methods=["full", "tar", "van"], budgets=["50%", "25%"], benchmarks=WORLD)
-CLIPS = [
-    Clip(f"{number}.mp4", Path(f"{number}.mp4"), (Question("0", "What?", "red", "needle"),) * 2, f"{number}.mp4")
-    for number in range(3)
-]
+QUESTIONS = Question("0", "What?", "red", "needle"), Question("1", "Where?", "up", "place")
+CLIPS = [Clip(f"{number}.mp4", Path(f"{number}.mp4"), QUESTIONS, f"{number}.mp4") for number in range(3)]
 
 
 class Fake:
@@ -137,6 +135,41 @@ def test_a_model_spread_over_devices_gets_one_worker(tmp_path: Path, ready: pyte
     for number, (model, workers) in enumerate([("bundled", None), ("bundled:device_map=auto", None), ("bundled", 3)]):
         run_sweep(GRID.replaced(models=[model]), tmp_path / str(number), workers=workers)
     assert asked == [None, 1, 3]
+
+
+def test_questions_that_changed_are_not_mixed_with_old_answers(tmp_path: Path, ready: pytest.MonkeyPatch) -> None:
+    run(tmp_path, Fake(stop=7), ready)
+    changed = replace(CLIPS[1], questions=(replace(QUESTIONS[0], expected="blue"), QUESTIONS[1]))
+    ready.setattr(BENCHMARKS.get("world"), "clips", lambda self, seed, folder: [CLIPS[0], changed, CLIPS[2]])
+    with pytest.raises(SweepError, match=r"1 clips have other questions, world.*1\.mp4 first"):
+        run(tmp_path, Fake(), ready, resume=True)
+    ready.setattr(BENCHMARKS.get("world"), "clips", lambda self, seed, folder: CLIPS[:2])
+    assert run(tmp_path, Fake(), ready, resume=True).jobs == 10
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        ([], "has no clips at seed 0"),
+        ([CLIPS[0], CLIPS[0]], "are called '0.mp4'"),
+        ([replace(CLIPS[0], questions=())], "asks nothing about the clip 0.mp4"),
+        ([replace(CLIPS[0], questions=QUESTIONS[:1] * 2)], "about 0.mp4 are called '0'"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_told_apart_is_refused(
+    tmp_path: Path, ready: pytest.MonkeyPatch, clips: list[Clip], message: str
+) -> None:
+    ready.setattr(BENCHMARKS.get("world"), "clips", lambda self, seed, folder: clips)
+    with pytest.raises(BenchmarkError, match=message):
+        run(tmp_path, Fake(), ready)
+
+
+def test_a_sweep_may_go_on_elsewhere_and_failures_are_those_of_its_cells(
+    tmp_path: Path, ready: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, Fake(), ready)
+    smaller = GRID.replaced(methods=["full", "tar"], device="cuda:0", reuse=False)
+    assert run(tmp_path, Fake(), ready, smaller, resume=True).failures == ()
 
 
 def test_missing_files_are_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from kvpress_video.ask import ask
 from kvpress_video.budget import Budget
-from kvpress_video.errors import BudgetError, UnknownNameError
-from kvpress_video.sweep.benchmark import Clip
+from kvpress_video.errors import BenchmarkError, BudgetError, UnknownNameError
+from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell, Setup, Task
 from kvpress_video.sweep.rows import Done, Failure
-from kvpress_video.sweep.worker import Worker, check_achieved, load_model, seeded
+from kvpress_video.sweep.worker import Worker, check_achieved, checked_score, load_model, seeded
 from kvpress_video.video import read_video
 
 WORLD = "world:count=4,frames=8"
@@ -124,22 +125,73 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(worker: Worker, pieces: 
     assert isinstance(outcomes[1], Done)
 
 
-def test_memory_that_runs_out_is_a_failure_and_makes_room(
-    worker: Worker, pieces: list[Clip], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_memory_runs_out_room_is_made_and_the_cell_tried_once_more(
+    worker: Worker, pieces: list[Clip], monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    run(worker, pieces[0], cell("tar"))
     generate = worker._model.generate
+    full = iter([False] + [True] * times + [False] * 2)
 
-    def fail(**kwargs: Any) -> Any:
-        monkeypatch.setattr(worker._model, "generate", generate)
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def run_out(**kwargs: Any) -> Any:
+        if next(full):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(**kwargs)
 
-    monkeypatch.setattr(worker._model, "generate", fail)
-    first, second = worker.run(task(pieces[0], cell("van"), cell("tar")))
-    assert isinstance(first, Failure)
-    assert "OutOfMemoryError" in first.error
-    assert isinstance(second, Done)
-    assert not second.measured.shared
+    monkeypatch.setattr(worker._model, "generate", run_out)
+    _, second, third = worker.run(task(pieces[0], cell("key-norm"), cell("van"), cell("tar")))
+    if times == 2:
+        assert isinstance(second, Failure)
+        assert "OutOfMemoryError: CUDA out of memory" in second.error
+    else:
+        assert isinstance(second, Done)
+        assert not second.measured.shared
+    assert isinstance(third, Done)
+    assert third.measured.shared == (times == 1)
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_cells_and_is_not_tried_again(
+    pieces: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def load(text: str, device: str | None) -> Any:
+        tried.append(text)
+        raise OSError("no such file")
+
+    worker = Worker(Setup(device="cpu"))
+    monkeypatch.setattr("kvpress_video.sweep.worker.load_model", load)
+    for clip in pieces[:2]:
+        [failure] = worker.run(task(clip, cell("tar", model="nobody/nothing")))
+        assert isinstance(failure, Failure)
+        assert "nobody/nothing" in failure.error
+        assert "no such file" in failure.error
+    assert tried == ["nobody/nothing"]
+
+
+@pytest.mark.parametrize(("score", "kept"), [(None, None), (1, 1.0), (np.float32(0.5), 0.5), (True, 1.0)])
+def test_scores_are_plain_numbers(pieces: list[Clip], score: Any, kept: float | None) -> None:
+    found = checked_score(scoring(score), pieces[0].questions[0], "red")
+    assert found == kept
+    assert type(found) in (float, type(None))
+
+
+@pytest.mark.parametrize("score", ["a", 7.0, -0.1, float("nan"), [1]])
+def test_scores_that_mean_nothing_are_refused(pieces: list[Clip], score: Any) -> None:
+    with pytest.raises(BenchmarkError, match="from 0 to 1"):
+        checked_score(scoring(score), pieces[0].questions[0], "red")
+
+
+def scoring(score: Any) -> Benchmark:
+    """A benchmark that thinks the same of every answer."""
+
+    class Constant(Benchmark):
+        def clips(self, seed: int, folder: Path) -> list[Clip]:
+            return []
+
+        def score(self, question: Question, answer: str) -> Any:
+            return score
+
+    return Constant()
 
 
 def test_a_video_that_cannot_be_read_fails_every_cell_of_its_clip(worker: Worker, pieces: list[Clip]) -> None:

@@ -45,6 +45,11 @@ def quiet() -> None:
     """Keep transformers and the hub from talking, here and in worker processes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    if os.environ["TRANSFORMERS_VERBOSITY"] == "error":
+        logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def progress() -> Progress:

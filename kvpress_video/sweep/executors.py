@@ -73,7 +73,8 @@ def choose(
         make: makes a worker for a device; picklable.
         kind: `"local"` or `"ray"`.
         workers: at a time. By default `"local"` has one per GPU, or two on the CPU, or one where another `device` is
-            given; one is this process. Give 1 for a model that `device_map` spreads over all GPUs. For `"ray"` see `OnRay`.
+            given; one is this process. Give 1 for a model that `device_map` spreads over all GPUs. For `"ray"` see
+            `OnRay`.
         address: of a Ray cluster.
         device: of every worker.
 

@@ -61,7 +61,7 @@ def _spelled(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> st
         same = False
     if not same:
         raise UnknownNameError(
-            f"{text!r} does not read as {name} with {ordered}: leave out commas, and quotes around numbers."
+            f"{text!r} does not read as {name} with {ordered}: leave out commas."
         )
     return text
 

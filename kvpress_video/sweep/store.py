@@ -201,6 +201,10 @@ class Store:
             for key in dict.fromkeys((*there, *here))
             if there.get(key) != here.get(key)
         ]
+        before, now = (_flat(plan.get("clips", {})) for plan in (found, asked))
+        other = [clip for clip in now if before.get(clip, now[clip]) != now[clip]]
+        if other:
+            changed.append(f"{len(other)} clips have other questions, {other[0]} first")
         if changed:
             raise SweepError(
                 f"{self.folder} holds another sweep: {'; '.join(changed)}. Choose another folder, or ask for the same."
@@ -255,7 +259,7 @@ def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
     written = _plan(db)
     for key, value in plan.items():
         if key != "cells":
-            value = _joined(written.get(key), value) if key in _GROWING else value
+            value = _joined(written.get(key, {}), value) if key in _GROWING else value
             db.execute(
                 "INSERT INTO plan (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 (key, json.dumps(value)),
@@ -266,13 +270,9 @@ def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
     )
 
 
-def _joined(old: Any, new: Any) -> Any:
-    """Both lists without repetition, or both mappings key by key; of anything else the new one."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _joined(old.get(key), value) for key, value in new.items()}}
-    if isinstance(old, list) and isinstance(new, list):
-        return list({json.dumps(value, sort_keys=True): value for value in (*old, *new)}.values())
-    return new
+def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Mappings of mappings, key by key."""
+    return {**old, **{key: {**old.get(key, {}), **value} for key, value in new.items()}}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

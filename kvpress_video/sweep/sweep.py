@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from ..errors import BenchmarkError
 from ..plugins import parse
 from .benchmark import BENCHMARKS, Clip
 from .cells import Cell, Setup, Task
@@ -20,6 +23,8 @@ from .store import Store
 from .worker import Worker
 
 CLIPS = "clips"
+_FREE = ("device", "reuse")
+"""Parts of a setup that do not decide what the answers are: a sweep may be resumed with others."""
 
 Progress = Callable[[int, int, str], None]
 Clips = Mapping[tuple[str, int], Sequence[Clip]]
@@ -73,7 +78,7 @@ def run_sweep(
         KVPressVideoError: the model or the executor cannot be started.
     """
     folder, cells = Path(folder).resolve(), grid.cells()
-    clips = {(name, seed): BENCHMARKS.make(name).clips(seed, folder / CLIPS) for name, seed in _drawn(cells)}
+    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _drawn(cells)}
     spread = any("device_map" in parse(model)[1] for model in grid.models)
     if workers is None and spread and executor == "local":
         workers = 1
@@ -82,7 +87,8 @@ def run_sweep(
         interrupted = _run(chosen, cells, clips, store, progress)
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
         done = len(wanted & store.finished())
-        return Swept(folder, done, len(wanted), tuple(store.failures()), interrupted)
+        failures = tuple(failure for failure in store.failures() if failure.cell in set(cells))
+        return Swept(folder, done, len(wanted), failures, interrupted)
 
 
 def make_worker(setup: Setup, device: str | None) -> Worker:
@@ -125,15 +131,43 @@ def _drawn(cells: Sequence[Cell]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((cell.benchmark, cell.seed) for cell in cells))
 
 
+def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
+    """The clips of a benchmark.
+
+    Raises:
+        BenchmarkError: there are none, two have one name, or a clip has no questions or two of one id.
+    """
+    clips = BENCHMARKS.make(name).clips(seed, folder)
+    if not clips:
+        raise BenchmarkError(f"{name} has no clips at seed {seed}.")
+    _check_distinct(f"clips of {name}", [clip.name for clip in clips])
+    for clip in clips:
+        if not clip.questions:
+            raise BenchmarkError(f"{name} asks nothing about the clip {clip.name}.")
+        _check_distinct(f"questions of {name} about {clip.name}", [question.id for question in clip.questions])
+    return clips
+
+
+def _check_distinct(what: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise BenchmarkError(f"Two {what} are called {twice[0]!r}: their answers could not be told apart.")
+
+
+def _digest(clip: Clip) -> str:
+    """Tells clips with other questions, or of another piece of the video, apart."""
+    content = repr(replace(clip, path=Path(clip.path.name)))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _plan(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
     """Everything that decides what the rows are."""
     return {
-        "setup": asdict(setup),
+        "setup": {name: value for name, value in asdict(setup).items() if name not in _FREE},
         "versions": versions(),
         "revision": git_revision(),
         "cells": [asdict(cell) for cell in cells],
         "clips": {
-            f"{name} seed {seed}": [[clip.name, len(clip.questions)] for clip in found]
-            for (name, seed), found in clips.items()
+            f"{name} seed {seed}": {clip.name: _digest(clip) for clip in found} for (name, seed), found in clips.items()
         },
     }

@@ -13,14 +13,14 @@ from ..budget import Budget
 from ..bundled import load_bundled
 from ..compression import Report, compress
 from ..compressor import Compressor
-from ..errors import BudgetError, unknown_name
+from ..errors import BenchmarkError, BudgetError, UnknownNameError, unknown_name
 from ..loading import load
 from ..plugins import parse
 from ..prompt import prepare, prompt_text
 from ..registry import make_method
 from ..shared_prefill import SharedPrefill
 from ..video import Video
-from .benchmark import BENCHMARKS, Benchmark, Clip, read_clip
+from .benchmark import BENCHMARKS, Benchmark, Clip, Question, read_clip
 from .cells import BUNDLED, MODEL_SETTINGS, Cell, Setup, Task
 from .environment import device_name, git_revision, versions
 from .rows import Answered, Done, Failure, Measured, Outcome
@@ -40,47 +40,59 @@ class Worker:
     _loaded: str | None = field(default=None, init=False)
     _model: Any = field(default=None, init=False)
     _processor: Any = field(default=None, init=False)
+    _broken: dict[str, str] = field(default_factory=dict, init=False)
     _shared: SharedPrefill = field(default_factory=SharedPrefill, init=False)
 
     def run(self, task: Task) -> Iterator[Outcome]:
-        """What comes of each cell, as it comes; a cell that fails does not end the others.
-
-        Raises:
-            UnknownNameError: the model cannot be loaded.
+        """What comes of each cell, in order, as it comes. One that fails does not end the others, nor does a model that
+        cannot be loaded.
         """
-        self._load(task.model)
         self._shared.clear()
         try:
-            clip = _Prepared.of(task, self._processor, self._model, self.setup)
+            self._load(task.model)
+            clip = _Prepared.of(task, self._processor, self.setup)
         except Exception as error:
-            yield from (self._failure(cell, task, error) for cell in task.cells)
+            yield from (Failure(cell, task.clip.name, _told(error)) for cell in task.cells)
             return
         for cell in task.cells:
-            try:
-                yield self._answer(cell, clip)
-            except Exception as error:
-                yield self._failure(cell, task, error)
+            yield self._outcome(cell, clip)
 
     def _load(self, name: str) -> None:
+        """Raises:
+        UnknownNameError: the model cannot be loaded, now or the first time.
+        """
         if self._loaded == name:
             return
+        if name in self._broken:
+            raise UnknownNameError(self._broken[name])
         self._loaded = self._model = self._processor = None
         self._shared = SharedPrefill()
-        self._model, self._processor = load_model(name, self.device or self.setup.device)
+        try:
+            self._model, self._processor = load_model(name, self.device or self.setup.device)
+        except Exception as error:
+            self._broken[name] = f"The model {name!r} cannot be loaded: {error}"
+            raise UnknownNameError(self._broken[name]) from error
         self._loaded = name
 
-    def _failure(self, cell: Cell, task: Task, error: Exception) -> Failure:
-        if isinstance(error, torch.OutOfMemoryError):
+    def _outcome(self, cell: Cell, clip: _Prepared) -> Outcome:
+        """Where memory runs out, once more without what cells before it left there."""
+        text = ""
+        for _ in range(2):
+            try:
+                return self._answer(cell, clip)
+            except torch.OutOfMemoryError as error:
+                text = _told(error)
+            except Exception as error:
+                return Failure(cell, clip.clip.name, _told(error))
             self._shared.clear()
             torch.cuda.empty_cache()
-        return Failure(cell, task.clip.name, f"{type(error).__name__}: {error}")
+        return Failure(cell, clip.clip.name, text)
 
     def _answer(self, cell: Cell, clip: _Prepared) -> Done:
         method, budget = seeded(cell), Budget.parse(cell.budget)
-        if not self.setup.reuse:
-            self._shared.clear()
         reports, replies, seconds = [], [], 0.0
-        for inputs, count in clip.batches:
+        for batch, count in clip.batches:
+            inputs = batch.to(self._model.device)
             asked = Budget(budget.amount * count, "bytes") if budget.unit == "bytes" else budget
             started = time.perf_counter()
             report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)
@@ -98,7 +110,7 @@ class Worker:
                 prompt=prompt,
                 answer=reply,
                 expected=question.expected,
-                score=clip.benchmark.score(question, reply),
+                score=checked_score(clip.benchmark, question, reply),
             )
             for question, prompt, reply in zip(clip.clip.questions, clip.prompts, replies, strict=True)
         )
@@ -106,7 +118,7 @@ class Worker:
 
     def _generate(self, inputs: Any, method: Compressor, budget: Budget, most: int) -> tuple[Report, list[str]]:
         how: Any = {"stage": self.setup.stage, "prefill": self.setup.prefill, "positions": self.setup.positions}
-        with compress(self._model, method, budget, shared=self._shared, **how) as run:
+        with compress(self._model, method, budget, shared=self._shared if self.setup.reuse else None, **how) as run:
             output = self._model.generate(**inputs, max_new_tokens=most, do_sample=False)
             replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         texts = self._processor.tokenizer.batch_decode(replies, skip_special_tokens=True)
@@ -155,7 +167,7 @@ class _Prepared:
     Attributes:
         clip, benchmark, video: what is asked about, by whom, and its frames.
         prompts: of all questions, in order.
-        batches: inputs of `generate()`, and of how many questions.
+        batches: inputs of `generate()`, on the CPU, and of how many questions.
         max_new_tokens: of an answer.
     """
 
@@ -167,7 +179,7 @@ class _Prepared:
     max_new_tokens: int
 
     @classmethod
-    def of(cls, task: Task, processor: Any, model: Any, setup: Setup) -> _Prepared:
+    def of(cls, task: Task, processor: Any, setup: Setup) -> _Prepared:
         """Raises:
         VideoError: the video cannot be read.
         """
@@ -176,9 +188,14 @@ class _Prepared:
         batches = []
         for start in range(0, len(clip.questions), setup.batch):
             texts = [question.text for question in clip.questions[start : start + setup.batch]]
-            batches.append((prepare(processor, video, texts).to(model.device), len(texts)))
+            batches.append((prepare(processor, video, texts), len(texts)))
         prompts = [prompt_text(processor, question.text) for question in clip.questions]
-        return cls(clip, benchmark, video, prompts, batches, setup.max_new_tokens or benchmark.max_new_tokens)
+        most = benchmark.max_new_tokens if setup.max_new_tokens is None else setup.max_new_tokens
+        return cls(clip, benchmark, video, prompts, batches, most)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def load_model(text: str, device: str | None = None) -> tuple[Any, Any]:
@@ -202,6 +219,27 @@ def seeded(cell: Cell) -> Compressor:
     if "seed" in {field.name for field in fields(method)} and "seed" not in parse(cell.method)[1]:
         method = replace(method, seed=cell.seed)  # type: ignore[call-arg]
     return method
+
+
+def checked_score(benchmark: Benchmark, question: Question, answer: str) -> float | None:
+    """What a benchmark thinks of an answer.
+
+    Raises:
+        BenchmarkError: it is no number from 0 to 1, nor None.
+    """
+    score = benchmark.score(question, answer)
+    if score is None:
+        return None
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise BenchmarkError(
+            f"{type(benchmark).__name__} scores the answer {answer!r} to question {question.id!r} with {score!r}: "
+            "a score is a number from 0 to 1, or None."
+        )
+    return number
 
 
 def check_achieved(budget: Budget, report: Report) -> None:

@@ -1,0 +1,90 @@
+"""Names with settings, as people write them and as a grid spells them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from kvpress_video.compressor import Compressor
+from kvpress_video.errors import UnknownNameError
+from kvpress_video.plugins import Plugins, parse, spell, split_list
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("x", {}),
+        ("x:a=1,b=.5,c=True,d=None,e=word", {"a": 1, "b": 0.5, "c": True, "d": None, "e": "word"}),
+        ("x: a = 1 , b = two words ", {"a": 1, "b": "two words"}),
+        ("x:a=[[1,2],[3,4]],b=(1, 2)", {"a": [[1, 2], [3, 4]], "b": (1, 2)}),
+        ("x:a={'b': [1, 2]},c=3", {"a": {"b": [1, 2]}, "c": 3}),
+        ("x:path=/data/a:b,c=d=e", {"path": "/data/a:b", "c": "d=e"}),
+        ("x:a=:),b=1", {"a": ":)", "b": 1}),
+        ("x:a={[]:1}", {"a": "{[]:1}"}),
+    ],
+)
+def test_settings_are_read(text: str, settings: dict[str, Any]) -> None:
+    assert parse(text) == ("x", settings)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, 0.25, True, None, "word", "two words", "123", "None", "True", "1e3", " a ", '"x"', [1, [2, 3]], (1, 2),
+     {"a": [1]}, "/data/a:b", "a=b"],
+)  # fmt: skip
+def test_what_is_spelled_reads_back(value: Any) -> None:
+    assert parse(spell("x", {"a": value, "b": 2})) == ("x", {"a": value, "b": 2})
+
+
+def test_what_cannot_be_read() -> None:
+    with pytest.raises(UnknownNameError, match="given twice"):
+        parse("x:a=1,a=2")
+    with pytest.raises(UnknownNameError, match="write name=value"):
+        parse("x:a=1,b")
+
+
+def test_settings_stay_with_their_member() -> None:
+    text = "full, infinipot-v:tar_ratio=.5,pooling=True,snapkv,per-layer:shares=[1.5,0.5],random:seed=3"
+    assert split_list(text) == [
+        "full",
+        "infinipot-v:tar_ratio=.5,pooling=True",
+        "snapkv",
+        "per-layer:shares=[1.5,0.5]",
+        "random:seed=3",
+    ]
+
+
+@dataclass(frozen=True)
+class Demanding(Compressor):
+    count: int
+    path: str | None = None
+    limit: int | None = None
+    names: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("demanding", "demanding needs count"),
+        ("demanding:count=1,limit=many", "takes int | None, got 'many'"),
+        ("demanding:count=1,path=3", "takes str | None, got 3"),
+        ("demanding:count=1.5", "takes int, got 1.5"),
+        ("demanding:count=True", "takes int, got True"),
+        ("demanding:cuont=1", "Did you mean 'count'"),
+        ("demandin", "Did you mean 'demanding'"),
+    ],
+)
+def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    class Point:
+        value = "here"
+
+        def load(self) -> type:
+            return Demanding
+
+    monkeypatch.setattr("kvpress_video.plugins._points", lambda group: {"demanding": Point()})
+    plugins = Plugins("group", "method", Compressor)
+    assert plugins.make("demanding:count=1,limit=None") == Demanding(1)
+    with pytest.raises(UnknownNameError, match=message.replace("|", r"\|")):
+        plugins.make(text)
