@@ -436,22 +436,37 @@ def _write_until_killed(folder: Path) -> None:
                 store.add(one)
 
 
+def _measured(folder: Path) -> int:
+    """Cells × clips in a store that somebody writes to, 0 where it is not there yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{folder / FILE}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM measurements").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
 def test_a_writer_killed_at_any_moment_leaves_whole_answers_and_the_rest_can_be_added(tmp_path: Path) -> None:
+    """Some while the store is made, some once a few more answers are there."""
     draw = random.Random(0)
-    before, killed, between = 0, 0, 0
-    for _ in range(25):
-        with child(_write_until_killed, tmp_path) as writer:
-            time.sleep(draw.uniform(0, 0.04))
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    total, before = len(MANY) * len(CLIPS), 0
+    for number in range(20):
+        until = before + draw.randint(1, total // 25) if number > 4 else 0
+        with child(_write_until_killed, folder) as writer:
+            time.sleep(draw.uniform(0, 0.004))
+            while _measured(folder) < until:
+                time.sleep(0.0002)
             os.kill(writer.pid, signal.SIGKILL)  # type: ignore[arg-type]
-        if (tmp_path / FILE).exists() and (tmp_path / FILE).stat().st_size:
-            shutil.copytree(tmp_path, copy := tmp_path.with_name(f"copy{killed}"))
+        if (folder / FILE).exists() and (folder / FILE).stat().st_size:
+            shutil.copytree(folder, copy := tmp_path / f"copy{number}")
             now = whole(copy)  # of a copy, so that the next writer finds what the kill left
-            assert now >= before
-            killed, between, before = killed + 1, between + (0 < now < len(MANY) * len(CLIPS)), now
-    assert between > 3, "hardly a kill came while it wrote"
-    _write_until_killed(tmp_path)
-    assert whole(tmp_path) == len(MANY) * len(CLIPS)
-    with Store(tmp_path / "undisturbed", plan(MANY)) as calm, Store(tmp_path) as store:
+            assert before <= now < total
+            before = now
+    assert before
+    _write_until_killed(folder)
+    assert whole(folder) == total
+    with Store(tmp_path / "undisturbed", plan(MANY)) as calm, Store(folder) as store:
         for one in everything(MANY):
             calm.add(one)
         assert store.rows() == calm.rows()
