@@ -16,7 +16,7 @@ from .allotment import Allotment
 from .budget import Budget
 from .cache import CompressedLayer, adopt
 from .chunk import Chunk, Row
-from .compressor import Compressor
+from .compressor import Compressor, check_observer
 from .entries import Kind, Tags
 from .errors import CacheError, UnsupportedModelError
 from .input_stage import drop_embeddings
@@ -66,6 +66,7 @@ class Attachment:
         text_room: text entries that a budget of bytes is kept free for.
         shared: prefills to start from, and to add to.
         """
+        check_observer(method)
         self._adapter = adapter
         self._method = method
         self._stage = stage

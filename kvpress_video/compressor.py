@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .entries import Entries
-from .errors import BudgetError
+from .errors import BudgetError, MissingInputError
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Compressor:
     Attributes:
         needs: what has to be captured for it: `"queries"` (`entries.context.queries`, the last ones of what was read),
             `"probe"` (the same, of the prompt's last `probe` tokens, which ask after every chunk and are not kept),
-            `"vision_attention"` (`entries.importance`), `"rope"` (`entries.context.rope`, to move keys).
+            `"vision_attention"` (`entries.importance`), `"rope"` (`entries.context.rope`, to move keys). How it is
+            captured the method says by settings of its own: `window` queries, `probe` tokens, `n` standby queries per
+            frame or learned `tokens`.
         stages: where it can work: `"cache"` (after each layer's attention), `"input"` (on the visual embeddings,
             before prefill: the entries' keys are then embeddings of one pseudo-head, their values deepstack features).
         source: where the method comes from.
@@ -65,6 +67,22 @@ class Compressor:
     def describe(self) -> dict[str, object]:
         """The settings, by name, as they go into reports and result rows."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+_SAID = {"queries": ("window",), "probe": ("probe",), "vision_attention": ("n", "tokens")}
+
+
+def check_observer(method: Compressor) -> None:
+    """Raises:
+    MissingInputError: the method needs something and does not say how to capture it.
+    """
+    for need in sorted(method.needs & _SAID.keys()):
+        missing = [setting for setting in _SAID[need] if not hasattr(method.observer, setting)]
+        if missing:
+            raise MissingInputError(
+                f"{type(method).__name__} needs {need!r} and has no setting {' and '.join(missing)}, which says how it "
+                "is captured: add it."
+            )
 
 
 def top(scores: Tensor, keep: int) -> Tensor:

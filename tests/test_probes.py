@@ -239,3 +239,15 @@ def test_probes_need_text_after_the_video() -> None:
         pytest.raises(kv.MissingInputError, match="put text after it"),
     ):
         answer(model_of(family), zoo.inputs(model_of(family), [prompt]), 1)
+
+
+@pytest.mark.parametrize(
+    ("need", "missing"), [("queries", "window"), ("probe", "probe"), ("vision_attention", "n and tokens")]
+)
+def test_a_need_without_its_setting_is_an_error_at_once(need: str, missing: str) -> None:
+    @dataclass(frozen=True)
+    class Forgetful(Compressor):
+        needs: ClassVar[frozenset[str]] = frozenset({need})
+
+    with pytest.raises(kv.MissingInputError, match=f"no setting {missing},"):
+        kv.compress(model_of(QWEN), Forgetful(), "50%")

@@ -95,7 +95,8 @@ def make_clips(
     known = _read_index(folder)
     clips: list[Clip] = []
     started = time.monotonic()
-    progress = Progress(console=Console(stderr=True), transient=True, auto_refresh=False)
+    console = Console(stderr=True)
+    progress = Progress(console=console, transient=True, auto_refresh=False, disable=console.is_jupyter)
     try:
         for number in range(count):
             which = CAMERAS[number % 2] if camera == "both" else camera
