@@ -60,9 +60,7 @@ def _spelled(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> st
     except UnknownNameError:
         same = False
     if not same:
-        raise UnknownNameError(
-            f"{text!r} does not read as {name} with {ordered}: leave out commas."
-        )
+        raise UnknownNameError(f"{text!r} does not read as {name} with {ordered}: leave out commas.")
     return text
 
 
