@@ -23,7 +23,8 @@ class TaR(Compressor):
     Score of the entry at frame t, patch j, head h: −⟨K̂(h,t,j), mean over the last r frames t' of K̂(h,t',j)⟩, with
     K̂ = K / (‖K‖₂ + 1e-9) of the cached keys and r = max(1, ⌊f·recent_ratio⌋) of f cached frames (n/p once survivors
     do not fill whole ones). The last r frames stay and are charged to the budget. Where they exceed it, the reference
-    is still all r of them, but only as many whole frames as fit are protected; none, if not one fits.
+    is still all r of them, but only whole frames that fit into half of it are protected, so that something is left to
+    choose: at least one frame, none if not one fits.
 
     Attributes:
         recent_ratio: ρ, the share of the cached frames that count as recent (released code .25, paper .125).
@@ -58,7 +59,9 @@ class TaR(Compressor):
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
-        protected = min(self._recent_frames(entries), keep // entries.grid.patches)
+        protected, patches = self._recent_frames(entries), entries.grid.patches
+        if protected * patches > keep:
+            protected = min(keep // patches, max(1, keep // 2 // patches))
         return top(self.scores(entries).masked_fill(self._last(entries, protected), torch.inf), keep)
 
     def _recent_frames(self, entries: Entries) -> int:
