@@ -325,7 +325,7 @@ def test_ctrl_c_is_the_parent_s_alone(tmp_path: Path) -> None:
     with a_parent(tmp_path, CATCH) as parent:
         workers = workers_at_work(parent)
         os.killpg(parent.pid, signal.SIGINT)
-        out, err = parent.communicate(timeout=60)
+        out, err = parent.communicate(timeout=300)
         assert (out, err, parent.returncode) == ("interrupted\n", "", 0)
         wait_until(lambda: not any(worker.is_running() for worker in workers))
 

@@ -54,7 +54,7 @@ def test_a_file_says_all_that_a_grid_is(tmp_path: Path) -> None:
     grid = read_grid(written(tmp_path, WHOLE))
     assert grid == Grid(
         methods=("full", "tar", "infinipot-v:tar_ratio=0.5", "snapkv:window=16"),
-        budgets=("50%", "25%", "0.1", "6144", "256MiB"),
+        budgets=("50%", "25%", "10%", "6144", "256MiB"),
         models=(
             "bundled",
             "Qwen/Qwen2.5-VL-7B-Instruct:dtype=bfloat16,attention=flash_attention_2,device_map=auto",
@@ -96,15 +96,15 @@ def test_what_is_left_out_has_its_default() -> None:
     ("yaml", "value", "text"),
     [
         ("50%", "50%", "50%"),
-        ("0.1", 0.1, "0.1"),
-        (".5", 0.5, "0.5"),
+        ("0.1", 0.1, "10%"),
+        (".5", 0.5, "50%"),
         ("6144", 6144, "6144"),
         ("1_000", 1000, "1000"),
         ("1.5GB", "1.5GB", "1.5GB"),
-        ("1e-3", 0.001, "0.001"),
-        ("1.0e-05", 1e-05, "0.00001"),
+        ("1e-3", 0.001, "0.1%"),
+        ("1.0e-05", 1e-05, "0.001%"),
         ("2048.0", 2048.0, "2048"),
-        ("1.0", 1.0, "1.0"),
+        ("1.0", 1.0, "100%"),
         ("'6144 tokens'", "6144 tokens", "6144 tokens"),
     ],
 )
@@ -140,7 +140,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     )
     grid = read_grid(written(tmp_path, WHOLE), **flags)
     assert grid.methods == ("full", "infinipot-v:tar_ratio=0.25,pooling=True", "van")
-    assert (grid.budgets, grid.seeds) == (("0.25", "64"), (3, 4))
+    assert (grid.budgets, grid.seeds) == (("25%", "64"), (3, 4))
     assert grid.setup == Setup(batch=2, max_new_tokens=16, reuse=False, device="cuda:1")
     assert grid.benchmarks == ("world:count=48,frames=32,camera=both", "world")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from stores import answered
 
 from kvpress_video.sweep import Store, make_grid, run_sweep
 
@@ -25,18 +24,6 @@ device: cpu
 """
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
-
-
-def answered(folder: Path) -> int:
-    """Cells × clips that have their answers by now."""
-    file = folder / "sweep.sqlite"
-    if not file.exists():
-        return 0
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-        try:
-            return int(db.execute("SELECT count(DISTINCT clip || method || budget) FROM rows").fetchone()[0])
-        except sqlite3.Error:
-            return 0
 
 
 def kill_after(command: list[str], folder: Path, more: int, whole_group: bool) -> bool:

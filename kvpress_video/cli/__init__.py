@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except KVPressVideoError as error:
         print(f"kvpress-video: {error}", file=sys.stderr)
         return WRONG
@@ -37,4 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        print(f"kvpress-video: {error}", file=sys.stderr)
+        return WRONG
     return code

@@ -8,6 +8,7 @@ from pathlib import Path
 from .common import DONE, Commands, quiet, showing
 
 KINDS = (".png", ".svg")
+PAGES = (".html", ".htm")
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +20,7 @@ def add(commands: Commands) -> None:
     )
     report.set_defaults(run=_report)
     report.add_argument("folder", type=Path, metavar="FOLDER", help="that the sweep wrote to")
-    report.add_argument("--out", type=Path, metavar="FILE", help="(default: FOLDER/report.html)")
+    report.add_argument("--out", type=Path, metavar="FILE.html", help="(default: FOLDER/report.html)")
     report.add_argument("--title", help="of the page (default: the folder's name)")
     report.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
     report.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too, as PNG and SVG")
@@ -36,11 +37,14 @@ def add(commands: Commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     quiet()
+    from ..errors import unknown_name
     from ..report import draw_curves, draw_heatmap, draw_pareto
     from ..report.of_sweep import Findings
     from ..sweep.export import write
     from ..sweep.tables import markdown
 
+    if options.out is not None and options.out.suffix.lower() not in ("", *PAGES):
+        raise unknown_name("suffix of a report", options.out.suffix, PAGES)
     with showing("reading") as say:
         findings = Findings.read(options.folder, options.against)
         title = options.title or f"Sweep {options.folder.resolve().name}"

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "sweep",
         help="a grid of models × benchmarks × methods × budgets × seeds: accuracies, with intervals, in a table",
         description="Run a grid, from a YAML file or from flags, which win over the file. What is in brackets holds "
-        "where neither says.",
+        "where neither says; methods and budgets must be in the file, if there is one, or among the flags.",
     )
     sweep.set_defaults(run=_sweep)
     sweep.add_argument("grid", type=Path, nargs="?", metavar="GRID.yaml", help="what to run; flags win over it")
@@ -63,6 +63,11 @@ def add(commands: Commands) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     quiet()
     grid = _grid(options)
+    from ..errors import unknown_name
+    from ..sweep.cells import UNCOMPRESSED
+
+    if options.against not in (UNCOMPRESSED, *grid.methods):
+        raise unknown_name("method to compare with", options.against, grid.methods)
     if options.dry_run:
         from rich.console import Console
 
@@ -72,11 +77,6 @@ def _sweep(options: argparse.Namespace) -> int:
             text = describe(grid, options.out, status.update)
         print(text)
         return DONE
-    from ..errors import unknown_name
-    from ..sweep.cells import UNCOMPRESSED
-
-    if options.against not in (UNCOMPRESSED, *grid.methods):
-        raise unknown_name("method to compare with", options.against, grid.methods)
     swept = _run(grid, options)
     _sum_up(swept, options, grid.setup.device)
     print(f"{swept.done} of {swept.jobs} cells × clips; sweep.sqlite, report.html, table.md and summary.csv are in"

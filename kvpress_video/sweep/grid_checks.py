@@ -112,8 +112,10 @@ def _check_model_setting(setting: str, value: Any) -> None:
 
 
 def _budget(value: Any) -> str:
-    """As it was written, so that `Budget.parse` reads the text as it reads the value."""
+    """A ratio in percent, others as written, so that `Budget.parse` reads the text as it reads the value."""
     parsed = Budget.parse(value)
+    if parsed.unit == "ratio" and Budget.parse(str(parsed)) == parsed:
+        return str(parsed)
     if isinstance(value, str):
         return value.strip()
     return format(Decimal(repr(parsed.exact)), "f") if parsed.unit == "ratio" else str(parsed.exact)

@@ -78,11 +78,11 @@ def run_sweep(
         KVPressVideoError: the model or the executor cannot be started.
     """
     folder, cells = Path(folder).resolve(), grid.cells()
-    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _drawn(cells)}
     spread = any("device_map" in parse(model)[1] for model in grid.models)
     if workers is None and spread and executor == "local":
         workers = 1
     chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
+    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _drawn(cells)}
     with Store(folder, _plan(grid.setup, cells, clips), resume=resume) as store:
         interrupted = _run(chosen, cells, clips, store, progress)
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}

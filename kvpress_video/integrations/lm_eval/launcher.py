@@ -8,8 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...errors import KVPressVideoError
 from ..options import Options
 from . import MODEL, TASKS
+
+_SLIPS = ("No tasks specified", "Tasks not found")
 
 
 def launch(arguments: Sequence[str]) -> None:
@@ -33,7 +36,12 @@ def launch(arguments: Sequence[str]) -> None:
         if getattr(options, "config", None):
             written = EvaluatorConfig.load_yaml_config(options.config)
         _complete(options, written)
-        cli.execute(options)
+        try:
+            cli.execute(options)
+        except ValueError as error:
+            if not str(error).startswith(_SLIPS):
+                raise
+            raise KVPressVideoError(f"{error} `kvpress-video lm-eval ls tasks` lists them.") from error
 
 
 def _complete(options: Namespace, written: dict[str, Any]) -> None:
