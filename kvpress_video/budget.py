@@ -69,6 +69,10 @@ class Budget:
         """Entries that a ratio leaves of `tokens`, rounded half up; at most `amount` for a count."""
         return int(self.amount * tokens + 0.5) if self.unit == "ratio" else min(int(self.amount), tokens)
 
+    def for_rows(self, rows: int) -> Budget:
+        """What a batch may hold, each of whose rows may hold this: bytes count all rows, the others each row."""
+        return Budget(self.amount * rows, "bytes") if self.unit == "bytes" else self
+
     @property
     def exact(self) -> str | int | float:
         """What `parse` reads as this budget again."""

@@ -12,6 +12,21 @@ from .loading import load
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+BUNDLED = "bundled"
+
+
+def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model that a name stands for: `"bundled"`, a folder, or a name on the hub.
+
+    Args:
+        name: the model.
+        **how: as in `load`.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return load_bundled(**how) if name == BUNDLED else load(name, **how)
+
 
 def load_bundled(
     device: torch.device | str | None = None,

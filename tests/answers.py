@@ -36,6 +36,35 @@ MEASURED = Measured(
     versions={"torch": "2"},
     revision="0123456789abcdef",
 )
+ODD = replace(
+    MEASURED,
+    settings={"recent": 2, "ratio": 0.1 + 0.2, "name": "ü"},
+    stage="cache",
+    prefill="auto",
+    positions="keep",
+    entries=[12, 13],
+    ratio=1 / 3,
+    visual_tokens=100,
+    text_entries=20,
+    bytes=2**40 + 1,
+    peak_bytes=2**41,
+    full_bytes=2**42,
+    video="v",
+    group="still",
+    frames=32,
+    fps=29.97002997002997,
+    pixels="112x112",
+    prefill_seconds=5e-324,
+    compress_seconds=0.1,
+    answer_seconds=0.0,
+    shared=True,
+    dtype="float32",
+    attention="sdpa",
+    device="cpu: x86_64, 2 threads",
+    versions={"python": "3.12", "torch": "2.13"},
+    revision=None,
+)
+"""Values that a file may not give back as they were."""
 TASKS = ("needle", "place", "count", "order")
 
 Score = Callable[[int, int], float | None]

@@ -7,19 +7,20 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
+from answers import MEASURED
 
 from kvpress_video.errors import BenchmarkError, SweepError
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Cell, Task
 from kvpress_video.sweep.crew import SHORT_OF_MEMORY, Event, Gone, pack, serve, unpack
-from kvpress_video.sweep.rows import Answered, Done, Failure, Measured, Outcome
+from kvpress_video.sweep.rows import Answered, Done, Failure, Outcome
 
 Plan = dict[tuple[str, str], str]
 
@@ -41,33 +42,7 @@ def tasks(clips: int = 4, cells: int = 3) -> list[Task]:
 
 def done(cell: Cell, clip: str) -> Done:
     """What every fake worker finds out about a cell that its plan does not name."""
-    measured = Measured(
-        settings={"n": 8},
-        stage="cache",
-        prefill="auto",
-        positions="keep",
-        entries=[3, 5],
-        ratio=0.25,
-        visual_tokens=16,
-        text_entries=9,
-        bytes=1024,
-        peak_bytes=2048,
-        full_bytes=4096,
-        video=clip,
-        group="",
-        frames=8,
-        fps=2.0,
-        pixels="56x56",
-        prefill_seconds=0.5,
-        compress_seconds=0.25,
-        answer_seconds=0.125,
-        shared=False,
-        dtype="float32",
-        attention="sdpa",
-        device="cpu",
-        versions={"torch": "2"},
-        revision=None,
-    )
+    measured = replace(MEASURED, video=clip, group="")
     return Done(cell, clip, measured, (Answered("q", "count", "", "", "<video>", f"{cell} on {clip}", "2", 1.0),))
 
 

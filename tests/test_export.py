@@ -12,41 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answers import ODD
 
 from kvpress_video.cli import results
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.export import FORMATS, ROW_TYPES, SUFFIXES, encode, write
-from kvpress_video.sweep.rows import COLUMNS, Answered, Done, Failure, Measured, Row
+from kvpress_video.sweep.rows import COLUMNS, Answered, Done, Failure, Row
 from kvpress_video.sweep.store import FILE, Store
 
-MEASURED = Measured(
-    settings={"recent": 2, "ratio": 0.1 + 0.2, "name": "ü"},
-    stage="cache",
-    prefill="auto",
-    positions="keep",
-    entries=[12, 13],
-    ratio=1 / 3,
-    visual_tokens=100,
-    text_entries=20,
-    bytes=2**40 + 1,
-    peak_bytes=2**41,
-    full_bytes=2**42,
-    video="v",
-    group="still",
-    frames=32,
-    fps=29.97002997002997,
-    pixels="112x112",
-    prefill_seconds=5e-324,
-    compress_seconds=0.1,
-    answer_seconds=0.0,
-    shared=True,
-    dtype="float32",
-    attention="sdpa",
-    device="cpu: x86_64, 2 threads",
-    versions={"python": "3.12", "torch": "2.13"},
-    revision=None,
-)
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2") for budget in ("100%", "10%")]
 ANSWERS = (
     Answered("1", "order", "", "", "<|video|>\n'What, \"now\"'?\r\n", "red | blue\n", "red | blue", 1.0),
@@ -59,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     with Store(tmp_path / "sweep", {"cells": [asdict(cell) for cell in CELLS]}) as store:
         for cell in CELLS[:3]:
             for clip in ("a.mp4", "b.mp4"):
-                measured = replace(MEASURED, settings={} if cell.method == "full" else MEASURED.settings)
+                measured = replace(ODD, settings={} if cell.method == "full" else ODD.settings)
                 store.add(Done(cell, clip, measured, ANSWERS))
         store.fail(Failure(CELLS[3], "a.mp4", "OutOfMemoryError: too much"))
     return tmp_path / "sweep"
@@ -115,7 +89,7 @@ def test_parquet_types_do_not_hang_on_what_is_there(count: int) -> None:
     pytest.importorskip("pyarrow")
     from pyarrow import BufferReader, parquet
 
-    records = [Row(CELLS[0], "a", MEASURED, ANSWERS[1]).as_dict()] * count
+    records = [Row(CELLS[0], "a", ODD, ANSWERS[1]).as_dict()] * count
     schema = parquet.read_schema(BufferReader(encode(records, "parquet", ROW_TYPES)))
     assert str(schema.field("score").type) == "double"
     assert str(schema.field("revision").type) == "string"

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answers import ODD
 
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import COLUMNS, Answered, Done, Failure, Measured
+from kvpress_video.sweep.rows import COLUMNS, Answered, Done, Failure
 from kvpress_video.sweep.store import FILE, Store
 
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2", "van") for budget in ("50%", "10%")]
@@ -42,32 +43,10 @@ def plan(cells: list[Cell] = CELLS, clips: list[str] = CLIPS, **facts: Any) -> d
     }
 
 
-MEASURED = Measured(
-    settings={"recent": 2, "ratio": 0.1 + 0.2, "name": "ü", "inner": {"flag": True, "none": None}},
-    stage="cache",
-    prefill="auto",
-    positions="keep",
-    entries=[12, 13],
-    ratio=1 / 3,
-    visual_tokens=100,
-    text_entries=20,
-    bytes=2**40 + 1,
-    peak_bytes=2**41,
-    full_bytes=2**42,
-    video="v",
-    group="still",
-    frames=32,
-    fps=29.97002997002997,
-    pixels="112x112",
-    prefill_seconds=5e-324,
+MEASURED = replace(
+    ODD,
+    settings={**ODD.settings, "inner": {"flag": True, "none": None}},
     compress_seconds=1.7976931348623157e308,
-    answer_seconds=0.0,
-    shared=True,
-    dtype="float32",
-    attention="sdpa",
-    device="cpu: x86_64, 2 threads",
-    versions={"python": "3.12", "torch": "2.13"},
-    revision=None,
 )
 
 

@@ -34,11 +34,10 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model and processor that `model_options` name."""
-    from ..bundled import load_bundled
-    from ..loading import load
+    from ..bundled import BUNDLED, load_named
 
     how = {"device": options.device, "dtype": options.dtype, "attention": options.attention}
-    return load_bundled(**how) if options.model is None else load(options.model, **how)
+    return load_named(options.model or BUNDLED, **how)
 
 
 def quiet() -> None:

@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.progress import track
 
 from ..budget import Budget
-from ..bundled import load_bundled
+from ..bundled import load_named
 from ..compression import Compression, Report, compress
-from ..loading import load
 from ..prompt import encode, prompt_text
-from ..sweep.cells import BUNDLED, MODEL_SETTINGS
+from ..sweep.cells import MODEL_SETTINGS
 from ..sweep.worker import check_achieved
 from ..video import Video
 from .footage import Footage
@@ -112,7 +111,7 @@ class Answerer:
 
     def _answer(self, video: Video, requests: Sequence[Request]) -> list[str]:
         tokenizer, generation, rows = self.processor.tokenizer, requests[0].generation, len(requests)
-        asked = Budget(self._budget.amount * rows, "bytes") if self._budget.unit == "bytes" else self._budget
+        asked = self._budget.for_rows(rows)
         inputs = encode(self.processor, video, [request.prompt for request in requests]).to(self.model.device)
         length = inputs["input_ids"].shape[1]
         with self._compression(asked) as run:
@@ -144,4 +143,4 @@ class Answerer:
 
 def _load(options: Options) -> tuple[Any, Any]:
     how = {name: getattr(options, name) for name in MODEL_SETTINGS}
-    return load_bundled(**how) if options.pretrained == BUNDLED else load(options.pretrained, **how)
+    return load_named(options.pretrained, **how)

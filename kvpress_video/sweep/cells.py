@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..bundled import BUNDLED
 from ..compression import Positions, Prefill, Stage
 from .benchmark import Clip
 
 UNCOMPRESSED = "full"
-BUNDLED = "bundled"
 MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
 """What may be said of how a model is loaded, as in `load`."""
 

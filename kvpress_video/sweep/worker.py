@@ -10,18 +10,17 @@ from typing import Any
 import torch
 
 from ..budget import Budget
-from ..bundled import load_bundled
+from ..bundled import load_named
 from ..compression import Report, compress
 from ..compressor import Compressor
 from ..errors import BenchmarkError, BudgetError, UnknownNameError, unknown_name
-from ..loading import load
 from ..plugins import parse
 from ..prompt import prepare, prompt_text
 from ..registry import make_method
 from ..shared_prefill import SharedPrefill
 from ..video import Video
 from .benchmark import BENCHMARKS, Benchmark, Clip, Question, read_clip
-from .cells import BUNDLED, MODEL_SETTINGS, Cell, Setup, Task
+from .cells import MODEL_SETTINGS, Cell, Setup, Task
 from .environment import device_name, git_revision, versions
 from .rows import Answered, Done, Failure, Measured, Outcome
 
@@ -93,7 +92,7 @@ class Worker:
         reports, replies, seconds = [], [], 0.0
         for batch, count in clip.batches:
             inputs = batch.to(self._model.device)
-            asked = Budget(budget.amount * count, "bytes") if budget.unit == "bytes" else budget
+            asked = budget.for_rows(count)
             started = time.perf_counter()
             report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)
             seconds += time.perf_counter() - started
@@ -210,7 +209,7 @@ def load_model(text: str, device: str | None = None) -> tuple[Any, Any]:
             raise unknown_name(f"setting of the model {name}", setting, MODEL_SETTINGS)
     if "device_map" not in settings:
         settings = {"device": device, **settings}
-    return load_bundled(**settings) if name == BUNDLED else load(name, **settings)
+    return load_named(name, **settings)
 
 
 def seeded(cell: Cell) -> Compressor:
