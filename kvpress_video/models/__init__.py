@@ -32,7 +32,7 @@ def adapter_for(model: Any) -> Adapter:
                 "AutoModelForImageTextToText and pass that."
             )
         adapter = _BY_TYPE[model_type](model)
-        kinds = set(getattr(adapter.text_model.config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+        kinds = set(adapter.layer_kinds) - {"full_attention"} - adapter.left_alone
         if kinds:
             raise UnsupportedModelError(
                 f"{type(model).__name__} has layers of {', '.join(sorted(kinds))}, which are not compressed: "

@@ -45,12 +45,14 @@ class Adapter(ABC):
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
         frames_per_step: video frames that make one temporal step.
         written_times: whether the time of each frame is written before it, as text.
+        left_alone: kinds of text layers beside full attention that the family has; their caches stay stock ones.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     interleaved_rope: ClassVar[bool] = False
     frames_per_step: int = 1
     written_times: ClassVar[bool] = False
+    left_alone: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -68,8 +70,15 @@ class Adapter(ABC):
 
     @property
     def attentions(self) -> list[nn.Module]:
-        """The attention module of each text layer."""
-        return [layer.self_attn for layer in self.text_model.layers]
+        """The attention modules whose caches are compressed: those of the text layers of full attention."""
+        kinds = self.layer_kinds or ["full_attention"] * len(self.text_model.layers)
+        pairs = zip(self.text_model.layers, kinds, strict=True)
+        return [layer.self_attn for layer, kind in pairs if kind == "full_attention"]
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """What each text layer does (`config.layer_types`); empty where the config does not say."""
+        return list(getattr(self.text_model.config, "layer_types", None) or [])
 
     def rope(self) -> Rope:
         """The rotation of the text model's keys."""
