@@ -20,12 +20,14 @@ class Allotment:
         method: may spread it unevenly over layers.
         layers: text layers that are compressed.
         entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
+        beside: bytes of one row that the other layers hold; a budget of bytes pays for them too.
     """
 
     budget: Budget
     method: Compressor
     layers: int
     entry_bytes: int
+    beside: int = 0
 
     def shares(self, row: Row, text: int, widest: int, batch: int, layer: int | None = None) -> Mapping[int, int]:
         """Entries to keep of each segment of a row, per head.
@@ -77,9 +79,9 @@ class Allotment:
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
             return self.budget.entries(sum(row.seen.values()))
-        length = int(self.budget.amount) // (self.layers * batch * self.entry_bytes)
+        length = (int(self.budget.amount) - batch * self.beside) // (self.layers * batch * self.entry_bytes)
         if length <= text:
-            least = (text + 1) * self.layers * batch * self.entry_bytes
+            least = batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
                 f"{self.budget} cannot hold the {text} text entries of {batch} row(s) in {self.layers} layers and one "
                 f"visual entry: ask for at least {least / 2**20:.2f}MiB."

@@ -9,6 +9,7 @@ from typing import Any
 from .budget import BudgetLike
 from .compression import Positions, Report, Stage, compress
 from .compressor import Compressor
+from .devices import device_of
 from .errors import BudgetError
 from .prompt import prepare
 from .video import Video
@@ -62,7 +63,7 @@ def ask(
         if method != "full":
             raise BudgetError(f"{method!r} needs a budget, such as '25%', 6144 or '256MiB'.")
         budget = "100%"
-    inputs = prepare(processor, video, question).to(model.device)
+    inputs = prepare(processor, video, question).to(device_of(model))
     started = time.perf_counter()
     with compress(model, method, budget, stage=stage, positions=positions, **settings) as run:
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)

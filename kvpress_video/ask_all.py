@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from .cache import CompressedLayer, layers_of
+from .devices import device_of
 from .entries import Context, Entries
 from .errors import CacheError
 from .session import VideoSession
@@ -55,7 +56,7 @@ def ask_all(
         cache = _joined(streams, held + length + max_new_tokens)
         start = [layer.physical for layer in layers_of(cache)]
         tokenizer = sessions[0].processor.tokenizer
-        device = sessions[0].model.device
+        device = device_of(sessions[0].model)
         filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         padded = torch.tensor([[filler] * (length - len(row)) + row for row in ids], device=device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)

@@ -24,8 +24,10 @@ from .masks import check_attention, layer_mask
 from .models.base import Adapter
 from .passes import PassReader
 from .peak import Peak
+from .recurrence import follow_rows
 from .reduction import Reduction
 from .shared_prefill import Pass, SharedPrefill, wanted_pass
+from .sliding import SlidingPass, tokens_seen
 from .split import Part, Parts, cut, repeat_rows, same_in_all_rows
 from .stopwatch import Stopwatch
 from .vision import VisionWatch
@@ -79,7 +81,7 @@ class Attachment:
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.reused = False
         self.stopwatch = Stopwatch(adapter.text_model.device)
-        self._reduction = Reduction(method, self.rope, self.stopwatch)
+        self._reduction = Reduction(method, self.rope, self.stopwatch, adapter.spread)
         self._shared = shared
         self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
         self.reader = PassReader(adapter, self.vision, self.rope if compact else None)
@@ -87,6 +89,7 @@ class Attachment:
         self._allotment = self._allot()
         self._layers: list[CompressedLayer] = []
         self._chunk: Chunk | None = None
+        self._sliding: SlidingPass | None = None
         self._recording: Pass | None = None
         self._masks: dict[tuple, Tensor | None] = {}  # of the pass in flight, one for all layers alike
         self._batch = 1
@@ -95,10 +98,10 @@ class Attachment:
         self._peak = Peak()
         self._undo = ExitStack()
 
-    def _allot(self) -> Allotment:
-        """What the budget means for the model as it is now: its dtype may change."""
+    def _allot(self, tokens: int = 0) -> Allotment:
+        """What the budget means after so many tokens for the model as it is now: its dtype may change."""
         layers, size = len(self._adapter.attentions), self._adapter.entry_bytes(self._compact)
-        return Allotment(self._budget, self._method, layers, size)
+        return Allotment(self._budget, self._method, layers, size, self._adapter.beside_bytes(tokens))
 
     def attach(self) -> None:
         """Put the hooks on.
@@ -120,6 +123,10 @@ class Attachment:
                 after = attention.register_forward_hook(self._after_attention, with_kwargs=True)
                 undo.callback(before.remove)
                 undo.callback(after.remove)
+            for attention in self._adapter.sliding:
+                undo.callback(attention.register_forward_pre_hook(self._before_sliding, with_kwargs=True).remove)
+            for number, recurrence in self._adapter.recurrences.items():
+                undo.callback(follow_rows(recurrence, number, lambda: self._chunk))
             undo.callback(self._restore_forward, text, text.__dict__.get("forward"))
             self._wrap_forward(text)
             self._undo = undo.pop_all()
@@ -165,8 +172,8 @@ class Attachment:
         chunk = self.reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
-        self._allotment = self._allot()
-        after = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
+        self._allotment = self._allot(first.logical + chunk.logical + self._text_room)
+        after = [row.after(new, first.physical) for row, new in zip(rows, chunk.rows, strict=True)]
         length = first.physical + chunk.tags.shape[1]
         shares = self._shares(after, length, None)
         fits = all(
@@ -188,7 +195,7 @@ class Attachment:
         elif self._prefill == "whole" or (fits and self._prefill == "split" and not self._shares_prefill):
             output = self._prefill_pass(forward, kwargs, chunk)
         else:
-            parts = cut(chunk, self._most)
+            parts = cut(chunk, self._most, self._adapter.image_blocks)
             one_pass = fits and len(parts.visual) == 1 and not self._shares_prefill
             run = self._prefill_pass if one_pass else functools.partial(self._in_parts, parts=parts)
             output = run(forward, kwargs, chunk)
@@ -205,6 +212,7 @@ class Attachment:
 
     def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
         self._chunk, self._masks = chunk, {}
+        self._sliding = SlidingPass(self._adapter, tokens_seen(self._layers[0]), chunk)
         for layer in self._layers:
             layer.incoming = chunk
         try:
@@ -214,7 +222,7 @@ class Attachment:
                 layer.broken = True
             raise
         finally:
-            self._chunk, self._masks, self._recording = None, {}, None
+            self._chunk, self._masks, self._sliding, self._recording = None, {}, None, None
             for layer in self._layers:
                 layer.incoming = None
 
@@ -259,7 +267,7 @@ class Attachment:
             part.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
             last = visual[-1].take(whole.tags)[:, -1 - visual[-1].probes, Tags.INDEX]
-            repeat_rows(self._layers, last - last[0])
+            repeat_rows(kwargs["past_key_values"], last - last[0])
         if rest is not None:
             self._waiting = 0
             chunk = self.reader.arrived(rest.chunk(whole, left, compress=False))
@@ -282,10 +290,11 @@ class Attachment:
         known = self._shared.find(wanted, window)
         if known is not None:
             self.reused = True
+            known.put_others(arguments["past_key_values"])
             return self._prefill_pass(functools.partial(self._replay, known, chunk), {}, chunk)
         self._recording = wanted
         output = self._prefill_pass(forward, arguments, chunk)
-        wanted.hidden = output.last_hidden_state
+        wanted.finish(arguments["past_key_values"], output.last_hidden_state)
         self._shared.add(wanted)
         return output
 
@@ -322,12 +331,15 @@ class Attachment:
             alike = (layer.physical, tuple(row.padding for row in layer.rows), states.device)
             if alike not in self._masks:
                 implementation = module.config._attn_implementation
-                given = kwargs.get("attention_mask")
-                self._masks[alike] = layer_mask(layer, self._chunk, given, implementation, states)
+                given, blocks = kwargs.get("attention_mask"), self._adapter.image_blocks
+                self._masks[alike] = layer_mask(layer, self._chunk, given, implementation, states, blocks)
             kwargs["attention_mask"] = self._masks[alike]
             if "position_ids" in kwargs:
                 kwargs["position_ids"] = None  # only read by flash attention, which takes gaps for packed sequences
         return args, kwargs
+
+    def _before_sliding(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, kwargs if self._sliding is None else self._sliding.arguments(module, kwargs)
 
     def _after_attention(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         layer = kwargs["past_key_values"].layers[module.layer_idx]

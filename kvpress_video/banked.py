@@ -13,8 +13,9 @@ from .bank import Bank, DiskBank, HostBank
 from .buffers import Buffers
 from .cache import CompressedLayer
 from .chunk import Row
-from .entries import Entries
+from .entries import Context, Entries
 from .errors import unknown_name
+from .reduce import Plan
 from .scratch import Scratch
 
 _KINDS: dict[str, type[Bank]] = {"cpu": HostBank, "disk": DiskBank}
@@ -176,6 +177,10 @@ class BankedLayer(CompressedLayer):
         held = super().update(key_states, value_states, *args, **kwargs)
         self._buffers.prefetch_next()
         return held
+
+    def keep(self, plan: Plan) -> None:
+        """As every layer, by way of copies: what is banked may change."""
+        self.replace(plan.of(self.entries(Context())), plan.rows)
 
     def _copy(self, part: int) -> Tensor | None:
         return None if self.tags is None else self._buffers.held[part].clone()

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .entries import take_slots
+
 _LEAST_GROWTH = 64
+_TURNS = 16
 
 
 class Buffers:
@@ -57,8 +60,7 @@ class Buffers:
     def assign(self, parts: Sequence[Tensor]) -> None:
         """Hold these entries instead, which share no memory with the buffers: in place where the room fits them."""
         length = parts[0].shape[2]
-        fits = self._whole and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
-        if not fits or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
+        if not self._fits(length) or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
             self._whole, self.length = (), 0
             if length < self.floor:
                 self._move(parts, self.floor)
@@ -67,6 +69,18 @@ class Buffers:
         for whole, part in zip(self._whole, parts, strict=True):
             if whole is not part:
                 whole[:, :, :length] = part
+        self.length = length
+
+    def keep(self, slots: Tensor) -> None:
+        """Hold the entries at `slots` (batch, heads, n) int64 alone, some heads at a time: in place where the room
+        fits them.
+        """
+        length, stays = slots.shape[2], self._fits(slots.shape[2]) and not self._frozen
+        for number, whole in enumerate(self._whole):
+            batch, heads, _, width = whole.shape
+            to = whole if stays else self._empty(whole, (batch, heads, max(length, self.floor), width))
+            _take_heads(whole.flatten(0, 1), slots.flatten(0, 1), to.flatten(0, 1)[:, :length])
+            self._whole = (*self._whole[:number], to, *self._whole[number + 1 :])
         self.length = length
 
     def drop_last(self, entries: int) -> None:
@@ -83,6 +97,10 @@ class Buffers:
 
     def _filled(self) -> tuple[Tensor, ...]:
         return tuple(part[:, :, : self.length] for part in self._whole)
+
+    def _fits(self, length: int) -> bool:
+        """Whether the room is enough for so many entries, and not far too much."""
+        return bool(self._whole) and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
 
     @property
     def _frozen(self) -> bool:
@@ -108,3 +126,13 @@ class Buffers:
         """Fill the room from the last entry up to `end`."""
         for whole, part in zip(self._whole, parts, strict=True):
             whole[:, :, self.length : end] = part
+
+
+def _take_heads(whole: Tensor, slots: Tensor, to: Tensor) -> None:
+    """Write what is at `slots` (heads, k) of (heads, n, width) to (heads, k, width), of the same memory or another."""
+    step = -(-len(whole) // _TURNS)
+    room = None if whole.requires_grad else whole.new_empty((1, step, *to.shape[1:]))
+    for first in range(0, len(whole), step):
+        some = slice(first, first + step)
+        into = None if room is None else room[:, : len(whole[some])]
+        to[some] = take_slots(whole[None, some], slots[None, some], into)[0]

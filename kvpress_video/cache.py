@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from .buffers import Buffers
 from .chunk import Chunk, Row, text_tags
 from .entries import Context, Entries, Kind, Places, Tags
 from .errors import CacheError
+from .positions import moved
+from .reduce import Plan
+from .rope import Rope
 
 
 class CompressedLayer(DynamicLayer):
@@ -113,7 +116,8 @@ class CompressedLayer(DynamicLayer):
         )
         self._show()
         rows = self.rows or [Row()] * len(key_states)
-        self.rows = [row.after(new) for row, new in zip(rows, chunk.rows, strict=True)]
+        before = self.physical - key_states.shape[2]
+        self.rows = [row.after(new, before) for row, new in zip(rows, chunk.rows, strict=True)]
         self.logical += chunk.logical
         keys, values, *_ = self._buffers.held
         return keys, values
@@ -162,6 +166,18 @@ class CompressedLayer(DynamicLayer):
         self._show()
         self.rows = list(rows)
 
+    def keep(self, plan: Plan) -> None:
+        """Hold what a plan leaves."""
+        self._buffers.keep(plan.slots)
+        plan.finish(self._buffers.held)
+        self._show()
+        self.rows = list(plan.rows)
+
+    def move(self, target: Tensor, rope: Rope) -> None:
+        """Re-rotate every key to (t, h, w) `target`, (batch, kv_heads, entries, 3)."""
+        entries = moved(self.entries(Context()), target, rope)
+        self.replace(replace(entries, values=entries.values.clone(), tags=entries.tags.clone()), self.rows)
+
     def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[Row]) -> None:
         """Hold what another layer held: copies of its keys, values, tags and places, or nothing."""
         if parts:
@@ -180,7 +196,7 @@ class CompressedLayer(DynamicLayer):
         self._buffers.append([text.keys, text.values, tags, text.places])
         self._show()
         self.logical += len(text)
-        self.rows = [row.after(Row(following=len(text))) for row in self.rows]
+        self.rows = [row.after(Row(following=len(text)), self.physical) for row in self.rows]
 
     def drop_last(self, entries: int) -> None:
         """Forget the newest entries of every row."""
@@ -275,5 +291,5 @@ def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
 
 
 def layers_of(cache: Cache) -> list[CompressedLayer]:
-    """The layers of a cache that holds only ours."""
-    return cast("list[CompressedLayer]", cache.layers)
+    """The layers of a cache that are ours."""
+    return [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]

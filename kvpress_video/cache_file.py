@@ -23,7 +23,7 @@ from .models import adapter_for
 from .models.base import Adapter
 from .snapshot import Snapshot
 
-FORMAT, VERSION = "kvpress-video session", "1"
+FORMAT, VERSION = "kvpress-video session", "2"
 _METADATA = {"format", "version", "facts", "sha256"}
 _AGAIN = "copy it again, or save the session again"
 
@@ -175,7 +175,7 @@ def _wanted(
     stream, layers, text_model = facts["stream"], len(adapter.attentions), adapter.text_model
     if len(stream["rows"]) != layers:
         raise CacheError(f"tells of {len(stream['rows'])} layers, and the model has {layers}: {_AGAIN}")
-    heads, width = text_model.config.num_key_value_heads, adapter.head_dim
+    heads, width = adapter.kv_heads, adapter.head_dim
     places = Places.COMPACT_WIDTH if facts["recipe"]["positions"] == "compact" else Places.WIDTH
     parts = {
         "keys": (width, text_model.dtype),

@@ -23,14 +23,16 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
     """
     hidden = hidden_states[:, -window:]
     batch, count, _ = hidden.shape
-    states = attention.q_proj(hidden).reshape(batch, count, -1, attention.head_dim)
+    heads, width = entries.keys.shape[1], entries.keys.shape[-1]
+    projected = attention.q_proj(hidden).reshape(batch, count, heads * attention.num_key_value_groups, -1)
+    states = projected[..., :width]  # what follows is a gate, in families that have one
     if hasattr(attention, "q_norm"):
         states = attention.q_norm(states)
     states = states.transpose(1, 2)
     positions = entries.present[:, :1, -count:]
     states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
-    index, heads = entries.index[:, 0, -count:], entries.keys.shape[1]
-    grouped = states.reshape(batch, heads, -1, entries.keys.shape[-1])
+    index = entries.index[:, 0, -count:]
+    grouped = states.reshape(batch, heads, -1, width)
     logits = torch.matmul(grouped, entries.keys.float().transpose(2, 3))
     logits = logits.reshape(batch, -1, count, len(entries))
     visible = (entries.index[:, :1, None, :] <= index[:, None, :, None]) & (entries.index[:, :1, None, :] >= 0)

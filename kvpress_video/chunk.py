@@ -23,6 +23,9 @@ class Row:
         padding: padding entries held.
         held, seen: visual entries held, and visual tokens seen, per segment ordinal.
         grids: grid of each segment, with the frames seen so far.
+        starts: how many entries, padding not counted, come before each segment; a segment has none where text is
+            between its entries.
+        loose: whether padding is anywhere but in front.
         shift: how far positions of later tokens move down, in positions (`compact` only).
         following: the position of the next text token where the row counts its own positions, as a stream does; None
             where `generate()` counts them. In the rows of a `Chunk`, how far it moves on.
@@ -32,21 +35,36 @@ class Row:
     held: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
     seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
     grids: Mapping[int, Grid] = field(default_factory=lambda: _EMPTY)
+    starts: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
+    loose: bool = False
     shift: int = 0
     following: int | None = None
 
-    def after(self, new: Row) -> Row:
-        """This row once the tokens of `new` follow it."""
+    def after(self, new: Row, length: int) -> Row:
+        """This row, of `length` slots, once the tokens of `new` follow it."""
         if new == Row():
             return self
+        entries = length - self.padding
         return Row(
             self.padding + new.padding,
             _added(self.held, new.held),
             _added(self.seen, new.seen),
             {**self.grids, **new.grids},
+            self._starts_after(new, entries),
+            self.loose or new.loose or (new.padding > 0 and entries > 0),
             self.shift + new.shift,
             None if self.following is None else self.following + (new.following or 0),
         )
+
+    def _starts_after(self, new: Row, entries: int) -> Mapping[int, int]:
+        starts = dict(self.starts)
+        for segment in new.held:
+            held, known = self.held.get(segment, 0), starts.pop(segment, None)
+            arrives = entries + new.starts[segment] if segment in new.starts else None
+            start = known if held else arrives
+            if start is not None and arrives is not None and start + held == arrives:
+                starts[segment] = start
+        return starts
 
 
 def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> Mapping[int, int]:

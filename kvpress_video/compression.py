@@ -17,6 +17,7 @@ from .models import adapter_for
 from .models.base import Adapter
 from .registry import make_method
 from .shared_prefill import SharedPrefill
+from .sliding import check_sliding
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
@@ -36,7 +37,9 @@ class Report:
         text_entries: text entries held per layer and KV head, in the fullest row.
         visual_tokens: visual tokens seen, in the row with most.
         ratio: visual entries held over visual tokens seen, all rows and layers.
-        bytes: what the cache holds in all: keys, values and metadata, every layer.
+        bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
+            are never compressed, included. Of a model that several processes share (tensor parallel), this one's part,
+            as all bytes here.
         peak_bytes: the most that it held at one moment of the prefill.
         full_bytes: what the stock cache would hold after the same tokens.
         logical_length: tokens seen per row, padding included; the model's positions go by it.
@@ -107,7 +110,9 @@ class Compression:
             "asked": str(budget),
         }
         self._kept: list[Tensor] = []
-        adapter, compact = adapter_for(model), positions == "compact"
+        self._adapter = adapter = adapter_for(model)
+        compact = positions == "compact"
+        check_sliding(adapter, stage)
         if prefill == "chunked" and chunk is None:
             chunk = usual_chunk(budget, adapter, compact)
         self._attachment = Attachment(
@@ -137,7 +142,7 @@ class Compression:
     @property
     def kept(self) -> list[Tensor]:
         """Per layer, (batch, kv_heads, entries) original token index of each entry, -1 for padding, after the latest
-        compression.
+        compression; of the KV heads that this process holds.
 
         Raises:
             CacheError: nothing was compressed yet.
@@ -150,7 +155,8 @@ class Compression:
         held = [[sum(row.held.values()) for row in layer.rows] for layer in layers]
         seen = [sum(row.seen.values()) for row in layers[0].rows]
         text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
-        full = sum(layer.stock_bytes for layer in layers)
+        beside = len(seen) * self._adapter.beside_bytes(layers[0].logical)
+        held_bytes = beside + sum(layer.bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
         compressing = self._attachment.stopwatch.take("compress")
         self.reports.append(
@@ -160,9 +166,9 @@ class Compression:
                 text_entries=max(text),
                 visual_tokens=max(seen),
                 ratio=sum(map(sum, held)) / (len(layers) * sum(seen)),
-                bytes=sum(layer.bytes for layer in layers),
-                peak_bytes=max(peak, sum(layer.bytes for layer in layers)),
-                full_bytes=full,
+                bytes=held_bytes,
+                peak_bytes=max(beside + peak, held_bytes),
+                full_bytes=beside + sum(layer.stock_bytes for layer in layers),
                 logical_length=layers[0].logical,
                 prefill_seconds=self._attachment.stopwatch.take("prefill") - compressing,
                 compress_seconds=compressing,
@@ -199,7 +205,8 @@ def compress(
         model: a loaded model of a supported family, on any device or `device_map`.
         method: a method's name, `"name:setting=value,…"`, or an instance.
         budget: `"25%"`, `0.25`, `6144` (visual entries per layer and KV head), `"256MiB"` (everything the cache holds
-            after prefill). With several videos or images each keeps its share.
+            after prefill; of a model that several processes share, this one's part). With several videos or images each
+            keeps its share.
         stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
             dropped tokens are then absent from `forward()`.
         prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps what stays but not
@@ -246,10 +253,11 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
 
 
 def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
-    """A third of the budget, as InfiniPot-V takes it (C/M = .75)."""
+    """A third of the budget that sliding layers leave, as InfiniPot-V takes it (C/M = .75)."""
     entries = budget.amount
     if budget.unit == "bytes":
-        entries /= len(adapter.attentions) * adapter.entry_bytes(compact)
+        windows = adapter.beside_bytes(adapter.text_model.config.max_position_embeddings)
+        entries = (entries - windows) / (len(adapter.attentions) * adapter.entry_bytes(compact))
     return max(1, int(entries / 3))
 
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
-from .entries import Entries
+from .entries import Entries, take_slots
 from .errors import BudgetError, MissingInputError
+
+
+class Kept(NamedTuple):
+    """What a method leaves of some entries.
+
+    Attributes:
+        slots: which of them stay, (batch, kv_heads, keep) int64, ascending.
+        merged: what stands in their slots from now on, as many entries, where that is not what stood there: their
+            keys, values and places, in memory of their own. Tags stay those of the slots.
+    """
+
+    slots: Tensor
+    merged: Entries | None = None
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """A method. Most answer one question, `scores`; one that merges entries overrides `compress`.
+    """A method. Most answer one question, `scores`; one that merges entries overrides `reduce`.
 
-    A method sees one segment (video or image) of one layer at a time, with all rows that have the same layout.
+    A method sees one segment (video or image) of one layer at a time, with all rows that have the same layout. What it
+    sees is the cache itself, which the next pass writes to: what it remembers it has to copy.
     Its dataclass fields are its settings.
 
     Attributes:
@@ -41,9 +56,14 @@ class Compressor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
         return top(self.scores(entries), keep)
 
+    def reduce(self, entries: Entries, keep: int) -> Kept:
+        """The `keep` entries (per row and head) that represent `entries`."""
+        return Kept(self.select(entries, keep))
+
     def compress(self, entries: Entries, keep: int) -> Entries:
-        """The `keep` entries (per row and head) that represent `entries`, in sequence order."""
-        return entries.gather(self.select(entries, keep))
+        """What `reduce` leaves, as entries of their own, in sequence order."""
+        slots, merged = self.reduce(entries, keep)
+        return entries.gather(slots) if merged is None else replace(merged, tags=take_slots(entries.tags, slots))
 
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
         """Entries this layer may keep of the `keep` that every layer has on average."""
@@ -88,9 +108,20 @@ def check_observer(method: Compressor) -> None:
 def top(scores: Tensor, keep: int) -> Tensor:
     """Indices of the `keep` highest scores along the last dimension, ascending; of equal scores the earlier stays.
 
+    Nothing is sorted: what is above the lowest score that stays is counted off in order.
+
     Raises:
         BudgetError: there are fewer scores than `keep`.
     """
-    if keep > scores.shape[-1]:
-        raise BudgetError(f"cannot keep {keep} of {scores.shape[-1]} entries")
-    return scores.argsort(dim=-1, descending=True, stable=True)[..., :keep].sort(dim=-1).values
+    length = scores.shape[-1]
+    if keep > length:
+        raise BudgetError(f"cannot keep {keep} of {length} entries")
+    if not keep:
+        return scores.new_empty((*scores.shape[:-1], 0), dtype=torch.long)
+    lowest = scores.kthvalue(length - keep + 1, dim=-1, keepdim=True).values
+    above, level = ~(scores <= lowest), scores == lowest  # what is no number is above all
+    room = keep - above.sum(dim=-1, keepdim=True)
+    stays = above | (level & (level.cumsum(dim=-1, dtype=torch.int32) <= room))
+    turn = (stays.cumsum(dim=-1) - 1).clamp_max(keep).masked_fill_(~stays, keep)
+    places = torch.arange(length, device=scores.device).expand_as(turn)
+    return turn.new_empty((*turn.shape[:-1], keep + 1)).scatter_(-1, turn, places)[..., :keep].contiguous()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import CacheError
 from .rope import Rope
+from .spread import ALL_HERE, Spread
 
 
 class Kind(IntEnum):
@@ -59,6 +60,25 @@ class Places:
     WIDTH, COMPACT_WIDTH = 4, 10
 
 
+def take_slots(states: Tensor, chosen: Tensor, into: Tensor | None = None) -> Tensor:
+    """What is at `chosen` (batch, heads, k) int64 of (batch, heads, n, width), row by row of memory.
+
+    Args:
+        into: where to write it, of just that size and of other memory; a new tensor by default.
+    """
+    batch, heads, length, width = states.shape
+    across, down, along, within = states.stride()
+    if not width or (along, within) != (width, 1) or across % width or down % width:
+        return torch.gather(states, 2, chosen[..., None].expand(*chosen.shape, width), out=into)
+    first = torch.arange(batch, device=chosen.device)[:, None] * (across // width)
+    first = first + torch.arange(heads, device=chosen.device) * (down // width)
+    held = ((batch - 1) * across + (heads - 1) * down) // width + length
+    flat = states.as_strided((held, width), (width, 1))
+    lines = (chosen + first[..., None]).flatten()
+    taken = torch.index_select(flat, 0, lines, out=None if into is None else into.view(-1, width))
+    return taken.view(*chosen.shape, width)
+
+
 def at_target(places: Tensor) -> Tensor:
     """Compact places whose present (t, h, w) is their target, (…, Places.COMPACT_WIDTH)."""
     target = places[..., Places.TARGET]
@@ -94,6 +114,7 @@ class Context:
         layer, layers: which text layer this is, of how many.
         rope: the key rotation, None for entries that are not rotated (embeddings before prefill).
         queries: the last queries of the prefill, for methods whose `needs` hold `"queries"`.
+        spread: how the KV heads are spread over processes, for methods that compare heads or number them.
     """
 
     grid: Grid | None = None
@@ -101,6 +122,7 @@ class Context:
     layers: int = 1
     rope: Rope | None = None
     queries: Queries | None = None
+    spread: Spread = ALL_HERE
 
 
 @dataclass(frozen=True)
@@ -183,13 +205,9 @@ class Entries:
 
     def gather(self, chosen: Tensor) -> Entries:
         """The entries at `chosen`, (batch, kv_heads, k) int64."""
-
-        def take(states: Tensor) -> Tensor:
-            return states.gather(2, chosen[..., None].expand(*chosen.shape, states.shape[-1]))
-
-        return replace(
-            self, keys=take(self.keys), values=take(self.values), tags=take(self.tags), places=take(self.places)
-        )
+        parts = (self.keys, self.values, self.tags, self.places)
+        keys, values, tags, places = (take_slots(part, chosen) for part in parts)
+        return replace(self, keys=keys, values=values, tags=tags, places=places)
 
     def rows(self, rows: Sequence[int]) -> Entries:
         """Some rows of the batch; the same object when they are all of them."""

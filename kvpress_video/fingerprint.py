@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from .errors import CacheError
+from .spread import local, share_of
 
 _SAMPLE = 256  # values of each parameter, roughly
 _NOT_COMPUTED_WITH = {
@@ -28,14 +29,16 @@ class Fingerprint(TypedDict):
     Attributes:
         architecture: the name of its class.
         dtype: of its weights, and so of cached keys and values.
+        share: which share of it a process holds, `"rank 0 of 1"` unless several share it (tensor parallel).
         config: its configuration, without what nothing is computed with.
-        parameters: sha256 of their names, shapes and dtypes.
+        parameters: sha256 of their names, shapes and dtypes, as this process holds them.
         weights: sha256 of a sample of their values.
         transformers: the version that read it.
     """
 
     architecture: str
     dtype: str
+    share: str
     config: dict[str, Any]
     parameters: str
     weights: str
@@ -52,12 +55,14 @@ def fingerprint(model: Any) -> Fingerprint:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise CacheError(f"{name} is not in memory, so the model cannot be told from others: load it whole.")
-        parameters.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        values = parameter.detach().reshape(-1)
+        held = local(parameter).detach()
+        parameters.update(f"{name} {tuple(held.shape)} {held.dtype}\n".encode())
+        values = held.reshape(-1)
         weights.update(bytes_of(values[:: _step(values.numel())]))
     return {
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "share": share_of(model),
         "config": json.loads(json.dumps(_settings(model.config.to_dict()), default=str)),
         "parameters": parameters.hexdigest(),
         "weights": weights.hexdigest(),
@@ -74,6 +79,8 @@ def difference(one: Fingerprint, other: Fingerprint) -> str | None:
         return f"of class {one['architecture']}, not {other['architecture']}"
     if one["dtype"] != other["dtype"]:
         return f"in {one['dtype']}, not {other['dtype']}"
+    if one["share"] != other["share"]:
+        return f"shared out as {one['share']}, not {other['share']}"
     for name in sorted(one["config"].keys() & other["config"].keys()):
         if (ones := one["config"][name]) != (others := other["config"][name]):
             return f"with {name}={ones!s:.80}, not {others!s:.80}"

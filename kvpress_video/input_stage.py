@@ -11,7 +11,7 @@ from .compressor import Compressor
 from .entries import Context, Entries, Kind
 from .errors import CacheError
 from .models.base import Adapter
-from .reduce import reduce_entries
+from .reduce import plan
 
 
 def drop_embeddings(
@@ -44,7 +44,8 @@ def drop_embeddings(
     values = embeddings[..., :0] if aligned is None else aligned[:, None]
     entries = Entries(embeddings, values, chunk.tags[:, None], chunk.places[:, None], Context())
     mine = [{segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)]
-    entries, kept = reduce_entries(entries, chunk.rows, mine, method)
+    left = plan(entries, chunk.rows, mine, method)
+    entries = left.of(entries)
     arguments["inputs_embeds"] = entries.keys[:, 0]
     adapter.put_aligned(arguments, entries.values[:, 0], entries.kind[:, 0] > Kind.TEXT)
-    return replace(chunk, tags=entries.tags[:, 0], places=entries.places[:, 0], rows=kept, compress=False)
+    return replace(chunk, tags=entries.tags[:, 0], places=entries.places[:, 0], rows=left.rows, compress=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from .chunk import Row
 from .entries import Grid, Kind, Tags
 from .errors import UnsupportedModelError
+from .frame_labels import FrameLabel
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,26 @@ class Item:
         grid: its visual tokens.
         separators: further placeholder tokens after them that are no patch (a newline embedding); kept as text.
         importance: vision-attention importance of each visual token, (grid.tokens,) fp32, where it was captured.
+        label: for an image that may be a frame of a video, what is written between two of them.
+        shown: which of its visual tokens the prompt has, (grid.tokens,) bool; None for all of them.
     """
 
     grid: Grid
     separators: int = 0
     importance: Tensor | None = None
+    label: FrameLabel | None = None
+    shown: Tensor | None = None
+
+    @property
+    def ordinals(self) -> np.ndarray:
+        """The visual tokens that the prompt has, by their place in the whole grid."""
+        return np.arange(self.grid.tokens) if self.shown is None else np.flatnonzero(self.shown.cpu().numpy())
 
     @property
     def tokens(self) -> int:
         """Placeholder tokens that it fills."""
-        return self.grid.tokens + self.separators
+        shown = self.grid.tokens if self.shown is None else int(self.shown.sum())
+        return shown + self.separators
 
 
 @dataclass(frozen=True)
@@ -82,22 +93,23 @@ def lay_out(
     for row in range(batch):
         pieces = [piece for kind in found for piece in _pieces(found[kind][row], owner[kind][row], kind)]
         pieces.sort(key=lambda piece: piece.where[0])
-        grids = {}
-        for segment, piece in enumerate(pieces, first_segment[row]):
+        grids, counts, starts = {}, {}, {}
+        for segment, piece in enumerate(_segments(pieces, ids[row]), first_segment[row]):
             grid = piece.item.grid
-            where = piece.where[: grid.tokens]
-            ordinal = np.arange(grid.tokens)
+            ordinal = piece.item.ordinals
+            where = piece.where[: len(ordinal)]
             tags[row, where, Tags.KIND] = piece.kind
             tags[row, where, Tags.SEGMENT] = segment
             tags[row, where, Tags.FRAME] = ordinal // grid.patches
             tags[row, where, Tags.ROW] = ordinal % grid.patches // grid.columns
             tags[row, where, Tags.COLUMN] = ordinal % grid.columns
             if piece.item.importance is not None:
-                importance[row, where] = piece.item.importance.float().cpu().numpy()
-            grids[segment] = grid
+                importance[row, where] = piece.item.importance.float().cpu().numpy()[ordinal]
+            grids[segment], counts[segment] = grid, len(ordinal)
+            if where[-1] - where[0] == len(where) - 1:
+                starts[segment] = int(valid[row, : where[0]].sum())
         padding = int((~valid[row]).sum())
-        counts = {segment: grid.tokens for segment, grid in grids.items()}
-        rows.append(Row(padding, counts, counts, grids))
+        rows.append(Row(padding, counts, counts, grids, starts))
     tags[~valid.numpy()] = -1
     return Layout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
 
@@ -107,6 +119,33 @@ class _Piece:
     kind: Kind
     item: Item
     where: np.ndarray
+
+
+def with_shown(items: Mapping[Kind, Sequence[Item]], shown: Mapping[Kind, Tensor]) -> Mapping[Kind, Sequence[Item]]:
+    """Items that know which of their visual tokens the prompt has.
+
+    Args:
+        items: as the vision tower encoded them.
+        shown: of a kind, which visual tokens of all of its items there are, (tokens,) bool; a kind that is missing has
+            all of them.
+
+    Raises:
+        UnsupportedModelError: it speaks of another number of tokens.
+    """
+    return {kind: _with_shown(mine, shown.get(kind), kind) for kind, mine in items.items()}
+
+
+def _with_shown(items: Sequence[Item], shown: Tensor | None, kind: Kind) -> Sequence[Item]:
+    if shown is None or bool(shown.all()):
+        return items
+    sizes = [item.grid.tokens for item in items]
+    if len(shown) != sum(sizes):
+        raise UnsupportedModelError(
+            f"The prompt's mask of {kind.name.lower()} tokens is for {len(shown)} of them and the vision tower made "
+            f"{sum(sizes)}: generate one sequence per row (no beams, num_return_sequences=1), or let the processor "
+            "leave no tokens out (use_token_compression=False)."
+        )
+    return [replace(item, shown=part) for item, part in zip(items, shown.cpu().split(sizes), strict=True)]
 
 
 def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[Item]]:
@@ -139,3 +178,28 @@ def _pieces(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[_Piece
     where = np.flatnonzero(found)
     ends = np.cumsum([item.tokens for item in items])
     return [_Piece(kind, item, where[end - item.tokens : end]) for item, end in zip(items, ends, strict=True)]
+
+
+def _segments(pieces: Sequence[_Piece], ids: np.ndarray) -> list[_Piece]:
+    """The videos and images of a row (n,), with images that are the frames of a video joined to one."""
+    videos: list[list[_Piece]] = []
+    spans: list[range] = []
+    for piece in pieces:
+        span, label = range(int(piece.where[0]), int(piece.where[-1]) + 1), piece.item.label
+        before = videos[-1][-1].item if videos else None
+        alike = before is not None and (before.grid, before.label) == (piece.item.grid, label)
+        if label is not None and alike and label.continues(ids, spans, span):
+            videos[-1].append(piece)
+            spans.append(span)
+        else:
+            videos.append([piece])
+            spans = [span]
+    return [_video(frames) if len(frames) > 1 else frames[0] for frames in videos]
+
+
+def _video(frames: Sequence[_Piece]) -> _Piece:
+    found = [frame.item.importance for frame in frames]
+    known = [importance for importance in found if importance is not None]
+    importance = torch.cat(known) if len(known) == len(found) else None
+    item = Item(frames[0].item.grid._replace(frames=len(frames)), importance=importance)
+    return _Piece(Kind.VIDEO, item, np.concatenate([frame.where for frame in frames]))

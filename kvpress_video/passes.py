@@ -14,7 +14,8 @@ from .cache import CompressedLayer
 from .chunk import Chunk, Row, text_tags
 from .entries import Kind, Places, Tags, at_target
 from .errors import MissingInputError, UnsupportedModelError
-from .layout import Layout, lay_out
+from .layout import Layout, lay_out, with_shown
+from .masks import real_columns, without_masks
 from .models.base import Adapter
 from .positions import compact
 from .rope import Rope
@@ -45,11 +46,15 @@ class PassReader:
         self._vision = vision
         self._rope = rope
         self._ids: Tensor | None = None
+        self._types: Tensor | None = None
+        self._shown: Mapping[Kind, Tensor] = {}
         self._expected: Expected | None = None
 
     def note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Hook of the module that still sees token ids."""
         self._ids = kwargs.get("input_ids", args[0] if args else None)
+        self._types = kwargs.get("token_type_ids")
+        self._shown = self._adapter.shown(kwargs)
 
     @contextmanager
     def expecting(self, expected: Expected) -> Iterator[None]:
@@ -113,7 +118,8 @@ class PassReader:
         whole = bool((position == position.round()).all())
         axes = (position.long() if whole else position).permute(2, 0, 1)
         spatial = kwargs.get("position_ids") is not None and kwargs["position_ids"].ndim == 3
-        kwargs |= {"position_ids": axes if spatial else axes[0], "attention_mask": None}
+        kwargs["position_ids"] = axes if spatial else axes[0]
+        kwargs["attention_mask"] = without_masks(kwargs.get("attention_mask"))
         kwargs.pop("cache_position", None)
 
     def _positions(self, kwargs: Mapping[str, Any], past: int, batch: int, length: int) -> Tensor:
@@ -132,13 +138,15 @@ class PassReader:
             return Layout(text_tags(torch.full((batch, 1), past, device=device)), nothing, [Row()] * batch)
         if ids is None:
             raise UnsupportedModelError("Pass input_ids: without them visual tokens cannot be told from text.")
-        mask = kwargs.get("attention_mask")
-        if mask is not None and mask.ndim != 2:
-            raise UnsupportedModelError(f"Expected a 2-D attention mask, got one of shape {tuple(mask.shape)}.")
-        valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -length:].bool()
+        valid = real_columns(kwargs.get("attention_mask"), ids)
         first = [max(row.seen, default=-1) + 1 for row in rows]
-        items = self._vision.take_items()
+        items = with_shown(self._vision.take_items(), self._shown)
         layout = lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, items, past, first)
+        if self._adapter.image_blocks and layout.visual and self._types is None:
+            raise MissingInputError(
+                f"{self._adapter.config.model_type!r} reads an image both ways only where token_type_ids say so: pass "
+                "what its processor returns, token_type_ids included."
+            )
         if self._vision.attentive and bool(layout.importance[layout.tags[..., Tags.KIND] > Kind.TEXT].isnan().any()):
             raise MissingInputError(
                 f"The vision tower of {self._adapter.config.model_type!r} gives no importance for an input of this "

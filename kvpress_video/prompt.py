@@ -37,7 +37,7 @@ def encode(processor: Any, video: Video, prompts: Sequence[str], **processing: A
     """As `prepare`, for prompts that are in the model's chat template already."""
     return processor(
         text=list(prompts),
-        videos=[video.frames] * len(prompts),
+        videos=[[video.frames]] * len(prompts),
         video_metadata=[video.metadata for _ in prompts],
         fps=video.fps,
         do_sample_frames=False,

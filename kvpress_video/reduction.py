@@ -13,9 +13,9 @@ from .capture import last_queries
 from .chunk import Chunk, Row
 from .compressor import Compressor
 from .entries import Context, Places
-from .positions import moved
-from .reduce import reduce_entries
+from .reduce import plan
 from .rope import Rope
+from .spread import ALL_HERE, Spread
 from .stopwatch import Stopwatch
 
 Shares = Sequence[Mapping[int, int]]
@@ -29,11 +29,13 @@ class Reduction:
         method: does the choosing.
         rope: the rotation of the keys, where something needs it.
         stopwatch: counts `"compress"`.
+        spread: how the KV heads are spread over processes.
     """
 
     method: Compressor
     rope: Rope | None
     stopwatch: Stopwatch
+    spread: Spread = ALL_HERE
 
     def window(self, chunk: Chunk) -> int:
         """How many of the last queries of a pass the method looks at."""
@@ -64,7 +66,7 @@ class Reduction:
         """
         layer = layers[number]
         with self.stopwatch.timing("compress"):
-            context = Context(layer=number, layers=len(layers), rope=self.rope)
+            context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.spread)
             entries = layer.entries(context)
             window = self.window(chunk)
             if window and self.rope is not None:
@@ -75,8 +77,6 @@ class Reduction:
                 layer.drop_last(chunk.probes)
             if not chunk.compress:
                 return
-            keep = shares(layer.rows, layer.physical, number)
-            entries, rows = reduce_entries(entries, layer.rows, keep, self.method)
+            layer.keep(plan(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
             if chunk.moves and self.rope is not None:
-                entries = moved(entries, entries.places[..., Places.TARGET], self.rope)
-            layer.replace(entries, rows)
+                layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)

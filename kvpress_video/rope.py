@@ -50,7 +50,8 @@ class Rope:
         """Read frequencies and M-RoPE sections off a text model.
 
         Args:
-            text_model: has `rotary_emb` and `config`.
+            text_model: has `rotary_emb` and `config`. Where kinds of layers rotate differently, the layers of full
+                attention count.
             interleaved: whether its M-RoPE sections alternate frequency by frequency, rather than follow one another.
 
         Raises:
@@ -59,16 +60,18 @@ class Rope:
         """
         rotary, config = text_model.rotary_emb, text_model.config
         settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+        own = "full_attention_" if "full_attention" in settings else ""
+        settings = settings.get("full_attention", settings)
         kind = settings.get("rope_type", settings.get("type", "default"))
         if kind not in _FIXED_TYPES:
             raise UnsupportedModelError(
                 f"rope type {kind!r} changes with the sequence length, so cached keys cannot be re-rotated; "
                 "use positions='keep' and a method that does not merge keys."
             )
-        frequencies = rotary.inv_freq.detach().float()
+        frequencies = getattr(rotary, f"{own}inv_freq").detach().float()
         sections = getattr(rotary, "mrope_section", None) or settings.get("mrope_section")
         axes = _axes(len(frequencies), sections, interleaved).to(frequencies.device)
-        return cls(frequencies, axes, float(rotary.attention_scaling))
+        return cls(frequencies, axes, float(getattr(rotary, f"{own}attention_scaling")))
 
 
 def _axes(size: int, sections: list[int] | None, interleaved: bool) -> Tensor:

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from .cache import CompressedLayer
 from .chunk import Chunk
 from .entries import Tags
+from .recurrence import rows_of
 
 _TAIL = 64  # newest hidden states that are kept of every layer, for methods that look at the last queries
 
@@ -41,6 +43,7 @@ class Pass:
         content: kinds, segments, frames and patches of its tokens, (batch, n, Tags.WIDTH - 1).
         attention: the attention implementation.
         layers: what each layer was given.
+        others: what the cache layers that are not compressed held afterwards, by their number.
         hidden: what came out, (batch, n, hidden).
     """
 
@@ -48,12 +51,22 @@ class Pass:
     content: Tensor
     attention: str
     layers: list[LayerPass] = field(default_factory=list)
+    others: dict[int, Any] = field(default_factory=dict)
     hidden: Tensor | None = None
 
     def note(self, attention: nn.Module, layer: CompressedLayer, states: Tensor, window: int) -> None:
         """Keep what a layer holds now, right after its attention."""
         tail = states[:, -max(window, _TAIL) :].clone()
         self.layers.append(LayerPass(attention, layer.keys.clone(), layer.values.clone(), tail))
+
+    def finish(self, cache: Cache, hidden: Tensor) -> None:
+        """Keep what came out, and what the layers hold that are not compressed."""
+        self.others, self.hidden = _uncompressed(cache, len(hidden)), hidden
+
+    def put_others(self, cache: Cache) -> None:
+        """Let those layers of an empty cache hold it too."""
+        for number, layer in self.others.items():
+            cache.layers[number] = rows_of(layer, torch.arange(self.content.shape[0]))
 
     def same(self, other: Pass) -> bool:
         """Whether the other pass is given the same."""
@@ -144,6 +157,13 @@ def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
         parts = enumerate(value) if isinstance(value, list | tuple) else [("", value)]
         found |= {f"{name}{place}": part for place, part in parts if isinstance(part, Tensor)}
     return found
+
+
+def _uncompressed(cache: Cache, rows: int) -> dict[int, Any]:
+    """Copies of the cache layers that are not ours, by their number."""
+    layers = enumerate(cache.layers)
+    kept = torch.arange(rows)
+    return {number: rows_of(layer, kept) for number, layer in layers if not isinstance(layer, CompressedLayer)}
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .chunk import Row
+from .devices import device_of
 from .entries import Grid
 from .squeeze import Run
 from .stream import Stream
@@ -63,21 +64,23 @@ def put_stream(stream: Stream, snapshot: Snapshot) -> None:
     facts = snapshot.facts
     attentions = stream.adapter.attentions
     for number, (layer, row) in enumerate(zip(stream.layers, facts["rows"], strict=True)):
-        device = next(attentions[number].parameters()).device
+        device = device_of(attentions[number])
         parts = [snapshot.tensors.get(f"layers.{number}.{part}") for part in _PARTS]
         layer.restore([part.to(device) for part in parts if part is not None], facts["logical"], [_row(row)])
     stream.timeline, stream.peak_bytes = _timeline(facts["timeline"]), facts["peak_bytes"]
 
 
 def _row_facts(row: Row) -> dict[str, Any]:
-    counted = {name: dict(getattr(row, name)) for name in ("held", "seen", "grids")}
-    return {"padding": row.padding, **counted, "shift": row.shift, "following": row.following}
+    counted = {name: dict(getattr(row, name)) for name in ("held", "seen", "grids", "starts")}
+    return {"padding": row.padding, **counted, "loose": row.loose, "shift": row.shift, "following": row.following}
 
 
 def _row(facts: dict[str, Any]) -> Row:
-    held, seen = ({int(segment): count for segment, count in facts[name].items()} for name in ("held", "seen"))
+    held, seen, starts = (
+        {int(segment): count for segment, count in facts[name].items()} for name in ("held", "seen", "starts")
+    )
     grids = {int(segment): Grid(*grid) for segment, grid in facts["grids"].items()}
-    return Row(facts["padding"], held, seen, grids, facts["shift"], facts["following"])
+    return Row(facts["padding"], held, seen, grids, starts, facts["loose"], facts["shift"], facts["following"])
 
 
 def _timeline(facts: dict[str, Any]) -> Timeline:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from .cache import CompressedLayer
 from .chunk import Chunk, Row
@@ -89,12 +90,13 @@ class Parts(NamedTuple):
         return Parts([part.asking(rest, count) for part in self.visual], rest)
 
 
-def cut(chunk: Chunk, most: int | None = None) -> Parts:
+def cut(chunk: Chunk, most: int | None = None, blocks: bool = False) -> Parts:
     """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
 
     Args:
         chunk: the pass.
         most: visual tokens of one part; whole frames, at least one. None puts all of them into one part.
+        blocks: whether neighbouring visual tokens see each other both ways, so that no cut may come between them.
     """
     tags = chunk.tags.cpu().numpy()
     valid, visual = tags[..., Tags.INDEX] >= 0, tags[..., Tags.KIND] > Kind.TEXT
@@ -104,21 +106,24 @@ def cut(chunk: Chunk, most: int | None = None) -> Parts:
     )
     before = valid & (column < last[:, None])
     after = valid & ~before
-    number = np.stack([_part_numbers(row, seen, most) for row, seen in zip(tags, visual, strict=True)])
+    number = np.stack([_part_numbers(row, seen, most, blocks) for row, seen in zip(tags, visual, strict=True)])
     parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
     shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
     parts[0] = replace(parts[0], rows=shifted)
     return Parts(parts, _part(after, chunk.rows, tags) if after.any() else None)
 
 
-def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None) -> np.ndarray:
+def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
     """Which part each column of a row belongs to; text goes with the frame that it precedes."""
     numbers = np.zeros(len(tags), dtype=np.int64)
     where = np.flatnonzero(visual)
     if most is None or not len(where):
         return numbers
     frame = tags[where][:, [Tags.SEGMENT, Tags.FRAME]]
-    starts = np.flatnonzero(np.r_[True, (frame[1:] != frame[:-1]).any(axis=1)])
+    apart = (frame[1:] != frame[:-1]).any(axis=1)
+    if blocks:
+        apart &= np.diff(where) > 1
+    starts = np.flatnonzero(np.r_[True, apart])
     sizes = np.diff(np.r_[starts, len(where)])
     filled = 0
     for start, size in zip(starts, sizes, strict=True):
@@ -150,7 +155,9 @@ def _row(tags: np.ndarray, whole: Row) -> Row:
         number: whole.grids[number]._replace(frames=int(tags[mask, Tags.FRAME].max()) + 1)
         for number, mask in found.items()
     }
-    return Row(0, counts, counts, grids)
+    first = {number: int(mask.argmax()) for number, mask in found.items()}
+    starts = {number: start for number, start in first.items() if found[number][start : start + counts[number]].all()}
+    return Row(0, counts, counts, grids, starts)
 
 
 def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:
@@ -178,10 +185,11 @@ def same_in_all_rows(parts: Sequence[Part], whole: Chunk, embeddings: Tensor) ->
     return True
 
 
-def repeat_rows(layers: Sequence[CompressedLayer], shift: Tensor) -> None:
+def repeat_rows(cache: Cache, shift: Tensor) -> None:
     """Give every row the cache of the first, its token indices moved by `shift`, (batch,)."""
-    for layer in layers:
-        layer.batch_repeat_interleave(len(shift))
-        if layer.tags is not None:
+    first: Any = torch.zeros_like(shift, dtype=torch.long)
+    cache.reorder_cache(first)
+    for layer in cache.layers:
+        if isinstance(layer, CompressedLayer) and layer.tags is not None:
             index = layer.tags[..., Tags.INDEX]
             layer.tags[..., Tags.INDEX] = torch.where(index < 0, index, index + shift.to(index)[:, None, None])

@@ -19,12 +19,12 @@ from .budget import Budget
 from .cache import CompressedLayer, layers_of
 from .chunk import Row, text_tags
 from .compressor import Compressor
+from .devices import device_of
 from .entries import Context, Grid, Kind, Tags
 from .errors import UnsupportedModelError, VideoError
 from .layout import Layout
 from .models.base import Adapter
 from .passes import Expected
-from .positions import moved
 from .squeeze import squeeze_to
 from .timeline import Timeline
 
@@ -77,6 +77,11 @@ class Stream:
                 f"{type(adapter.model).__name__} writes the time of every frame as text, which would grow without end: "
                 "use compress() with a budget of tokens or bytes, whose prefill is capped."
             )
+        if adapter.sliding:
+            raise UnsupportedModelError(
+                f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt: a "
+                "stream cannot fill them. Use compress() with a budget of tokens or bytes, whose prefill is capped."
+            )
         self.adapter = adapter
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
@@ -125,7 +130,7 @@ class Stream:
             seconds: when each temporal step is shown.
             before: token ids of the text that opens a run.
         """
-        features, _ = self.adapter.encode(inputs.to(self.adapter.inner.device))
+        features, _ = self.adapter.encode(inputs.to(device_of(self.adapter.inner)))
         item = self._attachment.vision.take_items()[Kind.VIDEO][0]
         grid, seen = item.grid, self.timeline.grid
         if seen is not None and seen[1:] != grid[1:]:
@@ -155,7 +160,7 @@ class Stream:
         Returns:
             The new tokens; the last of them is not in the cache.
         """
-        given = torch.tensor([list(ids)], device=self.adapter.inner.device)
+        given = torch.tensor([list(ids)], device=device_of(self.adapter.inner))
         reply = self.generate_from(self.cache, given, torch.ones_like(given), **options)[0]
         self.note_peak()
         self.timeline = self.timeline.interrupted()
@@ -211,10 +216,8 @@ class Stream:
     def _squeeze(self, wanted: int, most: int) -> None:
         change = squeeze_to(self.timeline.runs, self.following, wanted, self._spatial, most)
         for layer in self.layers:
-            entries = layer.entries(Context())
-            rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
-            entries = moved(entries, change(entries.present), self._rope)
-            layer.replace(replace(entries, values=entries.values.clone(), tags=entries.tags.clone()), rows)
+            layer.move(change(layer.entries(Context()).present), self._rope)
+            layer.rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
         self.timeline = self.timeline.squeezed(change)
 
     def _text_tags(self, length: int) -> Tensor:
@@ -240,10 +243,11 @@ class Stream:
             found[0, visual] = importance.float().cpu()
         count = {_VIDEO: grid.tokens}
         grids = {_VIDEO: grid._replace(frames=seen + grid.frames)}
-        return Layout(tags, found, [Row(0, count, count, grids, following=end - self.following)])
+        starts = {_VIDEO: before}
+        return Layout(tags, found, [Row(0, count, count, grids, starts, following=end - self.following)])
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
-        device = self.adapter.inner.device
+        device = device_of(self.adapter.inner)
         embedded: Tensor = self.adapter.inner.get_input_embeddings()(
             torch.tensor(list(ids), dtype=torch.long, device=device)
         )

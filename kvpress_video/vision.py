@@ -192,7 +192,10 @@ def grouped(items: Sequence[Frames], most: int) -> list[list[Frames]]:
 def _lean(output: Any, unread: Set[str] = _UNREAD) -> Any:
     if not isinstance(output, dict):
         return output
-    return type(output)(**{name: value for name, value in output.items() if name not in unread})
+    lean: Any = type(output)(**{name: value for name, value in output.items() if name not in unread})
+    if "pooler_output" not in output and hasattr(output, "pooler_output"):  # set on a type that has no such field
+        lean.pooler_output = output.pooler_output
+    return lean
 
 
 def _check_whole(arguments: dict[str, Any], call: dict[str, Any]) -> None:

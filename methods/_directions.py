@@ -1,37 +1,93 @@
-"""Directions of keys, and what they are compared with."""
+"""Norms and directions of keys and values in fp32, a stretch of entries at a time, so that little room is taken."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from kvpress_video.entries import Entries
 
+_LEAST, _STRETCHES = 2**16, 24  # numbers in a stretch at the least, else so many stretches
 
-def directions(entries: Entries) -> Tensor:
-    """K̂ = K / (‖K‖₂ + 1e-9) of the cached keys, (batch, kv_heads, n, head_dim) fp32."""
-    keys = entries.keys.float()
+
+def stretches(states: Tensor, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
+    """Successive entries of (batch, kv_heads, n, dim) and where they are: `unit`, or a multiple of it, at once.
+
+    They come as fp32, in memory that the next ones are written to.
+    """
+    batch, heads, length, width = states.shape
+    most = max(_LEAST, states.numel() // _STRETCHES) // (batch * heads * width)
+    step = min(max(unit, most - most % unit), length)
+    room = states.new_empty((batch, heads, step, width), dtype=torch.float32)
+    for start in range(0, length, step):
+        where = slice(start, min(start + step, length))
+        yield where, room[:, :, : where.stop - start].copy_(states[:, :, where])
+
+
+def norms(states: Tensor) -> Tensor:
+    """‖x‖₂ of each entry, (batch, kv_heads, n) fp32."""
+    found = states.new_empty(states.shape[:3], dtype=torch.float32)
+    for where, part in stretches(states):
+        found[:, :, where] = part.norm(dim=-1)
+    return found
+
+
+def directions(keys: Tensor) -> Tensor:
+    """K̂ = K / (‖K‖₂ + 1e-9), (batch, kv_heads, n, head_dim) fp32."""
+    keys = keys.float()
     return keys / (keys.norm(dim=-1, keepdim=True) + 1e-9)
 
 
-def mean_of_patch(states: Tensor, entries: Entries, counted: Tensor | None = None) -> Tensor:
-    """For each entry, the mean state of the `counted` entries of its head that show the same patch.
+def mean_frame(keys: Tensor, patches: int) -> Tensor:
+    """The mean of K̂ over whole frames, (batch, kv_heads, patches, head_dim) fp32."""
+    total = keys.new_zeros((*keys.shape[:2], patches, keys.shape[3]), dtype=torch.float32)
+    for _, part in stretches(keys, patches):
+        part /= part.norm(dim=-1, keepdim=True) + 1e-9
+        total += part.unflatten(2, (-1, patches)).sum(dim=2)
+    return total * (patches / keys.shape[2])
 
-    One matrix product: the sums are deterministic on every device, which scattered additions are not.
+
+def mean_of_patches(entries: Entries, counted: Tensor | None = None) -> Tensor:
+    """The mean of K̂ over the `counted` entries that show each patch, (batch, kv_heads, patches, head_dim) fp32.
+
+    Matrix products: their sums are deterministic on every device, which scattered additions are not.
 
     Args:
-        states: (batch, kv_heads, n, dim) fp32.
-        entries: where the states come from.
+        entries: where the keys come from.
         counted: (batch, kv_heads, n) bool, all when None.
 
     Returns:
-        (batch, kv_heads, n, dim); zero for a patch that no counted entry shows.
+        Zero for a patch that no counted entry shows.
     """
-    patch = entries.patch.long()
-    patches = torch.arange(entries.grid.patches, device=states.device)
-    shown = patch[:, :, None, :] == patches[:, None]
-    if counted is not None:
-        shown = shown & counted[:, :, None, :]
-    member = shown.float()
-    means = member @ states / member.sum(dim=-1, keepdim=True).clamp_min(1)
-    return means.gather(2, patch[..., None].expand_as(states))
+    keys, patches = entries.keys, torch.arange(entries.grid.patches, device=entries.keys.device)
+    total = keys.new_zeros((*keys.shape[:2], len(patches), keys.shape[3]), dtype=torch.float32)
+    count = total.new_zeros((*total.shape[:3], 1))
+    for where, part in stretches(keys):
+        shown = entries.patch[:, :, None, where] == patches[:, None]
+        member = (shown if counted is None else shown & counted[:, :, None, where]).float()
+        part /= part.norm(dim=-1, keepdim=True) + 1e-9
+        total += member @ part
+        count += member.sum(dim=-1, keepdim=True)
+    return total / count.clamp_min(1)
+
+
+def likeness(keys: Tensor, reference: Tensor, patch: Tensor | None = None) -> Tensor:
+    """⟨K̂, reference of the entry's patch⟩, (batch, kv_heads, n) fp32.
+
+    Args:
+        keys: (batch, kv_heads, n, head_dim).
+        reference: (batch, kv_heads, patches, head_dim) fp32.
+        patch: of each entry, (batch, kv_heads, n); None where they are whole frames in order.
+    """
+    found = keys.new_empty(keys.shape[:3], dtype=torch.float32)
+    patches = reference.shape[2]
+    for where, part in stretches(keys, patches if patch is None else 1):
+        length = part.norm(dim=-1) + 1e-9
+        if patch is None:
+            part.unflatten(2, (-1, patches)).mul_(reference[:, :, None])
+        else:
+            part *= reference.gather(2, patch[:, :, where, None].expand_as(part))
+        found[:, :, where] = part.sum(dim=-1) / length
+    return found

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor
+from kvpress_video.compressor import Compressor, Kept
 from kvpress_video.entries import Entries, Grid
 from kvpress_video.errors import BudgetError
 
@@ -45,11 +45,12 @@ class AveragePooling(Compressor):
         """The entry nearest the centre of each window, (batch, kv_heads, keep) int64, ascending."""
         return self._windows(entries, keep).centres.expand(*entries.keys.shape[:2], -1)
 
-    def compress(self, entries: Entries, keep: int) -> Entries:
-        """The mean of each window."""
-        if keep == 0:
-            return entries.slice(0, 0)
-        return averaged(entries, self._windows(entries, keep).mean, self.select(entries, keep))
+    def reduce(self, entries: Entries, keep: int) -> Kept:
+        """The mean of each window, in the slot of its centre."""
+        if not keep:
+            return Kept(torch.empty((*entries.keys.shape[:2], 0), dtype=torch.long, device=entries.keys.device))
+        windows, centres = self._windows(entries, keep), self.select(entries, keep)
+        return Kept(centres, averaged(entries, windows.mean, centres))
 
     def _windows(self, entries: Entries, keep: int) -> Windows:
         device = entries.keys.device

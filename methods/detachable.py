@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, top
+from kvpress_video.compressor import Compressor, Kept, top
 from kvpress_video.entries import Entries, Grid, Kind
 from kvpress_video.errors import BudgetError, UnknownNameError
 from kvpress_video.registry import make_method
@@ -87,28 +87,28 @@ class Detachable(Compressor):
         """Which entries stay: (batch, kv_heads, keep) int64, ascending.
 
         Raises:
-            BudgetError: the window cannot hold one frame, or window and bank cannot hold `keep`.
+            BudgetError: as `reduce`.
         """
-        window = self._window(entries.grid, keep)
-        chosen = self._candidates(entries, keep, window)
-        if chosen.shape[-1] > keep - window:
-            picked = self._thinner.select(_before(window, entries.gather(chosen)), keep - window)
-            chosen = chosen.gather(-1, picked)
-        newest = torch.arange(len(entries) - window, len(entries), device=chosen.device)
-        return torch.cat([chosen, newest.expand(*chosen.shape[:2], -1)], dim=-1)
+        return self.reduce(entries, keep).slots
 
-    def compress(self, entries: Entries, keep: int) -> Entries:
+    def reduce(self, entries: Entries, keep: int) -> Kept:
         """The bank, as the thinner leaves it, and the window.
 
         Raises:
-            BudgetError: as `select`.
+            BudgetError: the window cannot hold one frame, or window and bank cannot hold `keep`.
         """
         window = self._window(entries.grid, keep)
-        bank = entries.gather(self._candidates(entries, keep, window))
-        if len(bank) > keep - window:
-            bank = self._thinner.compress(_before(window, bank), keep - window)
-        newest = entries.slice(len(entries) - window, len(entries))
-        return Entries.join([replace(bank, context=entries.context), newest], dim=2)
+        chosen, merged = self._candidates(entries, keep, window), None
+        if chosen.shape[-1] > keep - window:
+            bank = _before(window, entries.gather(chosen))
+            picked, merged = self._thinner.reduce(bank, keep - window)
+            chosen = chosen.gather(-1, picked)
+        newest = torch.arange(len(entries) - window, len(entries), device=chosen.device)
+        slots = torch.cat([chosen, newest.expand(*chosen.shape[:2], -1)], dim=-1)
+        if merged is None:
+            return Kept(slots)
+        end = entries.slice(len(entries) - window, len(entries))
+        return Kept(slots, Entries.join([replace(merged, context=entries.context), end], dim=2))
 
     def banked(self, entries: Entries) -> int:
         """The entries before the window's first: as many in every head, where the window is whole frames."""

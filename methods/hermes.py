@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor
+from kvpress_video.compressor import Compressor, Kept
 from kvpress_video.entries import Entries
 from kvpress_video.errors import BudgetError
 
@@ -65,20 +65,21 @@ class Hermes(Compressor):
         weight, rate = self._blend(entries.context.layer, entries.context.layers)
         length = len(entries)
         age = torch.arange(length - 1, -1, -1, device=entries.keys.device) / max(length - 1, 1)
-        looked_at = attention(entries, "hermes").mean(dim=1, keepdim=True)
+        looked_at = entries.context.spread.mean(attention(entries, "hermes"))
         scores = (1 - weight) * _to_unit(looked_at) + weight * _to_unit((-rate * age).exp())
         return scores.expand(entries.keys.shape[:3])
 
-    def compress(self, entries: Entries, keep: int) -> Entries:
+    def reduce(self, entries: Entries, keep: int) -> Kept:
         """The highest scores; in a deep layer the last of them holds the mean of itself and of all that goes."""
         if not (self.summary and self._is_deep(entries) and 0 < keep < len(entries)):
-            return super().compress(entries, keep)
+            return super().reduce(entries, keep)
         order = self.scores(entries).argsort(dim=-1, descending=True, stable=True)
         rest = entries.gather(order[..., keep - 1 :])
         summary = averaged(
             rest, lambda states: states.float().mean(dim=2, keepdim=True), torch.zeros_like(order[..., :1])
         )
-        return Entries.join([entries.gather(order[..., : keep - 1]), summary], dim=2).in_order()
+        merged = Entries.join([entries.gather(order[..., : keep - 1]), summary], dim=2).in_order()
+        return Kept(order[..., :keep].sort(dim=-1).values, merged)
 
     def _bounds(self, layers: int) -> tuple[int, int]:
         """The first middle layer and the first deep one."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from kvpress_video.compressor import Compressor
 from kvpress_video.entries import Entries
 
+from ._directions import norms
+
 
 @dataclass(frozen=True)
 class KeyNorm(Compressor):
@@ -19,4 +21,4 @@ class KeyNorm(Compressor):
 
     def scores(self, entries: Entries) -> Tensor:
         """−‖K‖₂, (batch, kv_heads, n) fp32."""
-        return -entries.keys.float().norm(dim=-1)
+        return -norms(entries.keys)

@@ -89,9 +89,9 @@ def _likeness(entries: Entries, place: Tensor) -> Tensor:
     whole = entries.gather(place[:, None].expand(-1, entries.keys.shape[1], -1))
     if whole.context.rope is not None:
         whole = replace(whole, keys=whole.context.rope.rotate(whole.keys.float(), -whole.present))
-    features = directions(whole).unflatten(2, (-1, entries.grid.patches)).mean(dim=3)
+    features = directions(whole.keys).unflatten(2, (-1, entries.grid.patches)).mean(dim=3)
     features = normalize(features, dim=-1)
-    return (features @ features.transpose(-1, -2)).mean(dim=1)
+    return whole.context.spread.mean(features @ features.transpose(-1, -2))[:, 0]
 
 
 def _sample(alike: Tensor, size: int) -> tuple[Tensor, Tensor]:

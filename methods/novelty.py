@@ -13,7 +13,7 @@ from kvpress_video.compressor import Compressor, top
 from kvpress_video.entries import Entries
 from kvpress_video.errors import BudgetError, unknown_name
 
-from ._directions import directions, mean_of_patch
+from ._directions import likeness, mean_frame, mean_of_patches
 
 REFERENCES = ("patch", "global")
 
@@ -45,17 +45,14 @@ class Novelty(Compressor):
 
     def scores(self, entries: Entries) -> Tensor:
         """Unlikeness to the long-term mean, (batch, kv_heads, n) fp32; under `"patch"`, 0 throughout a single frame."""
-        states = directions(entries)
+        keys, patches = entries.keys, entries.grid.patches
         if entries.grid.frames == 1 and self.reference == "patch":
-            return states.new_zeros(states.shape[:3])
+            return keys.new_zeros(keys.shape[:3], dtype=torch.float32)
         if self.reference == "global":
-            mean = states.mean(dim=2, keepdim=True)
-        elif entries.complete:
-            frames = states.unflatten(2, (entries.grid.frames, -1))
-            mean = frames.mean(dim=2, keepdim=True).expand_as(frames).flatten(2, 3)
-        else:
-            mean = mean_of_patch(states, entries)
-        return -(states * normalize(mean, dim=-1)).sum(dim=-1)
+            return -likeness(keys, normalize(mean_frame(keys, 1), dim=-1))
+        if entries.complete:
+            return -likeness(keys, normalize(mean_frame(keys, patches), dim=-1))
+        return -likeness(keys, normalize(mean_of_patches(entries), dim=-1), entries.patch.long())
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending."""

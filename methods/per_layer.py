@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor
+from kvpress_video.compressor import Compressor, Kept
 from kvpress_video.entries import Entries
 from kvpress_video.errors import BudgetError
 from kvpress_video.registry import make_method
@@ -61,9 +61,9 @@ class PerLayer(Compressor):
         """The base's selection."""
         return self._base.select(entries, keep)
 
-    def compress(self, entries: Entries, keep: int) -> Entries:
+    def reduce(self, entries: Entries, keep: int) -> Kept:
         """What the base makes of them."""
-        return self._base.compress(entries, keep)
+        return self._base.reduce(entries, keep)
 
     def banked(self, entries: Entries) -> int:
         """The base's."""

@@ -32,7 +32,8 @@ class Random(Compressor):
 
     def scores(self, entries: Entries) -> Tensor:
         """Uniform in [0, 1), (batch, kv_heads, n) fp32."""
-        heads = torch.arange(entries.keys.shape[1], device=entries.tags.device)[:, None]
+        here, device = entries.keys.shape[1], entries.tags.device
+        heads = entries.context.spread.rank * here + torch.arange(here, device=device)[:, None]
         state = _absorb(_absorb(torch.zeros_like(heads), self.seed), entries.context.layer)
         state = _absorb(state, heads)
         for column in (Tags.SEGMENT, Tags.FRAME, Tags.ROW, Tags.COLUMN):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from kvpress_video.compressor import Compressor, top
+from kvpress_video.compressor import Compressor, Kept, top
 from kvpress_video.entries import Entries
 from kvpress_video.errors import BudgetError
 
@@ -56,26 +56,27 @@ class StreamMem(Compressor):
         scores = self.scores(entries)
         return _first_slots(scores, self._frames(entries, scores, keep), keep)
 
-    def compress(self, entries: Entries, keep: int) -> Entries:
+    def reduce(self, entries: Entries, keep: int) -> Kept:
         """The entries that stay, with the prototypes in their slots."""
         scores = self.scores(entries)
         frames = self._frames(entries, scores, keep)
         chosen = _first_slots(scores, frames, keep)
-        kept = entries.gather(chosen)
         if keep == len(entries) or not frames.slot.shape[-1]:
-            return kept
+            return Kept(chosen)
+        kept = entries.gather(chosen)
         prototypes = frames.prototypes(entries)
         place = torch.searchsorted(chosen, frames.slot)  # behind the last where there is no such frame
 
         def put(states: Tensor, means: Tensor) -> Tensor:
             return pad(states, (0, 0, 0, 1)).scatter(2, place[..., None].expand_as(means), means)[:, :, :-1]
 
-        return replace(
+        merged = replace(
             kept,
             keys=put(kept.keys, prototypes.keys),
             values=put(kept.values, prototypes.values),
             places=put(kept.places, prototypes.places),
         )
+        return Kept(chosen, merged)
 
     def _frames(self, entries: Entries, scores: Tensor, keep: int) -> Frames:
         """The complete frames that get a prototype, the most attended first."""

@@ -12,7 +12,7 @@ from kvpress_video.compressor import Compressor, top
 from kvpress_video.entries import Entries
 from kvpress_video.errors import BudgetError
 
-from ._directions import directions, mean_of_patch
+from ._directions import likeness, mean_frame, mean_of_patches
 from ._survivors import check_treatment, pseudo_frames
 
 
@@ -50,12 +50,12 @@ class TaR(Compressor):
         """
         if entries.grid.frames == 1:
             return entries.keys.new_zeros(entries.keys.shape[:3], dtype=torch.float32)
-        states, recent = directions(entries), self._recent_frames(entries)
+        recent = self._recent_frames(entries)
         if self._whole_frames(entries):
-            frames = states.unflatten(2, (pseudo_frames(entries), -1))
-            reference = frames[:, :, -recent:].mean(dim=2, keepdim=True)
-            return -(frames * reference).sum(dim=-1).flatten(2)
-        return -(states * mean_of_patch(states, entries, self._last(entries, recent))).sum(dim=-1)
+            patches = len(entries) // pseudo_frames(entries)
+            return -likeness(entries.keys, mean_frame(entries.keys[:, :, -recent * patches :], patches))
+        reference = mean_of_patches(entries, self._last(entries, recent))
+        return -likeness(entries.keys, reference, entries.patch.long())
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending."""

@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool1d, avg_pool3d
 from kvpress_video.compressor import Compressor
 from kvpress_video.entries import Entries
 
+from ._directions import norms
 from ._survivors import check_treatment, pseudo_frames
 
 
@@ -39,21 +40,21 @@ class VaN(Compressor):
 
     def scores(self, entries: Entries) -> Tensor:
         """‖V‖₂, pooled, (batch, kv_heads, n) fp32."""
-        norms = entries.values.float().norm(dim=-1)
+        lengths = norms(entries.values)
         if not self.pooling:
-            return norms
+            return lengths
         layer, layers, grid = entries.context.layer, entries.context.layers, entries.grid
         if entries.complete or self.entries == "official":
-            return _pool(norms.unflatten(2, (pseudo_frames(entries), *grid[1:])), layer, layers).flatten(2)
+            return _pool(lengths.unflatten(2, (pseudo_frames(entries), *grid[1:])), layer, layers).flatten(2)
         slot = entries.frame.long() * grid.patches + entries.patch
 
         def pooled(states: Tensor) -> Tensor:
-            spread = norms.new_zeros(*norms.shape[:2], grid.tokens).scatter(2, slot, states)
+            spread = lengths.new_zeros(*lengths.shape[:2], grid.tokens).scatter(2, slot, states)
             return _pool(spread.unflatten(2, grid), layer, layers).flatten(2)
 
-        border = _pool(norms.new_ones(1, 1, *grid), layer, layers).flatten(2)  # what zero padding leaves of a mean
-        held = pooled(torch.ones_like(norms))
-        return (pooled(norms) / held.clamp_min(1e-9) * border).gather(2, slot)
+        border = _pool(lengths.new_ones(1, 1, *grid), layer, layers).flatten(2)  # what zero padding leaves of a mean
+        held = pooled(torch.ones_like(lengths))
+        return (pooled(lengths) / held.clamp_min(1e-9) * border).gather(2, slot)
 
 
 def _pool(norms: Tensor, layer: int, layers: int) -> Tensor:

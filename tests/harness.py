@@ -9,6 +9,7 @@ import torch
 import zoo
 from torch import Tensor
 
+from kvpress_video.cache import CompressedLayer
 from kvpress_video.registry import method_names
 
 METHODS = [name for name in method_names() if name != "full"]
@@ -26,6 +27,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def model_of(family: str, attention: str = "sdpa") -> Any:
     """One model per family and attention for the whole run; every test leaves it as it was."""
     return zoo.build(family, attention)
+
+
+def compressed(cache: Any) -> list[Any]:
+    """The layers of a cache that are compressed."""
+    return [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
 
 
 class Answer(NamedTuple):

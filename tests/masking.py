@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from harness import answer, forced
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Log:
 def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
     """Notes what one `generate()` does to its cache."""
     log = Log()
-    update, replace = CompressedLayer.update, CompressedLayer.replace
+    update, keep = CompressedLayer.update, CompressedLayer.keep
 
     def noted_update(layer: CompressedLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         made = update(layer, keys, values, *args, **kwargs)
@@ -59,14 +60,14 @@ def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
         log.came.setdefault(log.number(layer), []).append((keys.clone(), values.clone(), index))
         return made
 
-    def noted_replace(layer: CompressedLayer, *args: Any) -> None:
-        replace(layer, *args)
+    def noted_keep(layer: CompressedLayer, *args: Any) -> None:
+        keep(layer, *args)
         log.measure(layer)
         log.kept.setdefault(log.number(layer), []).append(layer.kept)
 
     with patch.context() as inside:
         inside.setattr(CompressedLayer, "update", noted_update)
-        inside.setattr(CompressedLayer, "replace", noted_replace)
+        inside.setattr(CompressedLayer, "keep", noted_keep)
         yield log
 
 
@@ -108,7 +109,7 @@ def masked_answer(
 
     def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         given = kwargs["attention_mask"]
-        visible = view.layers[module.layer_idx].repeat_interleave(groups, dim=0)
+        visible = view.layers[list(attentions).index(module.layer_idx)].repeat_interleave(groups, dim=0)
         queries, keys = given.shape[-2:]
         wide = torch.ones(len(visible), queries, keys, dtype=torch.bool)
         wide[..., :length] = visible if queries == length else visible[:, -1:]
@@ -121,12 +122,51 @@ def masked_answer(
             kwargs["position_ids"] = positions[..., start : start + kwargs["inputs_embeds"].shape[1]]
         return args, kwargs
 
-    decoder = model.get_decoder()
-    handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in decoder.layers]
+    decoder, attentions = model.get_decoder(), zoo.attentions(model)
+    handles = [module.register_forward_pre_hook(mask, with_kwargs=True) for module in attentions.values()]
     handles.append(decoder.register_forward_pre_hook(moved, with_kwargs=True))
 
     try:
         return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, length)]).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def evicted(kept: Tensor, length: int) -> Tensor:
+    """(kv_heads, entries) indices -> (kv_heads, length) True where nothing was kept."""
+    hidden = torch.ones(kept.shape[0], length, dtype=torch.bool)
+    for head, indices in enumerate(kept):
+        hidden[head, indices[indices >= 0].long()] = False
+    return hidden
+
+
+@torch.no_grad()
+def blinded_answer(
+    model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor, blind_from: int
+) -> Tensor:
+    """Logits of the stock model fed `tokens`; from column `blind_from` on, every query of every head is blind to the
+    entries that are hidden in its layer."""
+    groups = model.config.get_text_config().num_attention_heads // hidden[0].shape[0]
+    lowest = torch.finfo(torch.float32).min
+
+    def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = kwargs["attention_mask"]
+        past = given.shape[-1] - given.shape[-2]
+        blind = hidden[list(attentions).index(module.layer_idx)].repeat_interleave(groups, dim=0)
+        added = given.expand(1, len(blind), -1, -1).clone()
+        first = max(blind_from - past, 0)
+        added[:, :, first:, : blind.shape[-1]].masked_fill_(blind[None, :, None], lowest)
+        kwargs["attention_mask"] = added
+        return args, kwargs
+
+    attentions = zoo.attentions(model)
+    handles = [module.register_forward_pre_hook(mask, with_kwargs=True) for module in attentions.values()]
+
+    try:
+        return answer(
+            model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, inputs["input_ids"].shape[1])]
+        ).logits
     finally:
         for handle in handles:
             handle.remove()

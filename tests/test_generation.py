@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
+from harness import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -83,6 +83,8 @@ def test_a_second_video_shrinks_the_first_to_make_room() -> None:
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_beam_search_equals_scoring_each_beam_alone(family: str, attention: str) -> None:
     model = model_of(family, attention)
+    if family in ("internvl", "gemma3") and not hasattr(model, "_expand_multimodal_outputs"):
+        pytest.skip("this version repeats every frame by itself for the beams, so that the stock model is wrong")
     prompts = [video_prompt(family), video_prompt(family, 6)]
     prompts[1] = zoo.Prompt([zoo.Text(9, seed=5), *prompts[1].parts])
     inputs = zoo.inputs(model, prompts)
@@ -126,12 +128,12 @@ def test_sampling_follows_the_seed_and_its_sequences_are_independent() -> None:
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16(method: str, family: str) -> None:
-    model = zoo.build(family, "sdpa", torch.bfloat16, layers=2)
+    model = zoo.build(family, "sdpa", torch.bfloat16)
     with kv.compress(model, method, "50%", **SETTINGS.get(method, {})) as run:
         found = answer(model, zoo.inputs(model, [video_prompt(family, 12)]), new=2)
     assert found.logits.isfinite().all()
     assert run.report.ratio == 0.5
-    assert all(layer.keys.dtype == torch.bfloat16 for layer in found.output.past_key_values.layers)
+    assert all(layer.keys.dtype == torch.bfloat16 for layer in compressed(found.output.past_key_values))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

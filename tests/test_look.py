@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from harness import METHODS, SETTINGS, model_of, two_videos, video_prompt
+from harness import METHODS, SETTINGS, compressed, model_of, two_videos, video_prompt
 from PIL import Image
 from report_lines import overlay
 
@@ -47,7 +47,7 @@ def test_shares_are_those_of_the_kept_tokens(family: str, method: str) -> None:
         for head in layer[0].tolist():
             for place in {places[token] for token in head if token in places}:
                 expected[place] += 1 / (len(kept) * layer.shape[1])
-    found = kept_shares(layers_of(output.past_key_values))
+    found = kept_shares(compressed(output.past_key_values))
     np.testing.assert_allclose(found, expected, atol=1e-12)
     assert found.mean() == pytest.approx(round(0.4 * len(places)) / len(places))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import answer, model_of, two_videos, video_prompt
+from harness import answer, compressed, model_of, two_videos, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv
@@ -22,10 +22,10 @@ def _prefilled(model: Any, inputs: dict[str, Tensor], **options: Any) -> tuple[A
     """The compressed cache right after prefill, and the hidden states that each text attention was given."""
     hidden: list[Tensor] = []
     handles = [
-        layer.self_attn.register_forward_pre_hook(
+        module.register_forward_pre_hook(
             lambda module, args, kwargs: hidden.append(kwargs["hidden_states"]), with_kwargs=True
         )
-        for layer in model.get_decoder().layers
+        for module in zoo.attentions(model).values()
     ]
     try:
         with kv.compress(model, "random", "40%", **options):
@@ -43,9 +43,8 @@ def test_moved_keys_equal_keys_computed_at_the_new_position(family: str) -> None
     inputs = zoo.inputs(model, [two_videos(family)])
     cache, hidden = _prefilled(model, inputs, positions="compact", prefill="whole")
     text, moved = model.get_decoder(), 0
-    for number, layer in enumerate(cache.layers):
-        attention = text.layers[number].self_attn
-        states = attention.k_proj(hidden[number])
+    for attention, given, layer in zip(zoo.attentions(model).values(), hidden, compressed(cache), strict=True):
+        states = attention.k_proj(given)
         states = states.reshape(*states.shape[:2], -1, attention.head_dim)
         states = attention.k_norm(states) if hasattr(attention, "k_norm") else states
         for head in range(layer.keys.shape[1]):
@@ -60,13 +59,12 @@ def test_moved_keys_equal_keys_computed_at_the_new_position(family: str) -> None
 def _rotated(text: Any, attention: Any, states: Tensor, place: Tensor) -> Tensor:
     """The family's own rotation of (n, head_dim) at fractional (n, 3) positions."""
     module = sys.modules[type(attention).__module__]
-    mrope = "qwen" in type(text).__name__.lower() and "VL" in type(text).__name__
-    position = place.T[:, None] if mrope else place.T[0][None]
-    cos, sin = text.rotary_emb(states, position)
+    settings = getattr(text.config, "rope_scaling", None) or text.config.rope_parameters
+    position = place.T[:, None] if "mrope_section" in settings else place.T[0][None]
+    cos, sin = text.rotary_emb(states, position, *({"full_attention"} & set(settings)))
     rows = states[None, None]
     if hasattr(module, "apply_multimodal_rotary_pos_emb"):
-        section = (getattr(text.config, "rope_scaling", None) or text.config.rope_parameters)["mrope_section"]
-        return module.apply_multimodal_rotary_pos_emb(rows, rows, cos, sin, section)[1][0, 0]
+        return module.apply_multimodal_rotary_pos_emb(rows, rows, cos, sin, settings["mrope_section"])[1][0, 0]
     return module.apply_rotary_pos_emb(rows, rows, cos, sin)[1][0, 0]
 
 
@@ -74,11 +72,12 @@ def _rotated(text: Any, attention: Any, states: Tensor, place: Tensor) -> Tensor
 def test_the_rotation_read_off_a_model_is_the_models_own(family: str) -> None:
     model = model_of(family, "eager")
     text = model.get_decoder()
-    states, place = torch.randn(7, 16), torch.randint(0, 50, (7, 3)).float()
-    if "llava" in family:
+    attention = next(iter(zoo.attentions(model).values()))
+    states, place = torch.randn(7, attention.head_dim), torch.randint(0, 50, (7, 3)).float()
+    if not adapter_for(model).rope().axes.any():
         place = place[:, :1].expand(-1, 3)
     rope = adapter_for(model).rope()
-    torch.testing.assert_close(rope.rotate(states, place), _rotated(text, text.layers[0].self_attn, states, place))
+    torch.testing.assert_close(rope.rotate(states, place), _rotated(text, attention, states, place))
     torch.testing.assert_close(rope.rotate(rope.rotate(states, place), -place), states)
 
 
@@ -88,7 +87,7 @@ def test_generation_goes_on_right_after_the_compacted_positions(family: str) -> 
     prompt = zoo.Prompt([zoo.Text(4, seed=1), zoo.Video(20, *zoo.grid(family), seed=2), zoo.Text(8, seed=3)])
     with kv.compress(model, "random", "25%", positions="compact"):
         cache = answer(model, zoo.inputs(model, [prompt]), new=4).output.past_key_values
-    place = cache.layers[0].places[0, 0]
+    place = compressed(cache)[0].places[0, 0]
     last, new = place[-4, Places.PRESENT], place[-3:, Places.PRESENT]
     assert new.tolist() == [[last[0] + step] * 3 for step in (1, 2, 3)]
     if "llava" in family:

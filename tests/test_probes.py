@@ -33,7 +33,8 @@ class Recorder(Compressor):
 
     def scores(self, entries: Entries) -> Tensor:
         assert entries.context.queries is not None
-        self.calls.append((entries.context.layer, entries.context.queries, entries))
+        everything = torch.arange(len(entries)).expand(entries.keys.shape[:3])
+        self.calls.append((entries.context.layer, entries.context.queries, entries.gather(everything)))
         return -entries.keys.float().norm(dim=-1)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ import pytest
 import torch
 import transformers
 
+from kvpress_video.entries import Grid, Kind
 from kvpress_video.errors import VideoError
+from kvpress_video.layout import Item, lay_out
+from kvpress_video.models.internvl import InternVL
+from kvpress_video.models.smolvlm import SmolVLM
 from kvpress_video.prompt import prepare
 from kvpress_video.video import Video, frame_rate, read_video
 
@@ -23,7 +28,9 @@ av = pytest.importorskip("av", reason="PyAV writes the videos")
 
 STEP = 10  # grey levels from one frame to the next
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
-SPECIAL += ["<|video_pad|>", "<image>", "<video>"]
+SPECIAL += ["<|video_pad|>", "<image>", "<video>", "<img>", "</img>", "<IMG_CONTEXT>", "<end_of_utterance>"]
+SPECIAL += ["<fake_token_around_image>", "<global-img>", *(f"<row_{i}_col_{j}>" for i in (1, 2) for j in (1, 2))]
+ROLES = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
 TEMPLATE = (
     "{% for part in messages[0].content %}"
     "{% if part.type == 'video' %}VIDEO{% else %}{{ part.text }}{% endif %}{% endfor %}"
@@ -152,13 +159,15 @@ def test_frames_from_memory() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Bytes and special tokens, of the class that every processor here accepts."""
+    """Bytes, two words and special tokens, of the class that every processor here accepts."""
     from tokenizers import pre_tokenizers
 
     folder = tmp_path_factory.mktemp("tokenizer")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate([*alphabet, *SPECIAL])}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    parts = [(word[:end], word[end]) for word in ("Frame", "\u0120from") for end in range(1, len(word))]
+    vocabulary = [*alphabet, *SPECIAL, *(first + second for first, second in parts)]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, parts)]) + "\n")
     made = transformers.Qwen2TokenizerFast.from_pretrained(folder, additional_special_tokens=SPECIAL)
     made.padding_side = "right"
     return made
@@ -167,8 +176,29 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def processor(family: str, tokenizer: Any) -> Any:
     size = {"shortest_edge": 28 * 28, "longest_edge": 64 * 28 * 28}
     square = {"height": 56, "width": 56}
-    placeholder = "<video>" if family == "llava" else "<|vision_start|><|video_pad|><|vision_end|>"
+    placeholder = "<|vision_start|><|video_pad|><|vision_end|>" if "qwen" in family else "<video>\n"
     template = TEMPLATE.replace("VIDEO", placeholder)
+    if family == "internvl":
+        small, tokenizer = {"height": 24, "width": 24}, deepcopy(tokenizer)
+        for role, token in ROLES.items():
+            setattr(tokenizer, f"{role}_token", token)
+            setattr(tokenizer, f"{role}_token_id", tokenizer.convert_tokens_to_ids(token))
+        return transformers.InternVLProcessor(
+            transformers.GotOcr2ImageProcessor(size=small, min_patches=4, max_patches=4),
+            tokenizer,
+            transformers.InternVLVideoProcessor(size=small),
+            image_seq_length=9,
+            chat_template=template,
+        )
+    if family == "smolvlm":
+        sizes: Any = {"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 24}}
+        return transformers.SmolVLMProcessor(
+            transformers.SmolVLMImageProcessor(**sizes),
+            tokenizer,
+            transformers.SmolVLMVideoProcessor(**sizes),
+            image_seq_len=9,
+            chat_template=template,
+        )
     if family == "llava":
         return transformers.LlavaOnevisionProcessor(
             transformers.LlavaOnevisionImageProcessor(size=square),
@@ -206,8 +236,63 @@ def test_llava_gets_every_frame(clip: Path, tokenizer: Any) -> None:
     assert inputs["pixel_values_videos"].shape == (2, 3, 3, 56, 56)
 
 
-@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llava"])
-def test_rows_are_padded_on_the_left(clip: Path, tokenizer: Any, family: str) -> None:
+@pytest.fixture
+def spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolVLM2 spells the number of frames with an optional package."""
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", str)
+
+
+def test_internvl_numbers_the_frames(clip: Path, tokenizer: Any) -> None:
+    inputs = prepare(processor("internvl", tokenizer), read_video(clip, frames=12), ["What?", "Why is that?"])
+    assert inputs["pixel_values"].shape == (24, 3, 24, 24)
+    for row in inputs["input_ids"]:
+        assert re.findall(r"Frame(\d+): <img>", tokenizer.decode(row)) == [str(i + 1) for i in range(12)]
+
+
+def test_smolvlm_writes_the_seconds_of_the_file(clip: Path, tokenizer: Any, spelled: None) -> None:
+    video = read_video(clip, fps=1, start=1, end=5)
+    inputs = prepare(processor("smolvlm", tokenizer), video, ["What?", "Why is that?"])
+    assert inputs["pixel_values"].shape == (2, 4, 3, 24, 24)
+    for row in inputs["input_ids"]:
+        assert re.findall(r"Frame from (\d\d:\d\d):", tokenizer.decode(row)) == ["00:01", "00:02", "00:03", "00:04"]
+
+
+IMAGE_FRAMES = {"internvl": (InternVL.label, "<IMG_CONTEXT>"), "smolvlm": (SmolVLM.label, "<image>")}
+
+
+def segments(inputs: Any, family: str, tokenizer: Any) -> list[list[int]]:
+    """Frames of each video or image of each row, for frames of 3 × 3 tokens."""
+    label, placeholder = IMAGE_FRAMES[family]
+    ids, token = inputs["input_ids"], tokenizer.convert_tokens_to_ids(placeholder)
+    frames = int((ids == token).sum()) // 9
+    items = {Kind.IMAGE: [Item(Grid(1, 3, 3), label=label)] * frames}
+    layout = lay_out(ids, inputs["attention_mask"].bool(), {Kind.IMAGE: token}, items, 0, [0] * len(ids))
+    return [[grid.frames for grid in row.grids.values()] for row in layout.rows]
+
+
+@pytest.mark.parametrize("family", IMAGE_FRAMES)
+def test_frames_that_are_images_are_one_video(clip: Path, tokenizer: Any, spelled: None, family: str) -> None:
+    made = processor(family, tokenizer)
+    inputs = prepare(made, read_video(clip, frames=12), ["What?", "Why is that?"])
+    assert segments(inputs, family, tokenizer) == [[12], [12]]
+    video = read_video(clip, frames=3).frames
+    adjacent = made(text=["<video>\n<video>\nWhat?"], videos=[[video, video]], padding=True, return_tensors="pt")
+    assert segments(adjacent, family, tokenizer) == [[3, 3]]
+
+
+@pytest.mark.parametrize("family", IMAGE_FRAMES)
+def test_tiles_of_an_image_are_no_frames(clip: Path, tokenizer: Any, spelled: None, family: str) -> None:
+    """Four tiles and the whole."""
+    image = read_video(clip, frames=1).frames[0][:, :56]
+    token = IMAGE_FRAMES[family][1]
+    made = processor(family, tokenizer)
+    inputs = made(text=[f"{token}\n{token}\nWhat?"], images=[[image, image]], padding=True, return_tensors="pt")
+    assert inputs["pixel_values"].shape[-3:] == (3, 24, 24)
+    assert segments(inputs, family, tokenizer) == [[1] * 10]
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llava", "internvl", "smolvlm"])
+def test_rows_are_padded_on_the_left(clip: Path, tokenizer: Any, spelled: None, family: str) -> None:
     inputs = prepare(processor(family, tokenizer), read_video(clip, frames=2), ["What?", "Why is that?"])
     mask = inputs["attention_mask"]
     assert mask[:, -1].all()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import answer, model_of, video_prompt
+from harness import answer, compressed, model_of, video_prompt
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -25,7 +25,7 @@ def test_every_visual_token_is_tagged_with_what_it_shows(family: str) -> None:
     inputs = zoo.inputs(model, prompts)
     with kv.compress(model, "random", "100%"):
         cache = model(**inputs, use_cache=True).past_key_values
-    tags = cache.layers[0].tags[:, 0]
+    tags = compressed(cache)[0].tags[:, 0]
     for row, prompt in enumerate(prompts):
         padding = int((inputs["attention_mask"][row] == 0).sum())
         assert (tags[row, :padding] == -1).all()
@@ -77,9 +77,10 @@ def test_importance_is_the_attention_of_standby_queries(family: str, learned: bo
     tokens = torch.randn(3, width, generator=torch.Generator().manual_seed(1)) if learned else None
     with kv.compress(model, "standby", "100%", n=4, tokens=tokens):
         cache = model(**inputs, use_cache=True).past_key_values
-    entries = cache.layers[0]
+    entries = compressed(cache)[0]
     found = entries.places[0, 0, :, 3][entries.tags[0, 0, :, Tags.KIND] == Kind.VIDEO]
-    expected = _llava_reference if "llava" in family else _qwen_reference
+    square = "llava" in family or zoo.TABLE[family].frames_are_images
+    expected = _square_reference if square else _qwen_reference
     with torch.no_grad():
         wanted = expected(model, inputs, frames, rows, columns, tokens)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
@@ -93,18 +94,28 @@ def _attention(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _qwen_reference(model: Any, inputs: Any, frames: int, rows: int, columns: int, tokens: Tensor | None) -> Tensor:
-    visual = model.model.visual
+    separate = hasattr(model.model, "vision_model")  # projections, and a merge size of each item
+    visual = model.model.vision_model if separate else model.model.visual
     caught: dict[str, Any] = {}
-    block = visual.blocks[-1]
-    handle = block.attn.register_forward_pre_hook(
+    block: Any = visual.encoder.layers[-1] if separate else visual.blocks[-1]
+    attention, norm = (block.self_attn, block.layer_norm1) if separate else (block.attn, block.norm1)
+
+    def projected(hidden: Tensor) -> Tensor:
+        if not separate:
+            return attention.qkv(hidden).reshape(len(hidden), 3, attention.num_heads, -1)
+        found = torch.stack([project(hidden) for project in (attention.q_proj, attention.k_proj)], dim=1)
+        return found.reshape(len(hidden), 2, attention.num_heads, -1)
+
+    handle = attention.register_forward_pre_hook(
         lambda m, args, kw: caught.update(kw, hidden=args[0]), with_kwargs=True
     )
     # one frame at a time: the last block's attention never crosses a frame
     patches, found = 4 * rows * columns, []
     for frame in range(frames):
         pixels = inputs["pixel_values_videos"][frame * patches : (frame + 1) * patches]
-        visual(pixels, grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]))
-        states = block.attn.qkv(caught["hidden"]).reshape(patches, 3, block.attn.num_heads, -1)
+        merges = {"merge_sizes": torch.tensor([2])} if separate else {}
+        visual(pixels, grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]), **merges)
+        states = projected(caught["hidden"])
         cos, sin = (part[:, None] for part in caught["position_embeddings"])
 
         def turn(x: Tensor, cos: Tensor = cos, sin: Tensor = sin) -> Tensor:
@@ -119,8 +130,7 @@ def _qwen_reference(model: Any, inputs: Any, frames: int, rows: int, columns: in
             cell_of = torch.tensor([r // height * cells[1] + c // width for r, c in where])
             standby = torch.stack([queries[:, cell_of == cell].mean(1) for cell in range(4)], dim=1)
         else:
-            learned = block.attn.qkv(block.norm1(tokens)).reshape(len(tokens), 3, block.attn.num_heads, -1)
-            standby = learned[:, 0].transpose(0, 1)
+            standby = projected(norm(tokens))[:, 0].transpose(0, 1)
         importance = _attention(standby, keys)
         merged = torch.zeros(rows, columns)
         for weight, (r, c) in zip(importance, where, strict=True):
@@ -139,37 +149,37 @@ def _places(visual: Any, rows: int, columns: int) -> list[tuple[int, int]]:
     return [(2 * r + y, 2 * c + x) for r, c in merge for y in (0, 1) for x in (0, 1)]
 
 
-def _llava_reference(model: Any, inputs: Any, frames: int, rows: int, columns: int, tokens: Tensor | None) -> Tensor:
-    vision = model.config.vision_config
-    side = vision.image_size // vision.patch_size
-    layer = model.config.vision_feature_layer
-    tower = model.model.vision_tower
-    blocks = next(m for m in tower.modules() if isinstance(m, torch.nn.ModuleList) and hasattr(m[0], "self_attn"))
-    block = blocks[layer if layer < 0 else layer - 1]
+def _square_reference(model: Any, inputs: Any, frames: int, rows: int, columns: int, tokens: Tensor | None) -> Tensor:
+    """For towers that see each frame as a square of patches, with or without a class token before them."""
+    pixels = inputs[zoo.video_input(model.config.model_type)].flatten(0, -4)
+    side = pixels.shape[-1] // zoo.PATCH
+    layer = getattr(model.config, "vision_feature_layer", -1)
+    tower = getattr(model.model, "vision_tower", None) or model.model.vision_model
+    lists = (module for module in tower.modules() if isinstance(module, torch.nn.ModuleList))
+    block: Any = next(found for found in lists if hasattr(found[0], "mlp"))[layer if layer < 0 else layer - 1]
+    attention = block.attention if hasattr(block, "attention") else block.self_attn
+    norm = block.layernorm_before if hasattr(block, "layernorm_before") else block.layer_norm1
     caught: dict[str, Any] = {}
 
     def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         caught["hidden"] = args[0] if args else kwargs["hidden_states"]
 
+    def heads(states: Tensor, part: str) -> Tensor:
+        states = getattr(attention, f"{part}_proj")(norm(states))
+        states = getattr(attention, f"{part}_norm")(states) if hasattr(attention, f"{part}_norm") else states
+        return states.reshape(len(states), attention.num_heads, -1).transpose(0, 1)
+
     handle = block.register_forward_pre_hook(catch, with_kwargs=True)
-    tower(inputs["pixel_values_videos"][0])
+    tower(pixels)
     handle.remove()
-    normed, attention = block.layer_norm1(caught["hidden"])[:, -side * side :], block.self_attn
     found = []
-    for frame in normed:
-        q, k = (
-            proj(frame).reshape(side * side, attention.num_heads, -1).transpose(0, 1)
-            for proj in (attention.q_proj, attention.k_proj)
-        )
+    for frame in caught["hidden"][:, -side * side :]:
+        q, k = (heads(frame, part) for part in "qk")
         if tokens is None:
             spatial = q.transpose(1, 2).reshape(q.shape[0], -1, side, side)
             standby = adaptive_avg_pool2d(spatial, cell_grid(4, side, side)).flatten(2).transpose(1, 2)
         else:
-            standby = (
-                attention.q_proj(block.layer_norm1(tokens))
-                .reshape(len(tokens), attention.num_heads, -1)
-                .transpose(0, 1)
-            )
+            standby = heads(tokens, "q")
         pooled = adaptive_avg_pool2d(_attention(standby, k).reshape(1, side, side), (rows, columns))
         found.append(pooled.flatten() * side**2 / (rows * columns))
     return torch.cat(found)
@@ -213,7 +223,7 @@ def test_encode_gives_what_enters_the_text_model(family: str, dtype: torch.dtype
     embeddings, aligned = adapter_for(model).encode(inputs)
     assert torch.equal(embeddings, caught["inputs_embeds"][0, where])
     assert not embeddings.requires_grad
-    if "qwen3" in family:
+    if "qwen3_vl" in family:
         assert aligned is not None
         assert torch.equal(aligned, torch.cat(caught["deepstack_visual_embeds"], dim=-1))
     else:
@@ -222,5 +232,5 @@ def test_encode_gives_what_enters_the_text_model(family: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_encode_says_which_input_is_missing(family: str) -> None:
-    with pytest.raises(kv.MissingInputError, match=r"pixel_values_videos.*input_ids"):
+    with pytest.raises(kv.MissingInputError, match=rf"{zoo.video_input(family)}.*input_ids"):
         adapter_for(model_of(family)).encode({"input_ids": torch.zeros(1, 2)})

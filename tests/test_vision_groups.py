@@ -16,12 +16,13 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.entries import Grid, Kind
+from kvpress_video.layout import Item
 from kvpress_video.models import adapter_for
 from kvpress_video.models.base import Frames
 from kvpress_video.vision import VisionWatch, first_equal, grouped
 
 STANDBY = SimpleNamespace(n=4, tokens=None)
-QWEN = [family for family in zoo.FAMILIES if "qwen" in family]
+ANY_SIZE = [family for family in zoo.FAMILIES if "qwen" in family or family == "video_llama_3"]
 
 
 @contextmanager
@@ -38,14 +39,15 @@ def watching(model: Any, group: int | None, standby: Any = None) -> Iterator[Vis
 def tower_tokens(model: Any) -> Iterator[list[int]]:
     """Visual tokens of each run of the vision tower."""
     seen: list[int] = []
-    tower = getattr(model.model, "visual", None) or model.model.vision_tower
+    names = ("visual", "vision_tower", "vision_model")
+    tower = next(getattr(model.model, name) for name in names if hasattr(model.model, name))
 
     def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if "grid_thw" in kwargs:
             seen.append(int(kwargs["grid_thw"].prod(-1).sum()) // zoo.MERGE**2)
         else:
             rows, cols = zoo.grid(model.config.model_type)
-            seen.append(len(args[0]) * rows * cols)
+            seen.append(len(args[0] if args else kwargs["pixel_values"]) * rows * cols)
 
     handle = tower.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -55,21 +57,39 @@ def tower_tokens(model: Any) -> Iterator[list[int]]:
 
 
 def videos_of(family: str) -> list[zoo.Video]:
-    """Two videos of unequal size; LLaVA stacks them, so there they are equal."""
+    """Two videos of unequal size, or of unequal length where frames are of one size; LLaVA stacks equal ones."""
     rows, cols = zoo.grid(family)
     if "llava" in family:
         return [zoo.Video(5, rows, cols, seed=1), zoo.Video(5, rows, cols, seed=2)]
-    return [zoo.Video(5, rows, cols, seed=1), zoo.Video(3, rows + 2, cols - 1, seed=2)]
+    other = (rows, cols) if zoo.TABLE[family].frames_are_images else (rows + 2, cols - 1)
+    return [zoo.Video(5, rows, cols, seed=1), zoo.Video(3, *other, seed=2)]
+
+
+def taken(watch: VisionWatch, family: str) -> list[Item]:
+    """The videos that were encoded; where frames are images, those."""
+    return watch.take_items()[Kind.IMAGE if zoo.TABLE[family].frames_are_images else Kind.VIDEO]
+
+
+def encoded_grids(family: str, videos: Sequence[zoo.Video]) -> list[Grid]:
+    """What should be taken."""
+    if zoo.TABLE[family].frames_are_images:
+        return [Grid(1, video.rows, video.cols) for video in videos for _ in range(video.frames)]
+    return [Grid(video.frames, video.rows, video.cols) for video in videos]
 
 
 def features(model: Any, visuals: Sequence[Any], kind: str = "video") -> Any:
-    """What the model's own method returns for some videos or images."""
+    """What the model's own method returns for some videos or images; tokens that it lists by row, all in one."""
     inputs = zoo.inputs(model, [zoo.Prompt([*visuals, zoo.Text(2)])])
-    names = ["pixel_values_videos", "video_grid_thw"] if kind == "video" else ["pixel_values", "image_grid_thw"]
+    if kind == "video" and not zoo.TABLE[model.config.model_type].frames_are_images:
+        names, encode = ["pixel_values_videos", "video_grid_thw", "video_merge_sizes"], model.model.get_video_features
+    else:
+        names = ["pixel_values", "image_grid_thw", "image_merge_sizes", "pixel_attention_mask"]
+        encode = model.model.get_image_features
     with torch.no_grad():
-        return getattr(model.model, f"get_{kind}_features")(
-            *(inputs[name] for name in names if name in inputs), **_layers(model)
-        )
+        found = encode(*(inputs[name] for name in names if name in inputs), **_layers(model))
+    if isinstance(getattr(found, "pooler_output", None), list):
+        found.pooler_output = torch.cat(found.pooler_output)
+    return found
 
 
 def _layers(model: Any) -> dict[str, Any]:
@@ -85,8 +105,8 @@ def assert_same(ours: Any, stock: Any) -> None:
     elif isinstance(stock, dict):
         names = [name for name in stock if name not in ("hidden_states", "attentions")]
         assert list(ours) == names
-        for name in names:
-            assert_same(ours[name], stock[name])
+        for name in {*names, "pooler_output"} if hasattr(stock, "pooler_output") else names:
+            assert_same(getattr(ours, name), getattr(stock, name))
     elif stock is not None:
         assert len(ours) == len(stock)
         for mine, theirs in zip(ours, stock, strict=True):
@@ -103,15 +123,15 @@ def test_groups_of_frames_return_what_one_call_returns(family: str, frames: floa
     group = int(frames * patch)
     with watching(model, group) as watch, tower_tokens(model) as seen:
         ours = features(model, videos)
-        items = watch.take_items()[Kind.VIDEO]
+        items = taken(watch, family)
     assert_same(ours, stock)
     assert len(seen) > 1
     assert max(seen) <= max(group, patch)
     assert sum(seen) == sum(video.frames * video.rows * video.cols for video in videos)
-    assert [item.grid for item in items] == [Grid(video.frames, video.rows, video.cols) for video in videos]
+    assert [item.grid for item in items] == encoded_grids(family, videos)
 
 
-@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("family", ANY_SIZE)
 def test_images_are_encoded_in_groups_as_well(family: str) -> None:
     model = model_of(family)
     images = [zoo.Image(2, 3, seed=1), zoo.Image(4, 2, seed=2), zoo.Image(2, 3, seed=3)]
@@ -151,16 +171,16 @@ def test_importance_is_the_same_in_groups(family: str) -> None:
     first, second = videos_of(family)
     again = [first, second, first]
     rows, cols = zoo.grid(family)
-    alone = []
+    alone: list[list[Item]] = []
     for video in (first, second):
         with watching(model, None, STANDBY) as watch:
             features(model, [video])
-            alone += watch.take_items()[Kind.VIDEO]
+            alone.append(taken(watch, family))
     for group in (None, rows * cols, 2 * rows * cols):
         with watching(model, group, STANDBY) as watch:
             features(model, again)
-            found = watch.take_items()[Kind.VIDEO]
-        for item, expected in zip(found, [*alone, alone[0]], strict=True):
+            found = taken(watch, family)
+        for item, expected in zip(found, [*alone[0], *alone[1], *alone[0]], strict=True):
             assert item.grid == expected.grid
             assert item.importance is not None
             torch.testing.assert_close(item.importance, expected.importance, rtol=0, atol=1e-6)
@@ -174,11 +194,11 @@ def test_repeated_videos_are_encoded_once(family: str, frames: int) -> None:
     stock = features(model, [first, second, second, first])
     with watching(model, frames * first.rows * first.cols) as watch, tower_tokens(model) as seen:
         ours = features(model, [first, second, second, first])
-        items = watch.take_items()[Kind.VIDEO]
+        items = taken(watch, family)
     assert_same(ours, stock)
     assert (len(seen) == 1) == (frames == 12)
     assert sum(seen) == sum(video.frames * video.rows * video.cols for video in (first, second))
-    assert [item.grid.frames for item in items] == [video.frames for video in (first, second, second, first)]
+    assert [item.grid for item in items] == encoded_grids(family, [first, second, second, first])
 
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)
@@ -275,4 +295,4 @@ def test_encode_works_in_groups_and_tells_what_it_saw(family: str) -> None:
     stock = adapter.encode(inputs)
     with watching(model, 2 * video.rows * video.cols) as watch:
         assert_same(adapter.encode(inputs), stock)
-        assert [item.grid.frames for item in watch.take_items()[Kind.VIDEO]] == [video.frames]
+        assert [item.grid for item in taken(watch, family)] == encoded_grids(family, [video])

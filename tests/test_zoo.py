@@ -75,13 +75,14 @@ def test_layouts_name_the_placeholders(family: str) -> None:
     """All of them, but for the newlines of LLaVA."""
     model = zoo.build(family)
     prompts = zoo.default_prompts(family)
+    names = {"image": zoo.IMAGE, "video": zoo.IMAGE if zoo.TABLE[family].frames_are_images else zoo.VIDEO}
     newlines = {"llava_onevision": [1, 2, 6], "llava_next_video": [0, 0, 6]}.get(family, [0, 0, 0])
     assert len({len(zoo.inputs(model, [prompt])["input_ids"][0]) for prompt in prompts}) == len(prompts)
     for prompt, missing in zip(prompts, newlines, strict=True):
         ids = zoo.inputs(model, [prompt])["input_ids"][0]
         layout = zoo.expected_layout(family, prompt)
         kinds = {slot.token: slot.kind for slot in layout}
-        assert all(ids[slot.token] == {"image": zoo.IMAGE, "video": zoo.VIDEO}[slot.kind] for slot in layout)
+        assert all(ids[slot.token] == names[slot.kind] for slot in layout)
         assert sum(token in (zoo.IMAGE, zoo.VIDEO) for token in ids.tolist()) == len(kinds) + missing
         assert len({slot[1:] for slot in layout}) == len(layout)
 
@@ -92,9 +93,10 @@ def test_a_changed_frame_changes_its_own_tokens_and_the_answer(family: str, fram
     model = zoo.build(family)
     prompt = zoo.default_prompts(family)[0]
     inputs = zoo.inputs(model, [prompt])
-    pixels = inputs["pixel_values_videos"].clone()
+    name = zoo.video_input(family)
+    pixels = inputs[name].clone()
     pixels.view(3, -1)[frame] += 1
-    changed = {"pixel_values_videos": pixels}
+    changed = {name: pixels}
     tokens = moved(model, inputs, changed).nonzero().flatten().tolist()
     assert tokens == [slot.token for slot in zoo.expected_layout(family, prompt) if slot.frame == frame]
     with torch.no_grad():
@@ -113,19 +115,26 @@ def test_rows_and_columns_are_those_of_the_rotary_positions(family: str) -> None
             assert (positions[:, slot.token] - starts[slot[1:4]]).tolist() == [0, slot.row, slot.col]
 
 
-@pytest.mark.parametrize("family", [family for family in zoo.FAMILIES if "llava" in family])
+SQUARE = [family for family in zoo.FAMILIES if "llava" in family or zoo.TABLE[family].frames_are_images]
+
+
+@pytest.mark.parametrize("family", SQUARE)
 def test_rows_and_columns_are_those_of_the_pixels(family: str) -> None:
     """The token that moves most with the top right corner of a frame, of a base view and of a high-resolution view."""
     model = zoo.build(family)
     prompt = zoo.default_prompts(family)[2]
     inputs, layout = zoo.inputs(model, [prompt]), zoo.expected_layout(family, prompt)
     (_, cols), (side, wide) = zoo.grid(family), zoo.grid(family, "image")
-    for name, view, place in (
-        ("pixel_values_videos", 1, ("video", 1, 1, 0, cols - 1)),
-        ("pixel_values", 0, ("image", 0, 0, 0, side - 1)),
-        ("pixel_values", 2, ("image", 0, 0, side, wide - 1)),
-    ):
+    if zoo.TABLE[family].frames_are_images:  # an image before them
+        corners = [("pixel_values", 2, ("video", 1, 1, 0, cols - 1)), ("pixel_values", 0, ("image", 0, 0, 0, wide - 1))]
+    else:
+        corners = [
+            ("pixel_values_videos", 1, ("video", 1, 1, 0, cols - 1)),
+            ("pixel_values", 0, ("image", 0, 0, 0, side - 1)),
+            ("pixel_values", 2, ("image", 0, 0, side, wide - 1)),
+        ]
+    for name, view, place in corners:
         pixels = inputs[name].clone()
-        pixels[0, view, :, : zoo.PATCH, -zoo.PATCH :] += 1
+        pixels.flatten(0, -4)[view, :, : zoo.PATCH, -zoo.PATCH :] += 1
         most = moved(model, inputs, {name: pixels}).argmax()
         assert [slot[1:] for slot in layout if slot.token == most] == [place]

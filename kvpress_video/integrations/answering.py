@@ -13,6 +13,7 @@ from rich.progress import track
 from ..budget import Budget
 from ..bundled import load_named
 from ..compression import Compression, Report, compress
+from ..devices import device_of
 from ..prompt import encode, prompt_text
 from ..sweep.cells import MODEL_SETTINGS
 from ..sweep.worker import check_achieved
@@ -112,7 +113,7 @@ class Answerer:
     def _answer(self, video: Video, requests: Sequence[Request]) -> list[str]:
         tokenizer, generation, rows = self.processor.tokenizer, requests[0].generation, len(requests)
         asked = self._budget.for_rows(rows)
-        inputs = encode(self.processor, video, [request.prompt for request in requests]).to(self.model.device)
+        inputs = encode(self.processor, video, [request.prompt for request in requests]).to(device_of(self.model))
         length = inputs["input_ids"].shape[1]
         with self._compression(asked) as run:
             output = self.model.generate(

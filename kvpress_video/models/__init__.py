@@ -8,11 +8,18 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 from .base import Adapter
+from .gemma3 import Gemma3
+from .internvl import InternVL
 from .llava import LlavaNextVideo, LlavaOneVision
+from .qwen3_5 import Qwen35
 from .qwen3_vl import Qwen3VL
 from .qwen_vl import QwenVL
+from .smolvlm import SmolVLM
+from .video_llama_3 import VideoLlama3
 
-ADAPTERS: tuple[type[Adapter], ...] = (QwenVL, Qwen3VL, LlavaOneVision, LlavaNextVideo)
+ADAPTERS: tuple[type[Adapter], ...] = (
+    *(QwenVL, Qwen3VL, Qwen35, LlavaOneVision, LlavaNextVideo, InternVL, SmolVLM, Gemma3, VideoLlama3),
+)
 _BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapter.model_types}
 
 

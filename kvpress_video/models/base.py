@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..entries import Grid, Kind, Places, Tags
-from ..errors import MissingInputError
+from ..errors import MissingInputError, UnsupportedModelError
 from ..layout import Item
 from ..rope import Rope
+from ..spread import Spread, spread_of
 
 
 class StandbySettings(Protocol):
@@ -44,8 +45,9 @@ class Adapter(ABC):
         model_types: values of `config.model_type` it serves.
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
         frames_per_step: video frames that make one temporal step.
-        written_times: whether the time of each frame is written before it, as text.
+        written_times: whether the time or the number of each frame is written before it, as text.
         left_alone: kinds of text layers beside full attention that the family has; their caches stay stock ones.
+        image_blocks: whether the tokens of an image see each other both ways, so that no pass may cut it.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -53,6 +55,7 @@ class Adapter(ABC):
     frames_per_step: int = 1
     written_times: ClassVar[bool] = False
     left_alone: ClassVar[frozenset[str]] = frozenset()
+    image_blocks: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -71,9 +74,22 @@ class Adapter(ABC):
     @property
     def attentions(self) -> list[nn.Module]:
         """The attention modules whose caches are compressed: those of the text layers of full attention."""
-        kinds = self.layer_kinds or ["full_attention"] * len(self.text_model.layers)
-        pairs = zip(self.text_model.layers, kinds, strict=True)
-        return [layer.self_attn for layer, kind in pairs if kind == "full_attention"]
+        return self._attentions_of("full_attention") if self.layer_kinds else self._attentions_of(None)
+
+    @property
+    def sliding(self) -> list[nn.Module]:
+        """The attention modules of sliding layers, whose caches stay stock ones."""
+        return self._attentions_of("sliding_attention")
+
+    def _attentions_of(self, kind: str | None) -> list[nn.Module]:
+        layers = self.text_model.layers
+        kinds: list[str | None] = [*self.layer_kinds] or [None] * len(layers)
+        return [layer.self_attn for layer, mine in zip(layers, kinds, strict=True) if mine == kind]
+
+    @property
+    def recurrences(self) -> Mapping[int, nn.Module]:
+        """The recurrent modules among what is left alone, by the number of their layer."""
+        return {}
 
     @property
     def layer_kinds(self) -> list[str]:
@@ -84,6 +100,11 @@ class Adapter(ABC):
         """The rotation of the text model's keys."""
         return Rope.of(self.text_model, self.interleaved_rope)
 
+    def sliding_rotation(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cos and sin that sliding layers rotate by, at positions (batch, n)."""
+        rotation: tuple[Tensor, Tensor] = self.text_model.rotary_emb(states, positions)
+        return rotation
+
     @property
     def head_dim(self) -> int:
         """Width of a key."""
@@ -91,11 +112,41 @@ class Adapter(ABC):
         width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return width
 
+    @property
+    def spread(self) -> Spread:
+        """How the KV heads are spread over processes (tensor parallel)."""
+        attention: Any = self.attentions[0]
+        return spread_of(attention.k_proj.weight)
+
+    @property
+    def kv_heads(self) -> int:
+        """KV heads of one layer that this process holds.
+
+        Raises:
+            UnsupportedModelError: they cannot be shared out equally.
+        """
+        heads, processes = self.text_model.config.num_key_value_heads, self.spread.processes
+        if heads % processes:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has {heads} KV heads, which {processes} processes cannot share equally: "
+                f"load it over a number of processes that divides {heads}."
+            )
+        return int(heads // processes)
+
     def entry_bytes(self, compact: bool) -> int:
-        """Bytes of one cached entry: keys, values and metadata, all KV heads of one layer."""
+        """Bytes of one cached entry on this process's device: keys, values and metadata, its KV heads of one layer."""
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
-        heads: int = self.text_model.config.num_key_value_heads
-        return heads * (2 * self.head_dim * self.text_model.dtype.itemsize + metadata)
+        return self.kv_heads * (2 * self.head_dim * self.text_model.dtype.itemsize + metadata)
+
+    def beside_bytes(self, tokens: int) -> int:
+        """Bytes that the layers which are left alone hold of a row of so many tokens: keys and values of their windows,
+        or their states.
+        """
+        if not self.sliding:
+            return 0
+        window = min(self.text_model.config.sliding_window - 1, tokens)
+        entry = 2 * self.kv_heads * self.head_dim * self.text_model.dtype.itemsize
+        return int(len(self.sliding) * window * entry)
 
     @property
     @abstractmethod
@@ -111,6 +162,14 @@ class Adapter(ABC):
             arguments: its arguments by name.
             features: what it returned, one (tokens, d) per item or a stack of them.
         """
+
+    def shown(self, arguments: Mapping[str, Any]) -> Mapping[Kind, Tensor]:
+        """Which visual tokens a prompt has, (tokens of all items,) bool, of the kinds of which it may leave some out.
+
+        Args:
+            arguments: of the module that receives `input_ids`.
+        """
+        return {}
 
     @abstractmethod
     def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:

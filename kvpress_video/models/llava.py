@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.hooks import RemovableHandle
 
 from ..entries import Grid, Kind
 from ..layout import Item
 from .base import Adapter, Frames, Report, StandbySettings, demand
-from .importance import patch_importance, surrogate_queries
+from .square import watch_square
 
 
 class LlavaNextVideo(Adapter):
@@ -34,7 +33,10 @@ class LlavaNextVideo(Adapter):
 
     @property
     def _token_side(self) -> int:
-        return self._patch_side // 2
+        return self._tokens_along(self._patch_side)
+
+    def _tokens_along(self, patches: int) -> int:
+        return patches // 2
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
         if kind is Kind.IMAGE:
@@ -81,28 +83,7 @@ class LlavaNextVideo(Adapter):
 
     def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
         block = self._feature_block()
-
-        @torch.no_grad()
-        def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            patches = self._patch_side**2
-            heads, frames = module.num_heads, len(hidden)
-
-            def split(states: Tensor) -> Tensor:
-                return states.reshape(frames, -1, heads, states.shape[-1] // heads).transpose(1, 2)
-
-            queries, keys = split(module.q_proj(hidden))[:, :, -patches:], split(module.k_proj(hidden))[:, :, -patches:]
-            if settings.tokens is None:
-                standby = surrogate_queries(queries, settings.n, self._patch_side, self._patch_side)
-            else:
-                tokens = module.q_proj(block.layer_norm1(settings.tokens.to(module.q_proj.weight)))
-                standby = tokens.reshape(1, len(tokens), heads, -1).transpose(1, 2)
-            importance = patch_importance(standby, keys).reshape(frames, self._patch_side, self._patch_side)
-            side = self._token_side
-            pooled = adaptive_avg_pool2d(importance[:, None], (side, side))
-            report(pooled.flatten() * (patches / side**2))
-
-        return [block.self_attn.register_forward_pre_hook(before_attention, with_kwargs=True)]
+        return [watch_square(block.self_attn, block.layer_norm1, self._tokens_along, settings, report)]
 
     def _feature_block(self) -> Any:
         """The block whose output the projector reads."""
@@ -122,9 +103,8 @@ class LlavaOneVision(LlavaNextVideo):
     model_types = ("llava_onevision",)
     video_newlines = 1
 
-    @property
-    def _token_side(self) -> int:
-        return math.ceil(self._patch_side / 2)
+    def _tokens_along(self, patches: int) -> int:
+        return math.ceil(patches / 2)
 
 
 def _pixels(arguments: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from ..entries import Grid, Kind
 from ..layout import Item
 from .base import Adapter, Frames, Report, StandbySettings, demand
 from .importance import patch_importance, surrogate_queries
+from .merge_blocks import join, spatial, summed, turned
 
 _ARGUMENTS = {Kind.IMAGE: ("pixel_values", "image_grid_thw"), Kind.VIDEO: ("pixel_values_videos", "video_grid_thw")}
 
@@ -63,15 +64,7 @@ class QwenVL(Adapter):
         }
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
-        first = outputs[0]
-        if isinstance(first, dict):
-            return type(first)(**{name: self.join([each[name] for each in outputs], grids, order) for name in first})
-        if isinstance(first, Tensor):  # patches or tokens of all items
-            flat = torch.cat(list(outputs))
-            return flat if len(order) == len(grids) else torch.cat(_by_item(flat, grids, order))
-        if isinstance(first, tuple) and isinstance(first[0], Tensor):  # tokens of each item
-            return tuple(_by_item(torch.cat([tokens for each in outputs for tokens in each]), grids, order))
-        return type(first)(self.join(level, grids, order) for level in zip(*outputs, strict=True))
+        return join(outputs, grids, order)
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -93,17 +86,16 @@ class QwenVL(Adapter):
         def before_attention(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             projected = module.qkv(hidden).reshape(len(hidden), 3, module.num_heads, -1).unbind(1)
-            cos, sin = (part.float()[:, None] for part in kwargs["position_embeddings"])
-            queries, keys = (states.float() * cos + _half_turn(states.float()) * sin for states in projected[:2])
-            learned = None if settings.tokens is None else self._learned(module, settings.tokens)
-            parts, start = [], 0
+            queries, keys = (turned(states, kwargs["position_embeddings"]) for states in projected[:2])
+            learned = None if settings.tokens is None else self._learned(module, settings.tokens.to(hidden))
+            merge, parts, start = self.visual.spatial_merge_size, [], 0
             for grid in grids:
-                stop = start + grid.tokens * self._unit
+                stop = start + grid.tokens * merge**2
                 order = self.unit_order(grid).to(hidden.device)
-                q, k = (self._spatial(states[start:stop], grid, order) for states in (queries, keys))
-                rows, columns = (side * self.visual.spatial_merge_size for side in grid[1:])
+                q, k = (spatial(states[start:stop], grid, merge, order) for states in (queries, keys))
+                rows, columns = (side * merge for side in grid[1:])
                 standby = surrogate_queries(q, settings.n, rows, columns) if learned is None else learned
-                parts.append(self._merge(patch_importance(standby, k), grid))
+                parts.append(summed(patch_importance(standby, k), grid, merge))
                 start = stop
             report(torch.cat(parts))
 
@@ -113,30 +105,14 @@ class QwenVL(Adapter):
             last.register_forward_pre_hook(before_attention, with_kwargs=True),
         ]
 
-    @property
-    def _unit(self) -> int:
-        return self.visual.spatial_merge_size**2
-
     def _last_full_block(self) -> int:
         full = getattr(self.visual, "fullatt_block_indexes", None)
         return max(full) if full else len(self.visual.blocks) - 1
 
     def _learned(self, attention: Any, tokens: Tensor) -> Tensor:
         block = self.visual.blocks[self._last_full_block()]
-        states = attention.qkv(block.norm1(tokens.to(attention.qkv.weight)))
+        states = attention.qkv(block.norm1(tokens))
         return states.reshape(1, len(tokens), 3, attention.num_heads, -1)[:, :, 0].transpose(1, 2)
-
-    def _spatial(self, states: Tensor, grid: Grid, order: Tensor) -> Tensor:
-        """(patches of the item as the tower orders them, heads, d) -> (frames, heads, patches of a frame, d)."""
-        merge, (heads, width) = self.visual.spatial_merge_size, states.shape[1:]
-        units = states.reshape(grid.tokens, self._unit, heads, width)[order.argsort()]
-        spatial = units.reshape(grid.frames, grid.rows, grid.columns, merge, merge, heads, width)
-        return spatial.permute(0, 5, 1, 3, 2, 4, 6).reshape(grid.frames, heads, -1, width)
-
-    def _merge(self, importance: Tensor, grid: Grid) -> Tensor:
-        """(frames, patches) -> (visual tokens,), summed over the patches of each token."""
-        merge = self.visual.spatial_merge_size
-        return importance.reshape(grid.frames, grid.rows, merge, grid.columns, merge).sum(dim=(2, 4)).flatten()
 
     def unit_order(self, grid: Grid) -> Tensor:
         """Merged token at each place of the tower's sequence: window by window within each frame (Qwen2.5-VL)."""
@@ -150,14 +126,3 @@ class QwenVL(Adapter):
         across = -(-grid.columns // side)
         down = -(-grid.rows // side)
         return ((frame * down + row // side) * across + column // side).argsort(stable=True)
-
-
-def _by_item(flat: Tensor, grids: Sequence[Grid], order: Sequence[int]) -> list[Tensor]:
-    unit = len(flat) // sum(grid.tokens for grid in grids)  # patches to a token, or 1
-    items = flat.split([unit * grid.tokens for grid in grids])
-    return [items[number] for number in order]
-
-
-def _half_turn(states: Tensor) -> Tensor:
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)

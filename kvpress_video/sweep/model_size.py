@@ -31,14 +31,17 @@ class ModelSize:
         parameters: all of them.
         multiplied: those that each token is multiplied with: no embeddings, and of experts the chosen ones.
         layers: that are compressed.
+        sliding, window: layers that see the last tokens alone and are not compressed, and how many these are.
         heads, head_dim: attention heads of a layer, and their width.
-        token_bytes: keys and values of one token in a stock cache, all layers.
-        placeholder: the token id that stands for a visual token of a video.
+        token_bytes: keys and values of one token in a stock cache, all layers that are compressed.
+        placeholder: the token id that stands for a visual token of a video, or of the images that it is given as.
     """
 
     parameters: int
     multiplied: int
     layers: int
+    sliding: int
+    window: int
     heads: int
     head_dim: int
     token_bytes: int
@@ -48,6 +51,10 @@ class ModelSize:
     def entry_bytes(self, compact: bool) -> int:
         """Keys, values and metadata of one entry, all layers and KV heads."""
         return self.layers * self._adapter.entry_bytes(compact)
+
+    def beside_bytes(self, tokens: int) -> int:
+        """What the other layers hold after so many tokens."""
+        return self._adapter.beside_bytes(tokens)
 
     def chunk(self, budget: Budget, compact: bool) -> int:
         """Visual tokens of one chunk of a chunked prefill."""
@@ -73,19 +80,30 @@ def model_size(text: str) -> tuple[ModelSize, Any]:
                 model: Any = AutoModelForImageTextToText.from_config(config)
         except (OSError, ValueError) as error:
             raise UnknownNameError(f"Cannot read the configuration and processor of {name!r}: {error}") from error
-    adapter = adapter_for(model.to(_dtype(settings.get("dtype", "auto"), config)))
+    return size_of(model.to(_dtype(settings.get("dtype", "auto"), config))), processor
+
+
+def size_of(model: Any) -> ModelSize:
+    """The size of a model, with or without weights.
+
+    Raises:
+        UnsupportedModelError: its family is not supported.
+    """
+    adapter = adapter_for(model)
     text_model, heads = adapter.text_model, adapter.text_model.config.num_key_value_heads
-    size = ModelSize(
+    placeholders = adapter.placeholders
+    return ModelSize(
         parameters=sum(part.numel() for part in text_model.parameters()),
         multiplied=multiplied(text_model),
         layers=len(adapter.attentions),
+        sliding=len(adapter.sliding),
+        window=getattr(text_model.config, "sliding_window", None) or 0,
         heads=text_model.config.num_attention_heads,
         head_dim=adapter.head_dim,
         token_bytes=2 * len(adapter.attentions) * heads * adapter.head_dim * text_model.dtype.itemsize,
-        placeholder=adapter.placeholders[Kind.VIDEO],
+        placeholder=placeholders[Kind.VIDEO if Kind.VIDEO in placeholders else Kind.IMAGE],
         _adapter=adapter,
     )
-    return size, processor
 
 
 @contextmanager

@@ -48,6 +48,10 @@ class PromptCost:
     def _compact(self) -> bool:
         return self.setup.positions == "compact"
 
+    @property
+    def _beside(self) -> int:
+        return self.model.beside_bytes(self.size.tokens)
+
     def kept(self, budget: str) -> int:
         """Visual entries per layer and KV head that a budget leaves.
 
@@ -57,11 +61,12 @@ class PromptCost:
         asked = Budget.parse(budget)
         if asked.unit != "bytes":
             return asked.entries(self.size.visual)
-        room = int(asked.amount) // self.model.entry_bytes(self._compact) - self.size.text
+        entry = self.model.entry_bytes(self._compact)
+        room = (int(asked.amount) - self._beside) // entry - self.size.text
         if room < 1:
             raise BudgetError(
                 f"{budget} cannot hold the {self.size.text} text entries of a prompt and one visual entry: ask for at "
-                f"least {self.model.entry_bytes(self._compact) * (self.size.text + 1)} bytes."
+                f"least {self._beside + entry * (self.size.text + 1)} bytes."
             )
         return min(room, self.size.visual)
 
@@ -86,18 +91,19 @@ class PromptCost:
 
     def cache_bytes(self, budget: str) -> int:
         """What the cache of one question holds after the prefill, metadata included."""
-        return self.model.entry_bytes(self._compact) * (self.kept(budget) + self.size.text)
+        return self._beside + self.model.entry_bytes(self._compact) * (self.kept(budget) + self.size.text)
 
     @property
     def stock_bytes(self) -> int:
         """What the stock cache of one question would hold."""
-        return self.model.token_bytes * self.size.tokens
+        return self._beside + self.model.token_bytes * self.size.tokens
 
     def pass_flops(self, budget: str) -> float:
         """Of the text model, for the video to pass through it once: 2 per parameter and token, and attention."""
         tokens, pairs = self._tokens_and_pairs(budget)
-        attention = 4.0 * self.model.layers * self.model.heads * self.model.head_dim * pairs
-        return 2.0 * self.model.multiplied * tokens + attention
+        windows = _causal(tokens) - _causal(max(tokens - self.model.window, 0))
+        attended = self.model.layers * pairs + self.model.sliding * windows
+        return 2.0 * self.model.multiplied * tokens + 4.0 * self.model.heads * self.model.head_dim * attended
 
     def _tokens_and_pairs(self, budget: str) -> tuple[int, int]:
         """Tokens that pass, and the pairs of a query and a key that it sees."""

@@ -13,6 +13,7 @@ from ..budget import Budget
 from ..bundled import load_named
 from ..compression import Report, compress
 from ..compressor import Compressor
+from ..devices import device_of
 from ..errors import BenchmarkError, BudgetError, UnknownNameError, unknown_name
 from ..plugins import parse
 from ..prompt import prepare, prompt_text
@@ -91,7 +92,7 @@ class Worker:
         method, budget = seeded(cell), Budget.parse(cell.budget)
         reports, replies, seconds = [], [], 0.0
         for batch, count in clip.batches:
-            inputs = batch.to(self._model.device)
+            inputs = batch.to(device_of(self._model))
             asked = budget.for_rows(count)
             started = time.perf_counter()
             report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
-from . import llava, qwen
+from . import gemma3, internvl, llava, qwen, qwen3_5, smolvlm, video_llama_3
 from .parts import (
     BOS,
     IMAGE,
@@ -44,6 +44,7 @@ from .parts import (
 
 __all__ = [
     "BOS",
+    "DROPPING",
     "FAMILIES",
     "IMAGE",
     "MERGE",
@@ -58,15 +59,19 @@ __all__ = [
     "Prompt",
     "Text",
     "Video",
+    "attentions",
     "build",
     "default_prompts",
     "expected_layout",
     "grid",
     "inputs",
+    "video_input",
 ]
 
-TABLE = qwen.TABLE | llava.TABLE
+TABLE = qwen.TABLE | gemma3.TABLE | qwen3_5.TABLE | video_llama_3.TABLE | internvl.TABLE | smolvlm.TABLE | llava.TABLE
 FAMILIES: tuple[str, ...] = tuple(TABLE) if not transformers.__version__.startswith("4.") else ("qwen2_5_vl",)
+
+DROPPING = tuple(family for family in FAMILIES if family != "gemma3")  # whose tokens can go before prefill
 
 
 def build(family: str, attention: str = "eager", dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:
@@ -103,13 +108,25 @@ def inputs(model: PreTrainedModel, prompts: Sequence[Prompt], device: str | None
     parts = [part for prompt in prompts for part in prompt.parts]
     images = [part for part in parts if isinstance(part, Image)]
     videos = [part for part in parts if isinstance(part, Video)]
-    found = {"input_ids": ids, "attention_mask": (ids != PAD).long()} | family.pixels(images, videos)
+    shown = [[part for part in prompt.parts if not isinstance(part, Text)] for prompt in prompts]
+    pixels = family.pixels(shown) if family.frames_are_images else family.pixels(images, videos)
+    found = {"input_ids": ids, "attention_mask": (ids != PAD).long()} | pixels
     taken = inspect.signature(type(model).forward).parameters
     if "mm_token_type_ids" in taken:
         found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+    if "token_type_ids" in taken:
+        found["token_type_ids"] = (ids == IMAGE).int()
     if "second_per_grid_ts" in taken and videos:
         found["second_per_grid_ts"] = torch.tensor([video.seconds for video in videos])
     return {name: value.to(device or model.device) for name, value in found.items()}
+
+
+def attentions(model: PreTrainedModel) -> dict[int, Any]:
+    """The attention modules of a model's text layers of full attention, by the number of their layer."""
+    text: Any = model.get_decoder()
+    kinds = getattr(text.config, "layer_types", None) or ["full_attention"] * len(text.layers)
+    pairs = enumerate(zip(text.layers, kinds, strict=True))
+    return {number: layer.self_attn for number, (layer, kind) in pairs if kind == "full_attention"}
 
 
 def expected_layout(family: str, prompt: Prompt) -> list[Slot]:
@@ -122,6 +139,11 @@ def expected_layout(family: str, prompt: Prompt) -> list[Slot]:
 def grid(family: str, kind: Kind = "video") -> tuple[int, int]:
     """Rows and columns that fit: for a LLaVA video the only ones that do, else an example."""
     return TABLE[family].grids[kind]
+
+
+def video_input(family: str) -> str:
+    """The input that holds the pixels of a video."""
+    return "pixel_values" if TABLE[family].frames_are_images else "pixel_values_videos"
 
 
 def default_prompts(family: str) -> list[Prompt]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 PAD, BOS, TIME_OPEN, TIME_CLOSE = range(4)
 DIGITS = (8, 9)  # 0 and 1
+DECIMAL = range(16, 26)  # 0 to 9
 WORDS = range(32, 248)
 IMAGE, VIDEO, VISION_START, VISION_END = range(248, 252)
 
@@ -43,13 +44,15 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """Frames are temporal grid steps, `seconds` apart; rows and columns count merged tokens."""
+    """Frames are temporal grid steps, `seconds` apart; rows and columns count merged tokens. A `thin` one leaves tokens
+    out, in families that can."""
 
     frames: int
     rows: int
     cols: int
     seed: int = 0
     seconds: float = 1.0
+    thin: bool = False
     kind: ClassVar[Kind] = "video"
     placeholder: ClassVar[int] = VIDEO
 
@@ -78,14 +81,19 @@ Spelling = Iterator[tuple[int, Place | None]]
 
 @dataclass(frozen=True)
 class Family:
-    """How to build a model and its inputs; `text`, `vision` and `top` are config arguments."""
+    """How to build a model and its inputs; `text`, `vision` and `top` are config arguments.
+
+    Attributes:
+        frames_are_images: whether a video is given as images: then `pixels` takes the visual parts of each prompt.
+    """
 
     spell: Callable[[Visual], Spelling]
-    pixels: Callable[[list[Image], list[Video]], dict[str, Tensor]]  # of all images and all videos of a batch
+    pixels: Callable[..., dict[str, Tensor]]  # of all images and all videos of a batch
     grids: dict[Kind, tuple[int, int]]  # rows, cols
     text: dict[str, Any]
     vision: dict[str, Any]
     top: dict[str, Any]
+    frames_are_images: bool = False
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -53,19 +53,18 @@ def timed(part: Visual) -> Spelling:
         yield VISION_END, None
 
 
-def _patches(visuals: Sequence[Visual], pixels: str, grids: str) -> dict[str, Tensor]:
+def patches(visuals: Sequence[Visual], pixels: str, grids: str, step: int = 2) -> dict[str, Tensor]:
+    """Pixels and grids under these names; a grid step takes `step` sampled frames."""
     if not visuals:
         return {}
     shapes = [(part.frames, MERGE * part.rows, MERGE * part.cols) for part in visuals]
-    width = 3 * 2 * PATCH**2  # colours, sampled frames of a grid step, pixels
-    patches = [noise(part, prod(shape), width) for part, shape in zip(visuals, shapes, strict=True)]
-    return {grids: torch.tensor(shapes), pixels: torch.cat(patches)}
+    width = 3 * step * PATCH**2  # colours, sampled frames, pixels
+    found = [noise(part, prod(shape), width) for part, shape in zip(visuals, shapes, strict=True)]
+    return {grids: torch.tensor(shapes), pixels: torch.cat(found)}
 
 
 def _qwen_pixels(images: list[Image], videos: list[Video]) -> dict[str, Tensor]:
-    return _patches(images, "pixel_values", "image_grid_thw") | _patches(
-        videos, "pixel_values_videos", "video_grid_thw"
-    )
+    return patches(images, "pixel_values", "image_grid_thw") | patches(videos, "pixel_values_videos", "video_grid_thw")
 
 
 def qwen(spell: Callable[[Visual], Spelling], sections: list[int], vision: dict[str, Any], **text: Any) -> Family:

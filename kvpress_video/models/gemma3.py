@@ -1,0 +1,56 @@
+"""Gemma 3: images of a fixed number of tokens that see each other both ways, sliding layers between full ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ..frame_labels import FrameLabel
+from .base import Report, StandbySettings
+from .image_frames import ImageFrames
+from .square import watch_square
+
+_BARE = 4  # most tokens between two images with nothing written between them: <end_of_image> \n\n \n\n <start_of_image>
+
+
+@dataclass(frozen=True)
+class _BareOrLabelled(FrameLabel):
+    """Frames follow each other with newlines alone between them, or each after a label."""
+
+    def continues(self, ids: np.ndarray, frames: Sequence[range], image: range) -> bool:
+        return image.start - frames[-1].stop <= _BARE or super().continues(ids, frames, image)
+
+
+class Gemma3(ImageFrames):
+    """Gemma 3: `mm_tokens_per_image` tokens an image; images that follow each other are the frames of a video.
+
+    The tokens of an image see each other both ways, so no pass cuts an image. Sliding layers keep stock caches, which
+    hold the last tokens of every row; the layers of full attention are compressed.
+    """
+
+    model_types = ("gemma3",)
+    written_times = False
+    left_alone = frozenset({"sliding_attention"})
+    image_blocks = True
+    label = _BareOrLabelled(least=_BARE + 1, most=24)
+
+    def tokens_along(self, patches: int) -> int:
+        return round(self.config.mm_tokens_per_image**0.5)
+
+    def images(self, arguments: Mapping[str, Any]) -> Tensor:
+        pixels: Tensor = arguments["pixel_values"]
+        return pixels
+
+    def sliding_rotation(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        rotation: tuple[Tensor, Tensor] = self.text_model.rotary_emb(states, positions, "sliding_attention")
+        return rotation
+
+    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+        tower = self.inner.vision_tower
+        block = getattr(tower, "vision_model", tower).encoder.layers[-1]
+        return [watch_square(block.self_attn, block.layer_norm1, self.tokens_along, settings, report)]

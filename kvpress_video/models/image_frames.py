@@ -1,0 +1,73 @@
+"""What families have in common that know images only: a video is its frames, each an image with a label before it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..entries import Grid, Kind
+from ..frame_labels import FrameLabel
+from ..layout import Item
+from .base import Adapter, Frames, demand
+
+
+class ImageFrames(Adapter):
+    """A family whose frames are images, all of one size. A tile of an image that was cut is an image of its own.
+
+    Attributes:
+        label: what is written between two frames of a video.
+    """
+
+    written_times = True
+    label: ClassVar[FrameLabel]
+
+    @property
+    def placeholders(self) -> Mapping[Kind, int]:
+        return {Kind.IMAGE: self.config.image_token_id}
+
+    @abstractmethod
+    def tokens_along(self, patches: int) -> int:
+        """Visual tokens along a side of so many patches."""
+
+    @abstractmethod
+    def images(self, arguments: Mapping[str, Any]) -> Tensor | None:
+        """The pixels of a call of `get_image_features`, (images, 3, height, width); None where it cannot be cut."""
+
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+        grid = self._grid(arguments)
+        images = sum(feature.shape[:-1].numel() for feature in features) // grid.tokens
+        return [Item(grid, label=self.label)] * images
+
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:
+        pixels, grid = self.images(arguments), self._grid(arguments)
+        return None if pixels is None else [Frames(grid, image) for image in pixels.split(1)]
+
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+        return {**arguments, "pixel_values": torch.cat([part.pixels for part in frames])}
+
+    def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
+        first = outputs[0]
+        if not isinstance(first, dict):
+            return torch.cat(list(outputs))[list(order)]
+        joined: Any = type(first)(**{name: self.join([each[name] for each in outputs], grids, order) for name in first})
+        if "pooler_output" not in first:
+            joined.pooler_output = self.join([each.pooler_output for each in outputs], grids, order)
+        return joined
+
+    @torch.no_grad()
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        demand(inputs, "pixel_values")
+        given = {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask") if name in inputs}
+        encoded = self.inner.get_image_features(**given)
+        images = [image.flatten(0, -2) for image in getattr(encoded, "pooler_output", encoded)]
+        return torch.cat(images).to(self.text_model.dtype), None
+
+    def _grid(self, arguments: Mapping[str, Any]) -> Grid:
+        size = self.config.vision_config.patch_size
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        pixels = arguments["pixel_values"].shape[-2:]
+        return Grid(1, self.tokens_along(pixels[0] // height), self.tokens_along(pixels[1] // width))

@@ -1,0 +1,34 @@
+"""InternVL: a tower with a class token per frame, patches folded two by two, frames numbered in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ..frame_labels import FrameLabel
+from .base import Report, StandbySettings
+from .image_frames import ImageFrames
+from .square import watch_square
+
+
+class InternVL(ImageFrames):
+    """InternVL: `Frame1: <img>…</img>`, a line for each frame; the tiles of a cut image follow each other at once."""
+
+    model_types = ("internvl",)
+    label = FrameLabel(least=5, most=12, first=5)  # </img> \n Frame 1 2 3 : ␣ <img>
+
+    def tokens_along(self, patches: int) -> int:
+        return int(patches * self.config.downsample_ratio)
+
+    def images(self, arguments: Mapping[str, Any]) -> Tensor:
+        pixels: Tensor = arguments["pixel_values"]
+        return pixels
+
+    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+        layer = self.config.vision_feature_layer
+        last = max(layer) if isinstance(layer, (list, tuple)) else layer
+        block = self.inner.vision_tower.encoder.layer[last if last < 0 else last - 1]
+        return [watch_square(block.attention, block.layernorm_before, self.tokens_along, settings, report)]

@@ -1,0 +1,57 @@
+"""SmolVLM2: a SigLIP tower per frame, patches folded into tokens, the time of each frame written before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ..entries import Grid, Kind
+from ..frame_labels import FrameLabel
+from .base import Frames, Report, StandbySettings
+from .image_frames import ImageFrames
+from .square import watch_square
+
+
+class SmolVLM(ImageFrames):
+    """SmolVLM2: `Frame from 00:01:` and an image for each frame; the tiles of a cut image have but `<row_1_col_2>`.
+
+    Images of a prompt with fewer than another are followed by empty ones, all zero, which the model leaves out.
+    """
+
+    model_types = ("smolvlm",)
+    label = FrameLabel(least=8, most=16)  # <fake_token_around_image> \n Frame ␣from ␣ 0 0 : 0 1 : <fake…> <global-img>
+
+    def tokens_along(self, patches: int) -> int:
+        scale: int = self.config.scale_factor
+        return patches // scale
+
+    def images(self, arguments: Mapping[str, Any]) -> Tensor | None:
+        """None where part of an image is masked out."""
+        pixels, mask = arguments["pixel_values"].flatten(0, 1), arguments.get("pixel_attention_mask")
+        real = pixels.flatten(1).any(dim=1)
+        if not bool(real.any()):
+            real[0] = True
+        if mask is not None and not bool(mask.flatten(0, 1)[real].all()):
+            return None
+        return pixels if bool(real.all()) else pixels[real]
+
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+        packed = super().pack(kind, arguments, frames)
+        pixels, mask = packed["pixel_values"][:, None], arguments.get("pixel_attention_mask")
+        if mask is not None:
+            packed["pixel_attention_mask"] = mask.new_ones((*pixels.shape[:2], *pixels.shape[-2:]))
+        return packed | {"pixel_values": pixels}
+
+    def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
+        """The tokens come image by image, where one call returns them row by row; the model reads them all in one."""
+        if isinstance(outputs[0], list):
+            images = [image for each in outputs for image in each]
+            return [images[number] for number in order]
+        return super().join(outputs, grids, order)
+
+    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+        block = self.inner.vision_model.encoder.layers[-1]
+        return [watch_square(block.self_attn, block.layer_norm1, self.tokens_along, settings, report)]
