@@ -1,19 +1,25 @@
 # make demo               the comparison table, on the bundled model and freshly made clips (about seven minutes on two cores)
+# make bench              what compression costs and saves here, into benchmarks/results/perf/$(BENCH).json and docs/performance.md
 # make test               ruff, mypy and the test suite, in .venv
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
 CPU_TORCH := torch==2.13.0+cpu
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+BENCH ?= cpu
 
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-transformers clean
+.PHONY: demo bench test test-transformers clean
 
 demo: .venv/.ready
 	rm -rf demo
 	.venv/bin/kvpress-video sweep --out demo
+
+bench: .venv/.ready
+	.venv/bin/kvpress-video bench --out benchmarks/results/perf/$(BENCH).json
+	.venv/bin/python -m kvpress_video.benchmarks.perf.page
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.ready

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvpress_video.errors import BenchmarkError
 from kvpress_video.report import draw_curves
 from kvpress_video.report.of_sweep import Findings
 from kvpress_video.report.verdict import accuracy_of, finished
@@ -18,7 +19,6 @@ from kvpress_video.sweep.export import encode, write
 from kvpress_video.sweep.summary import Line, records
 from kvpress_video.sweep.tables import markdown
 
-BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 SHOWN = ("standby-novelty", "infinipot-v", "tar", "standby", "average-pooling", "snapkv", "recent", "random")
 RIVALS = ("infinipot-v", "recent", "random")
 
@@ -43,11 +43,32 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def write_table(readme: Path, text: str) -> None:
-    """Replace what stands between the two result marks."""
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write(readme, f"{before}{BEGIN}{text}{END}{after}".encode())
+def fill(page: str, name: str, text: str) -> str:
+    """The page with `text` between the marks of this name.
+
+    Raises:
+        BenchmarkError: the page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise BenchmarkError(f"The page has no place for {name!r}: put {begin.strip()} and {end} into it.")
+    return before + begin + text + end + after
+
+
+def fill_files(texts: Mapping[Path, Mapping[str, str]]) -> None:
+    """Fill the marks of files, by name.
+
+    Raises:
+        BenchmarkError: one of them has no such marks; all are as they were then.
+    """
+    pages = {file: file.read_text() for file in texts}
+    for file, named in texts.items():
+        for name, text in named.items():
+            pages[file] = fill(pages[file], name, text)
+    for file, page in pages.items():
+        write(file, page.encode())
 
 
 def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
@@ -67,7 +88,7 @@ def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
         lines = Findings.read(sweep, rival).lines
         write(results / f"against-{rival}.md", markdown(lines, f"Sweep, against {rival}").encode())
     draw_curves([line for line in findings.lines if line.method in (*SHOWN, UNCOMPRESSED)], picture)
-    write_table(readme, table(findings.lines))
+    fill_files({readme: {"results": table(findings.lines)}})
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
 from kvpress_video.sweep.statistics import Accuracy, Difference, accuracy, compare
 
 from .endless import TRAINED
+from .publish import fill
 
 REFERENCE = "infinipot-v"
 CAMERAS = ("still", "moving")
@@ -179,20 +180,6 @@ def origin(made: Iterable[dict[str, Any]]) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
         lines.append(f"{found['machine']}; {versions}; revision {found['revision'] or 'unknown'}.\n")
     return "\n".join(dict.fromkeys(lines))
-
-
-def fill(page: str, name: str, text: str) -> str:
-    """The page with `text` between the marks of this name.
-
-    Raises:
-        ValueError: the page has no such marks.
-    """
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, opened, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (opened and closed):
-        raise ValueError(f"the page has no place for {name!r}: put {begin.strip()} and {end} into it")
-    return before + begin + text + end + after
 
 
 def draw(answered: Answered, picture: Path) -> None:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import KVPressVideoError
-from . import ask, compare, lm_eval, look, methods, report, results, run, sweep
+from . import ask, bench, compare, lm_eval, look, methods, report, results, run, sweep
 from .common import DONE, INTERRUPTED, WRONG
 
-COMMANDS = (sweep, results, report, look, compare, lm_eval, ask, run, methods)
+COMMANDS = (sweep, results, report, look, compare, lm_eval, ask, run, bench, methods)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

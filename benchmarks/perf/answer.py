@@ -1,0 +1,101 @@
+"""The answer: from a question to the first token of its answer, after a long stream.
+
+The session answers by `ask()`, with tokenizer, template and `generate()`. The full cache beside it is a stock one of
+random keys and values, as long as the stream where that fits into memory; its figure is one bare forward pass of as
+many tokens as the question has, and the choice of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import torch
+from transformers.cache_utils import DynamicCache
+
+from .clock import medians
+from .figure import Figure, Goal
+from .limits import copy_rate
+from .scales import Bed
+from .watch import METHOD, Point, Watch, watched
+
+_SHARE_OF_FREE = 0.6  # the rest is for what attention needs beside the cache
+
+
+def run(bed: Bed) -> Iterator[Figure]:
+    """Figures of the answer."""
+    watch = watched(bed)
+    first, last = (watch.until(minutes) for minutes in (min(bed.scale.minutes), max(bed.scale.minutes)))
+    rate = copy_rate(bed.device)
+    case = f"{METHOD}, {last.minutes} minutes"
+    held = watch.token_bytes + last.stats.entries[0] * watch.entry_bytes * watch.layers
+    raw = {"seconds": last.first_token, "question_tokens": watch.question, "entries": last.stats.entries[0],
+           "weight_bytes": watch.token_bytes, "rounds": bed.scale.rounds}  # fmt: skip
+    yield Figure(
+        "answer", case, "question to first token", 1e3 * last.first_token, "ms",
+        Goal(30) if bed.device.type == "cuda" else None, 1e3 * held / rate,
+        "weights, keys and values read once, at the rate of a large copy", raw,
+    )  # fmt: skip
+    yield Figure(
+        "answer", case, f"first token, ÷ after {first.minutes} min",
+        last.first_token / first.first_token, "×", None, 1.0, "the budget holds as much after either",
+        {"seconds": last.first_token, "first_seconds": first.first_token, "first_entries": first.stats.entries[0]},
+    )  # fmt: skip
+    yield _against_full(bed, watch, last)
+
+
+@torch.no_grad()
+def _against_full(bed: Bed, watch: Watch, last: Point) -> Figure:
+    rows, columns = bed.scale.patches
+    per_minute = 60 * rows * columns
+    entry = watch.entry_bytes * watch.layers
+    fitting = [minutes for minutes in bed.scale.minutes if minutes * per_minute * entry <= _SHARE_OF_FREE * _free(bed)]
+    minutes = max(fitting, default=min(bed.scale.minutes))
+    spent = full_seconds(bed, minutes * per_minute, watch.question)
+    capped = last.stats.entries[0]
+    return Figure(
+        "answer", f"full cache, {minutes} minutes", "one bare pass to the first token ÷ the session's",
+        spent / last.first_token, "×", None,
+        (watch.token_bytes + minutes * per_minute * entry) / (watch.token_bytes + capped * entry),
+        "bytes of weights, keys and values, full ÷ capped",
+        {"seconds": spent, "session_seconds": last.first_token, "entries": minutes * per_minute},
+    )  # fmt: skip
+
+
+def full_seconds(bed: Bed, entries: int, question: int) -> float:
+    """Seconds to the first token on a stock cache.
+
+    Args:
+        bed: where.
+        entries: of the cache, random ones.
+        question: tokens of the pass.
+    """
+    model, _ = bed.model()
+    text: Any = model.get_decoder()
+    config, device = text.config, bed.device
+    shape = (1, config.num_key_value_heads, entries, text.layers[0].self_attn.head_dim)
+    cache = DynamicCache(config=config)
+    for layer in range(config.num_hidden_layers):
+        keys, values = (torch.randn(shape, device=device, dtype=bed.scale.dtype) for _ in range(2))
+        cache.update(keys, values, layer)
+    ids = torch.arange(question, device=device)[None]
+    places = (entries + ids).expand(3, 1, -1)
+
+    def answer() -> int:
+        states = text(
+            inputs_embeds=text.embed_tokens(ids), position_ids=places, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        token = int(model.lm_head(states[:, -1]).argmax())
+        cache.crop(-question)
+        return token
+
+    return medians({"answer": answer}, device, bed.scale.rounds)["answer"]
+
+
+def _free(bed: Bed) -> int:
+    if bed.device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(bed.device)[0]
+    available: int = psutil.virtual_memory().available
+    return available

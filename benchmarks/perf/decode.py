@@ -1,0 +1,197 @@
+"""Decoding at equal memory: as many conversations with full caches as fit, against as many capped ones.
+
+A conversation is a video and what was said of it. A full cache is the stock one, filled with random keys and values; a
+capped one was compressed and then repeated, and goes on inside `compress()`. Both are decoded by the model's own
+forward, all conversations in one batch. How many fit follows from the bytes that one of them occupies once it has been
+decoded, metadata and room to grow included. What was evicted takes neither room nor time, so the video of a capped
+conversation is only two and a half times as long as its budget.
+
+The stock cache is copied for every token. A second figure leaves that out: as many full caches in our layers, which
+grow in place.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+import kvpress_video as kv
+from kvpress_video.cache import CompressedLayer, layers_of
+from kvpress_video.errors import BenchmarkError
+
+from .clock import peak_bytes, seconds, turns
+from .figure import Figure, Goal
+from .prompts import video_prompt
+from .scales import Bed
+
+_METHOD = "key-norm"
+_SHARE_OF_FREE = 0.8  # the rest is for what decoding needs beside the caches
+_WATCHED = 2  # tokens while memory is watched
+
+
+class Conversations(ABC):
+    """Conversations of one kind, as many as are asked for, on one model."""
+
+    def __init__(self, model: Any, bed: Bed) -> None:
+        self._model, self._bed = model, bed
+
+    @abstractmethod
+    def cache(self, count: int) -> Any:
+        """A new cache that holds `count` conversations."""
+
+    @abstractmethod
+    def occupied(self, cache: Any) -> int:
+        """Bytes that a cache takes up."""
+
+    def around(self) -> AbstractContextManager:
+        """What they are decoded inside."""
+        return nullcontext()
+
+    def bytes_of_one(self) -> int:
+        """Bytes that one takes up at the end."""
+        cache = self.cache(1)
+        with self.around():
+            self._decode(cache, 1, self._bed.scale.new_tokens)
+        return self.occupied(cache)
+
+    def seconds(self, count: int) -> float:
+        """Seconds of decoding all of them."""
+        torch.cuda.empty_cache()  # tensors of the other kinds had other sizes
+        cache = self.cache(count)
+        with self.around():
+            return seconds(partial(self._decode, cache, count, self._bed.scale.new_tokens), self._bed.device)
+
+    def peak(self, count: int) -> int:
+        """Bytes of the caches and, at most, of what decoding holds beside them."""
+        torch.cuda.empty_cache()
+        cache = self.cache(count)
+        held = self.occupied(cache)
+        with self.around():
+            return held + peak_bytes(partial(self._decode, cache, count, _WATCHED), self._bed.device)
+
+    def _decode(self, cache: Any, count: int, tokens: int) -> None:
+        ids = torch.zeros(count, 1, dtype=torch.long, device=self._bed.device)
+        for _ in range(tokens):
+            position = ids.new_full((3, count, 1), cache.get_seq_length())
+            logits = self._model(input_ids=ids, past_key_values=cache, position_ids=position).logits
+            ids = logits[:, -1:].argmax(dim=-1)
+
+
+class Full(Conversations):
+    """With stock caches, of all their tokens."""
+
+    def cache(self, count: int) -> DynamicCache:
+        """Random keys and values."""
+        config = self._model.get_decoder().config
+        attention = self._model.get_decoder().layers[0].self_attn
+        shape = 1, config.num_key_value_heads, self._bed.scale.conversation, attention.head_dim
+        states = torch.randn(shape, device=self._bed.device, dtype=self._model.dtype).expand(count, -1, -1, -1)
+        cache: Any = self._empty(config)
+        for layer in cache.layers:
+            layer.update(states, states)
+        return cache
+
+    def _empty(self, config: Any) -> DynamicCache:
+        return DynamicCache(config=config)
+
+    def occupied(self, cache: Any) -> int:
+        """Bytes of keys and values."""
+        return sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+
+
+class InPlace(Full):
+    """With full caches that are not copied for every token."""
+
+    def _empty(self, config: Any) -> DynamicCache:
+        cache = DynamicCache(config=config)
+        room = self._bed.scale.conversation + max(self._bed.scale.new_tokens, _WATCHED)
+        cache.layers = [CompressedLayer(room) for _ in cache.layers]
+        return cache
+
+    def occupied(self, cache: Any) -> int:
+        """Bytes of the layers' buffers."""
+        return sum(layer.reserved_bytes for layer in layers_of(cache))
+
+
+class Capped(Conversations):
+    """Whose video was compressed to the budget."""
+
+    def __init__(self, model: Any, bed: Bed) -> None:
+        super().__init__(model, bed)
+        rows, columns = bed.scale.patches
+        prompt = video_prompt(model, 5 * bed.scale.budget // (2 * rows * columns), rows, columns)
+        with self.around():
+            output = model.generate(**prompt, max_new_tokens=1, return_dict_in_generate=True)
+        self._one = output.past_key_values
+
+    def around(self) -> AbstractContextManager:
+        """The compression, which has nothing more to compress."""
+        return kv.compress(self._model, _METHOD, self._bed.scale.budget, prefill="split")
+
+    def cache(self, count: int) -> Any:
+        """The compressed one, repeated."""
+        cache = copy.deepcopy(self._one)
+        cache.batch_repeat_interleave(count)
+        return cache
+
+    def occupied(self, cache: Any) -> int:
+        """Bytes of the layers' buffers."""
+        return sum(layer.reserved_bytes for layer in layers_of(cache))
+
+
+KINDS = {"full": Full, "in_place": InPlace, "capped": Capped}
+
+
+@torch.no_grad()
+def run(bed: Bed) -> Iterator[Figure]:
+    """Figures of decoding."""
+    model, _ = bed.model()
+    kinds: dict[str, Conversations] = {name: kind(model, bed) for name, kind in KINDS.items()}
+    room = room_of(bed)
+    each = {name: kind.bytes_of_one() for name, kind in kinds.items()}
+    counts = {name: room // each[name] for name in kinds} | {"in_place": room // each["full"]}
+    if not counts["full"]:
+        raise BenchmarkError(f"No full cache of {each['full']:,} bytes fits into {room:,}: choose another scale.")
+    spent = {
+        name: median(taken)
+        for name, taken in turns(
+            {name: partial(kind.seconds, counts[name]) for name, kind in kinds.items()}, bed.scale.rounds
+        ).items()
+    }
+    rates = {name: counts[name] * bed.scale.new_tokens / taken for name, taken in spent.items()}
+    raw: dict[str, Any] = {"room_bytes": room, "new_tokens": bed.scale.new_tokens, "rounds": bed.scale.rounds}
+    for name, kind in kinds.items():
+        raw |= {
+            f"{name}_conversations": counts[name],
+            f"{name}_conversation_bytes": each[name],
+            f"{name}_seconds": spent[name],
+            f"{name}_tokens_per_second": rates[name],
+            f"{name}_peak_bytes": kind.peak(counts[name]),
+        }
+    case = f"{bed.scale.conversation:,} tokens, capped at {bed.scale.budget:,}"
+    bytes_ratio = each["full"] / each["capped"]
+    read = "bytes of a conversation, full ÷ capped: every token reads all of it"
+    yield Figure(
+        "decode", case, "tokens per second ÷ full stock caches", rates["capped"] / rates["full"], "×",
+        Goal(10, least=True), 3 * bytes_ratio, f"{read}, and a stock cache is also read and written as it grows", raw,
+    )  # fmt: skip
+    yield Figure(
+        "decode", case, "tokens per second ÷ full caches in place", rates["capped"] / rates["in_place"], "×", None,
+        bytes_ratio, read, raw,
+    )  # fmt: skip
+
+
+def room_of(bed: Bed) -> int:
+    """Bytes that conversations may take up."""
+    if bed.scale.cache_bytes is not None:
+        return bed.scale.cache_bytes
+    torch.cuda.empty_cache()
+    return int(_SHARE_OF_FREE * torch.cuda.mem_get_info(bed.device)[0])

@@ -1,0 +1,191 @@
+"""Write what was measured into `docs/performance.md`, and its goals into the README.
+
+`python -m kvpress_video.benchmarks.perf.page` after `kvpress-video bench --out benchmarks/results/perf/NAME.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..publish import fill_files
+from . import BENCHMARKS
+from .asked import ASKED, Asked
+from .figure import Figure
+from .profiles import profiles
+from .record import read
+from .tables import listed, ruled, spanning, verdict, written
+
+_COMMAND = "kvpress-video bench {} --out benchmarks/results/perf/NAME.json"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a results file holds.
+
+    Attributes:
+        head: machine, device, scale, versions.
+        figures: in the file's order.
+        revisions: of the code that measured them.
+    """
+
+    head: dict[str, Any]
+    figures: list[Figure]
+    revisions: list[str]
+
+    @classmethod
+    def of(cls, file: Path) -> Results:
+        """Read a file.
+
+        Raises:
+            BenchmarkError: it is no results file.
+        """
+        head, rows = read(file)
+        revisions = dict.fromkeys(str(row.get("revision"))[:7] for row in rows)
+        return cls(head, [Figure.of(row) for row in rows], list(revisions))
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it comes from one."""
+        return str(self.head["device"]).startswith("cuda")
+
+    @property
+    def name(self) -> str:
+        """Device and scale."""
+        return f"{self.head['device']}, {self.head['scale']}"
+
+
+def summary(results: Sequence[Results], links: bool = True) -> str:
+    """A row per goal: what was asked, and what each machine measured beside the floor."""
+    header = [
+        "benchmark",
+        "figure",
+        "asked",
+        *(column for each in results for column in (f"measured: {each.name}", "floor")),
+    ]
+    rows = [header if results else [*header, "measured"]]
+    for asked in ASKED:
+        cells = [cell for each in results for cell in _cells(asked, asked.of(each.figures), each.gpu)]
+        name = f"[{asked.benchmark}](#{asked.benchmark})" if links else asked.benchmark
+        rows.append([name, asked.what, asked.goal, *(cells or ["not measured yet"])])
+    return ruled(rows, right=range(3, len(rows[0])))
+
+
+def _cells(asked: Asked, figures: Sequence[Figure], gpu: bool) -> tuple[str, str]:
+    if not figures:
+        return "not measured", ""
+    said = "asked of a GPU only" if asked.gpu and not gpu else verdict(figures)
+    floors = [one.floor for one in figures if one.floor is not None]
+    unit = figures[0].unit
+    return f"{spanning((one.measured for one in figures), unit)} ({said})", spanning(floors, unit) if floors else ""
+
+
+def section(benchmark: str, results: Sequence[Results]) -> str:
+    """All figures of a benchmark, machine by machine, and what no machine has measured."""
+    parts = []
+    for each in results:
+        figures = [one for one in each.figures if one.benchmark == benchmark]
+        if figures:
+            parts.append(f"**{each.name}** ({each.head['what']})\n")
+            parts += [_table(group) for group in _grouped(figures)]
+    if not any(one.benchmark == benchmark for each in results for one in each.figures):
+        parts.append(f"Not measured yet: `{_COMMAND.format(benchmark)}`.\n")
+    if lacking := _lacking_gpu(benchmark, results):
+        said = "; ".join(f"{asked.what} ({asked.goal})" for asked in lacking)
+        parts.append(f"No GPU was at hand for: {said}. On one, `{_COMMAND.format(benchmark)}` measures this.\n")
+    return "\n".join(parts)
+
+
+def _table(figures: Sequence[Figure]) -> str:
+    """The figures of one kind: a row per first part of their cases, a column per rest."""
+    one = figures[0]
+    cells: dict[str, dict[str, str]] = {}
+    for figure in figures:
+        name, _, rest = figure.case.partition(", ")
+        cells.setdefault(name, {})[rest] = written(figure)
+    columns = list(dict.fromkeys(rest for found in cells.values() for rest in found))
+    rows = [["", *columns], *([name, *(found.get(rest, "") for rest in columns)] for name, found in cells.items())]
+    asked = [figure for figure in figures if figure.goal is not None]
+    lines = [f"{one.what}:\n", ruled(rows, right=range(1, len(rows[0])))]
+    if asked:
+        goal = asked[0].goal
+        missed = [f"{figure.case} ({figure.measured:.3g} {one.unit})" for figure in asked if not figure.met]
+        lines.append(
+            f"Asked: {goal} {one.unit}. " + (f"Not reached: {'; '.join(missed)}.\n" if missed else "Reached.\n")
+        )
+    whys = dict.fromkeys(figure.floor_is for figure in figures if figure.floor_is)
+    lines += [f"Floor: {why}.\n" for why in whys]
+    return "\n".join(lines)
+
+
+def _grouped(figures: Iterable[Figure]) -> list[list[Figure]]:
+    groups: dict[str, list[Figure]] = {}
+    for one in figures:
+        groups.setdefault(one.what, []).append(one)
+    return list(groups.values())
+
+
+def _lacking_gpu(benchmark: str, results: Sequence[Results]) -> list[Asked]:
+    on_gpu = [one for each in results if each.gpu for one in each.figures]
+    return [asked for asked in ASKED if asked.benchmark == benchmark and not asked.of(on_gpu)]
+
+
+def machines(results: Sequence[Results]) -> str:
+    """Where the figures come from."""
+    if not results:
+        return f"Nothing was measured yet: `{_COMMAND.format('').replace('  ', ' ')}`.\n"
+    return listed(
+        f"{each.name}: {each.head['machine']}; "
+        + ", ".join(f"{package} {version}" for package, version in each.head["versions"].items())
+        + f"; revision {', '.join(each.revisions)}"
+        for each in results
+    )
+
+
+def readme_table(results: Sequence[Results]) -> str:
+    """The summary, and that there was no GPU where there was none."""
+    none = "" if any(each.gpu for each in results) else "\nNo GPU was at hand.\n"
+    return summary(results, links=False) + none
+
+
+def texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What goes between the marks of the page, and of the README.
+
+    Args:
+        folder: of results files, and of profiles in its `profiles/`.
+
+    Raises:
+        BenchmarkError: a file in it is something else.
+    """
+    results = [Results.of(file) for file in sorted(folder.glob("*.json"))]
+    page = {"summary": summary(results), "machines": machines(results)}
+    page |= {name: section(name, results) for name in BENCHMARKS}
+    page["profiles"] = profiles(folder / "profiles")
+    return page, {"performance": readme_table(results)}
+
+
+def publish(folder: Path, page: Path, readme: Path) -> None:
+    """Fill the marks of the page and of the README; only what stands between them changes.
+
+    Raises:
+        BenchmarkError: a results file or a mark is not what it should be.
+    """
+    of_page, of_readme = texts(folder)
+    fill_files({page: of_page, readme: of_readme})
+
+
+def main() -> None:
+    """Publish the results that the command line names."""
+    parser = argparse.ArgumentParser(description="Publish performance.")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/perf"))
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    options = parser.parse_args()
+    publish(options.results, options.page, options.readme)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The prefill: a video in full, against eight tokens of every frame, average-pooled or chosen before prefill.
+
+What is asked for is the time in the text model, the choosing or pooling included: the vision tower's work does not
+shrink. That is timed apart, with the attention that `standby` reads of it, and both together make a figure of their
+own. While the text model is timed, the tower's features come out of a `SharedPrefill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+import kvpress_video as kv
+
+from .clock import inside, seconds, turns
+from .figure import Figure, Goal
+from .prompts import video_prompt
+from .scales import Bed
+from .stock import StockPrefill
+
+METHODS = ("average-pooling", "standby")
+ROWS, COLUMNS, KEPT = 18, 18, 8
+_ROUNDS = 3  # at most: a prefill in full is long, and far from the others
+
+
+class Prefill:
+    """The prefill of one prompt, in full or shortened.
+
+    Attributes:
+        tokens: of the prompt.
+        visual: tokens of its video.
+        kept: how many of those a shortened prefill has.
+        text_model: what is timed.
+    """
+
+    def __init__(self, bed: Bed) -> None:
+        frames = bed.scale.prefill_frames
+        self.visual, self.kept = frames * ROWS * COLUMNS, frames * KEPT
+        self._model, _ = bed.model()
+        self._device = bed.device
+        self._prompt = video_prompt(self._model, frames, ROWS, COLUMNS)
+        self.tokens = self._prompt["input_ids"].shape[1]
+        self._stock = StockPrefill(self._model, self._prompt)
+        self.text_model = self._stock.text_model
+        self._once = kv.SharedPrefill()
+
+    def full(self) -> float:
+        """Seconds in the stock text model."""
+        return seconds(self._stock, self._device)
+
+    def shortened(self, method: str) -> float:
+        """Seconds in the text model, compression included."""
+        compression = kv.compress(self._model, method, self.kept, stage="input", shared=self._once)
+        with inside(self.text_model, self._device) as taken, compression:
+            self._model.generate(**self._prompt, max_new_tokens=1)
+        return sum(taken)
+
+    def stock_tower(self) -> float:
+        """Seconds in the vision tower."""
+        return seconds(self._encode, self._device)
+
+    def tower(self, method: str) -> float:
+        """Seconds in the vision tower where a method may look at its attention."""
+        with kv.compress(self._model, method, self.kept, stage="input"):
+            return seconds(self._encode, self._device)
+
+    def _encode(self) -> Any:
+        prompt = self._prompt
+        return self._model.model.get_video_features(prompt["pixel_values_videos"], prompt["video_grid_thw"])
+
+    def flops(self, tokens: int) -> float:
+        """Floating-point operations of the text model's layers on a prompt: linear in its tokens, and their square."""
+        config = self.text_model.config
+        weights = sum(part.numel() for part in self.text_model.layers.parameters() if part.ndim == 2)
+        heads = self.text_model.layers[0].self_attn.head_dim * config.num_attention_heads
+        return 2.0 * weights * tokens + 2.0 * config.num_hidden_layers * heads * tokens**2  # half of q·k and of p·v
+
+
+@torch.no_grad()
+def run(bed: Bed) -> Iterator[Figure]:
+    """Figures of the prefill."""
+    prefill = Prefill(bed)
+    rounds = min(bed.scale.rounds, _ROUNDS)
+    tower = {"full": prefill.stock_tower} | {name: partial(prefill.tower, name) for name in METHODS}
+    text = {"full": prefill.full} | {name: partial(prefill.shortened, name) for name in METHODS}
+    towers = {name: work() for name, work in tower.items()}  # it is warm: the prompt went through it once
+    texts = {name: median(taken) for name, taken in turns(text, rounds).items()}
+    short = prefill.tokens - prefill.visual + prefill.kept
+    floor = 100 * prefill.flops(short) / prefill.flops(prefill.tokens)
+    for name in METHODS:
+        case = f"{name}, {prefill.visual // (ROWS * COLUMNS)} frames × {KEPT} of {ROWS * COLUMNS} tokens"
+        raw = {"tokens": prefill.tokens, "kept_tokens": short, "rounds": rounds,
+               "text_seconds": texts[name], "full_text_seconds": texts["full"],
+               "tower_seconds": towers[name], "full_tower_seconds": towers["full"]}  # fmt: skip
+        yield Figure(
+            "prefill", case, "text model's prefill ÷ in full", 100 * texts[name] / texts["full"], "%", Goal(4.6), floor,
+            "share of the operations: of linear layers as the tokens, of attention as their square", raw,
+        )  # fmt: skip
+        both, whole = texts[name] + towers[name], texts["full"] + towers["full"]
+        yield Figure(
+            "prefill", case, "the same with the vision tower", 100 * both / whole, "%", None,
+            100 * (towers["full"] + floor / 100 * texts["full"]) / whole, "the tower's work is the same", raw,
+        )  # fmt: skip

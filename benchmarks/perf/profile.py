@@ -1,0 +1,132 @@
+"""Profile a hot path, before it is changed or after, into a file that the page of performance shows.
+
+    out=benchmarks/results/perf/profiles/pass.json
+    python -m kvpress_video.benchmarks.perf.profile pass before --out $out
+    python -m kvpress_video.benchmarks.perf.profile pass after --why "…" --out $out
+
+`pass` compresses one layer, `push` shows a chunk of frames to a session whose budget is full, `decode` asks that
+session. The seconds are a median without the profiler; operations are counted by the time that is theirs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+
+import kvpress_video as kv
+from kvpress_video.registry import make_method
+from kvpress_video.sweep.environment import device_name
+
+from ..provenance import provenance
+from . import bed
+from .clock import seconds, wait
+from .compress_pass import Layer
+from .profiles import SIDES, keep
+from .scales import Bed
+from .watch import QUESTION, chunk_of, noise
+
+Work = Callable[[], Any]
+_SHOWN = 12
+
+
+def compress(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
+    """One pass over the longest layer of the scale: what that is, and what makes its work ready."""
+    layer = Layer(max(bed.scale.entries), bed.device)
+    made = make_method(method)
+    return f"One pass of {method} over {layer.length:,} entries", lambda: layer.pass_of(made)
+
+
+def push(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
+    """A chunk of frames."""
+    session, frames = _full_session(bed, method)
+    rows, columns = bed.scale.patches
+    return (
+        f"{method}: {len(frames)} frames of {rows * columns} tokens pushed to a session",
+        lambda: lambda: _show(session, frames),
+    )
+
+
+def decode(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
+    """A question, and as many tokens as the scale decodes."""
+    session, _ = _full_session(bed, method)
+    count = bed.scale.new_tokens
+
+    def ask() -> str:
+        return session.ask(QUESTION, keep=False, max_new_tokens=count, min_new_tokens=count)
+
+    return f"{method}: a question to a session and {count} tokens of its answer", lambda: ask
+
+
+PATHS = {"pass": compress, "push": push, "decode": decode}
+
+
+def _full_session(bed: Bed, method: str) -> tuple[kv.VideoSession, Any]:
+    """A session whose budget is full, and a chunk of frames."""
+    model, processor = bed.model()
+    session = kv.VideoSession(model, processor, method, bed.scale.budget)
+    frames = noise(bed, model.config.vision_config, chunk_of(bed))
+    while min(session.stats.entries) < bed.scale.budget:
+        _show(session, frames)
+    return session, frames
+
+
+def _show(session: kv.VideoSession, frames: Any) -> None:
+    for frame in frames:
+        session.push(frame)
+    session.flush()
+
+
+def measure(ready: Callable[[], Work], device: torch.device, rounds: int) -> tuple[float, list[list[Any]]]:
+    """Median seconds of the work, and its most expensive operations.
+
+    Returns:
+        Seconds, and rows of operation, calls, milliseconds and share (percent) of all, for one round.
+    """
+    spent = [seconds(ready(), device) for _ in range(1 + rounds)][1:]
+    gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    work = ready()
+    with torch.profiler.profile(activities=activities) as profile:
+        work()
+        wait(device)
+    taken = {
+        event.key: (event.count, float(event.self_device_time_total if gpu else event.self_cpu_time_total))
+        for event in profile.key_averages()
+    }
+    whole = sum(time for _, time in taken.values())
+    most = sorted(taken.items(), key=lambda item: -item[1][1])[:_SHOWN]
+    return median(spent), [
+        [name, count, round(time / 1e3, 4), round(100 * time / whole, 2)] for name, (count, time) in most if time
+    ]
+
+
+def main() -> None:
+    """Profile the path that the command line names."""
+    parser = argparse.ArgumentParser(description="Profile a hot path.")
+    parser.add_argument("path", choices=PATHS)
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("--method", default="infinipot-v", help="(default: %(default)s)")
+    parser.add_argument("--scale", help="tiny, laptop or 7b (default: 7b where there is a GPU, else laptop)")
+    parser.add_argument("--device", help="(default: cuda if there is one, else cpu)")
+    parser.add_argument("--why", help="what was found, and what was changed")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args()
+    where = bed(options.scale, options.device)
+    with torch.inference_mode(options.path == "pass"):
+        path, ready = PATHS[options.path](where, options.method)
+        spent, table = measure(ready, where.device, where.scale.rounds)
+    made = provenance()
+    machine = f"{device_name(where.device)}, {where.name}; {made['machine']}"
+    side = {"revision": made["revision"], "seconds": spent, "table": table}
+    keep(options.out, path, options.why, machine, options.side, side)
+    print(f"{path}: {1e3 * spent:.4g} ms; written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

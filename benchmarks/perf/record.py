@@ -1,0 +1,65 @@
+"""Results files: one per machine and scale, a row per figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvpress_video.errors import BenchmarkError
+from kvpress_video.sweep.environment import device_name
+
+from ..provenance import provenance, write_result
+from .figure import Figure
+from .scales import Bed
+
+_SAME = ("device", "machine", "scale", "versions")
+
+
+def head_of(bed: Bed) -> dict[str, Any]:
+    """What a results file says of where it was measured."""
+    made = provenance()
+    del made["revision"], made["command"]
+    return {**made, "device": device_name(bed.device), "scale": bed.name, "what": bed.scale.what}
+
+
+def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a results file says of its machine, and its rows.
+
+    Raises:
+        BenchmarkError: it is not one.
+    """
+    try:
+        found = json.loads(file.read_text())
+        rows = found.pop("rows")
+        missing = [name for name in _SAME if name not in found]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: {error}.") from error
+    if missing:
+        raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: it does not say {', '.join(missing)}.")
+    return found, rows
+
+
+def check(file: Path, head: Mapping[str, Any]) -> None:
+    """See to it that figures of this machine may join those of a file.
+
+    Raises:
+        BenchmarkError: the file holds figures of another machine, scale or versions.
+    """
+    if not file.exists():
+        return
+    known, _ = read(file)
+    other = [name for name in _SAME if known[name] != head[name]]
+    if other:
+        said = "; ".join(f"{name} {known[name]!r} there, {head[name]!r} here" for name in other)
+        raise BenchmarkError(f"{file} was measured elsewhere ({said}): give another --out, or delete it.")
+
+
+def keep(file: Path, head: Mapping[str, Any], benchmark: str, figures: Sequence[Figure]) -> None:
+    """Write the figures of a benchmark in place of those that the file holds of it; the others stay."""
+    rows = read(file)[1] if file.exists() else []
+    revision = provenance()["revision"]
+    rows = [row for row in rows if row["benchmark"] != benchmark]
+    rows += [{**figure.record(), "revision": revision} for figure in figures]
+    write_result(file, head, rows=rows)

@@ -1,0 +1,187 @@
+"""How large the benchmarks are: the sizes of a model, and of what it is given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+
+from kvpress_video.bundled import load_bundled
+from kvpress_video.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of a Qwen2.5-VL with random weights, and of every benchmark on it.
+
+    Attributes:
+        what: in words.
+        text, vision: configuration of the two towers, over that of the bundled model.
+        dtype: of weights and cache.
+        rounds: measured after a warm-up; their median counts.
+        entries: of the layers that are compressed in a pass.
+        minutes: lengths of streams, at a frame a second.
+        budget: of streams and capped conversations, entries.
+        patches: (rows, columns) of a frame of a stream.
+        prefill_frames: frames of a prompt, of 18 × 18 tokens each.
+        conversation: tokens of a conversation whose cache is full.
+        cache_bytes: room for conversations; None for what the device has left.
+        new_tokens: decoded for each.
+        overhead_tokens: visual tokens of a prompt whose prefill is timed with and without hooks.
+        clips: of the sweep.
+        ratios: its budgets.
+    """
+
+    what: str
+    text: dict[str, Any]
+    vision: dict[str, Any]
+    dtype: torch.dtype
+    rounds: int
+    entries: tuple[int, ...]
+    minutes: tuple[int, ...]
+    budget: int
+    patches: tuple[int, int]
+    prefill_frames: int
+    conversation: int
+    cache_bytes: int | None
+    new_tokens: int
+    overhead_tokens: int
+    clips: int
+    ratios: tuple[str, ...]
+
+
+_TEXT_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 28,
+    "vocab_size": 152064,
+    "max_position_embeddings": 128000,
+    "rope_theta": 1e6,
+    "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
+}
+_VISION_7B = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+}
+_TEXT_LAPTOP = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_scaling": {"rope_type": "default", "mrope_section": [16, 8, 8]},
+}
+_VISION_LAPTOP = {"out_hidden_size": 256, "tokens_per_second": 2}
+
+SCALES = {
+    "tiny": Scale(
+        what="two seconds of each, to see that it runs",
+        text={},
+        vision={},
+        dtype=torch.float32,
+        rounds=1,
+        entries=(256,),
+        minutes=(1, 2),
+        budget=64,
+        patches=(2, 2),
+        prefill_frames=2,
+        conversation=512,
+        cache_bytes=2**21,
+        new_tokens=4,
+        overhead_tokens=64,
+        clips=1,
+        ratios=("25%",),
+    ),
+    "laptop": Scale(
+        what="four layers of width 256, two KV heads of 64, fp32",
+        text=_TEXT_LAPTOP,
+        vision=_VISION_LAPTOP,
+        dtype=torch.float32,
+        rounds=5,
+        entries=(6_144, 24_576, 82_944),
+        minutes=(1, 10, 60),
+        budget=6144,
+        patches=(10, 13),
+        prefill_frames=64,
+        conversation=82_944,
+        cache_bytes=1_020_000_000,  # three full caches
+        new_tokens=8,
+        overhead_tokens=5_200,
+        clips=8,
+        ratios=("50%", "25%", "12.5%", "10%", "6.25%", "5%"),
+    ),
+    "7b": Scale(
+        what="Qwen2.5-VL-7B, bf16",
+        text=_TEXT_7B,
+        vision=_VISION_7B,
+        dtype=torch.bfloat16,
+        rounds=5,
+        entries=(6_144, 24_576, 82_944),
+        minutes=(1, 10, 60),
+        budget=6144,
+        patches=(10, 13),
+        prefill_frames=256,
+        conversation=82_944,
+        cache_bytes=None,
+        new_tokens=32,
+        overhead_tokens=24_180,
+        clips=8,
+        ratios=("50%", "25%", "12.5%", "10%", "6.25%", "5%"),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Bed:
+    """Where benchmarks run.
+
+    Attributes:
+        device: of everything.
+        scale: the sizes.
+        name: the scale's name.
+    """
+
+    device: torch.device
+    scale: Scale
+    name: str
+
+    def model(self) -> tuple[Any, Any]:
+        """A Qwen2.5-VL of the scale with random weights in eval mode, and a processor that never shrinks a frame."""
+        processor = load_bundled(device="cpu")[1]
+        for part in (processor.image_processor, processor.video_processor):
+            part.size = {"shortest_edge": 28 * 28, "longest_edge": 2**40}
+        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+        known = json.loads((files("kvpress_video") / "data" / "bundled" / "config.json").read_text())
+        known["text_config"] |= self.scale.text
+        known["vision_config"] |= self.scale.vision
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.scale.dtype)
+        try:
+            with torch.device(self.device), torch.random.fork_rng():
+                torch.manual_seed(0)
+                return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**known)).eval(), processor
+        finally:
+            torch.set_default_dtype(before)
+
+
+def bed(scale: str | None = None, device: str | None = None) -> Bed:
+    """Where to run: by default at the size of the 7B model where there is a GPU, else at that of a laptop.
+
+    Raises:
+        UnknownNameError: there is no such scale.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = scale or ("7b" if where.type == "cuda" else "laptop")
+    if name not in SCALES:
+        raise unknown_name("scale", name, SCALES)
+    return Bed(where, SCALES[name], name)

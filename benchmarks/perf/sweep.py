@@ -1,0 +1,84 @@
+"""The sweep: one prefill of each clip for all cells that compress once, against one prefill per cell.
+
+One grid of the bundled model on the bundled world, run both ways in one process; every answer must be the same. The
+model is the bundled one at any scale, as random weights answer nothing that could be compared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kvpress_video.errors import BenchmarkError
+from kvpress_video.sweep.grid import make_grid
+from kvpress_video.sweep.rows import Row
+from kvpress_video.sweep.store import Store
+from kvpress_video.sweep.sweep import run_sweep
+
+from .figure import Figure, Goal
+from .scales import Bed
+
+METHODS = ("random", "recent", "key-norm", "snapkv", "tar", "van", "infinipot-v", "standby", "novelty",
+           "standby-novelty")  # fmt: skip
+_FRAMES = 32
+
+
+class Swept(NamedTuple):
+    """The rows of a sweep, and the seconds it took, clips that were read and answers that were scored included."""
+
+    rows: list[Row]
+    seconds: float
+
+    def costs(self) -> dict[str, float]:
+        """Seconds, by what they were spent on."""
+        measured = {(row.cell, row.clip): row.measured for row in self.rows}.values()
+        return {
+            "prefill_seconds": sum(one.prefill_seconds for one in measured),
+            "compress_seconds": sum(one.compress_seconds for one in measured),
+            "answer_seconds": sum(one.answer_seconds for one in measured),
+            "seconds": self.seconds,
+        }
+
+    def answers(self) -> dict[Any, tuple[Any, ...]]:
+        """What each question was answered with, and what the cache held."""
+        return {
+            (row.cell, row.clip, row.answered.question): (row.answered.answer, row.measured.entries, row.measured.bytes)
+            for row in self.rows
+        }
+
+
+def run(bed: Bed) -> Iterator[Figure]:
+    """Figures of the sweep."""
+    asked = {
+        "models": ["bundled"],
+        "benchmarks": [f"world:count={bed.scale.clips},frames={_FRAMES}"],
+        "methods": list(METHODS),
+        "budgets": list(bed.scale.ratios),
+        "device": str(bed.device),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        _swept({**asked, "methods": "full"}, Path(folder) / "warm-up")
+        shared = _swept(asked, Path(folder) / "shared")
+        alone = _swept({**asked, "reuse": False}, Path(folder) / "alone")
+    if shared.answers() != alone.answers():
+        raise BenchmarkError("Cells that share a prefill answered otherwise than cells that are run alone.")
+    once, each = shared.costs(), alone.costs()
+    cells = len({row.cell for row in shared.rows})
+    case = f"{len(METHODS)} methods × {len(bed.scale.ratios)} ratios, {bed.scale.clips} clips of {_FRAMES} frames"
+    raw = {"cells": cells, "answers": len(shared.rows), "shared": once, "alone": each, "rounds": 1}
+    yield Figure(
+        "sweep", case, "seconds of prefill, a run per cell ÷ shared", each["prefill_seconds"] / once["prefill_seconds"],
+        "×", Goal(5, least=True), float(cells), "all cells but the first find their prefill made", raw,
+    )  # fmt: skip
+    yield Figure("sweep", case, "all seconds, a run per cell ÷ shared", each["seconds"] / once["seconds"], "×", raw=raw)
+
+
+def _swept(asked: dict[str, Any], folder: Path) -> Swept:
+    started = time.perf_counter()
+    run_sweep(make_grid(**asked), folder, workers=1)
+    seconds = time.perf_counter() - started
+    with Store(folder) as store:
+        return Swept(store.rows(), seconds)
