@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .entries import take_slots
-
 _LEAST_GROWTH = 64
 _TURNS = 16
 
@@ -75,11 +73,13 @@ class Buffers:
         """Hold the entries at `slots` (batch, heads, n) int64 alone, some heads at a time: in place where the room
         fits them.
         """
-        length, stays = slots.shape[2], self._fits(slots.shape[2]) and not self._frozen
+        batch, heads, length = slots.shape
+        stays, room = self._fits(length) and not self._frozen, self.bytes // _TURNS
+        first = torch.arange(batch * heads, device=slots.device) * self.capacity
+        lines = slots.flatten(0, 1) + first[:, None]
         for number, whole in enumerate(self._whole):
-            batch, heads, _, width = whole.shape
-            to = whole if stays else self._empty(whole, (batch, heads, max(length, self.floor), width))
-            _take_heads(whole.flatten(0, 1), slots.flatten(0, 1), to.flatten(0, 1)[:, :length])
+            to = whole if stays else self._empty(whole, (batch, heads, max(length, self.floor), whole.shape[3]))
+            _take_heads(whole, lines, to.flatten(0, 1)[:, :length], room)
             self._whole = (*self._whole[:number], to, *self._whole[number + 1 :])
         self.length = length
 
@@ -128,11 +128,16 @@ class Buffers:
             whole[:, :, self.length : end] = part
 
 
-def _take_heads(whole: Tensor, slots: Tensor, to: Tensor) -> None:
-    """Write what is at `slots` (heads, k) of (heads, n, width) to (heads, k, width), of the same memory or another."""
-    step = -(-len(whole) // _TURNS)
-    room = None if whole.requires_grad else whole.new_empty((1, step, *to.shape[1:]))
-    for first in range(0, len(whole), step):
-        some = slice(first, first + step)
-        into = None if room is None else room[:, : len(whole[some])]
-        to[some] = take_slots(whole[None, some], slots[None, some], into)[0]
+def _take_heads(whole: Tensor, lines: Tensor, to: Tensor, room: int) -> None:
+    """Write what is at `lines` (heads, k) of the memory of (batch, heads, n, width) to (heads, k, width), which may be
+    of the same memory: some heads at a time, so that what is under way takes about `room` bytes.
+    """
+    heads, length, width = to.shape
+    step = min(heads, max(1, room // max(1, length * width * whole.element_size())))
+    flat = whole.view(-1, width)
+    between = None if whole.requires_grad else whole.new_empty((step * length, width))
+    for some in lines.split(step):
+        out = None if between is None else between[: some.numel()]
+        taken = torch.index_select(flat, 0, some.flatten(), out=out)
+        to[: len(some)] = taken.view(len(some), length, width)
+        to = to[len(some) :]

@@ -60,23 +60,17 @@ class Places:
     WIDTH, COMPACT_WIDTH = 4, 10
 
 
-def take_slots(states: Tensor, chosen: Tensor, into: Tensor | None = None) -> Tensor:
-    """What is at `chosen` (batch, heads, k) int64 of (batch, heads, n, width), row by row of memory.
-
-    Args:
-        into: where to write it, of just that size and of other memory; a new tensor by default.
-    """
+def take_slots(states: Tensor, chosen: Tensor) -> Tensor:
+    """What is at `chosen` (batch, heads, k) int64 of (batch, heads, n, width), row by row of memory."""
     batch, heads, length, width = states.shape
     across, down, along, within = states.stride()
     if not width or (along, within) != (width, 1) or across % width or down % width:
-        return torch.gather(states, 2, chosen[..., None].expand(*chosen.shape, width), out=into)
+        return states.gather(2, chosen[..., None].expand(*chosen.shape, width))
     first = torch.arange(batch, device=chosen.device)[:, None] * (across // width)
     first = first + torch.arange(heads, device=chosen.device) * (down // width)
     held = ((batch - 1) * across + (heads - 1) * down) // width + length
     flat = states.as_strided((held, width), (width, 1))
-    lines = (chosen + first[..., None]).flatten()
-    taken = torch.index_select(flat, 0, lines, out=None if into is None else into.view(-1, width))
-    return taken.view(*chosen.shape, width)
+    return flat.index_select(0, (chosen + first[..., None]).flatten()).view(*chosen.shape, width)
 
 
 def at_target(places: Tensor) -> Tensor:

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from kvpress_video.entries import Entries
 
-_LEAST, _STRETCHES = 2**16, 24  # numbers in a stretch at the least, else so many stretches
+_LEAST, _STRETCHES = 2**16, 14  # numbers in a stretch at the least, else so many stretches
 
 
 def stretches(states: Tensor, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
     """Successive entries of (batch, kv_heads, n, dim) and where they are: `unit`, or a multiple of it, at once.
 
-    They come as fp32, in memory that the next ones are written to.
+    They come as fp32, in memory that the next ones are written to; what is chosen by them has no gradient.
     """
+    states = states.detach()
     batch, heads, length, width = states.shape
     most = max(_LEAST, states.numel() // _STRETCHES) // (batch * heads * width)
     step = min(max(unit, most - most % unit), length)
@@ -30,7 +31,7 @@ def norms(states: Tensor) -> Tensor:
     """‖x‖₂ of each entry, (batch, kv_heads, n) fp32."""
     found = states.new_empty(states.shape[:3], dtype=torch.float32)
     for where, part in stretches(states):
-        found[:, :, where] = part.norm(dim=-1)
+        torch.linalg.vector_norm(part, dim=-1, out=found[:, :, where])
     return found
 
 
@@ -81,13 +82,13 @@ def likeness(keys: Tensor, reference: Tensor, patch: Tensor | None = None) -> Te
         reference: (batch, kv_heads, patches, head_dim) fp32.
         patch: of each entry, (batch, kv_heads, n); None where they are whole frames in order.
     """
-    found = keys.new_empty(keys.shape[:3], dtype=torch.float32)
+    found, lengths = (keys.new_empty(keys.shape[:3], dtype=torch.float32) for _ in range(2))
     patches = reference.shape[2]
     for where, part in stretches(keys, patches if patch is None else 1):
-        length = part.norm(dim=-1) + 1e-9
+        torch.linalg.vector_norm(part, dim=-1, out=lengths[:, :, where])
         if patch is None:
             part.unflatten(2, (-1, patches)).mul_(reference[:, :, None])
         else:
             part *= reference.gather(2, patch[:, :, where, None].expand_as(part))
-        found[:, :, where] = part.sum(dim=-1) / length
-    return found
+        torch.sum(part, dim=-1, out=found[:, :, where])
+    return found.div_(lengths.add_(1e-9))
