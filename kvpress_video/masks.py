@@ -77,7 +77,7 @@ def layer_mask(
 
     Returns:
         None where nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
-        keys), boolean for sdpa and additive for eager.
+        keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
     """
     held, new = layer.physical, chunk.tags.shape[1]
     padded = layer.padded or any(row.padding for row in chunk.rows)
@@ -138,9 +138,6 @@ def built(valid: Tensor, blocks: Tensor | None, window: int | None, implementati
         visible = visible & (ordinal[:, None, :] > ordinal[:, held:, None] - window)
     visible = visible & valid[:, None, :]
     visible[..., held:] |= torch.eye(new, dtype=torch.bool, device=valid.device)
-    visible = visible[:, None]
-    if implementation == "sdpa":
-        return visible
-    return torch.zeros(visible.shape, dtype=states.dtype, device=states.device).masked_fill(
-        ~visible, torch.finfo(states.dtype).min
-    )
+    hidden = -torch.inf if implementation == "sdpa" else torch.finfo(states.dtype).min
+    mask = torch.zeros(visible.shape, dtype=states.dtype, device=states.device)
+    return mask.masked_fill_(~visible, hidden)[:, None]
