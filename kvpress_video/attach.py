@@ -85,23 +85,21 @@ class Attachment:
         self._shared = shared
         self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
         self.reader = PassReader(adapter, self.vision, self.rope if compact else None)
-        self._budget = budget
+        self._budget, self._text_room = budget, text_room
         self._allotment = self._allot()
         self._layers: list[CompressedLayer] = []
         self._chunk: Chunk | None = None
         self._sliding: SlidingPass | None = None
         self._recording: Pass | None = None
         self._masks: dict[tuple, Tensor | None] = {}  # of the pass in flight, one for all layers alike
-        self._batch = 1
-        self._text_room = text_room
-        self._waiting = 0  # text that follows in later parts
         self._peak = Peak()
         self._undo = ExitStack()
 
     def _allot(self, tokens: int = 0) -> Allotment:
         """What the budget means after so many tokens for the model as it is now: its dtype may change."""
         layers, size = len(self._adapter.attentions), self._adapter.entry_bytes(self._compact)
-        return Allotment(self._budget, self._method, layers, size, self._adapter.beside_bytes(tokens))
+        beside = self._adapter.beside_bytes(tokens + self._text_room)
+        return Allotment(self._budget, self._method, layers, size, beside, self._text_room)
 
     def attach(self) -> None:
         """Put the hooks on.
@@ -148,7 +146,7 @@ class Attachment:
                 self.stopwatch.clear()
                 raise
             finally:
-                self._layers, self._waiting = [], 0
+                self._layers = []
 
         text.forward = run
 
@@ -166,27 +164,19 @@ class Attachment:
             kwargs["past_key_values"] = DynamicCache(config=self._adapter.text_model.config)
         self._layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
         first = self._layers[0]
-        self._batch = len(kwargs["inputs_embeds"])
-        first.check_continues(self._batch, self._compact)
-        rows = first.rows or [Row()] * self._batch
+        batch = len(kwargs["inputs_embeds"])
+        first.check_continues(batch, self._compact)
+        rows = first.rows or [Row()] * batch
         chunk = self.reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
-        self._allotment = self._allot(first.logical + chunk.logical + self._text_room)
+        self._allotment = self._allot(first.logical + chunk.logical)
         after = [row.after(new, first.physical) for row, new in zip(rows, chunk.rows, strict=True)]
         length = first.physical + chunk.tags.shape[1]
-        shares = self._shares(after, length, None)
-        fits = all(
-            share[segment] >= row.held[segment]
-            for layer in range(len(self._layers))
-            for share, row in zip(self._shares(after, length, layer), after, strict=True)
-            for segment in row.held
-        )
+        shares, fits = self._allotment.shares(after, length), self._allotment.hold_all(after, length)
         counting = rows[0].following is not None
         if not counting:
-            texts = self._texts(after, length)
-            for row, text in zip(after, texts, strict=True):
-                self._allotment.check(row, text, max(texts), self._batch)
+            self._allotment.check(after, length)
             if self._compact:
                 chunk = self.reader.place(chunk, rows, after, shares)
         self._peak, self.reused = Peak(self._layers), False
@@ -257,7 +247,8 @@ class Attachment:
         left = whole.logical
         for number, part in enumerate(visual):
             later = [*visual[number + 1 :], *([rest] if rest else [])]
-            self._waiting = max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
+            waiting = max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
+            self._allotment = replace(self._allotment, waiting=waiting)
             mine = part.first_row() if alike else part
             logical = min(len(part) - part.probes, left) if later else left
             left -= logical
@@ -269,7 +260,6 @@ class Attachment:
             last = visual[-1].take(whole.tags)[:, -1 - visual[-1].probes, Tags.INDEX]
             repeat_rows(kwargs["past_key_values"], last - last[0])
         if rest is not None:
-            self._waiting = 0
             chunk = self.reader.arrived(rest.chunk(whole, left, compress=False))
             output = self._pass(forward, self._arguments(kwargs, rest, chunk, aligned), chunk)
             rest.put(joined, output.last_hidden_state)
@@ -314,16 +304,6 @@ class Attachment:
         self.reader.rewrite(arguments, chunk)
         return arguments
 
-    def _texts(self, rows: Sequence[Row], length: int) -> list[int]:
-        """Text entries of each row, those that follow and those that room is kept for included."""
-        more = self._waiting + self._text_room
-        return [length + more - row.padding - sum(row.held.values()) for row in rows]
-
-    def _shares(self, rows: Sequence[Row], length: int, layer: int | None) -> list:
-        texts = self._texts(rows, length)
-        allot = self._allotment
-        return [allot.shares(row, text, max(texts), self._batch, layer) for row, text in zip(rows, texts, strict=True)]
-
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]
         if self._chunk is not None and isinstance(layer, CompressedLayer):
@@ -352,5 +332,5 @@ class Attachment:
 
     def _reduce(self, module: Any, layer: CompressedLayer, states: Tensor, chunk: Chunk) -> None:
         self._peak.note(layer)
-        self._reduction.apply(self._layers, self._layers.index(layer), module, states, chunk, self._shares)
+        self._reduction.apply(self._layers, self._layers.index(layer), module, states, chunk, self._allotment.shares)
         self._peak.note(layer)

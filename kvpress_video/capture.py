@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .entries import Entries, Queries
 from .rope import Rope
+from .stretches import stretches
 
 
 def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int) -> Queries:
@@ -33,8 +34,11 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
     states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
     index = entries.index[:, 0, -count:]
     grouped = states.reshape(batch, heads, -1, width)
-    logits = torch.matmul(grouped, entries.keys.float().transpose(2, 3))
-    logits = logits.reshape(batch, -1, count, len(entries))
-    visible = (entries.index[:, :1, None, :] <= index[:, None, :, None]) & (entries.index[:, :1, None, :] >= 0)
-    normaliser = logits.masked_fill(~visible, -torch.inf).logsumexp(dim=-1)
+    parts = []
+    for where, keys in stretches(entries.keys):
+        logits = torch.matmul(grouped, keys.transpose(2, 3)).reshape(batch, -1, count, keys.shape[2])
+        seen = entries.index[:, :1, None, where]
+        hidden_keys = (seen > index[:, None, :, None]) | (seen < 0)
+        parts.append(logits.masked_fill_(hidden_keys, -torch.inf).logsumexp(dim=-1))
+    normaliser = torch.stack(parts).logsumexp(dim=0)
     return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index)

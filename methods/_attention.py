@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kvpress_video.entries import Entries
 from kvpress_video.errors import MissingInputError
+from kvpress_video.stretches import stretches
 
 
 def attention(entries: Entries, method: str) -> Tensor:
@@ -30,6 +31,9 @@ def attention(entries: Entries, method: str) -> Tensor:
     heads = entries.keys.shape[1]
     states = queries.states.float().unflatten(1, (heads, -1))  # query heads of one KV head are neighbours
     normaliser = queries.normaliser.float().unflatten(1, (heads, -1))
-    logits = states @ entries.keys.float()[:, :, None].transpose(-1, -2)  # (batch, kv_heads, shared, queries, n)
-    seen = entries.index[:, :, None, None, :] <= queries.index[:, None, None, :, None]
-    return torch.where(seen, (logits - normaliser[..., None]).exp(), 0.0).mean(dim=(2, 3))
+    found = states.new_empty(entries.keys.shape[:3])
+    for where, keys in stretches(entries.keys):
+        logits = states @ keys[:, :, None].transpose(-1, -2)  # (batch, kv_heads, shared, queries, n)
+        seen = entries.index[:, :, None, None, where] <= queries.index[:, None, None, :, None]
+        found[:, :, where] = torch.where(seen, (logits - normaliser[..., None]).exp(), 0.0).mean(dim=(2, 3))
+    return found

@@ -1,30 +1,12 @@
-"""Norms and directions of keys and values in fp32, a stretch of entries at a time, so that little room is taken."""
+"""Norms and directions of keys and values in fp32, without a copy of them all."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from kvpress_video.entries import Entries
-
-_LEAST, _STRETCHES = 2**16, 14  # numbers in a stretch at the least, else so many stretches
-
-
-def stretches(states: Tensor, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
-    """Successive entries of (batch, kv_heads, n, dim) and where they are: `unit`, or a multiple of it, at once.
-
-    They come as fp32, in memory that the next ones are written to; what is chosen by them has no gradient.
-    """
-    states = states.detach()
-    batch, heads, length, width = states.shape
-    most = max(_LEAST, states.numel() // _STRETCHES) // (batch * heads * width)
-    step = min(max(unit, most - most % unit), length)
-    room = states.new_empty((batch, heads, step, width), dtype=torch.float32)
-    for start in range(0, length, step):
-        where = slice(start, min(start + step, length))
-        yield where, room[:, :, : where.stop - start].copy_(states[:, :, where])
+from kvpress_video.stretches import stretches
 
 
 def norms(states: Tensor) -> Tensor:

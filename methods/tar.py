@@ -54,7 +54,8 @@ class TaR(Compressor):
         if self._whole_frames(entries):
             patches = len(entries) // pseudo_frames(entries)
             return -likeness(entries.keys, mean_frame(entries.keys[:, :, -recent * patches :], patches))
-        reference = mean_of_patches(entries, self._last(entries, recent))
+        newest = entries.slice(max(0, len(entries) - recent * entries.grid.patches), len(entries))
+        reference = mean_of_patches(newest, self._last(newest, recent))
         return -likeness(entries.keys, reference, entries.patch.long())
 
     def select(self, entries: Entries, keep: int) -> Tensor:

@@ -1,0 +1,75 @@
+"""A pass never waits for the device: every method, and what is around it, works on tensors that hold no values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from harness import METHODS, SETTINGS
+
+from kvpress_video.cache import CompressedLayer
+from kvpress_video.chunk import Chunk, Row, text_tags
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Context, Entries, Grid, Places, Queries, Tags, segment_entries
+from kvpress_video.reduce import plan
+from kvpress_video.registry import make_method
+from kvpress_video.rope import Rope
+
+GRID, TEXT, HEADS, WIDTH = Grid(6, 3, 4), 5, 2, 16
+NOWHERE = torch.device("meta")
+
+
+def rope() -> Rope:
+    return Rope(torch.ones(WIDTH // 2, device=NOWHERE), torch.zeros(WIDTH // 2, dtype=torch.long))
+
+
+def queries(length: int) -> Queries:
+    states = torch.empty(1, 2 * HEADS, length, WIDTH, device=NOWHERE)
+    return Queries(states, states[..., 0], torch.empty(1, length, dtype=torch.long, device=NOWHERE))
+
+
+def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer:
+    """A layer of text, a video and more text, whose tensors hold nothing."""
+    length = GRID.tokens
+    states = torch.empty(1, HEADS, 2 * TEXT + length, WIDTH, device=NOWHERE)
+    video = segment_entries(*(states[:, :1, TEXT : TEXT + length],) * 2, GRID, Context())
+    text = text_tags(torch.empty(1, TEXT, dtype=torch.long, device=NOWHERE))
+    tags = torch.cat([text, video.tags[:, 0], text], dim=1)
+    places = torch.empty(1, 2 * TEXT + length, width, device=NOWHERE)
+    counts = {0: length}
+    layer = CompressedLayer()
+    layer.incoming = Chunk(tags, places, tags.shape[1], [Row(0, counts, counts, {0: GRID}, starts)], compress=True)
+    layer.update(states, states)
+    return layer
+
+
+def compress(layer: CompressedLayer, method: Compressor, keep: int) -> None:
+    """As a later layer is; what all layers have in common is looked at in the first."""
+    context = Context(layer=1, layers=4, rope=rope(), queries=queries(4))
+    layer.keep(plan(layer.entries(context), layer.rows, [{0: keep}], method))
+
+
+@pytest.mark.parametrize("starts", [{0: TEXT}, {}], ids=["in one piece", "between text"])
+@pytest.mark.parametrize("method", METHODS)
+def test_compressing_a_layer_asks_the_device_nothing(method: str, starts: dict[int, int]) -> None:
+    made, layer = make_method(method, **SETTINGS.get(method, {})), filled(starts)
+    for keep in (36, 24):  # the second time of what the first has left
+        compress(layer, made, keep)
+        assert layer.keys.device == NOWHERE
+        assert layer.physical == 2 * TEXT + keep
+
+
+def test_a_method_that_asks_is_noticed() -> None:
+    class Asking(Compressor):
+        def select(self, entries: Entries, keep: int) -> Any:
+            return torch.arange(keep) + int(entries.tags[..., Tags.FRAME].min())
+
+    with pytest.raises(RuntimeError, match="meta"):
+        compress(filled({0: TEXT}), Asking(), 36)
+
+
+def test_moving_keys_asks_nothing() -> None:
+    layer = filled({0: TEXT}, Places.COMPACT_WIDTH)
+    layer.move(layer.entries(Context()).places[..., Places.TARGET], rope())
+    assert layer.keys.device == NOWHERE
