@@ -1,4 +1,4 @@
-# make demo               the comparison table, on the bundled model and freshly made clips (about seven minutes on two cores)
+# make demo               the comparison table, on the bundled model and freshly made clips (about four minutes on two cores)
 # make bench              what compression costs and saves here, into benchmarks/results/perf/$(BENCH).json and docs/performance.md
 # make test               ruff, mypy and the test suite, in .venv
 # make test-transformers  the test suite on older transformers, each in its own environment
