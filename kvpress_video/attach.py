@@ -81,7 +81,7 @@ class Attachment:
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.reused = False
         self.stopwatch = Stopwatch(adapter.text_model.device)
-        self._reduction = Reduction(method, self.rope, self.stopwatch, adapter.spread)
+        self._reduction = Reduction(method, self.rope, self.stopwatch, adapter.spread, adapter.image_blocks)
         self._shared = shared
         self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
         self.reader = PassReader(adapter, self.vision, self.rope if compact else None)

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Entries, Queries
+from .entries import Entries, Kind, Queries
+from .masks import FLASH
 from .rope import Rope
 from .stretches import stretches
 
 
-def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int) -> Queries:
+def last_queries(
+    attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int, blocks: bool = False
+) -> Queries:
     """Recompute the last `window` queries of a pass, and their softmax normaliser over all cached keys.
 
     Args:
@@ -21,6 +24,7 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
         entries: the layer, the pass included; the pass's entries are the last n.
         rope: the text model's rotation.
         window: how many; all n if there are fewer.
+        blocks: whether the tokens of an image see each other both ways; flash attention sees one way all the same.
     """
     hidden = hidden_states[:, -window:]
     batch, count, _ = hidden.shape
@@ -33,6 +37,8 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
     positions = entries.present[:, :1, -count:]
     states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
     index = entries.index[:, 0, -count:]
+    if blocks and attention.config._attn_implementation not in FLASH:
+        index = index.gather(1, _image_ends(entries.kind[:, 0, -count:] > Kind.TEXT))
     grouped = states.reshape(batch, heads, -1, width)
     parts = []
     for where, keys in stretches(entries.keys):
@@ -42,3 +48,10 @@ def last_queries(attention: Any, hidden_states: Tensor, entries: Entries, rope: 
         parts.append(logits.masked_fill_(hidden_keys, -torch.inf).logsumexp(dim=-1))
     normaliser = torch.stack(parts).logsumexp(dim=0)
     return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index)
+
+
+def _image_ends(visual: Tensor) -> Tensor:
+    """The column of the last token of each token's image, of its own for text; `visual` (batch, n) bool."""
+    column = torch.arange(visual.shape[1], device=visual.device)
+    inside = visual & torch.nn.functional.pad(visual[:, 1:], (0, 1))
+    return column.masked_fill(inside, len(column)).flip(1).cummin(dim=1).values.flip(1)

@@ -86,7 +86,8 @@ class Queries:
     Attributes:
         states: rotated and scaled queries, (batch, attention_heads, window, head_dim).
         normaliser: log of the sum of exp(q·k) over every key that the query may see, (batch, attention_heads, window).
-        index: original token index of each query, (batch, window).
+        index: original index of the last token that each query sees, (batch, window), -1 for padding: its own, or the
+            last of its image where the tokens of an image see each other both ways.
     """
 
     states: Tensor

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .errors import UnsupportedModelError
 from .video import Video
 
 
 def prompt_text(processor: Any, question: str) -> str:
-    """The question about one video in the model's chat template, with one placeholder for the video."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
+    """The question about one video in the model's chat template, with one placeholder for the video.
+
+    Raises:
+        UnsupportedModelError: the processor takes neither videos nor images.
+    """
+    content = [{"type": "video" if _takes_videos(processor) else "image"}, {"type": "text", "text": question}]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
@@ -21,28 +26,53 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
     """Inputs of `model.generate()`, a `BatchFeature`: one row per question about the same video, padded on the left.
 
     The frames go in as they are, and the processor is told when each was shown, so that time reaches the model:
-    through `second_per_grid_ts` in Qwen2.5-VL, through written timestamps in Qwen3-VL.
+    through `second_per_grid_ts` in Qwen2.5-VL, through written timestamps in Qwen3-VL. A processor that takes images
+    only, as Gemma 3's does, is given each frame as an image, one after the other, without its time.
 
     Args:
         processor: the model's processor.
         video: the frames.
         questions: one question, or several.
         **processing: more arguments of the processor, such as `max_pixels`.
+
+    Raises:
+        UnsupportedModelError: the processor takes neither videos nor images.
     """
     asked = [questions] if isinstance(questions, str) else questions
     return encode(processor, video, [prompt_text(processor, question) for question in asked], **processing)
 
 
 def encode(processor: Any, video: Video, prompts: Sequence[str], **processing: Any) -> Any:
-    """As `prepare`, for prompts that are in the model's chat template already."""
-    return processor(
-        text=list(prompts),
-        videos=[[video.frames]] * len(prompts),
-        video_metadata=[video.metadata for _ in prompts],
-        fps=video.fps,
-        do_sample_frames=False,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        **processing,
+    """As `prepare`, for prompts that are in the model's chat template already, each with one placeholder."""
+    given = _as_video(video, prompts) if _takes_videos(processor) else _as_images(processor, video, prompts)
+    return processor(**given, padding=True, padding_side="left", return_tensors="pt", **processing)
+
+
+def _takes_videos(processor: Any) -> bool:
+    if getattr(processor, "video_processor", None) is not None:
+        return True
+    if getattr(processor, "image_processor", None) is not None:
+        return False
+    raise UnsupportedModelError(
+        f"{type(processor).__name__} takes neither videos nor images: give the processor of a multimodal model, "
+        "as AutoProcessor.from_pretrained() makes it."
     )
+
+
+def _as_video(video: Video, prompts: Sequence[str]) -> dict[str, Any]:
+    return {
+        "text": list(prompts),
+        "videos": [[video.frames]] * len(prompts),
+        "video_metadata": [video.metadata for _ in prompts],
+        "fps": video.fps,
+        "do_sample_frames": False,
+    }
+
+
+def _as_images(processor: Any, video: Video, prompts: Sequence[str]) -> dict[str, Any]:
+    """The placeholder of an image, once for each frame."""
+    image = processor.image_token
+    return {
+        "text": [prompt.replace(image, image * len(video), 1) for prompt in prompts],
+        "images": [list(video.frames)] * len(prompts),
+    }

@@ -30,12 +30,14 @@ class Reduction:
         rope: the rotation of the keys, where something needs it.
         stopwatch: counts `"compress"`.
         spread: how the KV heads are spread over processes.
+        image_blocks: whether the tokens of an image see each other both ways.
     """
 
     method: Compressor
     rope: Rope | None
     stopwatch: Stopwatch
     spread: Spread = ALL_HERE
+    image_blocks: bool = False
 
     def window(self, chunk: Chunk) -> int:
         """How many of the last queries of a pass the method looks at."""
@@ -70,7 +72,7 @@ class Reduction:
             entries = layer.entries(context)
             window = self.window(chunk)
             if window and self.rope is not None:
-                queries = last_queries(attention, states, entries, self.rope, window)
+                queries = last_queries(attention, states, entries, self.rope, window, self.image_blocks)
                 entries = replace(entries, context=replace(context, queries=queries))
             if chunk.probes:
                 entries = entries.slice(0, len(entries) - chunk.probes)

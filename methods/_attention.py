@@ -13,7 +13,8 @@ from kvpress_video.stretches import stretches
 def attention(entries: Entries, method: str) -> Tensor:
     """Attention that each entry draws, the mean over the captured queries and the query heads of its KV head.
 
-    The softmax runs over everything the query may see, text included: its normaliser is captured with the queries.
+    The softmax runs over everything the query may see, text and the rest of an image that it sees both ways included:
+    its normaliser is captured with the queries.
 
     Args:
         entries: with `context.queries`.

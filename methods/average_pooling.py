@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
@@ -15,6 +16,8 @@ from kvpress_video.entries import Entries, Grid
 from kvpress_video.errors import BudgetError
 
 from ._merging import averaged
+
+_LEAST, _PARTS = 64, 16  # windows at once at the least, else so many times
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ class AveragePooling(Compressor):
         """The mean of each window, in the slot of its centre."""
         if not keep:
             return Kept(torch.empty((*entries.keys.shape[:2], 0), dtype=torch.long, device=entries.keys.device))
-        windows, centres = self._windows(entries, keep), self.select(entries, keep)
-        return Kept(centres, averaged(entries, windows.mean, centres))
+        windows, parts = self._windows(entries, keep), []
+        for some in windows.split(max(_LEAST, keep // _PARTS)):
+            here = entries.gather(some.members.flatten().expand(*entries.keys.shape[:2], -1))
+            parts.append(averaged(here, some.mean, some.lenders.expand(*entries.keys.shape[:2], -1)))
+        merged = replace(Entries.join(parts, dim=2), context=entries.context)
+        return Kept(windows.centres.expand(*entries.keys.shape[:2], -1), merged)
 
     def _windows(self, entries: Entries, keep: int) -> Windows:
         device = entries.keys.device
@@ -72,11 +79,23 @@ class Windows(NamedTuple):
     counted: Tensor
     centres: Tensor
 
+    @property
+    def lenders(self) -> Tensor:
+        """Where each centre is among all members, (windows,) int64."""
+        row = torch.arange(len(self.members), device=self.members.device) * self.members.shape[1]
+        return row + (self.members == self.centres[:, None]).int().argmax(dim=1)
+
     def mean(self, states: Tensor) -> Tensor:
-        """Mean of each window in fp32, (batch, kv_heads, n, dim) to (batch, kv_heads, windows, dim), same dtype."""
-        gathered = states.float()[:, :, self.members.flatten()].unflatten(2, self.members.shape)
+        """Mean of each window, from states of all members (batch, kv_heads, windows·size, dim) to fp32 (batch,
+        kv_heads, windows, dim).
+        """
         counted = self.counted[..., None]
-        return (torch.where(counted, gathered, 0.0).sum(dim=3) / counted.sum(dim=1)).to(states.dtype)
+        members = states.float().unflatten(2, self.members.shape)
+        return torch.where(counted, members, 0.0).sum(dim=3) / counted.sum(dim=1)
+
+    def split(self, most: int) -> Iterator[Windows]:
+        """The same, at most so many windows at once."""
+        return map(Windows._make, zip(*(part.split(most) for part in self), strict=True))
 
     def on(self, device: torch.device) -> Windows:
         """The same on a device."""

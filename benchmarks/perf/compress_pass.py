@@ -127,8 +127,9 @@ class Layer:
 @torch.inference_mode()
 def run(bed: Bed) -> Iterator[Figure]:
     """Figures of the pass."""
-    rounds, cuda = bed.scale.rounds, bed.device.type == "cuda"
+    cuda = bed.device.type == "cuda"
     for length in bed.scale.entries:
+        rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short ones vary more
         layer, moving = Layer(length, bed.device), Layer(length, bed.device, roomy=False)
         taken = _in_turn(
             {
