@@ -70,9 +70,10 @@ def _as_video(video: Video, prompts: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_images(processor: Any, video: Video, prompts: Sequence[str]) -> dict[str, Any]:
-    """The placeholder of an image, once for each frame."""
-    image = processor.image_token
+    """The placeholder of an image, once for each frame. A template may write the token that begins a text itself."""
+    image, begin = processor.image_token, processor.tokenizer.bos_token
     return {
         "text": [prompt.replace(image, image * len(video), 1) for prompt in prompts],
         "images": [list(video.frames)] * len(prompts),
+        "add_special_tokens": begin is None or not prompts[0].startswith(begin),
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+import transformers
 import zoo
-from cinema import TinyProcessor
+from cinema import TinyProcessor, footage
 from harness import SETTINGS, answer, compressed, forced, model_of, two_videos, video_prompt
 from masking import View, masked_answer, noted, view_of
 from torch import Tensor
@@ -19,7 +21,10 @@ from zoo.internvl import SIDE
 
 import kvpress_video as kv
 from kvpress_video.cache import CompressedLayer
-from kvpress_video.entries import Kind, Tags
+from kvpress_video.compressor import Compressor
+from kvpress_video.entries import Entries, Kind, Tags
+from kvpress_video.methods._attention import attention as attention_drawn
+from kvpress_video.prompt import encode, prompt_text
 from kvpress_video.split import cut
 from kvpress_video.sweep.cells import Setup
 from kvpress_video.sweep.model_size import size_of
@@ -239,6 +244,48 @@ def _with_images(view: View, ids: Tensor) -> View:
     return View([layer | together for layer in view.layers])
 
 
+@dataclass(frozen=True)
+class Looking(Compressor):
+    """Keeps the newest entries, and remembers what attention each drew."""
+
+    window: int = 32
+    drawn: list[tuple[Tensor, Tensor]] = field(default_factory=list, compare=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"queries"})
+
+    def scores(self, entries: Entries) -> Tensor:
+        self.drawn.append((entries.index[0].long(), attention_drawn(entries, "looking")[0]))
+        return entries.index.float()
+
+
+@pytest.mark.parametrize("prompt", ["one", "two", "touching"])
+@pytest.mark.parametrize("window", [1, 13, 32, 1000])
+@pytest.mark.parametrize(("prefill", "asking"), [("whole", "text"), ("split", "an image")])
+def test_what_the_last_queries_look_at_is_what_stock_attention_says(
+    prefill: Any, asking: str, window: int, prompt: str
+) -> None:
+    """Also inside an image, of which a query sees the rest. Nothing is evicted from a layer before its queries look."""
+    model = model_of(FAMILY, "eager")
+    found = {"one": video_prompt(FAMILY), "two": two_videos(FAMILY)}
+    inputs = touching(model) if prompt == "touching" else zoo.inputs(model, [found[prompt]])
+    method = Looking(window)
+    with kv.compress(model, method, "50%", prefill=prefill), torch.no_grad():
+        model(**inputs, use_cache=True)
+    with torch.no_grad():
+        stock = model(**inputs, output_attentions=True).attentions
+    images = (inputs["input_ids"][0] == zoo.IMAGE).nonzero().flatten()
+    end = int(images[-1]) + 1 if asking == "an image" else inputs["input_ids"].shape[1]
+    layers = list(zoo.attentions(model))
+    wanted = [
+        stock[number][0, :, max(0, end - window) : end].unflatten(0, (2, 2)).mean(dim=(1, 2)) for number in layers
+    ]
+    segments = len(method.drawn) // len(layers)
+    assert sum(index.shape[1] for index, _ in method.drawn[:segments]) == len(images)
+    for number, (index, drawn) in enumerate(method.drawn):
+        expected = wanted[number // segments].gather(1, index)
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_an_image_in_the_second_turn_is_seen_both_ways(attention: str) -> None:
     """By `forward()` and by `generate()`. The reference reads both turns at once, without a cache."""
@@ -295,6 +342,91 @@ def test_images_that_follow_each_other_are_one_video(between: list[int], segment
     assert [grid.frames for grid in layer.rows[0].grids.values()] == segments
     kind = layer.tags[0, 0, ids[0] == zoo.IMAGE, Tags.KIND]
     assert set(kind.tolist()) == {Kind.VIDEO if segments == [3] else Kind.IMAGE}
+
+
+# --- Videos, which its processor does not take ------------------------------------------------------------------------
+
+TURN = "{% for part in messages[0].content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}"
+VISION = {"image": zoo.IMAGE, "boi": zoo.VISION_START, "eoi": zoo.VISION_END}
+QUESTION = "What is this?"
+
+
+def processor(template: str = "{{ bos_token }}" + TURN + "{% endfor %}") -> Any:
+    """Gemma 3's, for frames of the zoo; a letter is its code, and runs of newlines are tokens as in its vocabulary."""
+    special = {f"{role}_token": f"<{role}>" for role in VISION}
+    lines = {"\n": 10, "\n\n": NEWLINES, "\n\n\n\n": MORE_NEWLINES}
+    known = {"<pad>": zoo.PAD, "<bos>": zoo.BOS, "<eos>": 2, "<unk>": 3, "<mask>": 4, "\u2581": 32}
+    vocabulary = (
+        known | lines | {chr(code): code for code in range(33, 248)} | {f"<{role}>": VISION[role] for role in VISION}
+    )
+    tokenizer = transformers.GemmaTokenizer(
+        vocab=vocabulary, merges=[("\n", "\n"), ("\n\n", "\n\n")], extra_special_tokens=special
+    )
+    pixels = transformers.Gemma3ImageProcessor(size={"height": 24, "width": 24})
+    template = template.replace("<image>", "<boi>")
+    return transformers.Gemma3Processor(pixels, tokenizer, chat_template=template, image_seq_length=IMAGE)
+
+
+def spelled(frames: int, question: str) -> list[int]:
+    row = [zoo.BOS, NEWLINES]
+    for frame in range(frames):
+        row += [*([MORE_NEWLINES] if frame else []), zoo.VISION_START, *[zoo.IMAGE] * IMAGE, zoo.VISION_END]
+    return [*row, NEWLINES, *map(ord, question)]
+
+
+def by_hand(video: kv.Video) -> dict[str, Tensor]:
+    """Frames of 24 × 24 pixels and one question, without a processor."""
+    ids = torch.tensor([spelled(len(video), QUESTION)])
+    pixels = torch.from_numpy(video.frames).permute(0, 3, 1, 2) / 127.5 - 1
+    types = {"token_type_ids": (ids == zoo.IMAGE).int()}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels} | types
+
+
+@pytest.fixture
+def video() -> kv.Video:
+    return kv.Video.from_frames(footage(6, 24, 24), fps=2)
+
+
+@pytest.mark.parametrize("template", ["{{ bos_token }}" + TURN + "{% endfor %}", TURN + "{% endfor %}"])
+def test_frames_go_in_as_images_one_after_the_other(template: str, video: kv.Video) -> None:
+    """And the text begins once, whoever writes the token that begins it."""
+    made = processor(template)
+    inputs = kv.prepare(made, video, QUESTION)
+    expected = by_hand(video)
+    assert set(inputs) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(inputs[name], tensor, rtol=0, atol=1e-6, check_dtype=False)
+    asked = [QUESTION, "Who?"]
+    several = kv.prepare(made, video, asked)
+    for row, mask, question in zip(several["input_ids"], several["attention_mask"], asked, strict=True):
+        assert row[mask.bool()].tolist() == spelled(6, question)
+        assert mask[-1]
+    assert torch.equal(several["pixel_values"], torch.cat([inputs["pixel_values"]] * 2))
+    encoded = encode(made, video, [prompt_text(made, question) for question in asked])
+    assert torch.equal(encoded["input_ids"], several["input_ids"])
+
+
+def test_frames_become_one_video(video: kv.Video) -> None:
+    model = model_of(FAMILY)
+    with kv.compress(model, "van", "100%"), torch.no_grad():
+        cache = model(**kv.prepare(processor(), video, [QUESTION, "Who?"]), use_cache=True).past_key_values
+    layer = compressed(cache)[0]
+    assert [[(grid.frames, grid.patches) for grid in row.grids.values()] for row in layer.rows] == [[(6, IMAGE)]] * 2
+    for tags in layer.tags[:, 0]:
+        frames = tags[tags[:, Tags.KIND] == Kind.VIDEO, Tags.FRAME]
+        assert frames.tolist() == np.repeat(range(6), IMAGE).tolist()
+
+
+@pytest.mark.parametrize("method", ["tar", "standby"])
+def test_a_question_about_a_video(method: str, video: kv.Video) -> None:
+    model, made = model_of(FAMILY), processor()
+    given = kv.ask(model, made, video, QUESTION, method=method, budget="50%", max_new_tokens=6)
+    with kv.compress(model, method, "50%") as run:
+        tokens = answer(model, by_hand(video), 6).tokens[0]
+    assert given.text == made.tokenizer.decode(tokens.tolist(), skip_special_tokens=True).strip()
+    assert given.report.visual_tokens == 6 * IMAGE
+    assert set(given.report.entries) == {3 * IMAGE}
+    assert (given.report.bytes, given.report.ratio) == (run.report.bytes, 0.5)
 
 
 # --- Bytes ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from kvpress_video.entries import Grid, Kind
-from kvpress_video.errors import VideoError
+from kvpress_video.errors import UnsupportedModelError, VideoError
 from kvpress_video.layout import Item, lay_out
 from kvpress_video.models.internvl import InternVL
 from kvpress_video.models.smolvlm import SmolVLM
@@ -298,6 +298,11 @@ def test_rows_are_padded_on_the_left(clip: Path, tokenizer: Any, spelled: None, 
     assert mask[:, -1].all()
     assert mask[1].all()
     assert not mask[0, : len("Why is that?") - len("What?")].any()
+
+
+def test_a_processor_of_text_alone_is_refused(clip: Path, tokenizer: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"^\w+ takes neither videos nor images: .*AutoProcessor"):
+        prepare(tokenizer, read_video(clip, frames=2), "What?")
 
 
 def test_the_package_imports_nothing_heavy_for_videos() -> None:
