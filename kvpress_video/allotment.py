@@ -21,6 +21,7 @@ class Allotment:
         method: may spread it unevenly over layers.
         layers: text layers that are compressed.
         entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
+        batch: rows that share a budget of bytes.
         beside: bytes of one row that the other layers hold; a budget of bytes pays for them too.
         text_room: text entries that a budget of bytes is kept free for.
         waiting: text entries that follow in later parts of the pass.
@@ -30,6 +31,7 @@ class Allotment:
     method: Compressor
     layers: int
     entry_bytes: int
+    batch: int = 1
     beside: int = 0
     text_room: int = 0
     waiting: int = 0
@@ -69,7 +71,7 @@ class Allotment:
         seen = [(row, text) for row, text in zip(rows, texts, strict=True) if row.seen]
         for (row, text), layer in product(seen, range(self.layers)):
             available, mine = sum(row.held.values()), self._wanted(row, text, texts, layer)
-            if self._total(row, text, len(rows)) <= available < mine:
+            if self._total(row, text) <= available < mine:
                 raise BudgetError(
                     f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} visual entries there "
                     "are: lower the budget or spread it more evenly."
@@ -93,19 +95,19 @@ class Allotment:
 
     def _wanted(self, row: Row, text: int, texts: Sequence[int], layer: int | None) -> int:
         padding = max(texts) - text if self.budget.unit == "bytes" else 0
-        total = self._total(row, text, len(texts)) - padding
+        total = self._total(row, text) - padding
         return (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
 
-    def _total(self, row: Row, text: int, batch: int) -> int:
+    def _total(self, row: Row, text: int) -> int:
         if self.budget.unit == "tokens":
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
             return self.budget.entries(sum(row.seen.values()))
-        length = (int(self.budget.amount) - batch * self.beside) // (self.layers * batch * self.entry_bytes)
+        length = (int(self.budget.amount) // self.batch - self.beside) // (self.layers * self.entry_bytes)
         if length <= text:
-            least = batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
+            least = self.batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
-                f"{self.budget} cannot hold the {text} text entries of {batch} row(s) in {self.layers} layers and one "
+                f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and one "
                 f"visual entry: ask for at least {least / 2**20:.2f}MiB."
             )
         return length - text

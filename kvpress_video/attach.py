@@ -95,11 +95,11 @@ class Attachment:
         self._peak = Peak()
         self._undo = ExitStack()
 
-    def _allot(self, tokens: int = 0) -> Allotment:
+    def _allot(self, tokens: int = 0, batch: int = 1) -> Allotment:
         """What the budget means after so many tokens for the model as it is now: its dtype may change."""
         layers, size = len(self._adapter.attentions), self._adapter.entry_bytes(self._compact)
         beside = self._adapter.beside_bytes(tokens + self._text_room)
-        return Allotment(self._budget, self._method, layers, size, beside, self._text_room)
+        return Allotment(self._budget, self._method, layers, size, batch, beside, self._text_room)
 
     def attach(self) -> None:
         """Put the hooks on.
@@ -170,7 +170,7 @@ class Attachment:
         chunk = self.reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
-        self._allotment = self._allot(first.logical + chunk.logical)
+        self._allotment = self._allot(first.logical + chunk.logical, batch)
         after = [row.after(new, first.physical) for row, new in zip(rows, chunk.rows, strict=True)]
         length = first.physical + chunk.tags.shape[1]
         shares, fits = self._allotment.shares(after, length), self._allotment.hold_all(after, length)

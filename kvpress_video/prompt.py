@@ -9,13 +9,28 @@ from .errors import UnsupportedModelError
 from .video import Video
 
 
+def video_part(processor: Any) -> dict[str, str]:
+    """What stands for a video in a chat message: of type video, or image where the processor takes no videos.
+
+    Raises:
+        UnsupportedModelError: it takes neither.
+    """
+    for kind in ("video", "image"):
+        if getattr(processor, f"{kind}_processor", None) is not None:
+            return {"type": kind}
+    raise UnsupportedModelError(
+        f"{type(processor).__name__} takes neither videos nor images: give the processor of a multimodal model, "
+        "as AutoProcessor.from_pretrained() makes it."
+    )
+
+
 def prompt_text(processor: Any, question: str) -> str:
     """The question about one video in the model's chat template, with one placeholder for the video.
 
     Raises:
         UnsupportedModelError: the processor takes neither videos nor images.
     """
-    content = [{"type": "video" if _takes_videos(processor) else "image"}, {"type": "text", "text": question}]
+    content = [video_part(processor), {"type": "text", "text": question}]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
@@ -44,19 +59,9 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
 
 def encode(processor: Any, video: Video, prompts: Sequence[str], **processing: Any) -> Any:
     """As `prepare`, for prompts that are in the model's chat template already, each with one placeholder."""
-    given = _as_video(video, prompts) if _takes_videos(processor) else _as_images(processor, video, prompts)
+    images = video_part(processor)["type"] == "image"
+    given = _as_images(processor, video, prompts) if images else _as_video(video, prompts)
     return processor(**given, padding=True, padding_side="left", return_tensors="pt", **processing)
-
-
-def _takes_videos(processor: Any) -> bool:
-    if getattr(processor, "video_processor", None) is not None:
-        return True
-    if getattr(processor, "image_processor", None) is not None:
-        return False
-    raise UnsupportedModelError(
-        f"{type(processor).__name__} takes neither videos nor images: give the processor of a multimodal model, "
-        "as AutoProcessor.from_pretrained() makes it."
-    )
 
 
 def _as_video(video: Video, prompts: Sequence[str]) -> dict[str, Any]:

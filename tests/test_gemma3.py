@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,14 +22,18 @@ from zoo.internvl import SIDE
 
 import kvpress_video as kv
 from kvpress_video.cache import CompressedLayer
+from kvpress_video.cli import main
 from kvpress_video.compressor import Compressor
 from kvpress_video.entries import Entries, Kind, Tags
-from kvpress_video.methods._attention import attention as attention_drawn
 from kvpress_video.prompt import encode, prompt_text
+from kvpress_video.registry import make_method
 from kvpress_video.split import cut
 from kvpress_video.sweep.cells import Setup
 from kvpress_video.sweep.model_size import size_of
 from kvpress_video.sweep.prompt_cost import PromptCost, PromptSize
+
+if TYPE_CHECKING:
+    from kvpress_video.benchmarks.world import Clip
 
 pytestmark = pytest.mark.skipif("gemma3" not in zoo.FAMILIES, reason="needs transformers 5")
 FAMILY = "gemma3"
@@ -254,7 +259,8 @@ class Looking(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"queries"})
 
     def scores(self, entries: Entries) -> Tensor:
-        self.drawn.append((entries.index[0].long(), attention_drawn(entries, "looking")[0]))
+        drawn = make_method("snapkv", window=self.window, kernel=1).scores(entries)
+        self.drawn.append((entries.index[0].long(), drawn[0]))
         return entries.index.float()
 
 
@@ -359,9 +365,8 @@ def processor(template: str = "{{ bos_token }}" + TURN + "{% endfor %}") -> Any:
     vocabulary = (
         known | lines | {chr(code): code for code in range(33, 248)} | {f"<{role}>": VISION[role] for role in VISION}
     )
-    tokenizer = transformers.GemmaTokenizer(
-        vocab=vocabulary, merges=[("\n", "\n"), ("\n\n", "\n\n")], extra_special_tokens=special
-    )
+    merges: Any = [("\n", "\n"), ("\n\n", "\n\n")]
+    tokenizer = transformers.GemmaTokenizer(vocabulary, merges, add_bos_token=True, extra_special_tokens=special)
     pixels = transformers.Gemma3ImageProcessor(size={"height": 24, "width": 24})
     template = template.replace("<image>", "<boi>")
     return transformers.Gemma3Processor(pixels, tokenizer, chat_template=template, image_seq_length=IMAGE)
@@ -427,6 +432,22 @@ def test_a_question_about_a_video(method: str, video: kv.Video) -> None:
     assert given.report.visual_tokens == 6 * IMAGE
     assert set(given.report.entries) == {3 * IMAGE}
     assert (given.report.bytes, given.report.ratio) == (run.report.bytes, 0.5)
+
+
+def test_the_command_line_asks_too(tmp_path: Path, clips: list[Clip], capsys: pytest.CaptureFixture[str]) -> None:
+    model, made, folder = zoo.build(FAMILY), processor(), tmp_path / "gemma"
+    model.save_pretrained(folder)
+    made.save_pretrained(folder)
+    asked = ["--model", str(folder), "--device", "cpu", "--frames", "4", "--method", "tar", "--budget", "50%"]
+    assert main(["ask", str(clips[0].path), QUESTION, *asked, "--max-new-tokens", "5"]) == 0
+    said, report = capsys.readouterr().out.splitlines()[-2:]
+    with kv.compress(model, "tar", "50%"):
+        frames = kv.read_video(clips[0].path, frames=4)
+        inputs = {**by_hand(frames), "pixel_values": kv.prepare(made, frames, QUESTION)["pixel_values"]}
+        tokens = answer(model, inputs).tokens[0].tolist()
+    assert said == made.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    assert report.startswith("4 frames; ")
+    assert "50.0%" in report
 
 
 # --- Bytes ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import KVPressVideoError, VideoError
+from ..prompt import video_part
 from .answering import Answerer, Request
 from .footage import File, Footage, footage
 from .generation import Generation
@@ -85,8 +86,9 @@ class KVPressVideoChat(lmms):
         videos = [part for turn in turns for part in turn["content"] if part["type"] == "video"]
         if len(videos) != 1:
             raise VideoError(f"A question is about one video, and {task} has one about {len(videos)}.")
-        prompt = self._answerer.processor.apply_chat_template(
-            [{**turn, "content": [_placeholder(part) for part in turn["content"]]} for turn in turns],
+        processor = self._answerer.processor
+        prompt = processor.apply_chat_template(
+            [{**turn, "content": [_placeholder(part, processor) for part in turn["content"]]} for turn in turns],
             add_generation_prompt=True,
             tokenize=False,
         )
@@ -108,8 +110,8 @@ def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return parts
 
 
-def _placeholder(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: part[name] for name in ("type", "text") if name in part}
+def _placeholder(part: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+    return {"type": "text", "text": part["text"]} if part["type"] == "text" else video_part(processor)
 
 
 def _footage(part: Mapping[str, Any]) -> Footage:

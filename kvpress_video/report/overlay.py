@@ -175,7 +175,8 @@ def _pictures(processor: Any, video: Video, chosen: NDArray[np.int64]) -> Frames
     from PIL import Image
 
     frames = video.frames[chosen]
-    if getattr(processor.video_processor, "do_center_crop", False):
+    vision = getattr(processor, "video_processor", None) or processor.image_processor
+    if getattr(vision, "do_center_crop", False):
         height, width = frames.shape[1:3]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
