@@ -107,7 +107,7 @@ class Allotment:
         if length <= text:
             least = self.batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
-                f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and one "
-                f"visual entry: ask for at least {least / 2**20:.2f}MiB."
+                f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
+                f"one visual entry: ask for at least {least / 2**20:.2f}MiB."
             )
         return length - text
