@@ -1,11 +1,12 @@
 # make demo               the comparison table, on the bundled model and freshly made clips (about four minutes on two cores)
-# make bench              what compression costs and saves here, into benchmarks/results/perf/$(BENCH).json and docs/performance.md
+# make bench              what compression costs and saves here (about eight minutes on two cores), into docs/performance.md and
+#                         benchmarks/results/perf/$(BENCH).json; BENCH is the machine's name unless you give another
 # make test               ruff, mypy and the test suite, in .venv
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
 CPU_TORCH := torch==2.13.0+cpu
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-BENCH ?= cpu
+BENCH ?= $(shell hostname -s)
 
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false

@@ -31,7 +31,7 @@ class Allotment:
     method: Compressor
     layers: int
     entry_bytes: int
-    batch: int = 1
+    batch: int
     beside: int = 0
     text_room: int = 0
     waiting: int = 0

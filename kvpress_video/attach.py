@@ -17,6 +17,7 @@ from .budget import Budget
 from .cache import CompressedLayer, adopt
 from .chunk import Chunk, Row
 from .compressor import Compressor, check_observer
+from .devices import device_of
 from .entries import Kind, Tags
 from .errors import CacheError, UnsupportedModelError
 from .input_stage import drop_embeddings
@@ -80,7 +81,7 @@ class Attachment:
         self.rope = adapter.rope() if rotates else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.reused = False
-        self.stopwatch = Stopwatch(adapter.text_model.device)
+        self.stopwatch = Stopwatch(device_of(adapter.text_model))
         self._reduction = Reduction(method, self.rope, self.stopwatch, adapter.spread, adapter.image_blocks)
         self._shared = shared
         self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)

@@ -77,11 +77,11 @@ class Buffers:
         stays, room = self._fits(length) and not self._frozen, self.bytes // _TURNS
         first = torch.arange(batch * heads, device=slots.device) * self.capacity
         lines = slots.flatten(0, 1) + first[:, None]
-        for number, whole in enumerate(self._whole):
-            to = whole if stays else self._empty(whole, (batch, heads, max(length, self.floor), whole.shape[3]))
+        capacity = self.capacity if stays else max(length, self.floor)
+        kept = [part if stays else self._empty(part, (batch, heads, capacity, part.shape[3])) for part in self._whole]
+        for whole, to in zip(self._whole, kept, strict=True):
             _take_heads(whole, lines, to.flatten(0, 1)[:, :length], room)
-            self._whole = (*self._whole[:number], to, *self._whole[number + 1 :])
-        self.length = length
+        self._whole, self.length = tuple(kept), length
 
     def drop_last(self, entries: int) -> None:
         """Forget the newest entries."""

@@ -13,6 +13,7 @@ from .rope import Rope
 from .stretches import stretches
 
 
+@torch.no_grad()
 def last_queries(
     attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int, blocks: bool = False
 ) -> Queries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Compressor:
 
     def scores(self, entries: Entries) -> Tensor:
         """Score of each entry, (batch, kv_heads, n) fp32; higher stays."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither scores() nor compress()")
+        raise NotImplementedError(f"{type(self).__name__} defines neither scores() nor select() nor reduce()")
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
@@ -78,6 +78,11 @@ class Compressor:
                 segment, None where all is text.
         """
         return len(entries)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "compress" in cls.__dict__:
+            raise TypeError(f"{cls.__name__} overrides compress(), which nothing calls: override reduce().")
 
     @property
     def observer(self) -> Compressor:
@@ -118,10 +123,12 @@ def top(scores: Tensor, keep: int) -> Tensor:
         raise BudgetError(f"cannot keep {keep} of {length} entries")
     if not keep:
         return scores.new_empty((*scores.shape[:-1], 0), dtype=torch.long)
-    lowest = scores.kthvalue(length - keep + 1, dim=-1, keepdim=True).values
-    above, level = ~(scores <= lowest), scores == lowest  # what is no number is above all
+    if scores.is_floating_point():
+        scores = scores.nan_to_num(torch.inf, torch.inf, -torch.inf)
+    lowest = scores.topk(keep, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+    above, level = scores > lowest, scores == lowest
     room = keep - above.sum(dim=-1, keepdim=True)
     stays = above | (level & (level.cumsum(dim=-1, dtype=torch.int32) <= room))
-    turn = (stays.cumsum(dim=-1) - 1).clamp_max(keep).masked_fill_(~stays, keep)
+    turn = (stays.cumsum(dim=-1) - 1).masked_fill_(~stays, keep)
     places = torch.arange(length, device=scores.device).expand_as(turn)
     return turn.new_empty((*turn.shape[:-1], keep + 1)).scatter_(-1, turn, places)[..., :keep].contiguous()

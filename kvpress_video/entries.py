@@ -96,8 +96,8 @@ class Queries:
 
     def rows(self, rows: Sequence[int]) -> Queries:
         """The queries of some rows of the batch."""
-        chosen = torch.as_tensor(rows, device=self.index.device)
-        return Queries(self.states[chosen], self.normaliser[chosen], self.index[chosen])
+        parts = (self.states, self.normaliser, self.index)
+        return Queries(*(torch.stack([part[row] for row in rows]) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -208,15 +208,10 @@ class Entries:
         """Some rows of the batch; the same object when they are all of them."""
         if list(rows) == list(range(self.keys.shape[0])):
             return self
-        chosen = torch.as_tensor(rows, device=self.keys.device)
         queries = self.context.queries and self.context.queries.rows(rows)
-        return Entries(
-            self.keys[chosen],
-            self.values[chosen],
-            self.tags[chosen],
-            self.places[chosen],
-            replace(self.context, queries=queries),
-        )
+        parts = (self.keys, self.values, self.tags, self.places)
+        keys, values, tags, places = (torch.stack([part[row] for row in rows]) for part in parts)
+        return Entries(keys, values, tags, places, replace(self.context, queries=queries))
 
     def slice(self, start: int, stop: int) -> Entries:
         """Entries start … stop-1 of every row and head."""

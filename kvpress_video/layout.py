@@ -109,7 +109,8 @@ def lay_out(
             if where[-1] - where[0] == len(where) - 1:
                 starts[segment] = int(valid[row, : where[0]].sum())
         padding = int((~valid[row]).sum())
-        rows.append(Row(padding, counts, counts, grids, starts))
+        loose = bool(valid[row, :padding].any())
+        rows.append(Row(padding, counts, counts, grids, starts, loose))
     tags[~valid.numpy()] = -1
     return Layout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
 
@@ -145,7 +146,10 @@ def _with_shown(items: Sequence[Item], shown: Tensor | None, kind: Kind) -> Sequ
             f"{sum(sizes)}: generate one sequence per row (no beams, num_return_sequences=1), or let the processor "
             "leave no tokens out (use_token_compression=False)."
         )
-    return [replace(item, shown=part) for item, part in zip(items, shown.cpu().split(sizes), strict=True)]
+    parts = shown.cpu().split(sizes)
+    if not all(bool(part.any()) for part in parts):
+        raise UnsupportedModelError(f"The prompt's mask leaves no token of one {kind.name.lower()}: leave that out.")
+    return [replace(item, shown=part) for item, part in zip(items, parts, strict=True)]
 
 
 def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[Item]]:

@@ -164,7 +164,6 @@ def _continued(layout: Layout, rows: Sequence[Row], kwargs: dict[str, Any]) -> L
     position = position.to(kwargs["inputs_embeds"].device)
     kwargs |= {"position_ids": position.expand(3, *position.shape) if spatial else position, "attention_mask": None}
     kwargs.pop("cache_position", None)
-    counted = [
-        replace(row, following=int(count)) for row, count in zip(layout.rows, valid.sum(dim=1).tolist(), strict=True)
-    ]
+    counts = [1] * len(rows) if valid.shape[1] == 1 else valid.sum(dim=1).tolist()  # what was decoded is on the device
+    counted = [replace(row, following=count) for row, count in zip(layout.rows, counts, strict=True)]
     return replace(layout, rows=counted)

@@ -74,12 +74,13 @@ def plan(entries: Entries, rows: Sequence[Row], keep: Sequence[Mapping[int, int]
         method: does the choosing, on all rows of the same layout at once.
 
     Raises:
-        BudgetError: the method returned another number of entries than it was asked for.
+        BudgetError: the method returned another number of entries than it was asked for, or (on the CPU, where looking
+            is free) not in ascending order.
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         layout = (row.held, row.grids, row.starts, keep[number])
-        groups[(row.padding, *(tuple(sorted(part.items())) for part in layout))].append(number)
+        groups[(row.padding, row.loose, *(tuple(sorted(part.items())) for part in layout))].append(number)
     length = max(
         len(entries) - row.padding - sum(row.held.values()) + sum(_left(row, share).values())
         for row, share in zip(rows, keep, strict=True)
@@ -90,7 +91,8 @@ def plan(entries: Entries, rows: Sequence[Row], keep: Sequence[Mapping[int, int]
         row, share = rows[group[0]], keep[group[0]]
         stays, stand_ins = _plan_group(entries.rows(group), row, share, method)
         padding = length - stays.shape[2]
-        slots[group, :, padding:] = stays
+        for number, mine in zip(group, stays, strict=True):
+            slots[number, :, padding:] = mine
         merged += [Merged(group, where + padding, made) for where, made in stand_ins]
         for number in group:
             after[number] = replace(
@@ -115,6 +117,8 @@ def _plan_group(
                     f"{type(method).__name__} kept {chosen.shape[2]} entries of layer {entries.context.layer} "
                     f"where {wanted} were asked for."
                 )
+            if chosen.device.type == "cpu" and bool((chosen.diff(dim=-1) <= 0).any()):  # a GPU would have to wait
+                raise BudgetError(f"{type(method).__name__} must give the slots that stay in ascending order.")
             stay.append(slots.gather(2, chosen))
             if merged is not None:
                 made.append((stay[-1], merged))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from .devices import device_of
 from .entries import Kind
 from .errors import UnsupportedModelError
 from .layout import Item
@@ -52,7 +53,7 @@ class VisionWatch:
         self._adapter = adapter
         self._standby = standby
         self._group = group
-        self._stopwatch = stopwatch or Stopwatch(adapter.text_model.device)
+        self._stopwatch = stopwatch or Stopwatch(device_of(adapter.text_model))
         self._shared = shared
         self._importance: list[Tensor] = []
         self._depth = 0

@@ -10,6 +10,7 @@ from kvpress_video.errors import MissingInputError
 from kvpress_video.stretches import stretches
 
 
+@torch.no_grad()
 def attention(entries: Entries, method: str) -> Tensor:
     """Attention that each entry draws, the mean over the captured queries and the query heads of its KV head.
 

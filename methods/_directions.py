@@ -44,11 +44,12 @@ def mean_of_patches(entries: Entries, counted: Tensor | None = None) -> Tensor:
     Returns:
         Zero for a patch that no counted entry shows.
     """
-    keys, patches = entries.keys, torch.arange(entries.grid.patches, device=entries.keys.device)
+    keys, patch = entries.keys, entries.patch
+    patches = torch.arange(entries.grid.patches, device=keys.device)
     total = keys.new_zeros((*keys.shape[:2], len(patches), keys.shape[3]), dtype=torch.float32)
     count = total.new_zeros((*total.shape[:3], 1))
     for where, part in stretches(keys):
-        shown = entries.patch[:, :, None, where] == patches[:, None]
+        shown = patch[:, :, None, where] == patches[:, None]
         member = (shown if counted is None else shown & counted[:, :, None, where]).float()
         part /= part.norm(dim=-1, keepdim=True) + 1e-9
         total += member @ part

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.budget import Budget
+from kvpress_video.compressor import top
 from kvpress_video.registry import make_method
 
 FAMILY = zoo.FAMILIES[0]
@@ -178,3 +179,44 @@ def test_pooling_under_inference_mode_leaves_nothing_behind() -> None:
         logits: Tensor = model(**inputs).logits
     logits.sum().backward()
     model.zero_grad()
+
+
+@pytest.mark.parametrize("method", ["streammem", "snapkv", "van", "novelty"])
+def test_gradients_go_through_a_prefill_that_is_looked_at_in_stretches(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small enough stretches that there are several, as at any real size."""
+    monkeypatch.setattr("kvpress_video.stretches._LEAST", 1)
+    model = model_of("qwen2_5_vl", "eager")
+    inputs = zoo.inputs(model, zoo.default_prompts("qwen2_5_vl")[:1])
+    with kv.compress(model, method, "50%"):
+        model(**inputs).logits.square().sum().backward()
+    weight = model.get_decoder().layers[0].self_attn.k_proj.weight
+    assert weight.grad is not None
+    assert weight.grad.abs().max() > 0
+    model.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
+def test_a_budget_of_bytes_holds_for_beams_and_samples_together(options: dict[str, Any]) -> None:
+    model = model_of("qwen2_5_vl", "eager")
+    inputs = zoo.inputs(model, zoo.default_prompts("qwen2_5_vl")[:1])
+    with kv.compress(model, "key-norm", "128KiB", chunk=12) as run:
+        model.generate(**inputs, max_new_tokens=3, **options)
+    assert 0.8 * 128 * 1024 < run.report.bytes <= 128 * 1024
+
+
+def test_the_top_of_anything() -> None:
+    """As a stable sort has it: of equal scores the earlier stays; what is no number stays first."""
+    random = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        scores = torch.randint(0, 6, (2, 3, 40), generator=random).float()
+        scores[torch.rand(scores.shape, generator=random) < 0.2] = torch.inf
+        scores[torch.rand(scores.shape, generator=random) < 0.2] = -torch.inf
+        keep = int(torch.randint(0, 41, (), generator=random))
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        assert torch.equal(top(scores, keep), order[..., :keep].sort(dim=-1).values)
+        assert torch.equal(top(scores.clamp(-9, 9).long(), keep), order[..., :keep].sort(dim=-1).values)
+    nothing = torch.tensor([1.0, torch.nan, 2.0, torch.nan, torch.nan])
+    assert top(nothing, 2).tolist() == [1, 3]
+    assert top(nothing, 4).tolist() == [1, 2, 3, 4]

@@ -1,4 +1,7 @@
-"""A pass never waits for the device: every method, and what is around it, works on tensors that hold no values."""
+"""A pass reads nothing back from the device: every method, and what is around it, works on tensors that hold no values.
+
+What is copied to a device shows on a device alone.
+"""
 
 from __future__ import annotations
 
@@ -73,3 +76,27 @@ def test_moving_keys_asks_nothing() -> None:
     layer = filled({0: TEXT}, Places.COMPACT_WIDTH)
     layer.move(layer.entries(Context()).places[..., Places.TARGET], rope())
     assert layer.keys.device == NOWHERE
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_that_are_not_alike_are_compressed_without_waiting(method: str) -> None:
+    made = make_method(method, **SETTINGS.get(method, {}))
+    states = torch.randn(2, HEADS, GRID.tokens, WIDTH, device="cuda")
+    importance = torch.rand(GRID.tokens, device="cuda")
+    rotation = Rope(torch.ones(WIDTH // 2, device="cuda"), torch.zeros(WIDTH // 2, dtype=torch.long, device="cuda"))
+    asked = Queries(torch.randn(2, 2 * HEADS, 4, WIDTH, device="cuda"), torch.zeros(2, 2 * HEADS, 4, device="cuda"),
+                    torch.full((2, 4), GRID.tokens, device="cuda"))  # fmt: skip
+    context = Context(layer=1, layers=4, rope=rotation, queries=asked)
+    entries = segment_entries(states, states, GRID, context, importance)
+    counts = {0: GRID.tokens}
+    rows = [Row(0, counts, counts, {0: GRID}, {0: 0}) for _ in range(2)]
+    plan(entries, rows, [{0: 36}, {0: 48}], made)  # what is made once, such as windows, is there now
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        left = plan(entries, rows, [{0: 36}, {0: 48}], made)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert left.slots.shape[2] == 48

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import BENCHMARKS, SCALES, Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import BENCHMARKS, SCALES, Bed, Figure, Goal, bed, program
 from kvpress_video.benchmarks.perf import overhead as overhead_module
 from kvpress_video.benchmarks.perf import sweep as sweep_module
 from kvpress_video.benchmarks.perf.clock import inside, medians, turns
+from kvpress_video.benchmarks.perf.compress_pass import Layer
 from kvpress_video.benchmarks.perf.prefill import Prefill
 from kvpress_video.benchmarks.perf.prompts import video_prompt
 from kvpress_video.benchmarks.perf.record import check, head_of, keep, read
@@ -77,8 +78,9 @@ def test_decode_fills_the_room_with_conversations_and_no_more() -> None:
         rate = raw[f"{name}_conversations"] * raw["new_tokens"] / raw[f"{name}_seconds"]
         assert raw[f"{name}_tokens_per_second"] == pytest.approx(rate)
     capped = raw["capped_tokens_per_second"]
-    assert found[0].measured == pytest.approx(capped / raw["full_tokens_per_second"])
-    assert found[1].measured == pytest.approx(capped / raw["in_place_tokens_per_second"])
+    assert found[0].measured == pytest.approx(capped / raw["in_place_tokens_per_second"])
+    assert found[1].measured == pytest.approx(capped / raw["full_tokens_per_second"])
+    assert found[0].floor == pytest.approx(SCALES["tiny"].conversation / SCALES["tiny"].budget, rel=0.5)
     least = (SCALES["tiny"].budget + 20) * (head + 40 * config.num_key_value_heads) * config.num_hidden_layers
     assert least < raw["capped_conversation_bytes"] < 3 * least
 
@@ -263,3 +265,46 @@ def test_bench_knows_its_benchmarks_and_scales(
     with pytest.raises(UnknownNameError, match=r"(?i)did you mean 'laptop'"):
         bed("labtop")
     assert all(callable(program(name)) for name in BENCHMARKS)
+
+
+def test_a_pass_is_measured_where_it_stays_and_where_it_moves() -> None:
+    found = list(program("pass")(TINY))
+    times = [one for one in found if one.what.startswith("compressing")]
+    assert all(one.measured == pytest.approx(one.raw["seconds"] / one.raw["copy_seconds"]) for one in times)
+    asked = {(one.case.split(",")[0], "moving" in one.what) for one in times if one.goal}
+    assert asked == {(name, moves) for name in ("tar", "van", "infinipot-v") for moves in (False, True)}
+    scratch = [one for one in found if one.what.startswith("scratch")]
+    assert all(
+        one.measured == pytest.approx(100 * one.raw["scratch_bytes"] / one.raw["layer_bytes"]) for one in scratch
+    )
+    assert all(one.raw["scratch_bytes"] > 0 for one in scratch)
+
+
+def test_the_naive_form_of_tar_scores_the_same() -> None:
+    layer = Layer(972, torch.device("cpu"))
+    torch.testing.assert_close(layer.naive_tar()().transpose(1, 2).flatten(1), layer.tar()()[0], atol=1e-5, rtol=0)
+
+
+def test_the_largest_scale_is_the_7b_model_in_bf16() -> None:
+    model = Bed(torch.device("meta"), SCALES["7b"], "7b").model()[0]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert len(model.get_decoder().layers) == 28
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(8.29e9, rel=0.01)
+
+
+def test_bench_shows_what_was_measured_before_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(bed: Bed) -> Any:
+        yield from two_figures(bed)
+        raise BenchmarkError("no room")
+
+    modules = {"prefill": two_figures, "decode": broken}
+    monkeypatch.setattr(
+        "kvpress_video.benchmarks.perf.import_module",
+        lambda name: type("Module", (), {"run": staticmethod(modules[name.rpartition(".")[2]])}),
+    )
+    assert main(["bench", "prefill", "decode", "--scale", "tiny", "--device", "cpu"]) != 0
+    said = capsys.readouterr()
+    assert "tar, 3 frames" in said.out
+    assert "no room" in said.err

@@ -62,7 +62,7 @@ def test_a_goal_is_measured_by_its_figures_alone(folder: Path) -> None:
     assert by_benchmark[1][0] == "not measured"
     speed = next(cells for (_, what), cells in rows.items() if what.startswith("frames per second"))
     assert speed == ["7.5 to 8 fps (asked of a GPU only)", "90 fps"]
-    assert rows["sweep", "a run per cell ÷ one shared prefill"] == ["6.25 × (reached)", "9 ×"]
+    assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"] == ["6.25 × (reached)", "9 ×"]
 
 
 def test_what_was_not_reached_is_said_in_words(folder: Path) -> None:
@@ -141,7 +141,7 @@ def test_another_file_among_the_results_is_named(folder: Path) -> None:
 def test_a_profile_has_two_sides_of_one_machine(folder: Path) -> None:
     file = folder / "profiles" / "pass.json"
     before = {"revision": "1111111aaaa", "seconds": 0.5, "table": [["aten::cat", 1200, 400.0, 80.0]]}
-    after = {"revision": "2222222bbbb", "seconds": 0.125, "table": [["aten::gather", 4, 100.0, 80.0]]}
+    after = {"revision": "2222222bbbb-dirty", "seconds": 0.125, "table": [["aten::gather", 4, 100.0, 80.0]]}
     keep(file, "One pass", "Concatenation took most of it.", "an oven", "before", before)
     assert "Not measured after the change." in texts(folder)[0]["profiles"]
     keep(file, "One pass", None, "an oven", "after", after)
@@ -150,8 +150,8 @@ def test_a_profile_has_two_sides_of_one_machine(folder: Path) -> None:
     said = texts(folder)[0]["profiles"]
     assert "500 ms before, 125 ms after: 4.00 times as fast." in said
     assert "| `aten::cat` | 1,200 | 400 | 80.0 % |" in said
-    assert "revision 1111111" in said
-    assert "revision 2222222" in said
+    assert "revision 1111111, 500 ms" in said
+    assert "revision 2222222-dirty, 125 ms" in said
     with pytest.raises(BenchmarkError, match="machine 'an oven', not 'a toaster'"):
         keep(file, "One pass", None, "a toaster", "after", after)
 

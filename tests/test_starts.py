@@ -14,8 +14,10 @@ from harness import METHODS, SETTINGS, answer, model_of, two_videos
 
 import kvpress_video as kv
 from kvpress_video.cache import CompressedLayer
-from kvpress_video.entries import Tags
+from kvpress_video.chunk import Row
+from kvpress_video.entries import Context, Entries, Grid, Tags
 from kvpress_video.reduce import plan
+from kvpress_video.registry import make_method
 
 MINE = SETTINGS | {"detachable": {"scorer": "van", "window": 0.9}, "per-layer": {"shares": (1.02, 0.98)}}
 WRITTEN = [family for family in zoo.FAMILIES if family.startswith("qwen3")]
@@ -141,3 +143,59 @@ def test_a_segment_in_one_piece_is_compressed_as_if_nothing_were_known_of_it(met
         for part in ("keys", "values", "tags", "places"):
             both_ways = (getattr(known, part), getattr(unknown, part))
             torch.testing.assert_close(*both_ways, rtol=0, atol=0, equal_nan=True)
+
+
+def test_padding_anywhere_takes_no_token_with_it() -> None:
+    """A row padded on the right, and one with a hole, beside a whole one: text stays, padding goes."""
+    model = model_of("qwen2_5_vl", "eager")
+    prompts = zoo.default_prompts("qwen2_5_vl")[:2]
+    left = zoo.inputs(model, prompts)
+    with kv.compress(model, "key-norm", "50%", prefill="whole") as run, torch.no_grad():
+        model(**left)
+    wanted = [[head[head >= 0].tolist() for head in row] for row in run.kept[1]]
+    shift = int((left["attention_mask"][0] == 0).sum())
+    assert shift
+    right = dict(left)
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if name in left:
+            right[name] = torch.stack([left[name][0].roll(-shift), left[name][1]])
+    with kv.compress(model, "key-norm", "50%", prefill="whole") as run, torch.no_grad():
+        model(**right)
+    found = [[head[head >= 0].tolist() for head in row] for row in run.kept[1]]
+    assert [len(head) for head in found[0]] == [len(head) for head in wanted[0]]
+    assert all(set(range(4)) <= set(head) for head in found[0])  # the text at its beginning
+    assert found[1] == wanted[1]
+
+
+def test_a_row_with_padding_inside_is_not_taken_for_one_with_padding_in_front() -> None:
+    tags = torch.full((2, 1, 8, 6), -1, dtype=torch.int32)
+    for row, kinds in enumerate(("ppttvvvt", "ttppvvvt")):
+        for slot, kind in enumerate(kinds):
+            if kind != "p":
+                tags[row, 0, slot, Tags.INDEX], tags[row, 0, slot, Tags.KIND] = slot, 2 if kind == "v" else 0
+            if kind == "v":
+                tags[row, 0, slot, Tags.SEGMENT :] = torch.tensor([0, slot - 4, 0, 0])
+    states = torch.randn(2, 1, 8, 4)
+    entries = Entries(states, states, tags, torch.zeros(2, 1, 8, 4), Context())
+    row = Row(2, {0: 3}, {0: 3}, {0: Grid(3, 1, 1)}, {0: 2})
+    left = plan(entries, [row, replace(row, loose=True)], [{0: 1}, {0: 1}], make_method("recent"))
+    assert left.slots[:, 0].tolist() == [[2, 3, 6, 7], [0, 1, 6, 7]]
+
+
+def test_slots_that_are_not_in_order_are_an_error() -> None:
+    class Backwards(kv.Compressor):
+        def select(self, entries: Any, keep: int) -> Any:
+            return torch.arange(keep).flip(0).expand(*entries.keys.shape[:2], -1)
+
+    model = model_of("qwen2_5_vl", "eager")
+    inputs = zoo.inputs(model, zoo.default_prompts("qwen2_5_vl")[:1])
+    with kv.compress(model, Backwards(), "50%"), pytest.raises(kv.BudgetError, match="ascending order"):
+        answer(model, inputs)
+
+
+def test_a_method_that_overrides_what_nothing_calls_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"override reduce\(\)"):
+
+        class Merging(kv.Compressor):
+            def compress(self, entries: Any, keep: int) -> Any:
+                return entries

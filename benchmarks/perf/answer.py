@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import torch
 from transformers.cache_utils import DynamicCache
 
-from .clock import medians
+from .clock import free_bytes, medians
 from .figure import Figure, Goal
 from .limits import copy_rate
 from .scales import Bed
@@ -50,7 +49,11 @@ def _against_full(bed: Bed, watch: Watch, last: Point) -> Figure:
     rows, columns = bed.scale.patches
     per_minute = 60 * rows * columns
     entry = watch.entry_bytes * watch.layers
-    fitting = [minutes for minutes in bed.scale.minutes if minutes * per_minute * entry <= _SHARE_OF_FREE * _free(bed)]
+    fitting = [
+        minutes
+        for minutes in bed.scale.minutes
+        if minutes * per_minute * entry <= _SHARE_OF_FREE * free_bytes(bed.device)
+    ]
     minutes = max(fitting, default=min(bed.scale.minutes))
     spent = full_seconds(bed, minutes * per_minute, watch.question)
     capped = last.stats.entries[0]
@@ -91,11 +94,3 @@ def full_seconds(bed: Bed, entries: int, question: int) -> float:
         return token
 
     return medians({"answer": answer}, device, bed.scale.rounds)["answer"]
-
-
-def _free(bed: Bed) -> int:
-    if bed.device.type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(bed.device)[0]
-    available: int = psutil.virtual_memory().available
-    return available

@@ -10,6 +10,7 @@ from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import nn
 
@@ -70,6 +71,16 @@ def inside(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:

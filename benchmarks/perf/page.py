@@ -17,7 +17,7 @@ from .asked import ASKED, Asked
 from .figure import Figure
 from .profiles import profiles
 from .record import read
-from .tables import listed, ruled, spanning, verdict, written
+from .tables import listed, ruled, shortened, spanning, verdict, written
 
 _COMMAND = "kvpress-video bench {} --out benchmarks/results/perf/NAME.json"
 
@@ -44,7 +44,7 @@ class Results:
             BenchmarkError: it is no results file.
         """
         head, rows = read(file)
-        revisions = dict.fromkeys(str(row.get("revision"))[:7] for row in rows)
+        revisions = dict.fromkeys(shortened(str(row.get("revision"))) for row in rows)
         return cls(head, [Figure.of(row) for row in rows], list(revisions))
 
     @property
@@ -89,7 +89,7 @@ def section(benchmark: str, results: Sequence[Results]) -> str:
     for each in results:
         figures = [one for one in each.figures if one.benchmark == benchmark]
         if figures:
-            parts.append(f"**{each.name}** ({each.head['what']})\n")
+            parts.append(f"**{each.name}**\n")
             parts += [_table(group) for group in _grouped(figures)]
     if not any(one.benchmark == benchmark for each in results for one in each.figures):
         parts.append(f"Not measured yet: `{_COMMAND.format(benchmark)}`.\n")

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 import kvpress_video as kv
@@ -98,6 +99,7 @@ def measure(ready: Callable[[], Work], device: torch.device, rounds: int) -> tup
     taken = {
         event.key: (event.count, float(event.self_device_time_total if gpu else event.self_cpu_time_total))
         for event in profile.key_averages()
+        if event.device_type == DeviceType.CPU  # operations; kernels are the time of those that started them
     }
     whole = sum(time for _, time in taken.values())
     most = sorted(taken.items(), key=lambda item: -item[1][1])[:_SHOWN]

@@ -10,7 +10,7 @@ from typing import Any
 from kvpress_video.errors import BenchmarkError
 
 from ..provenance import write_result
-from .tables import number, ruled
+from .tables import number, ruled, shortened
 
 SIDES = ("before", "after")
 _NONE = "No hot path was profiled yet: `python -m kvpress_video.benchmarks.perf.profile PATH before --out FILE`.\n"
@@ -86,7 +86,9 @@ def _said(profile: Mapping[str, Any]) -> str:
         missing = next(side for side in SIDES if side not in sides)
         parts.append(f"Not measured {missing} the change.\n")
     for side, found in sides.items():
-        rows = [[f"{side} (revision {str(found['revision'])[:7]}, {_ms(found['seconds'])})", "calls", "ms", "share"]]
+        rows = [
+            [f"{side} (revision {shortened(str(found['revision']))}, {_ms(found['seconds'])})", "calls", "ms", "share"]
+        ]
         rows += [[f"`{name}`", f"{calls:,}", number(ms), f"{share:.1f} %"] for name, calls, ms, share in found["table"]]
         parts.append(ruled(rows, right=range(1, 4)))
     return "\n".join(parts)

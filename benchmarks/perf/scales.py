@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import dataclass
 from importlib.resources import files
@@ -159,19 +160,24 @@ class Bed:
         processor = load_bundled(device="cpu")[1]
         for part in (processor.image_processor, processor.video_processor):
             part.size = {"shortest_edge": 28 * 28, "longest_edge": 2**40}
-        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+        from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+        from transformers.utils import is_flash_attn_2_available
 
+        gc.collect()  # models of earlier benchmarks
+        dtype = str(self.scale.dtype).removeprefix("torch.")
         known = json.loads((files("kvpress_video") / "data" / "bundled" / "config.json").read_text())
-        known["text_config"] |= self.scale.text
+        known["dtype"] = known["text_config"]["dtype"] = known["vision_config"]["dtype"] = dtype
+        known["text_config"] |= self.scale.text | {"layer_types": None}
         known["vision_config"] |= self.scale.vision
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(self.scale.dtype)
-        try:
-            with torch.device(self.device), torch.random.fork_rng():
-                torch.manual_seed(0)
-                return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**known)).eval(), processor
-        finally:
-            torch.set_default_dtype(before)
+        flash = self.device.type == "cuda" and self.scale.dtype == torch.bfloat16 and is_flash_attn_2_available()
+        with torch.device(self.device), torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForImageTextToText.from_config(
+                Qwen2_5_VLConfig(**known),
+                dtype=self.scale.dtype,
+                attn_implementation="flash_attention_2" if flash else "sdpa",
+            )
+        return model.eval(), processor
 
 
 def bed(scale: str | None = None, device: str | None = None) -> Bed:

@@ -21,7 +21,7 @@ class StockPrefill:
         self._arguments: dict[str, Any] = {}
 
         def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            self._arguments = kwargs
+            self._arguments = {name: value for name, value in kwargs.items() if name != "past_key_values"}
 
         hook = self.text_model.register_forward_pre_hook(note, with_kwargs=True)
         try:

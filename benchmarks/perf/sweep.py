@@ -78,7 +78,9 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 def _swept(asked: dict[str, Any], folder: Path) -> Swept:
     started = time.perf_counter()
-    run_sweep(make_grid(**asked), folder, workers=1)
+    done = run_sweep(make_grid(**asked), folder, workers=1)
+    if done.failures:
+        raise BenchmarkError(f"A cell of the sweep could not be run: {done.failures[0].error}")
     seconds = time.perf_counter() - started
     with Store(folder) as store:
         return Swept(store.rows(), seconds)

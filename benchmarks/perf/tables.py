@@ -12,6 +12,12 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def shortened(revision: str) -> str:
+    """The first digits of a revision, and that the checkout was changed where it was."""
+    commit, dirty, _ = revision.partition("-dirty")
+    return commit[:7] + dirty
+
+
 def spanning(values: Iterable[float], unit: str) -> str:
     """From the least to the most."""
     found = sorted(values)

@@ -46,7 +46,7 @@ class Point:
         parts: what all seconds so far went to, by the names in `PARTS` and `"all"`.
         stats: the session's.
         resident: bytes of the process in memory.
-        allocated: most bytes that torch ever had on the GPU since the stream began; 0 on a CPU.
+        allocated: most bytes that torch ever had on the GPU since the stream began, beside the weights; 0 on a CPU.
         first_token: seconds from a question to the first token of its answer (median).
     """
 
@@ -79,6 +79,7 @@ class Watch:
         self.points: list[Point] = []
         self.question = 0
         model, processor = bed.model()
+        self._weights = torch.cuda.memory_allocated(bed.device) if bed.device.type == "cuda" else 0
         self._frames = noise(bed, model.config.vision_config, _ROTATION)
         self._session: Any = kv.VideoSession(model, processor, METHOD, bed.scale.budget)
         adapter = self._session.stream.adapter
@@ -130,7 +131,7 @@ class Watch:
         self._pushed, self._seconds = self._pushed + frames, self._seconds + seconds
         gc.collect()
         resident = psutil.Process().memory_info().rss
-        allocated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        allocated = torch.cuda.max_memory_allocated(device) - self._weights if device.type == "cuda" else 0
         parts = {**self._spent.so_far(), "all": self._seconds}
         stats = self._session.stats
         first_token = median(turns({"ask": self._first_token}, self.bed.scale.rounds)["ask"])

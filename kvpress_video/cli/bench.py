@@ -42,17 +42,19 @@ def _bench(options: argparse.Namespace) -> int:
     if options.out is not None:
         check(options.out, head)
     found: list[Figure] = []
-    with showing("measuring") as say:
-        for done, name in enumerate(names):
-            say(name, done, len(names))
-            figures = []
-            for figure in program(name)(where):
-                figures.append(figure)
-                say(f"{name}: {figure.case}", done, len(names))
-            if options.out is not None:
-                keep(options.out, head, name, figures)
-            found += figures
-    print_tables([_table(found)], [f"{head['device']}; {head['machine']}; {where.name}: {where.scale.what}"])
+    try:
+        with showing("measuring") as say:
+            for done, name in enumerate(names):
+                say(name, done, len(names))
+                figures = []
+                for figure in program(name)(where):
+                    figures.append(figure)
+                    say(f"{name}: {figure.case}", done, len(names))
+                found += figures
+                if options.out is not None:
+                    keep(options.out, head, name, figures)
+    finally:  # what was measured before a failure is shown
+        print_tables([_table(found)], [f"{head['device']}; {head['machine']}; {where.name}: {where.scale.what}"])
     return DONE
 
 

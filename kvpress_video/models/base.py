@@ -139,9 +139,7 @@ class Adapter(ABC):
         return self.kv_heads * (2 * self.head_dim * self.text_model.dtype.itemsize + metadata)
 
     def beside_bytes(self, tokens: int) -> int:
-        """Bytes that the layers which are left alone hold of a row of so many tokens: keys and values of their windows,
-        or their states.
-        """
+        """Bytes that layers which are left alone hold of a row of so many tokens: keys and values of their windows."""
         if not self.sliding:
             return 0
         window = min(self.text_model.config.sliding_window - 1, tokens)

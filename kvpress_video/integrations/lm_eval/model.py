@@ -10,6 +10,7 @@ from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
+from ...devices import device_of
 from ...errors import KVPressVideoError, VideoError
 from ..answering import Answerer, Request
 from ..footage import footage
@@ -48,7 +49,7 @@ class KVPressVideoLM(LM):
         """
         super().__init__()
         self._answerer = Answerer(Options.read(arguments))
-        self._device = self._answerer.model.device
+        self._device = device_of(self._answerer.model)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> KVPressVideoLM:
