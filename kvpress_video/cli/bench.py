@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ def add(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler of torch, which else speaks on stderr
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     quiet()
     from kvpress_video.benchmarks.perf import BENCHMARKS, bed, program
     from kvpress_video.benchmarks.perf.record import check, head_of, keep
