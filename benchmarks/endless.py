@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 import kvpress_video as kv
-from kvpress_video.sweep.environment import device_name
-from kvpress_video.sweep.scoring import same_words
+from kvpress_video.sweep.benchmark import same_words
+from kvpress_video.sweep.run.environment import device_name
 
 from .provenance import provenance, write_result
 from .world import CAMERAS, HELD_OUT_SEED, Clip, make_clip

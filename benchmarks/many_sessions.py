@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import kvpress_video as kv
-from kvpress_video.sweep.environment import device_name
+from kvpress_video.sweep.run.environment import device_name
 
 from .provenance import provenance, write_result
 from .world import make_clips

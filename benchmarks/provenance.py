@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from kvpress_video.files import replacing
-from kvpress_video.sweep.environment import git_revision, versions
+from kvpress_video.sweep.run.environment import git_revision, versions
+from kvpress_video.utils.files import replacing
 
 
 def provenance() -> dict[str, Any]:

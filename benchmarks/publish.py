@@ -12,12 +12,12 @@ from pathlib import Path
 
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.report import draw_curves
-from kvpress_video.report.of_sweep import Findings
-from kvpress_video.report.verdict import accuracy_of, finished
+from kvpress_video.report.findings import Findings
+from kvpress_video.report.ranking import accuracy_of, finished
 from kvpress_video.sweep.cells import UNCOMPRESSED
-from kvpress_video.sweep.export import encode, write
-from kvpress_video.sweep.summary import Line, records
-from kvpress_video.sweep.tables import markdown
+from kvpress_video.sweep.results.export import encode, write
+from kvpress_video.sweep.stats.summary import Line, records
+from kvpress_video.sweep.stats.text import markdown
 
 SHOWN = ("standby-novelty", "infinipot-v", "tar", "standby", "average-pooling", "snapkv", "recent", "random")
 RIVALS = ("infinipot-v", "recent", "random")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
-from kvpress_video.sweep.statistics import Accuracy, Difference, accuracy, compare
+from kvpress_video.sweep.stats.inference import Accuracy, Difference, accuracy, compare
 
 from .endless import TRAINED
 from .publish import fill

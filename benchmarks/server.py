@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from torch import Tensor
 
-from kvpress_video.torchvision_repair import repair_torchvision
+from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 FPS = 2
 

@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.progress import track
 
 import kvpress_video as kv
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError
-from kvpress_video.registry import make_method
+from kvpress_video.sweep.benchmark import same_words
 from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
-from kvpress_video.sweep.environment import device_name
-from kvpress_video.sweep.grid import make_grid
-from kvpress_video.sweep.scoring import same_words
-from kvpress_video.video import Frames
+from kvpress_video.sweep.grid.spec import make_grid
+from kvpress_video.sweep.run.environment import device_name
+from kvpress_video.video.reader import Frames
 
 from .provenance import provenance, write_result
 from .world import HELD_OUT_SEED, Clip, make_clips

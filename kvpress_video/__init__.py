@@ -1,13 +1,10 @@
 """Training-free KV-cache compression for video, on any HuggingFace multimodal LLM."""
 
-from .ask import Answer, ask
-from .ask_all import ask_all
 from .budget import Budget
-from .bundled import load_bundled
 from .compression import Compression, Report, compress
-from .compressor import Compressor, top
-from .conversation import Turn
-from .entries import Entries
+from .compressor.base import Compressor, top
+from .compressor.entries import Entries
+from .compressor.selection import select
 from .errors import (
     BudgetError,
     CacheError,
@@ -17,14 +14,16 @@ from .errors import (
     UnsupportedModelError,
     VideoError,
 )
-from .loading import load
-from .patch import patch
-from .prompt import prepare
-from .selection import select
-from .session import VideoSession
-from .session_stats import SessionStats
-from .shared_prefill import SharedPrefill
-from .video import Video, read_video
+from .models.loading import load, load_bundled
+from .prefill.shared import SharedPrefill
+from .question import Answer, ask
+from .serving.patch import patch
+from .streaming.batch import ask_all
+from .streaming.conversation import Turn
+from .streaming.session import VideoSession
+from .streaming.stats import SessionStats
+from .video.prompt import prepare
+from .video.reader import Video, read_video
 
 __all__ = [
     "Answer",

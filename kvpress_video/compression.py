@@ -8,16 +8,16 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from .attach import Attachment
+from .attention.sliding_window import check_sliding
 from .budget import Budget, BudgetLike
-from .cache import CompressedLayer
-from .compressor import Compressor
+from .cache.layer import CompressedLayer
+from .compressor.base import Compressor
+from .compressor.registry import make_method
 from .errors import BudgetError, CacheError, unknown_name
 from .models import adapter_for
 from .models.base import Adapter
-from .registry import make_method
-from .shared_prefill import SharedPrefill
-from .sliding import check_sliding
+from .prefill.hooks import Attachment
+from .prefill.shared import SharedPrefill
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]

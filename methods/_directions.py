@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvpress_video.entries import Entries
-from kvpress_video.stretches import stretches
+from kvpress_video.compressor.entries import Entries
+from kvpress_video.utils.blocks import stretches
 
 
 def norms(states: Tensor) -> Tensor:

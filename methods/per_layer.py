@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Kept
-from kvpress_video.entries import Entries
+from kvpress_video.compressor.base import Compressor, Kept
+from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError
-from kvpress_video.registry import make_method
 
 
 @dataclass(frozen=True)

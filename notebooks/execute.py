@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from rich.console import Console
 
-from kvpress_video.files import replacing
+from kvpress_video.utils.files import replacing
 
 HERE = Path(__file__).parent
 PATIENCE = 600

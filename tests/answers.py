@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import Answered, Done, Measured, Row
+from kvpress_video.sweep.results.records import Answered, Done, Measured, Row
 
 MEASURED = Measured(
     settings={"recent_ratio": 0.25},

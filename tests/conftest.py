@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kvpress_video.torchvision_repair import repair_torchvision
+from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip
@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # two test processes share two cores
 @pytest.fixture(scope="session")
 def bundled() -> tuple[Any, Any]:
     """The bundled model and its processor."""
-    from kvpress_video.bundled import load_bundled
+    from kvpress_video.models.loading import load_bundled
 
     return load_bundled(device="cpu")
 

@@ -19,8 +19,8 @@ from answers import MEASURED
 from kvpress_video.errors import BenchmarkError, SweepError
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Cell, Task
-from kvpress_video.sweep.crew import SHORT_OF_MEMORY, Event, Gone, pack, serve, unpack
-from kvpress_video.sweep.rows import Answered, Done, Failure, Outcome
+from kvpress_video.sweep.results.records import Answered, Done, Failure, Outcome
+from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Event, Gone, pack, serve, unpack
 
 Plan = dict[tuple[str, str], str]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from kvpress_video.entries import Context, Entries, Grid, Places, Queries, segment_entries
-from kvpress_video.rope import Rope
+from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
+from kvpress_video.compressor.rope import Rope
 
 GRID = Grid(10, 3, 4)
 HEAD_DIM = 8

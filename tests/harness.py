@@ -9,8 +9,8 @@ import torch
 import zoo
 from torch import Tensor
 
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.registry import method_names
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.registry import method_names
 
 METHODS = [name for name in method_names() if name != "full"]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -13,8 +13,8 @@ import zoo
 from harness import answer, forced
 from torch import Tensor
 
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.entries import Tags
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.entries import Tags
 
 
 class Log:

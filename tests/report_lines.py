@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kvpress_video.report import Overlay, Retained
-from kvpress_video.sweep.statistics import Accuracy, Difference, Retention
-from kvpress_video.sweep.summary import Line
+from kvpress_video.sweep.stats.inference import Accuracy, Difference, Retention
+from kvpress_video.sweep.stats.summary import Line
 
 BUDGETS = {"50%": 0.5, "25%": 0.25, "12.5%": 0.125, "6.25%": 0.0625}
 TASKS = ("needle", "order", "persistent")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvpress_video import BudgetError, UnknownNameError
-from kvpress_video.ask import ask
-from kvpress_video.prompt import prepare
-from kvpress_video.video import read_video
+from kvpress_video.question import ask
+from kvpress_video.video.prompt import prepare
+from kvpress_video.video.reader import read_video
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip

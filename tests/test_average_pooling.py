@@ -12,9 +12,9 @@ from kvpress_video.methods.average_pooling import groups
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d, pad
 
-from kvpress_video.entries import Entries, Grid, Places, segment_entries
+from kvpress_video.compressor.entries import Entries, Grid, Places, segment_entries
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError
-from kvpress_video.registry import make_method
 
 GRIDS = [Grid(10, 3, 4), Grid(1, 7, 5), Grid(5, 1, 6), Grid(3, 6, 1), Grid(7, 1, 1), Grid(4, 5, 5)]
 

@@ -22,15 +22,15 @@ from harness import METHODS, SETTINGS, model_of
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video import bank as banks
-from kvpress_video.bank import Lane
-from kvpress_video.banked import BANKS, BankedLayer, make_layers
-from kvpress_video.buffers import Buffers
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.chunk import Row, text_tags
-from kvpress_video.entries import Context, Entries, Grid, Kind, Places, Tags
+from kvpress_video.cache import offload as banks
+from kvpress_video.cache.buffers import Buffers
+from kvpress_video.cache.forward_pass import Row, text_tags
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.cache.offload import Lane
+from kvpress_video.cache.offloaded_layer import BANKS, BankedLayer, make_layers
+from kvpress_video.compressor.entries import Context, Entries, Grid, Kind, Places, Tags
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import CacheError, UnknownNameError
-from kvpress_video.registry import make_method
 
 FAMILY = zoo.FAMILIES[0]
 AWAY = [bank for bank in BANKS if bank != "device"]

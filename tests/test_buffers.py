@@ -15,10 +15,10 @@ from harness import answer, model_of, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.buffers import Buffers
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.chunk import Chunk, Row, text_tags
-from kvpress_video.entries import Context, Entries, Places, Tags
+from kvpress_video.cache.buffers import Buffers
+from kvpress_video.cache.forward_pass import Chunk, Row, text_tags
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.entries import Context, Entries, Places, Tags
 
 WIDTHS = (5, 3, 2, 1)
 

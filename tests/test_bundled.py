@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from kvpress_video import UnknownNameError
-from kvpress_video.bundled import load_bundled
-from kvpress_video.loading import load
-from kvpress_video.prompt import prepare
-from kvpress_video.sweep.scoring import same_words
-from kvpress_video.video import read_video
+from kvpress_video.models.loading import load, load_bundled
+from kvpress_video.sweep.benchmark import same_words
+from kvpress_video.video.prompt import prepare
+from kvpress_video.video.reader import read_video
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import kvpress_video as kv
-from kvpress_video.cache_file import read_snapshot, write_snapshot
-from kvpress_video.fingerprint import difference, fingerprint
-from kvpress_video.snapshot import Snapshot
+from kvpress_video.models.fingerprint import difference, fingerprint
+from kvpress_video.streaming.checkpoint import read_snapshot, write_snapshot
+from kvpress_video.streaming.state import Snapshot
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import kvpress_video as kv
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Context, Entries, Grid, Kind, Places, Tags
-from kvpress_video.registry import make_method
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Context, Entries, Grid, Kind, Places, Tags
+from kvpress_video.compressor.registry import make_method
 
 ATTENTIONS = ("eager", "sdpa")
 QWEN = zoo.FAMILIES[0]

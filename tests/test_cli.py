@@ -15,10 +15,10 @@ import pytest
 from stores import answered
 
 from kvpress_video.cli import main
-from kvpress_video.registry import method_names
+from kvpress_video.compressor.registry import method_names
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import Row
-from kvpress_video.sweep.store import Store
+from kvpress_video.sweep.results.records import Row
+from kvpress_video.sweep.results.store import Store
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip

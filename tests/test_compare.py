@@ -20,14 +20,14 @@ from kvpress_video import cli
 from kvpress_video.cli import compare as command
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.compare import Gate, compare_sweeps
-from kvpress_video.sweep.compare_tables import as_json, findings, markdown, notes
-from kvpress_video.sweep.grid import flag_parts, make_grid
-from kvpress_video.sweep.rows import Failure, Row
-from kvpress_video.sweep.sides import Side
-from kvpress_video.sweep.statistics import compare, fall, holm
-from kvpress_video.sweep.store import Store
-from kvpress_video.sweep.summary import OVERALL
+from kvpress_video.sweep.gate.compare import Gate, compare_sweeps
+from kvpress_video.sweep.gate.sweep_data import Side
+from kvpress_video.sweep.gate.text import as_json, findings, markdown, notes
+from kvpress_video.sweep.grid.spec import flag_parts, make_grid
+from kvpress_video.sweep.results.records import Failure, Row
+from kvpress_video.sweep.results.store import Store
+from kvpress_video.sweep.stats.inference import compare, fall, holm
+from kvpress_video.sweep.stats.summary import OVERALL
 
 FULL, TAR, VAN = Cell("full", "100%"), Cell("tar", "25%"), Cell("van", "25%")
 CELLS = (FULL, TAR, VAN)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.budget import Budget
-from kvpress_video.compressor import top
-from kvpress_video.registry import make_method
+from kvpress_video.compressor.base import top
+from kvpress_video.compressor.registry import make_method
 
 FAMILY = zoo.FAMILIES[0]
 Parts = list[Any]
@@ -186,7 +186,7 @@ def test_gradients_go_through_a_prefill_that_is_looked_at_in_stretches(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small enough stretches that there are several, as at any real size."""
-    monkeypatch.setattr("kvpress_video.stretches._LEAST", 1)
+    monkeypatch.setattr("kvpress_video.utils.blocks._LEAST", 1)
     model = model_of("qwen2_5_vl", "eager")
     inputs = zoo.inputs(model, zoo.default_prompts("qwen2_5_vl")[:1])
     with kv.compress(model, method, "50%"):

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.cache_file import read_snapshot
+from kvpress_video.streaming.checkpoint import read_snapshot
 
 BUNDLED = Path(kv.__file__).parent / "data" / "bundled"
 Parts = tuple[dict[str, str], dict[str, Any], dict[str, Tensor]]

@@ -14,22 +14,19 @@ from answers import done
 from kvpress_video.benchmarks.world import Clip as WorldClip
 
 from kvpress_video.compression import compress
+from kvpress_video.compressor.registry import Plugins, make_method
 from kvpress_video.errors import BenchmarkError, BudgetError, UnknownNameError
-from kvpress_video.loading import load
-from kvpress_video.plugins import Plugins
-from kvpress_video.prompt import prepare
-from kvpress_video.registry import make_method
-from kvpress_video.shared_prefill import SharedPrefill
+from kvpress_video.models.loading import load
+from kvpress_video.prefill.shared import SharedPrefill
 from kvpress_video.sweep.benchmark import BENCHMARKS, Benchmark, Clip, Question
-from kvpress_video.sweep.cells import Cell, Setup
-from kvpress_video.sweep.estimate import Estimate, estimate
-from kvpress_video.sweep.estimate_text import describe, text
-from kvpress_video.sweep.grid import Grid, make_grid
-from kvpress_video.sweep.model_size import ModelSize, model_size
-from kvpress_video.sweep.prefills import shared_by
-from kvpress_video.sweep.prompt_cost import PromptCost, PromptSize
-from kvpress_video.sweep.store import Store
-from kvpress_video.video import read_video
+from kvpress_video.sweep.cells import Cell, Setup, shared_by
+from kvpress_video.sweep.dry_run.cost import ModelSize, PromptCost, PromptSize, model_size
+from kvpress_video.sweep.dry_run.estimate import Estimate, estimate
+from kvpress_video.sweep.dry_run.text import describe, text
+from kvpress_video.sweep.grid.spec import Grid, make_grid
+from kvpress_video.sweep.results.store import Store
+from kvpress_video.video.prompt import prepare
+from kvpress_video.video.reader import read_video
 
 WORLD = "world:count=6,frames=8"
 real = Plugins.get
@@ -219,7 +216,7 @@ def test_a_folder_that_holds_no_multimodal_model_is_refused(tmp_path: Path) -> N
 def test_of_experts_only_the_chosen_ones_count() -> None:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from kvpress_video.sweep.model_size import multiplied
+    from kvpress_video.sweep.dry_run.cost import multiplied
 
     text = {"hidden_size": 8, "intermediate_size": 16, "moe_intermediate_size": 4, "num_hidden_layers": 1,
             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "num_experts": 6, "vocab_size": 10,

@@ -21,13 +21,13 @@ import torch
 from fake_workers import TamePool, by_cell, done, expected, lost, maker, tasks, visits, wait_until
 
 from kvpress_video.errors import BenchmarkError, KVPressVideoError, SweepError, UnknownNameError
-from kvpress_video.sweep import processes
 from kvpress_video.sweep.cells import Cell, Task
-from kvpress_video.sweep.crew import SHORT_OF_MEMORY, Gone, pack, work
-from kvpress_video.sweep.executors import Executor, InProcess, choose
-from kvpress_video.sweep.on_ray import OnRay
-from kvpress_video.sweep.processes import Processes, cores
-from kvpress_video.sweep.rows import Failure
+from kvpress_video.sweep.results.records import Failure
+from kvpress_video.sweep.run import process_pool as processes
+from kvpress_video.sweep.run.executors import Executor, InProcess, choose
+from kvpress_video.sweep.run.process_pool import Processes, cores
+from kvpress_video.sweep.run.ray_pool import OnRay
+from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Gone, pack, work
 
 EXECUTORS: dict[str, Callable[..., Executor]] = {
     "in process": lambda make: InProcess(make),
@@ -205,7 +205,7 @@ def test_a_process_that_is_wrong_is_a_clear_error(what: str, message: str, tmp_p
     with pytest.raises(SweepError, match=message) as caught:
         list(Processes(maker(tmp_path, {("m1", "a"): what}), 1).run(tasks(1)))
     assert "Traceback" in str(caught.value.__cause__)
-    assert "crew.py" in str(caught.value.__cause__)
+    assert "scheduler.py" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize(("what", "message"), [("skip", "no outcome for m1 10% on a"), ("twice", "not asked for")])
@@ -263,7 +263,7 @@ def a_parent(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
             from pathlib import Path
             sys.path.insert(0, {str(HERE)!r})
             from fake_workers import maker, tasks
-            from kvpress_video.sweep.processes import Processes
+            from kvpress_video.sweep.run.process_pool import Processes
 
             if __name__ == "__main__":
                 plan = {{("m1", clip): "hang" for clip in "abcd"}}
@@ -334,13 +334,13 @@ def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Defaults follow the machine."""
     make = maker(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("kvpress_video.sweep.executors.cores", lambda: 8)
+    monkeypatch.setattr("kvpress_video.sweep.run.executors.cores", lambda: 8)
     assert choose(make) == Processes(make, 2)
     assert choose(make, workers=1) == InProcess(make)
     assert choose(make, workers=3, device="cpu") == Processes(make, 3, ("cpu",))
     assert choose(make, workers=1, device="cpu") == InProcess(make, "cpu")
     assert choose(make, device="cuda:1") == InProcess(make, "cuda:1")
-    monkeypatch.setattr("kvpress_video.sweep.executors.cores", lambda: 1)
+    monkeypatch.setattr("kvpress_video.sweep.run.executors.cores", lambda: 1)
     assert choose(make) == InProcess(make)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

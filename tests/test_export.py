@@ -17,9 +17,9 @@ from answers import ODD
 from kvpress_video.cli import results
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.export import FORMATS, ROW_TYPES, SUFFIXES, encode, write
-from kvpress_video.sweep.rows import COLUMNS, Answered, Done, Failure, Row
-from kvpress_video.sweep.store import FILE, Store
+from kvpress_video.sweep.results.export import FORMATS, ROW_TYPES, SUFFIXES, encode, write
+from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure, Row
+from kvpress_video.sweep.results.store import FILE, Store
 
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2") for budget in ("100%", "10%")]
 ANSWERS = (

@@ -21,16 +21,15 @@ from zoo.gemma3 import MORE_NEWLINES, NEWLINES, WINDOW
 from zoo.internvl import SIDE
 
 import kvpress_video as kv
-from kvpress_video.cache import CompressedLayer
+from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.cli import main
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries, Kind, Tags
-from kvpress_video.prompt import encode, prompt_text
-from kvpress_video.registry import make_method
-from kvpress_video.split import cut
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries, Kind, Tags
+from kvpress_video.compressor.registry import make_method
+from kvpress_video.prefill.chunking import cut
 from kvpress_video.sweep.cells import Setup
-from kvpress_video.sweep.model_size import size_of
-from kvpress_video.sweep.prompt_cost import PromptCost, PromptSize
+from kvpress_video.sweep.dry_run.cost import PromptCost, PromptSize, size_of
+from kvpress_video.video.prompt import encode, prompt_text
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip
@@ -208,7 +207,7 @@ def test_frames_are_cut_apart_where_images_are_seen_one_way() -> None:
         return seen[0]
 
     with pytest.MonkeyPatch.context() as patch, kv.compress(model, "van", "100%", prefill="chunked", chunk=1):
-        patch.setattr("kvpress_video.attach.cut", note)
+        patch.setattr("kvpress_video.prefill.hooks.cut", note)
         answer(model, inputs, new=1)
     whole, apart = seen
     assert [len(parts.visual) for parts in (whole, apart)] == [1, 2]

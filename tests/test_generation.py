@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import kvpress_video as kv
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries
 
 FAMILY = zoo.FAMILIES[0]
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kvpress_video import select
-from kvpress_video.entries import Context, Entries, Grid, segment_entries
-from kvpress_video.registry import make_method
+from kvpress_video.compressor.entries import Context, Entries, Grid, segment_entries
+from kvpress_video.compressor.registry import make_method
 
 FILES = sorted((Path(__file__).parent / "golden" / "infinipot_v").glob("*.safetensors"))
 

@@ -14,9 +14,9 @@ from harness import answer, compressed, model_of, two_videos, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries, Queries
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries, Queries
 from kvpress_video.models import adapter_for
 
 HYBRIDS = [family for family in zoo.FAMILIES if family.startswith("qwen3_5")]

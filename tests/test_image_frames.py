@@ -11,13 +11,13 @@ from cinema import TinyProcessor
 from harness import answer, compressed, model_of, two_videos, video_prompt
 
 import kvpress_video as kv
-from kvpress_video.entries import Grid, Kind, Tags
-from kvpress_video.frame_labels import FrameLabel
-from kvpress_video.layout import Item, Layout, lay_out
+from kvpress_video.compressor.entries import Grid, Kind, Tags
 from kvpress_video.models import adapter_for
+from kvpress_video.models.frame_labels import FrameLabel
 from kvpress_video.models.internvl import InternVL
 from kvpress_video.models.smolvlm import SmolVLM
-from kvpress_video.vision import VisionWatch
+from kvpress_video.prefill.token_layout import Item, Layout, lay_out
+from kvpress_video.prefill.vision_tower import VisionWatch
 
 FAMILIES = [family for family in zoo.FAMILIES if zoo.TABLE[family].frames_are_images]
 LABELLED = [family for family in FAMILIES if family != "gemma3"]

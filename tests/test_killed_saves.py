@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from lives import lived, plain, same
 import kvpress_video as kv
-from kvpress_video.cache_file import read_snapshot, write_snapshot
+from kvpress_video.streaming.checkpoint import read_snapshot, write_snapshot
 
 torch.set_num_threads(1)
 model, processor = kv.load_bundled(device="cpu")

@@ -13,7 +13,7 @@ from masking import blinded_answer, evicted
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.entries import Grid, Kind, Tags
+from kvpress_video.compressor.entries import Grid, Kind, Tags
 from kvpress_video.models import adapter_for
 
 FAMILY = "video_llama_3"

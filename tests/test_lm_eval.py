@@ -18,16 +18,16 @@ from PIL import Image
 
 import kvpress_video as kv
 from kvpress_video.errors import BenchmarkError, BudgetError, KVPressVideoError, UnknownNameError, VideoError
-from kvpress_video.prompt import prompt_text
+from kvpress_video.video.prompt import prompt_text
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
+from kvpress_video.benchmarks.world.lm_eval import load  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.registry import get_model, model_registry  # noqa: E402
 
 from kvpress_video.integrations.lm_eval import register, task_manager  # noqa: E402
 from kvpress_video.integrations.lm_eval.model import KVPressVideoLM  # noqa: E402
-from kvpress_video.integrations.lm_eval.world import load  # noqa: E402
 
 WORLD, COUNT, FRAMES = "kvpress_video_world", 4, 16
 
@@ -115,8 +115,8 @@ def test_answers_are_those_of_a_plain_loop(
 def test_accuracy_is_that_of_a_sweep(evaluated: tuple[str, Any], tmp_path: Path) -> None:
     from kvpress_video.sweep.benchmark import BENCHMARKS
     from kvpress_video.sweep.cells import Cell, Setup, Task
-    from kvpress_video.sweep.rows import Done
-    from kvpress_video.sweep.worker import Worker
+    from kvpress_video.sweep.results.records import Done
+    from kvpress_video.sweep.run.worker import Worker
 
     benchmark = f"world:count={COUNT},frames={FRAMES}"
     method, budget = {"full": ("full", "100%"), "tar": ("tar:recent_ratio=0.25", "25%")}[evaluated[0]]

@@ -15,13 +15,13 @@ from PIL import Image
 from report_lines import overlay
 
 import kvpress_video as kv
-from kvpress_video.cache import layers_of
+from kvpress_video.cache.layer import layers_of
 from kvpress_video.cli import look as look_command
 from kvpress_video.errors import KVPressVideoError, MissingInputError, UnknownNameError, VideoError
 from kvpress_video.report import draw_overlay, look
 from kvpress_video.report.overlay import kept_shares, shaded
 from kvpress_video.report.page import write_overlay
-from kvpress_video.video import Video, read_video
+from kvpress_video.video.reader import Video, read_video
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip

@@ -12,9 +12,9 @@ import pytest
 import torch
 from footage import GRID, ROPE, first_frames, footage, later, thinned
 
-from kvpress_video.entries import Context, Entries, Grid, Places, Queries, segment_entries
+from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError
-from kvpress_video.registry import make_method
 
 KEEPS = [3, 12, 30, 36, 61]
 INF = math.inf

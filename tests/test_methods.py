@@ -12,10 +12,10 @@ from footage import GRID, first_frames, footage, later
 from torch import Tensor
 
 from kvpress_video import select
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries, Grid, Places, Tags
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries, Grid, Places, Tags
+from kvpress_video.compressor.registry import make_method, method_class, method_names
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
-from kvpress_video.registry import make_method, method_class, method_names
 
 CARDS = Path(__file__).parents[1] / "docs" / "methods"
 VARIANTS = [

@@ -11,13 +11,13 @@ import pytest
 import torch
 from harness import METHODS, SETTINGS
 
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.chunk import Chunk, Row, text_tags
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Context, Entries, Grid, Places, Queries, Tags, segment_entries
-from kvpress_video.reduce import plan
-from kvpress_video.registry import make_method
-from kvpress_video.rope import Rope
+from kvpress_video.cache.eviction import plan
+from kvpress_video.cache.forward_pass import Chunk, Row, text_tags
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, Tags, segment_entries
+from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor.rope import Rope
 
 GRID, TEXT, HEADS, WIDTH = Grid(6, 3, 4), 5, 2, 16
 NOWHERE = torch.device("meta")

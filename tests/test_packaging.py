@@ -49,8 +49,8 @@ def test_it_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import kvpress_video\n"
-        "from kvpress_video.registry import method_class, method_names\n"
-        "from kvpress_video.bundled import load_bundled\n"
+        "from kvpress_video.compressor.registry import method_class, method_names\n"
+        "from kvpress_video.models.loading import load_bundled\n"
         "from kvpress_video.benchmarks.world import make_clips\n"
         "import kvpress_video.benchmarks.world as world, kvpress_video.sweep, kvpress_video.cli\n"
         "model, processor = load_bundled(device='cpu')\n"

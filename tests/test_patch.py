@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.prompt import prompt_text
+from kvpress_video.video.prompt import prompt_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from kvpress_video.compressor import Compressor
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.registry import Plugins, parse, spell, split_list
 from kvpress_video.errors import UnknownNameError
-from kvpress_video.plugins import Plugins, parse, spell, split_list
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message
         def load(self) -> type:
             return Demanding
 
-    monkeypatch.setattr("kvpress_video.plugins._points", lambda group: {"demanding": Point()})
+    monkeypatch.setattr("kvpress_video.compressor.registry._points", lambda group: {"demanding": Point()})
     plugins = Plugins("group", "method", Compressor)
     assert plugins.make("demanding:count=1,limit=None") == Demanding(1)
     with pytest.raises(UnknownNameError, match=message.replace("|", r"\|")):

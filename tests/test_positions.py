@@ -12,9 +12,9 @@ from harness import answer, compressed, model_of, two_videos, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.entries import Places, Tags
+from kvpress_video.cache.compaction import compact
+from kvpress_video.compressor.entries import Places, Tags
 from kvpress_video.models import adapter_for
-from kvpress_video.positions import compact
 
 
 @torch.no_grad()

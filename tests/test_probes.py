@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import kvpress_video as kv
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries, Queries
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries, Queries
 
 ATTENTIONS = ("eager", "sdpa")
 QWEN = zoo.FAMILIES[0]

@@ -16,9 +16,9 @@ from fake_workers import by_cell, done, expected, maker, tasks, visits, wait_unt
 
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.executors import choose
-from kvpress_video.sweep.on_ray import OnRay
-from kvpress_video.sweep.rows import Failure
+from kvpress_video.sweep.results.records import Failure
+from kvpress_video.sweep.run.executors import choose
+from kvpress_video.sweep.run.ray_pool import OnRay
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -80,7 +80,7 @@ def test_a_worker_that_is_wrong_is_a_clear_error(cluster: None, tmp_path: Path) 
     assert next(outcomes) == done(Cell("m0", "10%"), "a")
     with pytest.raises(SweepError, match=r"outside of any cell: .*(pickle|lambda)") as caught:
         list(outcomes)
-    assert "crew.py" in str(caught.value.__cause__)
+    assert "scheduler.py" in str(caught.value.__cause__)
 
 
 def test_a_maker_that_raises_ends_the_sweep_with_its_error(cluster: None) -> None:

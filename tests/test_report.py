@@ -18,15 +18,15 @@ from kvpress_video.cli import report as report_command
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.report import draw_curves, draw_heatmap, draw_pareto, rivals, write_report
 from kvpress_video.report.curves import curves, spread
+from kvpress_video.report.findings import best_methods, facts
 from kvpress_video.report.heatmap import heatmap
-from kvpress_video.report.of_sweep import best_methods, facts
 from kvpress_video.report.pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
+from kvpress_video.report.ranking import budgets_of, front, nearest_budget, verdict
 from kvpress_video.report.style import styles
-from kvpress_video.report.verdict import budgets_of, front, nearest_budget, verdict
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import Answered, Done, Failure, Measured, Row
-from kvpress_video.sweep.store import Store
-from kvpress_video.sweep.summary import Line, summarise
+from kvpress_video.sweep.results.records import Answered, Done, Failure, Measured, Row
+from kvpress_video.sweep.results.store import Store
+from kvpress_video.sweep.stats.summary import Line, summarise
 
 METHODS = [f"method-{number}" for number in range(20)]
 
@@ -385,7 +385,7 @@ def test_the_command_writes_page_figures_and_table(folder: Path, capsys: pytest.
 def test_the_command_needs_no_clips_where_no_patches_are_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvpress_video.sweep.worker.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("kvpress_video.sweep.run.worker.load_model", lambda *_: pytest.fail("a model was loaded"))
     out = tmp_path / "new" / "page.html"
     assert run(str(folder), "--overlay-clips", "0", "--out", str(out), "--against", "tar") == 0
     assert "What stays" not in out.read_text()

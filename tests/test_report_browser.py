@@ -12,7 +12,7 @@ from report_lines import against, overlay, sweep, unmeasured
 
 from kvpress_video.report import write_report
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import Failure
+from kvpress_video.sweep.results.records import Failure
 
 METHODS = ["random", "uniform", "recent", "sink-window", "key-norm", "snapkv", "tar", "van", "infinipot-v", "standby"]
 METHODS += ["average-pooling", "memory-bank", "streammem", "hermes", "detachable:window=0.5", "novelty"]

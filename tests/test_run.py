@@ -151,7 +151,7 @@ def test_a_process_that_is_told_to_end_speaks_and_ends_as_it_would_have() -> Non
         "import os, signal, sys, types\n"
         "before = signal.signal(signal.SIGTERM, lambda *_: None)\n"
         "speaker = types.SimpleNamespace(say_all_statistics=lambda: print('said', flush=True))\n"
-        "sys.modules['kvpress_video.integrations.deployment'] = speaker\n"
+        "sys.modules['kvpress_video.serving.deployment'] = speaker\n"
         "signal.signal(signal.SIGTERM, before)\n"
         "child = os.fork()\n"
         "if not child:\n"
@@ -167,7 +167,7 @@ def test_a_process_that_is_told_to_end_speaks_and_ends_as_it_would_have() -> Non
 
 def test_processes_outside_a_run_are_left_alone() -> None:
     """The folder may still be on the path of a process whose environment was cleaned."""
-    from kvpress_video.integrations.launch import STARTUP
+    from kvpress_video.serving.launch import STARTUP
 
     program = "import sys; print([type(finder).__name__ for finder in sys.meta_path if 'Follow' in repr(finder)])"
     environment = {"PYTHONPATH": str(STARTUP)}

@@ -35,7 +35,7 @@ from PIL import Image
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.entries import Kind, Tags
+from kvpress_video.compressor.entries import Kind, Tags
 
 # --- The stock model on the whole conversation ------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ from harness import model_of
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries
 
 BAD_FRAMES: dict[str, Any] = {
     "none": None,

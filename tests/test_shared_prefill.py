@@ -178,7 +178,7 @@ def test_a_pass_that_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that ticks once a look: what the tower, the layers and the method take is counted, each once."""
-    from kvpress_video import stopwatch
+    from kvpress_video.utils import timing as stopwatch
 
     ticks = iter(range(1_000_000))
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
@@ -243,7 +243,7 @@ def test_the_shared_flag_is_of_the_prefill_itself() -> None:
 
 @pytest.mark.parametrize("stage", ["cache", "input"])
 def test_a_request_that_failed_is_not_counted_in_the_next(monkeypatch: pytest.MonkeyPatch, stage: Any) -> None:
-    from kvpress_video import stopwatch
+    from kvpress_video.utils import timing as stopwatch
 
     ticks = iter(range(1_000_000))
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))

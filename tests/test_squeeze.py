@@ -18,9 +18,9 @@ from harness import model_of
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.entries import Kind, Places, Tags
-from kvpress_video.squeeze import Run, Squeeze, squeeze_to
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.entries import Kind, Places, Tags
+from kvpress_video.streaming.position_rescaling import Run, Squeeze, squeeze_to
 
 QWEN = zoo.FAMILIES[0]
 LLAVA = "llava_next_video"

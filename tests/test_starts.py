@@ -13,11 +13,11 @@ import zoo
 from harness import METHODS, SETTINGS, answer, model_of, two_videos
 
 import kvpress_video as kv
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.chunk import Row
-from kvpress_video.entries import Context, Entries, Grid, Tags
-from kvpress_video.reduce import plan
-from kvpress_video.registry import make_method
+from kvpress_video.cache.eviction import plan
+from kvpress_video.cache.forward_pass import Row
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.entries import Context, Entries, Grid, Tags
+from kvpress_video.compressor.registry import make_method
 
 MINE = SETTINGS | {"detachable": {"scorer": "van", "window": 0.9}, "per-layer": {"shares": (1.02, 0.98)}}
 WRITTEN = [family for family in zoo.FAMILIES if family.startswith("qwen3")]
@@ -135,7 +135,7 @@ def test_a_segment_in_one_piece_is_compressed_as_if_nothing_were_known_of_it(met
         return known
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvpress_video.reduction.plan", both)
+        patch.setattr("kvpress_video.attention.layer_compressor.plan", both)
         with kv.compress(model, method, "50%", **MINE.get(method, {})):
             answer(model, inputs)
     assert seen

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kvpress_video.sweep.statistics import accuracy, compare, detectable, fall, holm, retention
+from kvpress_video.sweep.stats.inference import accuracy, compare, detectable, fall, holm, retention
 
 # --- One method -------------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from answers import ODD
 
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import COLUMNS, Answered, Done, Failure
-from kvpress_video.sweep.store import FILE, Store
+from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure
+from kvpress_video.sweep.results.store import FILE, Store
 
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2", "van") for budget in ("50%", "10%")]
 CLIPS = ["b.mp4", "a.mp4", "ü 'c\".mp4"]

@@ -16,10 +16,10 @@ from harness import SETTINGS, answer, model_of, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Entries, Grid, Places
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries, Grid, Places
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
-from kvpress_video.registry import make_method
 
 Vector = list[float]
 LONG = Grid(30, 3, 4)

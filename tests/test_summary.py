@@ -15,13 +15,13 @@ import pytest
 from answers import rows
 from rich.console import Console
 
-from kvpress_video.plugins import Plugins
+from kvpress_video.compressor.registry import Plugins
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.rows import Failure, Row
-from kvpress_video.sweep.statistics import accuracy, compare, retention
-from kvpress_video.sweep.summary import OVERALL, Line, records, summarise
-from kvpress_video.sweep.tables import markdown, notes, tables
+from kvpress_video.sweep.results.records import Failure, Row
+from kvpress_video.sweep.stats.inference import accuracy, compare, retention
+from kvpress_video.sweep.stats.summary import OVERALL, Line, records, summarise
+from kvpress_video.sweep.stats.text import markdown, notes, tables
 
 FULL, TAR, VAN = Cell("full", "100%"), Cell("tar", "50%"), Cell("van", "50%")
 

@@ -11,11 +11,12 @@ import pytest
 from answers import done
 
 from kvpress_video.errors import BenchmarkError, SweepError
-from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, Swept, make_grid, run_sweep, sweep
+from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, Swept, make_grid, run_sweep
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Task
-from kvpress_video.sweep.rows import Failure, Outcome
-from kvpress_video.sweep.sweep import deal
+from kvpress_video.sweep.results.records import Failure, Outcome
+from kvpress_video.sweep.run import sweep
+from kvpress_video.sweep.run.sweep import deal
 
 WORLD = "world:count=3,frames=8"
 GRID = make_grid(methods=["full", "tar", "van"], budgets=["50%", "25%"], benchmarks=WORLD)

@@ -25,8 +25,8 @@ from harness import METHODS, SETTINGS, Answer, answer
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.cache_file import read_snapshot
-from kvpress_video.registry import make_method
+from kvpress_video.compressor.registry import make_method
+from kvpress_video.streaming.checkpoint import read_snapshot
 
 PROCESSES = 2
 LAST = PROCESSES - 1

@@ -16,13 +16,13 @@ import pytest
 import torch
 import transformers
 
-from kvpress_video.entries import Grid, Kind
+from kvpress_video.compressor.entries import Grid, Kind
 from kvpress_video.errors import UnsupportedModelError, VideoError
-from kvpress_video.layout import Item, lay_out
 from kvpress_video.models.internvl import InternVL
 from kvpress_video.models.smolvlm import SmolVLM
-from kvpress_video.prompt import prepare
-from kvpress_video.video import Video, frame_rate, read_video
+from kvpress_video.prefill.token_layout import Item, lay_out
+from kvpress_video.video.prompt import prepare
+from kvpress_video.video.reader import Video, frame_rate, read_video
 
 av = pytest.importorskip("av", reason="PyAV writes the videos")
 
@@ -315,7 +315,7 @@ def test_the_package_imports_nothing_heavy_for_videos() -> None:
 
 def test_torchvision_is_repaired_once_and_only_when_asked() -> None:
     code = (
-        "from kvpress_video.torchvision_repair import repair_torchvision as repair\n"
+        "from kvpress_video.utils.torchvision_compat import repair_torchvision as repair\n"
         "repair(); repair()\n"
         "import torchvision.transforms.v2\n"
         "from transformers import Qwen2VLVideoProcessor\n"
@@ -326,7 +326,7 @@ def test_torchvision_is_repaired_once_and_only_when_asked() -> None:
 def test_torchvision_that_is_absent_is_left_alone() -> None:
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
-        "from kvpress_video.torchvision_repair import repair_torchvision; repair_torchvision()\n"
+        "from kvpress_video.utils.torchvision_compat import repair_torchvision; repair_torchvision()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

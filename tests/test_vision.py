@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 import kvpress_video as kv
-from kvpress_video.entries import Kind, Tags
+from kvpress_video.compressor.entries import Kind, Tags
 from kvpress_video.models import adapter_for
-from kvpress_video.models.importance import cell_grid
+from kvpress_video.models.standby_attention import cell_grid
 
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)

@@ -15,11 +15,11 @@ from harness import answer, model_of
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.entries import Grid, Kind
-from kvpress_video.layout import Item
+from kvpress_video.compressor.entries import Grid, Kind
 from kvpress_video.models import adapter_for
 from kvpress_video.models.base import Frames
-from kvpress_video.vision import VisionWatch, first_equal, grouped
+from kvpress_video.prefill.token_layout import Item
+from kvpress_video.prefill.vision_tower import VisionWatch, first_equal, grouped
 
 STANDBY = SimpleNamespace(n=4, tokens=None)
 ANY_SIZE = [family for family in zoo.FAMILIES if "qwen" in family or family == "video_llama_3"]

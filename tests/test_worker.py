@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from kvpress_video.ask import ask
 from kvpress_video.budget import Budget
 from kvpress_video.errors import BenchmarkError, BudgetError, UnknownNameError
+from kvpress_video.question import ask
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell, Setup, Task
-from kvpress_video.sweep.rows import Done, Failure
-from kvpress_video.sweep.worker import Worker, check_achieved, checked_score, load_model, seeded
-from kvpress_video.video import read_video
+from kvpress_video.sweep.results.records import Done, Failure
+from kvpress_video.sweep.run.worker import Worker, check_achieved, checked_score, load_model, seeded
+from kvpress_video.video.reader import read_video
 
 WORLD = "world:count=4,frames=8"
 TIMES = {"prefill_seconds", "compress_seconds", "answer_seconds", "shared"}
@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_cells_and_is_not_tried_again(
         raise OSError("no such file")
 
     worker = Worker(Setup(device="cpu"))
-    monkeypatch.setattr("kvpress_video.sweep.worker.load_model", load)
+    monkeypatch.setattr("kvpress_video.sweep.run.worker.load_model", load)
     for clip in pieces[:2]:
         [failure] = worker.run(task(clip, cell("tar", model="nobody/nothing")))
         assert isinstance(failure, Failure)

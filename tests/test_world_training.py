@@ -18,7 +18,7 @@ from kvpress_video.benchmarks.train.step import Step
 from kvpress_video.benchmarks.world import make_clips
 from kvpress_video.benchmarks.world.questions import PLAN
 
-from kvpress_video.bundled import load_bundled
+from kvpress_video.models.loading import load_bundled
 
 
 @pytest.fixture(scope="module")

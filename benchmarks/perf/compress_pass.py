@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kvpress_video.cache import CompressedLayer
-from kvpress_video.chunk import Chunk, Row, text_tags
-from kvpress_video.compressor import Compressor
-from kvpress_video.entries import Context, Grid, Places, segment_entries
-from kvpress_video.reduction import Reduction
-from kvpress_video.registry import make_method
-from kvpress_video.rope import Rope
-from kvpress_video.stopwatch import Stopwatch
+from kvpress_video.attention.layer_compressor import Reduction
+from kvpress_video.cache.forward_pass import Chunk, Row, text_tags
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Context, Grid, Places, segment_entries
+from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor.rope import Rope
+from kvpress_video.utils.timing import Stopwatch
 
 from .clock import peak_bytes, seconds
 from .figure import Figure, Goal

@@ -24,7 +24,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 import kvpress_video as kv
-from kvpress_video.cache import CompressedLayer, layers_of
+from kvpress_video.cache.layer import CompressedLayer, layers_of
 from kvpress_video.errors import BenchmarkError
 
 from .clock import free_bytes, peak_bytes, seconds, turns

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
 import kvpress_video as kv
+from kvpress_video.compressor.rope import Rope
 from kvpress_video.errors import BenchmarkError
-from kvpress_video.rope import Rope
 
 from .clock import inside, seconds, turns
 from .figure import Figure, Goal

@@ -21,8 +21,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 import kvpress_video as kv
-from kvpress_video.registry import make_method
-from kvpress_video.sweep.environment import device_name
+from kvpress_video.compressor.registry import make_method
+from kvpress_video.sweep.run.environment import device_name
 
 from ..provenance import provenance
 from . import bed

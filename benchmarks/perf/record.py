@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvpress_video.errors import BenchmarkError
-from kvpress_video.sweep.environment import device_name
+from kvpress_video.sweep.run.environment import device_name
 
 from ..provenance import provenance, write_result
 from .figure import Figure

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from kvpress_video.bundled import load_bundled
 from kvpress_video.errors import unknown_name
+from kvpress_video.models.loading import load_bundled
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvpress_video.errors import BenchmarkError
-from kvpress_video.sweep.grid import make_grid
-from kvpress_video.sweep.rows import Row
-from kvpress_video.sweep.store import Store
-from kvpress_video.sweep.sweep import run_sweep
+from kvpress_video.sweep.grid.spec import make_grid
+from kvpress_video.sweep.results.records import Row
+from kvpress_video.sweep.results.store import Store
+from kvpress_video.sweep.run.sweep import run_sweep
 
 from .figure import Figure, Goal
 from .scales import Bed

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import kvpress_video as kv
-from kvpress_video.stopwatch import Stopwatch
+from kvpress_video.utils.timing import Stopwatch
 
 from .clock import turns, wait
 from .scales import Bed

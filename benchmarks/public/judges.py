@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from kvpress_video.errors import BenchmarkError, unknown_name
-from kvpress_video.files import replacing
+from kvpress_video.utils.files import replacing
 
 Judge = Callable[[str, str, str], float]
 """From the question, the right answer and the given one to how right it is, in [0, 1]."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kvpress_video.torchvision_repair import repair_torchvision
+from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 from ..world import FAMILIES, Clip, make_clips
 from ..world.clips import FPS, NOISE, draw_scene

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kvpress_video.torchvision_repair import repair_torchvision
+from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 from ..world.questions import ANSWERS, TEMPLATES
 from ..world.scene import SIDE

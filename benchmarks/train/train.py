@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from kvpress_video.torchvision_repair import repair_torchvision
+from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 from ..world.clips import HELD_OUT_SEED
 from .batches import Phrasebook

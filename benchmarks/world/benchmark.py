@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from kvpress_video.errors import BenchmarkError
-from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
-from kvpress_video.sweep.scoring import same_words
+from kvpress_video.sweep.benchmark import Benchmark, Clip, Question, same_words
 
 from .clips import HELD_OUT_SEED, make_clips
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from kvpress_video.files import replacing
+from kvpress_video.utils.files import replacing
 
 from .questions import Question, ask
 from .render import render

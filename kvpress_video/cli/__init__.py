@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..benchmarks.perf import command as bench
 from ..errors import KVPressVideoError
-from . import ask, bench, compare, lm_eval, look, methods, report, results, run, sweep
+from . import ask, compare, lm_eval, look, methods, report, results, run, sweep
 from .common import DONE, INTERRUPTED, WRONG
 
 COMMANDS = (sweep, results, report, look, compare, lm_eval, ask, run, bench, methods)

@@ -29,9 +29,9 @@ def add(commands: Commands) -> None:
 
 def _ask(options: argparse.Namespace) -> int:
     quiet()
-    from ..ask import ask
-    from ..registry import make_method
-    from ..video import frame_rate, read_video
+    from ..compressor.registry import make_method
+    from ..question import ask
+    from ..video.reader import frame_rate, read_video
 
     make_method(options.method)
     fps = options.fps

@@ -34,7 +34,7 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model and processor that `model_options` name."""
-    from ..bundled import BUNDLED, load_named
+    from ..models.loading import BUNDLED, load_named
 
     how = {"device": options.device, "dtype": options.dtype, "attention": options.attention}
     return load_named(options.model or BUNDLED, **how)

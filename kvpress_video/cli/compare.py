@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .common import DONE, Commands, print_tables
 
 if TYPE_CHECKING:
-    from ..sweep.compare import Gate
+    from ..sweep.gate.compare import Gate
 
 FELL = 1
 
@@ -48,10 +48,10 @@ def add(commands: Commands) -> None:
 def _compare(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ..plugins import split_list
-    from ..sweep.compare import compare_sweeps
-    from ..sweep.compare_tables import as_json, markdown
-    from ..sweep.sides import Side
+    from ..compressor.registry import split_list
+    from ..sweep.gate.compare import compare_sweeps
+    from ..sweep.gate.sweep_data import Side
+    from ..sweep.gate.text import as_json, markdown
 
     with Console(stderr=True).status("comparing"):
         gate = compare_sweeps(
@@ -69,7 +69,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _print(gate: Gate) -> None:
-    from ..sweep.compare_tables import findings, notes, tables, title
+    from ..sweep.gate.text import findings, notes, tables, title
 
     print_tables(tables(gate), [*notes(gate), "", *findings(gate), title(gate)])
 

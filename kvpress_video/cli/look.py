@@ -37,12 +37,11 @@ def add(commands: Commands) -> None:
 def _look(options: argparse.Namespace) -> int:
     quiet()
     from ..budget import Budget
-    from ..plugins import split_list
-    from ..registry import make_method
+    from ..compressor.registry import make_method, split_list
     from ..report.overlay import look
     from ..report.page import write_overlay
     from ..report.style import check_suffix
-    from ..video import frame_rate, read_video
+    from ..video.reader import frame_rate, read_video
     from .ask import USUAL_FPS
 
     methods = split_list(options.methods)

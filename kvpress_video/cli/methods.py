@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
 def _methods(options: argparse.Namespace) -> int:
     from dataclasses import MISSING, fields
 
-    from ..registry import method_class, method_names
+    from ..compressor.registry import method_class, method_names
 
     for name in method_names():
         try:

@@ -39,9 +39,9 @@ def _report(options: argparse.Namespace) -> int:
     quiet()
     from ..errors import unknown_name
     from ..report import draw_curves, draw_heatmap, draw_pareto
-    from ..report.of_sweep import Findings
-    from ..sweep.export import write
-    from ..sweep.tables import markdown
+    from ..report.findings import Findings
+    from ..sweep.results.export import write
+    from ..sweep.stats.text import markdown
 
     if options.out is not None and options.out.suffix.lower() not in ("", *PAGES):
         raise unknown_name("suffix of a report", options.out.suffix, PAGES)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .common import DONE, Commands
 
 if TYPE_CHECKING:
-    from ..sweep.rows import Failure
+    from ..sweep.results.records import Failure
 
 FILTERS = ("method", "budget", "task")
 
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 def _results(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ..sweep.export import encode, format_for, write
+    from ..sweep.results.export import encode, format_for, write
 
     format = format_for(options.out, options.format)
     with Console(stderr=True).status(f"Reading {options.folder}"):
@@ -59,14 +59,14 @@ def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[st
     """The records that are asked for, their columns, and what failed."""
     from ..errors import unknown_name
     from ..sweep.cells import Cell
-    from ..sweep.export import ROW_TYPES
-    from ..sweep.store import Store
+    from ..sweep.results.export import ROW_TYPES
+    from ..sweep.results.store import Store
 
     with Store(options.folder) as store:
         rows, failures, cells = store.rows(), store.failures(), [Cell(**cell) for cell in store.plan["cells"]]
     types: Mapping[str, str] | None
     if options.summary:
-        from ..sweep.summary import records, summarise
+        from ..sweep.stats.summary import records, summarise
 
         found = records(summarise(rows, failures, cells))
         types = None

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..integrations.launch import launch
+    from ..serving.launch import launch
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     names = ("stage", "prefill", "chunk", "positions")

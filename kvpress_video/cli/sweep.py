@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, quiet, showing
 
 if TYPE_CHECKING:
-    from ..sweep.grid import Grid
-    from ..sweep.sweep import Swept
+    from ..sweep.grid.spec import Grid
+    from ..sweep.run.sweep import Swept
 
 TABLE_METHODS = (
     "full,random,uniform,recent,sink-window,key-norm,snapkv,tar,van,infinipot-v,standby,novelty,standby-novelty,"
@@ -71,7 +71,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         from rich.console import Console
 
-        from ..sweep.estimate_text import describe
+        from ..sweep.dry_run.text import describe
 
         with Console(stderr=True).status("reading") as status:
             text = describe(grid, options.out, status.update)
@@ -88,8 +88,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _grid(options: argparse.Namespace) -> Grid:
-    from ..sweep.grid import flag_parts, make_grid
-    from ..sweep.grid_file import read_grid
+    from ..sweep.grid.spec import flag_parts, make_grid
+    from ..sweep.grid.yaml_file import read_grid
 
     flags = flag_parts(**{name: getattr(options, name) for name in PARTS})
     if options.grid is not None:
@@ -98,7 +98,7 @@ def _grid(options: argparse.Namespace) -> Grid:
 
 
 def _run(grid: Grid, options: argparse.Namespace) -> Swept:
-    from ..sweep.sweep import run_sweep
+    from ..sweep.run.sweep import run_sweep
 
     with progress() as bar:
         task = bar.add_task("preparing clips and models", total=None)
@@ -114,10 +114,10 @@ def _run(grid: Grid, options: argparse.Namespace) -> Swept:
 
 def _sum_up(swept: Swept, options: argparse.Namespace, device: str | None) -> None:
     """Print the tables, and write them and the report beside the store."""
-    from ..report.of_sweep import Findings
-    from ..sweep.export import encode, write
-    from ..sweep.summary import records
-    from ..sweep.tables import markdown, notes, tables
+    from ..report.findings import Findings
+    from ..sweep.results.export import encode, write
+    from ..sweep.stats.summary import records
+    from ..sweep.stats.text import markdown, notes, tables
 
     title = "Sweep (interrupted)" if swept.interrupted else "Sweep"
     with showing("comparing") as say:

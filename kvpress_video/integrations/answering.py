@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import track
 
 from ..budget import Budget
-from ..bundled import load_named
 from ..compression import Compression, Report, compress
-from ..devices import device_of
-from ..prompt import encode, prompt_text
+from ..models.devices import device_of
+from ..models.loading import load_named
 from ..sweep.cells import MODEL_SETTINGS
-from ..sweep.worker import check_achieved
-from ..video import Video
+from ..sweep.run.worker import check_achieved
+from ..video.prompt import encode, prompt_text
+from ..video.reader import Video
 from .footage import Footage
 from .generation import Generation, Stop
 from .options import Options

@@ -13,7 +13,7 @@ import numpy as np
 from PIL.Image import Image
 
 from ..errors import VideoError
-from ..video import Frames, Video, read_video
+from ..video.reader import Frames, Video, read_video
 
 SHOWN_FPS = 2.0
 """Frames per second of frames in memory, where nobody says."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import KVPressVideoError, VideoError
-from ..prompt import video_part
+from ..video.prompt import video_part
 from .answering import Answerer, Request
 from .footage import File, Footage, footage
 from .generation import Generation

@@ -11,9 +11,8 @@ import torch
 
 from ..budget import Budget, BudgetLike
 from ..compression import Positions, Prefill, Stage
+from ..compressor.registry import make_method, method_class, parse
 from ..errors import BudgetError, UnknownNameError, unknown_name
-from ..plugins import parse
-from ..registry import make_method, method_class
 from ..sweep.cells import BUNDLED, UNCOMPRESSED
 
 logger = logging.getLogger(__name__)

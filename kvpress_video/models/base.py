@@ -9,11 +9,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..entries import Grid, Kind, Places, Tags
+from ..compressor.entries import Grid, Kind, Places, Tags
+from ..compressor.rope import Rope
+from ..compressor.tensor_parallel import Spread, spread_of
 from ..errors import MissingInputError, UnsupportedModelError
-from ..layout import Item
-from ..rope import Rope
-from ..spread import Spread, spread_of
+from ..prefill.token_layout import Item
 
 
 class StandbySettings(Protocol):

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ..frame_labels import FrameLabel
 from .base import Report, StandbySettings
+from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
-from .square import watch_square
+from .standby_attention import watch_square
 
 _BARE = 4  # most tokens between two images with nothing written between them: <end_of_image> \n\n \n\n <start_of_image>
 

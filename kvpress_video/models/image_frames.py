@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..entries import Grid, Kind
-from ..frame_labels import FrameLabel
-from ..layout import Item
+from ..compressor.entries import Grid, Kind
+from ..prefill.token_layout import Item
 from .base import Adapter, Frames, demand
+from .frame_labels import FrameLabel
 
 
 class ImageFrames(Adapter):

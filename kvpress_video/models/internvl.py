@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ..frame_labels import FrameLabel
 from .base import Report, StandbySettings
+from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
-from .square import watch_square
+from .standby_attention import watch_square
 
 
 class InternVL(ImageFrames):

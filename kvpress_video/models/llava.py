@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..entries import Grid, Kind
-from ..layout import Item
+from ..compressor.entries import Grid, Kind
+from ..prefill.token_layout import Item
 from .base import Adapter, Frames, Report, StandbySettings, demand
-from .square import watch_square
+from .standby_attention import watch_square
 
 
 class LlavaNextVideo(Adapter):

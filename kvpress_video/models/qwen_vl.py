@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..entries import Grid, Kind
-from ..layout import Item
+from ..compressor.entries import Grid, Kind
+from ..prefill.token_layout import Item
 from .base import Adapter, Frames, Report, StandbySettings, demand
-from .importance import patch_importance, surrogate_queries
-from .merge_blocks import join, spatial, summed, turned
+from .patch_merging import join, spatial, summed, turned
+from .standby_attention import patch_importance, surrogate_queries
 
 _ARGUMENTS = {Kind.IMAGE: ("pixel_values", "image_grid_thw"), Kind.VIDEO: ("pixel_values_videos", "video_grid_thw")}
 

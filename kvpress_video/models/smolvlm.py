@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ..entries import Grid, Kind
-from ..frame_labels import FrameLabel
+from ..compressor.entries import Grid, Kind
 from .base import Frames, Report, StandbySettings
+from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
-from .square import watch_square
+from .standby_attention import watch_square
 
 
 class SmolVLM(ImageFrames):

@@ -5,7 +5,7 @@ from .heatmap import draw_heatmap
 from .overlay import Overlay, Retained, draw_overlay, look
 from .page import write_report
 from .pareto import draw_pareto
-from .verdict import rivals
+from .ranking import rivals
 
 __all__ = [
     "Overlay",

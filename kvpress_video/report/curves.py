@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..sweep.summary import OVERALL
-from .panels import accuracy_axis, make_figure, panels
+from ..sweep.stats.summary import OVERALL
+from .axes import accuracy_axis, make_figure, panels
+from .ranking import accuracy_of, budgets_of, compressed, finished, leaders, whole_of
 from .style import INK, Style, drawing, save, styles
-from .verdict import accuracy_of, budgets_of, compressed, finished, leaders, whole_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.summary import Line
+    from ..sweep.stats.summary import Line
 
 _LABEL = 0.165
 """Inches from one method's name to the next."""

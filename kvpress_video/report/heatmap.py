@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..sweep.cells import UNCOMPRESSED
-from ..sweep.summary import OVERALL
-from .panels import make_figure, panels
+from ..sweep.stats.summary import OVERALL
+from .axes import make_figure, panels
+from .ranking import accuracy_of, budgets_of, finished
 from .style import GRID, drawing, save
-from .verdict import accuracy_of, budgets_of, finished
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.summary import Line
+    from ..sweep.stats.summary import Line
 
 _LONG = 10
 """Letters of a task beyond which their names are set aslant."""

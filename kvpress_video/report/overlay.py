@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..cache import CompressedLayer
-    from ..video import Frames, Seconds, Video
+    from ..cache.layer import CompressedLayer
+    from ..video.reader import Frames, Seconds, Video
 
 CAPTION = (
     "A patch is as bright as the share of layers and heads that kept it; evicted ones are dark. Bars: entries kept of "
@@ -108,7 +108,7 @@ def look(
         UnsupportedModelError: the model cannot be compressed.
     """
     from ..models import adapter_for
-    from ..prompt import prepare
+    from ..video.prompt import prepare
 
     if shown < 1:
         raise VideoError(f"At least one frame must be shown, got {shown}.")
@@ -129,7 +129,7 @@ def look(
 
 
 def _retained(model: Any, processor: Any, inputs: Any, method: str, budget: str, asked: bool) -> Retained:
-    from ..cache import layers_of
+    from ..cache.layer import layers_of
     from ..compression import compress
 
     held = "100%" if method == UNCOMPRESSED else budget
@@ -154,7 +154,7 @@ def kept_shares(layers: Sequence[CompressedLayer]) -> NDArray[np.float64]:
     Raises:
         VideoError: the row holds several videos or images.
     """
-    from ..entries import Context, Tags
+    from ..compressor.entries import Context, Tags
 
     grids = layers[0].rows[0].grids
     (segment, grid), *others = grids.items()

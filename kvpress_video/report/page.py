@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import replacing
 from ..sweep.cells import UNCOMPRESSED
-from ..sweep.summary import OVERALL
+from ..sweep.stats.summary import OVERALL
+from ..utils.files import replacing
 from .curves import curves
 from .heatmap import at_budget, heatmap
 from .overlay import Overlay, draw_overlay
 from .pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
+from .ranking import Verdict, budgets_of, compressed, finished, groups_of, nearest_budget, verdict
 from .style import Inliner, Style, save, styles
-from .verdict import Verdict, budgets_of, compressed, finished, groups_of, nearest_budget, verdict
 
 if TYPE_CHECKING:
-    from ..sweep.rows import Failure
-    from ..sweep.statistics import Accuracy, Difference
-    from ..sweep.summary import Line
+    from ..sweep.results.records import Failure
+    from ..sweep.stats.inference import Accuracy, Difference
+    from ..sweep.stats.summary import Line
 
 FILE = "report.html"
 

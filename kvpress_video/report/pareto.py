@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .panels import accuracy_axis, make_figure, panels
+from .axes import accuracy_axis, make_figure, panels
+from .ranking import accuracy_of, finished, front
 from .style import FAINT, Style, drawing, save, styles
-from .verdict import accuracy_of, finished, front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.summary import Line
+    from ..sweep.stats.summary import Line
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 _KEY_LINE = 12.2  # points

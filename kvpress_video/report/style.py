@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import unknown_name
-from ..files import replacing
 from ..sweep.cells import UNCOMPRESSED
+from ..utils.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

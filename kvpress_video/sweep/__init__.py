@@ -2,11 +2,11 @@
 
 from .benchmark import BENCHMARKS, Benchmark, Clip, Question
 from .cells import Cell, Setup
-from .grid import Grid, make_grid
-from .grid_file import read_grid
-from .store import Store
-from .summary import Line, summarise
-from .sweep import Swept, run_sweep
+from .grid.spec import Grid, make_grid
+from .grid.yaml_file import read_grid
+from .results.store import Store
+from .run.sweep import Swept, run_sweep
+from .stats.summary import Line, summarise
 
 __all__ = [
     "BENCHMARKS",

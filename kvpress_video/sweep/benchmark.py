@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ..compressor.registry import Plugins
 from ..errors import BenchmarkError
-from ..plugins import Plugins
-from ..video import Video, read_video
+from ..video.reader import Video, read_video
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,12 @@ class Benchmark(ABC):
 
 
 BENCHMARKS: Plugins[Benchmark] = Plugins("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]
+
+
+def same_words(answer: str, expected: str) -> bool:
+    """Whether two answers are the same words, whatever their case and final stop."""
+    return _words(answer) == _words(expected)
+
+
+def _words(text: str) -> str:
+    return " ".join(text.casefold().strip(" .\n").split())

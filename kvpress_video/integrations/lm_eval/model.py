@@ -10,8 +10,8 @@ from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
-from ...devices import device_of
 from ...errors import KVPressVideoError, VideoError
+from ...models.devices import device_of
 from ..answering import Answerer, Request
 from ..footage import footage
 from ..generation import Generation

@@ -1,0 +1,75 @@
+"""`kvpress-video bench`: what compression costs and saves on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...cli.common import DONE, Commands, print_tables, quiet, showing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvpress_video.benchmarks.perf import Figure
+    from rich.table import Table
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    bench = commands.add_parser("bench", help="measure what compression costs and saves on this machine")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="pass, stream, prefill, … (default: all)")
+    bench.add_argument("--scale", help="tiny, laptop or 7b (default: 7b where there is a GPU, else laptop)")
+    bench.add_argument("--device", help="(default: cuda if there is one, else cpu)")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for the rows, or to add them to")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler of torch, which else speaks on stderr
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet()
+    from kvpress_video.benchmarks.perf import BENCHMARKS, bed, program
+    from kvpress_video.benchmarks.perf.record import check, head_of, keep
+
+    from ...errors import unknown_name
+
+    names = options.names or list(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            raise unknown_name("benchmark", name, BENCHMARKS)
+    where = bed(options.scale, options.device)
+    head = head_of(where)
+    if options.out is not None:
+        check(options.out, head)
+    found: list[Figure] = []
+    try:
+        with showing("measuring") as say:
+            for done, name in enumerate(names):
+                say(name, done, len(names))
+                figures = []
+                for figure in program(name)(where):
+                    figures.append(figure)
+                    say(f"{name}: {figure.case}", done, len(names))
+                found += figures
+                if options.out is not None:
+                    keep(options.out, head, name, figures)
+    finally:  # what was measured before a failure is shown
+        print_tables([_table(found)], [f"{head['device']}; {head['machine']}; {where.name}: {where.scale.what}"])
+    return DONE
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    from rich.table import Table
+
+    table = Table("benchmark", "case", "figure")
+    for column in ("goal", "measured", "floor"):
+        table.add_column(column, justify="right")
+    table.add_column("reached")
+    for one in figures:
+        floor = "" if one.floor is None else f"{one.floor:.3g} {one.unit}"
+        reached = {None: "", True: "yes", False: "no"}[one.met]
+        goal = "" if one.goal is None else f"{one.goal} {one.unit}"
+        table.add_row(one.benchmark, one.case, one.what, goal, f"{one.measured:.3g} {one.unit}", floor, reached)
+    return table

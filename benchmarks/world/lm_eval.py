@@ -1,0 +1,75 @@
+"""The bundled benchmark as lm-eval sees it: documents and their scores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from kvpress_video.benchmarks.world.benchmark import World
+
+from ...errors import BenchmarkError, unknown_name
+from ...sweep.benchmark import same_words
+
+CLIPS = "KVPRESS_VIDEO_CLIPS"
+"""The environment variable that says where clips are kept."""
+_OPTIONS = ("clips", "clip_frames", "clip_seed", "clip_folder")
+
+
+def load(
+    family: str,
+    camera: str,
+    clips: int = World.count,
+    clip_frames: int = World.frames,
+    clip_seed: int = 0,
+    clip_folder: str | Path | None = None,
+    **others: Any,
+) -> dict[str, Dataset]:
+    """The questions of one family about the clips of one camera; clips are made where they are missing.
+
+    Args:
+        family, camera: which.
+        clips: how many clips, those of both cameras together.
+        clip_frames: of each, as the model counts them.
+        clip_seed: of which clips.
+        clip_folder: where they are kept; by default `$KVPRESS_VIDEO_CLIPS`, or else a folder of the user's cache.
+        **others: metadata for somebody else: lm-eval hands over that of all tasks, and the model's arguments too.
+
+    Raises:
+        UnknownNameError: one of the others looks as if it was meant for here.
+        BenchmarkError: clips cannot be made, or there are none of this camera.
+    """
+    for name in others:
+        if name.startswith("clip"):
+            raise unknown_name("metadata", name, _OPTIONS)
+    folder = Path(clip_folder) if clip_folder else clips_folder()
+    documents = [
+        {
+            "clip": clip.name,
+            "video": str(clip.path.resolve()),
+            "question": question.text,
+            "answer": question.expected,
+            "family": question.task,
+            "camera": clip.group,
+        }
+        for clip in World(clips, clip_frames).clips(clip_seed, folder)
+        if clip.group == camera
+        for question in clip.questions
+        if question.task == family
+    ]
+    if not documents:
+        raise BenchmarkError(f"clips={clips} leaves no clip with a {camera} camera: ask for at least 2.")
+    return {"test": Dataset.from_list(documents)}
+
+
+def score(document: dict[str, str], answers: list[str]) -> dict[str, float]:
+    """Whether the answer is right, as in sweeps."""
+    return {"exact_match": float(same_words(answers[0], document["answer"]))}
+
+
+def clips_folder() -> Path:
+    """Where clips are kept if nobody says otherwise."""
+    named = os.environ.get(CLIPS)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(cache) / "kvpress-video" / "world"

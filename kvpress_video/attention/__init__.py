@@ -1,0 +1,1 @@
+"""What happens around each attention: masks, captured queries, and the compression of its layer."""

@@ -1,0 +1,143 @@
+"""Attention masks for layers that hold padding, or that differ in length from the first layer of their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache.forward_pass import Chunk
+from ..cache.layer import CompressedLayer
+from ..compressor.entries import Kind, Tags
+from ..errors import UnsupportedModelError
+
+FLASH = ("flash_attention_2", "flash_attention_3")
+SUPPORTED = ("eager", "sdpa", *FLASH)
+
+
+def check_attention(implementation: str | None) -> str:
+    """The implementation, if masks can be built for it.
+
+    Raises:
+        UnsupportedModelError: they cannot.
+    """
+    if implementation not in SUPPORTED:
+        raise UnsupportedModelError(
+            f"Attention implementation {implementation!r} is not supported: load the model with "
+            f"attn_implementation set to one of {', '.join(SUPPORTED)}."
+        )
+    return implementation
+
+
+def real_columns(mask: Any, ids: Tensor) -> Tensor:
+    """Which token ids are no padding, (batch, n) bool.
+
+    Args:
+        mask: the text model's: None, (batch, keys), or one 4-D mask per kind of layer, whose last query sees every
+            token.
+        ids: (batch, n), the newest of the keys.
+
+    Raises:
+        UnsupportedModelError: it is another mask.
+    """
+    length = ids.shape[1]
+    if isinstance(mask, Mapping):
+        mask = mask["full_attention"]
+        if mask is not None and mask.ndim == 4:
+            last = mask[:, 0, -1]
+            mask = (last if last.dtype == torch.bool else last == 0).expand(len(ids), -1)
+    if mask is not None and mask.ndim != 2:
+        raise UnsupportedModelError(f"Expected a 2-D attention mask, got one of shape {tuple(mask.shape)}.")
+    return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -length:].bool()
+
+
+def without_masks(given: Any) -> Any:
+    """What the text model takes in place of stock masks that no longer fit: the hooks bring others."""
+    return dict.fromkeys(given) if isinstance(given, Mapping) else None
+
+
+def layer_mask(
+    layer: CompressedLayer, chunk: Chunk, given: Tensor | None, implementation: str, states: Tensor, blocks: bool
+) -> Tensor | None:
+    """The mask this layer needs in place of the one that was built from the first layer.
+
+    Every entry held is older than every query, so a query sees all that is valid among them, and the tokens of its own
+    pass up to itself, or up to the end of its image. A padding query sees itself, so that no row of the softmax is
+    empty.
+
+    Args:
+        layer: before the pass is appended to it.
+        chunk: the pass.
+        given: the stock mask, or None.
+        implementation: attention implementation of the text model.
+        states: hidden states that attend, for their dtype and device.
+        blocks: whether the tokens of an image see each other both ways.
+
+    Returns:
+        None where nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
+        keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
+    """
+    held, new = layer.physical, chunk.tags.shape[1]
+    padded = layer.padded or any(row.padding for row in chunk.rows)
+    fits = given is None or given.shape[-1] == held + new
+    complete = layer.physical == layer.logical and not layer.padded and fits and not (blocks and brings_images(chunk))
+    if chunk.stock_mask and (not held or complete):
+        return given
+    if not padded and (new == 1 or implementation in FLASH):
+        return None
+    incoming = real_tokens(chunk, states.device)
+    valid = incoming if layer.tags is None else torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1)
+    if implementation in FLASH:
+        return valid
+    return built(valid, image_blocks(chunk, states.device) if blocks else None, None, implementation, states)
+
+
+def brings_images(chunk: Chunk) -> bool:
+    """Whether a pass has visual tokens."""
+    return any(row.held for row in chunk.rows)
+
+
+def real_tokens(chunk: Chunk, device: torch.device) -> Tensor:
+    """Which tokens of a pass are no padding, (batch, n) bool."""
+    return chunk.tags[..., Tags.INDEX].to(device) >= 0
+
+
+def image_blocks(chunk: Chunk, device: torch.device) -> Tensor:
+    """The image that each token of a pass belongs to, (batch, n) int64: neighbouring visual tokens are one image, -1
+    is text.
+    """
+    visual = chunk.tags[..., Tags.KIND].to(device) > Kind.TEXT
+    starts = visual & ~visual.roll(1, dims=1)
+    starts[:, 0] = visual[:, 0]
+    return torch.where(visual, starts.long().cumsum(dim=1), -1)
+
+
+def built(valid: Tensor, blocks: Tensor | None, window: int | None, implementation: str, states: Tensor) -> Tensor:
+    """A mask for sdpa or eager attention.
+
+    Args:
+        valid: (batch, keys) bool, which keys are no padding; in sequence order, those of the queries last.
+        blocks: (batch, queries), the image of each query, -1 for text: its tokens see each other both ways.
+        window: how many tokens back a query sees, itself included.
+        implementation: attention implementation.
+        states: (batch, queries, …), for their dtype and device.
+
+    Returns:
+        (batch, 1, queries, keys).
+    """
+    new, keys = states.shape[1], valid.shape[1]
+    held = keys - new
+    visible = torch.ones(new, keys, dtype=torch.bool, device=valid.device).tril(held)[None]
+    if blocks is not None:
+        together = (blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, :, None] >= 0)
+        visible = visible | torch.nn.functional.pad(together, (held, 0))
+    if window is not None:
+        ordinal = valid.cumsum(dim=1)
+        visible = visible & (ordinal[:, None, :] > ordinal[:, held:, None] - window)
+    visible = visible & valid[:, None, :]
+    visible[..., held:] |= torch.eye(new, dtype=torch.bool, device=valid.device)
+    hidden = -torch.inf if implementation == "sdpa" else torch.finfo(states.dtype).min
+    mask = torch.zeros(visible.shape, dtype=states.dtype, device=states.device)
+    return mask.masked_fill_(~visible, hidden)[:, None]

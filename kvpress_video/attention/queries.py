@@ -1,0 +1,58 @@
+"""What a method may need beyond keys and values: the last queries of a pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compressor.entries import Entries, Kind, Queries
+from ..compressor.rope import Rope
+from ..utils.blocks import stretches
+from .masks import FLASH
+
+
+@torch.no_grad()
+def last_queries(
+    attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int, blocks: bool = False
+) -> Queries:
+    """Recompute the last `window` queries of a pass, and their softmax normaliser over all cached keys.
+
+    Args:
+        attention: a text attention module, after its forward.
+        hidden_states: what it was given, (batch, n, hidden).
+        entries: the layer, the pass included; the pass's entries are the last n.
+        rope: the text model's rotation.
+        window: how many; all n if there are fewer.
+        blocks: whether the tokens of an image see each other both ways; flash attention sees one way all the same.
+    """
+    hidden = hidden_states[:, -window:]
+    batch, count, _ = hidden.shape
+    heads, width = entries.keys.shape[1], entries.keys.shape[-1]
+    projected = attention.q_proj(hidden).reshape(batch, count, heads * attention.num_key_value_groups, -1)
+    states = projected[..., :width]  # what follows is a gate, in families that have one
+    if hasattr(attention, "q_norm"):
+        states = attention.q_norm(states)
+    states = states.transpose(1, 2)
+    positions = entries.present[:, :1, -count:]
+    states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
+    index = entries.index[:, 0, -count:]
+    if blocks and attention.config._attn_implementation not in FLASH:
+        index = index.gather(1, _image_ends(entries.kind[:, 0, -count:] > Kind.TEXT))
+    grouped = states.reshape(batch, heads, -1, width)
+    parts = []
+    for where, keys in stretches(entries.keys):
+        logits = torch.matmul(grouped, keys.transpose(2, 3)).reshape(batch, -1, count, keys.shape[2])
+        seen = entries.index[:, :1, None, where]
+        hidden_keys = (seen > index[:, None, :, None]) | (seen < 0)
+        parts.append(logits.masked_fill_(hidden_keys, -torch.inf).logsumexp(dim=-1))
+    normaliser = torch.stack(parts).logsumexp(dim=0)
+    return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index)
+
+
+def _image_ends(visual: Tensor) -> Tensor:
+    """The column of the last token of each token's image, of its own for text; `visual` (batch, n) bool."""
+    column = torch.arange(visual.shape[1], device=visual.device)
+    inside = visual & torch.nn.functional.pad(visual[:, 1:], (0, 1))
+    return column.masked_fill(inside, len(column)).flip(1).cummin(dim=1).values.flip(1)

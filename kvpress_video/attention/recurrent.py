@@ -1,0 +1,101 @@
+"""Layers that are not compressed: copies of what they hold, and recurrent states that no padding runs through."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cache.forward_pass import Chunk
+
+
+def rows_of(layer: Any, rows: Tensor) -> Any:
+    """A stock cache layer, sliding or recurrent, that holds copies of some rows of another, (n,) int64."""
+    part = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            setattr(part, name, dict(value))
+    part.reorder_cache(rows)
+    return part
+
+
+def follow_rows(recurrence: nn.Module, number: int, in_flight: Callable[[], Chunk | None]) -> Callable[[], None]:
+    """Let a recurrent module take in each row as if it were alone.
+
+    The stock module sees a row's padding only in front of its sequence. In the parts that a prompt is cut into, padding
+    comes at any time, and at their end there may be probes, which no state may take in.
+
+    Args:
+        recurrence: takes `hidden_states`, `cache_params` and a 2-D `attention_mask`.
+        number: its layer.
+        in_flight: the pass that is being made. Where the model was given a mask for it, the stock module uses that.
+
+    Returns:
+        What undoes it.
+    """
+    own, forward = recurrence.__dict__.get("forward"), recurrence.forward
+
+    @functools.wraps(forward)
+    def run(**arguments: Any) -> Any:
+        chunk = in_flight()
+        if chunk is None or arguments.get("attention_mask") is not None:
+            return forward(**arguments)
+        padding = [row.padding for row in chunk.rows]
+        if not any(padding) and not chunk.probes:
+            return forward(**arguments)
+        return _row_by_row(forward, number, arguments, padding, chunk.probes)
+
+    def undo() -> None:
+        recurrence.__dict__.pop("forward", None)
+        if own is not None:
+            recurrence.forward = own
+
+    recurrence.forward = run
+    return undo
+
+
+def _row_by_row(
+    forward: Callable[..., Tensor], number: int, arguments: dict[str, Any], padding: Sequence[int], probes: int
+) -> Tensor:
+    """Rows of equal padding at once, without it, and the probes on a copy of the state that they find."""
+    states, layers = arguments["hidden_states"], arguments["cache_params"].layers
+    whole, end = layers[number], states.shape[1] - probes
+    begun = any(whole.has_previous_state.values())
+    output = torch.zeros_like(states)
+    parts, order = [], []
+
+    def read(layer: Any, given: Tensor) -> Tensor:
+        layers[number] = layer
+        return forward(**arguments | {"hidden_states": given})
+
+    try:
+        for start in sorted(set(padding)):
+            rows = [row for row, count in enumerate(padding) if count == start]
+            chosen = torch.tensor(rows, device=states.device)
+            part = rows_of(whole, chosen)
+            if start < end:
+                output[chosen, start:end] = read(part, states[chosen, start:end])
+            elif not begun:
+                read(part, torch.zeros_like(states[chosen, :1]))  # leaves a state of nothing
+            if probes:
+                output[chosen, end:] = read(rows_of(part, torch.arange(len(rows))), states[chosen, end:])
+            parts.append(part)
+            order += rows
+        whole = _joined(parts, torch.tensor(order).argsort())
+    finally:
+        layers[number] = whole
+    return output
+
+
+def _joined(parts: Sequence[Any], rows: Tensor) -> Any:
+    """One layer with the states of several, its rows in this order."""
+    first = parts[0]
+    for name in ("conv_states", "recurrent_states"):
+        held = [getattr(part, name) for part in parts]
+        setattr(first, name, {state: torch.cat([each[state] for each in held]) for state in held[0]})
+    first.reorder_cache(rows)
+    return first

@@ -1,0 +1,132 @@
+"""Sliding layers: stock caches that hold the window of every row, also where passes are not those of stock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache.forward_pass import Chunk
+from ..cache.layer import CompressedLayer
+from ..compressor.entries import Places
+from ..errors import UnsupportedModelError
+from ..models.base import Adapter
+from .masks import FLASH, brings_images, built, image_blocks, real_tokens
+
+
+def check_sliding(adapter: Adapter, stage: str) -> None:
+    """See to it that sliding layers, if there are any, can follow.
+
+    Raises:
+        UnsupportedModelError: tokens would be missing from their windows.
+    """
+    if adapter.sliding and stage == "input":
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt: "
+            "stage='input' would leave gaps in them. Use stage='cache'."
+        )
+
+
+def tokens_seen(layer: CompressedLayer) -> list[int]:
+    """Tokens that each row of a layer has seen, evicted ones included and padding left out."""
+    return [
+        layer.physical - row.padding - sum(row.held.values()) + sum(row.seen.values()) for row in layer.rows
+    ]  # text is never evicted
+
+
+@dataclass
+class SlidingPass:
+    """The sliding layers during one pass. After it they hold what they would hold had it been part of a stock prompt
+    padded on the left: the last tokens of each row, as many as the window takes, at their original positions.
+
+    Attributes:
+        adapter: of the model.
+        seen: tokens of each row before it, empty at the start.
+        chunk: the pass.
+    """
+
+    adapter: Adapter
+    seen: Sequence[int]
+    chunk: Chunk
+    _plans: dict[torch.device, _Plan] = field(default_factory=dict)
+    _rotations: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def stock(self) -> bool:
+        """Whether stock masks and caches are right as they are."""
+        return self.chunk.stock_mask and not (self.seen and self.adapter.image_blocks and brings_images(self.chunk))
+
+    def arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """A sliding attention's arguments, with the rotation, the mask and the cache of this pass."""
+        layer, states = given["past_key_values"].layers[module.layer_idx], given["hidden_states"]
+        given = given | {"position_ids": None}  # only read by flash attention, which takes gaps for packed sequences
+        if self.chunk.places.shape[-1] == Places.COMPACT_WIDTH:
+            if states.device not in self._rotations:
+                positions = self.chunk.places[..., Places.ORIGINAL.start].long().to(states.device)
+                self._rotations[states.device] = self.adapter.sliding_rotation(states, positions)
+            given["position_embeddings"] = self._rotations[states.device]
+        if self.stock:
+            return given
+        if states.device not in self._plans:
+            self._plans[states.device] = self._plan(layer, module.config._attn_implementation, states)
+        plan = self._plans[states.device]
+        return given | {"attention_mask": plan.mask, "past_key_values": _Window(layer, plan)}
+
+    def _plan(self, layer: Any, implementation: str, states: Tensor) -> _Plan:
+        chunk, device, window = self.chunk, states.device, layer.sliding_window
+        held = layer.keys.shape[2] if layer.is_initialized else 0
+        seen = torch.tensor(self.seen or [0] * len(states), device=device)
+        past = torch.arange(held, device=device) >= (held - seen)[:, None]
+        valid = torch.cat([past, real_tokens(chunk, device)], dim=1)
+        logical = layer.cumulative_length + chunk.logical
+        keep = valid[:, : valid.shape[1] - chunk.probes].byte().argsort(dim=1, stable=True)
+        keep = keep[:, max(keep.shape[1] - min(window - 1, logical), 0) :]
+        padded = any(row.padding for row in chunk.rows) or min(self.seen, default=held) < held
+        mask = None
+        if implementation in FLASH:
+            mask = valid if padded else None
+        elif padded or states.shape[1] > 1:
+            blocks = image_blocks(chunk, device) if self.adapter.image_blocks else None
+            mask = built(valid, blocks, window, implementation, states)
+        return _Plan(mask, keep, logical)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all sliding layers on a device do in a pass.
+
+    Attributes:
+        mask: of the attention.
+        keep: (batch, n), which of the keys held and new stay.
+        logical: tokens seen after it.
+    """
+
+    mask: Tensor | None
+    keep: Tensor
+    logical: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Stands in for the cache in one sliding attention.
+
+    Attributes:
+        layer: the stock cache layer, a `DynamicSlidingWindowLayer`.
+        plan: what it does.
+    """
+
+    layer: Any
+    plan: _Plan
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values, (batch, kv_heads, held + new, head_dim); those that stay are kept."""
+        layer, keep = self.layer, self.plan.keep[:, None, :, None]
+        if not layer.is_initialized:
+            layer.lazy_initialization(keys, values)
+        keys, values = torch.cat([layer.keys, keys], dim=-2), torch.cat([layer.values, values], dim=-2)
+        layer.keys, layer.values = (part.take_along_dim(keep, dim=2) for part in (keys, values))
+        layer.cumulative_length = self.plan.logical
+        return keys, values

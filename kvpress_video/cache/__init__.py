@@ -1,0 +1,1 @@
+"""The compressed cache: layers, their buffers, what is evicted, and where offloaded entries live."""

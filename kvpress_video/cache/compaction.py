@@ -1,0 +1,65 @@
+"""`compact` positions: where each token of a pass goes once its segments are squeezed, and keys moved there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..compressor.entries import Entries, Places, Tags
+from ..compressor.rope import Rope
+
+
+def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]], shifts: Sequence[int],
+            spatial: bool) -> tuple[Tensor, list[int]]:  # fmt: skip
+    """New positions for a pass, the same in every layer and head.
+
+    Time inside each visual run shrinks by the ratio of its segment that is kept, from the run's first position on;
+    rows and columns keep their offsets (M-RoPE), and everything after moves up to follow. A model with 1-D positions
+    squeezes its only axis. Text keeps its spacing.
+
+    Args:
+        tags: (batch, n, Tags.WIDTH), on the host.
+        position: (batch, n, 3) original (t, h, w), on the host.
+        ratios: per row, kept fraction per segment ordinal of this pass.
+        shifts: per row, how far earlier passes have moved positions down already.
+        spatial: whether h and w are axes of their own (M-RoPE).
+
+    Returns:
+        (batch, n, 3) fp32 new positions, and per row how much further down later tokens move.
+    """
+    old = position.double().numpy()
+    new = np.empty_like(old)
+    later = []
+    for row, segments in enumerate(tags[..., Tags.SEGMENT].numpy()):
+        shift = shifts[row]
+        for run in np.split(np.arange(len(segments)), np.flatnonzero(np.diff(segments)) + 1):
+            ratio = ratios[row].get(int(segments[run[0]]))
+            if ratio is None:
+                new[row, run] = old[row, run] - shift
+                continue
+            origin = old[row, run[0], 0]
+            offset = old[row, run] - origin
+            follows = run[-1] + 1 < len(segments)
+            extent = old[row, run[-1] + 1, 0] - origin if follows else offset.max() + 1
+            squeezed = math.ceil((offset[:, 0].max() + 1) * ratio)
+            if spatial:
+                squeezed = max(squeezed, int(offset[:, 1:].max()) + 1)
+                offset[:, 0] *= ratio
+            else:
+                offset *= ratio
+            new[row, run] = origin - shift + offset
+            shift += int(extent) - min(int(extent), squeezed)
+        later.append(shift - shifts[row])
+    return torch.from_numpy(new).float(), later
+
+
+def moved(entries: Entries, target: Tensor, rope: Rope) -> Entries:
+    """Entries with compact places whose keys are re-rotated to (t, h, w) `target`, (batch, kv_heads, n, 3)."""
+    keys = rope.rotate(entries.keys, target - entries.present)
+    places = torch.cat([entries.places[..., : Places.WIDTH], target, target], dim=-1)
+    return replace(entries, keys=keys, places=places)

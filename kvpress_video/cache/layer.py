@@ -1,0 +1,295 @@
+"""A cache layer with two lengths: logical (tokens seen, which sets positions) and physical (entries held)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from ..compressor.entries import Context, Entries, Kind, Places, Tags
+from ..compressor.rope import Rope
+from ..errors import CacheError
+from .buffers import Buffers
+from .compaction import moved
+from .eviction import Plan
+from .forward_pass import Chunk, Row, text_tags
+
+
+class CompressedLayer(DynamicLayer):
+    """One layer's entries with their metadata beside them.
+
+    `get_seq_length()` is logical, so that stock `generate()` derives right positions; `get_mask_sizes()` is physical
+    with an offset, so that stock masks cover what is held.
+
+    Attributes:
+        keys, values: (batch, kv_heads, entries, head_dim), views of preallocated buffers.
+        tags, places: metadata of each entry, see `Entries`.
+        logical: tokens seen.
+        untold: how many of them, the first ones, `get_seq_length()` leaves out: what a stream saw before `generate()`.
+        rows: one `Row` per batch row.
+        incoming: the pass in flight; set and cleared by the hooks.
+        guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
+        broken: whether a pass failed halfway, so that layers hold different tokens.
+    """
+
+    keys: Any  # None until the first update, as in the stock layer
+    values: Any
+
+    def __init__(self, reserve: int = 0, rows: Sequence[Row] = ()) -> None:
+        """Args:
+        reserve: entries to make room for with the first one.
+        rows: what is known of each row before the first pass.
+        """
+        super().__init__()
+        self._buffers = Buffers(reserve)
+        self._forget(rows)
+
+    def _forget(self, rows: Sequence[Row]) -> None:
+        self.tags: Tensor | None = None
+        self.places: Tensor | None = None
+        self.logical = 0
+        self.untold = 0
+        self.rows = list(rows)
+        self.incoming: Chunk | None = None
+        self.guarded = False
+        self.broken = False
+
+    @property
+    def physical(self) -> int:
+        """Entries held per row and head, padding included."""
+        return self._buffers.length
+
+    @property
+    def kept(self) -> Tensor:
+        """Original token index of each entry, -1 for padding, (batch, kv_heads, entries) int32, a copy."""
+        if self.tags is None:
+            raise CacheError("this layer holds nothing yet")
+        return self.tags[..., Tags.INDEX].clone()
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row holds padding."""
+        return any(row.padding for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the keys, values and metadata held."""
+        return self._buffers.held_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes of the buffers, room that is not filled included."""
+        return self._buffers.bytes
+
+    @property
+    def bank_bytes(self) -> int:
+        """Bytes of keys and values that are held elsewhere than on the layer's device."""
+        return 0
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of the buffers that are on the layer's device."""
+        return self.reserved_bytes
+
+    @property
+    def stock_bytes(self) -> int:
+        """Bytes of keys and values in a stock cache that had seen the same tokens."""
+        keys = self.entries(Context()).keys
+        batch, heads, _, width = keys.shape
+        return 2 * batch * heads * width * keys.element_size() * self.logical
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values (batch, kv_heads, n, head_dim) and the metadata of the pass in flight.
+
+        Raises:
+            CacheError: the hooks are gone and continuing without them would give wrong answers.
+        """
+        self.check_whole()
+        chunk = self.incoming or self._plain_text(key_states)
+        device = key_states.device
+        self._buffers.append(
+            [key_states, value_states, chunk.tags.to(device)[:, None], chunk.places.to(device)[:, None]]
+        )
+        self._show()
+        rows = self.rows or [Row()] * len(key_states)
+        before = self.physical - key_states.shape[2]
+        self.rows = [row.after(new, before) for row, new in zip(rows, chunk.rows, strict=True)]
+        self.logical += chunk.logical
+        keys, values, *_ = self._buffers.held
+        return keys, values
+
+    def _show(self) -> None:
+        self.keys, self.values, self.tags, self.places = self._buffers.held
+        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+
+    def _plain_text(self, key_states: Tensor) -> Chunk:
+        if self.guarded:
+            raise CacheError(
+                "This cache holds padded rows, layers of unequal length or moved positions: continue it inside "
+                "kvpress_video.compress(model, …), which adapts masks and positions."
+            )
+        batch, _, length, _ = key_states.shape
+        index = self.logical + torch.arange(length, device=key_states.device)
+        width = Places.WIDTH if self.places is None else self.places.shape[-1]
+        return Chunk(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
+                     [Row()] * batch)  # fmt: skip
+
+    def check_whole(self) -> None:
+        """Raise CacheError if a pass failed halfway."""
+        if self.broken:
+            raise CacheError("A pass on this cache failed halfway: start with a new cache.")
+
+    def check_continues(self, batch: int, compact: bool) -> None:
+        """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
+        self.check_whole()
+        if self.places is None:
+            return
+        if len(self.rows) != batch:
+            raise CacheError(f"The cache holds {len(self.rows)} rows, but {batch} came: continue with the same batch.")
+        if (self.places.shape[-1] == Places.COMPACT_WIDTH) != compact:
+            raise CacheError("The cache was made with other positions ('keep' or 'compact'): continue with the same.")
+
+    def entries(self, context: Context) -> Entries:
+        """Everything held."""
+        if self.tags is None or self.places is None:
+            raise CacheError("this layer holds nothing yet")
+        keys, values, tags, places = self._buffers.held
+        return Entries(keys, values, tags, places, context)
+
+    def replace(self, entries: Entries, rows: Sequence[Row]) -> None:
+        """Hold these entries instead; they share no memory with those held."""
+        self._assign(entries, rows)
+        self._show()
+        self.rows = list(rows)
+
+    def keep(self, plan: Plan) -> None:
+        """Hold what a plan leaves."""
+        self._buffers.keep(plan.slots)
+        plan.finish(self._buffers.held)
+        self._show()
+        self.rows = list(plan.rows)
+
+    def move(self, target: Tensor, rope: Rope) -> None:
+        """Re-rotate every key to (t, h, w) `target`, (batch, kv_heads, entries, 3)."""
+        entries = moved(self.entries(Context()), target, rope)
+        self.replace(replace(entries, values=entries.values.clone(), tags=entries.tags.clone()), self.rows)
+
+    def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[Row]) -> None:
+        """Hold what another layer held: copies of its keys, values, tags and places, or nothing."""
+        if parts:
+            keys, values, tags, places = (part.clone() for part in parts)
+            self.replace(Entries(keys, values, tags, places), rows)
+        self.logical, self.rows, self.guarded = logical, list(rows), True
+
+    def _assign(self, entries: Entries, rows: Sequence[Row]) -> None:
+        self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
+
+    def extend(self, text: Entries) -> None:
+        """Append text that was read elsewhere, one row: its indices go on from what was seen here."""
+        index = self.logical + torch.arange(len(text), device=text.tags.device, dtype=torch.int32)
+        tags = text.tags.clone()
+        tags[..., Tags.INDEX] = index
+        self._buffers.append([text.keys, text.values, tags, text.places])
+        self._show()
+        self.logical += len(text)
+        self.rows = [row.after(Row(following=len(text)), self.physical) for row in self.rows]
+
+    def drop_last(self, entries: int) -> None:
+        """Forget the newest entries of every row."""
+        self._buffers.drop_last(entries)
+        self._show()
+
+    def get_seq_length(self, *args: Any) -> int:
+        """Tokens seen, evicted ones included."""
+        return self.logical - self.untold
+
+    def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
+        """(keys that the mask covers, offset of the first); `query` is a length, or positions before transformers 5."""
+        length = query if isinstance(query, int) else query.shape[0]
+        return self.physical + length, self.get_seq_length() - self.physical
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.keys = self.values = None
+        self.is_initialized = False
+        self._buffers.clear()
+        self._forget(())
+
+    def crop(self, tokens: int) -> None:
+        """Remove the newest `-tokens` tokens, or shorten to `tokens` when positive.
+
+        Raises:
+            CacheError: that would reach back to where entries were evicted.
+        """
+        remove = -tokens if tokens <= 0 else max(self.get_seq_length() - tokens, 0)
+        if not remove or self.tags is None or self.places is None:
+            return
+        newest = self.tags[:, :, -remove:]
+        evicted = remove > self.physical or bool((newest[:, :, 0, Tags.INDEX] != self.logical - remove).any())
+        if evicted or bool((newest[..., Tags.KIND] > Kind.TEXT).any()):
+            raise CacheError(f"Cannot crop {remove} tokens: visual tokens are among them. Crop text only.")
+        self.drop_last(remove)
+        self.logical -= remove
+        self.rows = [row if row.following is None else replace(row, following=row.following - remove)
+                     for row in self.rows]  # fmt: skip
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder rows, for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch."""
+        if self.tags is None or self.places is None:
+            return
+        self._map_rows(lambda part: part.index_select(0, indices.to(part.device)))
+        same = all(row == self.rows[0] for row in self.rows)
+        self.rows = self.rows[:1] * len(indices) if same else [self.rows[i] for i in indices.tolist()]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row `repeats` times."""
+        if self.tags is None or self.places is None:
+            return
+        self._map_rows(lambda part: part.repeat_interleave(repeats, dim=0))
+        self.rows = [row for row in self.rows for _ in range(repeats)]
+
+    def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        self._buffers.map_rows(change)
+        self._show()
+
+
+def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
+    """Make the plain layers of an empty stock cache ours, in place; a cache that is ours already stays as it is.
+
+    Layers of other kinds (sliding, recurrent) are left alone.
+
+    Returns:
+        The layers that are ours.
+
+    Raises:
+        CacheError: the cache was filled without us, or is of a kind that does not grow (static, quantised, offloaded).
+    """
+    if not isinstance(cache, Cache):
+        raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
+    if getattr(cache, "offloading", False):
+        raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
+    while len(cache.layers) < layers and cache.layer_class_to_replicate is DynamicLayer:
+        cache.layers.append(DynamicLayer())
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            if layer.get_seq_length():
+                raise CacheError("The cache was filled without compression: start with a new one inside compress().")
+            cache.layers[number] = CompressedLayer()
+    ours = [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
+    if not ours:
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
+        raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
+    return ours
+
+
+def layers_of(cache: Cache) -> list[CompressedLayer]:
+    """The layers of a cache that are ours."""
+    return [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]

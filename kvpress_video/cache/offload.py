@@ -1,0 +1,138 @@
+"""Banks: where a cache layer's older entries live when that is not the model's device."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import CacheError
+from .buffers import Buffers
+
+
+class Lane:
+    """The way between the host and a device: copies are made at once."""
+
+    def copy(self, room: Sequence[Tensor], parts: Sequence[Tensor]) -> Callable[[], None]:
+        """Copy tensors (batch, heads, n, width), one side of them on the host, the other on the device.
+
+        A head at a time: that is one piece of memory on both sides, which a device reads and writes by itself where it
+        is pinned.
+
+        Returns:
+            To be called before the device is told to read them.
+        """
+        for whole, part in zip(room, parts, strict=True):
+            alone = whole.is_pinned() or part.is_pinned()
+            for to, given in zip(_heads(whole), _heads(part), strict=True):
+                to.copy_(given, non_blocking=alone)
+        return self.finish
+
+    def finish(self) -> None:
+        """Wait here until every copy is made."""
+
+
+class CudaLane(Lane):
+    """Copies on a stream of their own, beside what the device computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+
+    def copy(self, room: Sequence[Tensor], parts: Sequence[Tensor]) -> Callable[[], None]:
+        """As above; the copies begin once the device is done with everything that it was told so far."""
+        self._stream.wait_stream(self._computing)
+        with torch.cuda.stream(self._stream):
+            super().copy(room, parts)
+        for tensor in (*room, *parts):
+            if tensor.is_cuda:
+                tensor.record_stream(self._stream)  # its memory goes to nobody else before they are made
+        made = self._stream.record_event()
+        return lambda: self._computing.wait_event(made)
+
+    @property
+    def _computing(self) -> torch.cuda.Stream:
+        return torch.cuda.current_stream(self._stream.device)
+
+    def finish(self) -> None:
+        """Wait here until every copy is made."""
+        self._stream.synchronize()
+
+
+@functools.cache
+def lane_of(device: torch.device) -> Lane:
+    """The one way between the host and a device, for all caches there."""
+    return CudaLane(device) if device.type == "cuda" else Lane()
+
+
+def _heads(states: Tensor) -> list[Tensor]:
+    """The (n, width) of each row and head."""
+    return [head for row in states.unbind() for head in row.unbind()]
+
+
+class Bank(Buffers):
+    """Keys and values on the host, (batch, kv_heads, capacity, head_dim) each.
+
+    Attributes:
+        device: where they come from, and are read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = torch.device("cpu")
+
+    def append(self, parts: Sequence[Tensor]) -> None:
+        """Add keys and values from the device, (batch, kv_heads, n, head_dim) each."""
+        self.device = parts[0].device
+        super().append(parts)
+
+    def read(self, start: int, room: Sequence[Tensor]) -> Callable[[], None]:
+        """Copy everything from entry `start` on to the device.
+
+        Returns:
+            To be called before the device is told to read it.
+        """
+        return lane_of(self.device).copy(room, [part[:, :, start:] for part in self.held])
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the batch of both tensors."""
+        lane_of(self.device).finish()
+        changed = [change(part) for part in self.held if self.length]
+        self._whole = tuple(self._empty(part, part.shape) for part in changed)
+        for whole, part in zip(self._whole, changed, strict=True):
+            whole.copy_(part)
+
+    def _move(self, like: Sequence[Tensor], capacity: int) -> None:
+        lane_of(self.device).finish()
+        super()._move(like, capacity)
+
+    def _write(self, parts: Sequence[Tensor], end: int) -> None:
+        lane_of(self.device).copy([whole[:, :, self.length : end] for whole in self._whole], parts)
+
+
+class HostBank(Bank):
+    """In the host's memory, pinned where there is a CUDA device."""
+
+    def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty(shape, dtype=like.dtype, pin_memory=torch.cuda.is_available())
+
+
+class DiskBank(Bank):
+    """In temporary files that no folder lists: they go with the last one who reads them, however that one ends."""
+
+    def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        size = math.prod(shape)
+        try:
+            with tempfile.NamedTemporaryFile(prefix="kvpress-video-bank-") as file, torch.inference_mode(False):
+                os.posix_fallocate(file.fileno(), 0, size * like.element_size())
+                return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
+        except (OSError, RuntimeError) as error:
+            raise CacheError(
+                f"The bank cannot have {size * like.element_size() / 2**20:.1f} MiB more on disk: {error}. Make room, "
+                "set TMPDIR to a folder that has it, or keep the bank in memory with bank_on='cpu'."
+            ) from error

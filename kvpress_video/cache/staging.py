@@ -1,0 +1,111 @@
+"""Where attention reads layers that have a bank: room on the device that all layers of a cache take turns in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .offload import Bank
+
+
+class Half:
+    """Room on a device for the keys and values of one layer.
+
+    Attributes:
+        bank: of the layer that is in it.
+        right: how many of the layer's leading entries are in it, or on their way.
+        settle: to be called before the device is told to read them.
+        room: (batch, kv_heads, capacity, head_dim) each.
+    """
+
+    def __init__(self) -> None:
+        self.bank: Bank | None = None
+        self.right = 0
+        self.room: tuple[Tensor, ...] = ()
+        self.settle: Callable[[], None] = lambda: None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the room."""
+        return sum(part.numel() * part.element_size() for part in self.room)
+
+    def fetch(self, bank: Bank, length: int, reserve: int) -> None:
+        """Let a bank's entries come, to where there is room for `length`."""
+        fits = self.room and all(
+            (have.dtype, have.shape[:2], have.shape[3:]) == (part.dtype, part.shape[:2], part.shape[3:])
+            and have.shape[2] >= length
+            for have, part in zip(self.room, bank.held, strict=True)
+        )
+        if not fits:
+            self.room, self.bank = (), None
+            capacity = max(length + length // 8, reserve)
+            with torch.inference_mode(False):
+                self.room = tuple(
+                    torch.empty((*part.shape[:2], capacity, part.shape[3]), dtype=part.dtype, device=bank.device)
+                    for part in bank.held
+                )
+        if self.bank is not bank:
+            self.bank, self.right = bank, 0
+        if self.right < bank.length:
+            self.settle = bank.read(self.right, [part[:, :, self.right : bank.length] for part in self.room])
+            self.right = bank.length
+
+
+class Scratch:
+    """Where attention reads layers that have a bank: two halves on each device, which all layers take turns in.
+
+    While one layer computes on one half, the bank of the next is copied into the other.
+    """
+
+    def __init__(self, reserve: int) -> None:
+        """Args:
+        reserve: entries that a half has room for at least.
+        """
+        self._reserve = reserve
+        self._halves: dict[torch.device, list[Half]] = defaultdict(lambda: [Half(), Half()])  # used last comes last
+        self._banks: list[Bank] = []
+
+    def enter(self, bank: Bank) -> None:
+        """Take in the bank of one more layer."""
+        self._banks.append(bank)
+
+    def hold(self, bank: Bank, length: int) -> Half:
+        """A half that the bank's entries are in, with room for `length`; the caller may fill it up."""
+        halves = self._halves[bank.device]
+        half = self._found(bank) or halves[0]
+        half.fetch(bank, length, self._reserve)
+        half.settle()
+        halves.sort(key=lambda other: other is half)
+        return half
+
+    def prefetch_after(self, bank: Bank) -> None:
+        """Let the next layer's bank come; after the last layer the first is next."""
+        following = self._banks[(self._banks.index(bank) + 1) % len(self._banks)]
+        if following.length:
+            half = self._found(following) or self._halves[following.device][0]
+            half.fetch(following, following.length, self._reserve)
+
+    def known(self, bank: Bank) -> tuple[int, Sequence[Tensor]]:
+        """How many of the leading entries of a bank's layer are at hand, and where."""
+        half = self._found(bank)
+        if half is None or not half.right:
+            return 0, ()
+        half.settle()
+        return half.right, half.room
+
+    def forget(self, bank: Bank, start: int = 0) -> None:
+        """Entries of a bank's layer changed, from `start` on."""
+        half = self._found(bank)
+        if half is not None:
+            half.right = min(half.right, start)
+
+    def bytes(self, bank: Bank) -> int:
+        """Bytes of the half that a bank's layer is in."""
+        half = self._found(bank)
+        return half.bytes if half else 0
+
+    def _found(self, bank: Bank) -> Half | None:
+        return next((half for half in self._halves[bank.device] if half.bank is bank), None)

@@ -1,0 +1,112 @@
+"""What tells one model from another, on any device, so that nobody continues a cache with the wrong one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import torch
+import transformers
+from torch import Tensor
+
+from ..compressor.tensor_parallel import local, share_of
+from ..errors import CacheError
+
+_SAMPLE = 256  # values of each parameter, roughly
+_NOT_COMPUTED_WITH = {
+    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id"),
+    *("use_cache", "return_dict", "output_attentions", "output_hidden_states"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+}
+
+
+class Fingerprint(TypedDict):
+    """A model, without its device.
+
+    Attributes:
+        architecture: the name of its class.
+        dtype: of its weights, and so of cached keys and values.
+        share: which share of it a process holds, `"rank 0 of 1"` unless several share it (tensor parallel).
+        config: its configuration, without what nothing is computed with.
+        parameters: sha256 of their names, shapes and dtypes, as this process holds them.
+        weights: sha256 of a sample of their values.
+        transformers: the version that read it.
+    """
+
+    architecture: str
+    dtype: str
+    share: str
+    config: dict[str, Any]
+    parameters: str
+    weights: str
+    transformers: str
+
+
+def fingerprint(model: Any) -> Fingerprint:
+    """What tells a model from others. Every parameter is looked at, in some values that lie evenly over it.
+
+    Raises:
+        CacheError: parameters are not in memory (offloaded).
+    """
+    parameters, weights = hashlib.sha256(), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise CacheError(f"{name} is not in memory, so the model cannot be told from others: load it whole.")
+        held = local(parameter).detach()
+        parameters.update(f"{name} {tuple(held.shape)} {held.dtype}\n".encode())
+        values = held.reshape(-1)
+        weights.update(bytes_of(values[:: _step(values.numel())]))
+    return {
+        "architecture": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "share": share_of(model),
+        "config": json.loads(json.dumps(_settings(model.config.to_dict()), default=str)),
+        "parameters": parameters.hexdigest(),
+        "weights": weights.hexdigest(),
+        "transformers": transformers.__version__,
+    }
+
+
+def difference(one: Fingerprint, other: Fingerprint) -> str | None:
+    """What tells two models apart, in words that follow "a model"; None where nothing does.
+
+    Versions of transformers spell configurations differently, so only what both spell out is compared.
+    """
+    if one["architecture"] != other["architecture"]:
+        return f"of class {one['architecture']}, not {other['architecture']}"
+    if one["dtype"] != other["dtype"]:
+        return f"in {one['dtype']}, not {other['dtype']}"
+    if one["share"] != other["share"]:
+        return f"shared out as {one['share']}, not {other['share']}"
+    for name in sorted(one["config"].keys() & other["config"].keys()):
+        if (ones := one["config"][name]) != (others := other["config"][name]):
+            return f"with {name}={ones!s:.80}, not {others!s:.80}"
+    if one["parameters"] != other["parameters"]:
+        return "whose parameters have other names, shapes or dtypes"
+    return None if one["weights"] == other["weights"] else "with other weights: another checkpoint, or fine-tuned"
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's values as they lie in memory."""
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _step(size: int) -> int:
+    """A step from value to value that shares no factor with any dimension, so that every column has its turn."""
+    step = max(1, size // _SAMPLE)
+    while math.gcd(step, size) != 1:
+        step += 1
+    return step
+
+
+def _settings(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if name.endswith("_config") and isinstance(value, Mapping):
+            found |= _settings(value, f"{before}{name}.")
+        elif name not in _NOT_COMPUTED_WITH and not name.startswith("_"):
+            found[before + name] = value
+    return found

@@ -1,0 +1,107 @@
+"""Load a model and its processor from a folder or from the hub."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import UnknownNameError
+from ..utils.torchvision_compat import repair_torchvision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attention: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A multimodal model in eval mode, and its processor.
+
+    Args:
+        path_or_name: a folder with a checkpoint, or a name on the HuggingFace hub.
+        device: where to put the model; a CUDA device if there is one, else the CPU.
+        dtype: of the weights; the checkpoint's own by default.
+        attention: transformers' attention implementation: `"sdpa"`, `"eager"`, `"flash_attention_2"`.
+        device_map: spread a large model over devices, as in transformers; instead of `device`.
+
+    Raises:
+        UnknownNameError: there is no such checkpoint, or it is not one of a multimodal model.
+    """
+    if device is not None and device_map is not None:
+        raise UnknownNameError(f"Give either device={device!r} or device_map={device_map!r}, not both.")
+    check_folder(path_or_name)
+    repair_torchvision()
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    name = str(path_or_name)
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype or "auto", attn_implementation=attention, device_map=device_map
+        )
+    except (OSError, ValueError) as error:
+        raise UnknownNameError(f"Cannot load a multimodal model from {name!r}: {error}") from error
+    if device_map is None:
+        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.eval(), processor
+
+
+def check_folder(path_or_name: str | Path) -> None:
+    """Tell a mistyped path at once, before the hub is asked for a model of that name.
+
+    Raises:
+        UnknownNameError: it is a path, and there is no checkpoint.
+    """
+    path, text = Path(path_or_name).expanduser(), str(path_or_name)
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise UnknownNameError(f"{path} holds no checkpoint: there is no config.json in it.")
+    elif isinstance(path_or_name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise UnknownNameError(f"There is no model folder {path}: check the path.")
+
+
+BUNDLED = "bundled"
+
+
+def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model that a name stands for: `"bundled"`, a folder, or a name on the hub.
+
+    Args:
+        name: the model.
+        **how: as in `load`.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return load_bundled(**how) if name == BUNDLED else load(name, **how)
+
+
+def load_bundled(
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attention: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The bundled Qwen2.5-VL of a few million parameters, in eval mode, and its processor.
+
+    It answers questions about the clips of `kvpress_video.benchmarks.world`, and nothing else.
+
+    Args:
+        device: where to put the model; a CUDA device if there is one, else the CPU.
+        dtype: of the weights; the checkpoint's own by default.
+        attention: transformers' attention implementation.
+        device_map: as in `load`, instead of `device`.
+
+    Raises:
+        UnknownNameError: this installation comes without the model's files.
+    """
+    with as_file(files("kvpress_video") / "data" / "bundled") as folder:
+        return load(folder, device=device, dtype=dtype, attention=attention, device_map=device_map)

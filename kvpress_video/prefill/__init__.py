@@ -1,0 +1,1 @@
+"""The prompt on its way into the cache: hooks, chunks and shared prefills."""

@@ -1,0 +1,195 @@
+"""Cut a pass into parts: visual tokens a number of whole frames at a time, and the text after the last of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from ..cache.forward_pass import Chunk, Row
+from ..cache.layer import CompressedLayer
+from ..compressor.entries import Kind, Places, Tags
+from ..errors import MissingInputError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some columns of a pass, padded on the left to one length, and probes after them.
+
+    Attributes:
+        columns: (batch, n) int64, on the host; 0 where padded.
+        real: (batch, n) bool, on the host.
+        rows: what these columns bring to each row.
+        text: columns of each row that are no visual token, probes left out.
+        probes: how many of the columns, the last ones, only ask and are not kept.
+    """
+
+    columns: Tensor
+    real: Tensor
+    rows: Sequence[Row]
+    text: Sequence[int]
+    probes: int = 0
+
+    def __len__(self) -> int:
+        return self.columns.shape[1]
+
+    def take(self, states: Tensor) -> Tensor:
+        """(batch, length, …) -> (batch, n, …)."""
+        columns = self.columns.to(states.device)
+        return states[torch.arange(len(columns), device=states.device)[:, None], columns]
+
+    def first_row(self) -> Part:
+        """The part for the first row alone."""
+        return replace(self, columns=self.columns[:1], real=self.real[:1], rows=self.rows[:1], text=self.text[:1])
+
+    def asking(self, last: Part, probes: int) -> Part:
+        """This part, followed by the last tokens of another as probes."""
+        columns = torch.cat([self.columns, last.columns[:, -probes:]], dim=1)
+        real = torch.cat([self.real, last.real[:, -probes:]], dim=1)
+        return replace(self, columns=columns, real=real, probes=probes)
+
+    def chunk(self, whole: Chunk, logical: int, compress: bool) -> Chunk:
+        """This part of a chunk, as a pass of its own."""
+        tags, places = self.take(whole.tags), self.take(whole.places)
+        tags = tags.masked_fill(~self.real.to(tags.device)[..., None], Kind.PADDING)
+        if self.probes:
+            places = _following(places, self.real.to(places.device), self.probes)
+        return replace(whole, tags=tags, places=places, logical=logical, rows=self.rows, compress=compress,
+                       stock_mask=False, probes=self.probes)  # fmt: skip
+
+    def put(self, whole: Tensor, states: Tensor) -> None:
+        """Write (batch, n, d) states to their columns of (batch, length, d)."""
+        kept = len(self) - self.probes
+        row, place = self.real[:, :kept].nonzero(as_tuple=True)
+        whole[row, self.columns[row, place]] = states[row, place]
+
+
+class Parts(NamedTuple):
+    """Parts that end in a visual token each, and the text after the last; None where there is none in any row."""
+
+    visual: list[Part]
+    rest: Part | None
+
+    def asking(self, probes: int) -> Parts:
+        """Each visual part followed by the last tokens of the text as probes, fewer where a row has fewer.
+
+        Raises:
+            MissingInputError: a row has none.
+        """
+        if self.rest is None or not min(self.rest.text):
+            raise MissingInputError(
+                "The method asks with the last text tokens of the prompt, but this one ends in a visual token: "
+                "put text after it."
+            )
+        rest, count = self.rest, min(probes, *self.rest.text)
+        return Parts([part.asking(rest, count) for part in self.visual], rest)
+
+
+def cut(chunk: Chunk, most: int | None = None, blocks: bool = False) -> Parts:
+    """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
+
+    Args:
+        chunk: the pass.
+        most: visual tokens of one part; whole frames, at least one. None puts all of them into one part.
+        blocks: whether neighbouring visual tokens see each other both ways, so that no cut may come between them.
+    """
+    tags = chunk.tags.cpu().numpy()
+    valid, visual = tags[..., Tags.INDEX] >= 0, tags[..., Tags.KIND] > Kind.TEXT
+    column = np.arange(tags.shape[1])
+    last = np.where(
+        visual.any(axis=1), np.where(visual, column, -1).max(axis=1) + 1, np.where(valid, column, 0).max(axis=1)
+    )
+    before = valid & (column < last[:, None])
+    after = valid & ~before
+    number = np.stack([_part_numbers(row, seen, most, blocks) for row, seen in zip(tags, visual, strict=True)])
+    parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
+    shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
+    parts[0] = replace(parts[0], rows=shifted)
+    return Parts(parts, _part(after, chunk.rows, tags) if after.any() else None)
+
+
+def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
+    """Which part each column of a row belongs to; text goes with the frame that it precedes."""
+    numbers = np.zeros(len(tags), dtype=np.int64)
+    where = np.flatnonzero(visual)
+    if most is None or not len(where):
+        return numbers
+    frame = tags[where][:, [Tags.SEGMENT, Tags.FRAME]]
+    apart = (frame[1:] != frame[:-1]).any(axis=1)
+    if blocks:
+        apart &= np.diff(where) > 1
+    starts = np.flatnonzero(np.r_[True, apart])
+    sizes = np.diff(np.r_[starts, len(where)])
+    filled = 0
+    for start, size in zip(starts, sizes, strict=True):
+        if filled and filled + size > most:
+            numbers[where[start - 1] + 1 :] += 1
+            filled = 0
+        filled += size
+    return numbers
+
+
+def _part(chosen: np.ndarray, rows: Sequence[Row], tags: np.ndarray) -> Part:
+    counts = chosen.sum(axis=1)
+    length = counts.max()
+    columns = np.zeros((len(chosen), length), dtype=np.int64)
+    real = np.arange(length) >= length - counts[:, None]
+    columns[real] = chosen.nonzero()[1]
+    mine = [_row(tags[row][mask], whole) for row, (mask, whole) in enumerate(zip(chosen, rows, strict=True))]
+    text = [int(count) - sum(row.held.values()) for count, row in zip(counts, mine, strict=True)]
+    padded = [replace(row, padding=int(length - count)) for row, count in zip(mine, counts, strict=True)]
+    return Part(torch.from_numpy(columns), torch.from_numpy(real), padded, text)
+
+
+def _row(tags: np.ndarray, whole: Row) -> Row:
+    """What some tokens (n, Tags.WIDTH) bring to their row."""
+    segment = tags[:, Tags.SEGMENT]
+    found = {number: segment == number for number in whole.grids if (segment == number).any()}
+    counts = {number: int(mask.sum()) for number, mask in found.items()}
+    grids = {
+        number: whole.grids[number]._replace(frames=int(tags[mask, Tags.FRAME].max()) + 1)
+        for number, mask in found.items()
+    }
+    first = {number: int(mask.argmax()) for number, mask in found.items()}
+    starts = {number: start for number, start in first.items() if found[number][start : start + counts[number]].all()}
+    return Row(0, counts, counts, grids, starts)
+
+
+def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:
+    """The places of a part with its probes at the positions right after it."""
+    own = places[:, :-probes].masked_fill(~real[:, :-probes, None], -torch.inf)
+    placed = places.clone()
+    for axes in (Places.ORIGINAL, Places.PRESENT, Places.TARGET)[: 1 if places.shape[-1] == Places.WIDTH else 3]:
+        end = own[..., axes].amax(dim=(1, 2)).floor() + 1
+        step = torch.arange(probes, device=places.device)
+        placed[:, -probes:, axes] = (end[:, None] + step)[..., None]
+    return placed
+
+
+def same_in_all_rows(parts: Sequence[Part], whole: Chunk, embeddings: Tensor) -> bool:
+    """Whether every row repeats the first: several questions on one video, beams, or samples."""
+    if len(whole.rows) == 1:
+        return False
+    for part in parts:
+        if not bool(part.real.all()) or any(row != part.rows[0] for row in part.rows):
+            return False
+        content = part.take(whole.tags)[..., Tags.KIND :]
+        places = part.take(whole.places)[:, : len(part) - part.probes, : Places.IMPORTANCE]  # probes get theirs later
+        if not all(bool((states == states[:1]).all()) for states in (content, places, part.take(embeddings))):
+            return False
+    return True
+
+
+def repeat_rows(cache: Cache, shift: Tensor) -> None:
+    """Give every row the cache of the first, its token indices moved by `shift`, (batch,)."""
+    first: Any = torch.zeros_like(shift, dtype=torch.long)
+    cache.reorder_cache(first)
+    for layer in cache.layers:
+        if isinstance(layer, CompressedLayer) and layer.tags is not None:
+            index = layer.tags[..., Tags.INDEX]
+            layer.tags[..., Tags.INDEX] = torch.where(index < 0, index, index + shift.to(index)[:, None, None])

@@ -1,0 +1,51 @@
+"""Compression before prefill: visual embeddings are dropped or merged on their way into the text model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..cache.eviction import plan
+from ..cache.forward_pass import Chunk, Row
+from ..compressor.base import Compressor
+from ..compressor.entries import Context, Entries, Kind
+from ..errors import CacheError
+from ..models.base import Adapter
+
+
+def drop_embeddings(
+    adapter: Adapter,
+    method: Compressor,
+    arguments: dict[str, Any],
+    chunk: Chunk,
+    rows: Sequence[Row],
+    shares: Sequence[Mapping[int, int]],
+) -> Chunk:
+    """Shorten the text model's embeddings and what runs beside them; the cache still counts all tokens as seen.
+
+    Args:
+        arguments: of the text model; embeddings and deepstack features are replaced.
+        chunk: the whole pass.
+        rows: what the cache holds before it.
+        shares: per row, entries to keep of each segment.
+
+    Returns:
+        The pass that is left.
+
+    Raises:
+        CacheError: videos that are in the cache already would have to shrink.
+    """
+    for row, share in zip(rows, shares, strict=True):
+        if any(share[segment] < held for segment, held in row.held.items()):
+            raise CacheError("stage='input' cannot shrink earlier videos to make room: use a ratio or stage='cache'.")
+    embeddings = arguments["inputs_embeds"][:, None]
+    aligned = adapter.take_aligned(arguments)
+    values = embeddings[..., :0] if aligned is None else aligned[:, None]
+    entries = Entries(embeddings, values, chunk.tags[:, None], chunk.places[:, None], Context())
+    mine = [{segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)]
+    left = plan(entries, chunk.rows, mine, method)
+    entries = left.of(entries)
+    arguments["inputs_embeds"] = entries.keys[:, 0]
+    adapter.put_aligned(arguments, entries.values[:, 0], entries.kind[:, 0] > Kind.TEXT)
+    return replace(chunk, tags=entries.tags[:, 0], places=entries.places[:, 0], rows=left.rows, compress=False)

@@ -1,0 +1,176 @@
+"""One prefill of a video for many compressions of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from ..attention.recurrent import rows_of
+from ..cache.forward_pass import Chunk
+from ..cache.layer import CompressedLayer
+from ..compressor.entries import Tags
+
+_TAIL = 64  # newest hidden states that are kept of every layer, for methods that look at the last queries
+
+
+@dataclass(frozen=True)
+class LayerPass:
+    """What a pass gave one layer before it was compressed.
+
+    Attributes:
+        attention: its attention module.
+        keys, values: (batch, kv_heads, n, head_dim), rotated.
+        states: the newest hidden states that the attention was given, (batch, ≤ n, hidden).
+    """
+
+    attention: nn.Module
+    keys: Tensor
+    values: Tensor
+    states: Tensor
+
+
+@dataclass
+class Pass:
+    """One pass of the text model over a prompt up to its last visual token.
+
+    Attributes:
+        given: the tensors that the text model was called with, by name.
+        content: kinds, segments, frames and patches of its tokens, (batch, n, Tags.WIDTH - 1).
+        attention: the attention implementation.
+        layers: what each layer was given.
+        others: what the cache layers that are not compressed held afterwards, by their number.
+        hidden: what came out, (batch, n, hidden).
+    """
+
+    given: dict[str, Tensor]
+    content: Tensor
+    attention: str
+    layers: list[LayerPass] = field(default_factory=list)
+    others: dict[int, Any] = field(default_factory=dict)
+    hidden: Tensor | None = None
+
+    def note(self, attention: nn.Module, layer: CompressedLayer, states: Tensor, window: int) -> None:
+        """Keep what a layer holds now, right after its attention."""
+        tail = states[:, -max(window, _TAIL) :].clone()
+        self.layers.append(LayerPass(attention, layer.keys.clone(), layer.values.clone(), tail))
+
+    def finish(self, cache: Cache, hidden: Tensor) -> None:
+        """Keep what came out, and what the layers hold that are not compressed."""
+        self.others, self.hidden = _uncompressed(cache, len(hidden)), hidden
+
+    def put_others(self, cache: Cache) -> None:
+        """Let those layers of an empty cache hold it too."""
+        for number, layer in self.others.items():
+            cache.layers[number] = rows_of(layer, torch.arange(self.content.shape[0]))
+
+    def same(self, other: Pass) -> bool:
+        """Whether the other pass is given the same."""
+        return (
+            self.attention == other.attention
+            and self.given.keys() == other.given.keys()
+            and _equal(self.content, other.content)
+            and all(_equal(mine, other.given[name]) for name, mine in self.given.items())
+        )
+
+    def serves(self, window: int) -> bool:
+        """Whether the last `window` queries can be had from it."""
+        length = self.content.shape[1]
+        return self.hidden is not None and self.layers[0].states.shape[1] >= min(window, length)
+
+
+class SharedPrefill:
+    """Keeps what the vision tower and one uncompressed prefill made of a video, so that compressions of the same prompt
+    by other methods, or to other budgets, start from it.
+
+        once = kv.SharedPrefill()
+        for method in ("tar", "van", "infinipot-v"):
+            with kv.compress(model, method, "25%", shared=once) as run:
+                out = model.generate(**inputs)
+
+    What a method sees is to the bit what it would see alone; where a budget keeps everything, logits are those of the
+    stock model up to rounding. Only a one-shot compression (`prefill="split"`, which ratios have by default) starts
+    from the cache; the others share the vision tower's work alone.
+
+    It holds the pixels, features and full cache of each prompt that it has seen, on the model's device: `clear()` it
+    before the next video, and whenever the model changes: its weights, adapters, autocast. One thread at a time.
+
+    Attributes:
+        reused: how many prefills it has saved.
+    """
+
+    def __init__(self) -> None:
+        self.reused = 0
+        self._model: nn.Module | None = None
+        self._passes: list[Pass] = []
+        self._encoded: list[tuple[dict[str, Tensor], Any, Any]] = []
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._passes.clear()
+        self._encoded.clear()
+
+    def belongs_to(self, model: nn.Module) -> None:
+        """Serve this model from now on; what another one made is forgotten."""
+        if self._model is not model:
+            self.clear()
+            self._model = model
+
+    def find(self, wanted: Pass, window: int) -> Pass | None:
+        """An equal pass whose last `window` queries are known, if there was one."""
+        found = next((known for known in self._passes if known.serves(window) and known.same(wanted)), None)
+        self.reused += found is not None
+        return found
+
+    def add(self, finished: Pass) -> None:
+        """Keep a pass, in place of an equal one that served less."""
+        self._passes = [known for known in self._passes if not known.same(finished)] + [finished]
+
+    def encoded(self, arguments: Mapping[str, Any], settings: Any) -> Any:
+        """What the vision tower made of equal arguments under equal settings, None if it has not seen them."""
+        given, settings = tensors(arguments), (settings, _plain(arguments))
+        for known, how, made in self._encoded:
+            alike = how == settings and known.keys() == given.keys()
+            if alike and all(_equal(known[name], part) for name, part in given.items()):
+                return made
+        return None
+
+    def keep_encoded(self, arguments: Mapping[str, Any], settings: Any, made: Any) -> None:
+        """Keep what the vision tower made."""
+        given = {name: part.clone() for name, part in tensors(arguments).items()}  # the caller may write to its own
+        self._encoded.append((given, (settings, _plain(arguments)), made))
+
+
+def wanted_pass(arguments: Mapping[str, Any], chunk: Chunk, attention: str) -> Pass:
+    """The pass that a call of the text model with these arguments would be."""
+    return Pass(tensors(arguments), chunk.tags[..., Tags.KIND :], attention)
+
+
+def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors among some arguments, those in lists and tuples included, by name."""
+    found: dict[str, Tensor] = {}
+    for name, value in arguments.items():
+        parts = enumerate(value) if isinstance(value, list | tuple) else [("", value)]
+        found |= {f"{name}{place}": part for place, part in parts if isinstance(part, Tensor)}
+    return found
+
+
+def _uncompressed(cache: Cache, rows: int) -> dict[int, Any]:
+    """Copies of the cache layers that are not ours, by their number."""
+    layers = enumerate(cache.layers)
+    kept = torch.arange(rows)
+    return {number: rows_of(layer, kept) for number, layer in layers if not isinstance(layer, CompressedLayer)}
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that hold no tensors."""
+    return {name: value for name, value in arguments.items() if not tensors({name: value})}
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+    return alike and bool(torch.equal(one, other))

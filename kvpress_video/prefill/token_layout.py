@@ -1,0 +1,209 @@
+"""Which token is what: from placeholder ids and the grids that the vision tower was given, to tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache.forward_pass import Row
+from ..compressor.entries import Grid, Kind, Tags
+from ..errors import UnsupportedModelError
+from ..models.frame_labels import FrameLabel
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video or image as the model encoded it.
+
+    Attributes:
+        grid: its visual tokens.
+        separators: further placeholder tokens after them that are no patch (a newline embedding); kept as text.
+        importance: vision-attention importance of each visual token, (grid.tokens,) fp32, where it was captured.
+        label: for an image that may be a frame of a video, what is written between two of them.
+        shown: which of its visual tokens the prompt has, (grid.tokens,) bool; None for all of them.
+    """
+
+    grid: Grid
+    separators: int = 0
+    importance: Tensor | None = None
+    label: FrameLabel | None = None
+    shown: Tensor | None = None
+
+    @property
+    def ordinals(self) -> np.ndarray:
+        """The visual tokens that the prompt has, by their place in the whole grid."""
+        return np.arange(self.grid.tokens) if self.shown is None else np.flatnonzero(self.shown.cpu().numpy())
+
+    @property
+    def tokens(self) -> int:
+        """Placeholder tokens that it fills."""
+        shown = self.grid.tokens if self.shown is None else int(self.shown.sum())
+        return shown + self.separators
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a pass adds: tags (batch, n, Tags.WIDTH) int32, importance (batch, n) fp32, and a `Row` per row."""
+
+    tags: Tensor
+    importance: Tensor
+    rows: list[Row]
+
+    @property
+    def visual(self) -> bool:
+        """Whether any visual token is among them."""
+        return any(row.held for row in self.rows)
+
+
+def lay_out(
+    input_ids: Tensor,
+    valid: Tensor,
+    placeholders: Mapping[Kind, int],
+    items: Mapping[Kind, Sequence[Item]],
+    past: int,
+    first_segment: Sequence[int],
+) -> Layout:
+    """Tag every token of a pass.
+
+    Args:
+        input_ids: (batch, n), on the host.
+        valid: (batch, n) bool, False for padding, on the host.
+        placeholders: token id that stands for each visual token of a kind.
+        items: videos and images in the order of their placeholders, row after row. Where rows were repeated after the
+            items were encoded (beams, several samples), each stands for its repetitions.
+        past: logical length before the pass.
+        first_segment: per row, the ordinal of its next segment.
+
+    Raises:
+        UnsupportedModelError: placeholders and items do not fit each other.
+    """
+    ids = input_ids.numpy()
+    batch, length = ids.shape
+    tags = np.full((batch, length, Tags.WIDTH), -1, dtype=np.int32)
+    importance = np.full((batch, length), np.nan, dtype=np.float32)
+    tags[..., Tags.INDEX] = past + np.arange(length)
+    tags[..., Tags.KIND] = Kind.TEXT
+    found = {kind: ids == token for kind, token in placeholders.items()}
+    owner = {kind: _owners(found[kind], items.get(kind, ()), kind) for kind in found}
+    rows = []
+    for row in range(batch):
+        pieces = [piece for kind in found for piece in _pieces(found[kind][row], owner[kind][row], kind)]
+        pieces.sort(key=lambda piece: piece.where[0])
+        grids, counts, starts = {}, {}, {}
+        for segment, piece in enumerate(_segments(pieces, ids[row]), first_segment[row]):
+            grid = piece.item.grid
+            ordinal = piece.item.ordinals
+            where = piece.where[: len(ordinal)]
+            tags[row, where, Tags.KIND] = piece.kind
+            tags[row, where, Tags.SEGMENT] = segment
+            tags[row, where, Tags.FRAME] = ordinal // grid.patches
+            tags[row, where, Tags.ROW] = ordinal % grid.patches // grid.columns
+            tags[row, where, Tags.COLUMN] = ordinal % grid.columns
+            if piece.item.importance is not None:
+                importance[row, where] = piece.item.importance.float().cpu().numpy()[ordinal]
+            grids[segment], counts[segment] = grid, len(ordinal)
+            if where[-1] - where[0] == len(where) - 1:
+                starts[segment] = int(valid[row, : where[0]].sum())
+        padding = int((~valid[row]).sum())
+        loose = bool(valid[row, :padding].any())
+        rows.append(Row(padding, counts, counts, grids, starts, loose))
+    tags[~valid.numpy()] = -1
+    return Layout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    kind: Kind
+    item: Item
+    where: np.ndarray
+
+
+def with_shown(items: Mapping[Kind, Sequence[Item]], shown: Mapping[Kind, Tensor]) -> Mapping[Kind, Sequence[Item]]:
+    """Items that know which of their visual tokens the prompt has.
+
+    Args:
+        items: as the vision tower encoded them.
+        shown: of a kind, which visual tokens of all of its items there are, (tokens,) bool; a kind that is missing has
+            all of them.
+
+    Raises:
+        UnsupportedModelError: it speaks of another number of tokens.
+    """
+    return {kind: _with_shown(mine, shown.get(kind), kind) for kind, mine in items.items()}
+
+
+def _with_shown(items: Sequence[Item], shown: Tensor | None, kind: Kind) -> Sequence[Item]:
+    if shown is None or bool(shown.all()):
+        return items
+    sizes = [item.grid.tokens for item in items]
+    if len(shown) != sum(sizes):
+        raise UnsupportedModelError(
+            f"The prompt's mask of {kind.name.lower()} tokens is for {len(shown)} of them and the vision tower made "
+            f"{sum(sizes)}: generate one sequence per row (no beams, num_return_sequences=1), or let the processor "
+            "leave no tokens out (use_token_compression=False)."
+        )
+    parts = shown.cpu().split(sizes)
+    if not all(bool(part.any()) for part in parts):
+        raise UnsupportedModelError(f"The prompt's mask leaves no token of one {kind.name.lower()}: leave that out.")
+    return [replace(item, shown=part) for item, part in zip(items, parts, strict=True)]
+
+
+def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[Item]]:
+    """The items of each row."""
+    wanted, given = int(found.sum()), sum(item.tokens for item in items)
+    if not wanted:
+        return [[] for _ in found]
+    if not given or wanted % given or len(found) % (wanted // given):
+        raise UnsupportedModelError(
+            f"The prompt holds {wanted} {kind.name.lower()} placeholder tokens but the vision tower was given "
+            f"{given}: pass pixels and prompt of the same videos in one call, through the model's own processor; "
+            "features that were encoded beforehand, and prompts cut inside a video, cannot be followed."
+        )
+    repeats = wanted // given
+    owners: list[list[Item]] = []
+    queue = list(items)
+    for row in range(0, len(found), repeats):
+        left, mine = int(found[row].sum()), []
+        while left > 0:
+            item = queue.pop(0)
+            mine.append(item)
+            left -= item.tokens
+        if left < 0:
+            raise UnsupportedModelError(f"A {kind.name.lower()} is split over two rows of the batch.")
+        owners += [mine] * repeats
+    return owners
+
+
+def _pieces(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[_Piece]:
+    where = np.flatnonzero(found)
+    ends = np.cumsum([item.tokens for item in items])
+    return [_Piece(kind, item, where[end - item.tokens : end]) for item, end in zip(items, ends, strict=True)]
+
+
+def _segments(pieces: Sequence[_Piece], ids: np.ndarray) -> list[_Piece]:
+    """The videos and images of a row (n,), with images that are the frames of a video joined to one."""
+    videos: list[list[_Piece]] = []
+    spans: list[range] = []
+    for piece in pieces:
+        span, label = range(int(piece.where[0]), int(piece.where[-1]) + 1), piece.item.label
+        before = videos[-1][-1].item if videos else None
+        alike = before is not None and (before.grid, before.label) == (piece.item.grid, label)
+        if label is not None and alike and label.continues(ids, spans, span):
+            videos[-1].append(piece)
+            spans.append(span)
+        else:
+            videos.append([piece])
+            spans = [span]
+    return [_video(frames) if len(frames) > 1 else frames[0] for frames in videos]
+
+
+def _video(frames: Sequence[_Piece]) -> _Piece:
+    found = [frame.item.importance for frame in frames]
+    known = [importance for importance in found if importance is not None]
+    importance = torch.cat(known) if len(known) == len(found) else None
+    item = Item(frames[0].item.grid._replace(frames=len(frames)), importance=importance)
+    return _Piece(Kind.VIDEO, item, np.concatenate([frame.where for frame in frames]))

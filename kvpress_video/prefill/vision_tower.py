@@ -1,0 +1,208 @@
+"""Watches a model encode videos and images, and remembers their grids and, if asked, the importance of each token.
+Where they are many, the vision tower works through them a group of frames at a time, and once for what is repeated."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ..compressor.entries import Kind
+from ..errors import UnsupportedModelError
+from ..models.base import Adapter, Frames, StandbySettings
+from ..models.devices import device_of
+from ..utils.timing import Stopwatch
+from .shared import SharedPrefill
+from .token_layout import Item
+
+_CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
+_UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
+
+
+class VisionWatch:
+    """Between `attach` and `remove`, `items` holds what was encoded since they were last taken.
+
+    The model is given what one call of the stock tower gives (in groups, without the tower's own hidden states and
+    attentions, and up to the rounding of kernels that depend on the number of frames).
+
+    Attributes:
+        items: videos and images in the order of their placeholders, per kind.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        standby: StandbySettings | None,
+        group: int | None = None,
+        stopwatch: Stopwatch | None = None,
+        shared: SharedPrefill | None = None,
+    ) -> None:
+        """Args:
+        group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
+            frame is never cut, nor are any-resolution images.
+        stopwatch: counts the vision tower's work under `"prefill"`.
+        shared: what was encoded before, to start from and to add to.
+        """
+        self.items: dict[Kind, list[Item]] = {}
+        self._adapter = adapter
+        self._standby = standby
+        self._group = group
+        self._stopwatch = stopwatch or Stopwatch(device_of(adapter.text_model))
+        self._shared = shared
+        self._importance: list[Tensor] = []
+        self._depth = 0
+        self._handles: list[RemovableHandle] = []
+        self._own: dict[str, Any] = {}
+
+    @property
+    def attentive(self) -> bool:
+        """Whether importance is asked for."""
+        return self._standby is not None
+
+    def take_items(self) -> dict[Kind, list[Item]]:
+        """What was encoded for the prompt in flight; it is forgotten here, so that the next prompt cannot use it."""
+        taken, self.items = self.items, {}
+        return taken
+
+    def attach(self) -> None:
+        """Start watching."""
+        if self._standby is not None:
+            self._handles = self._adapter.watch_vision(self._standby, self._importance.append)
+        inner = self._adapter.inner
+        for kind, name in _CALLS.items():
+            if hasattr(inner, name):
+                self._own[name] = inner.__dict__.get(name)
+                setattr(inner, name, self._watched(kind, getattr(inner, name)))
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        for handle in self._handles:
+            handle.remove()
+        for name, own in self._own.items():
+            delattr(self._adapter.inner, name)
+            if own is not None:
+                setattr(self._adapter.inner, name, own)
+        self._own.clear()
+        self.items.clear()
+
+    def _watched(self, kind: Kind, encode: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(encode)
+
+        @functools.wraps(encode)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._depth:
+                return encode(*args, **kwargs)
+            arguments = dict(signature.bind(*args, **kwargs).arguments)
+            arguments |= arguments.pop("kwargs", {})
+            with self._stopwatch.timing("prefill"):
+                encoded, self.items[kind] = self._known(kind, encode, arguments)
+            return encoded
+
+        return call
+
+    def _known(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[Item]]:
+        """What the tower makes of the items, or made of equal ones; and what there is to know of each."""
+        if self._shared is None:
+            return self._read(kind, encode, arguments)
+        self._shared.belongs_to(self._adapter.model)
+        settings = (kind, self._group, self._standby and self._standby.n)
+        given = {**arguments, "standby": self._standby and self._standby.tokens}
+        known = self._shared.encoded(given, settings)
+        if known is None:
+            encoded, items = self._read(kind, encode, arguments)
+            known = _lean(encoded, _UNREAD | {"last_hidden_state"}), items
+            self._shared.keep_encoded(given, settings, known)
+        encoded, items = known
+        return encoded, list(items)
+
+    def _read(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[Item]]:
+        self._importance.clear()
+        self._depth += 1
+        try:
+            encoded, order = self._encode(kind, encode, arguments)
+        finally:
+            self._depth -= 1
+        items = self._adapter.items(kind, arguments, getattr(encoded, "pooler_output", encoded))
+        return encoded, self._with_importance(items, order)
+
+    def _encode(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[int]]:
+        """What the tower makes of the items, and for each item the ordinal of the one encoded for it."""
+        given = self._adapter.unpack(kind, arguments)
+        if given is None:
+            return encode(**arguments), []
+        if self._group is None or sum(item.grid.tokens for item in given) <= self._group:
+            return encode(**arguments), list(range(len(given)))
+        first = first_equal(given)
+        encoded = sorted(set(first))
+        order = [encoded.index(number) for number in first]
+        distinct = [given[number] for number in encoded]
+        outputs = []
+        for frames in grouped(distinct, self._group):
+            call = self._adapter.pack(kind, arguments, frames)
+            _check_whole(arguments, call)
+            outputs.append(_lean(encode(**call)))
+        return self._adapter.join(outputs, [item.grid for item in distinct], order), order
+
+    def _with_importance(self, items: Sequence[Item], order: Sequence[int]) -> list[Item]:
+        sizes = {number: item.grid.tokens for number, item in zip(order, items, strict=False)}
+        found = torch.cat(self._importance) if self._importance else torch.empty(0)
+        if not len(found) or len(found) != sum(sizes.values()):
+            return list(items)
+        parts = found.split(list(sizes.values()))
+        return [replace(item, importance=parts[number]) for item, number in zip(items, order, strict=True)]
+
+
+def first_equal(items: Sequence[Frames]) -> list[int]:
+    """For each item the ordinal of one with the same pixels: the first, or its own.
+
+    Whole pixels are compared only where a sample of them is equal.
+    """
+    seen: dict[tuple, int] = {}
+    found = []
+    for number, (grid, pixels) in enumerate(items):
+        flat = pixels.flatten()
+        sample = flat[:: max(1, len(flat) // 16)].tolist()
+        first = seen.setdefault((*grid, *sample), number)
+        found.append(first if first == number or torch.equal(pixels, items[first].pixels) else number)
+    return found
+
+
+def grouped(items: Sequence[Frames], most: int) -> list[list[Frames]]:
+    """The frames of all items in groups of at most `most` visual tokens and at least one frame."""
+    groups: list[list[Frames]] = [[]]
+    room = most
+    for grid, pixels in items:
+        done = 0
+        while done < grid.frames:
+            if groups[-1] and room < grid.patches:
+                groups.append([])
+                room = most
+            count = min(max(room // grid.patches, 1), grid.frames - done)
+            groups[-1].append(Frames(grid._replace(frames=count), pixels[done : done + count]))
+            done += count
+            room -= count * grid.patches
+    return groups
+
+
+def _lean(output: Any, unread: Set[str] = _UNREAD) -> Any:
+    if not isinstance(output, dict):
+        return output
+    lean: Any = type(output)(**{name: value for name, value in output.items() if name not in unread})
+    if "pooler_output" not in output and hasattr(output, "pooler_output"):  # set on a type that has no such field
+        lean.pooler_output = output.pooler_output
+    return lean
+
+
+def _check_whole(arguments: dict[str, Any], call: dict[str, Any]) -> None:
+    fixed = [name for name, value in arguments.items() if isinstance(value, Tensor) and call[name] is value]
+    if fixed:
+        raise UnsupportedModelError(
+            f"The vision tower was given {', '.join(fixed)} for all of its input, which is encoded in parts here: "
+            "leave these arguments out, the model computes them itself."
+        )

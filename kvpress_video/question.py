@@ -1,0 +1,72 @@
+"""Ask a model one question about a video, with its cache compressed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .budget import BudgetLike
+from .compression import Positions, Report, Stage, compress
+from .compressor.base import Compressor
+from .errors import BudgetError
+from .models.devices import device_of
+from .video.prompt import prepare
+from .video.reader import Video
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and what that cost.
+
+    Attributes:
+        text: the answer.
+        report: what was asked of the cache, and what it held after the prompt.
+        seconds: from the video's pixels to the answer.
+    """
+
+    text: str
+    report: Report
+    seconds: float
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    video: Video,
+    question: str,
+    *,
+    method: str | Compressor = "full",
+    budget: BudgetLike | None = None,
+    stage: Stage = "cache",
+    positions: Positions = "keep",
+    max_new_tokens: int = 64,
+    **settings: Any,
+) -> Answer:
+    """Answer a question about a video, greedily.
+
+    The question is read after the video is compressed: what the answer says of the video comes out of that cache.
+
+    Args:
+        model, processor: from `load` or `load_bundled`.
+        video: from `read_video`.
+        question: in plain words.
+        method, budget, stage, positions, **settings: as in `compress`; `"full"` needs no budget.
+        max_new_tokens: the longest answer.
+
+    Raises:
+        BudgetError: the method needs a budget, or cannot reach it.
+        UnknownNameError: unknown method, setting, stage or positions.
+        UnsupportedModelError: the model cannot be compressed.
+    """
+    if budget is None:
+        if method != "full":
+            raise BudgetError(f"{method!r} needs a budget, such as '25%', 6144 or '256MiB'.")
+        budget = "100%"
+    inputs = prepare(processor, video, question).to(device_of(model))
+    started = time.perf_counter()
+    with compress(model, method, budget, stage=stage, positions=positions, **settings) as run:
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    reply = output[0, inputs["input_ids"].shape[1] :].tolist()
+    seconds = time.perf_counter() - started
+    return Answer(processor.tokenizer.decode(reply, skip_special_tokens=True).strip(), run.report, seconds)

@@ -1,0 +1,1 @@
+"""Compression of models that others run: `patch()`, and programs started by `kvpress-video run`."""

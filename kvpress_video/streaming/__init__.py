@@ -1,0 +1,1 @@
+"""Sessions: endless video and a conversation in one capped cache."""

@@ -1,0 +1,120 @@
+"""Several sessions answer at once, as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from ..cache.layer import CompressedLayer, layers_of
+from ..compressor.entries import Context, Entries
+from ..errors import CacheError
+from ..models.devices import device_of
+from .session import VideoSession
+from .stream import Stream
+
+
+@torch.no_grad()
+def ask_all(
+    sessions: Sequence[VideoSession],
+    questions: str | Sequence[str],
+    *,
+    max_new_tokens: int = 128,
+    keep: bool = True,
+    **generation: Any,
+) -> list[str]:
+    """Ask each session its question; they are decoded together, and answer as each would alone.
+
+    The caches are copied into one batch for as long as it takes.
+
+    Args:
+        sessions: different ones on one model, with the same positions; any methods, budgets and lengths.
+        questions: one for each, or one for all.
+        max_new_tokens: the longest answer.
+        keep: whether questions and answers stay in the conversations.
+        **generation: more arguments of `model.generate()`; greedy by default.
+
+    Returns:
+        The answers.
+
+    Raises:
+        CacheError: the sessions do not belong into one batch.
+        BudgetError: a budget of bytes has no room for question and answer. Nothing is asked then.
+    """
+    asked = [questions] * len(sessions) if isinstance(questions, str) else list(questions)
+    _check(sessions, asked)
+    if not sessions:
+        return []
+    with sessions[0].lock:
+        ids = [session.prepare(question, max_new_tokens) for session, question in zip(sessions, asked, strict=True)]
+        streams = [session.stream for session in sessions]
+        length = max(map(len, ids))
+        held = max(layer.physical for stream in streams for layer in stream.layers)
+        cache = _joined(streams, held + length + max_new_tokens)
+        start = [layer.physical for layer in layers_of(cache)]
+        tokenizer = sessions[0].processor.tokenizer
+        device = device_of(sessions[0].model)
+        filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        padded = torch.tensor([[filler] * (length - len(row)) + row for row in ids], device=device)
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
+        generation = {"do_sample": False, "max_new_tokens": max_new_tokens} | generation
+        with streams[0].attached():
+            output = streams[0].generate_from(cache, padded, mask, **generation)
+        ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
+        replies = [_until(row, ends) for row in output]
+        marks = [stream.mark() for stream in streams]
+        if keep:
+            for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
+                _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
+        return [
+            session.finish(question, reply, keep, before)
+            for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
+        ]
+
+
+def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
+    if len(sessions) != len(questions):
+        raise CacheError(f"{len(questions)} questions for {len(sessions)} sessions: give one each, or one for all.")
+    if len({id(session) for session in sessions}) < len(sessions):
+        raise CacheError("A session was given twice: ask it one question after the other, or fork it.")
+    if len({id(session.model) for session in sessions}) > 1:
+        raise CacheError("The sessions run on several models: ask those of each model together.")
+    if len({session.positions for session in sessions}) > 1:
+        raise CacheError("Some sessions keep their positions and some compact them: ask them apart.")
+
+
+def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
+    """One cache of all rows, padded in front to one length."""
+    cache = DynamicCache(config=streams[0].adapter.text_model.config)
+    cache.layers = []
+    logical = max(stream.layers[0].logical for stream in streams)
+    for layers in zip(*(stream.layers for stream in streams), strict=True):
+        joined = CompressedLayer(reserve)
+        length = max(layer.physical for layer in layers)
+        rows = [replace(layer.rows[0], padding=length - layer.physical) for layer in layers]
+        if length:
+            like = next(layer for layer in layers if layer.physical).entries(Context()).slice(0, 0)
+            own = [layer.entries(Context()) if layer.physical else like for layer in layers]
+            entries = Entries.join([part.padded_to(length) for part in own], dim=0)
+            joined.replace(entries, rows)
+        joined.logical, joined.rows = logical, rows
+        cache.layers.append(joined)
+    return cache
+
+
+def _until(row: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
+    """A reply up to its first end token, that one included."""
+    stops = {ends} if isinstance(ends, int) else set(ends or ())
+    last = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
+    return list(row[: last + 1])
+
+
+def _hand_back(stream: Stream, cache: DynamicCache, start: Sequence[int], row: int, padding: int, count: int) -> None:
+    """Append to a session what its row of the batch gained: `count` entries, behind the padding of its question."""
+    for layer, joined, first in zip(stream.layers, layers_of(cache), start, strict=True):
+        layer.extend(joined.entries(Context()).slice(first + padding, first + padding + count).rows([row]))
+    stream.timeline = stream.timeline.interrupted()
+    stream.note_peak()

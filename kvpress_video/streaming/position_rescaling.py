@@ -1,0 +1,98 @@
+"""Room for an endless stream in a finite range of positions: the time of what was seen is squeezed now and then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import CacheError
+
+
+@dataclass(frozen=True)
+class Run:
+    """Frames that no text interrupts, in positions.
+
+    Attributes:
+        start: position of the first frame; rows and columns count from it (M-RoPE).
+        end: the first position after it.
+        least: positions that its rows and columns take, however short its time.
+    """
+
+    start: int
+    end: int
+    least: int
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, text keeps its
+    spacing, and everything moves up to follow.
+
+    Attributes:
+        runs: as they were.
+        factor: what a run's time is multiplied by.
+        spatial: whether rows and columns are axes of their own, which only move (M-RoPE).
+    """
+
+    runs: Sequence[Run]
+    factor: float
+    spatial: bool
+
+    @property
+    def moved(self) -> list[Run]:
+        """The runs as they are afterwards."""
+        found, saved = [], 0
+        for run in self.runs:
+            length = max(math.ceil((run.end - run.start) * self.factor), run.least)
+            length = min(length, run.end - run.start)
+            found.append(Run(run.start - saved, run.start - saved + length, run.least))
+            saved += run.end - run.start - length
+        return found
+
+    def next_position(self, position: int) -> int:
+        """Where text goes that would have followed everything at `position`."""
+        return position - self.runs[-1].end + self.moved[-1].end
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """New (t, h, w) for old, (…, 3) fp32."""
+        after = self.moved
+        edges = [edge for run in self.runs for edge in (run.start, run.end)]
+        shift = [0, *(new - old for run, to in zip(self.runs, after, strict=True)
+                      for old, new in ((run.start, to.start), (run.end, to.end)))]  # fmt: skip
+        time = positions[..., 0].contiguous()
+        region = torch.bucketize(time, time.new_tensor(edges), right=True)
+        moved = positions + positions.new_tensor(shift)[region][..., None]
+        inside = region % 2 == 1
+        start = time.new_tensor([0, *edges])[region]
+        squeezed = (positions - start[..., None]) * (self.factor - 1)
+        if self.spatial:
+            squeezed[..., 1:] = 0
+        return torch.where(inside[..., None], moved + squeezed, moved)
+
+
+def squeeze_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None) -> Squeeze:
+    """The squeeze that brings the next position from `following` down to `wanted`, or at least to `most`.
+
+    Raises:
+        CacheError: text, and the rows and columns of the runs, take more than `most`.
+    """
+    taken = sum(run.end - run.start for run in runs)
+    least = following - taken + sum(min(run.least, run.end - run.start) for run in runs)
+    if not runs or least > (wanted if most is None else most):
+        raise CacheError(
+            f"The conversation takes {least if runs else following} positions, and {max(wanted, most or 0)} are left "
+            "for it: start another one, ask for shorter answers (max_new_tokens), or raise position_limit if the model "
+            "was trained for more."
+        )
+    low, high = 0.0, 1.0
+    for _ in range(24):
+        factor = (low + high) / 2
+        if Squeeze(runs, factor, spatial).next_position(following) <= max(wanted, least):
+            low = factor
+        else:
+            high = factor
+    return Squeeze(runs, low, spatial)

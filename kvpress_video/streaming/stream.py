@@ -1,0 +1,300 @@
+"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+from weakref import WeakMethod
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from ..budget import Budget
+from ..cache.forward_pass import Row, text_tags
+from ..cache.layer import CompressedLayer, layers_of
+from ..cache.offloaded_layer import make_layers
+from ..compressor.base import Compressor
+from ..compressor.entries import Context, Grid, Kind, Tags
+from ..errors import UnsupportedModelError, VideoError
+from ..models.base import Adapter
+from ..models.devices import device_of
+from ..prefill.hooks import Attachment
+from ..prefill.pass_reader import Expected
+from ..prefill.token_layout import Layout
+from .position_rescaling import squeeze_to
+from .timeline import Timeline
+
+_TEXT_ROOM = 256  # entries of text that are made room for beforehand
+_VIDEO = 0  # the segment of a stream's frames
+
+
+class Mark(NamedTuple):
+    """Where a stream is: tokens seen, entries held in each layer, the next position, the frames so
+    far, and whether a pass had failed."""
+
+    logical: int
+    held: tuple[int, ...]
+    following: int
+    timeline: Timeline
+    broken: bool
+
+
+class Stream:
+    """What a model has seen: one row of text and frames, under a cap.
+
+    Attributes:
+        cache: a transformers cache.
+        timeline: where the frames stand.
+        peak_bytes: the most that the cache ever held.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        method: Compressor,
+        budget: Budget,
+        *,
+        chunk: int,
+        compact: bool,
+        position_limit: int | None,
+        text_room: int,
+        probes: Sequence[int],
+        bank_on: str = "device",
+    ) -> None:
+        """Args:
+        chunk: most visual tokens of one feeding.
+        text_room: text entries that a budget of bytes is kept free for after every feeding.
+        position_limit: positions that the model knows; what its configuration says when None.
+        probes: token ids that may ask after each feeding, for methods that look at attention.
+        bank_on: where entries live that the method considers banked.
+        """
+        if adapter.written_times:
+            raise UnsupportedModelError(
+                f"{type(adapter.model).__name__} writes the time of every frame as text, which would grow without end: "
+                "use compress() with a budget of tokens or bytes, whose prefill is capped."
+            )
+        if adapter.sliding:
+            raise UnsupportedModelError(
+                f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt: a "
+                "stream cannot fill them. Use compress() with a budget of tokens or bytes, whose prefill is capped."
+            )
+        self.adapter = adapter
+        config = adapter.text_model.config
+        self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
+        self._compact = compact
+        self._attachment = Attachment(
+            adapter, method, budget, "cache", "whole", chunk, compact, _weakly(self.note_peak), text_room
+        )
+        observer: Any = method.observer
+        self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
+        self._rope = adapter.rope()
+        self._spatial = bool(self._rope.axes.any())
+        self.timeline = Timeline(self._spatial)
+        self.peak_bytes = 0
+        layers = len(adapter.attentions)
+        self._cap = int(budget.amount / (layers * adapter.entry_bytes(compact) if budget.unit == "bytes" else 1))
+        room = _TEXT_ROOM if budget.unit == "tokens" else 0
+        reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
+        self.cache = DynamicCache(config=config)
+        self.cache.layers = [*make_layers(bank_on, layers, reserve, [Row(following=0)], method.banked)]
+
+    @property
+    def layers(self) -> list[CompressedLayer]:
+        """The cache's layers."""
+        return layers_of(self.cache)
+
+    @property
+    def following(self) -> int:
+        """The position of the next text token."""
+        return self.layers[0].rows[0].following or 0
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The hooks are on, for as long as something is fed or generated."""
+        self._attachment.attach()
+        try:
+            yield
+        finally:
+            self._attachment.remove()
+
+    @torch.no_grad()
+    def feed_frames(self, inputs: Any, seconds: Sequence[float], before: Sequence[int] = ()) -> None:
+        """Append frames.
+
+        Args:
+            inputs: what the model's processor makes of them.
+            seconds: when each temporal step is shown.
+            before: token ids of the text that opens a run.
+        """
+        features, _ = self.adapter.encode(inputs.to(device_of(self.adapter.inner)))
+        item = self._attachment.vision.take_items()[Kind.VIDEO][0]
+        grid, seen = item.grid, self.timeline.grid
+        if seen is not None and seen[1:] != grid[1:]:
+            raise VideoError(
+                f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
+                f"{seen.rows}×{seen.columns}: keep to one size."
+            )
+        longest = max(1, self.position_limit // (4 * grid.frames)) if self._compact and self._spatial else None
+        for _ in range(2):  # making room may move what these frames follow
+            start = self.following + len(before)
+            visual, timeline = self.timeline.shown(self.adapter, grid, seconds, start, longest)
+            end = timeline.runs[-1].end
+            self.make_room(end - self.following)
+        text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
+        embeddings = torch.cat([self._embed(before), features, self._embed(self._probes)])
+        layout = self._frame_layout(grid, len(before), item.importance, end)
+        self._feed(embeddings, layout, torch.cat([text, visual, asking]), len(self._probes))
+        self.timeline = timeline
+
+    def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
+        """The model's own `generate()` on what was seen and these tokens.
+
+        Args:
+            ids: text.
+            **options: of `generate()`.
+
+        Returns:
+            The new tokens; the last of them is not in the cache.
+        """
+        given = torch.tensor([list(ids)], device=device_of(self.adapter.inner))
+        reply = self.generate_from(self.cache, given, torch.ones_like(given), **options)[0]
+        self.note_peak()
+        self.timeline = self.timeline.interrupted()
+        return reply
+
+    @torch.no_grad()
+    def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
+        """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
+        with _afresh(self.adapter, layers_of(cache)):
+            output = self.adapter.model.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, past_key_values=cache, **options
+            )
+        new: list[list[int]] = output[:, ids.shape[1] :].tolist()
+        return new
+
+    def mark(self) -> Mark:
+        """Where the stream is, for `back_to`."""
+        held = tuple(layer.physical for layer in self.layers)
+        return Mark(self.layers[0].logical, held, self.following, self.timeline, self.layers[0].broken)
+
+    def back_to(self, mark: Mark) -> None:
+        """Forget the text that came after a mark."""
+        for layer, held in zip(self.layers, mark.held, strict=True):
+            if layer.physical > held:
+                layer.drop_last(layer.physical - held)
+            layer.logical, layer.broken = mark.logical, mark.broken
+            layer.rows = [replace(row, following=mark.following) for row in layer.rows]
+        self.timeline = mark.timeline
+
+    def text_left(self) -> int:
+        """Entries that a budget of bytes has room for."""
+        return self._cap - max(layer.physical for layer in self.layers)
+
+    def make_room(self, positions: int) -> None:
+        """See to it that so many positions are left, by squeezing those of earlier frames under `compact`.
+
+        Raises:
+            CacheError: text alone takes too many.
+        """
+        needed = self.following + positions + len(self._probes)
+        if needed <= self.position_limit:
+            return
+        if not self._compact:
+            warnings.warn(
+                f"The stream has come to position {needed}, past the {self.position_limit} that the model was trained "
+                "for: positions='compact' keeps it inside.",
+                stacklevel=2,
+            )
+            return
+        most = self.position_limit - positions - len(self._probes)
+        self._squeeze(min(self.position_limit // 2, most), most)
+
+    def _squeeze(self, wanted: int, most: int) -> None:
+        change = squeeze_to(self.timeline.runs, self.following, wanted, self._spatial, most)
+        for layer in self.layers:
+            layer.move(change(layer.entries(Context()).present), self._rope)
+            layer.rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
+        self.timeline = self.timeline.squeezed(change)
+
+    def _text_tags(self, length: int) -> Tensor:
+        return text_tags(self.layers[0].logical + torch.arange(length)[None])
+
+    def _frame_layout(self, grid: Grid, before: int, importance: Tensor | None, end: int) -> Layout:
+        seen, length = self.timeline.frames, before + grid.tokens + len(self._probes)
+        tags = self._text_tags(length)
+        visual = slice(before, before + grid.tokens)
+        ordinal = torch.arange(grid.tokens)
+        patch = ordinal % grid.patches
+        columns = {
+            Tags.KIND: torch.full_like(ordinal, Kind.VIDEO),
+            Tags.SEGMENT: torch.full_like(ordinal, _VIDEO),
+            Tags.FRAME: seen + ordinal // grid.patches,
+            Tags.ROW: patch // grid.columns,
+            Tags.COLUMN: patch % grid.columns,
+        }
+        for column, values in columns.items():
+            tags[0, visual, column] = values.int()
+        found = torch.full((1, length), torch.nan)
+        if importance is not None:
+            found[0, visual] = importance.float().cpu()
+        count = {_VIDEO: grid.tokens}
+        grids = {_VIDEO: grid._replace(frames=seen + grid.frames)}
+        starts = {_VIDEO: before}
+        return Layout(tags, found, [Row(0, count, count, grids, starts, following=end - self.following)])
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        device = device_of(self.adapter.inner)
+        embedded: Tensor = self.adapter.inner.get_input_embeddings()(
+            torch.tensor(list(ids), dtype=torch.long, device=device)
+        )
+        return embedded
+
+    @torch.no_grad()
+    def _feed(self, embeddings: Tensor, layout: Layout, positions: Tensor, probes: int = 0) -> None:
+        whole = bool((positions == positions.round()).all())
+        axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
+        with self._attachment.reader.expecting(Expected(layout, probes)):
+            self.adapter.text_model(
+                inputs_embeds=embeddings[None],
+                position_ids=axes if self._spatial else axes[0],
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+
+    def note_peak(self, layers: object = None, peak: int = 0) -> None:
+        """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
+        self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
+
+
+def _text_positions(start: int, length: int) -> Tensor:
+    return (start + torch.arange(length, dtype=torch.float32))[:, None].expand(-1, 3)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """A call that does not keep the method's owner alive, so that a cache goes as soon as its session does."""
+    found = WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (alive := found()) is not None:
+            alive(*args)
+
+    return call
+
+
+@contextmanager
+def _afresh(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
+    """`generate()` takes what it is given for the beginning, and leaves nothing on the model."""
+    deltas = getattr(adapter.inner, "rope_deltas", None)
+    for layer in layers:
+        layer.untold = layer.logical
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.untold = 0
+        if hasattr(adapter.inner, "rope_deltas"):
+            adapter.inner.rope_deltas = deltas

@@ -1,0 +1,110 @@
+"""Where the frames of a stream stand in positions: time moves them on, text interrupts them, a squeeze moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..compressor.entries import Grid
+from ..models.base import Adapter
+from .position_rescaling import Run, Squeeze
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a frame stands.
+
+    Attributes:
+        position: temporal position, a fraction after a squeeze.
+        seconds: when it was shown.
+        frame: its ordinal in the stream.
+    """
+
+    position: float
+    seconds: float
+    frame: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a stream so far.
+
+    Attributes:
+        spatial: whether rows and columns are axes of their own (M-RoPE).
+        grid: the frames seen, all of them; None before the first.
+        runs: frames that no text interrupts, in positions.
+        base: the moment that times of the open run count from; None where text came last.
+        last: the last frame.
+    """
+
+    spatial: bool
+    grid: Grid | None = None
+    runs: tuple[Run, ...] = ()
+    base: Moment | None = None
+    last: Moment | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames seen."""
+        return self.grid.frames if self.grid else 0
+
+    def shown(
+        self, adapter: Adapter, grid: Grid, seconds: Sequence[float], start: int, longest: int | None
+    ) -> tuple[Tensor, Timeline]:
+        """Further frames.
+
+        Args:
+            adapter: knows how time becomes positions.
+            grid: the frames.
+            seconds: when each is shown.
+            start: where a new run begins.
+            longest: a pause of more positions counts as so many; None leaves all as they are.
+
+        Returns:
+            (t, h, w) of each visual token, (tokens, 3) fp32, and the timeline that they belong to.
+        """
+        base = self.base or Moment(start, seconds[0], self.frames)
+        origin = self.runs[-1].start if self.base else start
+        steps = [self.frames + number - base.frame for number in range(grid.frames)]
+        offsets = adapter.temporal_offsets(grid, [time - base.seconds for time in seconds], steps)
+        times = [base.position + offset for offset in offsets]
+        if longest is not None:
+            before = self.last.position if self.base and self.last else times[0]
+            shortened = _without_pauses(times, before, longest)
+            if shortened != times:
+                base = Moment(shortened[-1], seconds[-1], self.frames + grid.frames - 1)
+            times = shortened
+        time = torch.tensor(times, dtype=torch.float64).repeat_interleave(grid.patches)
+        patch = torch.arange(grid.patches).repeat(grid.frames)
+        axes = [time, origin + patch // grid.columns, origin + patch % grid.columns]
+        positions = torch.stack([axis.float() for axis in (axes if self.spatial else [time + patch] * 3)], dim=-1)
+        end = max(start, int(positions.max()) + 1)
+        run = Run(origin, end, max(grid.rows, grid.columns) if self.spatial else 1)
+        seen = self.frames + grid.frames
+        last = Moment(times[-1], seconds[-1], seen - 1)
+        earlier = self.runs[:-1] if self.base else self.runs
+        return positions, Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), base, last)
+
+    def interrupted(self) -> Timeline:
+        """Text comes next: frames after it begin another run."""
+        return replace(self, base=None)
+
+    def squeezed(self, change: Squeeze) -> Timeline:
+        """The same after a squeeze."""
+        last = self.last and replace(
+            self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])
+        )
+        return replace(self, runs=tuple(change.moved), last=last, base=last if self.base else None)
+
+
+def _without_pauses(times: Sequence[float], before: float, longest: float) -> list[float]:
+    """Positions that never move on by more than `longest` at once."""
+    saved, found = 0.0, []
+    for time in times:
+        saved = max(saved, time - before - longest)
+        before = time - saved
+        found.append(before)
+    return found

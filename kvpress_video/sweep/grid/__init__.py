@@ -1,0 +1,1 @@
+"""Grids: what a sweep is made of, checked."""

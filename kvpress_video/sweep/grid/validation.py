@@ -1,0 +1,183 @@
+"""What the parts of a grid are checked for, and the one spelling of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from decimal import Decimal
+from typing import Any, get_args
+
+import torch
+
+from ...attention.masks import check_attention
+from ...budget import Budget
+from ...compression import Positions, Prefill, Stage
+from ...compressor.registry import METHODS, Plugins, parse, spell
+from ...errors import KVPressVideoError, UnknownNameError, unknown_name
+from ...models.loading import check_folder
+from ..benchmark import BENCHMARKS
+from ..cells import BUNDLED, MODEL_SETTINGS
+
+_PLACEMENTS = ("device", "device_map")
+_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
+_RAISED = (KVPressVideoError, TypeError, ValueError, ImportError)
+"""By the constructors of methods and benchmarks, of other packages too."""
+
+
+class WrongError(Exception):
+    """A value that cannot be used, because of what lies at `path` inside it."""
+
+    def __init__(self, message: str, *path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def _written(value: Any, what: str) -> tuple[str, dict[str, Any]]:
+    """The name and the settings that someone wrote."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return parse(value)
+    if isinstance(value, Mapping) and len(value) == 1:
+        [(text, given)] = value.items()
+        if isinstance(text, str) and (given is None or isinstance(given, Mapping)):
+            name, settings = parse(text)
+            more = {str(key): os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in (given or {}).items()}
+            return name, {**settings, **more}
+    raise UnknownNameError(
+        f"A {what} is a name, 'name:setting=value,…' or one {{name: {{setting: value}}}}, got {value!r}."
+    )
+
+
+def _spelled(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> str:
+    """The one spelling of a name with settings."""
+    ordered = {setting: settings[setting] for setting in order if setting in settings}
+    text = spell(name, ordered)
+    try:
+        same = parse(text) == (name, ordered)
+    except UnknownNameError:
+        same = False
+    if not same:
+        raise UnknownNameError(f"{text!r} does not read as {name} with {ordered}: leave out commas.")
+    return text
+
+
+def _plugin(plugins: Plugins[Any]) -> Callable[[Any], str]:
+    """The canonical text of a method or benchmark that can be made."""
+
+    def check(value: Any) -> str:
+        name, settings = _written(value, plugins.what)
+        try:
+            plugins.make(name, **settings)
+        except _RAISED as error:
+            raise WrongError(str(error), name, *_blamed(str(error), settings)) from error
+        return _spelled(name, settings, [field.name for field in fields(plugins.get(name))])
+
+    return check
+
+
+def _blamed(message: str, settings: Mapping[str, Any]) -> list[str]:
+    """The setting that a message is about, the first that it quotes."""
+    quoted = [setting for setting in settings if repr(setting) in message]
+    return sorted(quoted, key=lambda setting: message.index(repr(setting)))[:1]
+
+
+def _model(value: Any) -> str:
+    name, settings = _written(value, "model")
+    for setting, chosen in settings.items():
+        try:
+            _check_model_setting(setting, chosen)
+        except KVPressVideoError as error:
+            raise WrongError(str(error), name, setting) from error
+    if len(placed := [setting for setting in _PLACEMENTS if setting in settings]) > 1:
+        raise UnknownNameError(f"Give one of {', '.join(placed)} to {name!r}, not several.")
+    if name != BUNDLED:
+        check_folder(name)
+    return _spelled(name, settings, MODEL_SETTINGS)
+
+
+def _check_model_setting(setting: str, value: Any) -> None:
+    if setting not in MODEL_SETTINGS:
+        raise unknown_name("setting of a model", setting, MODEL_SETTINGS)
+    if not isinstance(value, str):
+        raise UnknownNameError(f"The setting {setting!r} of a model takes a text, got {value!r}.")
+    if setting == "dtype" and value not in _DTYPES:
+        raise unknown_name("dtype", value, _DTYPES)
+    if setting == "attention":
+        check_attention(value)
+    if setting == "device":
+        _device(value)
+
+
+def _budget(value: Any) -> str:
+    """A ratio in percent, others as written, so that `Budget.parse` reads the text as it reads the value."""
+    parsed = Budget.parse(value)
+    if parsed.unit == "ratio" and Budget.parse(str(parsed)) == parsed:
+        return str(parsed)
+    if isinstance(value, str):
+        return value.strip()
+    return format(Decimal(repr(parsed.exact)), "f") if parsed.unit == "ratio" else str(parsed.exact)
+
+
+def _seed(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise UnknownNameError(f"A seed is a whole number from 0, got {value!r}.")
+    return value
+
+
+def _choice(what: str, choices: Any) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in (known := get_args(choices)):
+            raise unknown_name(what, str(value), known)
+        return str(value)
+
+    return check
+
+
+def _device(value: Any) -> str:
+    try:
+        return str(torch.device(value))
+    except (RuntimeError, TypeError) as error:
+        raise UnknownNameError(f"There is no device {value!r}: write 'cpu', 'cuda' or 'cuda:1'.") from error
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise UnknownNameError(f"A whole number from 1 is needed, got {value!r}.")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UnknownNameError(f"true or false is needed, got {value!r}.")
+    return value
+
+
+def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+ITEMS: dict[str, Callable[[Any], Any]] = {
+    "models": _model,
+    "benchmarks": _plugin(BENCHMARKS),
+    "methods": _plugin(METHODS),
+    "budgets": _budget,
+    "seeds": _seed,
+}
+NEEDED = {
+    "models": "name at least one, such as 'bundled'",
+    "benchmarks": "name at least one, such as 'world'",
+    "methods": "name at least one, such as 'infinipot-v'",
+    "budgets": "name at least one, such as '25%'",
+    "seeds": "give at least one, such as 0",
+}
+SETUP: dict[str, Callable[[Any], Any]] = {
+    "stage": _choice("stage", Stage),
+    "prefill": _choice("prefill", Prefill),
+    "positions": _choice("positions", Positions),
+    "device": _or_none(_device),
+    "batch": _count,
+    "max_new_tokens": _or_none(_count),
+    "reuse": _flag,
+}

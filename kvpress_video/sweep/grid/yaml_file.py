@@ -1,0 +1,143 @@
+"""A grid from a YAML file, with errors that say where in the file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from ...errors import SweepError
+from .spec import Grid, Path, Problem, check_grid, list_problems
+
+
+def read_grid(path: str | FilePath, **flags: Any) -> Grid:
+    """The grid of a YAML file, whose keys are the parts that `make_grid` takes.
+
+    Args:
+        path: the file.
+        **flags: parts that take the place of the file's, as `flag_parts` gives them.
+
+    Raises:
+        SweepError: the file is missing or not YAML, or something in it is wrong: file, line, column, key and value are
+            said, for all that is wrong at once.
+    """
+    file = FilePath(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SweepError(f"Cannot read the grid {file}: {reason}.") from error
+    document = _Document(text, file)
+    parts = {**document.parts, **flags}
+    grid, problems = check_grid(parts)
+    own = [problem for problem in document.problems if problem.path[0] not in flags]
+    if found := {problem.path: problem for problem in [*problems, *own]}.values():
+        lines = sorted(document.located(problem, flags) for problem in found)
+        raise SweepError(list_problems([line for _, line in lines], str(file)))
+    return grid
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-3` as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+class _Document:
+    """A file as plain values.
+
+    Attributes:
+        parts: of the grid.
+        problems: what is wrong with the YAML itself.
+    """
+
+    def __init__(self, text: str, file: FilePath) -> None:
+        self.problems: list[Problem] = []
+        self._file = file
+        self._nodes: dict[Path, Node] = {}
+        self._read_as: dict[Path, tuple[str, Any]] = {}
+        try:
+            self._loader = _Loader(text)
+            root = self._loader.get_single_node()
+        except yaml.MarkedYAMLError as error:
+            place = _place(error.problem_mark or error.context_mark)
+            raise SweepError(f"{file}{place}: this is not YAML: {error.problem or error.context}.") from error
+        except yaml.YAMLError as error:
+            raise SweepError(f"{file}: this is not YAML: {' '.join(str(error).split())}.") from error
+        if root is None:
+            raise SweepError(f"{file} is empty: write at least methods and budgets.")
+        if not isinstance(root, MappingNode):
+            raise SweepError(
+                f"{file}{_place(root.start_mark)}: a grid is a mapping, 'methods: [tar]', not a {root.id}."
+            )
+        self.parts: dict[str, Any] = self._plain(root, (), ())
+
+    def located(self, problem: Problem, flags: dict[str, Any]) -> tuple[int, str]:
+        """The line that a problem is in, and a line of text about it."""
+        if problem.path and problem.path[0] in flags:
+            return 0, f"--{str(problem.path[0]).replace('_', '-')}: {problem.message}"
+        known = next(
+            (path for end in range(len(problem.path), 0, -1) if (path := problem.path[:end]) in self._nodes), None
+        )
+        if known is None:
+            return 0, f"{self._file}: {problem}"
+        mark = self._nodes[known].start_mark
+        raw, value = self._read_as.get(known, ("", ""))
+        hint = f" (YAML reads {raw} as {value!r}; quotes would make it text.)" if raw else ""
+        return mark.line, f"{self._file}{_place(mark)}: {problem}{hint}"
+
+    def _plain(self, node: Node, path: Path, above: tuple[Node, ...]) -> Any:
+        if node in above:
+            self._wrong(path, "This refers to itself.")
+            return None
+        if isinstance(node, SequenceNode):
+            for place, item in enumerate(node.value):
+                self._nodes[(*path, place)] = item
+            return [self._plain(item, (*path, place), (*above, node)) for place, item in enumerate(node.value)]
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path, above)
+        return self._scalar(node, path)
+
+    def _mapping(self, node: MappingNode, path: Path, above: tuple[Node, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            first = self._nodes.get(inner)
+            self._nodes[inner] = key
+            if not isinstance(key, ScalarNode):
+                self._wrong(inner, "A key must be a name.")
+            elif first is not None:
+                self._wrong(inner, f"The key {key.value!r} is there twice, first in line {first.start_mark.line + 1}.")
+            else:
+                found[key.value] = self._plain(value, inner, (*above, node))
+        return found
+
+    def _scalar(self, node: Node, path: Path) -> Any:
+        try:
+            value = self._loader.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            self._wrong(path, f"Cannot read {node.value!r} as {node.tag}: {getattr(error, 'problem', error)}.")
+            return node.value
+        if not isinstance(value, str) and not _looks_like(value, node.value):
+            self._read_as[path] = (node.value, value)
+        return value
+
+    def _wrong(self, path: Path, message: str) -> None:
+        self.problems.append(Problem(path, message))
+
+
+def _looks_like(value: Any, written: str) -> bool:
+    try:
+        return float(written.replace("_", "")) == value
+    except ValueError:
+        return str(value).lower() == written.lower()
+
+
+def _place(mark: Any) -> str:
+    return f":{mark.line + 1}:{mark.column + 1}" if mark else ""

@@ -1,0 +1,1 @@
+"""Result rows and the SQLite store that holds them."""

@@ -1,0 +1,160 @@
+"""Records as files that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ...errors import SweepError, unknown_name
+from ...utils.files import replacing
+from ..cells import Cell
+from .records import COLUMNS, Answered, Measured
+
+Records: TypeAlias = Sequence[Mapping[str, Any]]
+
+PARQUET = "parquet"
+SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": PARQUET,
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".md": "markdown",
+    ".markdown": "markdown",
+}
+
+_TYPES = {field.name: str(field.type) for made in (Cell, Answered, Measured) for field in fields(made)}
+ROW_TYPES = {column: _TYPES.get(column, "str") for column in COLUMNS}
+"""The columns of rows, and what they hold."""
+
+
+def format_for(out: Path | None, name: str | None) -> str:
+    """The format that is meant: by name, or else by the suffix of the file, or else CSV.
+
+    Raises:
+        UnknownNameError: there is no such format, or no format has that suffix.
+        SweepError: Parquet without a file.
+    """
+    if name is None:
+        if out is not None and out.suffix.lower() not in SUFFIXES:
+            raise unknown_name("suffix", out.suffix, SUFFIXES)
+        name = "csv" if out is None else SUFFIXES[out.suffix.lower()]
+    if name not in FORMATS:
+        raise unknown_name("format", name, FORMATS)
+    if name == PARQUET and out is None:
+        raise SweepError("Parquet is not text: name a file with --out FILE.parquet.")
+    return name
+
+
+def encode(records: Records, format: str, types: Mapping[str, str] | None = None) -> bytes:
+    """Records as the content of a file. Numbers and texts come back from it as they were, except from Markdown, which
+    is to be looked at: its floats have four digits.
+
+    Args:
+        records: with the same keys each.
+        format: of `FORMATS`. Dictionaries are JSON text in CSV, Parquet and Markdown, lists in CSV and Markdown.
+        types: the columns in order and what they hold, as `ROW_TYPES` puts it; what is `""` is read off the records, as
+            all columns are by default.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        SweepError: the package that writes it is missing.
+    """
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if types is None:
+        types = dict.fromkeys((column for record in records[:1] for column in record), "")
+    return FORMATS[format](records, types)
+
+
+def write(out: Path, content: bytes) -> None:
+    """Write a file, all of it or nothing; its folder is made if it is missing.
+
+    Raises:
+        SweepError: it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as scratch:
+            scratch.write_bytes(content)
+    except OSError as error:
+        raise SweepError(f"Cannot write {out}: {error.strerror}.") from error
+
+
+def _csv(records: Records, types: Mapping[str, str]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(types)
+    writer.writerows([_flat(record[column]) for column in types] for record in records)
+    return text.getvalue().encode()
+
+
+def _json(records: Records, types: Mapping[str, str]) -> bytes:
+    return "[{}\n]\n".format(",".join("\n" + _to_json(record) for record in records)).encode()
+
+
+def _jsonl(records: Records, types: Mapping[str, str]) -> bytes:
+    return "".join(_to_json(record) + "\n" for record in records).encode()
+
+
+def _markdown(records: Records, types: Mapping[str, str]) -> bytes:
+    numeric = {column for column in types if all(isinstance(record[column], int | float | None) for record in records)}
+    rules = ["--:" if column in numeric else ":--" for column in types]
+    lines = [list(types), rules, *([_cell(record[column]) for column in types] for record in records)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines).encode()
+
+
+def _parquet(records: Records, types: Mapping[str, str]) -> bytes:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SweepError("Parquet needs pyarrow: pip install 'kvpress-video[parquet]'.") from error
+    arrow = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "list[int]": pa.list_(pa.int64()),
+        "dict[str, Any]": pa.string(),
+        "dict[str, str]": pa.string(),
+    }
+    columns = {
+        column: pa.array([_flat(r[column], dict) for r in records], arrow.get(kind.removesuffix(" | None")))
+        for column, kind in types.items()
+    }
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+FORMATS: dict[str, Callable[[Records, Mapping[str, str]], bytes]] = {
+    "csv": _csv,
+    PARQUET: _parquet,
+    "json": _json,
+    "jsonl": _jsonl,
+    "markdown": _markdown,
+}
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _flat(value: Any, nested: Any = (dict, list)) -> Any:
+    return _to_json(value) if isinstance(value, nested) else value
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(_flat(value))
+    for character, escaped in _MARKDOWN.items():
+        text = text.replace(character, escaped)
+    return text
+
+
+_MARKDOWN = {"\\": "\\\\", "|": "\\|", "&": "&amp;", "<": "&lt;", "\r\n": "<br>", "\n": "<br>", "\r": "<br>"}

@@ -1,0 +1,283 @@
+"""The store of a sweep: one SQLite file that several writers may share and that no interruption leaves half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...errors import SweepError
+from ..cells import Cell
+from .records import COLUMNS, Done, Failure, Row
+from .schema import ANSWERED, APPLICATION_ID, CELL, CREATE, FORMAT, MEASURED
+
+FILE = "sweep.sqlite"
+PATIENCE = 60.0
+"""Seconds to wait for another writer."""
+
+_GROWING = ("cells", "clips")
+_HINTS = {
+    "not a database": "It was not written by a sweep: choose another folder, or move it away.",
+    "malformed": "It is damaged: bring back a copy, or remove it and run the sweep again.",
+    "locked": f"Another process has kept it busy for {PATIENCE:.0f} seconds: wait for it to end.",
+    "disk is full": "Make room, then run the sweep again with --resume.",
+    "unable to open": "Check that the file and its folder may be read and written.",
+}
+_CELL_TO_CLIP = len(CELL) + 1
+_TO_ANSWER = _CELL_TO_CLIP + len(ANSWERED)
+
+
+class Store:
+    """The plan, the rows and the failures of one sweep; several processes of one machine may write to it at once. Its
+    view `rows` is for anybody's SQL: `rows.COLUMNS`, in which lists and dictionaries are JSON text.
+
+    Attributes:
+        folder, file: where it lies.
+    """
+
+    def __init__(self, folder: str | Path, plan: Mapping[str, Any] | None = None, *, resume: bool = False) -> None:
+        """Open a store: to read it, or with a plan to start a sweep or to take one up.
+
+        Args:
+            folder: made if it is missing and there is a plan.
+            plan: all that decides what the rows are, in plain types; `"cells"` is the list of `asdict(Cell)`.
+            resume: whether the store may hold answers already. Cells and clips of the plan that are new to it are
+                added, all else must be equal.
+
+        Raises:
+            SweepError: there is no store to read, or it is not whole, not a store, or of another version; or with a
+                plan: it holds answers and `resume` is not asked for, or it is of another sweep.
+        """
+        self.folder = Path(folder)
+        self.file = self.folder / FILE
+        with self._explained():
+            self._db = self._to_read() if plan is None else self._to_write(json.loads(json.dumps(dict(plan))), resume)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing waits to be written."""
+        self._db.close()
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan, with every cell and clip that was ever asked for, in the order in which they were."""
+        with self._explained():
+            return _plan(self._db)
+
+    def finished(self) -> set[tuple[Cell, str]]:
+        """Cells and clips (by name) that have their answers."""
+        return {(cell, clip) for cell, clip in self._pairs("m.clip", "measurements")}
+
+    def failures(self) -> list[Failure]:
+        """What failed and was not answered since, in the order of the plan, then of the clips' names."""
+        return [Failure(cell, clip, error) for cell, clip, error in self._pairs("m.clip, m.error", "failures")]
+
+    def rows(self) -> list[Row]:
+        """All rows, in the order of the plan, then of the clips' names, then of the questions."""
+        with self._explained():
+            found = self._db.execute("SELECT * FROM rows").fetchall()
+        rows = []
+        for (*cell_values, clip), group in groupby(found, key=lambda values: values[:_CELL_TO_CLIP]):
+            answers = list(group)
+            cell, measured = CELL.read(cell_values), MEASURED.read(answers[0][_TO_ANSWER:])
+            rows += [Row(cell, clip, measured, ANSWERED.read(values[_CELL_TO_CLIP:_TO_ANSWER])) for values in answers]
+        return rows
+
+    def add(self, done: Done) -> None:
+        """Keep all answers of a cell on a clip, or after an interruption none; the first to come are kept.
+
+        Raises:
+            SweepError: the cell is not in the plan, or the file cannot be written.
+        """
+        with self._explained(), _transaction(self._db) as db:
+            cell = self._id(done.cell)
+            added = db.execute(
+                f"INSERT INTO measurements (cell, clip, {MEASURED.names}) VALUES (?, ?, {MEASURED.marks}) "
+                "ON CONFLICT (cell, clip) DO NOTHING",
+                (cell, done.clip, *MEASURED.write(done.measured)),
+            )
+            if added.rowcount:
+                db.executemany(
+                    f"INSERT INTO answers (measurement, place, {ANSWERED.names}) VALUES (?, ?, {ANSWERED.marks})",
+                    [(added.lastrowid, place, *ANSWERED.write(a)) for place, a in enumerate(done.answers)],
+                )
+                db.execute("DELETE FROM failures WHERE cell = ? AND clip = ?", (cell, done.clip))
+
+    def fail(self, failure: Failure) -> None:
+        """Keep a failure in place of an earlier one; where there are answers, it is dropped.
+
+        Raises:
+            SweepError: the cell is not in the plan, or the file cannot be written.
+        """
+        with self._explained(), _transaction(self._db) as db:
+            where = (self._id(failure.cell), failure.clip)
+            if not db.execute("SELECT 1 FROM measurements WHERE cell = ? AND clip = ?", where).fetchone():
+                db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (*where, failure.error))
+
+    def _id(self, cell: Cell) -> int:
+        found = self._db.execute(f"SELECT id FROM cells WHERE ({CELL.names}) = ({CELL.marks})", astuple(cell))
+        for (number,) in found:
+            return number
+        raise SweepError(f"{cell!r} is not a cell of the sweep in {self.folder}.")
+
+    def _pairs(self, columns: str, table: str) -> Iterator[tuple[Any, ...]]:
+        with self._explained():
+            found = self._db.execute(
+                f"SELECT {CELL.of('c')}, {columns} FROM {table} m JOIN cells c ON c.id = m.cell ORDER BY c.id, m.clip"
+            ).fetchall()
+        return ((CELL.read(values[: len(CELL)]), *values[len(CELL) :]) for values in found)
+
+    def _to_read(self) -> sqlite3.Connection:
+        if not self.file.is_file():
+            raise SweepError(f"No sweep in {self.folder}: it has no {FILE}. Give the folder that a sweep wrote to.")
+        at_rest = not os.access(self.folder, os.W_OK) and not Path(f"{self.file}-wal").exists()
+        with _opened(self.file, "immutable=1" if at_rest else "mode=rw") as db:  # rw: to mend what a killed writer left
+            db.execute("PRAGMA query_only = ON")
+            if _is_empty(db):
+                raise SweepError(f"{self.file} is empty: its sweep was never begun. Run the sweep first.")
+            self._check(db)
+            return db
+
+    def _to_write(self, plan: dict[str, Any], resume: bool) -> sqlite3.Connection:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SweepError(f"Cannot make the folder {self.folder}: {error.strerror}.") from error
+        with _opened(self.file, "mode=rwc") as db:
+            with _transaction(db):
+                if _is_empty(db):
+                    for statement in CREATE:
+                        db.execute(statement)
+                else:
+                    self._check(db)
+                    self._check_plan(_plan(db), plan, resume, *db.execute("SELECT count(*) FROM answers").fetchone())
+                _extend(db, plan)
+            with suppress(
+                sqlite3.OperationalError
+            ):  # where there is no write-ahead log, readers and writers take turns
+                db.execute("PRAGMA journal_mode = WAL").fetchone()
+            return db
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        (application,), (version,) = (db.execute(f"PRAGMA {n}").fetchone() for n in ("application_id", "user_version"))
+        if application != APPLICATION_ID:
+            raise SweepError(f"{self.file} was not written by a sweep: choose another folder, or move it away.")
+        if version > FORMAT:
+            raise SweepError(
+                f"{self.file} was written by a newer kvpress-video (format {version}, this one reads {FORMAT}): "
+                "upgrade kvpress-video."
+            )
+        (damage,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if damage != "ok":
+            raise sqlite3.DatabaseError("malformed: " + " ".join(damage.split()))
+        if tuple(column[1] for column in db.execute("PRAGMA table_info(rows)")) != COLUMNS:
+            raise SweepError(
+                f"{self.file} was written by another version of kvpress-video, with other columns: "
+                "read it with that version, or run the sweep again in another folder."
+            )
+
+    def _check_plan(self, found: dict[str, Any], asked: dict[str, Any], resume: bool, answers: int) -> None:
+        if answers and not resume:
+            raise SweepError(
+                f"{self.folder} already holds {answers} answers: pass --resume to add what is missing, "
+                "or choose another folder."
+            )
+        there, here = (_flat({key: plan[key] for key in plan if key not in _GROWING}) for plan in (found, asked))
+        nothing = "not set"
+        changed = [
+            f"{key} is {there.get(key, nothing)} there and {here.get(key, nothing)} here"
+            for key in dict.fromkeys((*there, *here))
+            if there.get(key) != here.get(key)
+        ]
+        before, now = (_flat(plan.get("clips", {})) for plan in (found, asked))
+        other = [clip for clip in now if before.get(clip, now[clip]) != now[clip]]
+        if other:
+            changed.append(f"{len(other)} clips have other questions, {other[0]} first")
+        if changed:
+            raise SweepError(
+                f"{self.folder} holds another sweep: {'; '.join(changed)}. Choose another folder, or ask for the same."
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            hints = (hint for words, hint in _HINTS.items() if words in str(error))
+            raise SweepError(" ".join((f"Cannot use {self.file}: {error}.", *hints))) from error
+
+
+@contextmanager
+def _opened(file: Path, how: str) -> Iterator[sqlite3.Connection]:
+    """A connection that stays open unless there is an error."""
+    db = sqlite3.connect(f"{file.absolute().as_uri()}?{how}", uri=True, timeout=PATIENCE, isolation_level=None)
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return application == tables == 0
+
+
+def _plan(db: sqlite3.Connection) -> dict[str, Any]:
+    written = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
+    cells = db.execute(f"SELECT {CELL.names} FROM cells ORDER BY id")
+    return {**written, "cells": [asdict(CELL.read(values)) for values in cells]}
+
+
+def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
+    """Write a plan, or over one that agrees with it what it has more of."""
+    written = _plan(db)
+    for key, value in plan.items():
+        if key != "cells":
+            value = _joined(written.get(key, {}), value) if key in _GROWING else value
+            db.execute(
+                "INSERT INTO plan (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (key, json.dumps(value)),
+            )
+    db.executemany(
+        f"INSERT INTO cells ({CELL.names}) VALUES ({CELL.marks}) ON CONFLICT DO NOTHING",
+        [CELL.write(Cell(**cell)) for cell in plan.get("cells", ())],
+    )
+
+
+def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Mappings of mappings, key by key."""
+    return {**old, **{key: {**old.get(key, {}), **value} for key, value in new.items()}}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """The leaves of nested mappings, spelled, by their path."""
+    if not isinstance(value, dict):
+        return {name: repr(value)}
+    nested = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())
+    return {path: leaf for leaves in nested for path, leaf in leaves.items()}

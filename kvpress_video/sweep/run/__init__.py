@@ -1,0 +1,1 @@
+"""Workers, executors and the scheduler that run a sweep."""

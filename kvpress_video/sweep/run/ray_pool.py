@@ -1,0 +1,185 @@
+"""Runs tasks by actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from ...errors import SweepError
+from ..cells import Task
+from ..results.records import Outcome
+from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, Raised, Ready, pack, serve, unpack, work
+
+_SECONDS_TO_CONNECT = 5
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Several tasks at a time, each by a Ray actor with its own copy of the models.
+
+    An actor that is lost, alone or with its node, is replaced, and what it had not finished is dealt out again. The
+    packages, models and videos must be there on every node under the same names. A Ray that this process was connected
+    to before is used and left alone; one that is started here ends with the run.
+
+    Attributes:
+        make: makes a worker for a device; picklable.
+        address: as in `ray.init`: `"host:6379"`, `"auto"`, `"local"`; by default the cluster of `RAY_ADDRESS` or of
+            this machine, or else a new one on this machine.
+        workers: actors at most; by default one per GPU of the cluster, or two per node where it has none.
+        device: `"cpu"` to use no GPU.
+
+    Raises:
+        SweepError: Ray is not installed, or the device is one that Ray does not give.
+    """
+
+    make: Make
+    address: str | None = None
+    workers: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        _ray()
+        if self.device not in (None, "cpu", "cuda"):
+            raise SweepError(f"Ray gives every worker a GPU of its own: leave out the device, got {self.device!r}.")
+
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """Run the tasks.
+
+        Raises:
+            SweepError: there is no cluster at the address, actors cannot be started, or a worker fails outside of any
+                cell.
+        """
+        make = pack(self.make)
+        with _connected(self.address):
+            has = _ray().cluster_resources()
+            gpus = 0 if self.device == "cpu" else int(has.get("GPU", 0))
+            cpus = int(has.get("CPU", 1))
+            if self.device == "cuda" and not gpus:
+                raise SweepError("The Ray cluster has no GPU.")
+            workers = self.workers or gpus or _two_per_node()
+            threads = max(1, cpus // workers)
+            yield from work(_Pool(make, self.device, threads, gpus=1 if gpus else 0), workers, tasks)
+
+
+class _Actor:
+    """A worker on some node. It speaks when it is asked to, one message at a time."""
+
+    def __init__(self, make: bytes, device: str | None, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._tasks: deque[bytes] = deque()
+        self._messages = serve(make, device, iter(self._tasks.popleft, None))
+
+    def step(self, task: bytes | None = None) -> bytes:
+        """The next message; a task is due after each one that says it is ready."""
+        if task is not None:
+            self._tasks.append(task)
+        return next(self._messages)
+
+
+@dataclass(eq=False)
+class _Hand:
+    actor: Any
+    message: Any
+
+
+@dataclass(frozen=True)
+class _Pool:
+    make: bytes
+    device: str | None
+    threads: int
+    gpus: int
+
+    def start(self, place: int) -> _Hand:
+        actor = (
+            _ray()
+            .remote(_Actor)
+            .options(num_cpus=1, num_gpus=self.gpus, max_restarts=0, scheduling_strategy="SPREAD")
+            .remote(self.make, self.device, self.threads)
+        )
+        return _Hand(actor, actor.step.remote())
+
+    def deal(self, hand: _Hand, task: bytes) -> None:
+        hand.message = hand.actor.step.remote(task)
+
+    def wait(self, hands: Collection[_Hand]) -> Iterator[tuple[_Hand, Event]]:
+        ready, _ = _ray().wait([hand.message for hand in hands])
+        for hand in hands:
+            if hand.message in ready:
+                event = _hear(hand.message)
+                if event != Ready():
+                    hand.message = hand.actor.step.remote()
+                yield hand, event
+
+    def end(self, hands: Collection[_Hand]) -> None:
+        for hand in hands:
+            _ray().kill(hand.actor)
+
+
+def _hear(message: Any) -> Event:
+    ray = _ray()
+    try:
+        return unpack(ray.get(message))
+    except ray.exceptions.RayActorError as error:
+        if error.actor_init_failed:
+            reason = str(error).strip().splitlines()[-1]
+            told = f"Ray cannot start a worker; is kvpress-video installed on every node? {reason}"
+            return Raised(SweepError(told), str(error))
+        return Gone(f"was lost by Ray ({type(error).__name__})", SHORT_OF_MEMORY)
+    except ray.exceptions.RayTaskError as error:
+        return Raised(SweepError("A Ray worker failed."), str(error))
+    except ray.exceptions.RayError as error:
+        return Gone(f"was lost by Ray ({type(error).__name__})", SHORT_OF_MEMORY)
+
+
+def _two_per_node() -> int:
+    nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+    return max(1, sum(min(2, int(node.get("CPU", 0))) for node in nodes))
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    ray = _ray()
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", here):
+            raise SweepError(f"This process is connected to Ray at {here}: leave out the address, got {address!r}.")
+        yield
+        return
+    _check_somebody_listens(address)
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        raise SweepError(f"Cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_somebody_listens(address: str | None) -> None:
+    """Ray itself tries for minutes, and then ends the process."""
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS")
+    if address in (None, "auto", "local"):
+        return
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        socket.create_connection((place.hostname, place.port), _SECONDS_TO_CONNECT).close()
+    except (OSError, ValueError, TypeError) as error:
+        raise SweepError(f"No Ray cluster at {address!r}, expected host:port: {error}.") from error
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise SweepError("Ray is not installed: pip install 'kvpress-video[ray]'.") from error
+    return ray

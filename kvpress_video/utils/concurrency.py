@@ -1,0 +1,37 @@
+"""Ctrl-C that waits until a piece of work is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C inside takes effect at the end. Outside the main thread, which alone hears of it, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard and callable(before):
+        before(*heard[0])
+
+
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def lock_of(model: Any) -> Any:
+    """The reentrant lock of a model: whoever runs it with hooks on holds it."""
+    with _GUARD:
+        return _LOCKS.setdefault(model, threading.RLock())

@@ -1,0 +1,84 @@
+"""Turn a video and questions into the inputs of `model.generate()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UnsupportedModelError
+from .reader import Video
+
+
+def video_part(processor: Any) -> dict[str, str]:
+    """What stands for a video in a chat message: of type video, or image where the processor takes no videos.
+
+    Raises:
+        UnsupportedModelError: it takes neither.
+    """
+    for kind in ("video", "image"):
+        if getattr(processor, f"{kind}_processor", None) is not None:
+            return {"type": kind}
+    raise UnsupportedModelError(
+        f"{type(processor).__name__} takes neither videos nor images: give the processor of a multimodal model, "
+        "as AutoProcessor.from_pretrained() makes it."
+    )
+
+
+def prompt_text(processor: Any, question: str) -> str:
+    """The question about one video in the model's chat template, with one placeholder for the video.
+
+    Raises:
+        UnsupportedModelError: the processor takes neither videos nor images.
+    """
+    content = [video_part(processor), {"type": "text", "text": question}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return text
+
+
+def prepare(processor: Any, video: Video, questions: str | Sequence[str], **processing: Any) -> Any:
+    """Inputs of `model.generate()`, a `BatchFeature`: one row per question about the same video, padded on the left.
+
+    The frames go in as they are, and the processor is told when each was shown, so that time reaches the model:
+    through `second_per_grid_ts` in Qwen2.5-VL, through written timestamps in Qwen3-VL. A processor that takes images
+    only, as Gemma 3's does, is given each frame as an image, one after the other, without its time.
+
+    Args:
+        processor: the model's processor.
+        video: the frames.
+        questions: one question, or several.
+        **processing: more arguments of the processor, such as `max_pixels`.
+
+    Raises:
+        UnsupportedModelError: the processor takes neither videos nor images.
+    """
+    asked = [questions] if isinstance(questions, str) else questions
+    return encode(processor, video, [prompt_text(processor, question) for question in asked], **processing)
+
+
+def encode(processor: Any, video: Video, prompts: Sequence[str], **processing: Any) -> Any:
+    """As `prepare`, for prompts that are in the model's chat template already, each with one placeholder."""
+    images = video_part(processor)["type"] == "image"
+    given = _as_images(processor, video, prompts) if images else _as_video(video, prompts)
+    return processor(**given, padding=True, padding_side="left", return_tensors="pt", **processing)
+
+
+def _as_video(video: Video, prompts: Sequence[str]) -> dict[str, Any]:
+    return {
+        "text": list(prompts),
+        "videos": [[video.frames]] * len(prompts),
+        "video_metadata": [video.metadata for _ in prompts],
+        "fps": video.fps,
+        "do_sample_frames": False,
+    }
+
+
+def _as_images(processor: Any, video: Video, prompts: Sequence[str]) -> dict[str, Any]:
+    """The placeholder of an image, once for each frame. A template may write the token that begins a text itself."""
+    image, begin = processor.image_token, processor.tokenizer.bos_token
+    return {
+        "text": [prompt.replace(image, image * len(video), 1) for prompt in prompts],
+        "images": [list(video.frames)] * len(prompts),
+        "add_special_tokens": begin is None or not prompts[0].startswith(begin),
+    }
