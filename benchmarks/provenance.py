@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from kvpress_video.sweep.run.environment import git_revision, versions
-from kvpress_video.utils.files import replacing
+from kvpress_video.utils.files import atomic_write
 
 
 def provenance() -> dict[str, Any]:
@@ -36,7 +36,7 @@ def write_result(file: Path, head: Mapping[str, Any], **tables: Sequence[Mapping
         lines = ",\n".join(f"  {json.dumps(record, ensure_ascii=False)}" for record in records)
         parts.append(f" {json.dumps(name)}: [\n{lines}\n ]")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as scratch:
+    with atomic_write(file) as scratch:
         scratch.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 

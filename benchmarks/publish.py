@@ -16,14 +16,14 @@ from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, finished
 from kvpress_video.sweep.cells import UNCOMPRESSED
 from kvpress_video.sweep.results.export import encode, write
-from kvpress_video.sweep.stats.summary import Line, records
+from kvpress_video.sweep.stats.summary import SummaryRow, records
 from kvpress_video.sweep.stats.text import markdown
 
 SHOWN = ("standby-novelty", "infinipot-v", "tar", "standby", "average-pooling", "snapkv", "recent", "random")
 RIVALS = ("infinipot-v", "recent", "random")
 
 
-def table(lines: Sequence[Line]) -> str:
+def table(lines: Sequence[SummaryRow]) -> str:
     """Overall accuracy, a row per method, a column per group and budget; the best of each column in bold."""
     found = {(line.method, line.group, line.budget): f"{accuracy_of(line):.2f}" for line in finished(lines)}
     groups = sorted({group for _, group, _ in found}, reverse=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.errors import MissingInputError
-from kvpress_video.utils.blocks import stretches
+from kvpress_video.utils.blocks import iter_fp32_blocks
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def attention(entries: Entries, method: str) -> Tensor:
     states = queries.states.float().unflatten(1, (heads, -1))  # query heads of one KV head are neighbours
     normaliser = queries.normaliser.float().unflatten(1, (heads, -1))
     found = states.new_empty(entries.keys.shape[:3])
-    for where, keys in stretches(entries.keys):
+    for where, keys in iter_fp32_blocks(entries.keys):
         logits = states @ keys[:, :, None].transpose(-1, -2)  # (batch, kv_heads, shared, queries, n)
         seen = entries.index[:, :, None, None, where] <= queries.index[:, None, None, :, None]
         found[:, :, where] = torch.where(seen, (logits - normaliser[..., None]).exp(), 0.0).mean(dim=(2, 3))

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from kvpress_video.compressor.entries import Entries
-from kvpress_video.utils.blocks import stretches
+from kvpress_video.utils.blocks import iter_fp32_blocks
 
 
 def norms(states: Tensor) -> Tensor:
     """‖x‖₂ of each entry, (batch, kv_heads, n) fp32."""
     found = states.new_empty(states.shape[:3], dtype=torch.float32)
-    for where, part in stretches(states):
+    for where, part in iter_fp32_blocks(states):
         torch.linalg.vector_norm(part, dim=-1, out=found[:, :, where])
     return found
 
@@ -26,7 +26,7 @@ def directions(keys: Tensor) -> Tensor:
 def mean_frame(keys: Tensor, patches: int) -> Tensor:
     """The mean of K̂ over whole frames, (batch, kv_heads, patches, head_dim) fp32."""
     total = keys.new_zeros((*keys.shape[:2], patches, keys.shape[3]), dtype=torch.float32)
-    for _, part in stretches(keys, patches):
+    for _, part in iter_fp32_blocks(keys, patches):
         part /= part.norm(dim=-1, keepdim=True) + 1e-9
         total += part.unflatten(2, (-1, patches)).sum(dim=2)
     return total * (patches / keys.shape[2])
@@ -48,7 +48,7 @@ def mean_of_patches(entries: Entries, counted: Tensor | None = None) -> Tensor:
     patches = torch.arange(entries.grid.patches, device=keys.device)
     total = keys.new_zeros((*keys.shape[:2], len(patches), keys.shape[3]), dtype=torch.float32)
     count = total.new_zeros((*total.shape[:3], 1))
-    for where, part in stretches(keys):
+    for where, part in iter_fp32_blocks(keys):
         shown = patch[:, :, None, where] == patches[:, None]
         member = (shown if counted is None else shown & counted[:, :, None, where]).float()
         part /= part.norm(dim=-1, keepdim=True) + 1e-9
@@ -67,7 +67,7 @@ def likeness(keys: Tensor, reference: Tensor, patch: Tensor | None = None) -> Te
     """
     found, lengths = (keys.new_empty(keys.shape[:3], dtype=torch.float32) for _ in range(2))
     patches = reference.shape[2]
-    for where, part in stretches(keys, patches if patch is None else 1):
+    for where, part in iter_fp32_blocks(keys, patches if patch is None else 1):
         torch.linalg.vector_norm(part, dim=-1, out=lengths[:, :, where])
         if patch is None:
             part.unflatten(2, (-1, patches)).mul_(reference[:, :, None])

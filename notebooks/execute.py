@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from rich.console import Console
 
-from kvpress_video.utils.files import replacing
+from kvpress_video.utils.files import atomic_write
 
 HERE = Path(__file__).parent
 PATIENCE = 600
@@ -86,7 +86,7 @@ def main() -> None:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder, Console(stderr=True).status(notebook.name):
             executed = execute(notebook, Path(folder))
-        with replacing(notebook) as scratch:
+        with atomic_write(notebook) as scratch:
             nbformat.write(executed, scratch)
         print(f"{notebook.name}: {time.monotonic() - began:.0f} s, {notebook.stat().st_size / 1024:.0f} KiB")
 

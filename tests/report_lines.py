@@ -11,13 +11,13 @@ import numpy as np
 
 from kvpress_video.report import Overlay, Retained
 from kvpress_video.sweep.stats.inference import Accuracy, Difference, Retention
-from kvpress_video.sweep.stats.summary import Line
+from kvpress_video.sweep.stats.summary import SummaryRow
 
 BUDGETS = {"50%": 0.5, "25%": 0.25, "12.5%": 0.125, "6.25%": 0.0625}
 TASKS = ("needle", "order", "persistent")
 
 
-def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) -> Line:
+def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) -> SummaryRow:
     """A line with some accuracy, ±.05, and costs that follow its ratio."""
     ratio = changes.get("ratio", BUDGETS.get(budget, 1.0))
 
@@ -28,7 +28,7 @@ def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) ->
     accuracies = {task: accuracy(mean + 0.1 * (number - 1)) for number, task in enumerate(TASKS)}
     retention = Retention(mean, mean - 0.05, mean + 0.05, 48, 24)
     return replace(
-        Line(
+        SummaryRow(
             model="bundled",
             benchmark="world",
             group="still",
@@ -53,12 +53,12 @@ def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) ->
     )
 
 
-def whole(mean: float = 1.0, **changes: Any) -> Line:
+def whole(mean: float = 1.0, **changes: Any) -> SummaryRow:
     """The full cache."""
     return line("full", "100%", mean, **{"ratio": 1.0, "difference": None, "retention": None} | changes)
 
 
-def unmeasured(method: str, budget: str, **changes: Any) -> Line:
+def unmeasured(method: str, budget: str, **changes: Any) -> SummaryRow:
     """A cell without answers."""
     costs = dict.fromkeys(("entries", "ratio", "bytes", "peak_bytes", "full_bytes", "prefill_seconds"), math.nan)
     none: dict[str, Any] = {"accuracies": {}, "difference": None, "retention": None, "questions": 0, "clips": 0}
@@ -66,7 +66,7 @@ def unmeasured(method: str, budget: str, **changes: Any) -> Line:
     return line(method, budget, **{**costs, **times, **none, "group": "", **changes})
 
 
-def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), **changes: Any) -> list[Line]:
+def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), **changes: Any) -> list[SummaryRow]:
     """Every method at every budget: each later method is better, and all fall with the budget."""
     found = []
     for number, group in enumerate(groups):
@@ -78,7 +78,7 @@ def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), *
     return found
 
 
-def against(best: str, lines: Sequence[Line], half: float = 0.02) -> list[Line]:
+def against(best: str, lines: Sequence[SummaryRow], half: float = 0.02) -> list[SummaryRow]:
     """The same lines compared with the best one at their budget and group."""
     means = {(each.group, each.budget): each.accuracies["overall"].mean for each in lines if each.method == best}
     found = []

@@ -24,10 +24,10 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.cache import offload as banks
 from kvpress_video.cache.buffers import Buffers
-from kvpress_video.cache.forward_pass import Row, text_tags
+from kvpress_video.cache.forward_pass import RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
-from kvpress_video.cache.offload import Lane
-from kvpress_video.cache.offloaded_layer import BANKS, BankedLayer, make_layers
+from kvpress_video.cache.offload import CopyStream
+from kvpress_video.cache.offloaded_layer import BANKS, OffloadedLayer, make_layers
 from kvpress_video.compressor.entries import Context, Entries, Grid, Kind, Places, Tags
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import CacheError, UnknownNameError
@@ -39,7 +39,7 @@ BUDGET, PATCHES = 40, 4
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-class LateLane(Lane):
+class LateLane(CopyStream):
     """Copies are made in order, and as late as a device may make them: when somebody waits for one."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Copied(NamedTuple):
     bytes: int
 
 
-class CountingLane(Lane):
+class CountingLane(CopyStream):
     """Notes every copy."""
 
     def __init__(self) -> None:
@@ -97,10 +97,10 @@ class CountingLane(Lane):
         return sum(copy.bytes for copy in self.copies if copy.read is None)
 
 
-@pytest.fixture(params=[Lane, LateLane], ids=["at once", "late"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lane:
+@pytest.fixture(params=[CopyStream, LateLane], ids=["at once", "late"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CopyStream:
     """Copies at the first and at the last moment that is allowed."""
-    made: Lane = request.param()
+    made: CopyStream = request.param()
     monkeypatch.setattr(banks, "lane_of", lambda device: made)
     return made
 
@@ -183,7 +183,7 @@ def test_a_model_without_rows_and_columns_in_its_positions() -> None:
 
 
 @pytest.mark.parametrize("bank", AWAY)
-def test_no_copy_is_read_early_or_overwritten_before_it_was_read(bank: str, lane: Lane) -> None:
+def test_no_copy_is_read_early_or_overwritten_before_it_was_read(bank: str, lane: CopyStream) -> None:
     for method in ("detachable", "van", "average-pooling"):
         _, seen, held = told(started(bank, method))
         _, wanted_seen, wanted = told(started("device", method))
@@ -192,7 +192,7 @@ def test_no_copy_is_read_early_or_overwritten_before_it_was_read(bank: str, lane
 
 
 @pytest.mark.parametrize("bank", AWAY)
-def test_a_grown_cache_without_a_cap(bank: str, lane: Lane) -> None:
+def test_a_grown_cache_without_a_cap(bank: str, lane: CopyStream) -> None:
     """The bank and the scratch move to more room again and again."""
     found = []
     for place in ("device", bank):
@@ -516,11 +516,11 @@ class Naive:
 
 @pytest.mark.parametrize(("reserve", "seed"), [(0, 0), (70, 1), (0, 2), (70, 3), (0, 4)])
 @pytest.mark.parametrize("bank", BANKS)
-def test_layers_equal_concatenation_under_random_use(bank: str, reserve: int, seed: int, lane: Lane) -> None:
+def test_layers_equal_concatenation_under_random_use(bank: str, reserve: int, seed: int, lane: CopyStream) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
     share, batch = [1.0], 2
-    layers = make_layers(bank, draw.choice([1, 2, 3, 5]), reserve, [Row()] * 2, lambda e: int(len(e) * share[0]))
+    layers = make_layers(bank, draw.choice([1, 2, 3, 5]), reserve, [RowState()] * 2, lambda e: int(len(e) * share[0]))
     wanted = [Naive() for _ in layers]
     changes = ["recent", "thin", "merge", "drop", "rows", "repeat", "crop", "restore"]
     for step in range(50):
@@ -557,7 +557,7 @@ def test_layers_equal_concatenation_under_random_use(bank: str, reserve: int, se
                     naive.seen -= 2
             else:
                 naive.parts = [part[rows] for part in naive.parts]
-                layer.restore([part.clone() for part in naive.parts], naive.seen, [Row()] * len(rows))
+                layer.restore([part.clone() for part in naive.parts], naive.seen, [RowState()] * len(rows))
                 layer.guarded = False
             assert (layer.physical, layer.logical) == (naive.parts[0].shape[2], naive.seen)
             assert layer.bytes == sum(part.contiguous().nbytes for part in naive.parts)
@@ -571,7 +571,7 @@ def test_what_is_still_on_its_way_is_not_taken_for_what_was_there_before(monkeyp
     """The half holds what the layer once held, which comes back while something else is being copied over it."""
     late = LateLane()
     monkeypatch.setattr(banks, "lane_of", lambda device: late)
-    one, other = make_layers("cpu", 2, 0, [Row()], len)
+    one, other = make_layers("cpu", 2, 0, [RowState()], len)
     for layer in (one, other):
         layer.update(torch.zeros(1, 1, 5, 2), torch.zeros(1, 1, 5, 2))
     held = one.entries(Context())
@@ -584,8 +584,8 @@ def test_what_is_still_on_its_way_is_not_taken_for_what_was_there_before(monkeyp
     assert torch.equal(one.keys, first.keys)
 
 
-@pytest.mark.parametrize("kind", [banks.HostBank, banks.DiskBank])
-def test_a_bank_moves_what_is_still_on_its_way(kind: type[banks.Bank], lane: Lane) -> None:
+@pytest.mark.parametrize("kind", [banks.HostStorage, banks.DiskStorage])
+def test_a_bank_moves_what_is_still_on_its_way(kind: type[banks.Bank], lane: CopyStream) -> None:
     bank = kind()
     parts = list(torch.randn(2, 2, 3, 200, 4))
     for start, stop in ((0, 20), (20, 30), (30, 150), (150, 200)):
@@ -662,7 +662,7 @@ class SlowDevice:
     """Makes the device late, where it computes or where it copies, so that what does not wait goes wrong."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-        update, copy, cycles = BankedLayer.update, banks.CudaLane.copy, 2_000_000
+        update, copy, cycles = OffloadedLayer.update, banks.CudaLane.copy, 2_000_000
 
         def slow_update(layer: Any, *args: Any, **kwargs: Any) -> Any:
             torch.cuda._sleep(cycles)
@@ -674,7 +674,7 @@ class SlowDevice:
             return copy(lane, room, parts)
 
         if where == "compute":
-            monkeypatch.setattr(BankedLayer, "update", slow_update)
+            monkeypatch.setattr(OffloadedLayer, "update", slow_update)
         else:
             monkeypatch.setattr(banks.CudaLane, "copy", slow_copy)
 
@@ -701,7 +701,7 @@ def _filled(bank: str) -> tuple[int, list[CompressedLayer]]:
     torch.cuda.synchronize()
     gc.collect()
     before = torch.cuda.memory_allocated()
-    layers = make_layers(bank, LAYERS, WINDOW + OLDER, [Row()], lambda entries: OLDER)
+    layers = make_layers(bank, LAYERS, WINDOW + OLDER, [RowState()], lambda entries: OLDER)
     for layer in layers:
         keys = torch.randn(1, HEADS, WINDOW + OLDER, WIDTH, device="cuda", dtype=torch.bfloat16)
         layer.update(keys, keys)

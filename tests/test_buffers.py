@@ -16,7 +16,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.cache.buffers import Buffers
-from kvpress_video.cache.forward_pass import Chunk, Row, text_tags
+from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Context, Entries, Places, Tags
 
@@ -290,7 +290,9 @@ def test_a_layer_equals_concatenation_under_random_use(seed: int) -> None:
 
 def test_a_layer_is_empty_again_after_reset() -> None:
     layer = CompressedLayer(reserve=30)
-    layer.incoming = Chunk(text_tags(torch.arange(3)[None]), torch.zeros(1, 3, Places.WIDTH), 3, [Row(padding=1)])
+    layer.incoming = ForwardPass(
+        text_tags(torch.arange(3)[None]), torch.zeros(1, 3, Places.WIDTH), 3, [RowState(padding=1)]
+    )
     layer.update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
     assert layer.padded
     layer.reset()
@@ -308,10 +310,10 @@ def test_a_layer_keeps_what_it_hands_out_and_what_it_was_handed_apart() -> None:
     parts = [source.keys.clone(), source.values.clone(), source.tags.clone(), source.places.clone()]
     before = [part.clone() for part in parts]
     layer = CompressedLayer()
-    layer.restore(parts, 30, [Row()])
+    layer.restore(parts, 30, [RowState()])
     held = layer.entries(Context())
     entries = Entries(held.keys.flip(2), held.values.clone(), held.tags.clone(), held.places.clone())
-    layer.replace(entries, [Row()])
+    layer.replace(entries, [RowState()])
     for part, wanted in zip(parts, before, strict=True):
         assert torch.equal(part, wanted)
 

@@ -21,7 +21,7 @@ from kvpress_video.cli import compare as command
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.gate.compare import Gate, compare_sweeps
-from kvpress_video.sweep.gate.sweep_data import Side
+from kvpress_video.sweep.gate.sweep_data import SweepData
 from kvpress_video.sweep.gate.text import as_json, findings, markdown, notes
 from kvpress_video.sweep.grid.spec import flag_parts, make_grid
 from kvpress_video.sweep.results.records import Failure, Row
@@ -34,8 +34,8 @@ CELLS = (FULL, TAR, VAN)
 CLIPS = 48
 
 
-def side(found: Sequence[Row], name: str = "new", **parts: Any) -> Side:
-    return Side(name, found, **parts)
+def side(found: Sequence[Row], name: str = "new", **parts: Any) -> SweepData:
+    return SweepData(name, found, **parts)
 
 
 class Sweeper:

@@ -14,7 +14,7 @@ from answers import done
 from kvpress_video.benchmarks.world import Clip as WorldClip
 
 from kvpress_video.compression import compress
-from kvpress_video.compressor.registry import Plugins, make_method
+from kvpress_video.compressor.registry import Registry, make_method
 from kvpress_video.errors import BenchmarkError, BudgetError, UnknownNameError
 from kvpress_video.models.loading import load
 from kvpress_video.prefill.shared import SharedPrefill
@@ -29,7 +29,7 @@ from kvpress_video.video.prompt import prepare
 from kvpress_video.video.reader import read_video
 
 WORLD = "world:count=6,frames=8"
-real = Plugins.get
+real = Registry.get
 QUESTIONS = 8  # about every clip of the world
 
 
@@ -133,7 +133,7 @@ class Uneven(Benchmark):
 
 
 def test_clips_may_have_different_numbers_of_questions(monkeypatch: pytest.MonkeyPatch, clips: list[WorldClip]) -> None:
-    monkeypatch.setattr(Plugins, "get", lambda plugins, name: Uneven if name == "uneven" else real(plugins, name))
+    monkeypatch.setattr(Registry, "get", lambda plugins, name: Uneven if name == "uneven" else real(plugins, name))
     grid = make_grid(methods="tar", budgets=["25%", 48], benchmarks=f"uneven:path={clips[0].path}", batch=4)
     [share] = estimate(grid).shares
     assert (share.clips, share.questions, share.answers) == (3, 10, 20)

@@ -27,7 +27,7 @@ from kvpress_video.sweep.run import process_pool as processes
 from kvpress_video.sweep.run.executors import Executor, InProcess, choose
 from kvpress_video.sweep.run.process_pool import Processes, cores
 from kvpress_video.sweep.run.ray_pool import OnRay
-from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Gone, pack, work
+from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Gone, pack, run_tasks
 
 EXECUTORS: dict[str, Callable[..., Executor]] = {
     "in process": lambda make: InProcess(make),
@@ -110,7 +110,7 @@ def test_whoever_dies_wherever(seed: int, tmp_path: Path) -> None:
     workers = random.randint(1, 7)
     pool = TamePool(maker(tmp_path, plan), seed)
 
-    outcomes = by_cell(list(work(pool, workers, tasks(5, 4))))
+    outcomes = by_cell(list(run_tasks(pool, workers, tasks(5, 4))))
 
     said = {
         "fail": "ValueError: this cell alone",
@@ -166,14 +166,14 @@ def test_they_may_die_thrice_but_not_in_a_row(tmp_path: Path) -> None:
             self._make = pack(next(starts))
             return super().start(place)
 
-    assert list(work(Changing(good, 0), 1, tasks(1))) == expected(1)
+    assert list(run_tasks(Changing(good, 0), 1, tasks(1))) == expected(1)
 
 
 def test_three_false_starts_in_a_row_end_the_sweep() -> None:
     """Of whichever workers, and none is left."""
     pool = TamePool(lost, 0)
     with pytest.raises(SweepError, match="three in a row died with signal 9"):
-        list(work(pool, 2, tasks()))
+        list(run_tasks(pool, 2, tasks()))
     assert pool.started <= 4
     assert pool.alive() == 0
 
@@ -192,7 +192,7 @@ def test_three_false_starts_in_a_row_end_the_sweep() -> None:
 def test_a_worker_that_is_wrong_is_a_clear_error(what: str, kind: type, message: str, tmp_path: Path) -> None:
     """Neither a hang nor a cell that is silently missing; what came before is not lost."""
     pool = TamePool(maker(tmp_path, {("m1", "a"): what}), 0)
-    outcomes = work(pool, 2, tasks(1))
+    outcomes = run_tasks(pool, 2, tasks(1))
     assert next(outcomes) == done(Cell("m0", "10%"), "a")
     with pytest.raises(kind, match=message):
         list(outcomes)
@@ -224,7 +224,7 @@ def test_an_error_of_the_tasks_themselves_ends_everybody(tmp_path: Path) -> None
         raise BenchmarkError("no clip")
 
     with pytest.raises(BenchmarkError, match="no clip"):
-        list(work(pool, 2, clips()))
+        list(run_tasks(pool, 2, clips()))
     assert pool.alive() == 0
 
 
@@ -244,7 +244,7 @@ def test_workers_have_their_share_and_none_is_left_after_closing_early(tmp_path:
 def test_a_replacement_takes_the_place_of_the_lost(tmp_path: Path) -> None:
     """So two workers never share a device while another has none."""
     plan = {("m1", clip): "lost once" for clip in "abcd"}
-    list(work(TamePool(maker(tmp_path, plan), 0), 2, tasks()))
+    list(run_tasks(TamePool(maker(tmp_path, plan), 0), 2, tasks()))
     assert {" ".join(line.split()[1:]) for line in (tmp_path / "made").read_text().splitlines()} == {
         "place 0",
         "place 1",

@@ -16,22 +16,22 @@ from kvpress_video.models import adapter_for
 from kvpress_video.models.frame_labels import FrameLabel
 from kvpress_video.models.internvl import InternVL
 from kvpress_video.models.smolvlm import SmolVLM
-from kvpress_video.prefill.token_layout import Item, Layout, lay_out
-from kvpress_video.prefill.vision_tower import VisionWatch
+from kvpress_video.prefill.token_layout import MediaItem, TokenLayout, lay_out
+from kvpress_video.prefill.vision_tower import VisionRecorder
 
 FAMILIES = [family for family in zoo.FAMILIES if zoo.TABLE[family].frames_are_images]
 LABELLED = [family for family in FAMILIES if family != "gemma3"]
 
 
-def laid_out(text: str, label: FrameLabel, sizes: dict[int, Grid] | None = None) -> Layout:
+def laid_out(text: str, label: FrameLabel, sizes: dict[int, Grid] | None = None) -> TokenLayout:
     """The layout of one row of words, each a token; `#` is an image of 2×3 placeholders, or as sized by its ordinal."""
     known: dict[str, int] = {"#": 0}
     ids: list[int] = []
-    items: list[Item] = []
+    items: list[MediaItem] = []
     for word in text.split():
         number = known.setdefault(word, len(known))
         if word == "#":
-            items.append(Item((sizes or {}).get(len(items), Grid(1, 2, 3)), label=label))
+            items.append(MediaItem((sizes or {}).get(len(items), Grid(1, 2, 3)), label=label))
         ids += [number] * (items[-1].tokens if word == "#" else 1)
     row = torch.tensor([ids])
     return lay_out(row, torch.ones_like(row).bool(), {Kind.IMAGE: 0}, {Kind.IMAGE: items}, 0, [0])
@@ -166,7 +166,7 @@ def test_empty_images_that_fill_a_row_up_are_no_items() -> None:
     empty.pop("pixel_attention_mask")
     for arguments, images in ((given, 7), (empty, 1)):
         for group in (None, 18):
-            watch = VisionWatch(adapter, None, group)
+            watch = VisionRecorder(adapter, None, group)
             watch.attach()
             model.model.get_image_features(**arguments)
             items = watch.take_items()[Kind.IMAGE]

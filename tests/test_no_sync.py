@@ -11,8 +11,8 @@ import pytest
 import torch
 from harness import METHODS, SETTINGS
 
-from kvpress_video.cache.eviction import plan
-from kvpress_video.cache.forward_pass import Chunk, Row, text_tags
+from kvpress_video.cache.eviction import plan_eviction
+from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, Tags, segment_entries
@@ -42,7 +42,9 @@ def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer
     places = torch.empty(1, 2 * TEXT + length, width, device=NOWHERE)
     counts = {0: length}
     layer = CompressedLayer()
-    layer.incoming = Chunk(tags, places, tags.shape[1], [Row(0, counts, counts, {0: GRID}, starts)], compress=True)
+    layer.incoming = ForwardPass(
+        tags, places, tags.shape[1], [RowState(0, counts, counts, {0: GRID}, starts)], compress=True
+    )
     layer.update(states, states)
     return layer
 
@@ -50,7 +52,7 @@ def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer
 def compress(layer: CompressedLayer, method: Compressor, keep: int) -> None:
     """As a later layer is; what all layers have in common is looked at in the first."""
     context = Context(layer=1, layers=4, rope=rope(), queries=queries(4))
-    layer.keep(plan(layer.entries(context), layer.rows, [{0: keep}], method))
+    layer.keep(plan_eviction(layer.entries(context), layer.rows, [{0: keep}], method))
 
 
 @pytest.mark.parametrize("starts", [{0: TEXT}, {}], ids=["in one piece", "between text"])
@@ -91,12 +93,12 @@ def test_rows_that_are_not_alike_are_compressed_without_waiting(method: str) -> 
     context = Context(layer=1, layers=4, rope=rotation, queries=asked)
     entries = segment_entries(states, states, GRID, context, importance)
     counts = {0: GRID.tokens}
-    rows = [Row(0, counts, counts, {0: GRID}, {0: 0}) for _ in range(2)]
-    plan(entries, rows, [{0: 36}, {0: 48}], made)  # what is made once, such as windows, is there now
+    rows = [RowState(0, counts, counts, {0: GRID}, {0: 0}) for _ in range(2)]
+    plan_eviction(entries, rows, [{0: 36}, {0: 48}], made)  # what is made once, such as windows, is there now
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        left = plan(entries, rows, [{0: 36}, {0: 48}], made)
+        left = plan_eviction(entries, rows, [{0: 36}, {0: 48}], made)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert left.slots.shape[2] == 48

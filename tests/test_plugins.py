@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.registry import Plugins, parse, spell, split_list
+from kvpress_video.compressor.registry import Registry, parse, spell, split_list
 from kvpress_video.errors import UnknownNameError
 
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message
             return Demanding
 
     monkeypatch.setattr("kvpress_video.compressor.registry._points", lambda group: {"demanding": Point()})
-    plugins = Plugins("group", "method", Compressor)
+    plugins = Registry("group", "method", Compressor)
     assert plugins.make("demanding:count=1,limit=None") == Demanding(1)
     with pytest.raises(UnknownNameError, match=message.replace("|", r"\|")):
         plugins.make(text)

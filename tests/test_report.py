@@ -21,17 +21,17 @@ from kvpress_video.report.curves import curves, spread
 from kvpress_video.report.findings import best_methods, facts
 from kvpress_video.report.heatmap import heatmap
 from kvpress_video.report.pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
-from kvpress_video.report.ranking import budgets_of, front, nearest_budget, verdict
+from kvpress_video.report.ranking import budgets_of, front, nearest_budget, rank
 from kvpress_video.report.style import styles
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Answered, Done, Failure, Measured, Row
 from kvpress_video.sweep.results.store import Store
-from kvpress_video.sweep.stats.summary import Line, summarise
+from kvpress_video.sweep.stats.summary import SummaryRow, summarise
 
 METHODS = [f"method-{number}" for number in range(20)]
 
 
-def page_of(folder: Path, lines: list[Line], **options: Any) -> str:
+def page_of(folder: Path, lines: list[SummaryRow], **options: Any) -> str:
     return write_report(folder, lines, **{"title": "A sweep", **options}).read_text(encoding="utf-8")
 
 
@@ -40,18 +40,18 @@ def page_of(folder: Path, lines: list[Line], **options: Any) -> str:
 
 def test_the_highest_accuracy_wins_and_the_full_cache_takes_no_part() -> None:
     lines = [whole(), line("a", mean=0.5), line("b", mean=0.8), line("c", mean=0.7), line("b", "50%", 0.9)]
-    found = verdict(lines, "still", "25%")
+    found = rank(lines, "still", "25%")
     assert found is not None
     assert (found.best.method, found.second and found.second.method) == ("b", "c")
     assert found.whole is lines[0]
     assert (found.gap, found.ties, found.clear) == (None, (), False)
-    assert verdict(lines, "moving", "25%") is None
+    assert rank(lines, "moving", "25%") is None
 
 
 @pytest.mark.parametrize(("half", "ties", "clear"), [(0.02, (), True), (0.12, ("c",), False), (0.4, ("c", "a"), False)])
 def test_a_tie_is_what_the_paired_interval_cannot_tell(half: float, ties: tuple[str, ...], clear: bool) -> None:
     lines = [line("a", mean=0.5), line("b", mean=0.8), line("c", mean=0.7)]
-    found = verdict(lines, "still", "25%", against("b", lines, half))
+    found = rank(lines, "still", "25%", against("b", lines, half))
     assert found is not None
     assert found.gap is not None
     assert (found.ties, found.clear) == (ties, clear)
@@ -63,17 +63,17 @@ def test_comparisons_with_another_method_group_or_budget_tell_nothing() -> None:
     lines = [line("b", mean=0.8), line("c", mean=0.7)]
     right = against("b", lines)
     wrong = [replace(right[0], **{what: "other"}) for what in ("against", "group", "budget", "model", "benchmark")]
-    found = verdict(lines, "still", "25%", wrong)
+    found = rank(lines, "still", "25%", wrong)
     assert found is not None
     assert found.gap is None
 
 
 def test_of_equally_accurate_methods_the_smaller_wins_then_the_one_that_is_best_over_all() -> None:
     lines = [line("a", mean=0.8), line("b", mean=0.8), line("a", "50%", 0.8), line("b", "50%", 0.9)]
-    found = verdict(lines, "still", "25%")
+    found = rank(lines, "still", "25%")
     assert found is not None
     assert found.best.method == "b"
-    found = verdict([*lines, line("c", mean=0.8, bytes=1.0)], "still", "25%")
+    found = rank([*lines, line("c", mean=0.8, bytes=1.0)], "still", "25%")
     assert found is not None
     assert found.best.method == "c"
 
@@ -111,7 +111,7 @@ def test_the_front_is_what_no_point_dominates() -> None:
     draw = random.Random(0)
     lines = [line(f"m{n}", mean=draw.randrange(10) / 10, bytes=float(draw.randrange(1, 12))) for n in range(60)]
 
-    def beaten(one: Line) -> bool:
+    def beaten(one: SummaryRow) -> bool:
         mean, size = one.accuracies["overall"].mean, one.bytes
         return any(
             (other.accuracies["overall"].mean >= mean and other.bytes < size)
@@ -211,7 +211,7 @@ def test_the_heatmap_shows_every_task_of_the_methods_best_first() -> None:
 @pytest.mark.parametrize(
     "lines", [sweep(["a", "b"]), [], [unmeasured("a", "50%")]], ids=["sweep", "none", "unmeasured"]
 )
-def test_figures_are_written_by_suffix(tmp_path: Path, draw: Any, lines: list[Line]) -> None:
+def test_figures_are_written_by_suffix(tmp_path: Path, draw: Any, lines: list[SummaryRow]) -> None:
     starts = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
     for suffix, start in starts.items():
         assert draw(lines, tmp_path / "new" / f"figure{suffix}").read_bytes().startswith(start)
@@ -301,7 +301,7 @@ def test_failures_are_grouped_with_their_clips(tmp_path: Path) -> None:
     ],
     ids=["nothing", "not run", "unscored", "full only", "one group", "tokens"],
 )  # fmt: skip
-def test_whatever_there_is_makes_a_page(tmp_path: Path, lines: list[Line], said: str) -> None:
+def test_whatever_there_is_makes_a_page(tmp_path: Path, lines: list[SummaryRow], said: str) -> None:
     text = page_of(tmp_path, lines)
     assert said in text
     assert "nan" not in re.sub(r"<(svg|style|script).*?</\1>|data-value=\"nan\"", "", text, flags=re.DOTALL)

@@ -20,7 +20,7 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Kind, Places, Tags
-from kvpress_video.streaming.position_rescaling import Run, Squeeze, squeeze_to
+from kvpress_video.streaming.position_rescaling import Rescaling, Run, rescale_to
 
 QWEN = zoo.FAMILIES[0]
 LLAVA = "llava_next_video"
@@ -63,7 +63,7 @@ def test_a_squeeze_moves_each_token_as_the_naive_rule_does(seed: int, spatial: b
         following - sum(run.end - run.start for run in runs) + sum(min(run.least, run.end - run.start) for run in runs)
     )
     for wanted in sorted({least, (least + following) // 2, following}):
-        squeeze = squeeze_to(runs, following, wanted, spatial)
+        squeeze = rescale_to(runs, following, wanted, spatial)
         assert least <= squeeze.next_position(following) <= wanted
         moved = squeeze(torch.stack([place for _, _, place in tokens]))
         saved, starts = [0], []
@@ -86,7 +86,7 @@ def test_a_squeeze_moves_each_token_as_the_naive_rule_does(seed: int, spatial: b
         _check_order(tokens, moved, squeeze)
 
 
-def _check_order(tokens: list[tuple[str, int, Tensor]], moved: Tensor, squeeze: Squeeze) -> None:
+def _check_order(tokens: list[tuple[str, int, Tensor]], moved: Tensor, squeeze: Rescaling) -> None:
     """Time never turns back, and text comes after all that was shown before it."""
     time = moved[:, 0]
     visual = [number for number, (kind, _, _) in enumerate(tokens) if kind == "video"]
@@ -103,18 +103,18 @@ def test_many_squeezes_in_a_row_keep_the_order() -> None:
     runs, following, tokens = _timeline(3, True)
     positions = torch.stack([place for _, _, place in tokens])
     for _ in range(40):
-        squeeze = squeeze_to(runs, following, following - 1, True) if following > 60 else None
+        squeeze = rescale_to(runs, following, following - 1, True) if following > 60 else None
         if squeeze is None:
             break
         positions, runs, following = squeeze(positions), squeeze.moved, squeeze.next_position(following)
-    _check_order(tokens, positions, Squeeze(runs, 1.0, True))
+    _check_order(tokens, positions, Rescaling(runs, 1.0, True))
     assert following == int(positions.max()) + 1 or following > int(positions.max())
 
 
 def test_a_squeeze_that_cannot_be() -> None:
     for runs, wanted in (([], 5), ([Run(4, 90, 8)], 15), ([Run(4, 90, 8)], -3)):
         with pytest.raises(kv.CacheError, match="positions"):
-            squeeze_to(runs, 94, wanted, True)
+            rescale_to(runs, 94, wanted, True)
 
 
 # --- A stream ---------------------------------------------------------------------------------------------------------

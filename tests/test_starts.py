@@ -13,8 +13,8 @@ import zoo
 from harness import METHODS, SETTINGS, answer, model_of, two_videos
 
 import kvpress_video as kv
-from kvpress_video.cache.eviction import plan
-from kvpress_video.cache.forward_pass import Row
+from kvpress_video.cache.eviction import plan_eviction
+from kvpress_video.cache.forward_pass import RowState
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Context, Entries, Grid, Tags
 from kvpress_video.compressor.registry import make_method
@@ -129,13 +129,13 @@ def test_a_segment_in_one_piece_is_compressed_as_if_nothing_were_known_of_it(met
     seen = []
 
     def both(entries: Any, rows: Any, keep: Any, made: Any) -> Any:
-        known = plan(entries, rows, keep, made)
-        unknown = plan(entries, [replace(row, starts={}) for row in rows], keep, made)
+        known = plan_eviction(entries, rows, keep, made)
+        unknown = plan_eviction(entries, [replace(row, starts={}) for row in rows], keep, made)
         seen.append((known.of(entries), unknown.of(entries)))
         return known
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvpress_video.attention.layer_compressor.plan", both)
+        patch.setattr("kvpress_video.attention.layer_compressor.plan_eviction", both)
         with kv.compress(model, method, "50%", **MINE.get(method, {})):
             answer(model, inputs)
     assert seen
@@ -177,8 +177,8 @@ def test_a_row_with_padding_inside_is_not_taken_for_one_with_padding_in_front() 
                 tags[row, 0, slot, Tags.SEGMENT :] = torch.tensor([0, slot - 4, 0, 0])
     states = torch.randn(2, 1, 8, 4)
     entries = Entries(states, states, tags, torch.zeros(2, 1, 8, 4), Context())
-    row = Row(2, {0: 3}, {0: 3}, {0: Grid(3, 1, 1)}, {0: 2})
-    left = plan(entries, [row, replace(row, loose=True)], [{0: 1}, {0: 1}], make_method("recent"))
+    row = RowState(2, {0: 3}, {0: 3}, {0: Grid(3, 1, 1)}, {0: 2})
+    left = plan_eviction(entries, [row, replace(row, loose=True)], [{0: 1}, {0: 1}], make_method("recent"))
     assert left.slots[:, 0].tolist() == [[2, 3, 6, 7], [0, 1, 6, 7]]
 
 

@@ -15,12 +15,12 @@ import pytest
 from answers import rows
 from rich.console import Console
 
-from kvpress_video.compressor.registry import Plugins
+from kvpress_video.compressor.registry import Registry
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Failure, Row
 from kvpress_video.sweep.stats.inference import accuracy, compare, retention
-from kvpress_video.sweep.stats.summary import OVERALL, Line, records, summarise
+from kvpress_video.sweep.stats.summary import OVERALL, SummaryRow, records, summarise
 from kvpress_video.sweep.stats.text import markdown, notes, tables
 
 FULL, TAR, VAN = Cell("full", "100%"), Cell("tar", "50%"), Cell("van", "50%")
@@ -50,7 +50,7 @@ class ByCategory(Plain):
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Benchmarks of every kind of average."""
     known = {"world": Plain, "by-task": ByTask, "by-category": ByCategory}
-    monkeypatch.setattr(Plugins, "get", lambda self, name: known[name])
+    monkeypatch.setattr(Registry, "get", lambda self, name: known[name])
 
 
 def right(clip: int, number: int) -> float:
@@ -66,7 +66,7 @@ def swept() -> list[Row]:
     return rows(FULL, right, shared=False) + rows(TAR, halves, shared=True, prefill_seconds=0.001)
 
 
-def by_method(lines: Sequence[Line]) -> dict[str, Line]:
+def by_method(lines: Sequence[SummaryRow]) -> dict[str, SummaryRow]:
     return {line.method: line for line in lines}
 
 
@@ -288,7 +288,7 @@ def test_records_are_flat_and_have_one_shape() -> None:
     assert (failed["error"], failed["accuracy"], failed["bytes"]) == ("BudgetError: too small", None, None)
 
 
-def printed(lines: Sequence[Line]) -> str:
+def printed(lines: Sequence[SummaryRow]) -> str:
     console = Console(width=200, file=io.StringIO())
     for table in tables(lines):
         console.print(table)

@@ -11,7 +11,7 @@ import pytest
 from answers import done
 
 from kvpress_video.errors import BenchmarkError, SweepError
-from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, Swept, make_grid, run_sweep
+from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, SweepResult, make_grid, run_sweep
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Task
 from kvpress_video.sweep.results.records import Failure, Outcome
@@ -53,7 +53,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def run(folder: Path, fake: Fake, ready: pytest.MonkeyPatch, grid: Any = GRID, **options: Any) -> Swept:
+def run(folder: Path, fake: Fake, ready: pytest.MonkeyPatch, grid: Any = GRID, **options: Any) -> SweepResult:
     ready.setattr(sweep, "choose", lambda *_: fake)
     return run_sweep(grid, folder, **options)
 

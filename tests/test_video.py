@@ -20,7 +20,7 @@ from kvpress_video.compressor.entries import Grid, Kind
 from kvpress_video.errors import UnsupportedModelError, VideoError
 from kvpress_video.models.internvl import InternVL
 from kvpress_video.models.smolvlm import SmolVLM
-from kvpress_video.prefill.token_layout import Item, lay_out
+from kvpress_video.prefill.token_layout import MediaItem, lay_out
 from kvpress_video.video.prompt import prepare
 from kvpress_video.video.reader import Video, frame_rate, read_video
 
@@ -265,7 +265,7 @@ def segments(inputs: Any, family: str, tokenizer: Any) -> list[list[int]]:
     label, placeholder = IMAGE_FRAMES[family]
     ids, token = inputs["input_ids"], tokenizer.convert_tokens_to_ids(placeholder)
     frames = int((ids == token).sum()) // 9
-    items = {Kind.IMAGE: [Item(Grid(1, 3, 3), label=label)] * frames}
+    items = {Kind.IMAGE: [MediaItem(Grid(1, 3, 3), label=label)] * frames}
     layout = lay_out(ids, inputs["attention_mask"].bool(), {Kind.IMAGE: token}, items, 0, [0] * len(ids))
     return [[grid.frames for grid in row.grids.values()] for row in layout.rows]
 

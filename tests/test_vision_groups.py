@@ -17,17 +17,17 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Grid, Kind
 from kvpress_video.models import adapter_for
-from kvpress_video.models.base import Frames
-from kvpress_video.prefill.token_layout import Item
-from kvpress_video.prefill.vision_tower import VisionWatch, first_equal, grouped
+from kvpress_video.models.base import FramePixels
+from kvpress_video.prefill.token_layout import MediaItem
+from kvpress_video.prefill.vision_tower import VisionRecorder, first_equal, grouped
 
 STANDBY = SimpleNamespace(n=4, tokens=None)
 ANY_SIZE = [family for family in zoo.FAMILIES if "qwen" in family or family == "video_llama_3"]
 
 
 @contextmanager
-def watching(model: Any, group: int | None, standby: Any = None) -> Iterator[VisionWatch]:
-    watch = VisionWatch(adapter_for(model), standby, group)
+def watching(model: Any, group: int | None, standby: Any = None) -> Iterator[VisionRecorder]:
+    watch = VisionRecorder(adapter_for(model), standby, group)
     watch.attach()
     try:
         yield watch
@@ -65,7 +65,7 @@ def videos_of(family: str) -> list[zoo.Video]:
     return [zoo.Video(5, rows, cols, seed=1), zoo.Video(3, *other, seed=2)]
 
 
-def taken(watch: VisionWatch, family: str) -> list[Item]:
+def taken(watch: VisionRecorder, family: str) -> list[MediaItem]:
     """The videos that were encoded; where frames are images, those."""
     return watch.take_items()[Kind.IMAGE if zoo.TABLE[family].frames_are_images else Kind.VIDEO]
 
@@ -171,7 +171,7 @@ def test_importance_is_the_same_in_groups(family: str) -> None:
     first, second = videos_of(family)
     again = [first, second, first]
     rows, cols = zoo.grid(family)
-    alone: list[list[Item]] = []
+    alone: list[list[MediaItem]] = []
     for video in (first, second):
         with watching(model, None, STANDBY) as watch:
             features(model, [video])
@@ -258,14 +258,19 @@ def test_only_equal_pixels_count_as_repeated() -> None:
     first = torch.zeros(2, 16, 6)
     hidden = first.clone()
     hidden[1, 7, 5] = 1  # where no sample looks
-    again = [Frames(grid, first), Frames(grid, hidden), Frames(grid, first.clone()), Frames(Grid(2, 1, 4), first)]
+    again = [
+        FramePixels(grid, first),
+        FramePixels(grid, hidden),
+        FramePixels(grid, first.clone()),
+        FramePixels(Grid(2, 1, 4), first),
+    ]
     assert first_equal(again) == [0, 1, 0, 3]
-    assert first_equal([Frames(grid, torch.full((2, 16, 6), torch.nan))] * 2) == [0, 1]
+    assert first_equal([FramePixels(grid, torch.full((2, 16, 6), torch.nan))] * 2) == [0, 1]
 
 
 def test_frames_are_grouped_in_order_and_none_is_cut() -> None:
     sizes = [(5, 2), (1, 9), (3, 2)]  # frames, patches of each
-    items = [Frames(Grid(n, 1, patches), torch.arange(n)[:, None]) for n, patches in sizes]
+    items = [FramePixels(Grid(n, 1, patches), torch.arange(n)[:, None]) for n, patches in sizes]
     groups = grouped(items, 6)
     assert [[(part.grid.patches, part.pixels.flatten().tolist()) for part in group] for group in groups] == [
         [(2, [0, 1, 2])],

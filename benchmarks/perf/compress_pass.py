@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kvpress_video.attention.layer_compressor import Reduction
-from kvpress_video.cache.forward_pass import Chunk, Row, text_tags
+from kvpress_video.attention.layer_compressor import LayerCompressor
+from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Context, Grid, Places, segment_entries
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.compressor.rope import Rope
-from kvpress_video.utils.timing import Stopwatch
+from kvpress_video.utils.timing import DeviceTimer
 
 from .clock import peak_bytes, seconds
 from .figure import Figure, Goal
@@ -69,8 +69,8 @@ class Layer:
         tags[:, TEXT:, 0] += TEXT
         places = torch.cat([index[..., None].float().expand(1, -1, Places.WIDTH), video.places[:, 0]], dim=1)
         counts = {0: self.length}
-        row = Row(held=counts, seen=counts, grids={0: grid}, starts={0: TEXT})
-        self._chunk = Chunk(tags, places, tags.shape[1], [row], compress=True)
+        row = RowState(held=counts, seen=counts, grids={0: grid}, starts={0: TEXT})
+        self._chunk = ForwardPass(tags, places, tags.shape[1], [row], compress=True)
         frequencies = 1e6 ** -(torch.arange(0, WIDTH, 2, device=device) / WIDTH)
         axes = torch.repeat_interleave(torch.arange(3), torch.tensor([16, 24, 24])).to(device)
         self._rope = Rope(frequencies.float(), axes)
@@ -97,7 +97,7 @@ class Layer:
     def pass_of(self, method: Compressor) -> Callable[[], Any]:
         """The work of one compression; the layer is whole again when this returns."""
         self._fill()
-        reduction = Reduction(method, self._rope, Stopwatch(self._device))
+        reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
         kept = [{0: self.length // _KEPT}]
         states = self._states[0][:, 0]
         return lambda: reduction.apply(

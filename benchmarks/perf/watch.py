@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import kvpress_video as kv
-from kvpress_video.utils.timing import Stopwatch
+from kvpress_video.utils.timing import DeviceTimer
 
 from .clock import turns, wait
 from .scales import Bed
@@ -173,8 +173,8 @@ class _Spent:
 
     def __init__(self, session: kv.VideoSession, device: torch.device) -> None:
         self._watches = {
-            "processor": Stopwatch(torch.device("cpu")),
-            **{name: Stopwatch(device) for name in PARTS[1:3]},
+            "processor": DeviceTimer(torch.device("cpu")),
+            **{name: DeviceTimer(device) for name in PARTS[1:3]},
         }
         compressing: Any = session.stream._attachment.stopwatch
         compressing.clear = lambda: None  # it is read at the end, not after every pass
@@ -196,7 +196,7 @@ class _Spent:
     def forget(self) -> None:
         """Leave out what was done since `so_far`."""
         for watch in (*self._watches.values(), self._compressing):
-            Stopwatch.clear(watch)
+            DeviceTimer.clear(watch)
 
     def so_far(self) -> dict[str, float]:
         """Seconds by part."""

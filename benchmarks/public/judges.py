@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from kvpress_video.errors import BenchmarkError, unknown_name
-from kvpress_video.utils.files import replacing
+from kvpress_video.utils.files import atomic_write
 
 Judge = Callable[[str, str, str], float]
 """From the question, the right answer and the given one to how right it is, in [0, 1]."""
@@ -102,6 +102,6 @@ def write_for_judge(file: Path, answers: Iterable[tuple[str, str, str, str]]) ->
         file: it appears whole or not at all.
         answers: id, question, right answer and given answer of each.
     """
-    with replacing(file) as scratch, scratch.open("w", encoding="utf-8") as out:
+    with atomic_write(file) as scratch, scratch.open("w", encoding="utf-8") as out:
         for name, question, expected, answer in answers:
             out.write(json.dumps({"id": name, "messages": judge_messages(question, expected, answer)}) + "\n")

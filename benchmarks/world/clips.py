@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from kvpress_video.utils.files import replacing
+from kvpress_video.utils.files import atomic_write
 
 from .questions import Question, ask
 from .render import render
@@ -113,7 +113,7 @@ def make_clips(
         if progress.tasks:
             progress.stop()
         index = {"world": WORLD_VERSION, "clips": known}
-        with replacing(folder / "clips.json") as scratch:
+        with atomic_write(folder / "clips.json") as scratch:
             scratch.write_text(json.dumps(index, indent=1) + "\n")
     return clips
 
@@ -185,7 +185,7 @@ def _write_mp4(path: Path, frames: torch.Tensor) -> None:
     codec, options = ("libx264", {"crf": "14", "preset": "fast", "x264-params": "mbtree=0:threads=1"})
     if codec not in av.codecs_available:
         codec, options = ("mpeg4", {"qmin": "1", "qmax": "3", "b": "4M"})
-    with replacing(path) as scratch, av.open(str(scratch), "w", format="mp4") as file:
+    with atomic_write(path) as scratch, av.open(str(scratch), "w", format="mp4") as file:
         stream: Any = file.add_stream(codec, rate=Fraction(FPS), options=options)
         stream.height, stream.width = frames.shape[-2:]
         stream.pix_fmt = "yuv420p"

@@ -8,21 +8,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..cache.eviction import plan
-from ..cache.forward_pass import Chunk, Row
+from ..cache.eviction import plan_eviction
+from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..compressor.base import Compressor
 from ..compressor.entries import Context, Places
 from ..compressor.rope import Rope
-from ..compressor.tensor_parallel import ALL_HERE, Spread
-from ..utils.timing import Stopwatch
+from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
+from ..utils.timing import DeviceTimer
 from .queries import last_queries
 
 Shares = Sequence[Mapping[int, int]]
 
 
 @dataclass(frozen=True)
-class Reduction:
+class LayerCompressor:
     """How layers are compressed.
 
     Attributes:
@@ -35,11 +35,11 @@ class Reduction:
 
     method: Compressor
     rope: Rope | None
-    stopwatch: Stopwatch
-    spread: Spread = ALL_HERE
+    stopwatch: DeviceTimer
+    spread: HeadSharding = UNSHARDED
     image_blocks: bool = False
 
-    def window(self, chunk: Chunk) -> int:
+    def window(self, chunk: ForwardPass) -> int:
         """How many of the last queries of a pass the method looks at."""
         if not self.method.needs & {"queries", "probe"}:
             return 0
@@ -53,8 +53,8 @@ class Reduction:
         number: int,
         attention: nn.Module,
         states: Tensor,
-        chunk: Chunk,
-        shares: Callable[[Sequence[Row], int, int], Shares],
+        chunk: ForwardPass,
+        shares: Callable[[Sequence[RowState], int, int], Shares],
     ) -> None:
         """Compress a layer, and let go of the probes.
 
@@ -79,7 +79,7 @@ class Reduction:
                 layer.drop_last(chunk.probes)
             if not chunk.compress:
                 return
-            layer.keep(plan(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
+            layer.keep(plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
             if chunk.moves and self.rope is not None:
                 layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
 

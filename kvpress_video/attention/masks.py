@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.forward_pass import Chunk
+from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
 from ..compressor.entries import Kind, Tags
 from ..errors import UnsupportedModelError
@@ -59,7 +59,7 @@ def without_masks(given: Any) -> Any:
 
 
 def layer_mask(
-    layer: CompressedLayer, chunk: Chunk, given: Tensor | None, implementation: str, states: Tensor, blocks: bool
+    layer: CompressedLayer, chunk: ForwardPass, given: Tensor | None, implementation: str, states: Tensor, blocks: bool
 ) -> Tensor | None:
     """The mask this layer needs in place of the one that was built from the first layer.
 
@@ -94,17 +94,17 @@ def layer_mask(
     return built(valid, image_blocks(chunk, states.device) if blocks else None, None, implementation, states)
 
 
-def brings_images(chunk: Chunk) -> bool:
+def brings_images(chunk: ForwardPass) -> bool:
     """Whether a pass has visual tokens."""
     return any(row.held for row in chunk.rows)
 
 
-def real_tokens(chunk: Chunk, device: torch.device) -> Tensor:
+def real_tokens(chunk: ForwardPass, device: torch.device) -> Tensor:
     """Which tokens of a pass are no padding, (batch, n) bool."""
     return chunk.tags[..., Tags.INDEX].to(device) >= 0
 
 
-def image_blocks(chunk: Chunk, device: torch.device) -> Tensor:
+def image_blocks(chunk: ForwardPass, device: torch.device) -> Tensor:
     """The image that each token of a pass belongs to, (batch, n) int64: neighbouring visual tokens are one image, -1
     is text.
     """

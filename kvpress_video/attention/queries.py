@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..compressor.entries import Entries, Kind, Queries
 from ..compressor.rope import Rope
-from ..utils.blocks import stretches
+from ..utils.blocks import iter_fp32_blocks
 from .masks import FLASH
 
 
@@ -42,7 +42,7 @@ def last_queries(
         index = index.gather(1, _image_ends(entries.kind[:, 0, -count:] > Kind.TEXT))
     grouped = states.reshape(batch, heads, -1, width)
     parts = []
-    for where, keys in stretches(entries.keys):
+    for where, keys in iter_fp32_blocks(entries.keys):
         logits = torch.matmul(grouped, keys.transpose(2, 3)).reshape(batch, -1, count, keys.shape[2])
         seen = entries.index[:, :1, None, where]
         hidden_keys = (seen > index[:, None, :, None]) | (seen < 0)

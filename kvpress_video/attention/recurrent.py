@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cache.forward_pass import Chunk
+from ..cache.forward_pass import ForwardPass
 
 
 def rows_of(layer: Any, rows: Tensor) -> Any:
@@ -23,7 +23,7 @@ def rows_of(layer: Any, rows: Tensor) -> Any:
     return part
 
 
-def follow_rows(recurrence: nn.Module, number: int, in_flight: Callable[[], Chunk | None]) -> Callable[[], None]:
+def follow_rows(recurrence: nn.Module, number: int, in_flight: Callable[[], ForwardPass | None]) -> Callable[[], None]:
     """Let a recurrent module take in each row as if it were alone.
 
     The stock module sees a row's padding only in front of its sequence. In the parts that a prompt is cut into, padding

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.forward_pass import Chunk
+from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
 from ..compressor.entries import Places
 from ..errors import UnsupportedModelError
@@ -50,7 +50,7 @@ class SlidingPass:
 
     adapter: Adapter
     seen: Sequence[int]
-    chunk: Chunk
+    chunk: ForwardPass
     _plans: dict[torch.device, _Plan] = field(default_factory=dict)
     _rotations: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 

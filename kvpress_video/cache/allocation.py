@@ -9,11 +9,11 @@ from itertools import product
 from ..budget import Budget, allocate
 from ..compressor.base import Compressor
 from ..errors import BudgetError
-from .forward_pass import Row
+from .forward_pass import RowState
 
 
 @dataclass(frozen=True)
-class Allotment:
+class BudgetAllocator:
     """Turns one budget into shares per row and segment.
 
     Attributes:
@@ -36,7 +36,7 @@ class Allotment:
     text_room: int = 0
     waiting: int = 0
 
-    def shares(self, rows: Sequence[Row], length: int, layer: int | None = None) -> list[Mapping[int, int]]:
+    def shares(self, rows: Sequence[RowState], length: int, layer: int | None = None) -> list[Mapping[int, int]]:
         """Entries to keep of each segment, per row and head.
 
         Args:
@@ -50,7 +50,7 @@ class Allotment:
         texts = self._texts(rows, length)
         return [self._shares(row, text, texts, layer) for row, text in zip(rows, texts, strict=True)]
 
-    def hold_all(self, rows: Sequence[Row], length: int) -> bool:
+    def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
         """Whether every layer may keep all that the rows hold."""
         return all(
             share[segment] >= row.held[segment]
@@ -59,7 +59,7 @@ class Allotment:
             for segment in row.held
         )
 
-    def check(self, rows: Sequence[Row], length: int) -> None:
+    def check(self, rows: Sequence[RowState], length: int) -> None:
         """See to it that rows which are whole can be brought down to their budget.
 
         Raises:
@@ -77,7 +77,7 @@ class Allotment:
                     "are: lower the budget or spread it more evenly."
                 )
 
-    def _shares(self, row: Row, text: int, texts: Sequence[int], layer: int | None) -> Mapping[int, int]:
+    def _shares(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> Mapping[int, int]:
         if not row.seen:
             return {}
         mine = self._wanted(row, text, texts, layer)
@@ -88,17 +88,17 @@ class Allotment:
             )
         return allocate(mine, row.seen, row.held)
 
-    def _texts(self, rows: Sequence[Row], length: int) -> list[int]:
+    def _texts(self, rows: Sequence[RowState], length: int) -> list[int]:
         """Text entries of each row, those that follow and those that room is kept for included."""
         more = self.waiting + self.text_room
         return [length + more - row.padding - sum(row.held.values()) for row in rows]
 
-    def _wanted(self, row: Row, text: int, texts: Sequence[int], layer: int | None) -> int:
+    def _wanted(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> int:
         padding = max(texts) - text if self.budget.unit == "bytes" else 0
         total = self._total(row, text) - padding
         return (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
 
-    def _total(self, row: Row, text: int) -> int:
+    def _total(self, row: RowState, text: int) -> int:
         if self.budget.unit == "tokens":
             return int(self.budget.amount)
         if self.budget.unit == "ratio":

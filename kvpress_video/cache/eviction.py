@@ -13,7 +13,7 @@ from torch import Tensor
 from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Kind
 from ..errors import BudgetError
-from .forward_pass import Row
+from .forward_pass import RowState
 
 
 class Merged(NamedTuple):
@@ -31,7 +31,7 @@ class Merged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvictionPlan:
     """What is left of a layer.
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
 
     slots: Tensor
     merged: Sequence[Merged]
-    rows: Sequence[Row]
+    rows: Sequence[RowState]
 
     def of(self, entries: Entries) -> Entries:
         """The entries that are left, as copies."""
@@ -63,7 +63,9 @@ class Plan:
                 whole[row, :, : left.padding] = nothing
 
 
-def plan(entries: Entries, rows: Sequence[Row], keep: Sequence[Mapping[int, int]], method: Compressor) -> Plan:
+def plan_eviction(
+    entries: Entries, rows: Sequence[RowState], keep: Sequence[Mapping[int, int]], method: Compressor
+) -> EvictionPlan:
     """Compress a batch whose rows may differ in layout. Text stays, padding goes and comes back only where rows end up
     with different lengths.
 
@@ -98,11 +100,11 @@ def plan(entries: Entries, rows: Sequence[Row], keep: Sequence[Mapping[int, int]
             after[number] = replace(
                 rows[number], padding=padding, held=_left(row, share), starts=_starts_left(row, share), loose=False
             )
-    return Plan(slots, merged, after)
+    return EvictionPlan(slots, merged, after)
 
 
 def _plan_group(
-    entries: Entries, row: Row, keep: Mapping[int, int], method: Compressor
+    entries: Entries, row: RowState, keep: Mapping[int, int], method: Compressor
 ) -> tuple[Tensor, list[tuple[Tensor, Entries]]]:
     """The slots that stay, (rows, heads, n) ascending, and what stands in some of them, by its place among them."""
     stay, made = [], []
@@ -128,7 +130,7 @@ def _plan_group(
     return whole, [(torch.searchsorted(whole, slots), merged) for slots, merged in made]
 
 
-def _parts(entries: Entries, row: Row) -> Iterator[tuple[int | None, Entries, Tensor]]:
+def _parts(entries: Entries, row: RowState) -> Iterator[tuple[int | None, Entries, Tensor]]:
     """The segments, and the text (None) around them, with their slots."""
     if _in_order(row):
         slots = torch.arange(len(entries), device=entries.keys.device).expand(*entries.keys.shape[:2], -1)
@@ -152,16 +154,16 @@ def _parts(entries: Entries, row: Row) -> Iterator[tuple[int | None, Entries, Te
         start = stop
 
 
-def _in_order(row: Row) -> bool:
+def _in_order(row: RowState) -> bool:
     """Whether each segment is one stretch of slots, at a place that is known."""
     return not row.loose and row.held.keys() <= row.starts.keys()
 
 
-def _left(row: Row, keep: Mapping[int, int]) -> dict[int, int]:
+def _left(row: RowState, keep: Mapping[int, int]) -> dict[int, int]:
     return {segment: min(keep[segment], held) for segment, held in row.held.items()}
 
 
-def _starts_left(row: Row, keep: Mapping[int, int]) -> dict[int, int]:
+def _starts_left(row: RowState, keep: Mapping[int, int]) -> dict[int, int]:
     """Where the segments start once they are brought down; nothing where text is between the entries of any."""
     if not row.held.keys() <= row.starts.keys():
         return {}

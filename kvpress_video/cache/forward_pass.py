@@ -16,7 +16,7 @@ _EMPTY: Mapping[int, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Row:
+class RowState:
     """What the host knows of one row of a layer, so that nothing has to be read back from the device.
 
     Attributes:
@@ -28,7 +28,7 @@ class Row:
         loose: whether padding is anywhere but in front.
         shift: how far positions of later tokens move down, in positions (`compact` only).
         following: the position of the next text token where the row counts its own positions, as a stream does; None
-            where `generate()` counts them. In the rows of a `Chunk`, how far it moves on.
+            where `generate()` counts them. In the rows of a `ForwardPass`, how far it moves on.
     """
 
     padding: int = 0
@@ -40,12 +40,12 @@ class Row:
     shift: int = 0
     following: int | None = None
 
-    def after(self, new: Row, length: int) -> Row:
+    def after(self, new: RowState, length: int) -> RowState:
         """This row, of `length` slots, once the tokens of `new` follow it."""
-        if new == Row():
+        if new == RowState():
             return self
         entries = length - self.padding
-        return Row(
+        return RowState(
             self.padding + new.padding,
             _added(self.held, new.held),
             _added(self.seen, new.seen),
@@ -56,7 +56,7 @@ class Row:
             None if self.following is None else self.following + (new.following or 0),
         )
 
-    def _starts_after(self, new: Row, entries: int) -> Mapping[int, int]:
+    def _starts_after(self, new: RowState, entries: int) -> Mapping[int, int]:
         starts = dict(self.starts)
         for segment in new.held:
             held, known = self.held.get(segment, 0), starts.pop(segment, None)
@@ -72,7 +72,7 @@ def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> Mapping[int, i
 
 
 @dataclass(frozen=True)
-class Chunk:
+class ForwardPass:
     """The tokens of one forward pass, as every layer's cache is about to see them.
 
     Attributes:
@@ -89,7 +89,7 @@ class Chunk:
     tags: Tensor
     places: Tensor
     logical: int
-    rows: Sequence[Row]
+    rows: Sequence[RowState]
     compress: bool = False
     stock_mask: bool = True
     moves: bool = False

@@ -15,8 +15,8 @@ from ..compressor.rope import Rope
 from ..errors import CacheError
 from .buffers import Buffers
 from .compaction import moved
-from .eviction import Plan
-from .forward_pass import Chunk, Row, text_tags
+from .eviction import EvictionPlan
+from .forward_pass import ForwardPass, RowState, text_tags
 
 
 class CompressedLayer(DynamicLayer):
@@ -30,7 +30,7 @@ class CompressedLayer(DynamicLayer):
         tags, places: metadata of each entry, see `Entries`.
         logical: tokens seen.
         untold: how many of them, the first ones, `get_seq_length()` leaves out: what a stream saw before `generate()`.
-        rows: one `Row` per batch row.
+        rows: one `RowState` per batch row.
         incoming: the pass in flight; set and cleared by the hooks.
         guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
         broken: whether a pass failed halfway, so that layers hold different tokens.
@@ -39,7 +39,7 @@ class CompressedLayer(DynamicLayer):
     keys: Any  # None until the first update, as in the stock layer
     values: Any
 
-    def __init__(self, reserve: int = 0, rows: Sequence[Row] = ()) -> None:
+    def __init__(self, reserve: int = 0, rows: Sequence[RowState] = ()) -> None:
         """Args:
         reserve: entries to make room for with the first one.
         rows: what is known of each row before the first pass.
@@ -48,13 +48,13 @@ class CompressedLayer(DynamicLayer):
         self._buffers = Buffers(reserve)
         self._forget(rows)
 
-    def _forget(self, rows: Sequence[Row]) -> None:
+    def _forget(self, rows: Sequence[RowState]) -> None:
         self.tags: Tensor | None = None
         self.places: Tensor | None = None
         self.logical = 0
         self.untold = 0
         self.rows = list(rows)
-        self.incoming: Chunk | None = None
+        self.incoming: ForwardPass | None = None
         self.guarded = False
         self.broken = False
 
@@ -115,7 +115,7 @@ class CompressedLayer(DynamicLayer):
             [key_states, value_states, chunk.tags.to(device)[:, None], chunk.places.to(device)[:, None]]
         )
         self._show()
-        rows = self.rows or [Row()] * len(key_states)
+        rows = self.rows or [RowState()] * len(key_states)
         before = self.physical - key_states.shape[2]
         self.rows = [row.after(new, before) for row, new in zip(rows, chunk.rows, strict=True)]
         self.logical += chunk.logical
@@ -126,7 +126,7 @@ class CompressedLayer(DynamicLayer):
         self.keys, self.values, self.tags, self.places = self._buffers.held
         self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
 
-    def _plain_text(self, key_states: Tensor) -> Chunk:
+    def _plain_text(self, key_states: Tensor) -> ForwardPass:
         if self.guarded:
             raise CacheError(
                 "This cache holds padded rows, layers of unequal length or moved positions: continue it inside "
@@ -135,8 +135,8 @@ class CompressedLayer(DynamicLayer):
         batch, _, length, _ = key_states.shape
         index = self.logical + torch.arange(length, device=key_states.device)
         width = Places.WIDTH if self.places is None else self.places.shape[-1]
-        return Chunk(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
-                     [Row()] * batch)  # fmt: skip
+        return ForwardPass(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
+                     [RowState()] * batch)  # fmt: skip
 
     def check_whole(self) -> None:
         """Raise CacheError if a pass failed halfway."""
@@ -160,13 +160,13 @@ class CompressedLayer(DynamicLayer):
         keys, values, tags, places = self._buffers.held
         return Entries(keys, values, tags, places, context)
 
-    def replace(self, entries: Entries, rows: Sequence[Row]) -> None:
+    def replace(self, entries: Entries, rows: Sequence[RowState]) -> None:
         """Hold these entries instead; they share no memory with those held."""
         self._assign(entries, rows)
         self._show()
         self.rows = list(rows)
 
-    def keep(self, plan: Plan) -> None:
+    def keep(self, plan: EvictionPlan) -> None:
         """Hold what a plan leaves."""
         self._buffers.keep(plan.slots)
         plan.finish(self._buffers.held)
@@ -178,14 +178,14 @@ class CompressedLayer(DynamicLayer):
         entries = moved(self.entries(Context()), target, rope)
         self.replace(replace(entries, values=entries.values.clone(), tags=entries.tags.clone()), self.rows)
 
-    def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[Row]) -> None:
+    def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[RowState]) -> None:
         """Hold what another layer held: copies of its keys, values, tags and places, or nothing."""
         if parts:
             keys, values, tags, places = (part.clone() for part in parts)
             self.replace(Entries(keys, values, tags, places), rows)
         self.logical, self.rows, self.guarded = logical, list(rows), True
 
-    def _assign(self, entries: Entries, rows: Sequence[Row]) -> None:
+    def _assign(self, entries: Entries, rows: Sequence[RowState]) -> None:
         self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
 
     def extend(self, text: Entries) -> None:
@@ -196,7 +196,7 @@ class CompressedLayer(DynamicLayer):
         self._buffers.append([text.keys, text.values, tags, text.places])
         self._show()
         self.logical += len(text)
-        self.rows = [row.after(Row(following=len(text)), self.physical) for row in self.rows]
+        self.rows = [row.after(RowState(following=len(text)), self.physical) for row in self.rows]
 
     def drop_last(self, entries: int) -> None:
         """Forget the newest entries of every row."""

@@ -15,7 +15,7 @@ from ..errors import CacheError
 from .buffers import Buffers
 
 
-class Lane:
+class CopyStream:
     """The way between the host and a device: copies are made at once."""
 
     def copy(self, room: Sequence[Tensor], parts: Sequence[Tensor]) -> Callable[[], None]:
@@ -37,7 +37,7 @@ class Lane:
         """Wait here until every copy is made."""
 
 
-class CudaLane(Lane):
+class CudaCopyStream(CopyStream):
     """Copies on a stream of their own, beside what the device computes."""
 
     def __init__(self, device: torch.device) -> None:
@@ -64,9 +64,9 @@ class CudaLane(Lane):
 
 
 @functools.cache
-def lane_of(device: torch.device) -> Lane:
+def copy_stream(device: torch.device) -> CopyStream:
     """The one way between the host and a device, for all caches there."""
-    return CudaLane(device) if device.type == "cuda" else Lane()
+    return CudaCopyStream(device) if device.type == "cuda" else CopyStream()
 
 
 def _heads(states: Tensor) -> list[Tensor]:
@@ -74,7 +74,7 @@ def _heads(states: Tensor) -> list[Tensor]:
     return [head for row in states.unbind() for head in row.unbind()]
 
 
-class Bank(Buffers):
+class OffloadStorage(Buffers):
     """Keys and values on the host, (batch, kv_heads, capacity, head_dim) each.
 
     Attributes:
@@ -96,25 +96,25 @@ class Bank(Buffers):
         Returns:
             To be called before the device is told to read it.
         """
-        return lane_of(self.device).copy(room, [part[:, :, start:] for part in self.held])
+        return copy_stream(self.device).copy(room, [part[:, :, start:] for part in self.held])
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Change the batch of both tensors."""
-        lane_of(self.device).finish()
+        copy_stream(self.device).finish()
         changed = [change(part) for part in self.held if self.length]
         self._whole = tuple(self._empty(part, part.shape) for part in changed)
         for whole, part in zip(self._whole, changed, strict=True):
             whole.copy_(part)
 
     def _move(self, like: Sequence[Tensor], capacity: int) -> None:
-        lane_of(self.device).finish()
+        copy_stream(self.device).finish()
         super()._move(like, capacity)
 
     def _write(self, parts: Sequence[Tensor], end: int) -> None:
-        lane_of(self.device).copy([whole[:, :, self.length : end] for whole in self._whole], parts)
+        copy_stream(self.device).copy([whole[:, :, self.length : end] for whole in self._whole], parts)
 
 
-class HostBank(Bank):
+class HostStorage(OffloadStorage):
     """In the host's memory, pinned where there is a CUDA device."""
 
     def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -122,7 +122,7 @@ class HostBank(Bank):
             return torch.empty(shape, dtype=like.dtype, pin_memory=torch.cuda.is_available())
 
 
-class DiskBank(Bank):
+class DiskStorage(OffloadStorage):
     """In temporary files that no folder lists: they go with the last one who reads them, however that one ends."""
 
     def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:

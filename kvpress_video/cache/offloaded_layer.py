@@ -12,22 +12,22 @@ from torch import Tensor
 from ..compressor.entries import Context, Entries
 from ..errors import unknown_name
 from .buffers import Buffers
-from .eviction import Plan
-from .forward_pass import Row
+from .eviction import EvictionPlan
+from .forward_pass import RowState
 from .layer import CompressedLayer
-from .offload import Bank, DiskBank, HostBank
-from .staging import Scratch
+from .offload import DiskStorage, HostStorage, OffloadStorage
+from .staging import StagingBuffers
 
-_KINDS: dict[str, type[Bank]] = {"cpu": HostBank, "disk": DiskBank}
+_KINDS: dict[str, type[OffloadStorage]] = {"cpu": HostStorage, "disk": DiskStorage}
 BANKS = ("device", *_KINDS)
 
 
-class BankedBuffers(Buffers):
+class OffloadedBuffers(Buffers):
     """What a layer holds: its own buffers are the metadata of all entries; the keys and values of the leading ones
     are in a bank, those of the rest beside the metadata.
     """
 
-    def __init__(self, bank: Bank, scratch: Scratch, reserve: int) -> None:
+    def __init__(self, bank: OffloadStorage, scratch: StagingBuffers, reserve: int) -> None:
         super().__init__(reserve)
         self._bank, self._scratch, self._rest = bank, scratch, Buffers()
         scratch.enter(bank)
@@ -130,12 +130,12 @@ class BankedBuffers(Buffers):
         self._scratch.forget(self._bank, self.length)
 
 
-class BankedLayer(CompressedLayer):
+class OffloadedLayer(CompressedLayer):
     """A layer with a bank. Read from outside, `keys` and `values` are copies on the layer's device."""
 
-    _buffers: BankedBuffers
+    _buffers: OffloadedBuffers
 
-    def __init__(self, buffers: BankedBuffers, banked: Callable[[Entries], int], rows: Sequence[Row]) -> None:
+    def __init__(self, buffers: OffloadedBuffers, banked: Callable[[Entries], int], rows: Sequence[RowState]) -> None:
         """Args:
         buffers: empty ones.
         banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
@@ -178,7 +178,7 @@ class BankedLayer(CompressedLayer):
         self._buffers.prefetch_next()
         return held
 
-    def keep(self, plan: Plan) -> None:
+    def keep(self, plan: EvictionPlan) -> None:
         """As every layer, by way of copies: what is banked may change."""
         self.replace(plan.of(self.entries(Context())), plan.rows)
 
@@ -189,7 +189,7 @@ class BankedLayer(CompressedLayer):
         self.tags, self.places = self._buffers.metadata
         self.device, self.is_initialized = self.tags.device, True
 
-    def _assign(self, entries: Entries, rows: Sequence[Row]) -> None:
+    def _assign(self, entries: Entries, rows: Sequence[RowState]) -> None:
         grids = rows[0].grids
         newest = grids[max(grids)] if grids else None
         banked = self._banked(replace(entries, context=replace(entries.context, grid=newest)))
@@ -197,7 +197,7 @@ class BankedLayer(CompressedLayer):
 
 
 def make_layers(
-    bank: str, count: int, reserve: int, rows: Sequence[Row], banked: Callable[[Entries], int]
+    bank: str, count: int, reserve: int, rows: Sequence[RowState], banked: Callable[[Entries], int]
 ) -> list[CompressedLayer]:
     """Empty layers of one cache.
 
@@ -215,5 +215,5 @@ def make_layers(
         raise unknown_name("place of the bank", bank, BANKS)
     if bank not in _KINDS:
         return [CompressedLayer(reserve, rows) for _ in range(count)]
-    scratch = Scratch(reserve)
-    return [BankedLayer(BankedBuffers(_KINDS[bank](), scratch, reserve), banked, rows) for _ in range(count)]
+    scratch = StagingBuffers(reserve)
+    return [OffloadedLayer(OffloadedBuffers(_KINDS[bank](), scratch, reserve), banked, rows) for _ in range(count)]

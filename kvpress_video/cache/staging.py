@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .offload import Bank
+from .offload import OffloadStorage
 
 
-class Half:
+class Slot:
     """Room on a device for the keys and values of one layer.
 
     Attributes:
@@ -22,7 +22,7 @@ class Half:
     """
 
     def __init__(self) -> None:
-        self.bank: Bank | None = None
+        self.bank: OffloadStorage | None = None
         self.right = 0
         self.room: tuple[Tensor, ...] = ()
         self.settle: Callable[[], None] = lambda: None
@@ -32,7 +32,7 @@ class Half:
         """Bytes of the room."""
         return sum(part.numel() * part.element_size() for part in self.room)
 
-    def fetch(self, bank: Bank, length: int, reserve: int) -> None:
+    def fetch(self, bank: OffloadStorage, length: int, reserve: int) -> None:
         """Let a bank's entries come, to where there is room for `length`."""
         fits = self.room and all(
             (have.dtype, have.shape[:2], have.shape[3:]) == (part.dtype, part.shape[:2], part.shape[3:])
@@ -54,7 +54,7 @@ class Half:
             self.right = bank.length
 
 
-class Scratch:
+class StagingBuffers:
     """Where attention reads layers that have a bank: two halves on each device, which all layers take turns in.
 
     While one layer computes on one half, the bank of the next is copied into the other.
@@ -65,14 +65,14 @@ class Scratch:
         reserve: entries that a half has room for at least.
         """
         self._reserve = reserve
-        self._halves: dict[torch.device, list[Half]] = defaultdict(lambda: [Half(), Half()])  # used last comes last
-        self._banks: list[Bank] = []
+        self._halves: dict[torch.device, list[Slot]] = defaultdict(lambda: [Slot(), Slot()])  # used last comes last
+        self._banks: list[OffloadStorage] = []
 
-    def enter(self, bank: Bank) -> None:
+    def enter(self, bank: OffloadStorage) -> None:
         """Take in the bank of one more layer."""
         self._banks.append(bank)
 
-    def hold(self, bank: Bank, length: int) -> Half:
+    def hold(self, bank: OffloadStorage, length: int) -> Slot:
         """A half that the bank's entries are in, with room for `length`; the caller may fill it up."""
         halves = self._halves[bank.device]
         half = self._found(bank) or halves[0]
@@ -81,14 +81,14 @@ class Scratch:
         halves.sort(key=lambda other: other is half)
         return half
 
-    def prefetch_after(self, bank: Bank) -> None:
+    def prefetch_after(self, bank: OffloadStorage) -> None:
         """Let the next layer's bank come; after the last layer the first is next."""
         following = self._banks[(self._banks.index(bank) + 1) % len(self._banks)]
         if following.length:
             half = self._found(following) or self._halves[following.device][0]
             half.fetch(following, following.length, self._reserve)
 
-    def known(self, bank: Bank) -> tuple[int, Sequence[Tensor]]:
+    def known(self, bank: OffloadStorage) -> tuple[int, Sequence[Tensor]]:
         """How many of the leading entries of a bank's layer are at hand, and where."""
         half = self._found(bank)
         if half is None or not half.right:
@@ -96,16 +96,16 @@ class Scratch:
         half.settle()
         return half.right, half.room
 
-    def forget(self, bank: Bank, start: int = 0) -> None:
+    def forget(self, bank: OffloadStorage, start: int = 0) -> None:
         """Entries of a bank's layer changed, from `start` on."""
         half = self._found(bank)
         if half is not None:
             half.right = min(half.right, start)
 
-    def bytes(self, bank: Bank) -> int:
+    def bytes(self, bank: OffloadStorage) -> int:
         """Bytes of the half that a bank's layer is in."""
         half = self._found(bank)
         return half.bytes if half else 0
 
-    def _found(self, bank: Bank) -> Half | None:
+    def _found(self, bank: OffloadStorage) -> Slot | None:
         return next((half for half in self._halves[bank.device] if half.bank is bank), None)

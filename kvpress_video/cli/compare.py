@@ -50,13 +50,13 @@ def _compare(options: argparse.Namespace) -> int:
 
     from ..compressor.registry import split_list
     from ..sweep.gate.compare import compare_sweeps
-    from ..sweep.gate.sweep_data import Side
+    from ..sweep.gate.sweep_data import SweepData
     from ..sweep.gate.text import as_json, markdown
 
     with Console(stderr=True).status("comparing"):
         gate = compare_sweeps(
-            Side.read(options.base),
-            Side.read(options.new),
+            SweepData.read(options.base),
+            SweepData.read(options.new),
             options.fail_under,
             options.alpha,
             methods=split_list(options.methods),

@@ -11,7 +11,7 @@ from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, pro
 
 if TYPE_CHECKING:
     from ..sweep.grid.spec import Grid
-    from ..sweep.run.sweep import Swept
+    from ..sweep.run.sweep import SweepResult
 
 TABLE_METHODS = (
     "full,random,uniform,recent,sink-window,key-norm,snapkv,tar,van,infinipot-v,standby,novelty,standby-novelty,"
@@ -97,7 +97,7 @@ def _grid(options: argparse.Namespace) -> Grid:
     return make_grid(**{**flag_parts(methods=TABLE_METHODS, budgets=TABLE_BUDGETS), **flags})
 
 
-def _run(grid: Grid, options: argparse.Namespace) -> Swept:
+def _run(grid: Grid, options: argparse.Namespace) -> SweepResult:
     from ..sweep.run.sweep import run_sweep
 
     with progress() as bar:
@@ -112,7 +112,7 @@ def _run(grid: Grid, options: argparse.Namespace) -> Swept:
         return run_sweep(grid, options.out, progress=show, **how)
 
 
-def _sum_up(swept: Swept, options: argparse.Namespace, device: str | None) -> None:
+def _sum_up(swept: SweepResult, options: argparse.Namespace, device: str | None) -> None:
     """Print the tables, and write them and the report beside the store."""
     from ..report.findings import Findings
     from ..sweep.results.export import encode, write

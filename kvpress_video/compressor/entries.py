@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CacheError
 from .rope import Rope
-from .tensor_parallel import ALL_HERE, Spread
+from .tensor_parallel import UNSHARDED, HeadSharding
 
 
 class Kind(IntEnum):
@@ -117,7 +117,7 @@ class Context:
     layers: int = 1
     rope: Rope | None = None
     queries: Queries | None = None
-    spread: Spread = ALL_HERE
+    spread: HeadSharding = UNSHARDED
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.
 
 
 @dataclass(frozen=True)
-class Plugins(Generic[Made]):
+class Registry(Generic[Made]):
     """The dataclasses that installed packages declare in one entry-point group; their fields are their settings.
 
     Attributes:
@@ -143,7 +143,7 @@ def _spelled(value: Any) -> str:
     return text if plain else repr(value)
 
 
-METHODS = Plugins("kvpress_video.methods", "method", Compressor)
+METHODS = Registry("kvpress_video.methods", "method", Compressor)
 
 
 def method_names() -> list[str]:

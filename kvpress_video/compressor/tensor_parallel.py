@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Spread:
+class HeadSharding:
     """Which share of the KV heads of every layer this process holds: equal shares, in order.
 
     Attributes:
@@ -41,17 +41,17 @@ class Spread:
         return mean / self.processes
 
 
-ALL_HERE = Spread()
+UNSHARDED = HeadSharding()
 """One process holds all heads."""
 
 
-def spread_of(weight: Any) -> Spread:
+def sharding_of(weight: Any) -> HeadSharding:
     """How the rows of a projection's weight are spread: those of a plain tensor are not."""
     for dim, placement in enumerate(getattr(weight, "placements", ())):
         if placement.is_shard(0):
             mesh = weight.device_mesh
-            return Spread(mesh.get_local_rank(dim), mesh.size(dim), mesh.get_group(dim))
-    return ALL_HERE
+            return HeadSharding(mesh.get_local_rank(dim), mesh.size(dim), mesh.get_group(dim))
+    return UNSHARDED
 
 
 def share_of(model: nn.Module) -> str:

@@ -11,9 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind, Places, Tags
 from ..compressor.rope import Rope
-from ..compressor.tensor_parallel import Spread, spread_of
+from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
-from ..prefill.token_layout import Item
+from ..prefill.token_layout import MediaItem
 
 
 class StandbySettings(Protocol):
@@ -23,10 +23,10 @@ class StandbySettings(Protocol):
     tokens: Tensor | None
 
 
-Report = Callable[[Tensor], None]
+ImportanceSink = Callable[[Tensor], None]
 
 
-class Frames(NamedTuple):
+class FramePixels(NamedTuple):
     """Successive frames of one video, or one image, on their way into the vision tower.
 
     Attributes:
@@ -113,10 +113,10 @@ class Adapter(ABC):
         return width
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> HeadSharding:
         """How the KV heads are spread over processes (tensor parallel)."""
         attention: Any = self.attentions[0]
-        return spread_of(attention.k_proj.weight)
+        return sharding_of(attention.k_proj.weight)
 
     @property
     def kv_heads(self) -> int:
@@ -152,7 +152,7 @@ class Adapter(ABC):
         """The token id that stands for a visual token, per kind."""
 
     @abstractmethod
-    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         """The videos or images of one call of `get_video_features` or `get_image_features`.
 
         Args:
@@ -170,11 +170,11 @@ class Adapter(ABC):
         return {}
 
     @abstractmethod
-    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
         """The frames of each video or image of such a call; None where it cannot be cut (any-resolution images)."""
 
     @abstractmethod
-    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
         """The arguments of a call that encodes these frames, from those of the call that they were unpacked from."""
 
     @abstractmethod
@@ -207,7 +207,7 @@ class Adapter(ABC):
         return [float(step * grid.patches) for step in steps]
 
     @abstractmethod
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         """Hook the vision tower so that every run reports the importance of its visual tokens, (tokens,) fp32."""
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from .base import Report, StandbySettings
+from .base import ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
 from .standby_attention import watch_square
@@ -50,7 +50,7 @@ class Gemma3(ImageFrames):
         rotation: tuple[Tensor, Tensor] = self.text_model.rotary_emb(states, positions, "sliding_attention")
         return rotation
 
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         tower = self.inner.vision_tower
         block = getattr(tower, "vision_model", tower).encoder.layers[-1]
         return [watch_square(block.self_attn, block.layer_norm1, self.tokens_along, settings, report)]

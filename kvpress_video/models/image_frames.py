@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import Item
-from .base import Adapter, Frames, demand
+from ..prefill.token_layout import MediaItem
+from .base import Adapter, FramePixels, demand
 from .frame_labels import FrameLabel
 
 
@@ -37,16 +37,16 @@ class ImageFrames(Adapter):
     def images(self, arguments: Mapping[str, Any]) -> Tensor | None:
         """The pixels of a call of `get_image_features`, (images, 3, height, width); None where it cannot be cut."""
 
-    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         grid = self._grid(arguments)
         images = sum(feature.shape[:-1].numel() for feature in features) // grid.tokens
-        return [Item(grid, label=self.label)] * images
+        return [MediaItem(grid, label=self.label)] * images
 
-    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
         pixels, grid = self.images(arguments), self._grid(arguments)
-        return None if pixels is None else [Frames(grid, image) for image in pixels.split(1)]
+        return None if pixels is None else [FramePixels(grid, image) for image in pixels.split(1)]
 
-    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
         return {**arguments, "pixel_values": torch.cat([part.pixels for part in frames])}
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:

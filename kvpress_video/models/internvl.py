@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from .base import Report, StandbySettings
+from .base import ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
 from .standby_attention import watch_square
@@ -27,7 +27,7 @@ class InternVL(ImageFrames):
         pixels: Tensor = arguments["pixel_values"]
         return pixels
 
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         layer = self.config.vision_feature_layer
         last = max(layer) if isinstance(layer, (list, tuple)) else layer
         block = self.inner.vision_tower.encoder.layer[last if last < 0 else last - 1]

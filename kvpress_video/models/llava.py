@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import Item
-from .base import Adapter, Frames, Report, StandbySettings, demand
+from ..prefill.token_layout import MediaItem
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
 from .standby_attention import watch_square
 
 
@@ -38,20 +38,20 @@ class LlavaNextVideo(Adapter):
     def _tokens_along(self, patches: int) -> int:
         return patches // 2
 
-    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         if kind is Kind.IMAGE:
-            return [Item(Grid(1, 1, len(feature))) for feature in features]
+            return [MediaItem(Grid(1, 1, len(feature))) for feature in features]
         videos, frames = arguments[_pixels(arguments)].shape[:2]
-        return [Item(Grid(frames, self._token_side, self._token_side), self.video_newlines)] * videos
+        return [MediaItem(Grid(frames, self._token_side, self._token_side), self.video_newlines)] * videos
 
-    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames] | None:
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
         if kind is Kind.IMAGE:
             return None
         videos = arguments[_pixels(arguments)]
         grid = Grid(videos.shape[1], self._token_side, self._token_side)
-        return [Frames(grid, video) for video in videos]
+        return [FramePixels(grid, video) for video in videos]
 
-    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
         """Every frame becomes a video of its own: then all that is returned counts frames first."""
         return {**arguments, _pixels(arguments): torch.cat([part.pixels for part in frames])[:, None]}
 
@@ -81,7 +81,7 @@ class LlavaNextVideo(Adapter):
         videos = [video.flatten(0, -2)[:tokens] for video in getattr(encoded, "pooler_output", encoded)]
         return torch.cat(videos).to(self.text_model.dtype), None
 
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         block = self._feature_block()
         return [watch_square(block.self_attn, block.layer_norm1, self._tokens_along, settings, report)]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import Item
-from .base import Adapter, Frames, Report, StandbySettings, demand
+from ..prefill.token_layout import MediaItem
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
 from .patch_merging import join, spatial, summed, turned
 from .standby_attention import patch_importance, surrogate_queries
 
@@ -42,18 +42,18 @@ class QwenVL(Adapter):
         """The vision tower."""
         return self.inner.visual
 
-    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
-        return [Item(self._merged(grid)) for grid in arguments[_ARGUMENTS[kind][1]].tolist()]
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
+        return [MediaItem(self._merged(grid)) for grid in arguments[_ARGUMENTS[kind][1]].tolist()]
 
-    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames]:
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels]:
         pixels, grids = (arguments[name] for name in _ARGUMENTS[kind])
         parts = pixels.split(grids.prod(-1).tolist())
         return [
-            Frames(self._merged(grid), part.unflatten(0, (grid[0], -1)))
+            FramePixels(self._merged(grid), part.unflatten(0, (grid[0], -1)))
             for grid, part in zip(grids.tolist(), parts, strict=True)
         ]
 
-    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
         pixels, grids = _ARGUMENTS[kind]
         merge = self.visual.spatial_merge_size
         sizes = [(part.grid.frames, merge * part.grid.rows, merge * part.grid.columns) for part in frames]
@@ -75,7 +75,7 @@ class QwenVL(Adapter):
         merge = self.visual.spatial_merge_size
         return Grid(grid[0], grid[1] // merge, grid[2] // merge)
 
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         grids: list[Grid] = []
 
         def before_tower(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

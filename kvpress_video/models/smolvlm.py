@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from .base import Frames, Report, StandbySettings
+from .base import FramePixels, ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
 from .standby_attention import watch_square
@@ -38,7 +38,7 @@ class SmolVLM(ImageFrames):
             return None
         return pixels if bool(real.all()) else pixels[real]
 
-    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
         packed = super().pack(kind, arguments, frames)
         pixels, mask = packed["pixel_values"][:, None], arguments.get("pixel_attention_mask")
         if mask is not None:
@@ -52,6 +52,6 @@ class SmolVLM(ImageFrames):
             return [images[number] for number in order]
         return super().join(outputs, grids, order)
 
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         block = self.inner.vision_model.encoder.layers[-1]
         return [watch_square(block.self_attn, block.layer_norm1, self.tokens_along, settings, report)]

@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import BudgetError
-from .base import Report, StandbySettings
+from .base import ImportanceSink, StandbySettings
 
 
 def cell_grid(n: int, rows: int, columns: int) -> tuple[int, int]:
@@ -57,7 +57,11 @@ def patch_importance(standby: Tensor, keys: Tensor) -> Tensor:
 
 
 def watch_square(
-    attention: Any, norm: nn.Module, tokens_along: Callable[[int], int], settings: StandbySettings, report: Report
+    attention: Any,
+    norm: nn.Module,
+    tokens_along: Callable[[int], int],
+    settings: StandbySettings,
+    report: ImportanceSink,
 ) -> RemovableHandle:
     """Report the importance of the visual tokens of every frame that a vision block is given, (tokens,) fp32.
 

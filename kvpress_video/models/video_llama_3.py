@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import Item
-from .base import Adapter, Frames, Report, StandbySettings, demand
+from ..prefill.token_layout import MediaItem
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
 from .patch_merging import join, spatial, summed, turned
 from .standby_attention import patch_importance, surrogate_queries
 
@@ -38,19 +38,19 @@ class VideoLlama3(Adapter):
         mask = arguments.get("video_compression_mask")
         return {} if mask is None else {Kind.VIDEO: mask}
 
-    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[Item]:
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         _, grids, merges = (arguments[name] for name in _ARGUMENTS[kind])
-        return [Item(grid) for grid in _merged(grids, merges)]
+        return [MediaItem(grid) for grid in _merged(grids, merges)]
 
-    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[Frames]:
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels]:
         pixels, grids, merges = (arguments[name] for name in _ARGUMENTS[kind])
         parts = pixels.split(grids.prod(-1).tolist())
         return [
-            Frames(grid, part.unflatten(0, (grid.frames, -1)))
+            FramePixels(grid, part.unflatten(0, (grid.frames, -1)))
             for grid, part in zip(_merged(grids, merges), parts, strict=True)
         ]
 
-    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[Frames]) -> dict[str, Any]:
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
         pixels, grids, merges = _ARGUMENTS[kind]
         sides = [math.isqrt(part.pixels.shape[1] // part.grid.patches) for part in frames]
         pairs = zip([part.grid for part in frames], sides, strict=True)
@@ -73,7 +73,7 @@ class VideoLlama3(Adapter):
         encoded = self.inner.get_video_features(*demand(inputs, *_ARGUMENTS[Kind.VIDEO]))
         return torch.cat(getattr(encoded, "pooler_output", encoded)).to(self.text_model.dtype), None
 
-    def watch_vision(self, settings: StandbySettings, report: Report) -> list[RemovableHandle]:
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         tower = self.inner.vision_model
         block = tower.encoder.layers[-1]
         items: list[tuple[Grid, int]] = []

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ..cache.forward_pass import Chunk, Row
+from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..compressor.entries import Kind, Places, Tags
 from ..errors import MissingInputError
 
 
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """Some columns of a pass, padded on the left to one length, and probes after them.
 
     Attributes:
@@ -31,7 +31,7 @@ class Part:
 
     columns: Tensor
     real: Tensor
-    rows: Sequence[Row]
+    rows: Sequence[RowState]
     text: Sequence[int]
     probes: int = 0
 
@@ -43,17 +43,17 @@ class Part:
         columns = self.columns.to(states.device)
         return states[torch.arange(len(columns), device=states.device)[:, None], columns]
 
-    def first_row(self) -> Part:
+    def first_row(self) -> Chunk:
         """The part for the first row alone."""
         return replace(self, columns=self.columns[:1], real=self.real[:1], rows=self.rows[:1], text=self.text[:1])
 
-    def asking(self, last: Part, probes: int) -> Part:
+    def asking(self, last: Chunk, probes: int) -> Chunk:
         """This part, followed by the last tokens of another as probes."""
         columns = torch.cat([self.columns, last.columns[:, -probes:]], dim=1)
         real = torch.cat([self.real, last.real[:, -probes:]], dim=1)
         return replace(self, columns=columns, real=real, probes=probes)
 
-    def chunk(self, whole: Chunk, logical: int, compress: bool) -> Chunk:
+    def chunk(self, whole: ForwardPass, logical: int, compress: bool) -> ForwardPass:
         """This part of a chunk, as a pass of its own."""
         tags, places = self.take(whole.tags), self.take(whole.places)
         tags = tags.masked_fill(~self.real.to(tags.device)[..., None], Kind.PADDING)
@@ -69,13 +69,13 @@ class Part:
         whole[row, self.columns[row, place]] = states[row, place]
 
 
-class Parts(NamedTuple):
+class Chunks(NamedTuple):
     """Parts that end in a visual token each, and the text after the last; None where there is none in any row."""
 
-    visual: list[Part]
-    rest: Part | None
+    visual: list[Chunk]
+    rest: Chunk | None
 
-    def asking(self, probes: int) -> Parts:
+    def asking(self, probes: int) -> Chunks:
         """Each visual part followed by the last tokens of the text as probes, fewer where a row has fewer.
 
         Raises:
@@ -87,10 +87,10 @@ class Parts(NamedTuple):
                 "put text after it."
             )
         rest, count = self.rest, min(probes, *self.rest.text)
-        return Parts([part.asking(rest, count) for part in self.visual], rest)
+        return Chunks([part.asking(rest, count) for part in self.visual], rest)
 
 
-def cut(chunk: Chunk, most: int | None = None, blocks: bool = False) -> Parts:
+def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Chunks:
     """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
 
     Args:
@@ -110,7 +110,7 @@ def cut(chunk: Chunk, most: int | None = None, blocks: bool = False) -> Parts:
     parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
     shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
     parts[0] = replace(parts[0], rows=shifted)
-    return Parts(parts, _part(after, chunk.rows, tags) if after.any() else None)
+    return Chunks(parts, _part(after, chunk.rows, tags) if after.any() else None)
 
 
 def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
@@ -134,7 +134,7 @@ def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None, blocks
     return numbers
 
 
-def _part(chosen: np.ndarray, rows: Sequence[Row], tags: np.ndarray) -> Part:
+def _part(chosen: np.ndarray, rows: Sequence[RowState], tags: np.ndarray) -> Chunk:
     counts = chosen.sum(axis=1)
     length = counts.max()
     columns = np.zeros((len(chosen), length), dtype=np.int64)
@@ -143,10 +143,10 @@ def _part(chosen: np.ndarray, rows: Sequence[Row], tags: np.ndarray) -> Part:
     mine = [_row(tags[row][mask], whole) for row, (mask, whole) in enumerate(zip(chosen, rows, strict=True))]
     text = [int(count) - sum(row.held.values()) for count, row in zip(counts, mine, strict=True)]
     padded = [replace(row, padding=int(length - count)) for row, count in zip(mine, counts, strict=True)]
-    return Part(torch.from_numpy(columns), torch.from_numpy(real), padded, text)
+    return Chunk(torch.from_numpy(columns), torch.from_numpy(real), padded, text)
 
 
-def _row(tags: np.ndarray, whole: Row) -> Row:
+def _row(tags: np.ndarray, whole: RowState) -> RowState:
     """What some tokens (n, Tags.WIDTH) bring to their row."""
     segment = tags[:, Tags.SEGMENT]
     found = {number: segment == number for number in whole.grids if (segment == number).any()}
@@ -157,7 +157,7 @@ def _row(tags: np.ndarray, whole: Row) -> Row:
     }
     first = {number: int(mask.argmax()) for number, mask in found.items()}
     starts = {number: start for number, start in first.items() if found[number][start : start + counts[number]].all()}
-    return Row(0, counts, counts, grids, starts)
+    return RowState(0, counts, counts, grids, starts)
 
 
 def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:
@@ -171,7 +171,7 @@ def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:
     return placed
 
 
-def same_in_all_rows(parts: Sequence[Part], whole: Chunk, embeddings: Tensor) -> bool:
+def same_in_all_rows(parts: Sequence[Chunk], whole: ForwardPass, embeddings: Tensor) -> bool:
     """Whether every row repeats the first: several questions on one video, beams, or samples."""
     if len(whole.rows) == 1:
         return False

@@ -12,25 +12,25 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from ..attention.layer_compressor import Peak, Reduction
+from ..attention.layer_compressor import LayerCompressor, Peak
 from ..attention.masks import check_attention, layer_mask
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..budget import Budget
-from ..cache.allocation import Allotment
-from ..cache.forward_pass import Chunk, Row
+from ..cache.allocation import BudgetAllocator
+from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer, adopt
 from ..compressor.base import Compressor, check_observer
 from ..compressor.entries import Kind, Tags
 from ..errors import CacheError, UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
-from ..utils.timing import Stopwatch
-from .chunking import Part, Parts, cut, repeat_rows, same_in_all_rows
+from ..utils.timing import DeviceTimer
+from .chunking import Chunk, Chunks, cut, repeat_rows, same_in_all_rows
 from .input_pruning import drop_embeddings
 from .pass_reader import PassReader
-from .shared import Pass, SharedPrefill, wanted_pass
-from .vision_tower import VisionWatch
+from .shared import RecordedPrefill, SharedPrefill, wanted_pass
+from .vision_tower import VisionRecorder
 
 _VISION_GROUP = 2048  # visual tokens that the vision tower is given at once, where no chunk says
 
@@ -80,26 +80,26 @@ class Attachment:
         self.rope = adapter.rope() if rotates else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.reused = False
-        self.stopwatch = Stopwatch(device_of(adapter.text_model))
-        self._reduction = Reduction(method, self.rope, self.stopwatch, adapter.spread, adapter.image_blocks)
+        self.stopwatch = DeviceTimer(device_of(adapter.text_model))
+        self._reduction = LayerCompressor(method, self.rope, self.stopwatch, adapter.spread, adapter.image_blocks)
         self._shared = shared
-        self.vision = VisionWatch(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
+        self.vision = VisionRecorder(adapter, standby, chunk or _VISION_GROUP, self.stopwatch, shared)
         self.reader = PassReader(adapter, self.vision, self.rope if compact else None)
         self._budget, self._text_room = budget, text_room
         self._allotment = self._allot()
         self._layers: list[CompressedLayer] = []
-        self._chunk: Chunk | None = None
+        self._chunk: ForwardPass | None = None
         self._sliding: SlidingPass | None = None
-        self._recording: Pass | None = None
+        self._recording: RecordedPrefill | None = None
         self._masks: dict[tuple, Tensor | None] = {}  # of the pass in flight, one for all layers alike
         self._peak = Peak()
         self._undo = ExitStack()
 
-    def _allot(self, tokens: int = 0, batch: int = 1) -> Allotment:
+    def _allot(self, tokens: int = 0, batch: int = 1) -> BudgetAllocator:
         """What the budget means after so many tokens for the model as it is now: its dtype may change."""
         layers, size = len(self._adapter.attentions), self._adapter.entry_bytes(self._compact)
         beside = self._adapter.beside_bytes(tokens + self._text_room)
-        return Allotment(self._budget, self._method, layers, size, batch, beside, self._text_room)
+        return BudgetAllocator(self._budget, self._method, layers, size, batch, beside, self._text_room)
 
     def attach(self) -> None:
         """Put the hooks on.
@@ -166,7 +166,7 @@ class Attachment:
         first = self._layers[0]
         batch = len(kwargs["inputs_embeds"])
         first.check_continues(batch, self._compact)
-        rows = first.rows or [Row()] * batch
+        rows = first.rows or [RowState()] * batch
         chunk = self.reader.read(kwargs, first, rows)
         if not chunk.compress:
             return self._pass(forward, kwargs, chunk)
@@ -196,11 +196,11 @@ class Attachment:
         self.stopwatch.clear()
         return output
 
-    def _prefill_pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
+    def _prefill_pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: ForwardPass) -> Any:
         with self.stopwatch.timing("prefill"):
             return self._pass(forward, kwargs, chunk)
 
-    def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: Chunk) -> Any:
+    def _pass(self, forward: Callable[..., Any], kwargs: dict[str, Any], chunk: ForwardPass) -> Any:
         self._chunk, self._masks = chunk, {}
         self._sliding = SlidingPass(self._adapter, tokens_seen(self._layers[0]), chunk)
         for layer in self._layers:
@@ -216,14 +216,18 @@ class Attachment:
             for layer in self._layers:
                 layer.incoming = None
 
-    def _dropped(self, kwargs: dict[str, Any], chunk: Chunk, rows: Sequence[Row], shares: Sequence) -> Chunk:
+    def _dropped(
+        self, kwargs: dict[str, Any], chunk: ForwardPass, rows: Sequence[RowState], shares: Sequence
+    ) -> ForwardPass:
         with self.stopwatch.timing("prefill"), self.stopwatch.timing("compress"):
             chunk = drop_embeddings(self._adapter, self._method, kwargs, self.reader.arrived(chunk), rows, shares)
         chunk = replace(chunk, stock_mask=False)
         self.reader.rewrite(kwargs, chunk)
         return chunk
 
-    def _in_parts(self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: Chunk, *, parts: Parts) -> Any:
+    def _in_parts(
+        self, forward: Callable[..., Any], kwargs: dict[str, Any], whole: ForwardPass, *, parts: Chunks
+    ) -> Any:
         """Part by part up to the last visual token, compressed after each; then the text after it, which sees only
         what was kept.
         """
@@ -270,7 +274,7 @@ class Attachment:
     def _shares_prefill(self) -> bool:
         return self._shared is not None and self._prefill == "split"
 
-    def _visual_pass(self, forward: Callable[..., Any], arguments: dict[str, Any], chunk: Chunk) -> Any:
+    def _visual_pass(self, forward: Callable[..., Any], arguments: dict[str, Any], chunk: ForwardPass) -> Any:
         """A part that ends in a visual token; at the start of a sequence, from an equal pass where there was one."""
         if self._shared is None or not self._shares_prefill or self._layers[0].physical:
             return self._prefill_pass(forward, arguments, chunk)
@@ -288,13 +292,15 @@ class Attachment:
         self._shared.add(wanted)
         return output
 
-    def _replay(self, known: Pass, chunk: Chunk) -> Any:
+    def _replay(self, known: RecordedPrefill, chunk: ForwardPass) -> Any:
         for layer, part in zip(self._layers, known.layers, strict=True):
             layer.update(part.keys, part.values)
             self._reduce(part.attention, layer, part.states, chunk)
         return BaseModelOutputWithPast(last_hidden_state=known.hidden)
 
-    def _arguments(self, kwargs: dict[str, Any], part: Part, chunk: Chunk, aligned: Tensor | None) -> dict[str, Any]:
+    def _arguments(
+        self, kwargs: dict[str, Any], part: Chunk, chunk: ForwardPass, aligned: Tensor | None
+    ) -> dict[str, Any]:
         """The text model's arguments for some of the columns."""
         rows = len(chunk.rows)
         arguments = kwargs | {"inputs_embeds": part.take(kwargs["inputs_embeds"][:rows])}
@@ -330,7 +336,7 @@ class Attachment:
             self._recording.note(module, layer, kwargs["hidden_states"], self._reduction.window(chunk))
         self._reduce(module, layer, kwargs["hidden_states"], chunk)
 
-    def _reduce(self, module: Any, layer: CompressedLayer, states: Tensor, chunk: Chunk) -> None:
+    def _reduce(self, module: Any, layer: CompressedLayer, states: Tensor, chunk: ForwardPass) -> None:
         self._peak.note(layer)
         self._reduction.apply(self._layers, self._layers.index(layer), module, states, chunk, self._allotment.shares)
         self._peak.note(layer)

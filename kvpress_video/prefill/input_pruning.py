@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..cache.eviction import plan
-from ..cache.forward_pass import Chunk, Row
+from ..cache.eviction import plan_eviction
+from ..cache.forward_pass import ForwardPass, RowState
 from ..compressor.base import Compressor
 from ..compressor.entries import Context, Entries, Kind
 from ..errors import CacheError
@@ -18,10 +18,10 @@ def drop_embeddings(
     adapter: Adapter,
     method: Compressor,
     arguments: dict[str, Any],
-    chunk: Chunk,
-    rows: Sequence[Row],
+    chunk: ForwardPass,
+    rows: Sequence[RowState],
     shares: Sequence[Mapping[int, int]],
-) -> Chunk:
+) -> ForwardPass:
     """Shorten the text model's embeddings and what runs beside them; the cache still counts all tokens as seen.
 
     Args:
@@ -44,7 +44,7 @@ def drop_embeddings(
     values = embeddings[..., :0] if aligned is None else aligned[:, None]
     entries = Entries(embeddings, values, chunk.tags[:, None], chunk.places[:, None], Context())
     mine = [{segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)]
-    left = plan(entries, chunk.rows, mine, method)
+    left = plan_eviction(entries, chunk.rows, mine, method)
     entries = left.of(entries)
     arguments["inputs_embeds"] = entries.keys[:, 0]
     adapter.put_aligned(arguments, entries.values[:, 0], entries.kind[:, 0] > Kind.TEXT)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from ..attention.masks import real_columns, without_masks
 from ..cache.compaction import compact
-from ..cache.forward_pass import Chunk, Row, text_tags
+from ..cache.forward_pass import ForwardPass, RowState, text_tags
 from ..cache.layer import CompressedLayer
 from ..compressor.entries import Kind, Places, Tags, at_target
 from ..compressor.rope import Rope
 from ..errors import MissingInputError, UnsupportedModelError
 from ..models.base import Adapter
-from .token_layout import Layout, lay_out, with_shown
-from .vision_tower import VisionWatch
+from .token_layout import TokenLayout, lay_out, with_shown
+from .vision_tower import VisionRecorder
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Expected:
         probes: tokens at its end that only ask.
     """
 
-    layout: Layout
+    layout: TokenLayout
     probes: int = 0
 
 
 class PassReader:
-    """Turns the text model's arguments into a `Chunk`.
+    """Turns the text model's arguments into a `ForwardPass`.
 
     With a `rope` (compact positions) every place also carries a present and a target position.
     """
 
-    def __init__(self, adapter: Adapter, vision: VisionWatch, rope: Rope | None) -> None:
+    def __init__(self, adapter: Adapter, vision: VisionRecorder, rope: Rope | None) -> None:
         self._adapter = adapter
         self._vision = vision
         self._rope = rope
@@ -65,7 +65,7 @@ class PassReader:
         finally:
             self._expected = None
 
-    def read(self, kwargs: dict[str, Any], layer: CompressedLayer, rows: Sequence[Row]) -> Chunk:
+    def read(self, kwargs: dict[str, Any], layer: CompressedLayer, rows: Sequence[RowState]) -> ForwardPass:
         """The pass in flight, uncompressed.
 
         Args:
@@ -90,9 +90,13 @@ class PassReader:
                 given = kwargs.get("position_ids")
                 kwargs["position_ids"] = (position[..., 0].long() if given is None else given) - shift
         tags = layout.tags.to(position.device)
-        return Chunk(tags, places, length - probes, layout.rows, layout.visual, stock_mask=not counting, probes=probes)
+        return ForwardPass(
+            tags, places, length - probes, layout.rows, layout.visual, stock_mask=not counting, probes=probes
+        )
 
-    def place(self, chunk: Chunk, rows: Sequence[Row], after: Sequence[Row], shares: Sequence[Mapping]) -> Chunk:
+    def place(
+        self, chunk: ForwardPass, rows: Sequence[RowState], after: Sequence[RowState], shares: Sequence[Mapping]
+    ) -> ForwardPass:
         """The pass with compact target positions, its rows with the shift they bring."""
         ratios = [
             {segment: share[segment] / row.seen[segment] for segment in new.held}
@@ -105,13 +109,13 @@ class PassReader:
         moved = [replace(row, shift=more) for row, more in zip(chunk.rows, later, strict=True)]
         return replace(chunk, places=places, rows=moved, moves=True)
 
-    def arrived(self, chunk: Chunk) -> Chunk:
+    def arrived(self, chunk: ForwardPass) -> ForwardPass:
         """The pass with its tokens at their target positions from the start, for tokens that were not embedded yet."""
         if self._rope is None:
             return chunk
         return replace(chunk, places=at_target(chunk.places), moves=False)
 
-    def rewrite(self, kwargs: dict[str, Any], chunk: Chunk) -> None:
+    def rewrite(self, kwargs: dict[str, Any], chunk: ForwardPass) -> None:
         """Fit position ids, and what depends on their number, to a pass whose tokens are no longer the stock ones."""
         compact = chunk.places.shape[-1] == Places.COMPACT_WIDTH
         position = chunk.places[..., Places.PRESENT if compact else Places.ORIGINAL]
@@ -130,12 +134,14 @@ class PassReader:
         axes = given[-3:] if given.ndim == 3 else given[None]
         return axes.expand(3, batch, length).permute(1, 2, 0).float()
 
-    def _layout(self, kwargs: Mapping[str, Any], past: int, rows: Sequence[Row], batch: int, length: int) -> Layout:
+    def _layout(
+        self, kwargs: Mapping[str, Any], past: int, rows: Sequence[RowState], batch: int, length: int
+    ) -> TokenLayout:
         ids, self._ids = self._ids, None
         device = kwargs["inputs_embeds"].device
         if length == 1:
             nothing = torch.full((batch, 1), torch.nan, device=device)
-            return Layout(text_tags(torch.full((batch, 1), past, device=device)), nothing, [Row()] * batch)
+            return TokenLayout(text_tags(torch.full((batch, 1), past, device=device)), nothing, [RowState()] * batch)
         if ids is None:
             raise UnsupportedModelError("Pass input_ids: without them visual tokens cannot be told from text.")
         valid = real_columns(kwargs.get("attention_mask"), ids)
@@ -155,7 +161,7 @@ class PassReader:
         return layout
 
 
-def _continued(layout: Layout, rows: Sequence[Row], kwargs: dict[str, Any]) -> Layout:
+def _continued(layout: TokenLayout, rows: Sequence[RowState], kwargs: dict[str, Any]) -> TokenLayout:
     """A pass of text whose positions go on from those that the rows count; the arguments are told of them."""
     valid = layout.tags[..., Tags.INDEX] >= 0
     start = torch.tensor([row.following for row in rows], device=valid.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from ..attention.recurrent import rows_of
-from ..cache.forward_pass import Chunk
+from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
 from ..compressor.entries import Tags
 
@@ -19,7 +19,7 @@ _TAIL = 64  # newest hidden states that are kept of every layer, for methods tha
 
 
 @dataclass(frozen=True)
-class LayerPass:
+class RecordedLayer:
     """What a pass gave one layer before it was compressed.
 
     Attributes:
@@ -35,7 +35,7 @@ class LayerPass:
 
 
 @dataclass
-class Pass:
+class RecordedPrefill:
     """One pass of the text model over a prompt up to its last visual token.
 
     Attributes:
@@ -50,14 +50,14 @@ class Pass:
     given: dict[str, Tensor]
     content: Tensor
     attention: str
-    layers: list[LayerPass] = field(default_factory=list)
+    layers: list[RecordedLayer] = field(default_factory=list)
     others: dict[int, Any] = field(default_factory=dict)
     hidden: Tensor | None = None
 
     def note(self, attention: nn.Module, layer: CompressedLayer, states: Tensor, window: int) -> None:
         """Keep what a layer holds now, right after its attention."""
         tail = states[:, -max(window, _TAIL) :].clone()
-        self.layers.append(LayerPass(attention, layer.keys.clone(), layer.values.clone(), tail))
+        self.layers.append(RecordedLayer(attention, layer.keys.clone(), layer.values.clone(), tail))
 
     def finish(self, cache: Cache, hidden: Tensor) -> None:
         """Keep what came out, and what the layers hold that are not compressed."""
@@ -68,7 +68,7 @@ class Pass:
         for number, layer in self.others.items():
             cache.layers[number] = rows_of(layer, torch.arange(self.content.shape[0]))
 
-    def same(self, other: Pass) -> bool:
+    def same(self, other: RecordedPrefill) -> bool:
         """Whether the other pass is given the same."""
         return (
             self.attention == other.attention
@@ -106,7 +106,7 @@ class SharedPrefill:
     def __init__(self) -> None:
         self.reused = 0
         self._model: nn.Module | None = None
-        self._passes: list[Pass] = []
+        self._passes: list[RecordedPrefill] = []
         self._encoded: list[tuple[dict[str, Tensor], Any, Any]] = []
 
     def clear(self) -> None:
@@ -120,13 +120,13 @@ class SharedPrefill:
             self.clear()
             self._model = model
 
-    def find(self, wanted: Pass, window: int) -> Pass | None:
+    def find(self, wanted: RecordedPrefill, window: int) -> RecordedPrefill | None:
         """An equal pass whose last `window` queries are known, if there was one."""
         found = next((known for known in self._passes if known.serves(window) and known.same(wanted)), None)
         self.reused += found is not None
         return found
 
-    def add(self, finished: Pass) -> None:
+    def add(self, finished: RecordedPrefill) -> None:
         """Keep a pass, in place of an equal one that served less."""
         self._passes = [known for known in self._passes if not known.same(finished)] + [finished]
 
@@ -145,9 +145,9 @@ class SharedPrefill:
         self._encoded.append((given, (settings, _plain(arguments)), made))
 
 
-def wanted_pass(arguments: Mapping[str, Any], chunk: Chunk, attention: str) -> Pass:
+def wanted_pass(arguments: Mapping[str, Any], chunk: ForwardPass, attention: str) -> RecordedPrefill:
     """The pass that a call of the text model with these arguments would be."""
-    return Pass(tensors(arguments), chunk.tags[..., Tags.KIND :], attention)
+    return RecordedPrefill(tensors(arguments), chunk.tags[..., Tags.KIND :], attention)
 
 
 def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.forward_pass import Row
+from ..cache.forward_pass import RowState
 from ..compressor.entries import Grid, Kind, Tags
 from ..errors import UnsupportedModelError
 from ..models.frame_labels import FrameLabel
 
 
 @dataclass(frozen=True)
-class Item:
+class MediaItem:
     """One video or image as the model encoded it.
 
     Attributes:
@@ -46,12 +46,12 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a pass adds: tags (batch, n, Tags.WIDTH) int32, importance (batch, n) fp32, and a `Row` per row."""
+class TokenLayout:
+    """What a pass adds: tags (batch, n, Tags.WIDTH) int32, importance (batch, n) fp32, and a `RowState` per row."""
 
     tags: Tensor
     importance: Tensor
-    rows: list[Row]
+    rows: list[RowState]
 
     @property
     def visual(self) -> bool:
@@ -63,10 +63,10 @@ def lay_out(
     input_ids: Tensor,
     valid: Tensor,
     placeholders: Mapping[Kind, int],
-    items: Mapping[Kind, Sequence[Item]],
+    items: Mapping[Kind, Sequence[MediaItem]],
     past: int,
     first_segment: Sequence[int],
-) -> Layout:
+) -> TokenLayout:
     """Tag every token of a pass.
 
     Args:
@@ -110,19 +110,21 @@ def lay_out(
                 starts[segment] = int(valid[row, : where[0]].sum())
         padding = int((~valid[row]).sum())
         loose = bool(valid[row, :padding].any())
-        rows.append(Row(padding, counts, counts, grids, starts, loose))
+        rows.append(RowState(padding, counts, counts, grids, starts, loose))
     tags[~valid.numpy()] = -1
-    return Layout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
+    return TokenLayout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
 
 
 @dataclass(frozen=True)
 class _Piece:
     kind: Kind
-    item: Item
+    item: MediaItem
     where: np.ndarray
 
 
-def with_shown(items: Mapping[Kind, Sequence[Item]], shown: Mapping[Kind, Tensor]) -> Mapping[Kind, Sequence[Item]]:
+def with_shown(
+    items: Mapping[Kind, Sequence[MediaItem]], shown: Mapping[Kind, Tensor]
+) -> Mapping[Kind, Sequence[MediaItem]]:
     """Items that know which of their visual tokens the prompt has.
 
     Args:
@@ -136,7 +138,7 @@ def with_shown(items: Mapping[Kind, Sequence[Item]], shown: Mapping[Kind, Tensor
     return {kind: _with_shown(mine, shown.get(kind), kind) for kind, mine in items.items()}
 
 
-def _with_shown(items: Sequence[Item], shown: Tensor | None, kind: Kind) -> Sequence[Item]:
+def _with_shown(items: Sequence[MediaItem], shown: Tensor | None, kind: Kind) -> Sequence[MediaItem]:
     if shown is None or bool(shown.all()):
         return items
     sizes = [item.grid.tokens for item in items]
@@ -152,7 +154,7 @@ def _with_shown(items: Sequence[Item], shown: Tensor | None, kind: Kind) -> Sequ
     return [replace(item, shown=part) for item, part in zip(items, parts, strict=True)]
 
 
-def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[Item]]:
+def _owners(found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[list[MediaItem]]:
     """The items of each row."""
     wanted, given = int(found.sum()), sum(item.tokens for item in items)
     if not wanted:
@@ -164,7 +166,7 @@ def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[I
             "features that were encoded beforehand, and prompts cut inside a video, cannot be followed."
         )
     repeats = wanted // given
-    owners: list[list[Item]] = []
+    owners: list[list[MediaItem]] = []
     queue = list(items)
     for row in range(0, len(found), repeats):
         left, mine = int(found[row].sum()), []
@@ -178,7 +180,7 @@ def _owners(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[list[I
     return owners
 
 
-def _pieces(found: np.ndarray, items: Sequence[Item], kind: Kind) -> list[_Piece]:
+def _pieces(found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[_Piece]:
     where = np.flatnonzero(found)
     ends = np.cumsum([item.tokens for item in items])
     return [_Piece(kind, item, where[end - item.tokens : end]) for item, end in zip(items, ends, strict=True)]
@@ -205,5 +207,5 @@ def _video(frames: Sequence[_Piece]) -> _Piece:
     found = [frame.item.importance for frame in frames]
     known = [importance for importance in found if importance is not None]
     importance = torch.cat(known) if len(known) == len(found) else None
-    item = Item(frames[0].item.grid._replace(frames=len(frames)), importance=importance)
+    item = MediaItem(frames[0].item.grid._replace(frames=len(frames)), importance=importance)
     return _Piece(Kind.VIDEO, item, np.concatenate([frame.where for frame in frames]))

@@ -15,17 +15,17 @@ from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
-from ..models.base import Adapter, Frames, StandbySettings
+from ..models.base import Adapter, FramePixels, StandbySettings
 from ..models.devices import device_of
-from ..utils.timing import Stopwatch
+from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
-from .token_layout import Item
+from .token_layout import MediaItem
 
 _CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 _UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
 
 
-class VisionWatch:
+class VisionRecorder:
     """Between `attach` and `remove`, `items` holds what was encoded since they were last taken.
 
     The model is given what one call of the stock tower gives (in groups, without the tower's own hidden states and
@@ -40,7 +40,7 @@ class VisionWatch:
         adapter: Adapter,
         standby: StandbySettings | None,
         group: int | None = None,
-        stopwatch: Stopwatch | None = None,
+        stopwatch: DeviceTimer | None = None,
         shared: SharedPrefill | None = None,
     ) -> None:
         """Args:
@@ -49,11 +49,11 @@ class VisionWatch:
         stopwatch: counts the vision tower's work under `"prefill"`.
         shared: what was encoded before, to start from and to add to.
         """
-        self.items: dict[Kind, list[Item]] = {}
+        self.items: dict[Kind, list[MediaItem]] = {}
         self._adapter = adapter
         self._standby = standby
         self._group = group
-        self._stopwatch = stopwatch or Stopwatch(device_of(adapter.text_model))
+        self._stopwatch = stopwatch or DeviceTimer(device_of(adapter.text_model))
         self._shared = shared
         self._importance: list[Tensor] = []
         self._depth = 0
@@ -65,7 +65,7 @@ class VisionWatch:
         """Whether importance is asked for."""
         return self._standby is not None
 
-    def take_items(self) -> dict[Kind, list[Item]]:
+    def take_items(self) -> dict[Kind, list[MediaItem]]:
         """What was encoded for the prompt in flight; it is forgotten here, so that the next prompt cannot use it."""
         taken, self.items = self.items, {}
         return taken
@@ -106,7 +106,7 @@ class VisionWatch:
 
         return call
 
-    def _known(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[Item]]:
+    def _known(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[MediaItem]]:
         """What the tower makes of the items, or made of equal ones; and what there is to know of each."""
         if self._shared is None:
             return self._read(kind, encode, arguments)
@@ -121,7 +121,7 @@ class VisionWatch:
         encoded, items = known
         return encoded, list(items)
 
-    def _read(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[Item]]:
+    def _read(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[MediaItem]]:
         self._importance.clear()
         self._depth += 1
         try:
@@ -149,7 +149,7 @@ class VisionWatch:
             outputs.append(_lean(encode(**call)))
         return self._adapter.join(outputs, [item.grid for item in distinct], order), order
 
-    def _with_importance(self, items: Sequence[Item], order: Sequence[int]) -> list[Item]:
+    def _with_importance(self, items: Sequence[MediaItem], order: Sequence[int]) -> list[MediaItem]:
         sizes = {number: item.grid.tokens for number, item in zip(order, items, strict=False)}
         found = torch.cat(self._importance) if self._importance else torch.empty(0)
         if not len(found) or len(found) != sum(sizes.values()):
@@ -158,7 +158,7 @@ class VisionWatch:
         return [replace(item, importance=parts[number]) for item, number in zip(items, order, strict=True)]
 
 
-def first_equal(items: Sequence[Frames]) -> list[int]:
+def first_equal(items: Sequence[FramePixels]) -> list[int]:
     """For each item the ordinal of one with the same pixels: the first, or its own.
 
     Whole pixels are compared only where a sample of them is equal.
@@ -173,9 +173,9 @@ def first_equal(items: Sequence[Frames]) -> list[int]:
     return found
 
 
-def grouped(items: Sequence[Frames], most: int) -> list[list[Frames]]:
+def grouped(items: Sequence[FramePixels], most: int) -> list[list[FramePixels]]:
     """The frames of all items in groups of at most `most` visual tokens and at least one frame."""
-    groups: list[list[Frames]] = [[]]
+    groups: list[list[FramePixels]] = [[]]
     room = most
     for grid, pixels in items:
         done = 0
@@ -184,7 +184,7 @@ def grouped(items: Sequence[Frames], most: int) -> list[list[Frames]]:
                 groups.append([])
                 room = most
             count = min(max(room // grid.patches, 1), grid.frames - done)
-            groups[-1].append(Frames(grid._replace(frames=count), pixels[done : done + count]))
+            groups[-1].append(FramePixels(grid._replace(frames=count), pixels[done : done + count]))
             done += count
             room -= count * grid.patches
     return groups

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.stats.summary import Line
+    from ..sweep.stats.summary import SummaryRow
 
 WIDTH = 4.85
 """Inches of one panel: 350 points, which are as many pixels on the narrowest screen."""
 
 
-def panels(lines: Sequence[Line]) -> dict[str, list[Line]]:
+def panels(lines: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
     """Lines by model, benchmark and group, with a title of what tells these apart; groups are always named."""
     keys = [(line.model, line.benchmark, line.group) for line in lines]
     named = [len({key[part] for key in keys}) > 1 for part in range(2)] + [True]
-    found: dict[str, list[Line]] = {}
+    found: dict[str, list[SummaryRow]] = {}
     for key, line in zip(keys, lines, strict=True):
         title = " · ".join(name for name, tells in zip(key, named, strict=True) if tells and name)
         found.setdefault(title, []).append(line)
@@ -47,7 +47,7 @@ def make_figure(count: int, columns: int, height: float, width: float = WIDTH) -
     return figure, grid[:count]
 
 
-def accuracy_axis(axes: Axes, lines: Sequence[Line], head: float = 0.02) -> None:
+def accuracy_axis(axes: Axes, lines: Sequence[SummaryRow], head: float = 0.02) -> None:
     """Tenths around all means, and `head` times their span above, for what stands over the points."""
     means = [accuracy_of(line) for line in lines]
     low = max(0.0, np.floor(min(means, default=0) * 10 - 0.5) / 10)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.stats.summary import Line
+    from ..sweep.stats.summary import SummaryRow
 
 _LABEL = 0.165
 """Inches from one method's name to the next."""
@@ -27,7 +27,7 @@ _SIDEWAYS = 0.06
 """Share of the axis that the methods' points at one budget stand apart, so that their intervals can be seen."""
 
 
-def draw_curves(lines: Sequence[Line], file: str | Path) -> Path:
+def draw_curves(lines: Sequence[SummaryRow], file: str | Path) -> Path:
     """Accuracy against budget with intervals, one panel per model, benchmark and group.
 
     Budgets of all units stand where the share of visual entries that they left is, under the name that was asked for.
@@ -42,7 +42,7 @@ def draw_curves(lines: Sequence[Line], file: str | Path) -> Path:
     return save(curves(lines), file)
 
 
-def curves(lines: Sequence[Line], looks: Mapping[str, Style] | None = None) -> Figure:
+def curves(lines: Sequence[SummaryRow], looks: Mapping[str, Style] | None = None) -> Figure:
     """The figure that `draw_curves` writes.
 
     Args:
@@ -60,9 +60,9 @@ def curves(lines: Sequence[Line], looks: Mapping[str, Style] | None = None) -> F
     return figure
 
 
-def _panel(axes: Axes, lines: Sequence[Line], looks: Mapping[str, Style], gap: float) -> None:
+def _panel(axes: Axes, lines: Sequence[SummaryRow], looks: Mapping[str, Style], gap: float) -> None:
     strong = leaders(lines)
-    by_method: dict[str, list[Line]] = {}
+    by_method: dict[str, list[SummaryRow]] = {}
     for line in sorted(compressed(lines), key=lambda line: -line.ratio):
         by_method.setdefault(line.method, []).append(line)
     ratios = budgets_of(lines)
@@ -80,7 +80,7 @@ def _panel(axes: Axes, lines: Sequence[Line], looks: Mapping[str, Style], gap: f
     _names(axes, ends, looks, strong, gap)
 
 
-def _curve(axes: Axes, name: str, x: np.ndarray, points: Sequence[Line], look: Style, strong: bool) -> None:
+def _curve(axes: Axes, name: str, x: np.ndarray, points: Sequence[SummaryRow], look: Style, strong: bool) -> None:
     found = [line.accuracies[OVERALL] for line in points]
     width, size, alpha, bar, order = (1.8, 5.5, 1.0, 0.55, 4) if strong else (1.1, 4.5, 0.38, 0.22, 3)
     (line,) = axes.plot(x, [each.mean for each in found], color=look.colour, linestyle=look.line, linewidth=width,

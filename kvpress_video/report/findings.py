@@ -16,7 +16,7 @@ from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
 from ..sweep.run.worker import load_model
-from ..sweep.stats.summary import Line, summarise
+from ..sweep.stats.summary import SummaryRow, summarise
 from .overlay import Overlay, look
 from .page import write_report
 from .ranking import budgets_of, compressed, finished, leaders, nearest_budget, rivals
@@ -41,7 +41,7 @@ class Findings:
     rows: Sequence[Row]
     failures: Sequence[Failure]
     plan: Mapping[str, Any]
-    lines: Sequence[Line]
+    lines: Sequence[SummaryRow]
 
     @classmethod
     def read(cls, folder: Path, against: str = UNCOMPRESSED) -> Findings:
@@ -123,7 +123,7 @@ def facts(rows: Sequence[Row], plan: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def best_methods(lines: Sequence[Line], most: int = _SHOWN) -> tuple[list[str], str | None]:
+def best_methods(lines: Sequence[SummaryRow], most: int = _SHOWN) -> tuple[list[str], str | None]:
     """The most accurate methods at the budget nearest to a tenth of the cache, over all groups, and that budget.
 
     Args:
@@ -136,7 +136,7 @@ def best_methods(lines: Sequence[Line], most: int = _SHOWN) -> tuple[list[str], 
 
 
 def overlays(
-    lines: Sequence[Line],
+    lines: Sequence[SummaryRow],
     cells: Sequence[Cell],
     folder: Path,
     count: int,

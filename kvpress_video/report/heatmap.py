@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.stats.summary import Line
+    from ..sweep.stats.summary import SummaryRow
 
 _LONG = 10
 """Letters of a task beyond which their names are set aslant."""
@@ -26,19 +26,19 @@ _DEEP = 0.55
 """Accuracy from which a field is so dark that its figure is white."""
 
 
-def draw_heatmap(lines: Sequence[Line], file: str | Path) -> Path:
+def draw_heatmap(lines: Sequence[SummaryRow], file: str | Path) -> Path:
     """Methods × tasks, a row of panels per budget, one per model, benchmark and group, the best method on top; see
     `draw_curves`.
     """
     return save(heatmap(lines), file)
 
 
-def at_budget(lines: Sequence[Line], budget: str) -> list[Line]:
+def at_budget(lines: Sequence[SummaryRow], budget: str) -> list[SummaryRow]:
     """The lines at a budget, and those of the full cache."""
     return [line for line in lines if line.budget == budget or line.method == UNCOMPRESSED]
 
 
-def heatmap(lines: Sequence[Line]) -> Figure:
+def heatmap(lines: Sequence[SummaryRow]) -> Figure:
     """The figure that `draw_heatmap` writes."""
     found = panels(finished(lines))
     shown = {
@@ -65,7 +65,7 @@ def heatmap(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, lines: Sequence[Line], tasks: Sequence[str], aslant: bool) -> None:
+def _panel(axes: Axes, lines: Sequence[SummaryRow], tasks: Sequence[str], aslant: bool) -> None:
     ordered = sorted(lines, key=lambda line: (line.method != UNCOMPRESSED, -accuracy_of(line)))
     found = [[line.accuracies[task].mean if task in line.accuracies else np.nan for task in tasks] for line in ordered]
     table = np.array(found)

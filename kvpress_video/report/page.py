@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..sweep.cells import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
-from ..utils.files import replacing
+from ..utils.files import atomic_write
 from .curves import curves
 from .heatmap import at_budget, heatmap
 from .overlay import Overlay, draw_overlay
 from .pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
-from .ranking import Verdict, budgets_of, compressed, finished, groups_of, nearest_budget, verdict
+from .ranking import Ranking, budgets_of, compressed, finished, groups_of, nearest_budget, rank
 from .style import Inliner, Style, save, styles
 
 if TYPE_CHECKING:
     from ..sweep.results.records import Failure
     from ..sweep.stats.inference import Accuracy, Difference
-    from ..sweep.stats.summary import Line
+    from ..sweep.stats.summary import SummaryRow
 
 FILE = "report.html"
 
@@ -40,18 +40,18 @@ class Card:
     budget: str
     ratio: float
     near: bool
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Ranking, ...]
 
     @property
-    def winners(self) -> dict[str, list[Verdict]]:
+    def winners(self) -> dict[str, list[Ranking]]:
         """The verdicts by the best method."""
-        found: dict[str, list[Verdict]] = {}
+        found: dict[str, list[Ranking]] = {}
         for each in self.verdicts:
             found.setdefault(each.best.method, []).append(each)
         return found
 
     @property
-    def wholes(self) -> list[Line]:
+    def wholes(self) -> list[SummaryRow]:
         """The full cache in each group, where it was run."""
         return [each.whole for each in self.verdicts if each.whole]
 
@@ -78,7 +78,7 @@ class Section:
     groups: tuple[str, ...]
     tasks: tuple[str, ...]
     looks: Mapping[str, Style]
-    lines: tuple[Line, ...]
+    lines: tuple[SummaryRow, ...]
     curves: tuple[str, ...]
     pareto: tuple[str, ...]
     heatmaps: Mapping[str, Sequence[str]]
@@ -106,13 +106,13 @@ class Section:
 
 def write_report(
     folder_or_file: str | Path,
-    lines: Sequence[Line],
+    lines: Sequence[SummaryRow],
     *,
     title: str,
     facts: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     overlays: Sequence[Overlay] = (),
-    rivals: Sequence[Line] = (),
+    rivals: Sequence[SummaryRow] = (),
 ) -> Path:
     """Write the page, whole or not at all.
 
@@ -123,7 +123,7 @@ def write_report(
         facts: where the figures come from: versions, device, settings.
         failures: of the sweep.
         overlays: to be shown.
-        rivals: lines `against` the best ones, from `verdict.rivals`: with them the page says what is a tie.
+        rivals: lines `against` the best ones, from `rank.rivals`: with them the page says what is a tie.
 
     Returns:
         The file.
@@ -132,7 +132,7 @@ def write_report(
     file = path if path.suffix.lower() in (".html", ".htm") else path / FILE
     text = render(lines, title=title, facts=facts or {}, failures=failures, overlays=overlays, rivals=rivals)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as scratch:
+    with atomic_write(file) as scratch:
         scratch.write_text(text, encoding="utf-8")
     return file
 
@@ -154,13 +154,13 @@ def write_overlay(overlay: Overlay, file: str | Path) -> Path:
 
 
 def render(
-    lines: Sequence[Line],
+    lines: Sequence[SummaryRow],
     *,
     title: str,
     facts: Mapping[str, Any],
     failures: Sequence[Failure],
     overlays: Sequence[Overlay],
-    rivals: Sequence[Line],
+    rivals: Sequence[SummaryRow],
 ) -> str:
     """The page as text; arguments as in `write_report`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -195,7 +195,9 @@ def render(
     )
 
 
-def _section(lines: Sequence[Line], rivals: Sequence[Line], looks: Mapping[str, Style], inline: Inliner) -> Section:
+def _section(
+    lines: Sequence[SummaryRow], rivals: Sequence[SummaryRow], looks: Mapping[str, Style], inline: Inliner
+) -> Section:
     budgets = budgets_of(lines)
     near = nearest_budget(budgets)
     done = finished(lines)
@@ -206,7 +208,7 @@ def _section(lines: Sequence[Line], rivals: Sequence[Line], looks: Mapping[str, 
             budget,
             ratio,
             budget == near,
-            tuple(found for group in groups if (found := verdict(lines, group, budget, rivals))),
+            tuple(found for group in groups if (found := rank(lines, group, budget, rivals))),
         )
         for budget, ratio in budgets.items()
     )

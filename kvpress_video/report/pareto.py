@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweep.stats.summary import Line
+    from ..sweep.stats.summary import SummaryRow
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 _KEY_LINE = 12.2  # points
@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
     title: str
     name: str
-    of: Callable[[Line], float]
+    of: Callable[[SummaryRow], float]
     spell: Callable[[float], str]
 
 
@@ -60,7 +60,7 @@ TIME = Cost(
 )
 
 
-def draw_pareto(lines: Sequence[Line], file: str | Path) -> Path:
+def draw_pareto(lines: Sequence[SummaryRow], file: str | Path) -> Path:
     """Memory and time against accuracy, a row of panels per model, benchmark and group; points that another one beats
     are dimmed, the others numbered. See `draw_curves`.
     """
@@ -68,7 +68,7 @@ def draw_pareto(lines: Sequence[Line], file: str | Path) -> Path:
 
 
 def pareto(
-    lines: Sequence[Line], looks: Mapping[str, Style] | None = None, costs: Sequence[Cost] = (MEMORY, TIME)
+    lines: Sequence[SummaryRow], looks: Mapping[str, Style] | None = None, costs: Sequence[Cost] = (MEMORY, TIME)
 ) -> Figure:
     """The figure that `draw_pareto` writes; `looks` as in `curves`, a column of panels per cost."""
     looks = looks or styles(line.method for line in lines)
@@ -82,12 +82,12 @@ def pareto(
     return figure
 
 
-def _priced(lines: Sequence[Line], cost: Cost) -> list[Line]:
+def _priced(lines: Sequence[SummaryRow], cost: Cost) -> list[SummaryRow]:
     """Lines whose cost was measured."""
     return [line for line in lines if cost.of(line) > 0]
 
 
-def _panel(axes: Axes, lines: Sequence[Line], cost: Cost, looks: Mapping[str, Style], room: int) -> None:
+def _panel(axes: Axes, lines: Sequence[SummaryRow], cost: Cost, looks: Mapping[str, Style], room: int) -> None:
     best = front(lines, cost.of)
     for line in lines:
         look, wins = looks[line.method], line in best
@@ -120,7 +120,7 @@ def _cost_axis(axes: Axes, values: Sequence[float], spell: Callable[[float], str
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: spell(value)))
 
 
-def _numbers(axes: Axes, best: Sequence[Line], cost: Cost) -> None:
+def _numbers(axes: Axes, best: Sequence[SummaryRow], cost: Cost) -> None:
     """Their numbers over the points; points too close for that share one label, as in 8–11."""
     to_axes = axes.transScale + axes.transLimits
     bunches: list[list[tuple[int, float, float]]] = []
@@ -134,7 +134,7 @@ def _numbers(axes: Axes, best: Sequence[Line], cost: Cost) -> None:
                       xycoords="axes fraction", ha="center", va="bottom", weight="bold", zorder=5)  # fmt: skip
 
 
-def _key(axes: Axes, best: Sequence[Line], cost: Cost, looks: Mapping[str, Style], room: int) -> None:
+def _key(axes: Axes, best: Sequence[SummaryRow], cost: Cost, looks: Mapping[str, Style], room: int) -> None:
     """What the numbers stand for, below the axis, in as many lines as `room`."""
     words = [f"{number}  {line.method} {line.budget}: {accuracy_of(line):.2f}, {cost.spell(cost.of(line))}"
              for number, line in enumerate(best, 1)]  # fmt: skip

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ..sweep.cells import Cell
     from ..sweep.results.records import Row
     from ..sweep.stats.inference import Difference
-    from ..sweep.stats.summary import Line
+    from ..sweep.stats.summary import SummaryRow
 
 NEAR = 0.1
 """The share of the cache that the page's first sentence is about."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ranking:
     """What one budget shows in one group.
 
     Attributes:
@@ -34,11 +34,11 @@ class Verdict:
         whole: the full cache, where it was run.
     """
 
-    best: Line
-    second: Line | None
+    best: SummaryRow
+    second: SummaryRow | None
     gap: Difference | None
     ties: tuple[str, ...]
-    whole: Line | None
+    whole: SummaryRow | None
 
     @property
     def clear(self) -> bool:
@@ -46,32 +46,32 @@ class Verdict:
         return self.gap is not None and self.gap.low > 0
 
 
-def accuracy_of(line: Line) -> float:
+def accuracy_of(line: SummaryRow) -> float:
     """Overall accuracy of a line that has one."""
     return line.accuracies[OVERALL].mean
 
 
-def finished(lines: Iterable[Line]) -> list[Line]:
+def finished(lines: Iterable[SummaryRow]) -> list[SummaryRow]:
     """Lines with answers that were scored."""
     return [line for line in lines if OVERALL in line.accuracies]
 
 
-def compressed(lines: Iterable[Line]) -> list[Line]:
+def compressed(lines: Iterable[SummaryRow]) -> list[SummaryRow]:
     """Finished lines of methods that compress."""
     return [line for line in finished(lines) if line.method != UNCOMPRESSED]
 
 
-def whole_of(lines: Iterable[Line], group: str) -> Line | None:
+def whole_of(lines: Iterable[SummaryRow], group: str) -> SummaryRow | None:
     """The full cache in a group."""
     return next((line for line in finished(lines) if (line.method, line.group) == (UNCOMPRESSED, group)), None)
 
 
-def groups_of(lines: Iterable[Line]) -> list[str]:
+def groups_of(lines: Iterable[SummaryRow]) -> list[str]:
     """Groups, in order."""
     return list(dict.fromkeys(line.group for line in lines))
 
 
-def budgets_of(lines: Iterable[Line]) -> dict[str, float]:
+def budgets_of(lines: Iterable[SummaryRow]) -> dict[str, float]:
     """The mean achieved ratio of each budget that something was compressed to, largest first."""
     ratios: dict[str, list[float]] = {}
     for line in compressed(lines):
@@ -85,7 +85,7 @@ def nearest_budget(budgets: dict[str, float], ratio: float = NEAR) -> str | None
     return min(budgets, key=lambda budget: abs(log(max(budgets[budget], 1e-9) / ratio)), default=None)
 
 
-def verdict(lines: Sequence[Line], group: str, budget: str, rivals: Sequence[Line] = ()) -> Verdict | None:
+def rank(lines: Sequence[SummaryRow], group: str, budget: str, rivals: Sequence[SummaryRow] = ()) -> Ranking | None:
     """Who wins in a group at a budget; None where nothing was finished.
 
     Args:
@@ -107,23 +107,23 @@ def verdict(lines: Sequence[Line], group: str, budget: str, rivals: Sequence[Lin
     ties = tuple(line.method for line in others if line.method in gaps and gaps[line.method].high >= 0)
     second = others[0] if others else None
     gap = gaps.get(second.method) if second else None
-    return Verdict(best, second, gap and _turned(gap), ties, whole_of(lines, group))
+    return Ranking(best, second, gap and _turned(gap), ties, whole_of(lines, group))
 
 
 def _turned(gap: Difference) -> Difference:
     return replace(gap, mean=-gap.mean, low=-gap.high, high=-gap.low)
 
 
-def front(lines: Sequence[Line], cost: Callable[[Line], float]) -> list[Line]:
+def front(lines: Sequence[SummaryRow], cost: Callable[[SummaryRow], float]) -> list[SummaryRow]:
     """Lines that no other beats: none is as accurate at less cost, or more accurate at the same. Cheapest first."""
-    found: list[Line] = []
+    found: list[SummaryRow] = []
     for line in sorted(lines, key=lambda line: (cost(line), -accuracy_of(line))):
         if not found or accuracy_of(line) > accuracy_of(found[-1]):
             found.append(line)
     return found
 
 
-def leaders(lines: Sequence[Line], most: int = 6) -> list[str]:
+def leaders(lines: Sequence[SummaryRow], most: int = 6) -> list[str]:
     """The methods with the highest accuracy over all budgets; all of them where they are few."""
     means: dict[str, list[float]] = {}
     for line in compressed(lines):
@@ -132,8 +132,8 @@ def leaders(lines: Sequence[Line], most: int = 6) -> list[str]:
     return names if len(names) <= most + 2 else names[:most]
 
 
-def rivals(lines: Sequence[Line], rows: Iterable[Row], cells: Sequence[Cell]) -> list[Line]:
-    """Lines `against` the best method of each group at each budget, for `verdict`.
+def rivals(lines: Sequence[SummaryRow], rows: Iterable[Row], cells: Sequence[Cell]) -> list[SummaryRow]:
+    """Lines `against` the best method of each group at each budget, for `rank`.
 
     Args:
         lines: of the sweep.
@@ -146,7 +146,7 @@ def rivals(lines: Sequence[Line], rows: Iterable[Row], cells: Sequence[Cell]) ->
     for (model, benchmark, budget), mine in at.items():
         side = [line for line in lines if (line.model, line.benchmark) == (model, benchmark)]
         for group in groups_of(side):
-            here = verdict(side, group, budget)
+            here = rank(side, group, budget)
             if here is None or here.second is None:
                 continue
             grouped = [row for row in mine if row.measured.group == group]

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import unknown_name
 from ..sweep.cells import UNCOMPRESSED
-from ..utils.files import replacing
+from ..utils.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def save(figure: Figure, file: str | Path) -> Path:
     path = Path(file)
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with drawing(), replacing(path) as scratch:
+    with drawing(), atomic_write(path) as scratch:
         figure.savefig(scratch, format=path.suffix[1:].lower(), facecolor="white", metadata=_undated(path.suffix))
     return path
 

@@ -13,11 +13,11 @@ from ..budget import BudgetLike
 from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor
 from ..errors import CacheError, UnknownNameError
-from ..utils.concurrency import lock_of
+from ..utils.concurrency import model_lock
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ServingStats:
     """What a patched model has done so far; bytes are of keys, values and metadata, on all rows and layers.
 
     Attributes:
@@ -44,11 +44,11 @@ class Statistics:
         """Visual entries that the latest prefill left per layer and KV head, in the fullest layer and row."""
         return max(self.report.entries) if self.report else 0
 
-    def after(self, requests: int, reports: Sequence[Report]) -> Statistics:
+    def after(self, requests: int, reports: Sequence[Report]) -> ServingStats:
         """The statistics once these requests and prefills follow."""
         now = replace(self, requests=self.requests + requests)
         for report in reports:
-            now = Statistics(
+            now = ServingStats(
                 now.requests,
                 now.prefills + 1,
                 now.visual_tokens + report.visual_tokens,
@@ -80,7 +80,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.statistics = Statistics()
+        self.statistics = ServingStats()
 
 
 class Patch:
@@ -93,7 +93,7 @@ class Patch:
     def __init__(self, model: Any, run: Compression) -> None:
         self.ledger = Ledger()
         self._run = run
-        self._lock = lock_of(model)
+        self._lock = model_lock(model)
         self._depth = 0
         with ExitStack() as undo:
             undo.enter_context(run)
@@ -111,7 +111,7 @@ class Patch:
         self.remove()
 
     @property
-    def stats(self) -> Statistics:
+    def stats(self) -> ServingStats:
         """A snapshot; it does not change any more."""
         return self.ledger.statistics
 

@@ -11,7 +11,7 @@ _FIRST, _ANSWER, _SECOND = "first-question", "first-answer", "second-question"
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class ChatTemplate:
     """A conversation is an opening, then frames and questions in any order, each after the words that belong between.
 
     Attributes:
@@ -29,7 +29,7 @@ class Dialogue:
     next_text: str
 
     @classmethod
-    def of(cls, processor: Any, system: str | None = None) -> Dialogue:
+    def of(cls, processor: Any, system: str | None = None) -> ChatTemplate:
         """Read the words off a processor's chat template.
 
         Args:

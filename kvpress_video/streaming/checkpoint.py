@@ -19,7 +19,7 @@ from ..errors import CacheError
 from ..models import adapter_for
 from ..models.base import Adapter
 from ..models.fingerprint import Fingerprint, bytes_of, difference, fingerprint
-from ..utils.files import replacing
+from ..utils.files import atomic_write
 from .schema import SessionFacts, check, check_recipe, is_plain
 from .state import Snapshot
 
@@ -62,7 +62,7 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
         raise CacheError(f"The session cannot be written to {path}: its snapshot {error}.") from error
     data = save(tensors, {"format": FORMAT, "version": VERSION, "facts": facts, "sha256": _digest(facts, tensors)})
     try:
-        with replacing(path) as scratch, scratch.open("wb") as file:
+        with atomic_write(path) as scratch, scratch.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

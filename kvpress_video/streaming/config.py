@@ -19,7 +19,7 @@ _UNCAPPED_CHUNK = 2048  # visual tokens
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SessionConfig:
     """The arguments of `VideoSession`, which says what they mean.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .chat_template import Dialogue
+from .chat_template import ChatTemplate
 
 
 class Turn(NamedTuple):
@@ -28,7 +28,7 @@ class Conversation:
         system: a system message.
         """
         self._tokenizer = processor.tokenizer
-        self._words = Dialogue.of(processor, system)
+        self._words = ChatTemplate.of(processor, system)
         self.asking = self._ids(self._words.ask)
         self.turns: list[Turn] = []
         self._begun = False

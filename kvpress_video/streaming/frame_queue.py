@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     seconds: list[float]
 
 
-class Inbox:
+class FrameQueue:
     """Frames of one size, in order of time.
 
     Attributes:

@@ -28,7 +28,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Squeeze:
+class Rescaling:
     """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, text keeps its
     spacing, and everything moves up to follow.
 
@@ -74,7 +74,7 @@ class Squeeze:
         return torch.where(inside[..., None], moved + squeezed, moved)
 
 
-def squeeze_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None) -> Squeeze:
+def rescale_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None) -> Rescaling:
     """The squeeze that brings the next position from `following` down to `wanted`, or at least to `most`.
 
     Raises:
@@ -91,8 +91,8 @@ def squeeze_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, 
     low, high = 0.0, 1.0
     for _ in range(24):
         factor = (low + high) / 2
-        if Squeeze(runs, factor, spatial).next_position(following) <= max(wanted, least):
+        if Rescaling(runs, factor, spatial).next_position(following) <= max(wanted, least):
             low = factor
         else:
             high = factor
-    return Squeeze(runs, low, spatial)
+    return Rescaling(runs, low, spatial)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, NewType, TypedDict, get_args, get_origin, get_type_hints
 
-from ..cache.forward_pass import Row
+from ..cache.forward_pass import RowState
 from ..errors import CacheError
 from .conversation import Turn
 from .timeline import Timeline
@@ -33,7 +33,7 @@ class StreamFacts(TypedDict):
     """What is known of a cache, with a row for each layer."""
 
     logical: int
-    rows: list[Row]
+    rows: list[RowState]
     timeline: Timeline
     peak_bytes: int
 

@@ -11,13 +11,13 @@ from ..compression import Positions
 from ..compressor.base import Compressor
 from ..errors import BudgetError, CacheError
 from ..models import adapter_for
-from ..utils.concurrency import interrupts_wait, lock_of
+from ..utils.concurrency import defer_sigint, model_lock
 from ..video.reader import read_in_groups
 from .answer_stream import stream_answer
 from .checkpoint import read_snapshot, write_snapshot
-from .config import Recipe
+from .config import SessionConfig
 from .conversation import Conversation, Turn
-from .frame_queue import Inbox
+from .frame_queue import FrameQueue
 from .state import Snapshot, put_stream, take_stream
 from .stats import SessionStats, measured
 from .stream import Mark, Stream
@@ -78,14 +78,14 @@ class VideoSession:
             UnknownNameError: unknown method, setting, positions or place of the bank.
             UnsupportedModelError: the model cannot follow a stream.
         """
-        self._recipe = Recipe(
+        self._recipe = SessionConfig(
             method, budget, positions, chunk, fps, system, text_room, position_limit, bank_on, settings
         )
         adapter = adapter_for(model)
         self._most = self._recipe.chunk_for(adapter)
         self.model, self.processor, self.positions = model, processor, positions
         self._talk = Conversation(processor, system)
-        self._inbox = Inbox(processor, adapter, self._most, fps)
+        self._inbox = FrameQueue(processor, adapter, self._most, fps)
         self.stream = Stream(
             adapter,
             self._recipe.make_method(),
@@ -97,7 +97,7 @@ class VideoSession:
             probes=self._talk.asking,
             bank_on=bank_on,
         )
-        self.lock = lock_of(model)
+        self.lock = model_lock(model)
         self._last_turn: tuple[Mark, dict[str, Any]] | None = None  # where to go back to without it
 
     @property
@@ -153,7 +153,7 @@ class VideoSession:
             if not self._inbox.frames:
                 return
             batch = self._inbox.batch()
-            with interrupts_wait(), self.stream.attached():
+            with defer_sigint(), self.stream.attached():
                 self.stream.feed_frames(batch.inputs, batch.seconds, self._talk.before_frames())
                 self._talk.watched()
                 self._inbox.clear()

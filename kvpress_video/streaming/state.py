@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.forward_pass import Row
+from ..cache.forward_pass import RowState
 from ..compressor.entries import Grid
 from ..models.devices import device_of
 from .position_rescaling import Run
@@ -70,17 +70,17 @@ def put_stream(stream: Stream, snapshot: Snapshot) -> None:
     stream.timeline, stream.peak_bytes = _timeline(facts["timeline"]), facts["peak_bytes"]
 
 
-def _row_facts(row: Row) -> dict[str, Any]:
+def _row_facts(row: RowState) -> dict[str, Any]:
     counted = {name: dict(getattr(row, name)) for name in ("held", "seen", "grids", "starts")}
     return {"padding": row.padding, **counted, "loose": row.loose, "shift": row.shift, "following": row.following}
 
 
-def _row(facts: dict[str, Any]) -> Row:
+def _row(facts: dict[str, Any]) -> RowState:
     held, seen, starts = (
         {int(segment): count for segment, count in facts[name].items()} for name in ("held", "seen", "starts")
     )
     grids = {int(segment): Grid(*grid) for segment, grid in facts["grids"].items()}
-    return Row(facts["padding"], held, seen, grids, starts, facts["loose"], facts["shift"], facts["following"])
+    return RowState(facts["padding"], held, seen, grids, starts, facts["loose"], facts["shift"], facts["following"])
 
 
 def _timeline(facts: dict[str, Any]) -> Timeline:

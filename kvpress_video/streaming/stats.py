@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .frame_queue import Inbox
+from .frame_queue import FrameQueue
 from .stream import Stream
 
 
@@ -48,7 +48,7 @@ class SessionStats:
         )
 
 
-def measured(stream: Stream, inbox: Inbox) -> SessionStats:
+def measured(stream: Stream, inbox: FrameQueue) -> SessionStats:
     """A session as it is now."""
     layers = stream.layers
     held = [sum(layer.rows[0].held.values()) for layer in layers]

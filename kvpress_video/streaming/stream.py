@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ..budget import Budget
-from ..cache.forward_pass import Row, text_tags
+from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, layers_of
 from ..cache.offloaded_layer import make_layers
 from ..compressor.base import Compressor
@@ -24,8 +24,8 @@ from ..models.base import Adapter
 from ..models.devices import device_of
 from ..prefill.hooks import Attachment
 from ..prefill.pass_reader import Expected
-from ..prefill.token_layout import Layout
-from .position_rescaling import squeeze_to
+from ..prefill.token_layout import TokenLayout
+from .position_rescaling import rescale_to
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
@@ -100,7 +100,7 @@ class Stream:
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
-        self.cache.layers = [*make_layers(bank_on, layers, reserve, [Row(following=0)], method.banked)]
+        self.cache.layers = [*make_layers(bank_on, layers, reserve, [RowState(following=0)], method.banked)]
 
     @property
     def layers(self) -> list[CompressedLayer]:
@@ -214,7 +214,7 @@ class Stream:
         self._squeeze(min(self.position_limit // 2, most), most)
 
     def _squeeze(self, wanted: int, most: int) -> None:
-        change = squeeze_to(self.timeline.runs, self.following, wanted, self._spatial, most)
+        change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most)
         for layer in self.layers:
             layer.move(change(layer.entries(Context()).present), self._rope)
             layer.rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
@@ -223,7 +223,7 @@ class Stream:
     def _text_tags(self, length: int) -> Tensor:
         return text_tags(self.layers[0].logical + torch.arange(length)[None])
 
-    def _frame_layout(self, grid: Grid, before: int, importance: Tensor | None, end: int) -> Layout:
+    def _frame_layout(self, grid: Grid, before: int, importance: Tensor | None, end: int) -> TokenLayout:
         seen, length = self.timeline.frames, before + grid.tokens + len(self._probes)
         tags = self._text_tags(length)
         visual = slice(before, before + grid.tokens)
@@ -244,7 +244,7 @@ class Stream:
         count = {_VIDEO: grid.tokens}
         grids = {_VIDEO: grid._replace(frames=seen + grid.frames)}
         starts = {_VIDEO: before}
-        return Layout(tags, found, [Row(0, count, count, grids, starts, following=end - self.following)])
+        return TokenLayout(tags, found, [RowState(0, count, count, grids, starts, following=end - self.following)])
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         device = device_of(self.adapter.inner)
@@ -254,7 +254,7 @@ class Stream:
         return embedded
 
     @torch.no_grad()
-    def _feed(self, embeddings: Tensor, layout: Layout, positions: Tensor, probes: int = 0) -> None:
+    def _feed(self, embeddings: Tensor, layout: TokenLayout, positions: Tensor, probes: int = 0) -> None:
         whole = bool((positions == positions.round()).all())
         axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
         with self._attachment.reader.expecting(Expected(layout, probes)):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..compressor.entries import Grid
 from ..models.base import Adapter
-from .position_rescaling import Run, Squeeze
+from .position_rescaling import Rescaling, Run
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Timeline:
         """Text comes next: frames after it begin another run."""
         return replace(self, base=None)
 
-    def squeezed(self, change: Squeeze) -> Timeline:
+    def squeezed(self, change: Rescaling) -> Timeline:
         """The same after a squeeze."""
         last = self.last and replace(
             self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])

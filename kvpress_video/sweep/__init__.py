@@ -5,8 +5,8 @@ from .cells import Cell, Setup
 from .grid.spec import Grid, make_grid
 from .grid.yaml_file import read_grid
 from .results.store import Store
-from .run.sweep import Swept, run_sweep
-from .stats.summary import Line, summarise
+from .run.sweep import SweepResult, run_sweep
+from .stats.summary import SummaryRow, summarise
 
 __all__ = [
     "BENCHMARKS",
@@ -14,11 +14,11 @@ __all__ = [
     "Cell",
     "Clip",
     "Grid",
-    "Line",
     "Question",
     "Setup",
     "Store",
-    "Swept",
+    "SummaryRow",
+    "SweepResult",
     "make_grid",
     "read_grid",
     "run_sweep",

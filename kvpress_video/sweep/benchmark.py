@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..compressor.registry import Plugins
+from ..compressor.registry import Registry
 from ..errors import BenchmarkError
 from ..video.reader import Video, read_video
 
@@ -114,7 +114,7 @@ class Benchmark(ABC):
         """How right an answer is, in [0, 1]; None where only a judge can tell."""
 
 
-BENCHMARKS: Plugins[Benchmark] = Plugins("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]
+BENCHMARKS: Registry[Benchmark] = Registry("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]
 
 
 def same_words(answer: str, expected: str) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 _LEAST, _STRETCHES = 2**16, 14  # numbers in a stretch at the least, else so many stretches
 
 
-def stretches(states: Tensor, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
+def iter_fp32_blocks(states: Tensor, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
     """Successive entries of (batch, kv_heads, n, dim) and where they are: `unit`, or a multiple of it, at once.
 
     They come as fp32, in memory that the next ones are written to; what is chosen by them has no gradient.

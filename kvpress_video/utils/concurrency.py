@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 
 @contextmanager
-def interrupts_wait() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Ctrl-C inside takes effect at the end. Outside the main thread, which alone hears of it, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,7 +31,7 @@ _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _GUARD = threading.Lock()
 
 
-def lock_of(model: Any) -> Any:
+def model_lock(model: Any) -> Any:
     """The reentrant lock of a model: whoever runs it with hooks on holds it."""
     with _GUARD:
         return _LOCKS.setdefault(model, threading.RLock())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Stopwatch:
+class DeviceTimer:
     """Adds up stretches of work by name: on the device's own clock where it is a GPU, else on the wall's."""
 
     def __init__(self, device: torch.device) -> None:

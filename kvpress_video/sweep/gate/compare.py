@@ -14,11 +14,11 @@ from ..results.records import Row
 from ..stats.inference import Accuracy, Difference, Retention, detectable, holm
 from ..stats.pairing import Pair, levels
 from ..stats.summary import OVERALL
-from .sweep_data import Side, by_question, check_same_questions, unfair
+from .sweep_data import SweepData, by_question, check_same_questions, unfair
 
-Verdict = Literal["fell", "tolerated", "rose", ""]
-_VERDICTS: tuple[Verdict, ...] = ("fell", "tolerated", "rose")
-_NONE: Verdict = ""
+Outcome = Literal["fell", "tolerated", "rose", ""]
+_VERDICTS: tuple[Outcome, ...] = ("fell", "tolerated", "rose")
+_NONE: Outcome = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Comparison:
     difference: Difference
     retention: Retention | None
     p: float
-    verdict: Verdict
+    verdict: Outcome
     detectable: float
 
 
@@ -99,7 +99,7 @@ class Gate:
         """Whether the build passes."""
         return not self.of("fell") and (self.allow_missing or not self.missing)
 
-    def of(self, verdict: Verdict) -> list[Comparison]:
+    def of(self, verdict: Outcome) -> list[Comparison]:
         """The comparisons with this verdict."""
         return [found for found in self.comparisons if found.verdict == verdict]
 
@@ -112,8 +112,8 @@ class _Subject(NamedTuple):
 
 
 def compare_sweeps(
-    base: Side,
-    new: Side,
+    base: SweepData,
+    new: SweepData,
     keep: float = 1.0,
     alpha: float = 0.05,
     *,
@@ -189,7 +189,7 @@ def _compared(pairs: Sequence[tuple[_Subject, str, Pair]], keep: float, alpha: f
     return found
 
 
-def _missing(base: Side, new: Side) -> list[Missing]:
+def _missing(base: SweepData, new: SweepData) -> list[Missing]:
     asked, answered = by_question(base.rows), by_question(new.rows)
     errors = {failure.cell: failure.error for failure in reversed(new.failures)}
     total = Counter(cell for cell, *_ in asked)

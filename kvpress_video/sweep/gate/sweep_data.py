@@ -31,7 +31,7 @@ _MORE = 0.01
 
 
 @dataclass(frozen=True)
-class Side:
+class SweepData:
     """A sweep, as its store holds it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Side:
     plan: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: str | Path) -> Side:
+    def read(cls, folder: str | Path) -> SweepData:
         """From the folder of a sweep.
 
         Raises:
@@ -54,14 +54,14 @@ class Side:
         with Store(folder) as store:
             return cls(str(folder), store.rows(), store.failures(), store.plan)
 
-    def only(self, methods: Collection[str], budgets: Collection[str]) -> Side:
+    def only(self, methods: Collection[str], budgets: Collection[str]) -> SweepData:
         """What it has of some methods and budgets; of all where none are named."""
 
         def wanted(cell: Cell) -> bool:
             return (not methods or cell.method in methods) and (not budgets or cell.budget in budgets)
 
         rows = [row for row in self.rows if wanted(row.cell)]
-        return Side(self.name, rows, [failure for failure in self.failures if wanted(failure.cell)], self.plan)
+        return SweepData(self.name, rows, [failure for failure in self.failures if wanted(failure.cell)], self.plan)
 
     @property
     def title(self) -> str:
@@ -76,7 +76,7 @@ def by_question(rows: Iterable[Row], value: Callable[[Row], Any] = lambda row: r
     return {(row.cell, row.clip, row.answered.question): value(row) for row in rows}
 
 
-def check_same_questions(base: Side, new: Side) -> None:
+def check_same_questions(base: SweepData, new: SweepData) -> None:
     """Raises:
     SweepError: a question that both answered has another prompt, right answer, task, category or unit in one of them.
     """
@@ -95,12 +95,12 @@ def check_same_questions(base: Side, new: Side) -> None:
             )
 
 
-def unfair(base: Side, new: Side) -> list[str]:
+def unfair(base: SweepData, new: SweepData) -> list[str]:
     """What differs, beside the code, between two sweeps of the same questions: `"frames: 32 → 16"`."""
     return [*_setups(base, new), *_measurements(base, new)]
 
 
-def _setups(base: Side, new: Side) -> list[str]:
+def _setups(base: SweepData, new: SweepData) -> list[str]:
     before, after = (
         {name: value for name, value in side.plan.get("setup", {}).items() if name not in _CONDITIONS}
         for side in (base, new)
@@ -108,7 +108,7 @@ def _setups(base: Side, new: Side) -> list[str]:
     return _changes(before, after)
 
 
-def _measurements(base: Side, new: Side) -> list[str]:
+def _measurements(base: SweepData, new: SweepData) -> list[str]:
     before, after = ({(row.cell, row.clip): row.measured for row in side.rows} for side in (base, new))
     shared = [key for key in before if key in after]
     conditions = Counter(what for key in shared for what in _changes(_conditions(before[key]), _conditions(after[key])))

@@ -13,7 +13,7 @@ from ...errors import BudgetError, KVPressVideoError, SweepError, UnknownNameErr
 from ..cells import UNCOMPRESSED, Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, WrongError
 
-Path = tuple[str | int, ...]
+GridPath = tuple[str | int, ...]
 """Where something stands in a grid: `("methods", 2, "infinipot-v", "tar_ratio")`."""
 
 _EVERYTHING = "100%"
@@ -68,14 +68,14 @@ class Problem:
         message: what, with what value, and what to do.
     """
 
-    path: Path
+    path: GridPath
     message: str
 
     def __str__(self) -> str:
         return f"{spell_path(self.path)}: {self.message}" if self.path else self.message
 
 
-def spell_path(path: Path) -> str:
+def spell_path(path: GridPath) -> str:
     """`methods[2].infinipot-v.tar_ratio`."""
     spelled = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return spelled.removeprefix(".")
@@ -141,13 +141,13 @@ class _Inspection:
     """Notes what is wrong, the first thing at each path."""
 
     def __init__(self) -> None:
-        self._found: dict[Path, Problem] = {}
+        self._found: dict[GridPath, Problem] = {}
 
     @property
     def problems(self) -> list[Problem]:
         return list(self._found.values())
 
-    def note(self, path: Path, error: Exception) -> None:
+    def note(self, path: GridPath, error: Exception) -> None:
         self._found.setdefault(path, Problem(path, str(error)))
 
     def made(self, check: Callable[[Any], Any], value: Any, *path: str | int) -> list[Any]:

@@ -13,7 +13,7 @@ import torch
 from ...attention.masks import check_attention
 from ...budget import Budget
 from ...compression import Positions, Prefill, Stage
-from ...compressor.registry import METHODS, Plugins, parse, spell
+from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, unknown_name
 from ...models.loading import check_folder
 from ..benchmark import BENCHMARKS
@@ -63,7 +63,7 @@ def _spelled(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> st
     return text
 
 
-def _plugin(plugins: Plugins[Any]) -> Callable[[Any], str]:
+def _plugin(plugins: Registry[Any]) -> Callable[[Any], str]:
     """The canonical text of a method or benchmark that can be made."""
 
     def check(value: Any) -> str:

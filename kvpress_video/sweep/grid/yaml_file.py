@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from ...errors import SweepError
-from .spec import Grid, Path, Problem, check_grid, list_problems
+from .spec import Grid, GridPath, Problem, check_grid, list_problems
 
 
-def read_grid(path: str | FilePath, **flags: Any) -> Grid:
+def read_grid(path: str | Path, **flags: Any) -> Grid:
     """The grid of a YAML file, whose keys are the parts that `make_grid` takes.
 
     Args:
@@ -24,7 +24,7 @@ def read_grid(path: str | FilePath, **flags: Any) -> Grid:
         SweepError: the file is missing or not YAML, or something in it is wrong: file, line, column, key and value are
             said, for all that is wrong at once.
     """
-    file = FilePath(path)
+    file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -57,11 +57,11 @@ class _Document:
         problems: what is wrong with the YAML itself.
     """
 
-    def __init__(self, text: str, file: FilePath) -> None:
+    def __init__(self, text: str, file: Path) -> None:
         self.problems: list[Problem] = []
         self._file = file
-        self._nodes: dict[Path, Node] = {}
-        self._read_as: dict[Path, tuple[str, Any]] = {}
+        self._nodes: dict[GridPath, Node] = {}
+        self._read_as: dict[GridPath, tuple[str, Any]] = {}
         try:
             self._loader = _Loader(text)
             root = self._loader.get_single_node()
@@ -92,7 +92,7 @@ class _Document:
         hint = f" (YAML reads {raw} as {value!r}; quotes would make it text.)" if raw else ""
         return mark.line, f"{self._file}{_place(mark)}: {problem}{hint}"
 
-    def _plain(self, node: Node, path: Path, above: tuple[Node, ...]) -> Any:
+    def _plain(self, node: Node, path: GridPath, above: tuple[Node, ...]) -> Any:
         if node in above:
             self._wrong(path, "This refers to itself.")
             return None
@@ -104,7 +104,7 @@ class _Document:
             return self._mapping(node, path, above)
         return self._scalar(node, path)
 
-    def _mapping(self, node: MappingNode, path: Path, above: tuple[Node, ...]) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, path: GridPath, above: tuple[Node, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in node.value:
             inner = (*path, str(key.value))
@@ -118,7 +118,7 @@ class _Document:
                 found[key.value] = self._plain(value, inner, (*above, node))
         return found
 
-    def _scalar(self, node: Node, path: Path) -> Any:
+    def _scalar(self, node: Node, path: GridPath) -> Any:
         try:
             value = self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
@@ -128,7 +128,7 @@ class _Document:
             self._read_as[path] = (node.value, value)
         return value
 
-    def _wrong(self, path: Path, message: str) -> None:
+    def _wrong(self, path: GridPath, message: str) -> None:
         self.problems.append(Problem(path, message))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...errors import SweepError, unknown_name
-from ...utils.files import replacing
+from ...utils.files import atomic_write
 from ..cells import Cell
 from .records import COLUMNS, Answered, Measured
 
@@ -80,7 +80,7 @@ def write(out: Path, content: bytes) -> None:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as scratch:
+        with atomic_write(out) as scratch:
             scratch.write_bytes(content)
     except OSError as error:
         raise SweepError(f"Cannot write {out}: {error.strerror}.") from error

@@ -16,7 +16,7 @@ import torch
 
 from ..cells import Task
 from ..results.records import Outcome
-from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, pack, serve, unpack, work
+from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, pack, run_tasks, serve, unpack
 
 _SPAWN = multiprocessing.get_context("spawn")
 _SECONDS_TO_END = 10
@@ -46,7 +46,7 @@ class Processes:
             SweepError: processes cannot be started, or a worker fails outside of any cell.
         """
         threads = max(1, cores() // self.workers)
-        yield from work(_Pool(pack(self.make), self.devices, threads), self.workers, tasks)
+        yield from run_tasks(_Pool(pack(self.make), self.devices, threads), self.workers, tasks)
 
 
 def cores() -> int:

@@ -16,7 +16,7 @@ import torch
 from ...errors import SweepError
 from ..cells import Task
 from ..results.records import Outcome
-from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, Raised, Ready, pack, serve, unpack, work
+from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, Raised, Ready, pack, run_tasks, serve, unpack
 
 _SECONDS_TO_CONNECT = 5
 
@@ -66,7 +66,7 @@ class OnRay:
                 raise SweepError("The Ray cluster has no GPU.")
             workers = self.workers or gpus or _two_per_node()
             threads = max(1, cpus // workers)
-            yield from work(_Pool(make, self.device, threads, gpus=1 if gpus else 0), workers, tasks)
+            yield from run_tasks(_Pool(make, self.device, threads, gpus=1 if gpus else 0), workers, tasks)
 
 
 class _Actor:

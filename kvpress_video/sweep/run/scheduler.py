@@ -120,7 +120,7 @@ def check_finished(task: Task) -> None:
         raise SweepError(f"A worker gave no outcome for {missing} on {task.clip.name}.")
 
 
-class Ledger:
+class TaskQueue:
     """Which tasks wait, who works on what, and at which cells workers died.
 
     Attributes:
@@ -176,38 +176,38 @@ class Ledger:
         return failure
 
 
-Hand = TypeVar("Hand", bound=Hashable)
+WorkerId = TypeVar("WorkerId", bound=Hashable)
 
 
-class Pool(Protocol[Hand]):
+class Pool(Protocol[WorkerId]):
     """Where workers live. Each is known by its hand."""
 
-    def start(self, place: int) -> Hand:
+    def start(self, place: int) -> WorkerId:
         """A new worker in one of the places, numbered from 0; its first event is that it is ready."""
         ...
 
-    def deal(self, hand: Hand, task: bytes) -> None:
+    def deal(self, hand: WorkerId, task: bytes) -> None:
         """Give a worker that is ready a task. That it may have died meanwhile is told by `wait`."""
         ...
 
-    def wait(self, hands: Collection[Hand]) -> Iterable[tuple[Hand, Event]]:
+    def wait(self, hands: Collection[WorkerId]) -> Iterable[tuple[WorkerId, Event]]:
         """Wait until some workers have something to say: one event of each."""
         ...
 
-    def end(self, hands: Collection[Hand]) -> None:
+    def end(self, hands: Collection[WorkerId]) -> None:
         """End workers at once, whatever they do."""
         ...
 
 
-def work(pool: Pool[Hand], workers: int, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+def run_tasks(pool: Pool[WorkerId], workers: int, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
     """Run tasks by at most so many workers of a pool; none is left when this ends, in whatever way.
 
     Raises:
         SweepError: workers die before they are ready, or fail outside of any cell.
         KVPressVideoError: what a worker raised outside of any cell.
     """
-    ledger = Ledger(tasks)
-    crew: dict[Hand, int] = {}
+    ledger = TaskQueue(tasks)
+    crew: dict[WorkerId, int] = {}
     false_starts = 0
     try:
         while ledger.dealt or ledger.reserve(1):

@@ -31,7 +31,7 @@ Clips = Mapping[tuple[str, int], Sequence[Clip]]
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     """What a sweep came to.
 
     Attributes:
@@ -57,7 +57,7 @@ def run_sweep(
     workers: int | None = None,
     address: str | None = None,
     progress: Progress | None = None,
-) -> Swept:
+) -> SweepResult:
     """Answer every question about every clip in every cell, clip by clip, so that an early end still compares equals.
 
     A cell that fails on a clip is recorded with its error, and the others go on. Ctrl-C ends the sweep with what is
@@ -88,7 +88,7 @@ def run_sweep(
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
         done = len(wanted & store.finished())
         failures = tuple(failure for failure in store.failures() if failure.cell in set(cells))
-        return Swept(folder, done, len(wanted), failures, interrupted)
+        return SweepResult(folder, done, len(wanted), failures, interrupted)
 
 
 def make_worker(setup: Setup, device: str | None) -> Worker:

@@ -14,7 +14,7 @@ Question = TypeVar("Question", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ClusteredMean:
     """A weighted mean, its standard error, the one it had were questions independent, and the number of clusters."""
 
     mean: float
@@ -52,7 +52,7 @@ class Paired:
             None if strata is None else [strata[question] for question in shared],
         )
 
-    def estimate(self, values: Floats) -> Estimate:
+    def estimate(self, values: Floats) -> ClusteredMean:
         """The mean of values that are in its order."""
         return estimate(values, self.clusters, self.weights, self.strata)
 
@@ -67,7 +67,7 @@ def estimate(
     clusters: Sequence[Hashable],
     weights: Sequence[float] | None = None,
     strata: Sequence[Hashable] | None = None,
-) -> Estimate:
+) -> ClusteredMean:
     """By linearisation: the variance is that of clusters' sums of weighted distances to the mean of the stratum.
 
     A stratum with a single cluster, which tells nothing of its spread, is held to the mean of all.
@@ -93,14 +93,14 @@ def estimate(
     mean, count = float(share @ values / share.sum()), int(owner.max()) + 1
     share = share / share.sum()
     if count < 2:
-        return Estimate(mean, 0.0, 0.0, count)
+        return ClusteredMean(mean, 0.0, 0.0, count)
     held = np.bincount(np.unique(np.stack([layer, owner]), axis=1)[0])
     centres = np.bincount(layer, weights=share * values) / np.bincount(layer, weights=share)
     centres, held = np.where(held > 1, centres, mean), np.where(held > 1, held, count)
     residuals = share * (values - centres[layer])
     sums = np.bincount(owner, weights=residuals * np.sqrt(held / (held - 1))[layer])
     error = float(np.sqrt((sums**2).sum()))
-    return Estimate(mean, error if error > 1e-12 else 0.0, float(np.sqrt((residuals**2).sum())), count)
+    return ClusteredMean(mean, error if error > 1e-12 else 0.0, float(np.sqrt((residuals**2).sum())), count)
 
 
 def _ordinals(names: Sequence[Hashable]) -> NDArray[np.int64]:

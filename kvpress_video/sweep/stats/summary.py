@@ -20,7 +20,7 @@ UNCOMPRESSED_BUDGET = "100%"
 
 
 @dataclass(frozen=True)
-class Line:
+class SummaryRow:
     """One method at one budget, on one group of one benchmark's clips, by one model; seeds are pooled.
 
     Attributes:
@@ -67,7 +67,7 @@ class Line:
 
 def summarise(
     rows: Iterable[Row], failures: Iterable[Failure], cells: Sequence[Cell], against: str = UNCOMPRESSED
-) -> list[Line]:
+) -> list[SummaryRow]:
     """The lines, in the order of the cells' models and benchmarks, then of groups, then of cells.
 
     Cells that never ran or failed on every clip have a line too; group and accuracies are empty then, unless other
@@ -116,7 +116,7 @@ def summarise(
     return lines
 
 
-def records(lines: Iterable[Line]) -> list[dict[str, Any]]:
+def records(lines: Iterable[SummaryRow]) -> list[dict[str, Any]]:
     """One flat record per line and task, `overall` included; comparisons are overall, None is what is not there."""
     return [_record(line, task) for line in lines for task in (*line.accuracies,) or (OVERALL,)]
 
@@ -156,7 +156,7 @@ def _line(
     levels: tuple[str, ...],
     against: str,
     error: str | None,
-) -> Line:
+) -> SummaryRow:
     sample = Sample.of(rows, levels)
     accuracies = {task: sample.task(task).accuracy() for task in sample.tasks}
     if accuracies:
@@ -164,7 +164,7 @@ def _line(
     rival = Pair.of(rows, other, levels) if place != _rival(place, against) else None
     whole = Pair.of(rows, full, levels) if place != _rival(place, UNCOMPRESSED) else None
     clips = {(row.cell.seed, row.clip): row.measured for row in rows}
-    return Line(
+    return SummaryRow(
         *place,
         against,
         accuracies,
@@ -178,8 +178,8 @@ def _line(
     )
 
 
-def _empty(place: _Place, against: str, error: str | None) -> Line:
-    return Line(*place, against, {}, None, None, *_costs([]), questions=0, clips=0, error=error)
+def _empty(place: _Place, against: str, error: str | None) -> SummaryRow:
+    return SummaryRow(*place, against, {}, None, None, *_costs([]), questions=0, clips=0, error=error)
 
 
 def _costs(clips: Sequence[Measured]) -> tuple[float, float, float, float, float, float, float, float]:
@@ -200,7 +200,7 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _record(line: Line, task: str) -> dict[str, Any]:
+def _record(line: SummaryRow, task: str) -> dict[str, Any]:
     found = line.accuracies.get(task)
     gap, kept = (line.difference, line.retention) if task == OVERALL else (None, None)
     record = {

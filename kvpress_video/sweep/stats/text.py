@@ -11,7 +11,7 @@ from rich.table import Table
 from ..formatting import half, markdown_table, plural, span
 from .inference import detectable
 from .pairing import levels
-from .summary import OVERALL, Line
+from .summary import OVERALL, SummaryRow
 
 UNSEEN = 0.05
 """Where differences larger than this could go unseen, that is said."""
@@ -19,7 +19,7 @@ _TEXTS = 2
 """Columns of words; all others are numbers."""
 
 
-def tables(lines: Sequence[Line]) -> list[Table]:
+def tables(lines: Sequence[SummaryRow]) -> list[Table]:
     """A rich table per model, benchmark and group of clips."""
     made = []
     for part in _parts(lines):
@@ -35,7 +35,7 @@ def tables(lines: Sequence[Line]) -> list[Table]:
     return made
 
 
-def markdown(lines: Sequence[Line], title: str) -> str:
+def markdown(lines: Sequence[SummaryRow], title: str) -> str:
     """The tables and notes as Markdown."""
     parts = [f"# {title}"]
     for part in _parts(lines):
@@ -43,7 +43,7 @@ def markdown(lines: Sequence[Line], title: str) -> str:
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(lines))]) + "\n"
 
 
-def notes(lines: Sequence[Line]) -> list[str]:
+def notes(lines: Sequence[SummaryRow]) -> list[str]:
     """What has to be said under the tables: what figures mean, what they cannot show, what failed and why."""
     return [
         "Every video is compressed before its questions are read.",
@@ -56,24 +56,24 @@ def notes(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _parts(lines: Sequence[Line]) -> list[list[Line]]:
-    parts: dict[tuple[str, str, str], list[Line]] = {}
+def _parts(lines: Sequence[SummaryRow]) -> list[list[SummaryRow]]:
+    parts: dict[tuple[str, str, str], list[SummaryRow]] = {}
     for line in lines:
         parts.setdefault((line.model, line.benchmark, line.group), []).append(line)
     return list(parts.values())
 
 
-def _name(line: Line) -> str:
+def _name(line: SummaryRow) -> str:
     return ", ".join(filter(None, (line.model, line.benchmark, line.group)))
 
 
-def _caption(part: Sequence[Line]) -> str:
+def _caption(part: Sequence[SummaryRow]) -> str:
     clips, questions = max(line.clips for line in part), max(line.questions for line in part)
     counts = f"{plural(clips, 'clip')}, {plural(questions, 'question')}" if clips else "no clip finished"
     return f"{_name(part[0])}: {counts}"
 
 
-def _cells(part: Sequence[Line]) -> list[list[str]]:
+def _cells(part: Sequence[SummaryRow]) -> list[list[str]]:
     """The header and one row per line."""
     tasks = list(dict.fromkeys(task for line in part for task in line.accuracies if task != OVERALL))
     tasks = tasks if len(tasks) > 1 else []
@@ -81,7 +81,7 @@ def _cells(part: Sequence[Line]) -> list[list[str]]:
     return [header, *(_texts(line, tasks, len(header)) for line in part)]
 
 
-def _texts(line: Line, tasks: Sequence[str], width: int) -> list[str]:
+def _texts(line: SummaryRow, tasks: Sequence[str], width: int) -> list[str]:
     names = [line.method + ("*" if line.error and line.clips else ""), line.budget]
     if not line.clips:
         return [*names, "failed" if line.error else "not run", *[""] * (width - 3)]
@@ -96,7 +96,7 @@ def _texts(line: Line, tasks: Sequence[str], width: int) -> list[str]:
     ]
 
 
-def _averages(lines: Iterable[Line]) -> list[str]:
+def _averages(lines: Iterable[SummaryRow]) -> list[str]:
     said = []
     for benchmark in dict.fromkeys(line.benchmark for line in lines):
         if within := levels(benchmark):
@@ -104,7 +104,7 @@ def _averages(lines: Iterable[Line]) -> list[str]:
     return said
 
 
-def _power(lines: Sequence[Line]) -> list[str]:
+def _power(lines: Sequence[SummaryRow]) -> list[str]:
     said = []
     for part in _parts(lines):
         gaps = [line.difference for line in part if line.difference]
@@ -119,7 +119,7 @@ def _power(lines: Sequence[Line]) -> list[str]:
     return said
 
 
-def _unscored(lines: Sequence[Line]) -> list[str]:
+def _unscored(lines: Sequence[SummaryRow]) -> list[str]:
     return [
         f"{_name(part[0])}: {plural(count, 'answer')} of {sum(line.questions for line in part)} only a judge can "
         "score; no accuracy counts them."
@@ -128,7 +128,7 @@ def _unscored(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _failures(lines: Sequence[Line]) -> list[str]:
+def _failures(lines: Sequence[SummaryRow]) -> list[str]:
     return [
         f"{line.method} {line.budget}{'*' if line.clips else ''} ({_name(line)}) failed"
         f"{f' on some clips, figures are of the other {line.clips}' if line.clips else ''}: {line.error}"
