@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from harness import answer, model_of, two_videos, video_prompt
+from generation import answer, model_of, two_videos, video_prompt
 from torch import Tensor
 
 import kvpress_video as kv

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
-from masking import blinded_answer, evicted
+from generation import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
+from reference_masks import blinded_answer, evicted
 from torch import Tensor
 
 import kvpress_video as kv

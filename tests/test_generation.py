@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
+from generation import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
 from torch import Tensor
 from transformers import DynamicCache
 

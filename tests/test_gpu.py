@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from harness import METHODS, SETTINGS, answer, model_of, video_prompt
+from generation import METHODS, SETTINGS, answer, model_of, video_prompt
 
 import kvpress_video as kv
 

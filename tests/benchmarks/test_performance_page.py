@@ -1,0 +1,206 @@
+"""The page of performance and the README's table: from results files alone, with what no machine has measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kvpress_video.benchmarks.perf import BENCHMARKS, Figure, Goal
+from kvpress_video.benchmarks.perf.asked import ASKED
+from kvpress_video.benchmarks.perf.page import publish, texts
+from kvpress_video.benchmarks.perf.profile import PATHS, measure
+from kvpress_video.benchmarks.perf.profiles import keep, read
+from kvpress_video.benchmarks.perf.record import read as read_results
+from kvpress_video.benchmarks.provenance import write_result
+from kvpress_video.benchmarks.publish import fill
+
+from kvpress_video.errors import BenchmarkError
+
+ROOT = Path(__file__).parents[2]
+PASS, SPEED = "compressing ÷ copying keys and values", "frames (of two pictures each) per second"
+FIGURES = (
+    Figure("pass", "tar, 6,144 entries", PASS, 2.5, "×", Goal(4), 0.5, "it is read"),
+    Figure("pass", "van, 6,144 entries", PASS, 8.75, "×", Goal(4), 0.25, "it is read"),
+    Figure("pass", "random, 6,144 entries", PASS, 99.0, "×"),
+    Figure("stream", "infinipot-v, minutes 0 to 1", SPEED, 8.0, "fps", None, 90.0, "it is computed"),
+    Figure("stream", "infinipot-v, minutes 1 to 2", SPEED, 7.5, "fps", None, 90.0, "it is computed"),
+    Figure("sweep", "three methods", "seconds of prefill, a run per cell ÷ shared", 6.25, "×", Goal(5, True), 9.0),
+)
+
+
+def results(folder: Path, name: str, device: str, figures: tuple[Figure, ...] = FIGURES) -> None:
+    head = {"device": device, "machine": "an oven", "scale": "laptop", "what": "small", "versions": {"torch": "2.13"}}
+    write_result(folder / f"{name}.json", head, rows=[{**one.record(), "revision": "abcdef0123"} for one in figures])
+
+
+def goals(table: str) -> list[list[str]]:
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results(tmp_path / "perf", "cpu", "cpu: x86_64, 2 threads")
+    return tmp_path / "perf"
+
+
+def test_every_goal_has_its_row_with_what_was_asked(folder: Path) -> None:
+    page, readme = texts(folder)
+    for table in (page["summary"], readme["performance"]):
+        rows = goals(table)
+        assert [row[1:3] for row in rows] == [[asked.what, asked.goal] for asked in ASKED]
+        assert {row[0].partition("]")[0].strip("[") for row in rows} == set(BENCHMARKS)
+
+
+def test_a_goal_is_measured_by_its_figures_alone(folder: Path) -> None:
+    rows = {(row[0], row[1]): row[3:] for row in goals(texts(folder)[1]["performance"])}
+    by_benchmark = [cells for (name, _), cells in rows.items() if name == "pass"]
+    assert by_benchmark[0] == ["2.5 to 8.75 × (reached by 1 of 2)", "0.25 to 0.5 ×"]
+    assert by_benchmark[1][0] == "not measured"
+    speed = next(cells for (_, what), cells in rows.items() if what.startswith("frames per second"))
+    assert speed == ["7.5 to 8 fps (asked of a GPU only)", "90 fps"]
+    assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"] == ["6.25 × (reached)", "9 ×"]
+
+
+def test_what_was_not_reached_is_said_in_words(folder: Path) -> None:
+    text = texts(folder)[0]["pass"]
+    assert "Asked: ≤ 4 ×. Not reached: van, 6,144 entries (8.75 ×)." in text
+    assert "| van | **8.75 × (floor 0.25)** |" in text
+    assert "| random | 99 × |" in text
+    assert "Floor: it is read." in text
+    assert "Asked: ≥ 5 ×. Reached." in texts(folder)[0]["sweep"]
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_missing_gpu_is_said_of_every_goal(folder: Path, benchmark: str) -> None:
+    text = texts(folder)[0][benchmark]
+    said = next(line for line in text.splitlines() if line.startswith("No GPU was at hand"))
+    for asked in ASKED:
+        assert (f"{asked.what} ({asked.goal})" in said) == (asked.benchmark == benchmark)
+    assert f"kvpress-video bench {benchmark} --out benchmarks/results/perf/NAME.json" in said
+
+
+def test_a_gpu_is_judged_by_its_own_goals(folder: Path) -> None:
+    fast = replace(FIGURES[3], measured=45.0, goal=Goal(30, least=True))
+    results(folder, "h200", "cuda: NVIDIA H200", (FIGURES[0], fast))
+    page, readme = texts(folder)
+    speed = next(row for row in goals(readme["performance"]) if row[1].startswith("frames per second"))
+    assert speed[3:] == ["7.5 to 8 fps (asked of a GPU only)", "90 fps", "45 fps (reached)", "90 fps"]
+    assert "No GPU was at hand" not in readme["performance"]
+    said = next(line for line in page["stream"].splitlines() if line.startswith("No GPU was at hand"))
+    assert "frames per second" not in said
+    assert "compression's share" in said
+
+
+def test_without_results_the_page_says_so(tmp_path: Path) -> None:
+    page, readme = texts(tmp_path)
+    for table in (page["summary"], readme["performance"]):
+        assert [row[3] for row in goals(table)] == ["not measured yet"] * len(ASKED)
+    for benchmark in BENCHMARKS:
+        assert f"Not measured yet: `kvpress-video bench {benchmark} --out" in page[benchmark]
+    assert page["machines"].startswith("Nothing was measured yet")
+    assert page["profiles"].startswith("No hot path was profiled yet")
+
+
+def test_only_what_stands_between_marks_changes(folder: Path, tmp_path: Path) -> None:
+    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
+    page.write_text((ROOT / "docs" / "performance.md").read_text())
+    readme.write_text(
+        "# A\n\n<!-- results -->\nmine\n<!-- /results -->\n\n<!-- performance -->\nold\n<!-- /performance -->\nB\n"
+    )
+    publish(folder, page, readme)
+    table = texts(folder)[1]["performance"]
+    assert readme.read_text() == (
+        f"# A\n\n<!-- results -->\nmine\n<!-- /results -->\n\n<!-- performance -->\n{table}<!-- /performance -->\nB\n"
+    )
+    before = page.read_text()
+    assert page.read_text().count("Asked: ≤ 4 ×") == 1
+    publish(folder, page, readme)
+    assert page.read_text() == before
+
+
+def test_a_readme_without_its_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
+    page.write_text((ROOT / "docs" / "performance.md").read_text())
+    readme.write_text("# A\n<!-- performance -->\n")
+    with pytest.raises(BenchmarkError, match="no place for 'performance'"):
+        publish(folder, page, readme)
+    assert readme.read_text() == "# A\n<!-- performance -->\n"
+    assert page.read_text() == (ROOT / "docs" / "performance.md").read_text()
+
+
+def test_another_file_among_the_results_is_named(folder: Path) -> None:
+    (folder / "other.json").write_text("[1, 2]")
+    with pytest.raises(BenchmarkError, match=r"other\.json holds no figures"):
+        texts(folder)
+
+
+def test_a_profile_has_two_sides_of_one_machine(folder: Path) -> None:
+    file = folder / "profiles" / "pass.json"
+    before = {"revision": "1111111aaaa", "seconds": 0.5, "table": [["aten::cat", 1200, 400.0, 80.0]]}
+    after = {"revision": "2222222bbbb-dirty", "seconds": 0.125, "table": [["aten::gather", 4, 100.0, 80.0]]}
+    keep(file, "One pass", "Concatenation took most of it.", "an oven", "before", before)
+    assert "Not measured after the change." in texts(folder)[0]["profiles"]
+    keep(file, "One pass", None, "an oven", "after", after)
+    assert read(file) == {"path": "One pass", "why": "Concatenation took most of it.", "machine": "an oven",
+                          "before": before, "after": after}  # fmt: skip
+    said = texts(folder)[0]["profiles"]
+    assert "500 ms before, 125 ms after: 4.00 times as fast." in said
+    assert "| `aten::cat` | 1,200 | 400 | 80.0 % |" in said
+    assert "revision 1111111, 500 ms" in said
+    assert "revision 2222222-dirty, 125 ms" in said
+    with pytest.raises(BenchmarkError, match="machine 'an oven', not 'a toaster'"):
+        keep(file, "One pass", None, "a toaster", "after", after)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"path": "a", "why": "", "machine": "b", "before": {"table": []}}'])
+def test_a_file_that_is_no_profile_is_named(folder: Path, content: str) -> None:
+    (folder / "profiles").mkdir()
+    (folder / "profiles" / "pass.json").write_text(content)
+    with pytest.raises(BenchmarkError, match=r"pass\.json holds no profile"):
+        texts(folder)
+
+
+def test_a_profile_counts_the_operations_of_one_round() -> None:
+    import torch
+
+    one = torch.ones(64, 64)
+    spent, table = measure(lambda: lambda: [one.mm(one) for _ in range(3)], torch.device("cpu"), rounds=2)
+    assert spent > 0
+    counts = {name: calls for name, calls, *_ in table}
+    assert counts["aten::mm"] == 3
+    assert 0 < sum(share for *_, share in table) <= 100.1
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_hot_paths_can_be_done_again_and_again(path: str) -> None:
+    from kvpress_video.benchmarks.perf import bed
+
+    _, ready = PATHS[path](bed("tiny", "cpu"), "infinipot-v")
+    _, table = measure(ready, bed("tiny", "cpu").device, rounds=1)
+    assert len(table) > 3
+
+
+def test_a_mark_must_be_closed() -> None:
+    with pytest.raises(ValueError, match="no place for 'memory'"):
+        fill("<!-- memory -->\n<!-- /other -->\n", "memory", "x")
+
+
+@pytest.mark.parametrize(("file", "which"), [("docs/performance.md", 0), ("README.md", 1)])
+def test_the_committed_tables_come_from_the_committed_results(file: str, which: int) -> None:
+    page = (ROOT / file).read_text()
+    filled = page
+    for name, text in texts(ROOT / "benchmarks" / "results" / "perf")[which].items():
+        filled = fill(filled, name, text)
+    assert filled == page
+
+
+def test_every_committed_figure_with_a_goal_belongs_to_one_that_was_asked() -> None:
+    for file in (ROOT / "benchmarks" / "results" / "perf").glob("*.json"):
+        rows: list[dict[str, Any]] = read_results(file)[1]
+        for figure in map(Figure.of, rows):
+            if figure.goal is not None:
+                assert sum(figure in asked.of([figure]) for asked in ASKED) == 1, json.dumps(figure.record())

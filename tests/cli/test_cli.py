@@ -1,0 +1,202 @@
+"""The command line, end to end."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from running_sweeps import answered
+
+from kvpress_video.cli import main
+from kvpress_video.compressor.registry import method_names
+from kvpress_video.sweep.cells import Cell
+from kvpress_video.sweep.results.records import Row
+from kvpress_video.sweep.results.store import Store
+
+if TYPE_CHECKING:
+    from kvpress_video.benchmarks.world import Clip
+
+COMMAND = [sys.executable, "-m", "kvpress_video.cli"]
+
+
+def sweep(folder: Path, methods: str, budgets: str, clips: int = 4) -> list[str]:
+    asked = ["--methods", methods, "--budgets", budgets, "--benchmarks", f"world:count={clips},frames=8"]
+    return ["sweep", *asked, "--device", "cpu", "--out", str(folder), "--overlay-clips", "0"]
+
+
+def rows_of(folder: Path) -> list[Row]:
+    with Store(folder) as store:
+        return store.rows()
+
+
+def test_a_short_demo_ends_in_its_table(tmp_path: Path) -> None:
+    methods = "full,random,standby,infinipot-v:tar_ratio=.25"
+    command = [*COMMAND, *sweep(tmp_path, methods, "50%,25%"), "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "still: 2 clips, 16 questions" in done.stdout
+    assert "moving: 2 clips, 16 questions" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    for method in ("full", "random", "standby", "infinipot-v:tar_ratio=0.25"):
+        for budget in ["100%"] if method == "full" else ["50%", "25%"]:
+            assert sum(line[:2] == [method, budget] for line in lines) == 2
+    assert "28 of 28 cells × clips" in done.stdout.splitlines()[-1]
+    assert "28/28" in done.stderr
+
+    rows = rows_of(tmp_path)
+    assert len(rows) == 28 * 8
+    assert {row.measured.group for row in rows} == {"still", "moving"}
+    for row in rows:
+        kept = int(row.measured.visual_tokens * float(row.cell.budget.rstrip("%")) / 100)
+        assert row.measured.entries == [kept] * len(row.measured.entries)
+    assert {row.measured.settings["tar_ratio"] for row in rows if row.cell.method.startswith("infinipot-v")} == {0.25}
+    with open(tmp_path / "summary.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    assert {record["task"] for record in records} >= {"needle", "place", "overall"}
+    assert "moving" in (tmp_path / "table.md").read_text()
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_a_cell_that_fails_shows_in_the_table_and_in_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One entry cannot hold a whole frame and a bank."""
+    assert main([*sweep(tmp_path, "detachable,random", "1", clips=1), "--workers", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "detachable 1" in out
+    assert "failed: BudgetError" in out
+    assert "1 of 2 cells × clips" in out
+
+
+def test_a_grid_file_is_run_and_flags_win_over_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("methods: [tar, {random: {seed: 3}}]\nbudgets: 50%\nbenchmarks: {world: {count: 1, frames: 8}}\n")
+    folder = tmp_path / "swept"
+    run = ["sweep", str(grid), "--device", "cpu", "--workers", "1", "--out", str(folder), "--overlay-clips", "0"]
+    assert main([*run, "--budgets", "25%"]) == 0
+    assert [str(cell) for cell in dict.fromkeys(row.cell for row in rows_of(folder))] == [
+        "tar 25%",
+        "random:seed=3 25%",
+    ]
+    assert main([*run, "--budgets", "25%"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*run, "--resume"]) == 0
+    assert len({row.cell for row in rows_of(folder)}) == 4
+
+
+def test_a_dry_run_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*sweep(tmp_path / "swept", "full,tar", "50%,25%", clips=2), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "3" in out
+    assert "prefill" in out
+    assert not (tmp_path / "swept").exists()
+
+
+def test_the_commands_read_what_a_sweep_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`results`, `report` and `compare`, on the same sweep."""
+    folder = tmp_path / "swept"
+    assert main([*sweep(folder, "full,tar", "25%", clips=2), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["results", str(folder), "--method", "tar"]) == 0
+    assert len(list(csv.DictReader(capsys.readouterr().out.splitlines()))) == 16
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), "--out", str(page), "--overlay-clips", "1", "--device", "cpu"]) == 0
+    assert page.stat().st_size > 10_000
+    assert main(["compare", str(folder), str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "--methods", "nowelty"], "Did you mean 'novelty'"),
+        (["sweep", "--budgets", "lots"], "Cannot read the budget 'lots'"),
+        (["sweep", "--against", "tra", "--methods", "tar"], "Did you mean 'tar'"),
+        (["sweep", "--benchmarks", "wrld"], "Did you mean 'world'"),
+        (["sweep", "nowhere.yaml"], "nowhere.yaml"),
+        (["sweep", "--executor", "rai", "--out", "{folder}", "--benchmarks", "world:count=1,frames=2"], "'ray'"),
+        (["sweep", "--benchmarks", "world:count=0", "--out", "{folder}"], "at least one clip"),
+        (["sweep", "--models", "./nowhere", "--out", "{folder}"], "no model folder"),
+        (["results", "{folder}"], "{folder}"),
+        (["report", "{folder}"], "{folder}"),
+        (["compare", "{folder}", "{folder}"], "{folder}"),
+        (["look", "missing.mp4", "--methods", "tar", "--budget", "10%"], "There is no video missing.mp4"),
+        (["ask", "missing.mp4", "What?"], "There is no video missing.mp4"),
+        (["ask", "missing.mp4", "What?", "--method", "tarr"], "Did you mean 'tar'"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main([argument.format(folder=tmp_path) for argument in arguments]) == 2
+    [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("kvpress-video: ")]
+    assert message.format(folder=tmp_path) in line
+
+
+def test_ask_prints_the_answer_and_what_was_asked_and_achieved(
+    clips: list[Clip], capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = clips[0].questions[0].text
+    asked = ["ask", str(clips[0].path), question, "--method", "tar", "--budget", "25%", "--device", "cpu"]
+    assert main(asked) == 0
+    answer, report = capsys.readouterr().out.splitlines()
+    assert answer
+    assert "16 frames" in report
+    assert "tar at 25%: 32 of 128 visual entries" in report
+    assert main([*asked, "--end", "4", "--fps", "1"]) == 0
+    assert "4 frames" in capsys.readouterr().out
+
+
+def test_ask_without_a_budget_for_a_method_that_needs_one(
+    clips: list[Clip], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", str(clips[0].path), "What?", "--method", "tar", "--device", "cpu"]) == 2
+    assert "'tar' needs a budget" in capsys.readouterr().err
+
+
+def test_methods_lists_every_method_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == method_names()
+    assert "settings: seed=0" in out
+    assert "cannot be loaded" not in out
+
+
+def test_help_needs_no_model() -> None:
+    done = subprocess.run([*COMMAND, "sweep", "--help"], capture_output=True, text=True, check=True)
+    assert "--budgets" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path) -> None:
+    command = [*COMMAND, *sweep(tmp_path, "full,random,tar,van", "50%,25%,12.5%", clips=16), "--workers", "2"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until = time.monotonic() + 300
+    while not answered(tmp_path) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+    out, errors = running.communicate(timeout=300)
+    assert running.returncode == 130, errors
+    assert "--resume" in out
+    assert "Traceback" not in errors
+    found = rows_of(tmp_path)
+    assert 0 < len(found) < 16 * 10 * 8
+    assert len(found) % 8 == 0
+
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    every = rows_of(tmp_path)
+    assert {id_of(row): row for row in found}.items() <= {id_of(row): row for row in every}.items()
+    assert len({id_of(row) for row in every}) == len(every) == 16 * 10 * 8
+
+
+def id_of(row: Row) -> tuple[Cell, str, str]:
+    return row.cell, row.clip, row.answered.question

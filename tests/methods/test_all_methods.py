@@ -1,0 +1,286 @@
+"""What holds for every method, whatever it keeps: exact counts, order, determinism, rows and precisions apart."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from random_entries import GRID, first_frames, footage, later
+from torch import Tensor
+
+from kvpress_video import select
+from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.entries import Entries, Grid, Places, Tags
+from kvpress_video.compressor.registry import make_method, method_class, method_names
+from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
+
+CARDS = Path(__file__).parents[2] / "docs" / "methods"
+VARIANTS = [
+    "average-pooling:temporal=2",
+    "detachable:scorer=van,window=0.7",
+    "detachable:scorer=van,window=0.7,per_frame=2",
+    "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
+    "hermes:summary=False",
+    "infinipot-v:pooling=True,recent_ratio=0.125",
+    "infinipot-v:entries=official",
+    "novelty:reference=global",
+    "novelty:last_frame=0",
+    "per-layer:base=snapkv",
+    "standby-novelty:reference=global",
+    "streammem:prototypes=1.0",
+    "tar:entries=official",
+    "van:pooling=True",
+]
+METHODS = [*(name for name in method_names() if name != "full"), *VARIANTS]
+every_method = pytest.mark.parametrize("method", [make_method(name) for name in METHODS], ids=METHODS)
+NEEDS_ROOM = ("detachable", "sink-window")
+
+
+def same(one: Entries, other: Entries) -> bool:
+    """Bit for bit."""
+    pairs = zip((one.keys, one.values, one.tags, one.places), (other.keys, other.values, other.tags, other.places))  # noqa: B905
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+def check(kept: Entries, entries: Entries, keep: int) -> None:
+    """`keep` of the entries' tags per row and head, ascending, none twice."""
+    assert kept.keys.shape == (*entries.keys.shape[:2], keep, entries.keys.shape[3])
+    assert kept.tags.shape[2] == kept.places.shape[2] == kept.values.shape[2] == keep
+    assert (kept.index.diff(dim=-1) > 0).all()
+    place = torch.searchsorted(entries.index.contiguous(), kept.index.contiguous())
+    assert torch.equal(entries.gather(place).tags, kept.tags)
+    assert kept.keys.isfinite().all()
+    assert kept.values.isfinite().all()
+
+
+def second_pass(method: Compressor, entries: Entries, keep: int, frames: int = 7) -> Entries:
+    """What is cached once the last frames follow what the method kept of the first."""
+    return later(method.compress(first_frames(entries, frames), keep), entries, frames)
+
+
+@every_method
+@pytest.mark.parametrize("keep", [24, 35, 61, 119])
+def test_keeps_exactly_what_it_is_asked_for(method: Compressor, keep: int) -> None:
+    entries = footage()
+    check(method.compress(entries, keep), entries, keep)
+
+
+@every_method
+@pytest.mark.parametrize("keep", [0, 1, 3, 11])
+def test_budgets_below_a_frame(method: Compressor, keep: int, request: pytest.FixtureRequest) -> None:
+    if any(name in request.node.name for name in NEEDS_ROOM):
+        with pytest.raises(BudgetError):
+            method.compress(footage(), min(keep, 4))
+    else:
+        check(method.compress(footage(), keep), footage(), keep)
+
+
+@every_method
+@pytest.mark.parametrize("keep", [5, 11])
+def test_an_image(method: Compressor, keep: int) -> None:
+    image = footage(Grid(1, 3, 4))
+    check(method.compress(image, keep), image, keep)
+
+
+@every_method
+@pytest.mark.parametrize("keep", [24, 36, 60])
+def test_later_passes(method: Compressor, keep: int) -> None:
+    cached = second_pass(method, footage(), keep)
+    assert not cached.complete
+    check(method.compress(cached, keep), cached, keep)
+
+
+@every_method
+def test_a_smaller_budget_without_new_frames(method: Compressor) -> None:
+    survivors = replace(method.compress(footage(), 60), context=footage().context)
+    check(method.compress(survivors, 36), survivors, 36)
+
+
+@every_method
+def test_same_input_same_output(method: Compressor) -> None:
+    assert same(method.compress(footage(), 35), method.compress(footage(), 35))
+
+
+@every_method
+def test_input_is_left_alone(method: Compressor) -> None:
+    entries = footage()
+    method.compress(entries, 35)
+    assert same(entries, footage())
+
+
+@every_method
+@pytest.mark.parametrize("passes", [1, 2])
+def test_rows_do_not_see_each_other(method: Compressor, passes: int) -> None:
+    both = footage(batch=2)
+    cached = both if passes == 1 else second_pass(method, both, 36)
+    together = method.compress(cached, 36)
+    for row in (0, 1):
+        assert same(method.compress(cached.rows([row]), 36), together.rows([row]))
+    assert not torch.equal(together.keys[0], together.keys[1])
+
+
+def in_type(entries: Entries, dtype: torch.dtype) -> Entries:
+    return replace(entries, keys=entries.keys.to(dtype), values=entries.values.to(dtype))
+
+
+@every_method
+def test_scores_are_taken_in_fp32(method: Compressor) -> None:
+    """bf16 entries are judged exactly as the same numbers in fp32."""
+    half = in_type(footage(), torch.bfloat16)
+    kept, reference = method.compress(half, 35), method.compress(in_type(half, torch.float32), 35)
+    assert kept.keys.dtype == kept.values.dtype == torch.bfloat16
+    assert torch.equal(kept.tags, reference.tags)
+    assert torch.equal(kept.keys, reference.keys.bfloat16())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "input" in make_method(name).stages])
+def test_before_prefill(name: str) -> None:
+    method = make_method(name)
+    entries = footage(heads=1)
+    embeddings = replace(entries, values=entries.values[..., :0], context=replace(entries.context, rope=None))
+    kept = method.compress(embeddings, 24)
+    check(kept, embeddings, 24)
+    assert kept.values.shape == (1, 1, 24, 0)
+
+
+@every_method
+def test_settings_are_described(method: Compressor) -> None:
+    described = method.describe()
+    assert set(described) >= {field.name for field in fields(method)}
+    assert not any(isinstance(value, Tensor | Compressor) for value in described.values())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_has_a_card_that_names_its_settings(name: str) -> None:
+    made = method_class(name)
+    card = (CARDS / f"{name}.md").read_text()
+    assert all(f"`{field.name}`" in card for field in fields(made))
+    assert f"({name}.md)" in (CARDS / "README.md").read_text()
+    assert made.source
+
+
+# Errors say what was wrong, which value, and what to do.
+
+WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] = [
+    ("average-pooling", {"temporal": 0}, BudgetError, "temporal must be at least 1 frame, got 0"),
+    ("detachable", {"window": 0.0}, BudgetError, "window is a share up to 1.0"),
+    ("detachable", {"window": 1.5}, BudgetError, "got 1.5"),
+    ("detachable", {"bank": 0}, BudgetError, "bank must be at least 1"),
+    ("detachable", {"per_frame": 0}, BudgetError, "per_frame must be at least 1"),
+    ("detachable", {"scorer": "infinipot-v"}, UnknownNameError, "'novelty'"),
+    ("detachable", {"scorer": "average-pooling"}, UnknownNameError, "one score per entry"),
+    ("detachable", {"scorer": "standy"}, UnknownNameError, "Did you mean 'standby'"),
+    ("infinipot-v", {"tar_ratio": 1.2}, BudgetError, "tar_ratio is a share between 0 and 1, got 1.2"),
+    ("infinipot-v", {"entries": "offical"}, UnknownNameError, "Did you mean 'official'"),
+    ("novelty", {"reference": "patches"}, UnknownNameError, "Did you mean 'patch'"),
+    ("novelty", {"last_frame": -0.1}, BudgetError, "got -0.1"),
+    ("per-layer", {"shares": ()}, BudgetError, "shares must be one or more"),
+    ("per-layer", {"shares": (1, 0)}, BudgetError, "above zero"),
+    ("per-layer", {"base": "key-nrom"}, UnknownNameError, "Did you mean 'key-norm'"),
+    ("sink-window", {"sinks": -1}, BudgetError, "got -1"),
+    ("snapkv", {"window": 0}, BudgetError, "at least one query"),
+    ("snapkv", {"kernel": 4}, BudgetError, "odd"),
+    ("standby", {"n": 0}, BudgetError, "got 0"),
+    ("standby", {"tokens": torch.zeros(8)}, BudgetError, r"\(n, vision width\), got \(8,\)"),
+    ("standby-novelty", {"n": -1}, BudgetError, "got -1"),
+    ("standby-novelty", {"reference": "globe"}, UnknownNameError, "Did you mean 'global'"),
+    ("tar", {"recent_ratio": 2}, BudgetError, "got 2"),
+    ("tar", {"entries": "strict"}, UnknownNameError, "tracked"),
+    ("van", {"entries": "trackd"}, UnknownNameError, "Did you mean 'tracked'"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "error", "message"), WRONG_SETTINGS)
+def test_wrong_settings(name: str, settings: dict[str, Any], error: type[KVPressVideoError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make_method(name, **settings)
+
+
+def test_full_cannot_compress() -> None:
+    keys = torch.randn(2, 12, 4)
+    assert select("full", keys, keys, grid=(1, 3, 4), keep=12).tolist() == [list(range(12))] * 2
+    with pytest.raises(BudgetError, match="100%"):
+        make_method("full").compress(footage(), 119)
+
+
+@pytest.mark.parametrize("method", ["standby", "standby-novelty", "detachable"])
+def test_importance_that_was_not_captured(method: str) -> None:
+    entries = footage()
+    places = entries.places.clone()
+    places[0, :, 7, Places.IMPORTANCE] = torch.nan
+    with pytest.raises(MissingInputError, match="importance"):
+        make_method(method).compress(replace(entries, places=places), 60)
+
+
+def test_queries_that_were_not_captured() -> None:
+    entries = footage()
+    with pytest.raises(MissingInputError, match="queries"):
+        make_method("snapkv").compress(replace(entries, context=replace(entries.context, queries=None)), 60)
+
+
+def test_a_sink_window_without_a_window() -> None:
+    with pytest.raises(BudgetError, match="at least 5"):
+        make_method("sink-window").compress(footage(), 4)
+
+
+def test_official_needs_whole_frames() -> None:
+    ragged = footage().slice(5, GRID.tokens)
+    for name in ("tar", "infinipot-v"):
+        with pytest.raises(BudgetError, match="12 patches, but 115 entries leave 7 over: use entries='tracked'"):
+            make_method(name, entries="official").compress(ragged, 36)
+
+
+def test_learned_tokens_set_their_number() -> None:
+    for name in ("standby", "standby-novelty"):
+        method = make_method(name, tokens=torch.zeros(16, 32))
+        assert method.describe()["n"] == 16
+        assert method.describe()["tokens"] == [16, 32]
+
+
+@pytest.mark.parametrize("wrapper", [{"method": "detachable", "scorer": "standby-novelty"},
+                                     {"method": "per-layer", "base": "standby-novelty"}])  # fmt: skip
+def test_wrappers_ask_for_what_the_wrapped_method_needs(wrapper: dict[str, Any]) -> None:
+    method = make_method(**wrapper)
+    assert method.needs == {"vision_attention"}
+    assert method.observer == make_method("standby-novelty")
+
+
+def test_tags_of_another_segment_change_only_the_random_sample() -> None:
+    entries = footage()
+    other = replace(entries, tags=entries.tags + torch.eye(Tags.WIDTH, dtype=torch.int32)[Tags.SEGMENT])
+    made = {name: make_method(name) for name in METHODS}
+    changed = [name for name in made if not torch.equal(made[name].select(entries, 36), made[name].select(other, 36))]
+    assert changed == ["random"]
+
+
+def on_cuda(entries: Entries) -> Entries:
+    queries, rope = entries.context.queries, entries.context.rope
+    assert queries is not None
+    assert rope is not None
+    queries = replace(queries, **{part.name: getattr(queries, part.name).cuda() for part in fields(queries)})
+    rope = replace(rope, frequencies=rope.frequencies.cuda(), axes=rope.axes.cuda())
+    moved = {name: getattr(entries, name).cuda() for name in ("keys", "values", "tags", "places")}
+    return replace(entries, **moved, context=replace(entries.context, queries=queries, rope=rope))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_method
+@pytest.mark.parametrize("passes", [1, 2])
+def test_on_a_gpu_as_on_the_host_without_waiting_for_it(method: Compressor, passes: int) -> None:
+    entries = footage(Grid(24, 12, 12), batch=2, layer=1)
+    if passes == 2:
+        entries = second_pass(method, entries, 1440, frames=20)
+    expected, moved = method.compress(entries, 1440), on_cuda(entries)
+    first = method.compress(moved, 1440)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        kept = method.compress(moved, 1440)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert same(first, kept)
+    check(kept, moved, 1440)
+    assert (kept.index.cpu() == expected.index).float().mean() > 0.99  # rounding may swap two that nearly tie

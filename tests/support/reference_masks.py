@@ -1,0 +1,172 @@
+"""What happens to the cache layers, noted from outside, and the stock model masked by hand to match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from generation import answer, forced
+from torch import Tensor
+
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.entries import Tags
+
+
+class Log:
+    """Every change of the cache layers.
+
+    Attributes:
+        peak: most bytes that all layers held together.
+        longest: most entries that each layer held.
+        kept: per layer, (batch, kv_heads, entries) indices after each compression.
+        came: per layer, keys, values and the indices of each pass.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self.longest: dict[int, int] = {}
+        self.kept: dict[int, list[Tensor]] = {}
+        self.came: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._layers: list[CompressedLayer] = []
+
+    def number(self, layer: CompressedLayer) -> int:
+        known = [id(other) for other in self._layers]
+        if id(layer) not in known:
+            self._layers.append(layer)  # layers are first met in their order
+        return [id(other) for other in self._layers].index(id(layer))
+
+    def measure(self, layer: CompressedLayer) -> None:
+        number = self.number(layer)
+        self.longest[number] = max(self.longest.get(number, 0), layer.keys.shape[2])
+        held = [[other.keys, other.values, other.tags, other.places] for other in self._layers]
+        self.peak = max(self.peak, sum(part.numel() * part.element_size() for parts in held for part in parts))
+
+
+@contextmanager
+def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
+    """Notes what one `generate()` does to its cache."""
+    log = Log()
+    update, keep = CompressedLayer.update, CompressedLayer.keep
+
+    def noted_update(layer: CompressedLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        made = update(layer, keys, values, *args, **kwargs)
+        log.measure(layer)
+        index = layer.tags[:, 0, -keys.shape[2] :, Tags.INDEX].clone()
+        log.came.setdefault(log.number(layer), []).append((keys.clone(), values.clone(), index))
+        return made
+
+    def noted_keep(layer: CompressedLayer, *args: Any) -> None:
+        keep(layer, *args)
+        log.measure(layer)
+        log.kept.setdefault(log.number(layer), []).append(layer.kept)
+
+    with patch.context() as inside:
+        inside.setattr(CompressedLayer, "update", noted_update)
+        inside.setattr(CompressedLayer, "keep", noted_keep)
+        yield log
+
+
+@dataclass(frozen=True)
+class View:
+    """What each query of a prompt may see, per layer: (kv_heads, queries, keys) bool."""
+
+    layers: list[Tensor]
+
+
+def view_of(log: Log, length: int, columns: Sequence[Tensor]) -> View:
+    """From what came in each pass and what was kept after it."""
+    layers = []
+    for kept in log.kept.values():
+        heads = kept[0].shape[1]
+        visible = torch.zeros(heads, length, length, dtype=torch.bool)
+        held = [torch.zeros(length, dtype=torch.bool) for _ in range(heads)]
+        for number, came in enumerate(columns):
+            for head in range(heads):
+                now = held[head].clone()
+                now[came] = True
+                causal = torch.arange(length)[None] <= came[:, None]
+                visible[head, came] = now & causal
+                held[head] = now
+                if number < len(kept):
+                    held[head] = torch.zeros(length, dtype=torch.bool)
+                    held[head][kept[number][0, head].long()] = True
+        layers.append(visible)
+    return View(layers)
+
+
+@torch.no_grad()
+def masked_answer(
+    model: Any, inputs: dict[str, Tensor], tokens: Tensor, view: View, positions: Tensor | None = None
+) -> Tensor:
+    """Logits of the stock model fed `tokens`, its attention masked by hand; new tokens see what the last one saw."""
+    groups = model.config.get_text_config().num_attention_heads // len(view.layers[0])
+    length, lowest = inputs["input_ids"].shape[1], torch.finfo(torch.float32).min
+
+    def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = kwargs["attention_mask"]
+        visible = view.layers[list(attentions).index(module.layer_idx)].repeat_interleave(groups, dim=0)
+        queries, keys = given.shape[-2:]
+        wide = torch.ones(len(visible), queries, keys, dtype=torch.bool)
+        wide[..., :length] = visible if queries == length else visible[:, -1:]
+        kwargs["attention_mask"] = torch.zeros(1, *wide.shape).masked_fill(~wide, lowest)
+        return args, kwargs
+
+    def moved(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if positions is not None:
+            start = kwargs["past_key_values"].get_seq_length()
+            kwargs["position_ids"] = positions[..., start : start + kwargs["inputs_embeds"].shape[1]]
+        return args, kwargs
+
+    decoder, attentions = model.get_decoder(), zoo.attentions(model)
+    handles = [module.register_forward_pre_hook(mask, with_kwargs=True) for module in attentions.values()]
+    handles.append(decoder.register_forward_pre_hook(moved, with_kwargs=True))
+
+    try:
+        return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, length)]).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def evicted(kept: Tensor, length: int) -> Tensor:
+    """(kv_heads, entries) indices -> (kv_heads, length) True where nothing was kept."""
+    hidden = torch.ones(kept.shape[0], length, dtype=torch.bool)
+    for head, indices in enumerate(kept):
+        hidden[head, indices[indices >= 0].long()] = False
+    return hidden
+
+
+@torch.no_grad()
+def blinded_answer(
+    model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor, blind_from: int
+) -> Tensor:
+    """Logits of the stock model fed `tokens`; from column `blind_from` on, every query of every head is blind to the
+    entries that are hidden in its layer."""
+    groups = model.config.get_text_config().num_attention_heads // hidden[0].shape[0]
+    lowest = torch.finfo(torch.float32).min
+
+    def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = kwargs["attention_mask"]
+        past = given.shape[-1] - given.shape[-2]
+        blind = hidden[list(attentions).index(module.layer_idx)].repeat_interleave(groups, dim=0)
+        added = given.expand(1, len(blind), -1, -1).clone()
+        first = max(blind_from - past, 0)
+        added[:, :, first:, : blind.shape[-1]].masked_fill_(blind[None, :, None], lowest)
+        kwargs["attention_mask"] = added
+        return args, kwargs
+
+    attentions = zoo.attentions(model)
+    handles = [module.register_forward_pre_hook(mask, with_kwargs=True) for module in attentions.values()]
+
+    try:
+        return answer(
+            model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, inputs["input_ids"].shape[1])]
+        ).logits
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,374 @@
+"""Tasks are run to the end by whatever runs them, whoever dies on the way, and nobody is left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+
+import fake_workers
+import psutil
+import pytest
+import torch
+from fake_workers import TamePool, by_cell, done, expected, lost, maker, tasks, visits, wait_until
+
+from kvpress_video.errors import BenchmarkError, KVPressVideoError, SweepError, UnknownNameError
+from kvpress_video.sweep.cells import Cell, Task
+from kvpress_video.sweep.results.records import Failure
+from kvpress_video.sweep.run import process_pool as processes
+from kvpress_video.sweep.run.executors import Executor, InProcess, choose
+from kvpress_video.sweep.run.process_pool import Processes, cores
+from kvpress_video.sweep.run.ray_pool import OnRay
+from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Gone, pack, run_tasks
+
+EXECUTORS: dict[str, Callable[..., Executor]] = {
+    "in process": lambda make: InProcess(make),
+    "two processes": lambda make: Processes(make, 2),
+}
+HERE = Path(__file__).parents[1] / "support"
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """Its living children that run tasks: not multiprocessing's own helper."""
+    children = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                children.append(child)
+    return children
+
+
+@pytest.fixture(autouse=True)
+def _nobody_left() -> Iterator[None]:
+    yield
+    assert workers_of(psutil.Process()) == []
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> Callable[..., Executor]:
+    """Each that needs nothing installed."""
+    return EXECUTORS[request.param]
+
+
+def test_every_cell_has_its_outcome_and_a_failed_cell_ends_nothing(executor: Callable, tmp_path: Path) -> None:
+    """The outcomes, as a set, do not tell who ran the tasks."""
+    failed = Failure(Cell("m1", "10%"), "b", "ValueError: this cell alone")
+    wanted = [failed if (o.clip, o.cell.method) == ("b", "m1") else o for o in expected()]
+    assert by_cell(list(executor(maker(tmp_path, {("m1", "b"): "fail"})).run(tasks()))) == wanted
+
+
+def test_no_tasks_need_no_worker(executor: Callable, tmp_path: Path) -> None:
+    """Nothing is started for nothing."""
+    assert list(executor(maker(tmp_path)).run([])) == []
+    assert not (tmp_path / "made").exists()
+
+
+def test_tasks_are_taken_when_they_are_dealt(executor: Callable, tmp_path: Path) -> None:
+    """So an endless iterable of clips that are made on the way is fine."""
+    taken: list[Task] = []
+
+    def endless() -> Iterator[Task]:
+        for task in tasks(12, 1):
+            taken.append(task)
+            yield task
+        raise AssertionError("all were taken")
+
+    outcomes = executor(maker(tmp_path)).run(endless())
+    assert taken == []
+    for given in range(1, 5):
+        next(outcomes)
+        assert len(taken) <= given + 2
+    outcomes.close()
+
+
+def test_killed_processes_change_nothing(tmp_path: Path) -> None:
+    """What they had finished stands, the rest is done by others; a cell that three die at is a failure."""
+    wanted = expected()
+    died = "worker died with signal 9 three times; most likely for want of memory: use fewer workers"
+    wanted[7] = Failure(Cell("m1", "10%"), "c", died)
+    plan = {("m1", "b"): "die once", ("m1", "c"): "die"}
+    assert by_cell(list(Processes(maker(tmp_path, plan), 2).run(tasks()))) == wanted
+    turns = {(outcome.cell.method, outcome.clip): 1 for outcome in wanted}
+    assert Counter(visits(tmp_path)) == {**turns, ("m1", "b"): 2, ("m1", "c"): 3}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whoever_dies_wherever(seed: int, tmp_path: Path) -> None:
+    """Every cell has one outcome, a failure where workers always die; nothing is done twice but what a death undid."""
+    random = Random(seed)
+    turns = [(o.cell.method, o.clip) for o in expected(5, 4)]
+    plan = {turn: random.choice(["done", "done", "fail", "lost once", "lost"]) for turn in turns}
+    plan |= {("end", clip): "lost once" for clip in "abcde" if random.random() < 0.3}
+    workers = random.randint(1, 7)
+    pool = TamePool(maker(tmp_path, plan), seed)
+
+    outcomes = by_cell(list(run_tasks(pool, workers, tasks(5, 4))))
+
+    said = {
+        "fail": "ValueError: this cell alone",
+        "lost": "worker died with signal 9 three times; most likely for want of memory: use fewer workers",
+    }
+    assert outcomes == [
+        Failure(o.cell, o.clip, said[what]) if (what := plan[o.cell.method, o.clip]) in said else o
+        for o in expected(5, 4)
+    ]
+    times = {"lost": 3, "lost once": 2}
+    assert Counter(visits(tmp_path)) == {turn: times.get(plan[turn], 1) for turn in turns}
+    assert pool.most <= min(workers, 5)
+    assert pool.alive() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "argument", "gone"),
+    [
+        (os._exit, 3, Gone("ended with exit code 3")),
+        (signal.raise_signal, signal.SIGSEGV, Gone("died with signal 11")),
+        (signal.raise_signal, signal.SIGKILL, Gone("died with signal 9", SHORT_OF_MEMORY)),
+    ],
+)
+def test_how_a_process_ended_is_told(target: Callable, argument: int, gone: Gone) -> None:
+    """Only what the system kills has probably used too much memory."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(argument,))
+    process.start()
+    theirs.close()
+    assert processes._hear(processes._Child(process, ours)) == gone
+
+
+def test_a_maker_that_raises_ends_the_sweep_with_its_error(executor: Callable) -> None:
+    """It would raise for ever."""
+    with pytest.raises(SweepError, match="There is no such model"):
+        list(executor(fake_workers.no_model).run(tasks()))
+
+
+def test_a_maker_that_cannot_be_sent_is_named() -> None:
+    """Before anything is started."""
+    with pytest.raises(SweepError, match=r"Workers cannot be made in other processes.*lambda"):
+        list(Processes(lambda device: fake_workers.no_model(device), 2).run(tasks()))
+
+
+def test_they_may_die_thrice_but_not_in_a_row(tmp_path: Path) -> None:
+    """One that became ready is the end of a row."""
+    good = maker(tmp_path, {("m0", "a"): "lost once"})
+    starts = iter([lost, lost, good, lost, lost, good])
+
+    class Changing(TamePool):
+        def start(self, place: int) -> int:
+            self._make = pack(next(starts))
+            return super().start(place)
+
+    assert list(run_tasks(Changing(good, 0), 1, tasks(1))) == expected(1)
+
+
+def test_three_false_starts_in_a_row_end_the_sweep() -> None:
+    """Of whichever workers, and none is left."""
+    pool = TamePool(lost, 0)
+    with pytest.raises(SweepError, match="three in a row died with signal 9"):
+        list(run_tasks(pool, 2, tasks()))
+    assert pool.started <= 4
+    assert pool.alive() == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "message"),
+    [
+        ("raise", SweepError, "outside of any cell: ValueError: a bug"),
+        ("raise ours", BenchmarkError, "no such file"),
+        ("unpicklable", SweepError, "outside of any cell: .*(pickle|lambda)"),
+        ("unreadable", SweepError, "What a worker sent cannot be read: ValueError"),
+        ("skip", SweepError, "no outcome for m1 10% on a"),
+        ("twice", SweepError, "not asked for: m1 10% on a"),
+    ],
+)
+def test_a_worker_that_is_wrong_is_a_clear_error(what: str, kind: type, message: str, tmp_path: Path) -> None:
+    """Neither a hang nor a cell that is silently missing; what came before is not lost."""
+    pool = TamePool(maker(tmp_path, {("m1", "a"): what}), 0)
+    outcomes = run_tasks(pool, 2, tasks(1))
+    assert next(outcomes) == done(Cell("m0", "10%"), "a")
+    with pytest.raises(kind, match=message):
+        list(outcomes)
+    assert pool.alive() == 0
+
+
+@pytest.mark.parametrize(("what", "message"), [("raise", "ValueError: a bug"), ("unpicklable", "pickle|lambda")])
+def test_a_process_that_is_wrong_is_a_clear_error(what: str, message: str, tmp_path: Path) -> None:
+    """With its own traceback as the cause."""
+    with pytest.raises(SweepError, match=message) as caught:
+        list(Processes(maker(tmp_path, {("m1", "a"): what}), 1).run(tasks(1)))
+    assert "Traceback" in str(caught.value.__cause__)
+    assert "scheduler.py" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(("what", "message"), [("skip", "no outcome for m1 10% on a"), ("twice", "not asked for")])
+def test_a_wrong_worker_is_found_out_in_process_too(what: str, message: str, tmp_path: Path) -> None:
+    """The same account is kept."""
+    with pytest.raises(SweepError, match=message):
+        list(InProcess(maker(tmp_path, {("m1", "a"): what})).run(tasks(1)))
+
+
+def test_an_error_of_the_tasks_themselves_ends_everybody(tmp_path: Path) -> None:
+    """A clip that cannot be made is the sweep's error."""
+    pool = TamePool(maker(tmp_path), 0)
+
+    def clips() -> Iterator[Task]:
+        yield tasks(1)[0]
+        raise BenchmarkError("no clip")
+
+    with pytest.raises(BenchmarkError, match="no clip"):
+        list(run_tasks(pool, 2, clips()))
+    assert pool.alive() == 0
+
+
+def test_workers_have_their_share_and_none_is_left_after_closing_early(tmp_path: Path) -> None:
+    """Each has a device and its share of the cores; what it is at when it is no longer wanted does not matter."""
+    plan = {("m1", clip): "hang" for clip in "ab"}
+    outcomes = Processes(maker(tmp_path, plan), 2, ("cuda:0", "cuda:1")).run(tasks(2))
+    assert by_cell([next(outcomes), next(outcomes)]) == [done(Cell("m0", "10%"), clip) for clip in "ab"]
+    assert len(workers_of(psutil.Process())) == 2
+    outcomes.close()
+    assert workers_of(psutil.Process()) == []
+    lines = [line.split() for line in (tmp_path / "visits").read_text().splitlines()]
+    assert {threads for *_, threads in lines} == {str(max(1, cores() // 2))}
+    assert {device for *_, device, _ in lines} == {"cuda:0", "cuda:1"}
+
+
+def test_a_replacement_takes_the_place_of_the_lost(tmp_path: Path) -> None:
+    """So two workers never share a device while another has none."""
+    plan = {("m1", clip): "lost once" for clip in "abcd"}
+    list(run_tasks(TamePool(maker(tmp_path, plan), 0), 2, tasks()))
+    assert {" ".join(line.split()[1:]) for line in (tmp_path / "made").read_text().splitlines()} == {
+        "place 0",
+        "place 1",
+    }
+
+
+@contextmanager
+def a_parent(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own group whose two workers hang in their second cell."""
+    script = folder / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            from contextlib import closing
+            from pathlib import Path
+            sys.path.insert(0, {str(HERE)!r})
+            from fake_workers import maker, tasks
+            from kvpress_video.sweep.run.process_pool import Processes
+
+            if __name__ == "__main__":
+                plan = {{("m1", clip): "hang" for clip in "abcd"}}
+                outcomes = Processes(maker(Path({str(folder)!r}), plan), 2).run(tasks())
+            """
+        )
+        + textwrap.indent(textwrap.dedent(body), "    ")
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, str(script)], text=True, start_new_session=True, **pipes) as parent:
+        try:
+            yield parent
+        finally:
+            parent.kill()
+
+
+def workers_at_work(parent: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Both workers, once both have given an outcome."""
+    assert parent.stdout
+    assert [parent.stdout.readline(), parent.stdout.readline()] == ["m0 10%\n", "m0 10%\n"]
+    workers = workers_of(psutil.Process(parent.pid))
+    assert len(workers) == 2
+    return workers
+
+
+PRINT = """
+for outcome in outcomes:
+    print(outcome.cell, flush=True)
+"""
+CATCH = """
+try:
+    with closing(outcomes):
+        for outcome in outcomes:
+            print(outcome.cell, flush=True)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_children_are_deaf_to_ctrl_c_and_end_when_the_parent_is_killed(tmp_path: Path) -> None:
+    """They see to it themselves: a killed parent cannot."""
+    with a_parent(tmp_path, PRINT) as parent:
+        workers = workers_at_work(parent)
+        for worker in workers:
+            worker.send_signal(signal.SIGINT)
+        workers[0].kill()  # once there is another in its place, the signals before this one have come too
+        wait_until(lambda: bool(set(workers_of(psutil.Process(parent.pid))) - set(workers)))
+        assert workers[1].is_running()
+        workers = workers_of(psutil.Process(parent.pid))
+        assert len(workers) == 2
+        parent.kill()
+        wait_until(lambda: not any(worker.is_running() for worker in workers))
+        assert parent.stderr
+        assert "KeyboardInterrupt" not in parent.stderr.read()
+
+
+def test_ctrl_c_is_the_parent_s_alone(tmp_path: Path) -> None:
+    """The whole group gets it, as from a terminal: the parent ends its children, which say nothing."""
+    with a_parent(tmp_path, CATCH) as parent:
+        workers = workers_at_work(parent)
+        os.killpg(parent.pid, signal.SIGINT)
+        out, err = parent.communicate(timeout=300)
+        assert (out, err, parent.returncode) == ("interrupted\n", "", 0)
+        wait_until(lambda: not any(worker.is_running() for worker in workers))
+
+
+def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults follow the machine."""
+    make = maker(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("kvpress_video.sweep.run.executors.cores", lambda: 8)
+    assert choose(make) == Processes(make, 2)
+    assert choose(make, workers=1) == InProcess(make)
+    assert choose(make, workers=3, device="cpu") == Processes(make, 3, ("cpu",))
+    assert choose(make, workers=1, device="cpu") == InProcess(make, "cpu")
+    assert choose(make, device="cuda:1") == InProcess(make, "cuda:1")
+    monkeypatch.setattr("kvpress_video.sweep.run.executors.cores", lambda: 1)
+    assert choose(make) == InProcess(make)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose(make) == Processes(make, 2, ("cuda:0", "cuda:1"))
+    assert choose(make, workers=4) == Processes(make, 4, ("cuda:0", "cuda:1"))
+    assert choose(make, device="cuda:1") == InProcess(make, "cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose(make) == InProcess(make)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ({"kind": "rey"}, UnknownNameError, "Unknown executor 'rey'. Did you mean 'ray'"),
+        ({"workers": 0}, SweepError, "at least one worker, got 0"),
+        ({"address": "head:6379"}, SweepError, "'head:6379' is for the executor 'ray'"),
+    ],
+)
+def test_a_wrong_choice(how: dict, kind: type, message: str, tmp_path: Path) -> None:
+    """Is named."""
+    with pytest.raises(kind, match=message):
+        choose(maker(tmp_path), **how)
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, not after clips were made."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(KVPressVideoError, match=r"pip install 'kvpress-video\[ray\]'"):
+        choose(maker(tmp_path), "ray")
+    with pytest.raises(KVPressVideoError, match=r"pip install 'kvpress-video\[ray\]'"):
+        OnRay(maker(tmp_path))

@@ -1,0 +1,488 @@
+"""The store of a sweep: what goes in comes out, whoever writes, whatever kills the writer, whatever the file holds."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_rows import ODD
+
+from kvpress_video.errors import SweepError
+from kvpress_video.sweep.cells import Cell
+from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure
+from kvpress_video.sweep.results.store import FILE, Store
+
+CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2", "van") for budget in ("50%", "10%")]
+CLIPS = ["b.mp4", "a.mp4", "ü 'c\".mp4"]
+QUESTIONS = 3
+
+forked = multiprocessing.get_context("fork")
+
+
+def plan(cells: list[Cell] = CELLS, clips: list[str] = CLIPS, **facts: Any) -> dict[str, Any]:
+    return {
+        "setup": {"stage": "cache", "batch": 8, "device": None},
+        "versions": {"python": "3.12"},
+        "cells": [asdict(cell) for cell in cells],
+        "clips": {"world seed 0": {clip: f"questions about {clip}" for clip in clips}},
+        **facts,
+    }
+
+
+MEASURED = replace(
+    ODD,
+    settings={**ODD.settings, "inner": {"flag": True, "none": None}},
+    compress_seconds=1.7976931348623157e308,
+)
+
+
+def done(cell: Cell, clip: str, word: str = "red", questions: int = QUESTIONS, **facts: Any) -> Done:
+    """Questions are numbered downwards, so that their order is not that of their names."""
+    answers = tuple(
+        Answered(str(questions - n), "needle", "", "", f"<video>\n'{n}' | ü\0\r\n", f"{word} {n}", "red", n / 7 or None)
+        for n in range(questions)
+    )
+    return Done(cell, clip, replace(MEASURED, **facts), answers)
+
+
+def everything(cells: list[Cell] = CELLS, clips: list[str] = CLIPS) -> list[Done]:
+    return [done(cell, clip) for cell in cells for clip in clips]
+
+
+def raw(folder: Path, sql: str, *values: Any) -> list[tuple]:
+    with closing(sqlite3.connect(folder / FILE)) as db, db:
+        return db.execute(sql, values).fetchall()
+
+
+# --- What goes in comes out -------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_as_they_went_in_whatever_the_order_of_writing(tmp_path: Path) -> None:
+    written = everything()
+    random.Random(0).shuffle(written)
+    with Store(tmp_path, plan()) as store:
+        for one in written:
+            store.add(one)
+        there = store.rows()
+    expected = [row for cell in CELLS for clip in sorted(CLIPS) for row in done(cell, clip).rows]
+    assert there == expected
+    with Store(tmp_path) as store:
+        assert store.rows() == expected
+        assert store.finished() == {(cell, clip) for cell in CELLS for clip in CLIPS}
+        assert store.plan == plan()
+        assert store.failures() == []
+
+
+def test_floats_and_flags_keep_their_values_and_types(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    cells = [Cell("tar", str(n)) for n in range(1, 101)]
+    seconds = {cell: draw.uniform(0, 1) * 10 ** draw.randint(-300, 300) for cell in cells}
+    with Store(tmp_path, plan(cells)) as store:
+        for cell, value in seconds.items():
+            store.add(done(cell, "a.mp4", questions=1, prefill_seconds=value, shared=False))
+        for row in store.rows():
+            assert row.measured.prefill_seconds == seconds[row.cell]
+            assert row.measured.shared is False
+            assert row.answered.score is None
+            assert type(row.measured.answer_seconds) is float
+
+
+def test_the_view_has_the_columns_of_every_export_with_json_in_it(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as store:
+        for one in everything():
+            store.add(one)
+        rows = store.rows()
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        cursor = db.execute("SELECT * FROM rows")
+        assert tuple(column[0] for column in cursor.description) == COLUMNS
+        found = [dict(zip(COLUMNS, values, strict=True)) for values in cursor]
+        (entries,) = db.execute("SELECT json_extract(entries, '$[1]') FROM rows LIMIT 1").fetchone()
+    assert entries == 13
+    for record in found:
+        for column in ("settings", "entries", "versions"):
+            record[column] = json.loads(record[column])
+    assert found == [row.as_dict() for row in rows]
+
+
+def test_pandas_reads_the_view(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    with Store(tmp_path, plan()) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        frame = pandas.read_sql("SELECT method, score FROM rows", db)
+    assert frame.score.dropna().tolist() == [1 / 7, 2 / 7]
+
+
+def test_a_second_answer_to_the_same_question_is_dropped(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as store:
+        store.add(done(CELLS[0], "a.mp4", "first"))
+        store.add(done(CELLS[0], "a.mp4", "second", fps=1.0))
+        assert store.rows() == done(CELLS[0], "a.mp4", "first").rows
+
+
+def test_a_cell_that_is_not_in_the_plan_is_an_error(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as store:
+        with pytest.raises(SweepError, match=r"'van'.*'25%'.*not a cell of the sweep"):
+            store.add(done(Cell("van", "25%"), "a.mp4"))
+        with pytest.raises(SweepError, match="not a cell of the sweep"):
+            store.fail(Failure(Cell("full", "50%", seed=1), "a.mp4", "no"))
+        assert store.rows() == []
+
+
+def test_an_answer_that_cannot_be_written_leaves_nothing_of_its_clip(tmp_path: Path) -> None:
+    good = done(CELLS[0], "a.mp4")
+    wrong = replace(good, answers=(*good.answers, replace(good.answers[0], question="9", task=None)))  # type: ignore[arg-type]
+    with Store(tmp_path, plan()) as store:
+        with pytest.raises(SweepError, match=r"NOT NULL.*task"):
+            store.add(wrong)
+        assert (store.rows(), store.finished()) == ([], set())
+        store.add(good)
+        assert store.rows() == good.rows
+
+
+# --- Failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_gives_way_to_a_later_one_and_to_an_answer_and_never_replaces_one(tmp_path: Path) -> None:
+    here, there = (CELLS[3], "b.mp4"), (CELLS[0], "a.mp4")
+    with Store(tmp_path, plan()) as store:
+        for error in ("out of memory", "lost"):
+            store.fail(Failure(*here, error))
+        store.fail(Failure(*there, "slow"))
+        assert store.failures() == [Failure(*there, "slow"), Failure(*here, "lost")]
+        assert store.finished() == set()
+        store.add(done(*here))
+        store.fail(Failure(*here, "too late"))
+        assert store.failures() == [Failure(*there, "slow")]
+        assert store.finished() == {here}
+
+
+def test_taking_up_keeps_failures_until_they_are_answered(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as store:
+        store.fail(Failure(CELLS[0], "a.mp4", "slow"))
+        store.add(done(CELLS[1], "a.mp4"))
+    with Store(tmp_path, plan(), resume=True) as store:
+        assert [failure.error for failure in store.failures()] == ["slow"]
+        store.add(done(CELLS[0], "a.mp4"))
+        assert store.failures() == []
+
+
+# --- Taking up --------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_with_answers_is_taken_up_only_when_asked_to(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+    with pytest.raises(SweepError, match=r"already holds 3 answers: pass --resume .* or choose another folder"):
+        Store(tmp_path, plan())
+    with Store(tmp_path, plan(), resume=True) as store:
+        assert store.rows() == done(CELLS[0], "a.mp4").rows
+
+
+def test_a_store_without_answers_is_simply_used(tmp_path: Path) -> None:
+    Store(tmp_path, plan()).close()
+    with Store(tmp_path, plan()) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+    with pytest.raises(SweepError, match="another sweep"):
+        Store(tmp_path, plan(more=1), resume=True)
+
+
+def test_the_error_names_all_that_differs_with_both_values(tmp_path: Path) -> None:
+    Store(tmp_path, plan(gone=True)).close()
+    other = plan(new={"a": []}, setup={"stage": "input", "batch": 8, "device": None})
+    with pytest.raises(SweepError) as caught:
+        Store(tmp_path, other, resume=True)
+    message = str(caught.value)
+    assert "setup.stage is 'cache' there and 'input' here" in message
+    assert "gone is True there and not set here" in message
+    assert "new.a is not set there and [] here" in message
+    assert not any(word in message for word in ("batch", "device", "versions", "cells", "clips"))
+    with Store(tmp_path) as store:
+        assert store.plan == plan(gone=True)
+
+
+def test_cells_and_clips_may_be_added_and_keep_their_order(tmp_path: Path) -> None:
+    first, more = CELLS[1:3], [CELLS[0], CELLS[2], CELLS[5]]
+    with Store(tmp_path, plan(first, ["b.mp4"], budgets=[1, 1])) as store:
+        store.add(done(CELLS[2], "b.mp4"))
+    with Store(tmp_path, plan(more, ["a.mp4", "b.mp4"], budgets=[1, 1]), resume=True) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+        store.add(done(CELLS[2], "a.mp4"))
+        union = plan([CELLS[1], CELLS[2], CELLS[0], CELLS[5]], ["b.mp4", "a.mp4"], budgets=[1, 1])
+        assert store.plan == union
+        order = list(dict.fromkeys((row.cell, row.clip) for row in store.rows()))
+        assert order == [(CELLS[2], "a.mp4"), (CELLS[2], "b.mp4"), (CELLS[0], "a.mp4")]
+    with Store(tmp_path, plan(first, ["b.mp4"], budgets=[1, 1]), resume=True) as store:
+        assert store.plan == union
+
+
+# --- Files that are not a whole store ---------------------------------------------------------------------------------
+
+
+def filled(folder: Path, cells: int = 40) -> Path:
+    many = [Cell("tar", str(n)) for n in range(1, cells + 1)]
+    with Store(folder, plan(many)) as store:
+        for one in everything(many):
+            store.add(one)
+    return folder / FILE
+
+
+def both_ways(folder: Path, match: str) -> None:
+    """The error comes to whoever reads and whoever writes, and the file stays as it is."""
+    before = (folder / FILE).read_bytes()
+    with pytest.raises(SweepError, match=match):
+        Store(folder).rows()
+    with pytest.raises(SweepError, match=match):
+        Store(folder, plan(), resume=True)
+    assert (folder / FILE).read_bytes() == before
+
+
+def test_no_store_is_an_error_that_says_which_folder_and_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"No sweep in .*nowhere.*sweep\.sqlite"):
+        Store(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SweepError, match="Cannot make the folder"):
+        Store(tmp_path / "file" / "sweep", plan())
+
+
+def test_an_empty_file_is_an_error_to_read_and_a_new_store_to_write(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch()
+    with pytest.raises(SweepError, match="never begun"):
+        Store(tmp_path)
+    with Store(tmp_path, plan()) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+        assert len(store.rows()) == QUESTIONS
+
+
+def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("method,budget\n" * 100)
+    both_ways(tmp_path, "not a database.*not written by a sweep")
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_another_programs_database_is_left_alone(tmp_path: Path, mode: str) -> None:
+    raw(tmp_path, f"PRAGMA journal_mode = {mode}")
+    raw(tmp_path, "CREATE TABLE rows (a)")
+    both_ways(tmp_path, "was not written by a sweep")
+
+
+def test_a_newer_format_is_an_error_that_says_upgrade(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    raw(tmp_path, "PRAGMA user_version = 99")
+    both_ways(tmp_path, r"newer kvpress-video \(format 99.*upgrade")
+
+
+def test_other_columns_are_an_error(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    raw(tmp_path, "ALTER TABLE answers RENAME COLUMN answer TO reply")
+    raw(tmp_path, "DROP VIEW rows")
+    raw(tmp_path, "CREATE VIEW rows AS SELECT * FROM answers")
+    both_ways(tmp_path, "another version")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+def test_a_truncated_file_is_an_error(tmp_path: Path, share: float) -> None:
+    file = filled(tmp_path)
+    os.truncate(file, int(file.stat().st_size * share))
+    both_ways(tmp_path, "damaged|not a database")
+
+
+def test_a_file_with_a_damaged_page_is_an_error(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = random.Random(0).randbytes(4096)
+    file.write_bytes(content)
+    both_ways(tmp_path, "malformed.*damaged")
+
+
+def test_folders_of_any_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b", "50%", "what?mode=memory", "#1", "ü;'\"", "file:x"):
+        with Store(name, plan()) as store:
+            store.add(done(CELLS[0], "a.mp4"))
+        assert (tmp_path / name / FILE).is_file()
+        with Store(tmp_path / name) as store:
+            assert len(store.rows()) == QUESTIONS
+
+
+# --- Several at once, and kills ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def child(work: Callable[..., None], *values: Any) -> Iterator[multiprocessing.process.BaseProcess]:
+    process = forked.Process(target=work, args=values)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def ended(*processes: multiprocessing.process.BaseProcess) -> list[int | None]:
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+MANY = [Cell("tar", str(n)) for n in range(1, 501)]
+
+
+def whole(folder: Path) -> int:
+    """How many cells and clips are in a store, all of them with all their answers."""
+    assert raw(folder, "PRAGMA integrity_check") == [("ok",)]
+    assert raw(folder, "PRAGMA foreign_key_check") == []
+    counts = Counter(raw(folder, "SELECT method, budget, clip FROM rows"))
+    assert set(counts.values()) <= {QUESTIONS}
+    assert len(counts) == raw(folder, "SELECT count(*) FROM measurements")[0][0]
+    return len(counts)
+
+
+def _write(folder: Path, todo: list[Done], word: str, gate: Any) -> None:
+    gate.wait()
+    with Store(folder, plan(MANY), resume=True) as store:
+        for one in todo:
+            if word == "fail":
+                store.fail(Failure(one.cell, one.clip, "lost"))
+            else:
+                store.add(done(one.cell, one.clip, word))
+
+
+def test_writers_that_create_the_store_at_once_and_overlap_lose_and_double_nothing(tmp_path: Path) -> None:
+    jobs = everything(MANY[:60])
+    gate = forked.Barrier(4)
+    orders = {"one": jobs[:120], "two": jobs[60:][::-1], "fail": jobs}
+    with (
+        child(_write, tmp_path, orders["one"], "one", gate) as one,
+        child(_write, tmp_path, orders["two"], "two", gate) as two,
+        child(_write, tmp_path, orders["fail"], "fail", gate) as three,
+    ):
+        gate.wait()
+        assert ended(one, two, three) == [0, 0, 0]
+    assert whole(tmp_path) == len(jobs)
+    with Store(tmp_path) as store:
+        assert store.failures() == []
+        rows = store.rows()
+    assert {row.answered.answer.split()[0] for row in rows} == {"one", "two"}
+    found = [(row.cell, row.clip, row.answered.question) for row in rows]
+    assert found == [(c, k, q) for c in MANY[:60] for k in sorted(CLIPS) for q in ("3", "2", "1")]
+
+
+def _create(folder: Path, gate: Any) -> None:
+    gate.wait()
+    Store(folder, plan()).close()
+
+
+def test_many_that_create_the_store_at_once_all_end_with_a_good_one(tmp_path: Path) -> None:
+    for attempt in range(8):
+        folder = tmp_path / str(attempt)
+        gate = forked.Barrier(4)
+        with (
+            child(_create, folder, gate) as one,
+            child(_create, folder, gate) as two,
+            child(_create, folder, gate) as three,
+            child(_create, folder, gate) as four,
+        ):
+            assert ended(one, two, three, four) == [0, 0, 0, 0]
+        with Store(folder) as store:
+            assert store.plan == plan()
+
+
+def _write_until_killed(folder: Path) -> None:
+    with Store(folder, plan(MANY), resume=True) as store:
+        finished = store.finished()
+        for one in everything(MANY):
+            if (one.cell, one.clip) not in finished:
+                store.add(one)
+
+
+def _measured(folder: Path) -> int:
+    """Cells × clips in a store that somebody writes to, 0 where it is not there yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{folder / FILE}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM measurements").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_answers_and_the_rest_can_be_added(tmp_path: Path) -> None:
+    """Some while the store is made, some once a few more answers are there."""
+    draw = random.Random(0)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    total, before = len(MANY) * len(CLIPS), 0
+    for number in range(20):
+        until = before + draw.randint(1, total // 25) if number > 4 else 0
+        with child(_write_until_killed, folder) as writer:
+            time.sleep(draw.uniform(0, 0.004))
+            while _measured(folder) < until:
+                time.sleep(0.0002)
+            os.kill(writer.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        if (folder / FILE).exists() and (folder / FILE).stat().st_size:
+            shutil.copytree(folder, copy := tmp_path / f"copy{number}")
+            now = whole(copy)  # of a copy, so that the next writer finds what the kill left
+            assert before <= now < total
+            before = now
+    assert before
+    _write_until_killed(folder)
+    assert whole(folder) == total
+    with Store(tmp_path / "undisturbed", plan(MANY)) as calm, Store(folder) as store:
+        for one in everything(MANY):
+            calm.add(one)
+        assert store.rows() == calm.rows()
+
+
+def test_it_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as writer, Store(tmp_path) as reader:
+        assert raw(tmp_path, "PRAGMA journal_mode") == [("wal",)]
+        for count, one in enumerate(everything(), 1):
+            writer.add(one)
+            assert len(reader.rows()) == count * QUESTIONS
+        with pytest.raises(SweepError, match="readonly"):
+            reader.add(done(CELLS[0], "new.mp4"))
+
+
+def _read(folder: Path, count: int) -> None:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    assert not os.access(folder, os.W_OK)
+    with Store(folder) as store:
+        assert len(store.rows()) == count
+
+
+def test_a_store_at_rest_is_read_where_nothing_may_be_written(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Path(folder) / "sweep"
+        filled(sweep, 1)
+        Path(folder).chmod(0o755)
+        sweep.chmod(0o555)
+        with child(_read, sweep, len(CLIPS) * QUESTIONS) as reader:
+            assert ended(reader) == [0]
+        assert [path.name for path in sweep.iterdir()] == [FILE]
+        sweep.chmod(0o755)
+
+
+def test_nothing_lies_beside_a_store_at_rest(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    with Store(tmp_path) as store:
+        store.rows()
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
