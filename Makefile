@@ -20,7 +20,7 @@ demo: .venv/.ready
 
 bench: .venv/.ready
 	.venv/bin/kvpress-video bench --out benchmarks/results/perf/$(BENCH).json
-	.venv/bin/python -m kvpress_video.benchmarks.perf.page
+	.venv/bin/python -m kvpress_video.benchmarks.perf.results.page
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.ready

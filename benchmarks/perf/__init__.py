@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
-from .figure import Figure, Goal
-from .scales import SCALES, Bed, bed
+from .results.measurement import Figure, Goal
+from .setup.scales import SCALES, Bed, bed
 
 __all__ = ["BENCHMARKS", "SCALES", "Bed", "Figure", "Goal", "bed", "program"]
 
@@ -23,5 +23,5 @@ BENCHMARKS = {
 
 def program(name: str) -> Callable[[Bed], Iterator[Figure]]:
     """The program of a benchmark: it yields figures as it measures them."""
-    run: Callable[[Bed], Iterator[Figure]] = import_module(f"{__name__}.{BENCHMARKS[name]}").run
+    run: Callable[[Bed], Iterator[Figure]] = import_module(f"{__name__}.cases.{BENCHMARKS[name]}").run
     return run

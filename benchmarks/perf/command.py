@@ -31,7 +31,7 @@ def _bench(options: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     quiet()
     from kvpress_video.benchmarks.perf import BENCHMARKS, bed, program
-    from kvpress_video.benchmarks.perf.record import check, head_of, keep
+    from kvpress_video.benchmarks.perf.results.file import check, head_of, keep
 
     from ...errors import unknown_name
 

@@ -11,8 +11,8 @@ from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import find_annotation, need, read_json, read_records
-from .choices import first_letter, letter_at, letters, listed
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import first_letter, letter_at, letters, listed
 
 OPTIONS = tuple(f"option {place}" for place in range(5))
 PROMPT = "{question}\n{options}\nAnswer with the option's letter from the given choices directly."

@@ -10,8 +10,8 @@ from typing import ClassVar
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import Record, find_annotation, need, need_list, need_number, read_records
-from .choices import letter_at, listed
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import letter_at, listed
 from .subtitles import json_text
 from .videos import report_missing
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import Record, find_annotation, need, need_list, read_records
-from .choices import bracketed_letter, first_letter, known_letter, listed, plain_options
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import bracketed_letter, first_letter, known_letter, listed, plain_options
 from .videos import PLACES
 
 ANNOTATION = ("video_info.meta.jsonl", "data/video_info.meta.jsonl", "*.jsonl", "*.json", "*.parquet", "data/*.parquet")

@@ -11,8 +11,8 @@ from kvpress_video.errors import unknown_name
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import Record, find_annotation, need, need_list, read_records
-from .choices import bracketed_letter, first_letter, known_letter, letter_of, letters, listed
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import bracketed_letter, first_letter, known_letter, letter_of, letters, listed
 from .videos import PLACES
 
 DEV = {

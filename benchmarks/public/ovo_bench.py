@@ -13,8 +13,8 @@ from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import Record, find_annotation, need, need_list, need_number, read_records
-from .choices import letter_at
-from .local_copy import Item, LocalCopy
+from .dataset import Item, LocalCopy
+from .multiple_choice import letter_at
 from .videos import PLACES
 
 CATEGORIES = {

@@ -10,8 +10,8 @@ from typing import ClassVar
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import find_annotation, need, need_list, need_number, read_records
+from .dataset import Item, LocalCopy
 from .judges import judged, load_judge
-from .local_copy import Item, LocalCopy
 from .videos import PLACES
 
 

@@ -11,8 +11,8 @@ from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import Record, find_annotation, need, need_list, read_json, seconds
-from .choices import known_letter, listed, plain_options
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import known_letter, listed, plain_options
 from .videos import PLACES
 
 PARTS = ("real", "omni", "sqa")

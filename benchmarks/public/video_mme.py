@@ -10,8 +10,8 @@ from typing import ClassVar
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import find_annotation, need, need_list, read_records
-from .choices import known_letter, listed, plain_options
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import known_letter, listed, plain_options
 from .subtitles import srt_text
 from .videos import report_missing
 

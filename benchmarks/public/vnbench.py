@@ -12,8 +12,8 @@ from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.benchmark import Question
 
 from .annotations import find_annotation, need, need_list, read_records
-from .choices import letter_of, letters, listed
-from .local_copy import Item, MultipleChoice
+from .dataset import Item, MultipleChoice
+from .multiple_choice import letter_of, letters, listed
 from .videos import PLACES
 
 ANNOTATION = ("VNBench-main-4try.json", "*/VNBench-main-4try.json", "*4try*.json")

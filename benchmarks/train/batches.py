@@ -20,7 +20,7 @@ from ..world.questions import ANSWERS, PLAN, TEMPLATES, ask
 from ..world.render import render
 from ..world.scene import CELLS, Scenes, sample_scenes
 from ..world.shapes import SHAPES
-from .artefacts import compress_like_video
+from .compression_artefacts import compress_like_video
 from .model import MERGED, patchify
 
 TOKENS = MERGED * MERGED

@@ -6,13 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from types import ModuleType
 
-from ..benchmarks.perf import command as bench
 from ..errors import KVPressVideoError
 from . import ask, compare, lm_eval, look, methods, report, results, run, sweep
 from .common import DONE, INTERRUPTED, WRONG
 
-COMMANDS = (sweep, results, report, look, compare, lm_eval, ask, run, bench, methods)
+COMMANDS: tuple[ModuleType, ...] = (sweep, results, report, look, compare, lm_eval, ask, run, methods)
+GROUP = "kvpress_video.commands"
+
+
+def installed_commands() -> list[ModuleType]:
+    """Load the commands that installed packages declare in the entry-point group `kvpress_video.commands`."""
+    return [point.load() for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="kvpress-video", description="KV-cache compression for video.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    for command in (*COMMANDS, *installed_commands()):
         command.add(commands)
     options = parser.parse_args(arguments)
     try:

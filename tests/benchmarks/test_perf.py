@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from kvpress_video.benchmarks.perf import BENCHMARKS, SCALES, Bed, Figure, Goal, bed, program
-from kvpress_video.benchmarks.perf import overhead as overhead_module
-from kvpress_video.benchmarks.perf import sweep as sweep_module
-from kvpress_video.benchmarks.perf.clock import inside, medians, turns
-from kvpress_video.benchmarks.perf.compress_pass import Layer
-from kvpress_video.benchmarks.perf.prefill import Prefill
-from kvpress_video.benchmarks.perf.prompts import video_prompt
-from kvpress_video.benchmarks.perf.record import check, head_of, keep, read
-from kvpress_video.benchmarks.perf.stock import StockPrefill
+from kvpress_video.benchmarks.perf.cases import overhead as overhead_module
+from kvpress_video.benchmarks.perf.cases import sweep as sweep_module
+from kvpress_video.benchmarks.perf.cases.compress_pass import Layer
+from kvpress_video.benchmarks.perf.cases.prefill import Prefill
+from kvpress_video.benchmarks.perf.results.file import check, head_of, keep, read
+from kvpress_video.benchmarks.perf.setup.prompts import video_prompt
+from kvpress_video.benchmarks.perf.setup.stock_model import StockPrefill
+from kvpress_video.benchmarks.perf.setup.timing import inside, medians, turns
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicCache

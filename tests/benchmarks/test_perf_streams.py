@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from kvpress_video.benchmarks.perf import Figure, Goal, bed, program
-from kvpress_video.benchmarks.perf.answer import full_seconds
-from kvpress_video.benchmarks.perf.asked import ASKED, Asked
-from kvpress_video.benchmarks.perf.limits import arithmetic_rate, copy_rate
-from kvpress_video.benchmarks.perf.watch import PARTS, Watch, watched
+from kvpress_video.benchmarks.perf.cases.answer import full_seconds
+from kvpress_video.benchmarks.perf.results.goals import ASKED, Asked
+from kvpress_video.benchmarks.perf.setup.hardware_limits import arithmetic_rate, copy_rate
+from kvpress_video.benchmarks.perf.setup.long_stream import PARTS, Watch, watched
 
 import kvpress_video as kv
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from kvpress_video.benchmarks.perf import BENCHMARKS, Figure, Goal
-from kvpress_video.benchmarks.perf.asked import ASKED
-from kvpress_video.benchmarks.perf.page import publish, texts
-from kvpress_video.benchmarks.perf.profile import PATHS, measure
-from kvpress_video.benchmarks.perf.profiles import keep, read
-from kvpress_video.benchmarks.perf.record import read as read_results
-from kvpress_video.benchmarks.provenance import write_result
-from kvpress_video.benchmarks.publish import fill
+from kvpress_video.benchmarks.perf.results.file import read as read_results
+from kvpress_video.benchmarks.perf.results.goals import ASKED
+from kvpress_video.benchmarks.perf.results.page import publish, texts
+from kvpress_video.benchmarks.perf.results.profile import PATHS, measure
+from kvpress_video.benchmarks.perf.results.profile_files import keep, read
+from kvpress_video.benchmarks.publishing.provenance import write_result
+from kvpress_video.benchmarks.publishing.sweep import fill
 
 from kvpress_video.errors import BenchmarkError
 

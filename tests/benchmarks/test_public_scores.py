@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_video.benchmarks.public.choices import bracketed_letter, first_letter, plain_options
+from kvpress_video.benchmarks.public.multiple_choice import bracketed_letter, first_letter, plain_options
 from public_copies import Copy, write_egoschema, write_longvideobench, write_lvbench, write_mlvu, write_vnbench
 from public_streams import ALL, CHOICES, SCORED, write_rvs
 

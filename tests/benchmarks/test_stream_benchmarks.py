@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_video.benchmarks import endless, stream_accuracy
-from kvpress_video.benchmarks.provenance import provenance, write_result
-from kvpress_video.benchmarks.publish_streams import (
+from kvpress_video.benchmarks.publishing.provenance import provenance, write_result
+from kvpress_video.benchmarks.streams import accuracy as stream_accuracy
+from kvpress_video.benchmarks.streams import endless
+from kvpress_video.benchmarks.streams.publish import (
     Answered,
     accuracies,
     by_camera,

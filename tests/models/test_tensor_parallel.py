@@ -43,6 +43,7 @@ SESSIONS: dict[str, dict[str, Any]] = {
 }
 BYTES = 160_000  # of two rows in one process
 BY_HEAD = ("k_proj", "q_proj", "v_proj")
+HERE = Path(__file__).parent
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 PROCESS = """
 import conftest, os, pathlib, sys, test_tensor_parallel
@@ -203,13 +204,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shares(folder: Path) -> list[dict[str, Any]]:
     """What each process found."""
     command = [sys.executable, "-c", PROCESS, str(folder)]
-    environment = os.environ | ON_CPU | {"WORLD_SIZE": str(PROCESSES)}
+    path = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent / "support")))
+    environment = os.environ | ON_CPU | {"WORLD_SIZE": str(PROCESSES), "PYTHONPATH": path}
     running = []
     for rank in range(PROCESSES):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         with (folder / f"{rank}.log").open("w") as log:
-            here = Path(__file__).parents[1] / "support"
-            running.append(subprocess.Popen(command, cwd=here, env=environment | place, stdout=log, stderr=log))
+            running.append(subprocess.Popen(command, cwd=HERE, env=environment | place, stdout=log, stderr=log))
     try:
         codes = [process.wait(timeout=240) for process in running]
     finally:

@@ -25,9 +25,9 @@ from kvpress_video.compressor.registry import make_method
 from kvpress_video.compressor.rope import Rope
 from kvpress_video.utils.timing import DeviceTimer
 
-from .clock import peak_bytes, seconds
-from .figure import Figure, Goal
-from .scales import Bed
+from ..results.measurement import Figure, Goal
+from ..setup.scales import Bed
+from ..setup.timing import peak_bytes, seconds
 
 METHODS = (
     *("tar", "van", "infinipot-v", "key-norm", "novelty", "standby", "standby-novelty", "average-pooling"),

@@ -1,6 +1,6 @@
 """Write what was measured into `docs/performance.md`, and its goals into the README.
 
-`python -m kvpress_video.benchmarks.perf.page` after `kvpress-video bench --out benchmarks/results/perf/NAME.json`.
+Run `python -m kvpress_video.benchmarks.perf.results.page` after `kvpress-video bench --out` wrote its results there.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..publish import fill_files
-from . import BENCHMARKS
-from .asked import ASKED, Asked
-from .figure import Figure
-from .profiles import profiles
-from .record import read
+from ...publishing.sweep import fill_files
+from .. import BENCHMARKS
+from .file import read
+from .goals import ASKED, Asked
+from .measurement import Figure
+from .profile_files import profiles
 from .tables import listed, ruled, shortened, spanning, verdict, written
 
 _COMMAND = "kvpress-video bench {} --out benchmarks/results/perf/NAME.json"

@@ -1,6 +1,6 @@
 """Publish the results of streams: the tables of `docs/streams.md`, and its figure.
 
-`python -m kvpress_video.benchmarks.publish_streams`; needs matplotlib (extra `notebooks`).
+`python -m kvpress_video.benchmarks.streams.publish`; needs matplotlib (extra `notebooks`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
 from kvpress_video.sweep.stats.inference import Accuracy, Difference, accuracy, compare
 
+from ..publishing.sweep import fill
 from .endless import TRAINED
-from .publish import fill
 
 REFERENCE = "infinipot-v"
 CAMERAS = ("still", "moving")

@@ -1,6 +1,6 @@
 """Questions to many capped sessions on one model: as one batch, against one after the other.
 
-    python -m kvpress_video.benchmarks.many_sessions --sessions 1 8 32 --out benchmarks/results/many-sessions.json
+    python -m kvpress_video.benchmarks.streams.many_sessions --sessions 1 8 32 --out many-sessions.json
 
 Both ways alternate in one run, on the same sessions with the same questions; the answers must be equal. Medians of
 `--rounds` rounds after one that is not counted. On a GPU, give `--model` a checkpoint.
@@ -21,8 +21,8 @@ import torch
 import kvpress_video as kv
 from kvpress_video.sweep.run.environment import device_name
 
-from .provenance import provenance, write_result
-from .world import make_clips
+from ..publishing.provenance import provenance, write_result
+from ..world import make_clips
 
 WHAT = "Seconds until all sessions have answered; each has watched a clip of the bundled world under the same cap."
 

@@ -16,11 +16,11 @@ import torch
 
 import kvpress_video as kv
 
-from .clock import inside, seconds, turns
-from .figure import Figure, Goal
-from .prompts import video_prompt
-from .scales import Bed
-from .stock import StockPrefill
+from ..results.measurement import Figure, Goal
+from ..setup.prompts import video_prompt
+from ..setup.scales import Bed
+from ..setup.stock_model import StockPrefill
+from ..setup.timing import inside, seconds, turns
 
 METHODS = ("average-pooling", "standby")
 ROWS, COLUMNS, KEPT = 18, 18, 8

@@ -1,6 +1,6 @@
 """Accuracy in streaming form: what is still known of the beginning, and what of now, when a stream has ended.
 
-    python -m kvpress_video.benchmarks.stream_accuracy --out benchmarks/results/stream-accuracy.json
+    python -m kvpress_video.benchmarks.streams.accuracy --out benchmarks/results/stream-accuracy.json
 
 Every clip is pushed into a `VideoSession`, which compresses as it goes and knows no question. Then all are asked, each
 leaving no trace. *Memory* questions are about shapes that flashed in the first quarter; the *present* question is where
@@ -34,8 +34,8 @@ from kvpress_video.sweep.grid.spec import make_grid
 from kvpress_video.sweep.run.environment import device_name
 from kvpress_video.video.reader import Frames
 
-from .provenance import provenance, write_result
-from .world import HELD_OUT_SEED, Clip, make_clips
+from ..publishing.provenance import provenance, write_result
+from ..world import HELD_OUT_SEED, Clip, make_clips
 
 SEED = HELD_OUT_SEED + 30_000
 STEPS = 64

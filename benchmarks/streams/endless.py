@@ -1,6 +1,6 @@
 """An endless stream: what a session holds, how fast it goes and what it still knows, after ever more frames.
 
-    python -m kvpress_video.benchmarks.endless --frames 1000 10000 100000 --method infinipot-v --budget 256 \\
+    python -m kvpress_video.benchmarks.streams.endless --frames 1000 10000 100000 --method infinipot-v --budget 256 \\
         --out benchmarks/results/endless.json
 
 Each length runs in a process of its own. It shows one scene of the bundled world: shapes flash in its first minute and
@@ -34,8 +34,8 @@ import kvpress_video as kv
 from kvpress_video.sweep.benchmark import same_words
 from kvpress_video.sweep.run.environment import device_name
 
-from .provenance import provenance, write_result
-from .world import CAMERAS, HELD_OUT_SEED, Clip, make_clip
+from ..publishing.provenance import provenance, write_result
+from ..world import CAMERAS, HELD_OUT_SEED, Clip, make_clip
 
 SEED = HELD_OUT_SEED + 20_000
 STEPS, EARLY = 256, 60

@@ -18,8 +18,8 @@ from kvpress_video.sweep.results.records import Row
 from kvpress_video.sweep.results.store import Store
 from kvpress_video.sweep.run.sweep import run_sweep
 
-from .figure import Figure, Goal
-from .scales import Bed
+from ..results.measurement import Figure, Goal
+from ..setup.scales import Bed
 
 METHODS = ("random", "recent", "key-norm", "snapkv", "tar", "van", "infinipot-v", "standby", "novelty",
            "standby-novelty")  # fmt: skip

@@ -22,11 +22,11 @@ import kvpress_video as kv
 from kvpress_video.compressor.rope import Rope
 from kvpress_video.errors import BenchmarkError
 
-from .clock import inside, seconds, turns
-from .figure import Figure, Goal
-from .prompts import video_prompt
-from .scales import Bed
-from .stock import StockPrefill
+from ..results.measurement import Figure, Goal
+from ..setup.prompts import video_prompt
+from ..setup.scales import Bed
+from ..setup.stock_model import StockPrefill
+from ..setup.timing import inside, seconds, turns
 
 _WINDOW, _KERNEL = 32, 5
 _KEPT = 4  # a quarter

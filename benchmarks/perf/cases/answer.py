@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from .clock import free_bytes, medians
-from .figure import Figure, Goal
-from .limits import copy_rate
-from .scales import Bed
-from .watch import METHOD, Point, Watch, watched
+from ..results.measurement import Figure, Goal
+from ..setup.hardware_limits import copy_rate
+from ..setup.long_stream import METHOD, Point, Watch, watched
+from ..setup.scales import Bed
+from ..setup.timing import free_bytes, medians
 
 _SHARE_OF_FREE = 0.6  # the rest is for what attention needs beside the cache
 

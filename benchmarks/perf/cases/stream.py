@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .figure import Figure, Goal
-from .limits import arithmetic_rate, copy_rate
-from .scales import Bed
-from .watch import METHOD, PARTS, Point, Watch, watched
+from ..results.measurement import Figure, Goal
+from ..setup.hardware_limits import arithmetic_rate, copy_rate
+from ..setup.long_stream import METHOD, PARTS, Point, Watch, watched
+from ..setup.scales import Bed
 
 _WORK = "operations of both towers, counted on a chunk, at the rate of one large matrix product"
 _READ = "keys and values of the budget and a chunk read once, at the rate of a large copy"

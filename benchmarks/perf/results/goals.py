@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .figure import Figure
+from .measurement import Figure
 
 
 @dataclass(frozen=True)

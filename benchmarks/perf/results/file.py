@@ -10,9 +10,9 @@ from typing import Any
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.run.environment import device_name
 
-from ..provenance import provenance, write_result
-from .figure import Figure
-from .scales import Bed
+from ...publishing.provenance import provenance, write_result
+from ..setup.scales import Bed
+from .measurement import Figure
 
 _SAME = ("device", "machine", "scale", "versions")
 

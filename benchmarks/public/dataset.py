@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from kvpress_video.errors import BenchmarkError, unknown_name
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 
-from .choices import first_letter
+from .multiple_choice import first_letter
 from .videos import PLACES, find_video, report_missing
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from kvpress_video.errors import BenchmarkError
 
-from ..provenance import write_result
+from ...publishing.provenance import write_result
 from .tables import number, ruled, shortened
 
 SIDES = ("before", "after")
-_NONE = "No hot path was profiled yet: `python -m kvpress_video.benchmarks.perf.profile PATH before --out FILE`.\n"
+_NONE = (
+    "No hot path was profiled yet: `python -m kvpress_video.benchmarks.perf.results.profile PATH before --out FILE`.\n"
+)
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -27,10 +27,10 @@ import kvpress_video as kv
 from kvpress_video.cache.layer import CompressedLayer, layers_of
 from kvpress_video.errors import BenchmarkError
 
-from .clock import free_bytes, peak_bytes, seconds, turns
-from .figure import Figure, Goal
-from .prompts import video_prompt
-from .scales import Bed
+from ..results.measurement import Figure, Goal
+from ..setup.prompts import video_prompt
+from ..setup.scales import Bed
+from ..setup.timing import free_bytes, peak_bytes, seconds, turns
 
 _METHOD = "key-norm"
 _SHARE_OF_FREE = 0.8  # the rest is for what decoding needs beside the caches

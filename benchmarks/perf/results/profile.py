@@ -1,8 +1,8 @@
 """Profile a hot path, before it is changed or after, into a file that the page of performance shows.
 
     out=benchmarks/results/perf/profiles/pass.json
-    python -m kvpress_video.benchmarks.perf.profile pass before --out $out
-    python -m kvpress_video.benchmarks.perf.profile pass after --why "…" --out $out
+    python -m kvpress_video.benchmarks.perf.results.profile pass before --out $out
+    python -m kvpress_video.benchmarks.perf.results.profile pass after --why "…" --out $out
 
 `pass` compresses one layer, `push` shows a chunk of frames to a session whose budget is full, `decode` asks that
 session. The seconds are a median without the profiler; operations are counted by the time that is theirs alone.
@@ -24,13 +24,13 @@ import kvpress_video as kv
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.sweep.run.environment import device_name
 
-from ..provenance import provenance
-from . import bed
-from .clock import seconds, wait
-from .compress_pass import Layer
-from .profiles import SIDES, keep
-from .scales import Bed
-from .watch import QUESTION, chunk_of, noise
+from ...publishing.provenance import provenance
+from .. import bed
+from ..cases.compress_pass import Layer
+from ..setup.long_stream import QUESTION, chunk_of, noise
+from ..setup.scales import Bed
+from ..setup.timing import seconds, wait
+from .profile_files import SIDES, keep
 
 Work = Callable[[], Any]
 _SHOWN = 12

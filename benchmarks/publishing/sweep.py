@@ -1,6 +1,6 @@
 """Publish a sweep: its tables and figures into the repository, its best figures into the README.
 
-`python -m kvpress_video.benchmarks.publish demo` after `make demo`.
+`python -m kvpress_video.benchmarks.publishing.sweep demo` after `make demo`.
 """
 
 from __future__ import annotations

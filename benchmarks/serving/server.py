@@ -1,7 +1,7 @@
 """A server of Qwen2.5-VL as one runs it without this package: FastAPI, its pool of threads, the stock `generate()`.
 
-    python -m kvpress_video.benchmarks.server MODEL
-    python -m kvpress_video.benchmarks.server MODEL --patch infinipot-v 6144
+    python -m kvpress_video.benchmarks.serving.server MODEL
+    python -m kvpress_video.benchmarks.serving.server MODEL --patch infinipot-v 6144
 
 The second is the first with one line more, in `main`. Videos are named by a path, a `file://` or a `data:` URL.
 Requests run at the same time; stock transformers 4.57 mixes up their positions, unless the model is patched.

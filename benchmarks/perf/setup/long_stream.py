@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import kvpress_video as kv
 from kvpress_video.utils.timing import DeviceTimer
 
-from .clock import turns, wait
 from .scales import Bed
+from .timing import turns, wait
 
 METHOD = "infinipot-v"
 QUESTION = "what is in view now?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from .figure import Figure
+from .measurement import Figure
 
 
 def number(value: float) -> str:

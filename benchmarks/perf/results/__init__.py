@@ -1,0 +1,1 @@
+"""Measurements, their goals, files, tables and page."""

@@ -1,0 +1,1 @@
+"""Write results into README and docs."""

@@ -1,0 +1,1 @@
+"""An example server, stock or patched."""

@@ -1,0 +1,1 @@
+"""Benchmarks of streams: how long, how many, how well."""
