@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal, TypeAlias
@@ -89,22 +88,3 @@ class Budget:
             if self.amount >= _UNITS[unit.lower()]:
                 return f"{self.amount / _UNITS[unit.lower()]:g}{unit}"
         return f"{int(self.amount)}B"
-
-
-def allocate(total: int, seen: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:
-    """Split `total` entries over segments in proportion to the tokens seen of each, exactly and deterministically.
-
-    The remainder goes to the largest fractions, earlier segments first.
-
-    Args:
-        total: entries to give out; more than are held means all that are held.
-        seen: tokens seen per segment ordinal.
-        held: entries there are of each segment, which its share cannot exceed.
-    """
-    length, total = sum(seen.values()), min(total, sum(held.values()))
-    shares = {segment: min(total * count // length, held[segment]) for segment, count in seen.items()}
-    by_remainder = sorted(seen, key=lambda segment: (-(total * seen[segment] % length), segment))
-    while (missing := total - sum(shares.values())) > 0:
-        for segment in [s for s in by_remainder if shares[s] < held[s]][:missing]:
-            shares[segment] += 1
-    return shares

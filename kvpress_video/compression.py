@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -13,15 +13,11 @@ from .budget import Budget, BudgetLike
 from .cache.layer import CompressedLayer
 from .compressor.base import Compressor
 from .compressor.registry import make_method
-from .errors import BudgetError, CacheError, unknown_name
+from .errors import CacheError, unknown_name
 from .models import adapter_for
-from .models.base import Adapter
-from .prefill.hooks import Attachment
+from .prefill.hooks import ModelHooks
+from .prefill.options import Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
-
-Stage = Literal["cache", "input"]
-Prefill = Literal["auto", "chunked", "split", "whole"]
-Positions = Literal["keep", "compact"]
 
 _NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
 
@@ -94,39 +90,33 @@ class Compression:
         name: str,
         method: Compressor,
         budget: Budget,
-        stage: Stage,
-        prefill: Prefill,
-        chunk: int | None,
-        positions: Positions,
+        options: PrefillOptions,
         shared: SharedPrefill | None = None,
     ) -> None:
         self.reports: list[Report] = []
         self._asked: dict[str, Any] = {
             "method": name,
             "settings": method.describe(),
-            "stage": stage,
-            "prefill": prefill,
-            "positions": positions,
+            "stage": options.stage,
+            "prefill": options.prefill,
+            "positions": options.positions,
             "asked": str(budget),
         }
         self._kept: list[Tensor] = []
         self._adapter = adapter = adapter_for(model)
-        compact = positions == "compact"
-        check_sliding(adapter, stage)
-        if prefill == "chunked" and chunk is None:
-            chunk = usual_chunk(budget, adapter, compact)
-        self._attachment = Attachment(
-            adapter, method, budget, stage, prefill, chunk, compact, self._measure, shared=shared
-        )
+        check_sliding(adapter, options.stage)
+        if options.prefill == "chunked" and options.chunk is None:
+            options = replace(options, chunk=usual_chunk(budget, adapter, options.compact))
+        self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
 
     def __enter__(self) -> Compression:
-        self._attachment.attach()
+        self._hooks.attach()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._attachment.remove()
+        self._hooks.remove()
 
     @property
     def report(self) -> Report:
@@ -158,7 +148,7 @@ class Compression:
         beside = len(seen) * self._adapter.beside_bytes(layers[0].logical)
         held_bytes = beside + sum(layer.bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
-        compressing = self._attachment.stopwatch.take("compress")
+        compressing = self._hooks.timer.take("compress")
         self.reports.append(
             Report(
                 **self._asked,
@@ -170,9 +160,9 @@ class Compression:
                 peak_bytes=max(beside + peak, held_bytes),
                 full_bytes=beside + sum(layer.stock_bytes for layer in layers),
                 logical_length=layers[0].logical,
-                prefill_seconds=self._attachment.stopwatch.take("prefill") - compressing,
+                prefill_seconds=self._hooks.timer.take("prefill") - compressing,
                 compress_seconds=compressing,
-                shared=self._attachment.reused,
+                shared=self._hooks.runner.reused,
             )
         )
 
@@ -233,32 +223,7 @@ def compress(
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)
     mode = resolved_prefill(prefill, stage, parsed, chunk)
-    return Compression(model, name, made, parsed, stage, mode, chunk, positions, shared)
-
-
-def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
-    """What `"auto"` stands for; the others as they are."""
-    if chunk is not None and chunk < 1:
-        raise BudgetError(f"A chunk must hold at least one visual token, got {chunk}.")
-    if prefill == "auto":
-        capped = chunk is not None or budget.unit != "ratio"
-        prefill = "chunked" if capped and stage == "cache" else "split"
-    if prefill == "chunked" and stage == "input":
-        raise BudgetError("stage='input' drops visual tokens before the cache sees them: it has no chunked prefill.")
-    if prefill == "chunked" and chunk is None and budget.unit == "ratio":
-        raise BudgetError(f"A chunked prefill at {budget} needs chunk=…: how many visual tokens at a time.")
-    if prefill != "chunked" and chunk is not None:
-        raise BudgetError(f"chunk={chunk} has no meaning with prefill={prefill!r}: leave it out, or use 'chunked'.")
-    return prefill
-
-
-def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
-    """A third of the budget that sliding layers leave, as InfiniPot-V takes it (C/M = .75)."""
-    entries = budget.amount
-    if budget.unit == "bytes":
-        windows = adapter.beside_bytes(adapter.text_model.config.max_position_embeddings)
-        entries = (entries - windows) / (len(adapter.attentions) * adapter.entry_bytes(compact))
-    return max(1, int(entries / 3))
+    return Compression(model, name, made, parsed, PrefillOptions(stage, mode, chunk, positions), shared)
 
 
 def _mib(size: int) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .budget import BudgetLike
-from .compression import Positions, Report, Stage, compress
+from .compression import Report, compress
 from .compressor.base import Compressor
 from .errors import BudgetError
 from .models.devices import device_of
+from .prefill.options import Positions, Stage
 from .video.prompt import prepare
 from .video.reader import Video
 

@@ -10,7 +10,8 @@ import zoo
 from generation import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
 
 import kvpress_video as kv
-from kvpress_video.budget import Budget, allocate
+from kvpress_video.budget import Budget
+from kvpress_video.cache.allocation import allocate
 
 RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12

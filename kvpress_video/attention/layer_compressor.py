@@ -1,4 +1,4 @@
-"""Bring one layer down to what it may hold, right after its attention."""
+"""Compress one cache layer right after its attention."""
 
 from __future__ import annotations
 
@@ -19,76 +19,14 @@ from ..utils.timing import DeviceTimer
 from .queries import last_queries
 
 Shares = Sequence[Mapping[int, int]]
+"""Entries to keep of each segment, by row."""
 
 
-@dataclass(frozen=True)
-class LayerCompressor:
-    """How layers are compressed.
-
-    Attributes:
-        method: does the choosing.
-        rope: the rotation of the keys, where something needs it.
-        stopwatch: counts `"compress"`.
-        spread: how the KV heads are spread over processes.
-        image_blocks: whether the tokens of an image see each other both ways.
-    """
-
-    method: Compressor
-    rope: Rope | None
-    stopwatch: DeviceTimer
-    spread: HeadSharding = UNSHARDED
-    image_blocks: bool = False
-
-    def window(self, chunk: ForwardPass) -> int:
-        """How many of the last queries of a pass the method looks at."""
-        if not self.method.needs & {"queries", "probe"}:
-            return 0
-        observer: Any = self.method.observer
-        window: int = chunk.probes or (observer.probe if "probe" in self.method.needs else observer.window)
-        return window
-
-    def apply(
-        self,
-        layers: Sequence[CompressedLayer],
-        number: int,
-        attention: nn.Module,
-        states: Tensor,
-        chunk: ForwardPass,
-        shares: Callable[[Sequence[RowState], int, int], Shares],
-    ) -> None:
-        """Compress a layer, and let go of the probes.
-
-        Args:
-            layers: all of them.
-            number: which one.
-            attention: its attention module.
-            states: what that was given, the newest of it, (batch, n, hidden).
-            chunk: the pass in flight.
-            shares: from rows, entries held and the layer's number to the entries to keep, per row and segment.
-        """
-        layer = layers[number]
-        with self.stopwatch.timing("compress"):
-            context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.spread)
-            entries = layer.entries(context)
-            window = self.window(chunk)
-            if window and self.rope is not None:
-                queries = last_queries(attention, states, entries, self.rope, window, self.image_blocks)
-                entries = replace(entries, context=replace(context, queries=queries))
-            if chunk.probes:
-                entries = entries.slice(0, len(entries) - chunk.probes)
-                layer.drop_last(chunk.probes)
-            if not chunk.compress:
-                return
-            layer.keep(plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
-            if chunk.moves and self.rope is not None:
-                layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
-
-
-class Peak:
-    """The most bytes that the layers held at one moment, as they are filled and compressed one after another.
+class PeakBytes:
+    """The most bytes that the layers of a cache held at one moment, as they are filled and compressed in turn.
 
     Attributes:
-        bytes: of keys, values and metadata, all layers together.
+        bytes: keys, values and metadata of all layers.
     """
 
     def __init__(self, layers: Sequence[CompressedLayer] = ()) -> None:
@@ -96,6 +34,84 @@ class Peak:
         self.bytes = sum(self._held.values())
 
     def note(self, layer: CompressedLayer) -> None:
-        """Count a layer that changed."""
+        """Record the size of a layer that changed."""
         self._held[layer] = layer.bytes
         self.bytes = max(self.bytes, sum(self._held.values()))
+
+
+@dataclass(frozen=True)
+class LayerCompressor:
+    """A method with all that it takes to apply it to a layer.
+
+    Attributes:
+        method: chooses the entries.
+        rope: rotation of the keys, where the method or compact positions need it.
+        timer: counts `"compress"`.
+        sharding: how the KV heads are shared out over processes.
+        image_blocks: whether the tokens of an image attend to each other in both directions.
+    """
+
+    method: Compressor
+    rope: Rope | None
+    timer: DeviceTimer
+    sharding: HeadSharding = UNSHARDED
+    image_blocks: bool = False
+
+    def window(self, forward_pass: ForwardPass) -> int:
+        """Return how many of the last queries of a pass the method looks at."""
+        if not self.method.needs & {"queries", "probe"}:
+            return 0
+        observer: Any = self.method.observer
+        window: int = forward_pass.probes or (observer.probe if "probe" in self.method.needs else observer.window)
+        return window
+
+    def apply(
+        self,
+        layers: Sequence[CompressedLayer],
+        layer: CompressedLayer,
+        attention: nn.Module,
+        states: Tensor,
+        forward_pass: ForwardPass,
+        shares: Callable[[Sequence[RowState], int, int], Shares],
+        peak: PeakBytes,
+    ) -> None:
+        """Drop the probes of a pass from a layer and evict entries down to the layer's budget.
+
+        Args:
+            layers: all compressed layers of the cache.
+            layer: the one to compress.
+            attention: its attention module.
+            states: the newest hidden states that the attention was given, (batch, n, hidden).
+            forward_pass: the pass in flight, which the layer holds already.
+            shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
+            peak: is shown the layer before and after.
+        """
+        peak.note(layer)
+        with self.timer.timing("compress"):
+            self._apply(layers, layers.index(layer), attention, states, forward_pass, shares)
+        peak.note(layer)
+
+    def _apply(
+        self,
+        layers: Sequence[CompressedLayer],
+        number: int,
+        attention: nn.Module,
+        states: Tensor,
+        forward_pass: ForwardPass,
+        shares: Callable[[Sequence[RowState], int, int], Shares],
+    ) -> None:
+        layer = layers[number]
+        context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.sharding)
+        entries = layer.entries(context)
+        window = self.window(forward_pass)
+        if window and self.rope is not None:
+            queries = last_queries(attention, states, entries, self.rope, window, self.image_blocks)
+            entries = replace(entries, context=replace(context, queries=queries))
+        if forward_pass.probes:
+            entries = entries.slice(0, len(entries) - forward_pass.probes)
+            layer.drop_last(forward_pass.probes)
+        if not forward_pass.compress:
+            return
+        layer.keep(plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
+        if forward_pass.moves and self.rope is not None:
+            layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)

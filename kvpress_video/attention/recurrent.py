@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..cache.forward_pass import ForwardPass
+from ..utils.method_patch import replaced
 
 
 def rows_of(layer: Any, rows: Tensor) -> Any:
@@ -23,39 +24,34 @@ def rows_of(layer: Any, rows: Tensor) -> Any:
     return part
 
 
-def follow_rows(recurrence: nn.Module, number: int, in_flight: Callable[[], ForwardPass | None]) -> Callable[[], None]:
-    """Let a recurrent module take in each row as if it were alone.
+@contextmanager
+def follow_rows(recurrence: nn.Module, number: int, forward_pass: ForwardPass) -> Iterator[None]:
+    """Let a recurrent module take in each row of a pass as if it were alone.
 
-    The stock module sees a row's padding only in front of its sequence. In the parts that a prompt is cut into, padding
-    comes at any time, and at their end there may be probes, which no state may take in.
+    The stock module expects a row's padding in front of its sequence only. In the chunks that a prompt is cut into,
+    padding comes at any time, and at their end there may be probes, which no state may take in.
 
     Args:
-        recurrence: takes `hidden_states`, `cache_params` and a 2-D `attention_mask`.
-        number: its layer.
-        in_flight: the pass that is being made. Where the model was given a mask for it, the stock module uses that.
-
-    Returns:
-        What undoes it.
+        recurrence: takes `hidden_states`, `cache_params` and a 2-D `attention_mask`. Where the model was given a mask,
+            the stock module uses that.
+        number: ordinal of its layer.
+        forward_pass: the pass in flight.
     """
-    own, forward = recurrence.__dict__.get("forward"), recurrence.forward
+    padding, probes = [row.padding for row in forward_pass.rows], forward_pass.probes
+    if not any(padding) and not probes:
+        yield
+        return
 
-    @functools.wraps(forward)
-    def run(**arguments: Any) -> Any:
-        chunk = in_flight()
-        if chunk is None or arguments.get("attention_mask") is not None:
-            return forward(**arguments)
-        padding = [row.padding for row in chunk.rows]
-        if not any(padding) and not chunk.probes:
-            return forward(**arguments)
-        return _row_by_row(forward, number, arguments, padding, chunk.probes)
+    def wrap(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(**arguments: Any) -> Tensor:
+            if arguments.get("attention_mask") is not None:
+                return forward(**arguments)
+            return _row_by_row(forward, number, arguments, padding, probes)
 
-    def undo() -> None:
-        recurrence.__dict__.pop("forward", None)
-        if own is not None:
-            recurrence.forward = own
+        return run
 
-    recurrence.forward = run
-    return undo
+    with replaced(recurrence, "forward", wrap):
+        yield
 
 
 def _row_by_row(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ..budget import Budget, allocate
+from ..budget import Budget
 from ..compressor.base import Compressor
 from ..errors import BudgetError
 from .forward_pass import RowState
@@ -103,7 +103,7 @@ class BudgetAllocator:
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
             return self.budget.entries(sum(row.seen.values()))
-        length = (int(self.budget.amount) // self.batch - self.beside) // (self.layers * self.entry_bytes)
+        length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, self.beside)
         if length <= text:
             least = self.batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
@@ -111,3 +111,37 @@ class BudgetAllocator:
                 f"one visual entry: ask for at least {least / 2**20:.2f}MiB."
             )
         return length - text
+
+
+def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1, uncompressed: int = 0) -> int:
+    """Return how many entries a budget of bytes allows each layer and row; a budget of tokens is that number already.
+
+    Args:
+        budget: of tokens or bytes.
+        layers: compressed layers.
+        entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
+        batch: rows that share the bytes.
+        uncompressed: bytes of a row that the other layers hold.
+    """
+    if budget.unit != "bytes":
+        return int(budget.amount)
+    return (int(budget.amount) // batch - uncompressed) // (layers * entry_bytes)
+
+
+def allocate(total: int, seen: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:
+    """Split `total` entries over segments in proportion to the tokens seen of each, exactly and deterministically.
+
+    The remainder goes to the largest fractions, earlier segments first.
+
+    Args:
+        total: entries to give out; more than are held means all that are held.
+        seen: tokens seen per segment ordinal.
+        held: entries there are of each segment, which its share cannot exceed.
+    """
+    length, total = sum(seen.values()), min(total, sum(held.values()))
+    shares = {segment: min(total * count // length, held[segment]) for segment, count in seen.items()}
+    by_remainder = sorted(seen, key=lambda segment: (-(total * seen[segment] % length), segment))
+    while (missing := total - sum(shares.values())) > 0:
+        for segment in [s for s in by_remainder if shares[s] < held[s]][:missing]:
+            shares[segment] += 1
+    return shares

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,17 @@ from .eviction import EvictionPlan
 from .forward_pass import ForwardPass, RowState, text_tags
 
 
+class LayerMark(NamedTuple):
+    """The state of a layer to which it can be rewound: tokens seen, entries held, rows, and whether it was broken."""
+
+    logical: int
+    physical: int
+    rows: tuple[RowState, ...]
+    broken: bool
+
+
 class CompressedLayer(DynamicLayer):
-    """One layer's entries with their metadata beside them.
+    """One layer's entries with their metadata alongside.
 
     `get_seq_length()` is logical, so that stock `generate()` derives right positions; `get_mask_sizes()` is physical
     with an offset, so that stock masks cover what is held.
@@ -29,32 +39,31 @@ class CompressedLayer(DynamicLayer):
         keys, values: (batch, kv_heads, entries, head_dim), views of preallocated buffers.
         tags, places: metadata of each entry, see `Entries`.
         logical: tokens seen.
-        untold: how many of them, the first ones, `get_seq_length()` leaves out: what a stream saw before `generate()`.
         rows: one `RowState` per batch row.
-        incoming: the pass in flight; set and cleared by the hooks.
-        guarded: whether only the hooks can continue this cache rightly (padding, unequal layers, moved positions).
+        guarded: whether only the hooks can continue this cache correctly (padding, unequal layers, moved positions).
         broken: whether a pass failed halfway, so that layers hold different tokens.
     """
 
     keys: Any  # None until the first update, as in the stock layer
     values: Any
 
-    def __init__(self, reserve: int = 0, rows: Sequence[RowState] = ()) -> None:
+    def __init__(self, reserve: int = 0, rows: Sequence[RowState] = (), logical: int = 0) -> None:
         """Args:
         reserve: entries to make room for with the first one.
         rows: what is known of each row before the first pass.
+        logical: tokens seen before the first pass.
         """
         super().__init__()
         self._buffers = Buffers(reserve)
-        self._forget(rows)
+        self._forget(rows, logical)
 
-    def _forget(self, rows: Sequence[RowState]) -> None:
+    def _forget(self, rows: Sequence[RowState], logical: int = 0) -> None:
         self.tags: Tensor | None = None
         self.places: Tensor | None = None
-        self.logical = 0
-        self.untold = 0
+        self.logical = logical
+        self._hidden = 0
         self.rows = list(rows)
-        self.incoming: ForwardPass | None = None
+        self._incoming: ForwardPass | None = None
         self.guarded = False
         self.broken = False
 
@@ -62,6 +71,11 @@ class CompressedLayer(DynamicLayer):
     def physical(self) -> int:
         """Entries held per row and head, padding included."""
         return self._buffers.length
+
+    @property
+    def incoming(self) -> ForwardPass | None:
+        """The pass that was announced and has not ended."""
+        return self._incoming
 
     @property
     def kept(self) -> Tensor:
@@ -109,7 +123,7 @@ class CompressedLayer(DynamicLayer):
             CacheError: the hooks are gone and continuing without them would give wrong answers.
         """
         self.check_whole()
-        chunk = self.incoming or self._plain_text(key_states)
+        chunk = self._incoming or self._plain_text(key_states)
         device = key_states.device
         self._buffers.append(
             [key_states, value_states, chunk.tags.to(device)[:, None], chunk.places.to(device)[:, None]]
@@ -121,6 +135,42 @@ class CompressedLayer(DynamicLayer):
         self.logical += chunk.logical
         keys, values, *_ = self._buffers.held
         return keys, values
+
+    def begin_pass(self, forward_pass: ForwardPass) -> None:
+        """Announce the metadata of the tokens that the next `update` appends."""
+        self._incoming = forward_pass
+
+    def end_pass(self, failed: bool = False) -> None:
+        """Forget the announced pass.
+
+        Args:
+            failed: whether it was abandoned, so that layers may hold different tokens; nothing can continue this cache.
+        """
+        self._incoming = None
+        self.broken = self.broken or failed
+
+    def guard(self, needed: bool) -> None:
+        """Say whether only the hooks can continue this cache correctly."""
+        self.guarded = needed
+
+    def mark(self) -> LayerMark:
+        """Return the present state, for `rewind`."""
+        return LayerMark(self.logical, self.physical, tuple(self.rows), self.broken)
+
+    def rewind(self, mark: LayerMark) -> None:
+        """Drop the text that was appended since a mark."""
+        if self.physical > mark.physical:
+            self.drop_last(self.physical - mark.physical)
+        self.logical, self.rows, self.broken = mark.logical, list(mark.rows), mark.broken
+
+    @contextmanager
+    def hidden_prefix(self) -> Iterator[None]:
+        """Let `get_seq_length()` start at zero here: `generate()` takes what it is given for the whole prompt."""
+        self._hidden = self.logical
+        try:
+            yield
+        finally:
+            self._hidden = 0
 
     def _show(self) -> None:
         self.keys, self.values, self.tags, self.places = self._buffers.held
@@ -173,13 +223,33 @@ class CompressedLayer(DynamicLayer):
         self._show()
         self.rows = list(plan.rows)
 
-    def move(self, target: Tensor, rope: Rope) -> None:
-        """Re-rotate every key to (t, h, w) `target`, (batch, kv_heads, entries, 3)."""
+    def move(self, target: Tensor, rope: Rope, rows: Sequence[RowState] | None = None) -> None:
+        """Re-rotate every key.
+
+        Args:
+            target: (t, h, w) of every entry from now on, (batch, kv_heads, entries, 3).
+            rope: rotation of the text model.
+            rows: row states afterwards; the present ones by default.
+        """
         entries = moved(self.entries(Context()), target, rope)
-        self.replace(replace(entries, values=entries.values.clone(), tags=entries.tags.clone()), self.rows)
+        entries = replace(entries, values=entries.values.clone(), tags=entries.tags.clone())
+        self.replace(entries, self.rows if rows is None else rows)
+
+    def repeat_first_row(self, shift: Tensor) -> None:
+        """Give every row a copy of the first one's entries, their token indices moved by `shift`, (batch,) int64."""
+        self.batch_select_indices(torch.zeros_like(shift, dtype=torch.long))
+        if self.tags is not None:
+            index = self.tags[..., Tags.INDEX]
+            self.tags[..., Tags.INDEX] = torch.where(index < 0, index, index + shift.to(index)[:, None, None])
 
     def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[RowState]) -> None:
-        """Hold what another layer held: copies of its keys, values, tags and places, or nothing."""
+        """Hold what another layer held.
+
+        Args:
+            parts: its keys, values, tags and places, which are copied; empty where it held nothing.
+            logical: tokens it had seen.
+            rows: its row states.
+        """
         if parts:
             keys, values, tags, places = (part.clone() for part in parts)
             self.replace(Entries(keys, values, tags, places), rows)
@@ -205,7 +275,7 @@ class CompressedLayer(DynamicLayer):
 
     def get_seq_length(self, *args: Any) -> int:
         """Tokens seen, evicted ones included."""
-        return self.logical - self.untold
+        return self.logical - self._hidden
 
     def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
         """(keys that the mask covers, offset of the first); `query` is a length, or positions before transformers 5."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..budget import Budget, BudgetLike
-from ..compression import Positions, Prefill, Stage
 from ..compressor.registry import make_method, method_class, parse
 from ..errors import BudgetError, UnknownNameError, unknown_name
+from ..prefill.options import Positions, Prefill, Stage
 from ..sweep.cells import BUNDLED, UNCOMPRESSED
 
 logger = logging.getLogger(__name__)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from ..cache.forward_pass import ForwardPass, RowState
-from ..cache.layer import CompressedLayer
 from ..compressor.entries import Kind, Places, Tags
 from ..errors import MissingInputError
 
@@ -183,13 +181,3 @@ def same_in_all_rows(parts: Sequence[Chunk], whole: ForwardPass, embeddings: Ten
         if not all(bool((states == states[:1]).all()) for states in (content, places, part.take(embeddings))):
             return False
     return True
-
-
-def repeat_rows(cache: Cache, shift: Tensor) -> None:
-    """Give every row the cache of the first, its token indices moved by `shift`, (batch,)."""
-    first: Any = torch.zeros_like(shift, dtype=torch.long)
-    cache.reorder_cache(first)
-    for layer in cache.layers:
-        if isinstance(layer, CompressedLayer) and layer.tags is not None:
-            index = layer.tags[..., Tags.INDEX]
-            layer.tags[..., Tags.INDEX] = torch.where(index < 0, index, index + shift.to(index)[:, None, None])

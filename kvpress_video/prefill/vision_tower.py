@@ -1,22 +1,22 @@
-"""Watches a model encode videos and images, and remembers their grids and, if asked, the importance of each token.
-Where they are many, the vision tower works through them a group of frames at a time, and once for what is repeated."""
+"""Record what a model's vision tower encodes, and encode long inputs in groups of frames, repeated inputs once."""
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter, FramePixels, StandbySettings
 from ..models.devices import device_of
+from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
 from .token_layout import MediaItem
@@ -25,14 +25,18 @@ _CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 _UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
 
 
-class VisionRecorder:
-    """Between `attach` and `remove`, `items` holds what was encoded since they were last taken.
+Items = dict[Kind, list[MediaItem]]
+"""Videos and images in the order of their placeholders, per kind."""
 
-    The model is given what one call of the stock tower gives (in groups, without the tower's own hidden states and
+
+class VisionRecorder:
+    """Records what a model encodes while it is attached: grids and, if asked for, the importance of each visual token.
+
+    The model receives what one call of the stock tower returns (in groups, without the tower's own hidden states and
     attentions, and up to the rounding of kernels that depend on the number of frames).
 
     Attributes:
-        items: videos and images in the order of their placeholders, per kind.
+        items: what was encoded since it was last taken.
     """
 
     def __init__(
@@ -40,67 +44,74 @@ class VisionRecorder:
         adapter: Adapter,
         standby: StandbySettings | None,
         group: int | None = None,
-        stopwatch: DeviceTimer | None = None,
+        timer: DeviceTimer | None = None,
         shared: SharedPrefill | None = None,
     ) -> None:
         """Args:
+        adapter: of the model.
+        standby: how importance is measured; None for not at all.
         group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
             frame is never cut, nor are any-resolution images.
-        stopwatch: counts the vision tower's work under `"prefill"`.
+        timer: counts the vision tower's work under `"prefill"`.
         shared: what was encoded before, to start from and to add to.
         """
-        self.items: dict[Kind, list[MediaItem]] = {}
+        self.items: Items = {}
         self._adapter = adapter
         self._standby = standby
         self._group = group
-        self._stopwatch = stopwatch or DeviceTimer(device_of(adapter.text_model))
+        self._timer = timer or DeviceTimer(device_of(adapter.text_model))
         self._shared = shared
         self._importance: list[Tensor] = []
         self._depth = 0
-        self._handles: list[RemovableHandle] = []
-        self._own: dict[str, Any] = {}
 
     @property
     def attentive(self) -> bool:
         """Whether importance is asked for."""
         return self._standby is not None
 
-    def take_items(self) -> dict[Kind, list[MediaItem]]:
-        """What was encoded for the prompt in flight; it is forgotten here, so that the next prompt cannot use it."""
+    def take(self) -> Items:
+        """Return what was encoded for the prompt in flight and start anew, so that the next prompt cannot use it."""
         taken, self.items = self.items, {}
         return taken
 
-    def attach(self) -> None:
-        """Start watching."""
-        if self._standby is not None:
-            self._handles = self._adapter.watch_vision(self._standby, self._importance.append)
-        inner = self._adapter.inner
-        for kind, name in _CALLS.items():
-            if hasattr(inner, name):
-                self._own[name] = inner.__dict__.get(name)
-                setattr(inner, name, self._watched(kind, getattr(inner, name)))
+    def encode(self, inputs: Any) -> tuple[Tensor, MediaItem]:
+        """Encode the frames of one piece of video.
 
-    def remove(self) -> None:
-        """Leave the model as it was."""
-        for handle in self._handles:
-            handle.remove()
-        for name, own in self._own.items():
-            delattr(self._adapter.inner, name)
-            if own is not None:
-                setattr(self._adapter.inner, name, own)
-        self._own.clear()
-        self.items.clear()
+        Args:
+            inputs: what the model's processor makes of them, on the model's device.
 
-    def _watched(self, kind: Kind, encode: Callable[..., Any]) -> Callable[..., Any]:
+        Returns:
+            The visual embeddings (tokens, d), and what is known of them.
+        """
+        features, _ = self._adapter.encode(inputs)
+        return features, self.take()[Kind.VIDEO][0]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Record inside the context."""
+        with ExitStack() as undo:
+            if self._standby is not None:
+                for handle in self._adapter.watch_vision(self._standby, self._note_importance):
+                    undo.callback(handle.remove)
+            for kind, name in _CALLS.items():
+                if hasattr(self._adapter.inner, name):
+                    undo.enter_context(replaced(self._adapter.inner, name, partial(self._recorded, kind)))
+            undo.callback(self.take)
+            yield
+
+    def _note_importance(self, importance: Tensor) -> None:
+        if self._depth:  # a deep copy of the model carries the same hooks and runs outside of any record
+            self._importance.append(importance)
+
+    def _recorded(self, kind: Kind, encode: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(encode)
 
-        @functools.wraps(encode)
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._depth:
                 return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             arguments |= arguments.pop("kwargs", {})
-            with self._stopwatch.timing("prefill"):
+            with self._timer.timing("prefill"):
                 encoded, self.items[kind] = self._known(kind, encode, arguments)
             return encoded
 

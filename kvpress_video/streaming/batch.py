@@ -92,15 +92,14 @@ def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
     cache.layers = []
     logical = max(stream.layers[0].logical for stream in streams)
     for layers in zip(*(stream.layers for stream in streams), strict=True):
-        joined = CompressedLayer(reserve)
         length = max(layer.physical for layer in layers)
         rows = [replace(layer.rows[0], padding=length - layer.physical) for layer in layers]
+        joined = CompressedLayer(reserve, rows, logical)
         if length:
             like = next(layer for layer in layers if layer.physical).entries(Context()).slice(0, 0)
             own = [layer.entries(Context()) if layer.physical else like for layer in layers]
             entries = Entries.join([part.padded_to(length) for part in own], dim=0)
             joined.replace(entries, rows)
-        joined.logical, joined.rows = logical, rows
         cache.layers.append(joined)
     return cache
 

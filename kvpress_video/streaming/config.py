@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from ..budget import Budget, BudgetLike
-from ..compression import Positions, usual_chunk
 from ..compressor.base import Compressor
 from ..compressor.registry import make_method
 from ..errors import BudgetError, unknown_name
 from ..models.base import Adapter
+from ..prefill.options import Positions, usual_chunk
 
 UNCAPPED = "full"
 _UNCAPPED_CHUNK = 2048  # visual tokens

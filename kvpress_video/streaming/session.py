@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..budget import BudgetLike
-from ..compression import Positions
 from ..compressor.base import Compressor
 from ..errors import BudgetError, CacheError
 from ..models import adapter_for
+from ..prefill.options import Positions
 from ..utils.concurrency import defer_sigint, model_lock
 from ..video.reader import read_in_groups
 from .answer_stream import stream_answer
@@ -186,10 +186,10 @@ class VideoSession:
                         ids, max_new_tokens=max_new_tokens, streamer=streamer, **{"do_sample": False} | generation
                     )
             except BaseException:
-                self.stream.back_to(before)
+                self.stream.rewind(before)
                 raise
             if not keep:
-                self.stream.back_to(before)
+                self.stream.rewind(before)
             return self.finish(question, reply, keep, before)
 
     def prepare(self, question: str, max_new_tokens: int) -> list[int]:
@@ -232,7 +232,7 @@ class VideoSession:
             if self._last_turn is None:
                 raise CacheError("There is no question to take back, or frames were seen since it was asked.")
             before, talk = self._last_turn
-            self.stream.back_to(before)
+            self.stream.rewind(before)
             self._talk.restore(talk)
             self._last_turn = None
 

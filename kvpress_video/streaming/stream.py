@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakMethod
@@ -14,16 +14,18 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ..budget import Budget
+from ..cache.allocation import layer_entries
 from ..cache.forward_pass import RowState, text_tags
-from ..cache.layer import CompressedLayer, layers_of
+from ..cache.layer import CompressedLayer, LayerMark, layers_of
 from ..cache.offloaded_layer import make_layers
 from ..compressor.base import Compressor
 from ..compressor.entries import Context, Grid, Kind, Tags
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
-from ..prefill.hooks import Attachment
-from ..prefill.pass_reader import Expected
+from ..prefill.hooks import ModelHooks
+from ..prefill.options import PrefillOptions
+from ..prefill.pass_reader import Arrival
 from ..prefill.token_layout import TokenLayout
 from .position_rescaling import rescale_to
 from .timeline import Timeline
@@ -33,14 +35,10 @@ _VIDEO = 0  # the segment of a stream's frames
 
 
 class Mark(NamedTuple):
-    """Where a stream is: tokens seen, entries held in each layer, the next position, the frames so
-    far, and whether a pass had failed."""
+    """Where a stream is: the state of every layer, and the frames so far."""
 
-    logical: int
-    held: tuple[int, ...]
-    following: int
+    layers: tuple[LayerMark, ...]
     timeline: Timeline
-    broken: bool
 
 
 class Stream:
@@ -86,9 +84,8 @@ class Stream:
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self._compact = compact
-        self._attachment = Attachment(
-            adapter, method, budget, "cache", "whole", chunk, compact, _weakly(self.note_peak), text_room
-        )
+        options = PrefillOptions(chunk=chunk, positions="compact" if compact else "keep", text_room=text_room)
+        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         observer: Any = method.observer
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
         self._rope = adapter.rope()
@@ -96,7 +93,7 @@ class Stream:
         self.timeline = Timeline(self._spatial)
         self.peak_bytes = 0
         layers = len(adapter.attentions)
-        self._cap = int(budget.amount / (layers * adapter.entry_bytes(compact) if budget.unit == "bytes" else 1))
+        self._cap = layer_entries(budget, layers, adapter.entry_bytes(compact))
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
@@ -115,11 +112,11 @@ class Stream:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """The hooks are on, for as long as something is fed or generated."""
-        self._attachment.attach()
+        self._hooks.attach()
         try:
             yield
         finally:
-            self._attachment.remove()
+            self._hooks.remove()
 
     @torch.no_grad()
     def feed_frames(self, inputs: Any, seconds: Sequence[float], before: Sequence[int] = ()) -> None:
@@ -130,8 +127,7 @@ class Stream:
             seconds: when each temporal step is shown.
             before: token ids of the text that opens a run.
         """
-        features, _ = self.adapter.encode(inputs.to(device_of(self.adapter.inner)))
-        item = self._attachment.vision.take_items()[Kind.VIDEO][0]
+        features, item = self._hooks.vision.encode(inputs.to(device_of(self.adapter.inner)))
         grid, seen = item.grid, self.timeline.grid
         if seen is not None and seen[1:] != grid[1:]:
             raise VideoError(
@@ -169,7 +165,7 @@ class Stream:
     @torch.no_grad()
     def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
         """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
-        with _afresh(self.adapter, layers_of(cache)):
+        with _as_new_prompt(self.adapter, layers_of(cache)):
             output = self.adapter.model.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, past_key_values=cache, **options
             )
@@ -177,17 +173,13 @@ class Stream:
         return new
 
     def mark(self) -> Mark:
-        """Where the stream is, for `back_to`."""
-        held = tuple(layer.physical for layer in self.layers)
-        return Mark(self.layers[0].logical, held, self.following, self.timeline, self.layers[0].broken)
+        """Return where the stream is, for `rewind`."""
+        return Mark(tuple(layer.mark() for layer in self.layers), self.timeline)
 
-    def back_to(self, mark: Mark) -> None:
+    def rewind(self, mark: Mark) -> None:
         """Forget the text that came after a mark."""
-        for layer, held in zip(self.layers, mark.held, strict=True):
-            if layer.physical > held:
-                layer.drop_last(layer.physical - held)
-            layer.logical, layer.broken = mark.logical, mark.broken
-            layer.rows = [replace(row, following=mark.following) for row in layer.rows]
+        for layer, where in zip(self.layers, mark.layers, strict=True):
+            layer.rewind(where)
         self.timeline = mark.timeline
 
     def text_left(self) -> int:
@@ -216,8 +208,8 @@ class Stream:
     def _squeeze(self, wanted: int, most: int) -> None:
         change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most)
         for layer in self.layers:
-            layer.move(change(layer.entries(Context()).present), self._rope)
-            layer.rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
+            rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
+            layer.move(change(layer.entries(Context()).present), self._rope, rows)
         self.timeline = self.timeline.squeezed(change)
 
     def _text_tags(self, length: int) -> Tensor:
@@ -257,13 +249,13 @@ class Stream:
     def _feed(self, embeddings: Tensor, layout: TokenLayout, positions: Tensor, probes: int = 0) -> None:
         whole = bool((positions == positions.round()).all())
         axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
-        with self._attachment.reader.expecting(Expected(layout, probes)):
-            self.adapter.text_model(
-                inputs_embeds=embeddings[None],
-                position_ids=axes if self._spatial else axes[0],
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+        self.adapter.text_model(
+            inputs_embeds=embeddings[None],
+            position_ids=axes if self._spatial else axes[0],
+            past_key_values=self.cache,
+            use_cache=True,
+            arrival=Arrival(layout, probes),
+        )
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
@@ -286,15 +278,14 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _afresh(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
-    """`generate()` takes what it is given for the beginning, and leaves nothing on the model."""
+def _as_new_prompt(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
+    """Let `generate()` take its input for a whole prompt, and leave no rope deltas on the model."""
     deltas = getattr(adapter.inner, "rope_deltas", None)
-    for layer in layers:
-        layer.untold = layer.logical
-    try:
-        yield
-    finally:
+    with ExitStack() as undo:
         for layer in layers:
-            layer.untold = 0
-        if hasattr(adapter.inner, "rope_deltas"):
-            adapter.inner.rope_deltas = deltas
+            undo.enter_context(layer.hidden_prefix())
+        try:
+            yield
+        finally:
+            if hasattr(adapter.inner, "rope_deltas"):
+                adapter.inner.rope_deltas = deltas

@@ -8,9 +8,9 @@ from functools import cache
 from typing import Any
 
 from ..budget import Budget
-from ..compression import Positions, Prefill, Stage, resolved_prefill
 from ..compressor.registry import make_method
 from ..models.loading import BUNDLED
+from ..prefill.options import Positions, Prefill, Stage, resolved_prefill
 from .benchmark import Clip
 
 UNCOMPRESSED = "full"

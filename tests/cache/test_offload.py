@@ -39,7 +39,7 @@ BUDGET, PATCHES = 40, 4
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-class LateLane(CopyStream):
+class LateCopyStream(CopyStream):
     """Copies are made in order, and as late as a device may make them: when somebody waits for one."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Copied(NamedTuple):
     bytes: int
 
 
-class CountingLane(CopyStream):
+class CountingCopyStream(CopyStream):
     """Notes every copy."""
 
     def __init__(self) -> None:
@@ -97,11 +97,11 @@ class CountingLane(CopyStream):
         return sum(copy.bytes for copy in self.copies if copy.read is None)
 
 
-@pytest.fixture(params=[CopyStream, LateLane], ids=["at once", "late"])
+@pytest.fixture(params=[CopyStream, LateCopyStream], ids=["at once", "late"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CopyStream:
     """Copies at the first and at the last moment that is allowed."""
     made: CopyStream = request.param()
-    monkeypatch.setattr(banks, "lane_of", lambda device: made)
+    monkeypatch.setattr(banks, "copy_stream", lambda device: made)
     return made
 
 
@@ -441,14 +441,14 @@ def test_an_unknown_bank() -> None:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> CountingLane:
-    made = CountingLane()
-    monkeypatch.setattr(banks, "lane_of", lambda device: made)
+def counted(monkeypatch: pytest.MonkeyPatch) -> CountingCopyStream:
+    made = CountingCopyStream()
+    monkeypatch.setattr(banks, "copy_stream", lambda device: made)
     return made
 
 
 @pytest.mark.parametrize("bank", AWAY)
-def test_a_decoded_token_reads_every_bank_once_and_writes_nothing(bank: str, counted: CountingLane) -> None:
+def test_a_decoded_token_reads_every_bank_once_and_writes_nothing(bank: str, counted: CountingCopyStream) -> None:
     session = started(bank)
     session.push(footage(40))
     session.ask("What?", max_new_tokens=1, keep=False)
@@ -462,7 +462,7 @@ def test_a_decoded_token_reads_every_bank_once_and_writes_nothing(bank: str, cou
 
 
 @pytest.mark.parametrize("bank", AWAY)
-def test_a_layers_bank_is_asked_for_while_the_layer_before_it_works(bank: str, counted: CountingLane) -> None:
+def test_a_layers_bank_is_asked_for_while_the_layer_before_it_works(bank: str, counted: CountingCopyStream) -> None:
     session = started(bank)
     session.push(footage(40))
     session.ask("What?", max_new_tokens=2)
@@ -481,7 +481,7 @@ def test_a_layers_bank_is_asked_for_while_the_layer_before_it_works(bank: str, c
 
 
 @pytest.mark.parametrize("bank", AWAY)
-def test_only_what_is_new_in_the_bank_is_written(bank: str, counted: CountingLane) -> None:
+def test_only_what_is_new_in_the_bank_is_written(bank: str, counted: CountingCopyStream) -> None:
     session = started(bank, "full", budget=None, positions="keep", position_limit=None, chunk=16)
     for number in range(4):
         session.push(footage(8, seed=number))
@@ -569,8 +569,8 @@ def test_layers_equal_concatenation_under_random_use(bank: str, reserve: int, se
 
 def test_what_is_still_on_its_way_is_not_taken_for_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The half holds what the layer once held, which comes back while something else is being copied over it."""
-    late = LateLane()
-    monkeypatch.setattr(banks, "lane_of", lambda device: late)
+    late = LateCopyStream()
+    monkeypatch.setattr(banks, "copy_stream", lambda device: late)
     one, other = make_layers("cpu", 2, 0, [RowState()], len)
     for layer in (one, other):
         layer.update(torch.zeros(1, 1, 5, 2), torch.zeros(1, 1, 5, 2))

@@ -207,7 +207,7 @@ def test_frames_are_cut_apart_where_images_are_seen_one_way() -> None:
         return seen[0]
 
     with pytest.MonkeyPatch.context() as patch, kv.compress(model, "van", "100%", prefill="chunked", chunk=1):
-        patch.setattr("kvpress_video.prefill.hooks.cut", note)
+        patch.setattr("kvpress_video.prefill.prompt_prefill.cut", note)
         answer(model, inputs, new=1)
     whole, apart = seen
     assert [len(parts.visual) for parts in (whole, apart)] == [1, 2]

@@ -167,10 +167,9 @@ def test_empty_images_that_fill_a_row_up_are_no_items() -> None:
     for arguments, images in ((given, 7), (empty, 1)):
         for group in (None, 18):
             watch = VisionRecorder(adapter, None, group)
-            watch.attach()
-            model.model.get_image_features(**arguments)
-            items = watch.take_items()[Kind.IMAGE]
-            watch.remove()
+            with watch.attached():
+                model.model.get_image_features(**arguments)
+                items = watch.items[Kind.IMAGE]
             assert [item.grid for item in items] == [Grid(1, 3, 3)] * images
 
 

@@ -234,6 +234,16 @@ def test_the_recurrent_modules_are_left_as_they_were(family: str) -> None:
     model = zoo.build(family)
     modules = adapter_for(model).recurrences
     assert list(modules) == [0, 2]
+    replaced: list[bool] = []
+
+    def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        replaced.append("forward" in vars(module))
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules.values()]
     with kv.compress(model, "van", "50%"):
-        assert all("forward" in vars(module) for module in modules.values())
-    assert not any("forward" in vars(module) for module in modules.values())
+        prefilled(model, questions(family))  # rows of different lengths: chunks are padded
+        assert any(replaced)
+        assert not any("forward" in vars(module) for module in modules.values())
+    for handle in handles:
+        handle.remove()
+    assert all(len(module._forward_pre_hooks) == 0 for module in modules.values())

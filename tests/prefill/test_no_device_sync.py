@@ -42,8 +42,8 @@ def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer
     places = torch.empty(1, 2 * TEXT + length, width, device=NOWHERE)
     counts = {0: length}
     layer = CompressedLayer()
-    layer.incoming = ForwardPass(
-        tags, places, tags.shape[1], [RowState(0, counts, counts, {0: GRID}, starts)], compress=True
+    layer.begin_pass(
+        ForwardPass(tags, places, tags.shape[1], [RowState(0, counts, counts, {0: GRID}, starts)], compress=True)
     )
     layer.update(states, states)
     return layer

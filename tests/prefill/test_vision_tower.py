@@ -28,11 +28,8 @@ ANY_SIZE = [family for family in zoo.FAMILIES if "qwen" in family or family == "
 @contextmanager
 def watching(model: Any, group: int | None, standby: Any = None) -> Iterator[VisionRecorder]:
     watch = VisionRecorder(adapter_for(model), standby, group)
-    watch.attach()
-    try:
+    with watch.attached():
         yield watch
-    finally:
-        watch.remove()
 
 
 @contextmanager
@@ -67,7 +64,7 @@ def videos_of(family: str) -> list[zoo.Video]:
 
 def taken(watch: VisionRecorder, family: str) -> list[MediaItem]:
     """The videos that were encoded; where frames are images, those."""
-    return watch.take_items()[Kind.IMAGE if zoo.TABLE[family].frames_are_images else Kind.VIDEO]
+    return watch.items[Kind.IMAGE if zoo.TABLE[family].frames_are_images else Kind.VIDEO]
 
 
 def encoded_grids(family: str, videos: Sequence[zoo.Video]) -> list[Grid]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kvpress_video.attention.layer_compressor import LayerCompressor
+from kvpress_video.attention.layer_compressor import LayerCompressor, PeakBytes
 from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.base import Compressor
@@ -81,7 +81,7 @@ class Layer:
 
     def _fill(self) -> None:
         self._layer.reset()
-        self._layer.incoming = self._chunk
+        self._layer.begin_pass(self._chunk)
         self._layer.update(*self._states)
 
     @property
@@ -100,8 +100,9 @@ class Layer:
         reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
         kept = [{0: self.length // _KEPT}]
         states = self._states[0][:, 0]
+        peak = PeakBytes([self._layer])
         return lambda: reduction.apply(
-            [self._layer], 0, nn.Identity(), states, self._chunk, lambda rows, length, number: kept
+            [self._layer], self._layer, nn.Identity(), states, self._chunk, lambda rows, length, number: kept, peak
         )
 
     def copy(self) -> Callable[[], Any]:

@@ -176,7 +176,7 @@ class _Spent:
             "processor": DeviceTimer(torch.device("cpu")),
             **{name: DeviceTimer(device) for name in PARTS[1:3]},
         }
-        compressing: Any = session.stream._attachment.stopwatch
+        compressing: Any = session.stream._hooks.timer
         compressing.clear = lambda: None  # it is read at the end, not after every pass
         self._compressing = compressing
         adapter, processor = session.stream.adapter, session.processor

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from ...budget import Budget
-from ...compression import Prefill, usual_chunk
 from ...compressor.entries import Kind
 from ...compressor.registry import parse
 from ...errors import BudgetError, UnknownNameError
 from ...models import adapter_for
 from ...models.base import Adapter
 from ...models.loading import check_folder
+from ...prefill.options import Prefill, usual_chunk
 from ...utils.torchvision_compat import repair_torchvision
 from ..cells import BUNDLED, Cell, Setup, prefill_of, probe_of
 

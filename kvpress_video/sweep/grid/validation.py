@@ -12,10 +12,10 @@ import torch
 
 from ...attention.masks import check_attention
 from ...budget import Budget
-from ...compression import Positions, Prefill, Stage
 from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, unknown_name
 from ...models.loading import check_folder
+from ...prefill.options import Positions, Prefill, Stage
 from ..benchmark import BENCHMARKS
 from ..cells import BUNDLED, MODEL_SETTINGS
 

@@ -1,0 +1,75 @@
+"""How a prompt is prefilled: where it is compressed, in which pieces, at which positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..budget import Budget
+from ..cache.allocation import BudgetAllocator, layer_entries
+from ..compressor.base import Compressor
+from ..errors import BudgetError
+from ..models.base import Adapter
+
+Stage = Literal["cache", "input"]
+Prefill = Literal["auto", "chunked", "split", "whole"]
+Positions = Literal["keep", "compact"]
+
+
+@dataclass(frozen=True)
+class PrefillOptions:
+    """The options of a compression, resolved.
+
+    Attributes:
+        stage: `"cache"` or `"input"`, see `compress`.
+        prefill: `"whole"`, `"split"` or `"chunked"`.
+        chunk: visual tokens of one chunk, and most that the vision tower encodes at once.
+        positions: `"keep"` or `"compact"`.
+        text_room: text entries that a budget of bytes leaves free.
+    """
+
+    stage: Stage = "cache"
+    prefill: Prefill = "whole"
+    chunk: int | None = None
+    positions: Positions = "keep"
+    text_room: int = 0
+
+    @property
+    def compact(self) -> bool:
+        """Whether positions are compacted."""
+        return self.positions == "compact"
+
+    def allocator(
+        self, adapter: Adapter, method: Compressor, budget: Budget, tokens: int = 0, batch: int = 1
+    ) -> BudgetAllocator:
+        """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
+        layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
+        uncompressed = adapter.beside_bytes(tokens + self.text_room)
+        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, self.text_room)
+
+
+def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
+    """Return what `"auto"` stands for, or the mode as it is.
+
+    Raises:
+        BudgetError: mode, stage, budget and chunk do not go together.
+    """
+    if chunk is not None and chunk < 1:
+        raise BudgetError(f"A chunk must hold at least one visual token, got {chunk}.")
+    if prefill == "auto":
+        capped = chunk is not None or budget.unit != "ratio"
+        prefill = "chunked" if capped and stage == "cache" else "split"
+    if prefill == "chunked" and stage == "input":
+        raise BudgetError("stage='input' drops visual tokens before the cache sees them: it has no chunked prefill.")
+    if prefill == "chunked" and chunk is None and budget.unit == "ratio":
+        raise BudgetError(f"A chunked prefill at {budget} needs chunk=…: how many visual tokens at a time.")
+    if prefill != "chunked" and chunk is not None:
+        raise BudgetError(f"chunk={chunk} has no meaning with prefill={prefill!r}: leave it out, or use 'chunked'.")
+    return prefill
+
+
+def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
+    """Return a third of the entries that the budget allows a layer, as InfiniPot-V takes it (C/M = .75)."""
+    window = adapter.beside_bytes(adapter.text_model.config.max_position_embeddings)
+    entries = layer_entries(budget, len(adapter.attentions), adapter.entry_bytes(compact), uncompressed=window)
+    return max(1, entries // 3)

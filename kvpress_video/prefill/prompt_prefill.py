@@ -1,0 +1,202 @@
+"""One prefill of a prompt with visual tokens: in one pass, or in chunks that are compressed one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from ..attention.layer_compressor import LayerCompressor, PeakBytes
+from ..cache.allocation import BudgetAllocator
+from ..cache.forward_pass import ForwardPass, RowState
+from ..cache.layer import CompressedLayer
+from ..compressor.entries import Kind, Tags
+from ..errors import UnsupportedModelError
+from ..models.base import Adapter
+from .chunking import Chunk, Chunks, cut, same_in_all_rows
+from .input_pruning import drop_embeddings
+from .options import PrefillOptions
+from .pass_in_flight import PassInFlight
+from .pass_reader import PassReader
+from .shared import RecordedPrefill, SharedPrefill, wanted_pass
+
+Forward = Callable[..., Any]
+
+
+@dataclass
+class PromptPrefill:
+    """The state of one prefill.
+
+    Attributes:
+        adapter: of the model.
+        compressor: applies the method to a layer.
+        reader: fits the text model's arguments to a chunk.
+        options: where and in which pieces the prompt is compressed.
+        layers: compressed layers of the cache.
+        allocator: says how many entries each layer keeps.
+        shared: prefills to start from, and to add to.
+        reused: whether a recorded prefill was used.
+    """
+
+    adapter: Adapter
+    compressor: LayerCompressor
+    reader: PassReader
+    options: PrefillOptions
+    layers: list[CompressedLayer]
+    allocator: BudgetAllocator
+    shared: SharedPrefill | None
+    reused: bool = False
+
+    def __post_init__(self) -> None:
+        self.peak = PeakBytes(self.layers)
+
+    def run(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, rows: Sequence[RowState]) -> Any:
+        """Prefill the prompt and compress the cache.
+
+        Args:
+            forward: the text model's own forward.
+            kwargs: its arguments.
+            whole: the tokens of the prompt.
+            rows: what the cache holds before it.
+        """
+        first = self.layers[0]
+        after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
+        length = first.physical + whole.tags.shape[1]
+        shares, fits = self.allocator.shares(after, length), self.allocator.hold_all(after, length)
+        if rows[0].following is None:
+            self.allocator.check(after, length)
+            if self.options.compact:
+                whole = self.reader.place(whole, rows, after, shares)
+        if self.options.stage == "input":
+            return self._pass(forward, kwargs, whole if fits else self._pruned(kwargs, whole, rows, shares))
+        if self.options.prefill == "whole" or (fits and self.options.prefill == "split" and self.shared is None):
+            return self._pass(forward, kwargs, whole)
+        chunks = cut(whole, self.options.chunk, self.adapter.image_blocks)
+        if fits and len(chunks.visual) == 1 and self.shared is None:
+            return self._pass(forward, kwargs, whole)
+        return self._in_chunks(forward, kwargs, whole, chunks)
+
+    def _in_flight(self, forward_pass: ForwardPass, recording: RecordedPrefill | None = None) -> PassInFlight:
+        state = (self.adapter, self.compressor, self.layers, forward_pass, self.allocator, self.peak)
+        return PassInFlight(*state, recording=recording)
+
+    def _pass(
+        self, forward: Forward, kwargs: dict[str, Any], chunk: ForwardPass, recording: RecordedPrefill | None = None
+    ) -> Any:
+        with self.compressor.timer.timing("prefill"):
+            return self._in_flight(chunk, recording).run(partial(forward, **kwargs))
+
+    def _pruned(
+        self,
+        kwargs: dict[str, Any],
+        whole: ForwardPass,
+        rows: Sequence[RowState],
+        shares: Sequence[Mapping[int, int]],
+    ) -> ForwardPass:
+        """Drop or merge visual embeddings; return the pass that is left."""
+        timer, arrived = self.compressor.timer, self.reader.arrived(whole)
+        with timer.timing("prefill"), timer.timing("compress"):
+            left = drop_embeddings(self.adapter, self.compressor.method, kwargs, arrived, rows, shares)
+        left = replace(left, stock_mask=False)
+        self.reader.rewrite(kwargs, left)
+        return left
+
+    def _in_chunks(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks) -> Any:
+        """Prefill chunk by chunk up to the last visual token, compressing after each, and then the text that follows,
+        which sees only what was kept.
+        """
+        if "probe" in self.compressor.method.needs:
+            observer: Any = self.compressor.method.observer
+            chunks = chunks.asking(observer.probe)
+        visual, rest = chunks
+        if rest is None and len(visual) == 1:
+            return self._pass(forward, kwargs, whole)
+        self._check_outputs(kwargs)
+        if self.options.prefill == "chunked":
+            whole = self.reader.arrived(whole)
+        embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
+        alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
+        joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1])
+        left = whole.logical
+        for number, chunk in enumerate(visual):
+            later = [*visual[number + 1 :], *([rest] if rest else [])]
+            waiting = max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
+            self.allocator = replace(self.allocator, waiting=waiting)
+            mine = chunk.first_row() if alike else chunk
+            logical = min(len(chunk) - chunk.probes, left) if later else left
+            left -= logical
+            given = mine.chunk(whole, logical, compress=True)
+            output = self._visual_pass(forward, self._arguments(kwargs, mine, given, aligned), given)
+            states = output.last_hidden_state[:, : len(chunk) - chunk.probes]
+            chunk.put(joined, states.expand(len(whole.rows), -1, -1))
+        if alike:
+            self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)
+        if rest is not None:
+            given = self.reader.arrived(rest.chunk(whole, left, compress=False))
+            call = partial(forward, **self._arguments(kwargs, rest, given, aligned))
+            output = self._in_flight(given).run(call)
+            rest.put(joined, output.last_hidden_state)
+        output.last_hidden_state = joined
+        return output
+
+    def _check_outputs(self, kwargs: Mapping[str, Any]) -> None:
+        config = self.adapter.text_model.config
+        wanted = ("output_hidden_states", "output_attentions")
+        if any(kwargs.get(name) or getattr(config, name, False) for name in wanted):
+            raise UnsupportedModelError(
+                "Hidden states and attentions need the prompt in one pass: use prefill='whole'."
+            )
+
+    def _visual_pass(self, forward: Forward, arguments: dict[str, Any], chunk: ForwardPass) -> Any:
+        """Run a chunk that ends in a visual token; at the start of a sequence, replay an equal recorded one."""
+        if self.shared is None or self.layers[0].physical:
+            return self._pass(forward, arguments, chunk)
+        self.shared.belongs_to(self.adapter.model)
+        wanted = wanted_pass(arguments, chunk, self.adapter.text_model.config._attn_implementation)
+        known = self.shared.find(wanted, self.compressor.window(chunk))
+        if known is not None:
+            self.reused = True
+            known.put_others(arguments["past_key_values"])
+            return self._replay(known, chunk)
+        output = self._pass(forward, arguments, chunk, recording=wanted)
+        wanted.finish(arguments["past_key_values"], output.last_hidden_state)
+        self.shared.add(wanted)
+        return output
+
+    def _replay(self, known: RecordedPrefill, chunk: ForwardPass) -> Any:
+        flight = self._in_flight(chunk)
+
+        def fill() -> Any:
+            for layer, recorded in zip(self.layers, known.layers, strict=True):
+                layer.update(recorded.keys, recorded.values)
+                flight.compress(recorded.attention, layer, recorded.states)
+            return BaseModelOutputWithPast(last_hidden_state=known.hidden)
+
+        with self.compressor.timer.timing("prefill"):
+            return flight.run(fill)
+
+    def _repeat_rows(self, cache: Any, last: Chunk, whole: ForwardPass) -> None:
+        """Give every row what the first one holds; their token indices differ by their padding."""
+        index = last.take(whole.tags)[:, -1 - last.probes, Tags.INDEX]
+        shift = index - index[0]
+        for layer in cache.layers:
+            if isinstance(layer, CompressedLayer):
+                layer.repeat_first_row(shift)
+            else:
+                layer.reorder_cache(shift.new_zeros(len(shift), dtype=shift.dtype))
+
+    def _arguments(
+        self, kwargs: dict[str, Any], columns: Chunk, chunk: ForwardPass, aligned: Tensor | None
+    ) -> dict[str, Any]:
+        """The text model's arguments for some of the columns."""
+        rows = len(chunk.rows)
+        arguments = kwargs | {"inputs_embeds": columns.take(kwargs["inputs_embeds"][:rows])}
+        if aligned is not None:
+            visual = chunk.tags[..., Tags.KIND] > Kind.TEXT
+            self.adapter.put_aligned(arguments, columns.take(aligned[:rows]), visual)
+        self.reader.rewrite(arguments, chunk)
+        return arguments

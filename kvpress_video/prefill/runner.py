@@ -1,0 +1,103 @@
+"""Run what a call of the text model asks for: a prefill that is compressed, or text on a compressed cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from transformers.cache_utils import DynamicCache
+
+from ..attention.layer_compressor import LayerCompressor, PeakBytes
+from ..budget import Budget
+from ..cache.allocation import BudgetAllocator
+from ..cache.forward_pass import RowState
+from ..cache.layer import CompressedLayer, adopt
+from ..errors import CacheError
+from ..models.base import Adapter
+from .options import PrefillOptions
+from .pass_in_flight import PassInFlight
+from .pass_reader import Arrival, ModelInputs, PassReader
+from .prompt_prefill import Forward, PromptPrefill
+from .shared import SharedPrefill
+
+Finished = Callable[[list[CompressedLayer], int], None]
+"""Called after every prefill with visual tokens: the cache layers, and the most bytes that they held during it."""
+
+
+class PromptRunner:
+    """Runs the passes of one model under one method and budget.
+
+    Attributes:
+        reused: whether the latest prefill was taken from a `SharedPrefill`.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        compressor: LayerCompressor,
+        budget: Budget,
+        options: PrefillOptions,
+        reader: PassReader,
+        finished: Finished,
+        shared: SharedPrefill | None = None,
+    ) -> None:
+        """Args:
+        adapter: of the model.
+        compressor: applies the method to a layer.
+        budget: of the cache.
+        options: where and in which pieces prompts are compressed.
+        reader: reads the text model's arguments.
+        finished: is told of every prefill.
+        shared: prefills to start from, and to add to; only split ones do.
+        """
+        self.reused = False
+        self._adapter = adapter
+        self._compressor = compressor
+        self._budget = budget
+        self._options = options
+        self._reader = reader
+        self._finished = finished
+        self._shared = shared if options.prefill == "split" else None
+
+    def run(self, forward: Forward, kwargs: dict[str, Any], given: ModelInputs | Arrival) -> Any:
+        """Do what one call of the text model asks for, and return what it would return.
+
+        Args:
+            forward: the text model's own forward.
+            kwargs: its arguments.
+            given: what the model was called with, or the layout of a pass that is made outside of it.
+
+        Raises:
+            BudgetError: the budget leaves nothing of the visual tokens, or cannot be reached.
+            CacheError: the cache is switched off, or something else filled it.
+            MissingInputError, UnsupportedModelError: visual tokens cannot be told from text, or the outputs asked for
+                need the prompt in one pass.
+        """
+        if kwargs.get("use_cache") is False:
+            raise CacheError("use_cache=False leaves no cache to compress: leave it on inside compress().")
+        if kwargs.get("past_key_values") is None:
+            kwargs["past_key_values"] = DynamicCache(config=self._adapter.text_model.config)
+        layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
+        first, batch = layers[0], len(kwargs["inputs_embeds"])
+        first.check_continues(batch, self._options.compact)
+        rows = first.rows or [RowState()] * batch
+        forward_pass = self._reader.read(kwargs, first, rows, given)
+        allocator = self._allocator(first.logical + forward_pass.logical, batch)
+        if not forward_pass.compress:
+            state = (self._adapter, self._compressor, layers, forward_pass, allocator, PeakBytes())
+            return PassInFlight(*state).run(partial(forward, **kwargs))
+        parts = (self._adapter, self._compressor, self._reader, self._options, layers, allocator, self._shared)
+        prefill = PromptPrefill(*parts)
+        output = prefill.run(forward, kwargs, forward_pass, rows)
+        self.reused = prefill.reused
+        uneven = len({layer.physical for layer in layers}) > 1
+        for layer in layers:
+            layer.guard(uneven or layer.padded or any(row.shift or row.following is not None for row in layer.rows))
+        self._finished(layers, prefill.peak.bytes)
+        self._compressor.timer.clear()
+        return output
+
+    def _allocator(self, tokens: int, batch: int) -> BudgetAllocator:
+        method = self._compressor.method
+        return self._options.allocator(self._adapter, method, self._budget, tokens, batch)
