@@ -79,19 +79,28 @@ def layer_mask(
         None where nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
         keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
     """
-    held, new = layer.physical, chunk.tags.shape[1]
+    held, new = layer.physical, chunk.length
     padded = layer.padded or any(row.padding for row in chunk.rows)
-    fits = given is None or given.shape[-1] == held + new
-    complete = layer.physical == layer.logical and not layer.padded and fits and not (blocks and brings_images(chunk))
-    if chunk.stock_mask and (not held or complete):
+    if keeps_stock_mask(layer, chunk, given, blocks):
         return given
     if not padded and (new == 1 or implementation in FLASH):
         return None
+    if not padded and not (blocks and brings_images(chunk)):
+        if not held and implementation == "sdpa":
+            return None  # its own causal kernel, which no mask tensor slows down
+        return causal(held, implementation, states)
     incoming = real_tokens(chunk, states.device)
     valid = incoming if layer.tags is None else torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1)
     if implementation in FLASH:
         return valid
     return built(valid, image_blocks(chunk, states.device) if blocks else None, None, implementation, states)
+
+
+def keeps_stock_mask(layer: CompressedLayer, chunk: ForwardPass, given: Tensor | None, blocks: bool) -> bool:
+    """Whether the stock mask of a pass is right for a layer; the arguments are those of `layer_mask`."""
+    fits = given is None or given.ndim != 4 or given.shape[-1] == layer.physical + chunk.length
+    complete = layer.physical == layer.logical and not layer.padded and fits and not (blocks and brings_images(chunk))
+    return chunk.stock_mask and (not layer.physical or complete)
 
 
 def brings_images(chunk: ForwardPass) -> bool:
@@ -112,6 +121,27 @@ def image_blocks(chunk: ForwardPass, device: torch.device) -> Tensor:
     starts = visual & ~visual.roll(1, dims=1)
     starts[:, 0] = visual[:, 0]
     return torch.where(visual, starts.long().cumsum(dim=1), -1)
+
+
+def causal(held: int, implementation: str, states: Tensor) -> Tensor:
+    """Build the mask of a pass on held entries, all without padding: each query sees them and the pass up to itself.
+
+    sdpa's own causal form aligns the first query with the first key, so it cannot serve here.
+
+    Args:
+        held: entries before the pass.
+        implementation: attention implementation.
+        states: (batch, queries, …), for their dtype and device.
+
+    Returns:
+        (1, 1, queries, held + queries).
+    """
+    new = states.shape[1]
+    return states.new_full((1, 1, new, held + new), _hidden(implementation, states)).triu_(held + 1)
+
+
+def _hidden(implementation: str, states: Tensor) -> float:
+    return -torch.inf if implementation == "sdpa" else torch.finfo(states.dtype).min
 
 
 def built(valid: Tensor, blocks: Tensor | None, window: int | None, implementation: str, states: Tensor) -> Tensor:
@@ -138,6 +168,5 @@ def built(valid: Tensor, blocks: Tensor | None, window: int | None, implementati
         visible = visible & (ordinal[:, None, :] > ordinal[:, held:, None] - window)
     visible = visible & valid[:, None, :]
     visible[..., held:] |= torch.eye(new, dtype=torch.bool, device=valid.device)
-    hidden = -torch.inf if implementation == "sdpa" else torch.finfo(states.dtype).min
     mask = torch.zeros(visible.shape, dtype=states.dtype, device=states.device)
-    return mask.masked_fill_(~visible, hidden)[:, None]
+    return mask.masked_fill_(~visible, _hidden(implementation, states))[:, None]

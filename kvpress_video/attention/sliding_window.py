@@ -59,8 +59,11 @@ class SlidingPass:
         """Whether stock masks and caches are right as they are."""
         return self.chunk.stock_mask and not (self.seen and self.adapter.image_blocks and brings_images(self.chunk))
 
-    def arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """A sliding attention's arguments, with the rotation, the mask and the cache of this pass."""
+    def before_attention(self, module: Any, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Give a sliding attention the rotation, the mask and the cache of this pass; a forward pre-hook."""
+        return args, self._arguments(module, given)
+
+    def _arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
         layer, states = given["past_key_values"].layers[module.layer_idx], given["hidden_states"]
         given = given | {"position_ids": None}  # only read by flash attention, which takes gaps for packed sequences
         if self.chunk.places.shape[-1] == Places.COMPACT_WIDTH:

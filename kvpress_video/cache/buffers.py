@@ -1,4 +1,4 @@
-"""Preallocated tensors for what a cache layer holds, so that it does not grow by concatenation."""
+"""Preallocated tensors for the entries of a cache layer, so that it does not grow by concatenation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from torch import Tensor
 
 _LEAST_GROWTH = 64
 _TURNS = 16
+_STATES = 2  # keys and values come first, then metadata
+_MOST_LATE = 256
+
+
+Metadata = Callable[[], Sequence[Tensor]]
 
 
 class Buffers:
-    """Tensors (batch, heads, capacity, width) side by side, filled from the front.
+    """Keys, values and metadata (batch, heads, capacity, width) of a layer's entries, filled from the front.
 
     Appending writes in place; only what no longer fits is moved, to a buffer an eighth larger than needed.
 
@@ -25,6 +30,7 @@ class Buffers:
         self.length = 0
         self.floor = floor
         self._whole: tuple[Tensor, ...] = ()
+        self._late: list[Metadata] = []  # metadata of the newest entries, not yet written
 
     @property
     def capacity(self) -> int:
@@ -39,15 +45,32 @@ class Buffers:
     @property
     def held_bytes(self) -> int:
         """Bytes of what is held."""
-        return sum(part.numel() * part.element_size() for part in self._filled())
+        each = (part.numel() * part.element_size() // max(1, part.shape[2]) for part in self._whole)
+        return sum(size * self.length for size in each)
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """What is held: views, valid until the next change."""
+        """Return what is held: views, valid until the next change."""
         return self._filled()
+
+    @property
+    def states(self) -> tuple[Tensor, ...]:
+        """Return keys and values: views, valid until the next change."""
+        return tuple(part.narrow(2, 0, self.length) for part in self._whole[:_STATES])
+
+    @property
+    def metadata(self) -> tuple[Tensor, ...]:
+        """Return what is held beyond keys and values: views, valid until the next change."""
+        return self._filled()[_STATES:]
+
+    @property
+    def metadata_widths(self) -> tuple[int, ...]:
+        """Return the width of each part of the metadata; empty before the first entry."""
+        return tuple(part.shape[-1] for part in self._whole[_STATES:])
 
     def append(self, parts: Sequence[Tensor]) -> None:
         """Add entries: (batch, heads or 1, n, width) each."""
+        self._write_late()
         needed = self.length + parts[0].shape[2]
         if needed > self.capacity or self._frozen:
             growth = max(_LEAST_GROWTH, needed // 8) if self._whole else 0
@@ -55,8 +78,27 @@ class Buffers:
         self._write(parts, needed)
         self.length = needed
 
+    def append_step(self, states: Sequence[Tensor], metadata: Metadata) -> None:
+        """Add decoded tokens: their metadata, which only compression reads, is written when something asks for it.
+
+        Args:
+            states: keys and values, (batch, heads, n, width) each.
+            metadata: makes the rest, (batch, heads or 1, n, width) each.
+        """
+        needed = self.length + states[0].shape[2]
+        if needed > self.capacity or self._frozen:
+            self.append([*states, *metadata()])
+            return
+        for whole, part in zip(self._whole, states, strict=False):
+            whole.narrow(2, self.length, part.shape[2]).copy_(part)
+        self.length = needed
+        self._late.append(metadata)
+        if len(self._late) == _MOST_LATE:
+            self._write_late()
+
     def assign(self, parts: Sequence[Tensor]) -> None:
         """Hold these entries instead, which share no memory with the buffers: in place where the room fits them."""
+        self._late.clear()
         length = parts[0].shape[2]
         if not self._fits(length) or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
             self._whole, self.length = (), 0
@@ -73,6 +115,7 @@ class Buffers:
         """Hold the entries at `slots` (batch, heads, n) int64 alone, some heads at a time: in place where the room
         fits them.
         """
+        self._write_late()
         batch, heads, length = slots.shape
         stays, room = self._fits(length) and not self._frozen, self.bytes // _TURNS
         first = torch.arange(batch * heads, device=slots.device) * self.capacity
@@ -85,17 +128,33 @@ class Buffers:
 
     def drop_last(self, entries: int) -> None:
         """Forget the newest entries."""
+        self._write_late()
         self.length -= entries
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Change the batch of every tensor."""
+        self._write_late()
         self._whole = tuple(change(part) for part in self._whole)
 
     def clear(self) -> None:
         """Forget everything, the room included."""
         self._whole, self.length = (), 0
+        self._late.clear()
+
+    def _write_late(self) -> None:
+        if not self._late:
+            return
+        late, self._late = self._late, []
+        states, metadata = self._whole[:_STATES], self._whole[_STATES:]
+        if self._frozen:
+            metadata = tuple(part.clone() for part in metadata)
+        for whole, steps in zip(metadata, zip(*(make() for make in late), strict=True), strict=True):
+            part = torch.cat(steps, dim=2)
+            whole[:, :, self.length - part.shape[2] : self.length] = part
+        self._whole = (*states, *metadata)
 
     def _filled(self) -> tuple[Tensor, ...]:
+        self._write_late()
         return tuple(part[:, :, : self.length] for part in self._whole)
 
     def _fits(self, length: int) -> bool:
@@ -106,10 +165,10 @@ class Buffers:
     def _frozen(self) -> bool:
         """Whether autograd, or an inference mode that has ended, forbids to write in place."""
         ended = not torch.is_inference_mode_enabled()
-        return any(part.requires_grad or (part.is_inference() and ended) for part in self._whole)
+        return any(part.requires_grad or (ended and part.is_inference()) for part in self._whole[:_STATES])
 
     def _move(self, like: Sequence[Tensor], capacity: int) -> None:
-        """To new buffers, shaped like `like`."""
+        """Move to new buffers, shaped like `like`."""
         heads = max(part.shape[1] for part in like)
         old, self._whole = (
             self._filled(),

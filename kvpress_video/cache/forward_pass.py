@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -72,12 +73,49 @@ def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> Mapping[int, i
 
 
 @dataclass(frozen=True)
-class ForwardPass:
-    """The tokens of one forward pass, as every layer's cache is about to see them.
+class TokenMetadata:
+    """What is known of each token of a pass.
 
     Attributes:
         tags: (batch, n, Tags.WIDTH) int32.
         places: (batch, n, width) fp32.
+    """
+
+    tags: Tensor
+    places: Tensor
+
+
+class DecodedMetadata:
+    """The metadata of one decoded token in every row, made when something reads it: a decoding step does not."""
+
+    def __init__(self, index: int, positions: Tensor) -> None:
+        """Args:
+        index: original token index.
+        positions: (axes, batch, 1) or (batch, 1), as the text model takes them.
+        """
+        self._index, self._positions = index, positions
+
+    @cached_property
+    def tags(self) -> Tensor:
+        """(batch, 1, Tags.WIDTH) int32."""
+        batch = self._positions.shape[-2]
+        return text_tags(torch.full((batch, 1), self._index, device=self._positions.device))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(batch, 1, Places.WIDTH) fp32."""
+        axes = self._positions[-3:] if self._positions.ndim == 3 else self._positions.expand(3, -1, -1)
+        importance = torch.full_like(axes[:1], torch.nan, dtype=torch.float32)
+        return torch.cat([axes.float(), importance]).permute(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """The tokens of one forward pass, as every layer's cache is about to see them.
+
+    Attributes:
+        metadata: tags and places of the tokens.
+        length: tokens in each row, padding and probes included.
         logical: tokens that the pass adds to the sequence, those dropped before prefill included.
         rows: what the pass adds to each row.
         compress: whether the layers still have to be compressed after it.
@@ -86,14 +124,55 @@ class ForwardPass:
         probes: tokens at its end that only ask, for methods that look at their attention; no layer keeps them.
     """
 
-    tags: Tensor
-    places: Tensor
+    metadata: TokenMetadata | DecodedMetadata
+    length: int
     logical: int
     rows: Sequence[RowState]
     compress: bool = False
     stock_mask: bool = True
     moves: bool = False
     probes: int = 0
+
+    @classmethod
+    def of(cls, tags: Tensor, places: Tensor, logical: int, rows: Sequence[RowState], **options: Any) -> ForwardPass:
+        """Make a pass from the tags (batch, n, Tags.WIDTH) and places (batch, n, width) of its tokens."""
+        return cls(TokenMetadata(tags, places), tags.shape[1], logical, rows, **options)
+
+    @property
+    def tags(self) -> Tensor:
+        """Tags of the tokens, (batch, n, Tags.WIDTH) int32."""
+        return self.metadata.tags
+
+    @property
+    def places(self) -> Tensor:
+        """Places of the tokens, (batch, n, width) fp32."""
+        return self.metadata.places
+
+    def with_metadata(self, tags: Tensor, places: Tensor, **changes: Any) -> ForwardPass:
+        """Return the pass with other tags and places, and what else changes."""
+        return replace(self, metadata=TokenMetadata(tags, places), length=tags.shape[1], **changes)
+
+    @cached_property
+    def _changes_rows(self) -> bool:
+        nothing = RowState()
+        return any(row != nothing for row in self.rows)
+
+    def rows_after(self, rows: list[RowState], length: int) -> list[RowState]:
+        """Return the states of rows of `length` slots once this pass follows.
+
+        Layers whose rows are equal get one list, which the next pass then recognises without a comparison.
+        """
+        if not self._changes_rows:
+            return rows
+        known = self._rows_after.get(length)
+        if known is None or (known[0] is not rows and known[0] != rows):
+            after = [row.after(new, length) for row, new in zip(rows, self.rows, strict=True)]
+            known = self._rows_after[length] = rows, after
+        return known[1]
+
+    @cached_property
+    def _rows_after(self) -> dict[int, tuple[list[RowState], list[RowState]]]:
+        return {}
 
 
 def text_tags(index: Tensor) -> Tensor:

@@ -58,14 +58,24 @@ class CompressedLayer(DynamicLayer):
         self._forget(rows, logical)
 
     def _forget(self, rows: Sequence[RowState], logical: int = 0) -> None:
-        self.tags: Tensor | None = None
-        self.places: Tensor | None = None
         self.logical = logical
         self._hidden = 0
         self.rows = list(rows)
         self._incoming: ForwardPass | None = None
         self.guarded = False
         self.broken = False
+
+    @property
+    def tags(self) -> Tensor | None:
+        """Tags of every entry, (batch, kv_heads, entries, Tags.WIDTH) int32; None before the first."""
+        metadata = self._buffers.metadata
+        return metadata[0] if metadata else None
+
+    @property
+    def places(self) -> Tensor | None:
+        """Places of every entry, (batch, kv_heads, entries, width) fp32; None before the first."""
+        metadata = self._buffers.metadata
+        return metadata[1] if metadata else None
 
     @property
     def physical(self) -> int:
@@ -123,18 +133,20 @@ class CompressedLayer(DynamicLayer):
             CacheError: the hooks are gone and continuing without them would give wrong answers.
         """
         self.check_whole()
-        chunk = self._incoming or self._plain_text(key_states)
-        device = key_states.device
-        self._buffers.append(
-            [key_states, value_states, chunk.tags.to(device)[:, None], chunk.places.to(device)[:, None]]
-        )
+        arriving = self._incoming or self._plain_text(key_states)
+        device, before = key_states.device, self.physical
+
+        def metadata() -> list[Tensor]:
+            return [part.to(device)[:, None] for part in (arriving.tags, arriving.places)]
+
+        if arriving.length == 1:
+            self._buffers.append_step([key_states, value_states], metadata)
+        else:
+            self._buffers.append([key_states, value_states, *metadata()])
+        self.rows = arriving.rows_after(self.rows or [RowState()] * len(key_states), before)
+        self.logical += arriving.logical
         self._show()
-        rows = self.rows or [RowState()] * len(key_states)
-        before = self.physical - key_states.shape[2]
-        self.rows = [row.after(new, before) for row, new in zip(rows, chunk.rows, strict=True)]
-        self.logical += chunk.logical
-        keys, values, *_ = self._buffers.held
-        return keys, values
+        return self._present()
 
     def begin_pass(self, forward_pass: ForwardPass) -> None:
         """Announce the metadata of the tokens that the next `update` appends."""
@@ -173,8 +185,14 @@ class CompressedLayer(DynamicLayer):
             self._hidden = 0
 
     def _show(self) -> None:
-        self.keys, self.values, self.tags, self.places = self._buffers.held
-        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+        """Point the stock attributes at what is held now."""
+        self.keys, self.values = self._buffers.states
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+
+    def _present(self) -> tuple[Tensor, Tensor]:
+        """Return all keys and values for the attention that is about to read them."""
+        return self.keys, self.values
 
     def _plain_text(self, key_states: Tensor) -> ForwardPass:
         if self.guarded:
@@ -185,8 +203,8 @@ class CompressedLayer(DynamicLayer):
         batch, _, length, _ = key_states.shape
         index = self.logical + torch.arange(length, device=key_states.device)
         width = Places.WIDTH if self.places is None else self.places.shape[-1]
-        return ForwardPass(text_tags(index.expand(batch, -1)), index[:, None].float().expand(batch, -1, width), length,
-                     [RowState()] * batch)  # fmt: skip
+        places = index[:, None].float().expand(batch, -1, width)
+        return ForwardPass.of(text_tags(index.expand(batch, -1)), places, length, [RowState()] * batch)
 
     def check_whole(self) -> None:
         """Raise CacheError if a pass failed halfway."""
@@ -196,11 +214,12 @@ class CompressedLayer(DynamicLayer):
     def check_continues(self, batch: int, compact: bool) -> None:
         """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
         self.check_whole()
-        if self.places is None:
+        widths = self._buffers.metadata_widths
+        if not widths:
             return
         if len(self.rows) != batch:
             raise CacheError(f"The cache holds {len(self.rows)} rows, but {batch} came: continue with the same batch.")
-        if (self.places.shape[-1] == Places.COMPACT_WIDTH) != compact:
+        if (widths[1] == Places.COMPACT_WIDTH) != compact:
             raise CacheError("The cache was made with other positions ('keep' or 'compact'): continue with the same.")
 
     def entries(self, context: Context) -> Entries:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..compressor.entries import Context, Entries
 from ..errors import unknown_name
-from .buffers import Buffers
+from .buffers import Buffers, Metadata
 from .eviction import EvictionPlan
 from .forward_pass import RowState
 from .layer import CompressedLayer
@@ -53,9 +53,19 @@ class OffloadedBuffers(Buffers):
         return self._bank.held_bytes
 
     @property
+    def states(self) -> tuple[Tensor, ...]:
+        """Return keys and values on the device: views, as valid as those of `held`."""
+        return self.held[:2]
+
+    @property
     def metadata(self) -> tuple[Tensor, ...]:
-        """Tags and places: views, valid until the next change."""
+        """Return tags and places: views, valid until the next change."""
         return self._filled()
+
+    @property
+    def metadata_widths(self) -> tuple[int, ...]:
+        """Return the widths of tags and places; empty before the first entry."""
+        return tuple(part.shape[-1] for part in self._whole)
 
     @property
     def held(self) -> tuple[Tensor, ...]:
@@ -78,6 +88,10 @@ class OffloadedBuffers(Buffers):
         self._trim()
         self._rest.append(parts[:2])
         super().append([part.expand(-1, parts[0].shape[1], -1, -1) for part in parts[2:]])
+
+    def append_step(self, states: Sequence[Tensor], metadata: Metadata) -> None:
+        """Add decoded tokens as any others."""
+        self.append([*states, *metadata()])
 
     def assign(self, parts: Sequence[Tensor], banked: int = 0) -> None:
         """Hold these entries instead, the first `banked` of them in the bank, where only those from the first change
@@ -186,8 +200,11 @@ class OffloadedLayer(CompressedLayer):
         return None if self.tags is None else self._buffers.held[part].clone()
 
     def _show(self) -> None:
-        self.tags, self.places = self._buffers.metadata
-        self.device, self.is_initialized = self.tags.device, True
+        self.device, self.is_initialized = self._buffers.metadata[0].device, True
+
+    def _present(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._buffers.states
+        return keys, values
 
     def _assign(self, entries: Entries, rows: Sequence[RowState]) -> None:
         grids = rows[0].grids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -71,12 +72,17 @@ class Adapter(ABC):
         """The decoder, with `layers[i].self_attn` and `rotary_emb`."""
         return self.model.get_decoder()  # type: ignore[operator]
 
-    @property
+    @cached_property
     def attentions(self) -> list[nn.Module]:
         """The attention modules whose caches are compressed: those of the text layers of full attention."""
         return self._attentions_of("full_attention") if self.layer_kinds else self._attentions_of(None)
 
-    @property
+    @cached_property
+    def dispatched(self) -> bool:
+        """Whether the layers compute on several devices (`device_map`)."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+
+    @cached_property
     def sliding(self) -> list[nn.Module]:
         """The attention modules of sliding layers, whose caches stay stock ones."""
         return self._attentions_of("sliding_attention")

@@ -57,8 +57,8 @@ class Chunk:
         tags = tags.masked_fill(~self.real.to(tags.device)[..., None], Kind.PADDING)
         if self.probes:
             places = _following(places, self.real.to(places.device), self.probes)
-        return replace(whole, tags=tags, places=places, logical=logical, rows=self.rows, compress=compress,
-                       stock_mask=False, probes=self.probes)  # fmt: skip
+        return whole.with_metadata(tags, places, logical=logical, rows=self.rows, compress=compress, stock_mask=False,
+                                   probes=self.probes)  # fmt: skip
 
     def put(self, whole: Tensor, states: Tensor) -> None:
         """Write (batch, n, d) states to their columns of (batch, length, d)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..cache.eviction import plan_eviction
@@ -48,4 +47,4 @@ def drop_embeddings(
     entries = left.of(entries)
     arguments["inputs_embeds"] = entries.keys[:, 0]
     adapter.put_aligned(arguments, entries.values[:, 0], entries.kind[:, 0] > Kind.TEXT)
-    return replace(chunk, tags=entries.tags[:, 0], places=entries.places[:, 0], rows=left.rows, compress=False)
+    return chunk.with_metadata(entries.tags[:, 0], entries.places[:, 0], rows=left.rows, compress=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
-from ..attention.masks import layer_mask
+from ..attention.masks import FLASH, keeps_stock_mask, layer_mask
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
 from ..models.base import Adapter
-from .shared import RecordedPrefill
+from .shared import RecordedLayer, RecordedPrefill
 
 
 @dataclass
@@ -29,7 +29,7 @@ class PassInFlight:
         compressor: applies the method to a layer.
         layers: compressed layers of the cache.
         forward_pass: the tokens that come.
-        allocator: says how many entries each layer keeps.
+        allocator: says how many entries each layer keeps; None where nothing is compressed.
         peak: measures the layers around each compression.
         recording: notes what every layer was given, for later prefills of the same prompt.
     """
@@ -38,52 +38,90 @@ class PassInFlight:
     compressor: LayerCompressor
     layers: Sequence[CompressedLayer]
     forward_pass: ForwardPass
-    allocator: BudgetAllocator
+    allocator: BudgetAllocator | None
     peak: PeakBytes
     recording: RecordedPrefill | None = None
     _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
 
-    def run(self, call: Callable[[], Any]) -> Any:
-        """Call the text model with the hooks in place.
+    def run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """Call the text model with the hooks that the pass needs.
 
         Raises whatever the call raises; the cache is then marked as broken.
+
+        Args:
+            forward: the text model's own forward.
+            kwargs: its arguments.
         """
+        by_layer = not self._set_common_mask(kwargs)
+        with self._announced(), self._hooked(by_layer):
+            return forward(**kwargs)
+
+    def replay(self, recorded: Sequence[RecordedLayer]) -> None:
+        """Fill the layers with what an equal pass gave them, and compress each."""
+        with self._announced():
+            for layer, given in zip(self.layers, recorded, strict=True):
+                layer.update(given.keys, given.values)
+                self.compress(given.attention, layer, given.states)
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Let the layers know what their updates bring; a pass that fails leaves the cache marked as broken."""
         for layer in self.layers:
             layer.begin_pass(self.forward_pass)
         failed = True
         try:
-            with self._hooked():
-                output = call()
+            yield
             failed = False
         finally:
             for layer in self.layers:
                 layer.end_pass(failed)
-        return output
+
+    def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
+        """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
+        adapter, first, given = self.adapter, self.layers[0], kwargs.get("attention_mask")
+        if adapter.sliding or isinstance(given, Mapping) or not self._layers_alike():
+            return False
+        padded = first.padded or any(row.padding for row in self.forward_pass.rows)
+        if self.forward_pass.length == 1 and not padded:
+            kwargs["attention_mask"] = None  # a single query sees all that is held
+            return True
+        implementation = adapter.text_model.config._attn_implementation
+        if implementation in FLASH or adapter.recurrences or adapter.dispatched:
+            return False
+        blocks = adapter.image_blocks
+        if not keeps_stock_mask(first, self.forward_pass, given, blocks):
+            states = kwargs["inputs_embeds"]
+            kwargs["attention_mask"] = layer_mask(first, self.forward_pass, None, implementation, states, blocks)
+        return True
+
+    def _layers_alike(self) -> bool:
+        length, rows = self.layers[0].physical, self.layers[0].rows
+        return all(layer.physical == length and (layer.rows is rows or layer.rows == rows) for layer in self.layers)
 
     def compress(self, attention: Any, layer: CompressedLayer, states: Tensor) -> None:
         """Compress a layer that holds the pass; `states` (batch, n, hidden) are what its attention was given."""
+        assert self.allocator is not None
         arguments = (self.layers, layer, attention, states, self.forward_pass, self.allocator.shares, self.peak)
         self.compressor.apply(*arguments)
 
     @contextmanager
-    def _hooked(self) -> Iterator[None]:
-        """Hooks come first in line, so that those of others see the masks that are in force."""
+    def _hooked(self, by_layer: bool) -> Iterator[None]:
+        """Put the hooks on. They come first in line, so that those of others see the masks that are in force."""
         adapter, forward_pass = self.adapter, self.forward_pass
-        sliding = SlidingPass(adapter, tokens_seen(self.layers[0]), forward_pass)
-
-        def before_sliding(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            return args, sliding.arguments(module, kwargs)
-
+        before: list[tuple[Any, Any]] = []
+        if by_layer:
+            before += [(attention, self._before_attention) for attention in adapter.attentions]
+        if adapter.sliding:
+            sliding = SlidingPass(adapter, tokens_seen(self.layers[0]), forward_pass)
+            before += [(attention, sliding.before_attention) for attention in adapter.sliding]
+        compresses = forward_pass.compress or forward_pass.probes
         with ExitStack() as undo:
-            for attention in adapter.attentions:
-                hook = attention.register_forward_pre_hook(self._before_attention, with_kwargs=True, prepend=True)
-                undo.callback(hook.remove)
-                if forward_pass.compress or forward_pass.probes:
-                    hook = attention.register_forward_hook(self._after_attention, with_kwargs=True, prepend=True)
-                    undo.callback(hook.remove)
-            for attention in adapter.sliding:
-                hook = attention.register_forward_pre_hook(before_sliding, with_kwargs=True, prepend=True)
-                undo.callback(hook.remove)
+            for attention, hook in before:
+                handle = attention.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+                undo.callback(handle.remove)
+            for attention in adapter.attentions if compresses else ():
+                handle = attention.register_forward_hook(self._after_attention, with_kwargs=True, prepend=True)
+                undo.callback(handle.remove)
             for number, recurrence in adapter.recurrences.items():
                 undo.enter_context(follow_rows(recurrence, number, forward_pass))
             yield

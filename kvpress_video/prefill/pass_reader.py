@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention.masks import real_columns, without_masks
 from ..cache.compaction import compact
-from ..cache.forward_pass import ForwardPass, RowState, text_tags
+from ..cache.forward_pass import DecodedMetadata, ForwardPass, RowState, text_tags
 from ..cache.layer import CompressedLayer
 from ..compressor.entries import Kind, Places, Tags, at_target
 from ..compressor.rope import Rope
@@ -87,6 +87,11 @@ class PassReader:
         """
         batch, length = kwargs["inputs_embeds"].shape[:2]
         counting = bool(rows) and rows[0].following is not None
+        if length == 1 and self._rope is None and not counting:
+            positions = kwargs.get("position_ids")
+            if positions is not None and positions.shape[-2] == batch:
+                metadata = DecodedMetadata(layer.logical, positions)
+                return ForwardPass(metadata, 1, 1, [RowState()] * batch)
         if isinstance(given, Arrival):
             layout, probes = given.layout, given.probes
         else:
@@ -102,10 +107,8 @@ class PassReader:
             if any(row.shift for row in rows):
                 own = kwargs.get("position_ids")
                 kwargs["position_ids"] = (position[..., 0].long() if own is None else own) - shift
-        tags = layout.tags.to(position.device)
-        return ForwardPass(
-            tags, places, length - probes, layout.rows, layout.visual, stock_mask=not counting, probes=probes
-        )
+        options = {"compress": layout.visual, "stock_mask": not counting, "probes": probes}
+        return ForwardPass.of(layout.tags.to(position.device), places, length - probes, layout.rows, **options)
 
     def place(
         self,
@@ -130,13 +133,13 @@ class PassReader:
         target, later = compact(whole.tags.cpu(), whole.places[..., Places.ORIGINAL].cpu(), ratios, shifts, spatial)
         places = torch.cat([whole.places[..., : Places.PRESENT.stop], target.to(whole.places)], dim=-1)
         moved = [replace(row, shift=more) for row, more in zip(whole.rows, later, strict=True)]
-        return replace(whole, places=places, rows=moved, moves=True)
+        return whole.with_metadata(whole.tags, places, rows=moved, moves=True)
 
     def arrived(self, forward_pass: ForwardPass) -> ForwardPass:
         """Put the tokens of a pass at their target positions from the start, before their keys are rotated."""
         if self._rope is None:
             return forward_pass
-        return replace(forward_pass, places=at_target(forward_pass.places), moves=False)
+        return forward_pass.with_metadata(forward_pass.tags, at_target(forward_pass.places), moves=False)
 
     def rewrite(self, kwargs: dict[str, Any], forward_pass: ForwardPass) -> None:
         """Fit position ids and masks to a pass whose tokens are no longer the stock ones."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -65,7 +64,7 @@ class PromptPrefill:
         """
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
-        length = first.physical + whole.tags.shape[1]
+        length = first.physical + whole.length
         shares, fits = self.allocator.shares(after, length), self.allocator.hold_all(after, length)
         if rows[0].following is None:
             self.allocator.check(after, length)
@@ -88,7 +87,7 @@ class PromptPrefill:
         self, forward: Forward, kwargs: dict[str, Any], chunk: ForwardPass, recording: RecordedPrefill | None = None
     ) -> Any:
         with self.compressor.timer.timing("prefill"):
-            return self._in_flight(chunk, recording).run(partial(forward, **kwargs))
+            return self._in_flight(chunk, recording).run(forward, kwargs)
 
     def _pruned(
         self,
@@ -137,8 +136,7 @@ class PromptPrefill:
             self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)
         if rest is not None:
             given = self.reader.arrived(rest.chunk(whole, left, compress=False))
-            call = partial(forward, **self._arguments(kwargs, rest, given, aligned))
-            output = self._in_flight(given).run(call)
+            output = self._in_flight(given).run(forward, self._arguments(kwargs, rest, given, aligned))
             rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined
         return output
@@ -168,16 +166,9 @@ class PromptPrefill:
         return output
 
     def _replay(self, known: RecordedPrefill, chunk: ForwardPass) -> Any:
-        flight = self._in_flight(chunk)
-
-        def fill() -> Any:
-            for layer, recorded in zip(self.layers, known.layers, strict=True):
-                layer.update(recorded.keys, recorded.values)
-                flight.compress(recorded.attention, layer, recorded.states)
-            return BaseModelOutputWithPast(last_hidden_state=known.hidden)
-
         with self.compressor.timer.timing("prefill"):
-            return flight.run(fill)
+            self._in_flight(chunk).replay(known.layers)
+        return BaseModelOutputWithPast(last_hidden_state=known.hidden)
 
     def _repeat_rows(self, cache: Any, last: Chunk, whole: ForwardPass) -> None:
         """Give every row what the first one holds; their token indices differ by their padding."""

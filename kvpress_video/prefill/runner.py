@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from transformers.cache_utils import DynamicCache
@@ -83,10 +82,10 @@ class PromptRunner:
         first.check_continues(batch, self._options.compact)
         rows = first.rows or [RowState()] * batch
         forward_pass = self._reader.read(kwargs, first, rows, given)
-        allocator = self._allocator(first.logical + forward_pass.logical, batch)
         if not forward_pass.compress:
-            state = (self._adapter, self._compressor, layers, forward_pass, allocator, PeakBytes())
-            return PassInFlight(*state).run(partial(forward, **kwargs))
+            flight = PassInFlight(self._adapter, self._compressor, layers, forward_pass, None, PeakBytes())
+            return flight.run(forward, kwargs)
+        allocator = self._allocator(first.logical + forward_pass.logical, batch)
         parts = (self._adapter, self._compressor, self._reader, self._options, layers, allocator, self._shared)
         prefill = PromptPrefill(*parts)
         output = prefill.run(forward, kwargs, forward_pass, rows)

@@ -291,7 +291,7 @@ def test_a_layer_equals_concatenation_under_random_use(seed: int) -> None:
 def test_a_layer_is_empty_again_after_reset() -> None:
     layer = CompressedLayer(reserve=30)
     layer.begin_pass(
-        ForwardPass(text_tags(torch.arange(3)[None]), torch.zeros(1, 3, Places.WIDTH), 3, [RowState(padding=1)])
+        ForwardPass.of(text_tags(torch.arange(3)[None]), torch.zeros(1, 3, Places.WIDTH), 3, [RowState(padding=1)])
     )
     layer.update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
     assert layer.padded

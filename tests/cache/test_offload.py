@@ -630,18 +630,22 @@ def test_an_answer_that_is_broken_off_anywhere_leaves_no_trace(bank: str, monkey
     session.push(footage(30))
     session.flush()
     before, wanted = state(session), session.ask("Who?", max_new_tokens=3, keep=False)
-    append, left = Buffers.append, [0]
+    left = [0]
 
-    def failing(buffers: Buffers, parts: Sequence[Tensor]) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        append(buffers, parts)
+    def failing(stock: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            stock(*args)
+
+        return call
 
     for calls in (1, 2, 3, 4, 8, 9, 13, 14):
         left[0] = calls
         with monkeypatch.context() as patched:
-            patched.setattr(Buffers, "append", failing)
+            for name in ("append", "append_step"):
+                patched.setattr(Buffers, name, failing(getattr(Buffers, name)))
             with pytest.raises(KeyboardInterrupt):
                 session.ask("What?", max_new_tokens=5)
         assert session.ask("Who?", max_new_tokens=3, keep=False) == wanted
@@ -662,7 +666,7 @@ class SlowDevice:
     """Makes the device late, where it computes or where it copies, so that what does not wait goes wrong."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-        update, copy, cycles = OffloadedLayer.update, banks.CudaLane.copy, 2_000_000
+        update, copy, cycles = OffloadedLayer.update, banks.CudaCopyStream.copy, 2_000_000
 
         def slow_update(layer: Any, *args: Any, **kwargs: Any) -> Any:
             torch.cuda._sleep(cycles)
@@ -676,7 +680,7 @@ class SlowDevice:
         if where == "compute":
             monkeypatch.setattr(OffloadedLayer, "update", slow_update)
         else:
-            monkeypatch.setattr(banks.CudaLane, "copy", slow_copy)
+            monkeypatch.setattr(banks.CudaCopyStream, "copy", slow_copy)
 
 
 @pytest.mark.parametrize("slow", ["compute", "copies"])

@@ -43,7 +43,7 @@ def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer
     counts = {0: length}
     layer = CompressedLayer()
     layer.begin_pass(
-        ForwardPass(tags, places, tags.shape[1], [RowState(0, counts, counts, {0: GRID}, starts)], compress=True)
+        ForwardPass.of(tags, places, tags.shape[1], [RowState(0, counts, counts, {0: GRID}, starts)], compress=True)
     )
     layer.update(states, states)
     return layer

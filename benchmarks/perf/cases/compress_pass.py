@@ -70,7 +70,7 @@ class Layer:
         places = torch.cat([index[..., None].float().expand(1, -1, Places.WIDTH), video.places[:, 0]], dim=1)
         counts = {0: self.length}
         row = RowState(held=counts, seen=counts, grids={0: grid}, starts={0: TEXT})
-        self._chunk = ForwardPass(tags, places, tags.shape[1], [row], compress=True)
+        self._chunk = ForwardPass.of(tags, places, tags.shape[1], [row], compress=True)
         frequencies = 1e6 ** -(torch.arange(0, WIDTH, 2, device=device) / WIDTH)
         axes = torch.repeat_interleave(torch.arange(3), torch.tensor([16, 24, 24])).to(device)
         self._rope = Rope(frequencies.float(), axes)
