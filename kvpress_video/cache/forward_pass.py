@@ -104,7 +104,7 @@ class DecodedMetadata:
     @cached_property
     def places(self) -> Tensor:
         """(batch, 1, Places.WIDTH) fp32."""
-        axes = self._positions[-3:] if self._positions.ndim == 3 else self._positions.expand(3, -1, -1)
+        axes = (self._positions[-3:] if self._positions.ndim == 3 else self._positions[None]).expand(3, -1, -1)
         importance = torch.full_like(axes[:1], torch.nan, dtype=torch.float32)
         return torch.cat([axes.float(), importance]).permute(1, 2, 0)
 
