@@ -13,7 +13,7 @@ from ..compressor.entries import Grid, Kind, Places, Tags
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
-from ..prefill.token_layout import MediaItem
+from .items import MediaItem
 
 
 class StandbySettings(Protocol):

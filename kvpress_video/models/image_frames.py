@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import MediaItem
 from .base import Adapter, FramePixels, demand
 from .frame_labels import FrameLabel
+from .items import MediaItem
 
 
 class ImageFrames(Adapter):
