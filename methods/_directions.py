@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Entries
 from kvpress_video.utils.blocks import iter_fp32_blocks
 
 

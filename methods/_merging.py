@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Entries
 
 
 def averaged(entries: Entries, mean: Callable[[Tensor], Tensor], lenders: Tensor) -> Entries:

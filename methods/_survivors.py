@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Entries
 from kvpress_video.errors import BudgetError, unknown_name
 
 TREATMENTS = ("tracked", "official")

@@ -11,8 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept
-from kvpress_video.compressor.entries import Entries, Grid
+from kvpress_video.compressor import Compressor, Entries, Grid, Kept
 from kvpress_video.errors import BudgetError
 
 from ._merging import averaged

@@ -9,9 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept, top
-from kvpress_video.compressor.entries import Entries, Grid, Kind
-from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor import Compressor, Entries, Grid, Kept, Kind, make_method, top
 from kvpress_video.errors import BudgetError, UnknownNameError
 
 from ._ranks import rank

@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, Kept
 from kvpress_video.errors import BudgetError
 
 from ._attention import attention

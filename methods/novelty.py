@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kvpress_video.compressor.base import Compressor, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError, unknown_name
 
 from ._directions import likeness, mean_frame, mean_of_patches

@@ -8,9 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept
-from kvpress_video.compressor.entries import Entries
-from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor import Compressor, Entries, Kept, make_method
 from kvpress_video.errors import BudgetError
 
 

@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries, Tags
+from kvpress_video.compressor import Compressor, Entries, Tags
 
 _LOW_32_BITS = 0xFFFFFFFF
 

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, top
 
 from .novelty import Novelty, prefer_last_frame
 from .standby import Standby

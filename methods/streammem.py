@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from kvpress_video.compressor.base import Compressor, Kept, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, Kept, top
 from kvpress_video.errors import BudgetError
 
 from ._attention import attention

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool3d
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 
 from ._directions import norms
 from ._survivors import check_treatment, pseudo_frames

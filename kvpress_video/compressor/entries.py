@@ -252,6 +252,31 @@ class Entries:
         )
 
 
+def grid_tags(grid: Grid, kind: Kind, segment: int = 0, first_frame: int = 0, ordinals: Tensor | None = None) -> Tensor:
+    """Tag the visual tokens of a grid, whose index is their ordinal: add the index of the first to shift them.
+
+    Args:
+        grid: frames of rows × columns tokens.
+        kind: image or video.
+        segment: ordinal of the segment in its row.
+        first_frame: frames of the segment before the grid.
+        ordinals: the tokens to tag, by their place in the grid in row-major order, (n,) integers on any device; all of
+            them, on the host, by default.
+
+    Returns:
+        (n, Tags.WIDTH) int32, on the device of `ordinals`.
+    """
+    ordinal = torch.arange(grid.tokens) if ordinals is None else ordinals
+    tags = ordinal.new_empty((len(ordinal), Tags.WIDTH), dtype=torch.int32)
+    tags[:, Tags.INDEX] = ordinal
+    tags[:, Tags.KIND] = kind
+    tags[:, Tags.SEGMENT] = segment
+    tags[:, Tags.FRAME] = first_frame + ordinal // grid.patches
+    tags[:, Tags.ROW] = ordinal % grid.patches // grid.columns
+    tags[:, Tags.COLUMN] = ordinal % grid.columns
+    return tags
+
+
 def segment_entries(
     keys: Tensor, values: Tensor, grid: Grid, context: Context, importance: Tensor | None = None
 ) -> Entries:
@@ -264,12 +289,8 @@ def segment_entries(
         importance: vision-attention importance, (n,).
     """
     batch, heads, length, _ = keys.shape
-    ordinal = torch.arange(length, device=keys.device, dtype=torch.int32)
-    patch = ordinal % grid.patches
-    frame = ordinal // grid.patches
-    kind, segment = torch.full_like(ordinal, Kind.VIDEO), torch.zeros_like(ordinal)
-    tags = torch.stack([ordinal, kind, segment, frame, patch // grid.columns, patch % grid.columns], dim=-1)
-    position = torch.stack([frame, patch // grid.columns, patch % grid.columns], dim=-1).float()
+    tags = grid_tags(grid, Kind.VIDEO, ordinals=torch.arange(length, device=keys.device))
+    position = tags[:, Tags.FRAME :].float()
     if importance is None:
         importance = torch.full_like(position[:, 0], torch.nan)
     places = torch.cat([position, importance.to(position)[:, None]], dim=-1)
