@@ -26,6 +26,10 @@ class CacheError(KVPressVideoError, RuntimeError):
     """A compressed cache used in a way that would give wrong answers."""
 
 
+class MethodError(KVPressVideoError, RuntimeError):
+    """A method that is declared wrongly, failed, or returned an unusable result."""
+
+
 class MissingInputError(KVPressVideoError, ValueError):
     """Something that a method needs was not captured or not given."""
 

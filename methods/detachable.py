@@ -122,7 +122,7 @@ class Detachable(Compressor):
     def _candidates(self, entries: Entries, keep: int, window: int) -> Tensor:
         """The older entries that are in the bank or migrate to it, ascending: no fewer than it has room for."""
         older = len(entries) - window
-        scores = self._scorer.scores(entries)[..., :older]
+        scores = self._scorer.checked_scores(entries)[..., :older]
         turn = rank(scores, entries.frame[..., :older])
         return top(-turn * older - rank(scores), max(keep - window, self._migrants(entries, keep, window)))
 

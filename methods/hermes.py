@@ -72,7 +72,7 @@ class Hermes(Compressor):
         """The highest scores; in a deep layer the last of them holds the mean of itself and of all that goes."""
         if not (self.summary and self._is_deep(entries) and 0 < keep < len(entries)):
             return super().reduce(entries, keep)
-        order = self.scores(entries).argsort(dim=-1, descending=True, stable=True)
+        order = self.checked_scores(entries).argsort(dim=-1, descending=True, stable=True)
         rest = entries.gather(order[..., keep - 1 :])
         summary = averaged(
             rest, lambda states: states.float().mean(dim=2, keepdim=True), torch.zeros_like(order[..., :1])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Kind
-from ..errors import BudgetError
+from ..compressor.results import MethodCall
 from .forward_pass import RowState
 
 
@@ -57,7 +57,7 @@ class EvictionPlan:
         for rows, slots, entries in self.merged:
             for whole, part in ((keys, entries.keys), (values, entries.values), (places, entries.places)):
                 for row, where, states in zip(rows, slots, part, strict=True):
-                    whole[row].scatter_(1, where[..., None].expand_as(states), states.to(whole.dtype))
+                    whole[row].scatter_(1, where[..., None].expand_as(states), states)
         for row, left in enumerate(self.rows):
             for whole, nothing in ((keys, 0), (values, 0), (tags, Kind.PADDING), (places, 0)):
                 whole[row, :, : left.padding] = nothing
@@ -76,6 +76,7 @@ def plan_eviction(
         method: does the choosing, on all rows of the same layout at once.
 
     Raises:
+        MethodError: the method failed or returned an unusable result, see `MethodCall.reduce`.
         BudgetError: the method returned another number of entries than it was asked for, or (on the CPU, where looking
             is free) not in ascending order.
     """
@@ -113,14 +114,7 @@ def _plan_group(
             stay.append(slots)
         elif wanted := keep[segment]:
             part = replace(part, context=replace(part.context, grid=row.grids[segment]))
-            chosen, merged = method.reduce(part, wanted)
-            if chosen.shape[2] != wanted:
-                raise BudgetError(
-                    f"{type(method).__name__} kept {chosen.shape[2]} entries of layer {entries.context.layer} "
-                    f"where {wanted} were asked for."
-                )
-            if chosen.device.type == "cpu" and bool((chosen.diff(dim=-1) <= 0).any()):  # a GPU would have to wait
-                raise BudgetError(f"{type(method).__name__} must give the slots that stay in ascending order.")
+            chosen, merged = MethodCall(method, part, wanted).reduce()
             stay.append(slots.gather(2, chosen))
             if merged is not None:
                 made.append((stay[-1], merged))

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from ..errors import UnknownNameError, unknown_name
-from .base import Compressor
+from .base import Compressor, check_observer
 
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
@@ -161,15 +161,17 @@ def method_class(name: str) -> type[Compressor]:
 
 
 def make_method(method: str | Compressor, **settings: Any) -> Compressor:
-    """A method from its name and settings, from `"name:setting=value,…"`, or as it is.
+    """Make a method from its name and settings or from `"name:setting=value,…"`, or validate an instance.
 
     Raises:
-        UnknownNameError: unknown method or setting, or settings given beside an already made method.
+        UnknownNameError: an unknown method or setting, or settings given along with an instance.
+        MethodError: not a method, or one that is declared wrongly, see `check_observer`.
+        MissingInputError: the method needs an input and has no setting that says how to capture it.
     """
-    if isinstance(method, Compressor):
-        if settings:
-            raise UnknownNameError(
-                f"{type(method).__name__} is already made: give {', '.join(settings)} to its constructor."
-            )
-        return method
-    return METHODS.make(method, **settings)
+    made = METHODS.make(method, **settings) if isinstance(method, str) else method
+    check_observer(made)
+    if settings and made is method:
+        raise UnknownNameError(
+            f"{type(method).__name__} is already made: give {', '.join(settings)} to its constructor."
+        )
+    return made

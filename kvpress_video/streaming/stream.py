@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
@@ -17,7 +18,7 @@ from ..budget import Budget
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, layers_of
 from ..cache.offloaded_layer import make_layers
-from ..compressor.base import Compressor
+from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Context, Grid, Kind, Tags
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
@@ -100,7 +101,9 @@ class Stream:
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
-        self.cache.layers = [*make_layers(bank_on, layers, reserve, [RowState(following=0)], method.banked)]
+        self.cache.layers = [
+            *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
+        ]
 
     @property
     def layers(self) -> list[CompressedLayer]:
