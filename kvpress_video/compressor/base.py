@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import BudgetError, KVPressVideoError, MethodError, MissingInputError, unknown_name
 from .entries import Entries, take_slots
-from .results import Kept, MethodCall, check_not_nan, check_scores
+from .results import Kept, MethodCall, check_scores, rankable
 
 STAGES = ("cache", "input")
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -56,7 +56,7 @@ class Compressor:
         raise NotImplementedError(f"{type(self).__name__} implements neither scores() nor select() nor reduce()")
 
     def checked_scores(self, entries: Entries) -> Tensor:
-        """Score each entry and validate the scores.
+        """Score each entry and validate the scores; off the CPU, NaN becomes -inf.
 
         Raises:
             MethodError: scores of the wrong shape, dtype or device, or (on the CPU) NaN.
@@ -230,8 +230,8 @@ def top(scores: Tensor, keep: int) -> Tensor:
     counted off in order.
 
     Args:
-        scores: (..., n), floating point or integers. NaN is an error on the CPU and ranks lowest elsewhere, where
-            looking for it would stall the host.
+        scores: (..., n), floating point or integers. NaN ranks highest, as in a sort. Within a call of a method it is
+            an error on the CPU, and ranks lowest elsewhere, where looking for it would stall the host.
         keep: how many to select.
 
     Returns:
@@ -239,7 +239,7 @@ def top(scores: Tensor, keep: int) -> Tensor:
 
     Raises:
         BudgetError: there are fewer scores than `keep`.
-        MethodError: complex or boolean scores, or (on the CPU) NaN.
+        MethodError: complex or boolean scores, or NaN on the CPU within a call of a method.
     """
     length = scores.shape[-1]
     if not 0 <= keep <= length:
@@ -248,9 +248,7 @@ def top(scores: Tensor, keep: int) -> Tensor:
         raise MethodError(f"scores are {scores.dtype}: real numbers are needed, e.g. scores.float().")
     if not keep:
         return scores.new_empty((*scores.shape[:-1], 0), dtype=torch.long)
-    if scores.is_floating_point():
-        check_not_nan(scores)
-        scores = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    scores = rankable(scores)
     lowest = scores.topk(keep, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
     above, level = scores > lowest, scores == lowest
     room = keep - above.sum(dim=-1, keepdim=True)

@@ -1,7 +1,7 @@
 """Validation of what a method returns, before the cache relies on it.
 
 Types, shapes, dtypes and devices are checked everywhere. Values (NaN, order, range) are checked on the CPU only: on an
-accelerator reading them would stall the host. There, `top` ranks NaN scores lowest, slots outside the entries trip the
+accelerator reading them would stall the host. There, NaN scores rank lowest, slots outside the entries trip the
 device's own index assertion, and the other value checks are skipped.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,9 @@ from .entries import Entries, Places
 
 if TYPE_CHECKING:
     from .base import Compressor
+
+
+_CALLED: ContextVar[bool] = ContextVar("a method is being called", default=False)
 
 
 class Kept(NamedTuple):
@@ -90,7 +94,7 @@ class MethodCall:
     @contextmanager
     def _located(self) -> Iterator[None]:
         """Name the method, layer, pass and entries in the errors of a call."""
-        versions = _versions(self.entries)
+        versions, token = _versions(self.entries), _CALLED.set(True)
         try:
             yield
             if _versions(self.entries) != versions:
@@ -101,6 +105,8 @@ class MethodCall:
             raise
         except Exception as error:
             raise MethodError(f"{self}: {type(error).__name__}: {error}{self._overflow()}") from error
+        finally:
+            _CALLED.reset(token)
 
     def _overflow(self) -> str:
         """A hint where the model itself produced NaN or infinity."""
@@ -157,7 +163,7 @@ class MethodCall:
 
 
 def check_scores(scores: object, entries: Entries) -> Tensor:
-    """Validate one score per entry.
+    """Validate one score per entry and return the scores, off the CPU with NaN replaced by -inf.
 
     Raises:
         MethodError: not a real floating-point tensor of shape (batch, kv_heads, n) on the entries' device, or (on the
@@ -172,14 +178,26 @@ def check_scores(scores: object, entries: Entries) -> Tensor:
         )
     if scores.device != entries.keys.device:
         raise MethodError(f"scores() returned a tensor on {scores.device}, the entries are on {entries.keys.device}.")
-    check_not_nan(scores)
-    return scores
+    return _without_nan(scores)
 
 
-def check_not_nan(scores: Tensor) -> None:
-    """Raise MethodError if a score on the CPU is NaN."""
-    if scores.device.type == "cpu" and (found := int(scores.isnan().sum())):
+def rankable(scores: Tensor) -> Tensor:
+    """Replace NaN by the infinity that it ranks as: +inf, as in a sort, but within a call of a method -inf.
+
+    Raises:
+        MethodError: NaN on the CPU, within a call of a method.
+    """
+    if not scores.is_floating_point():
+        return scores
+    return _without_nan(scores) if _CALLED.get() else scores.nan_to_num(torch.inf, torch.inf, -torch.inf)
+
+
+def _without_nan(scores: Tensor) -> Tensor:
+    if scores.device.type != "cpu":
+        return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    if found := int(scores.isnan().sum()):
         raise MethodError(f"{found} of {scores.numel()} scores are NaN: a NaN has no rank.")
+    return scores
 
 
 def _check_finite(name: str, states: Tensor) -> None:

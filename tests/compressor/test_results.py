@@ -267,14 +267,23 @@ def test_methods_that_rank_by_other_scores_refuse_nan(name: str) -> None:
         method.compress(entries, 60)
 
 
-@pytest.mark.parametrize("scores", [torch.tensor([1.0, torch.nan, 3.0, 2.0])])
-def test_where_looking_is_not_free_nan_ranks_lowest(scores: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MethodError, match="1 of 4 scores are NaN"):
-        top(scores, 2)
-    monkeypatch.setattr("kvpress_video.compressor.base.check_not_nan", lambda scores: None)
-    assert top(scores, 2).tolist() == [2, 3]
-    assert top(scores, 3).tolist() == [0, 2, 3]
-    assert top(scores * torch.nan, 2).tolist() == [0, 1]
+def test_a_selection_by_nan_scores_is_refused_as_well() -> None:
+    """`top` sorts NaN first where anyone may call it, and refuses it where a method selects by it."""
+    scores = torch.tensor([1.0, torch.nan, 3.0, 2.0])
+    assert top(scores, 2).tolist() == [1, 2]
+    method = Raises(lambda entries: top(scores, 2))
+    with pytest.raises(MethodError, match=f"{FIRST}1 of 4 scores are NaN"):
+        method.compress(footage(), KEEP)
+    assert top(scores, 2).tolist() == [1, 2]
+
+
+def test_where_looking_is_not_free_nan_becomes_the_lowest_score() -> None:
+    """Nothing is read: the scores have no values to read."""
+    entries = footage()
+    nowhere = replace(
+        entries, **{part: getattr(entries, part).to("meta") for part in ("keys", "values", "tags", "places")}
+    )
+    assert Scores(lambda scores: scores * torch.nan).compress(nowhere, KEEP).keys.is_meta
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(4, dtype=torch.complex64), torch.zeros(4, dtype=torch.bool)])
@@ -292,11 +301,13 @@ def test_top_takes_no_negative_number() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_nan_on_a_gpu_ranks_lowest_without_waiting() -> None:
-    scores = torch.tensor([1.0, torch.nan, 3.0, 2.0], device="cuda")
-    top(scores, 2)
+    entries = footage()
+    moved = replace(entries, **{part: getattr(entries, part).cuda() for part in ("keys", "values", "tags", "places")})
+    method = Scores(with_one_nan)
+    method.compress(moved, GRID.tokens - 1)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        chosen = top(scores, 2)
+        kept = method.compress(moved, GRID.tokens - 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert chosen.tolist() == [2, 3]
+    assert 7 not in kept.index[0, 1].tolist()
