@@ -1,4 +1,4 @@
-"""The interface of a compression method, and all that a method needs to import."""
+"""The public interface for compression methods: everything that a method needs to import."""
 
 from .base import Compressor, Kept, check_observer, top
 from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, segment_entries

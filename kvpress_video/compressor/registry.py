@@ -98,7 +98,7 @@ class Registry(Generic[Made]):
 
 @cache
 def _points(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name, one for each."""
+    """Find the entry points of a group, one for each name."""
     chosen: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=group), key=lambda point: (not _is_own(point), _package(point))):
         used = chosen.setdefault(point.name, point)
@@ -115,7 +115,7 @@ def _is_own(point: EntryPoint) -> bool:
 
 
 def _package(point: EntryPoint) -> str:
-    """The name of the package that declares an entry point."""
+    """Name the package that declares an entry point."""
     dist = getattr(point, "dist", None)
     return f"package {dist.name}" if dist is not None else "an unnamed package"
 
@@ -125,10 +125,10 @@ def _needed(field: Field[Any]) -> bool:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the settings in `"name:setting=value,…"`; values are Python literals, or else strings.
+    """Split `"name:setting=value,…"` into the name and the settings; values are Python literals, or else strings.
 
     Raises:
-        UnknownNameError: a setting is given twice, or has no value.
+        UnknownNameError: a setting is given twice or has no value.
     """
     name, _, rest = text.partition(":")
     settings: dict[str, Any] = {}
@@ -143,13 +143,13 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def spell(name: str, settings: dict[str, Any]) -> str:
-    """What `parse` reads as this name with these settings, where there is such a text."""
+    """Write a name and settings as the text from which `parse` reads them, if they have one."""
     written = ",".join(f"{key}={_spelled(value)}" for key, value in settings.items())
     return f"{name}:{written}" if written else name
 
 
 def split_list(text: str) -> list[str]:
-    """The members of `"a,b:setting=1,other=2,c"`: a part `name=value` belongs to the member before it."""
+    """Split `"a,b:setting=1,other=2,c"` into members: a part `name=value` belongs to the member before it."""
     members: list[str] = []
     for part in filter(None, (part.strip() for part in _split(text))):
         if members and re.match(r"\w+\s*=", part):
@@ -160,7 +160,7 @@ def split_list(text: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that are in no bracket; a closing bracket that nothing opened is a character."""
+    """Split at the commas outside of brackets; an unmatched closing bracket is an ordinary character."""
     parts, depth = [""], 0
     for character in text:
         depth = max(0, depth + (character in "([{") - (character in ")]}"))
@@ -188,15 +188,15 @@ METHODS = Registry("kvpress_video.methods", "method", Compressor)
 
 
 def method_names() -> list[str]:
-    """Names of all installed methods, sorted."""
+    """Return the names of all installed methods, sorted."""
     return METHODS.names()
 
 
 def method_class(name: str) -> type[Compressor]:
-    """The class behind a method's name.
+    """Load the class of a method.
 
     Raises:
-        UnknownNameError: no installed method has that name; the nearest one is suggested.
+        UnknownNameError: no installed method has that name (the nearest one is suggested), or its package is broken.
     """
     return METHODS.get(name)
 
