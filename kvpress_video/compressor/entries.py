@@ -242,8 +242,9 @@ class Entries:
         """Concatenate along the batch (`dim=0`) or the sequence (`dim=2`), with the context of the first part."""
         if len(parts) == 1:
             return parts[0]
-        names = ("keys", "values", "tags", "places")
-        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts], dim) for name in names})
+        every = ([part.keys, part.values, part.tags, part.places] for part in parts)
+        keys, values, tags, places = (torch.cat(same, dim) for same in zip(*every, strict=True))
+        return Entries(keys, values, tags, places, parts[0].context)
 
 
 def grid_tags(grid: Grid, kind: Kind, segment: int = 0, first_frame: int = 0, ordinals: Tensor | None = None) -> Tensor:
