@@ -1,4 +1,4 @@
-"""The videos and images of one call of a vision tower."""
+"""Videos and images as the vision tower encoded them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .frame_labels import FrameLabel
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One video or image as the model encoded it.
+    """One encoded video or image.
 
     Attributes:
-        grid: its visual tokens.
-        separators: further placeholder tokens after them that are no patch (a newline embedding); kept as text.
-        importance: vision-attention importance of each visual token, (grid.tokens,) fp32, where it was captured.
-        label: for an image that may be a frame of a video, what is written between two of them.
-        shown: which of its visual tokens the prompt has, (grid.tokens,) bool; None for all of them.
+        grid: visual tokens of the item.
+        separators: number of placeholder tokens after them that are not patches (newline embeddings); kept as text.
+        importance: vision-attention importance of each visual token, (grid.tokens,) fp32; None if not captured.
+        label: format of the text between two frames, for an image that may be a frame of a video.
+        shown: visual tokens that the prompt contains, (grid.tokens,) bool; None for all of them.
     """
 
     grid: Grid
@@ -31,11 +31,11 @@ class MediaItem:
 
     @property
     def ordinals(self) -> np.ndarray:
-        """The visual tokens that the prompt has, by their place in the whole grid."""
+        """Visual tokens that the prompt contains, by their row-major place in the grid, (n,) int64."""
         return np.arange(self.grid.tokens) if self.shown is None else np.flatnonzero(self.shown.cpu().numpy())
 
     @property
     def tokens(self) -> int:
-        """Placeholder tokens that it fills."""
+        """Number of placeholder tokens of the item in the prompt."""
         shown = self.grid.tokens if self.shown is None else int(self.shown.sum())
         return shown + self.separators
