@@ -26,8 +26,8 @@ class Budget:
 
     Attributes:
         amount: a fraction in (0, 1], a count of visual entries, or a count of bytes.
-        unit: `"ratio"` and `"tokens"` count *visual* entries per layer and KV head, in addition to which all text is
-            kept; `"bytes"` counts everything the cache holds: all layers, text and metadata included.
+        unit: `"ratio"` and `"tokens"` count *visual* entries per layer and KV head, and text is kept in addition;
+            `"bytes"` counts everything the cache holds: all layers, text and metadata included.
     """
 
     amount: float

@@ -23,7 +23,7 @@ def pseudo_frames(entries: Entries) -> int:
     frames, rest = divmod(len(entries), entries.grid.patches)
     if rest:
         raise BudgetError(
-            f"entries='official' reads what is cached as whole frames of {entries.grid.patches} patches, but "
+            f"entries='official' treats the cache as whole frames of {entries.grid.patches} patches, but "
             f"{len(entries)} entries leave {rest} over: use entries='tracked', or a budget of whole frames."
         )
     return frames

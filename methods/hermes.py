@@ -18,7 +18,7 @@ from ._merging import averaged
 
 @dataclass(frozen=True)
 class Hermes(Compressor):
-    """Shallow layers keep the newest entries, deep layers what the probe attends to, middle layers a blend.
+    """Keep the newest entries in shallow layers, those that the probe attends to in deep ones, a blend in between.
 
     score = (1 − ω)·A + ω·R, where A is the attention of the probe and R = exp(−k·Δ) the recency, both scaled to 0 … 1
     over the cached entries; Δ = (n − 1 − i) / (n − 1) for the i-th of n entries, i from 0. ω is 1 in shallow layers and

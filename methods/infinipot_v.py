@@ -17,7 +17,7 @@ from .van import VaN
 
 @dataclass(frozen=True)
 class InfiniPotV(Compressor):
-    """InfiniPot-V: TaR fills its share of the budget, VaN the rest.
+    """InfiniPot-V: keep the selection of TaR within its share of the budget, and that of VaN for the rest.
 
     Of C entries, n_van = round((1 − tar_ratio)·C) and n_tar = C − n_van. Each head keeps the n_tar entries that `TaR`
     selects, recent frames included, and the n_van largest values among the others.

@@ -83,7 +83,7 @@ def _check_whole(entries: Entries, place: Tensor) -> None:
     if not bool((frame == frame[:, :1, :, :1]).all()):
         raise BudgetError(
             f"'memory-bank' keeps whole frames of {patches} patches, but parts of several are cached: use it from the "
-            "start of a cache, and on its own."
+            "start of a cache, without other methods."
         )
 
 

@@ -33,7 +33,7 @@ class PerLayer(Compressor):
     def __post_init__(self) -> None:
         base = make_method(self.base)
         if "cache" not in base.stages:
-            raise BudgetError(f"{type(base).__name__} does not work in the cache, where layers could differ.")
+            raise BudgetError(f"{type(base).__name__} does not work in the cache: choose another base.")
         if not self.shares or not all(0 < share < float("inf") for share in self.shares):
             raise BudgetError(f"shares must be one or more numbers above zero, got {self.shares}.")
         object.__setattr__(self, "base", base)

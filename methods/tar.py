@@ -17,7 +17,7 @@ from ._survivors import check_treatment, pseudo_frames
 
 @dataclass(frozen=True)
 class TaR(Compressor):
-    """Temporal-axis redundancy: keep the last r frames, and of the others what is least like them.
+    """Temporal-axis redundancy: keep the last r frames, and the other entries that are least like them.
 
     score(h,t,j) = −⟨K̂(h,t,j), mean of K̂(h,t',j) over the last r frames t'⟩ for frame t, patch j and head h, where
     K̂ = K / (‖K‖₂ + 1e-9) of the cached keys and r = max(1, ⌊f·recent_ratio⌋) of f cached frames (n/p if survivors do

@@ -1,4 +1,4 @@
-"""The interface of a compression method: most answer one question, which entries matter most."""
+"""The interface of a compression method, and the validation of its declaration."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "vision_attention": ("n", "tokens"),
     "rope": (),
 }
-"""Inputs that can be captured for a method, and the settings of the method that say how."""
+"""Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """A compression method, which decides what stays of the visual entries of a cache.
+    """Base class of compression methods, which choose the visual entries that stay in a cache.
 
-    Most methods implement `scores()`. One that selects by another rule overrides `select()`, one that merges entries
-    overrides `reduce()`. A method sees one segment (video or image) of one layer at a time, in all rows of the batch
-    with the same layout. The entries are the cache itself: later passes overwrite them, so copy what has to be
-    remembered, and never write to them. Decorate a method with `@dataclass(frozen=True)`; its fields are its settings.
+    Most methods implement `scores()`. A method that selects by another rule overrides `select()`; a method that merges
+    entries overrides `reduce()`. A method receives one segment (video or image) of one layer at a time, in all rows of
+    the batch with the same layout. The entries are views of the cache, which later passes overwrite: clone a tensor
+    before keeping it, and never write to one. Decorate a method with `@dataclass(frozen=True)`; its fields are its
+    settings.
 
     Attributes:
         needs: inputs to capture, from `NEEDS`: `"queries"`, the last `window` queries of a pass
@@ -101,7 +102,7 @@ class Compressor:
 
     @property
     def observer(self) -> Compressor:
-        """The method whose settings say how to capture the needed inputs: this one, or the one that it wraps."""
+        """The method whose settings configure the capture of inputs: this one, or the wrapped one."""
         return self
 
     def describe(self) -> dict[str, object]:
@@ -113,8 +114,9 @@ def check_observer(method: Any) -> None:
     """Validate the declaration of a method.
 
     Raises:
-        MethodError: a class instead of an instance, no `Compressor`, a class that is not a dataclass or that implements
-            none of `scores()`, `select()` and `reduce()`, or a capture setting that is no positive integer.
+        MethodError: a class instead of an instance; an object that is not a `Compressor`; a class that is not a
+            dataclass or implements none of `scores()`, `select()` and `reduce()`; `needs` or `stages` of the wrong
+            type; or a capture setting that is not a positive integer.
         UnknownNameError: an unknown need or stage.
         MissingInputError: a need without the setting that says how to capture it.
     """
@@ -179,7 +181,7 @@ def checked_layer_budgets(method: Compressor, keep: int, layers: int) -> tuple[i
         Entries that each layer may keep, in layer order.
 
     Raises:
-        MethodError: a budget is no whole number from 0, or together they exceed `keep * layers`.
+        MethodError: a budget is not a whole number from 0, or the budgets sum to more than `keep * layers`.
         KVPressVideoError: any other error of the package that the method raised, unchanged.
     """
     budgets = [
@@ -201,7 +203,7 @@ def checked_banked(method: Compressor, entries: Entries) -> int:
     """Ask a method how many leading entries to offload and validate the answer.
 
     Raises:
-        MethodError: the answer is no whole number between 0 and the number of entries.
+        MethodError: the answer is not a whole number between 0 and the number of entries.
     """
     call = f"{type(method).__name__}.banked() of {len(entries)} entries"
     banked = _asked(call, partial(method.banked, entries))
@@ -211,7 +213,7 @@ def checked_banked(method: Compressor, entries: Entries) -> int:
 
 
 def _asked(call: str, ask: Callable[[], Any]) -> int:
-    """The whole number that a method answers with."""
+    """Call a method and validate that it returns a whole number from 0."""
     try:
         number = ask()
     except KVPressVideoError:
@@ -226,8 +228,8 @@ def _asked(call: str, ask: Callable[[], Any]) -> int:
 def top(scores: Tensor, keep: int) -> Tensor:
     """Select the highest scores along the last dimension; of equal scores the earlier one is selected.
 
-    Nothing is sorted: entries above the lowest selected score, and as many equal to it as there is room for, are
-    counted off in order.
+    Without a sort: the scores above the lowest selected one are taken, and then as many equal to it as still fit, in
+    order.
 
     Args:
         scores: (..., n), floating point or integers. NaN ranks highest, as in a sort. Within a call of a method it is

@@ -227,6 +227,6 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def _versions(entries: Entries) -> list[int]:
-    """How often each tensor was written to; inference tensors do not count."""
+    """Return the version counters of the entries' tensors, which count writes; inference tensors have none."""
     parts = (entries.keys, entries.values, entries.tags, entries.places)
     return [part._version for part in parts if not part.is_inference()]

@@ -71,7 +71,7 @@ def select(
 
 
 def _entries(keep: int | str, tokens: int) -> int:
-    """Entries to keep of so many visual ones."""
+    """Convert `keep` to a number of entries, out of `tokens`."""
     share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*", keep) if isinstance(keep, str) else None
     if share is None and (isinstance(keep, bool) or not isinstance(keep, Integral)):
         raise BudgetError(f"Cannot read keep={keep!r}: give a number of entries, or a share such as '25%'.")

@@ -1,4 +1,4 @@
-"""A method that is declared wrongly fails where it is given, not in the middle of a video."""
+"""Validation of declarations: a method that is declared wrongly fails before it sees a video."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_sound_methods_are_taken_as_they_are() -> None:
 
 @dataclass(frozen=True)
 class Spreads(Sound):
-    """Gives layers what it is told to."""
+    """Answers with the budgets of a function."""
 
     answer: Callable[[int, int, int], Any] = lambda keep, layer, layers: keep
 

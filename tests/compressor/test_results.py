@@ -1,4 +1,4 @@
-"""What a method returns is used only if it can be: every other result is an error that says where it came from."""
+"""Validation of results: an unusable one is an error that names the method, layer, pass and entries."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_methods_that_rank_by_other_scores_refuse_nan(name: str) -> None:
 
 
 def test_a_selection_by_nan_scores_is_refused_as_well() -> None:
-    """`top` sorts NaN first where anyone may call it, and refuses it where a method selects by it."""
+    """`top` sorts NaN first on its own, and refuses it within a call of a method."""
     scores = torch.tensor([1.0, torch.nan, 3.0, 2.0])
     assert top(scores, 2).tolist() == [1, 2]
     method = Raises(lambda entries: top(scores, 2))

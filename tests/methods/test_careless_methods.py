@@ -1,4 +1,4 @@
-"""A careless method in the whole chain: it is refused where it fails, and the model is as it was."""
+"""Careless methods in the whole chain: each is refused where it fails, and the model is left as it was."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_careless_method_is_refused(method: Compressor, capped: bool) -> None:
 
 
 def test_a_mistake_that_shows_in_a_later_pass_alone_names_that_pass() -> None:
-    """By patch, without survivors in mind."""
+    """The method reshapes scores to whole frames, which survivors do not fill."""
     method = CarelessScores(lambda entries: scored(entries).unflatten(-1, (-1, entries.grid.patches)).flatten(-2))
     model = model_of(FAMILY)
     inputs = zoo.inputs(model, [video_prompt(FAMILY)])
