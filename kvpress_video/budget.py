@@ -1,83 +1,121 @@
-"""How much a cache may hold: a ratio, a number of visual entries, or bytes."""
+"""Budgets: how much a cache may hold, as a ratio, a number of visual entries, or bytes."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
-from .errors import BudgetError
+from .errors import BudgetError, unknown_name
+from .utils.warnings import warn_caller
 
 BudgetLike: TypeAlias = "Budget | str | int | float"
+Unit = Literal["ratio", "tokens", "bytes"]
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z%]*)\s*", re.IGNORECASE)
+_MOST = 2**63  # entries or bytes, more than any cache holds
+_EXAMPLES = "write e.g. '25%', 6144 or '256MiB'"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a cache may hold.
+    """The amount that a cache may hold.
 
     Attributes:
         amount: a fraction in (0, 1], a count of visual entries, or a count of bytes.
-        unit: `"ratio"` and `"tokens"` count *visual* entries per layer and KV head, text comes on top; `"bytes"`
-            counts everything that the cache holds: all layers, text and metadata included.
+        unit: `"ratio"` and `"tokens"` count *visual* entries per layer and KV head, and text is kept in addition;
+            `"bytes"` counts everything the cache holds: all layers, text and metadata included.
     """
 
     amount: float
-    unit: Literal["ratio", "tokens", "bytes"]
+    unit: Unit
 
     def __post_init__(self) -> None:
-        if not 0 < self.amount < float("inf"):
-            raise BudgetError(f"A budget must be above zero, got {self}. Ask for e.g. '25%', 6144 or '256MiB'.")
+        if self.unit not in get_args(Unit):
+            raise unknown_name("unit of a budget", str(self.unit), get_args(Unit))
+        if isinstance(self.amount, bool) or not isinstance(self.amount, Real):
+            raise BudgetError(f"The amount of a budget is a number, got {self.amount!r}.")
+        if not 0 < self.amount < _MOST:
+            limit, got = (
+                ("below 2**63", "more") if self.amount >= _MOST else ("above zero", f"{self.amount} {self.unit}")
+            )
+            raise BudgetError(f"A budget must be {limit}, got {got}: {_EXAMPLES}.")
         if self.unit == "ratio" and self.amount > 1:
             raise BudgetError(f"A ratio cannot exceed 100%, got {self}. Leave compression off to keep everything.")
 
     @classmethod
     def parse(cls, value: BudgetLike) -> Budget:
-        """Read `'25%'`, `0.25` (ratios), `6144`, `'6144'`, `'6144 tokens'`, `'256MiB'`, `'1.5GB'` (bytes).
+        """Read a budget.
+
+        Args:
+            value: `'25%'` or `0.25` (ratios), `6144`, `'6144'` or `'6144 tokens'` (visual entries), `'256MiB'` or
+                `'1.5GB'` (bytes), or a `Budget`. Numpy's integers and floats count as numbers. `1` is one visual entry
+                and `1.0` is 100%: a warning says so, and how to write the other.
 
         Raises:
-            BudgetError: the value is none of these, is not above zero, or is a ratio above 100%.
+            BudgetError: the value is none of these, is not above zero, is infinite, or is a ratio above 100%.
         """
         if isinstance(value, Budget):
             return value
+        parsed = cls._read(value)
+        if parsed.amount == 1 and not (isinstance(value, str) and re.search(r"[a-z%]", value, re.IGNORECASE)):
+            if parsed.unit == "tokens":
+                read, other = "one visual entry per layer: write '1 token' to say so", "'100%' to keep everything"
+            else:
+                read, other = "100%, which keeps everything: write '100%' to say so", "'1 token' for one visual entry"
+            warn_caller(f"The budget {value!r} is read as {read}, or {other}.")
+        return parsed
+
+    @classmethod
+    def _read(cls, value: Any) -> Budget:
         if isinstance(value, bool) or not isinstance(value, (str, Real)):
-            raise BudgetError(f"Cannot read the budget {value!r}: write e.g. '25%', 6144 or '256MiB'.")
+            raise BudgetError(f"Cannot read the budget {value!r:.80}: {_EXAMPLES}.")
         if isinstance(value, Integral):
             return cls(int(value), "tokens")
         if not isinstance(value, str):
-            number = float(value)
-            return cls(number, "tokens" if number > 1 and number.is_integer() else "ratio")
+            try:
+                number = float(value)
+            except OverflowError as error:
+                raise BudgetError(f"A budget must be above zero and below 2**63: {_EXAMPLES}.") from error
+            return cls(int(number), "tokens") if number > 1 and number.is_integer() else cls(number, "ratio")
         match = _NUMBER.fullmatch(value)
         if match is None:
-            raise BudgetError(f"Cannot read the budget {value!r}: write e.g. '25%', 6144 or '256MiB'.")
-        number, unit = float(match[1]), match[2].lower()
+            raise BudgetError(f"Cannot read the budget {value!r:.80}: {_EXAMPLES}.")
+        digits, unit = match[1], match[2].lower()
+        number, whole = float(digits), "." not in digits
         if unit == "%":
             return cls(number / 100, "ratio")
-        if unit == "tokens":
-            return cls(int(number), "tokens")
         if unit in _UNITS:
             return cls(number * _UNITS[unit], "bytes")
-        if unit:
-            raise BudgetError(f"Unknown unit {match[2]!r} in the budget {value!r}: use %, tokens, {', '.join(_UNITS)}.")
-        return cls(number, "tokens" if number.is_integer() and "." not in match[1] else "ratio")
+        if unit not in ("", "token", "tokens"):
+            raise BudgetError(
+                f"Unknown unit {match[2]!r:.80} in the budget {value!r:.80}: use %, tokens, {', '.join(_UNITS)}."
+            )
+        if unit and number < _MOST and not number.is_integer():
+            raise BudgetError(f"A budget of tokens is a whole number, got {value!r:.80}: {_EXAMPLES}.")
+        return cls(number if number >= _MOST else int(number), "tokens") if whole or unit else cls(number, "ratio")
 
     def entries(self, tokens: int) -> int:
-        """Entries that a ratio leaves of `tokens`, rounded half up; at most `amount` for a count."""
+        """Return the entries that the budget leaves of `tokens`: a ratio of them, rounded half up, or `amount` at most.
+
+        A budget of bytes has no answer without the size of an entry, see `cache.allocation`.
+        """
         return int(self.amount * tokens + 0.5) if self.unit == "ratio" else min(int(self.amount), tokens)
 
     def for_rows(self, rows: int) -> Budget:
-        """What a batch may hold, each of whose rows may hold this: bytes count all rows, the others each row."""
+        """Return the budget of a batch whose rows may each hold this one: bytes count all rows, other units each."""
         return Budget(self.amount * rows, "bytes") if self.unit == "bytes" else self
 
     @property
     def exact(self) -> str | int | float:
-        """What `parse` reads as this budget again."""
+        """The plain value that `parse` reads as this budget, without a warning where it is a ratio."""
         if self.unit == "bytes":
             return f"{int(self.amount)}B"
-        return int(self.amount) if self.unit == "tokens" else self.amount
+        if self.unit == "tokens":
+            return int(self.amount)
+        return "100%" if self.amount == 1 else self.amount
 
     def __str__(self) -> str:
         if self.unit == "ratio":

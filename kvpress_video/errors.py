@@ -1,4 +1,4 @@
-"""Every error the package raises on purpose, and the one helper that words a near miss."""
+"""Exceptions of the package, and the message for an unknown name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 
 class KVPressVideoError(Exception):
-    """Base class: catch this to catch everything the package raises on purpose."""
+    """Base class of every exception that the package raises on purpose."""
 
 
 class BudgetError(KVPressVideoError, ValueError):
-    """A budget that cannot be read, or that the method cannot reach."""
+    """A budget that cannot be read, or that a method cannot meet; also a setting of a method that is out of range."""
 
 
 class UnknownNameError(KVPressVideoError, ValueError):
-    """A method, setting or choice that does not exist."""
+    """An unknown method, setting or choice."""
 
 
 class UnsupportedModelError(KVPressVideoError, TypeError):
@@ -23,27 +23,37 @@ class UnsupportedModelError(KVPressVideoError, TypeError):
 
 
 class CacheError(KVPressVideoError, RuntimeError):
-    """A compressed cache used in a way that would give wrong answers."""
+    """A use of a compressed cache that would give wrong answers."""
+
+
+class MethodError(KVPressVideoError, RuntimeError):
+    """A method that is declared wrongly, raised an exception, or returned an unusable result."""
 
 
 class MissingInputError(KVPressVideoError, ValueError):
-    """Something that a method needs was not captured or not given."""
+    """An input that a method or model needs and that was not captured or not given."""
 
 
 class VideoError(KVPressVideoError, ValueError):
-    """A video that is missing, unreadable, or empty where it was asked for."""
+    """A video that is missing or unreadable, or that has no frames in the requested range."""
 
 
 class BenchmarkError(KVPressVideoError, ValueError):
-    """A benchmark whose files are missing, or not what they should be."""
+    """A benchmark whose files are missing or invalid."""
 
 
 class SweepError(KVPressVideoError, ValueError):
-    """A sweep that cannot be run as asked, or a store that cannot be read."""
+    """A sweep that cannot run as requested, or a store that cannot be read."""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not among `known`, with the nearest one suggested."""
+    """Build the error for a name that is not known, which suggests the nearest known one.
+
+    Args:
+        what: noun for the thing that the name should stand for.
+        name: the unknown name.
+        known: all valid names.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,1 +1,1 @@
-"""The compression methods, one file each, found by name through entry points."""
+"""Compression methods, one per file, found by name through entry points."""

@@ -1,25 +1,25 @@
-"""What the captured queries look at."""
+"""Attention that captured queries pay to cached entries."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Entries
 from kvpress_video.errors import MissingInputError
 from kvpress_video.utils.blocks import iter_fp32_blocks
 
 
 @torch.no_grad()
 def attention(entries: Entries, method: str) -> Tensor:
-    """Attention that each entry draws, the mean over the captured queries and the query heads of its KV head.
+    """Compute the attention that each entry receives, averaged over captured queries and the query heads of a KV head.
 
-    The softmax runs over everything the query may see, text and the rest of an image that it sees both ways included:
-    its normaliser is captured with the queries.
+    The softmax runs over all keys visible to the query, text included: its normaliser is captured with the queries.
+    Keys after the query are visible within the same image, if attention within images is bidirectional.
 
     Args:
-        entries: with `context.queries`.
-        method: who asks, for the error.
+        entries: entries with captured queries, `entries.context.queries`.
+        method: name of the method, for the error.
 
     Returns:
         (batch, kv_heads, n) fp32, between 0 and 1.
@@ -31,7 +31,7 @@ def attention(entries: Entries, method: str) -> Tensor:
     if queries is None:
         raise MissingInputError(f"{method!r} needs captured queries: run it inside compress() on a model.")
     heads = entries.keys.shape[1]
-    states = queries.states.float().unflatten(1, (heads, -1))  # query heads of one KV head are neighbours
+    states = queries.states.float().unflatten(1, (heads, -1))  # query heads of one KV head are adjacent
     normaliser = queries.normaliser.float().unflatten(1, (heads, -1))
     found = states.new_empty(entries.keys.shape[:3])
     for where, keys in iter_fp32_blocks(entries.keys):

@@ -1,16 +1,16 @@
-"""Norms and directions of keys and values in fp32, without a copy of them all."""
+"""Norms and directions of keys and values in fp32, computed block by block to bound the working memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Entries
 from kvpress_video.utils.blocks import iter_fp32_blocks
 
 
 def norms(states: Tensor) -> Tensor:
-    """‖x‖₂ of each entry, (batch, kv_heads, n) fp32."""
+    """Compute ‖x‖₂ of each entry: (batch, kv_heads, n, dim) to (batch, kv_heads, n) fp32."""
     found = states.new_empty(states.shape[:3], dtype=torch.float32)
     for where, part in iter_fp32_blocks(states):
         torch.linalg.vector_norm(part, dim=-1, out=found[:, :, where])
@@ -18,13 +18,13 @@ def norms(states: Tensor) -> Tensor:
 
 
 def directions(keys: Tensor) -> Tensor:
-    """K̂ = K / (‖K‖₂ + 1e-9), (batch, kv_heads, n, head_dim) fp32."""
+    """Normalise keys to K̂ = K / (‖K‖₂ + 1e-9), (batch, kv_heads, n, head_dim) fp32."""
     keys = keys.float()
     return keys / (keys.norm(dim=-1, keepdim=True) + 1e-9)
 
 
 def mean_frame(keys: Tensor, patches: int) -> Tensor:
-    """The mean of K̂ over whole frames, (batch, kv_heads, patches, head_dim) fp32."""
+    """Average K̂ over whole frames: keys (batch, kv_heads, frames·patches, head_dim) to (…, patches, head_dim) fp32."""
     total = keys.new_zeros((*keys.shape[:2], patches, keys.shape[3]), dtype=torch.float32)
     for _, part in iter_fp32_blocks(keys, patches):
         part /= part.norm(dim=-1, keepdim=True) + 1e-9
@@ -33,16 +33,16 @@ def mean_frame(keys: Tensor, patches: int) -> Tensor:
 
 
 def mean_of_patches(entries: Entries, counted: Tensor | None = None) -> Tensor:
-    """The mean of K̂ over the `counted` entries that show each patch, (batch, kv_heads, patches, head_dim) fp32.
+    """Average K̂ over the entries of each patch.
 
-    Matrix products: their sums are deterministic on every device, which scattered additions are not.
+    Sums are computed as matrix products, which are deterministic on every device; scattered additions are not.
 
     Args:
-        entries: where the keys come from.
-        counted: (batch, kv_heads, n) bool, all when None.
+        entries: entries of one segment.
+        counted: entries that count, (batch, kv_heads, n) bool; all by default.
 
     Returns:
-        Zero for a patch that no counted entry shows.
+        (batch, kv_heads, patches, head_dim) fp32, zero for a patch without counted entries.
     """
     keys, patch = entries.keys, entries.patch
     patches = torch.arange(entries.grid.patches, device=keys.device)
@@ -58,12 +58,15 @@ def mean_of_patches(entries: Entries, counted: Tensor | None = None) -> Tensor:
 
 
 def likeness(keys: Tensor, reference: Tensor, patch: Tensor | None = None) -> Tensor:
-    """⟨K̂, reference of the entry's patch⟩, (batch, kv_heads, n) fp32.
+    """Compute the inner product of each K̂ with the reference of its patch.
 
     Args:
         keys: (batch, kv_heads, n, head_dim).
         reference: (batch, kv_heads, patches, head_dim) fp32.
-        patch: of each entry, (batch, kv_heads, n); None where they are whole frames in order.
+        patch: patch of each entry, (batch, kv_heads, n) int64; None for whole frames in order.
+
+    Returns:
+        (batch, kv_heads, n) fp32.
     """
     found, lengths = (keys.new_empty(keys.shape[:3], dtype=torch.float32) for _ in range(2))
     patches = reference.shape[2]

@@ -1,4 +1,4 @@
-"""Put several entries into one."""
+"""Merge entries by averaging."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Entries
 
 
 def averaged(entries: Entries, mean: Callable[[Tensor], Tensor], lenders: Tensor) -> Entries:
-    """Means of entries: keys are un-rotated, averaged and rotated again at the mean of their positions.
+    """Average groups of entries, with keys un-rotated before and re-rotated at the mean position after.
 
     Args:
-        entries: what is averaged.
-        mean: maps states (batch, kv_heads, n, dim) of any dtype to their means (batch, kv_heads, m, dim).
+        entries: entries to average.
+        mean: map from states (batch, kv_heads, n, dim) of any dtype to group means (batch, kv_heads, m, dim).
         lenders: entries whose tags the means carry, (batch, kv_heads, m) int64.
 
     Returns:
-        m entries; values, positions and importance are averaged as they are.
+        m entries in the dtypes of `entries`. Values, positions and importance are averaged directly, keys without a
+        rotation as well.
     """
     keys, rope = entries.keys.float(), entries.context.rope
     if rope is not None:

@@ -1,4 +1,4 @@
-"""Places in an order, overall or within groups."""
+"""Ranks by score, overall or within groups."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from torch import Tensor
 
 
 def rank(scores: Tensor, groups: Tensor | None = None) -> Tensor:
-    """Place of each entry among those of its group, 0 for the highest score; of equal scores the earlier entry first.
+    """Rank each entry within its group: 0 for the highest score, of equal scores the earlier entry first.
 
     Args:
-        scores, groups: (batch, kv_heads, n); one group when None.
+        scores: (batch, kv_heads, n).
+        groups: group of each entry, (batch, kv_heads, n) integers; one group by default.
+
+    Returns:
+        (batch, kv_heads, n) int64.
     """
     order = scores.argsort(dim=-1, descending=True, stable=True)
     place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)

@@ -11,27 +11,26 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept
-from kvpress_video.compressor.entries import Entries, Grid
+from kvpress_video.compressor import Compressor, Entries, Grid, Kept
 from kvpress_video.errors import BudgetError
 
 from ._merging import averaged
 
-_LEAST, _PARTS = 64, 16  # windows at once at the least, else so many times
+_LEAST, _PARTS = 64, 16  # windows are averaged in _PARTS batches of at least _LEAST windows
 
 
 @dataclass(frozen=True)
 class AveragePooling(Compressor):
     """Average the entries of `keep` windows of neighbouring patches.
 
-    In the cache, keys are un-rotated, averaged and rotated again at the mean of their positions; values, positions and
-    importance are averaged. Embeddings before prefill are averaged as they are. A merged entry carries the tags of the
-    entry nearest its window's centre. A complete grid is cut by `groups`; entries that earlier passes have merged
-    already are merged with their neighbours in sequence order, in `keep` windows of equal size give or take one.
+    In the cache, keys are un-rotated, averaged, and re-rotated at the mean position; values, positions and importance
+    are averaged directly, as are embeddings before prefill. A merged entry carries the tags of the entry nearest the
+    centre of its window. A complete grid is partitioned by `groups`. Entries that earlier passes merged are merged with
+    their neighbours in sequence order, in `keep` windows whose sizes differ by at most one.
 
     Attributes:
-        temporal: how many adjacent frames share their windows, as far as the budget leaves fewer than one window per
-            patch and such group of frames.
+        temporal: number of adjacent frames that share windows, at least 1; fewer if the budget allows more windows than
+            one per patch of such a group of frames.
     """
 
     temporal: int = 1
@@ -45,11 +44,11 @@ class AveragePooling(Compressor):
             raise BudgetError(f"temporal must be at least 1 frame, got {self.temporal}.")
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """The entry nearest the centre of each window, (batch, kv_heads, keep) int64, ascending."""
+        """Select the entry nearest the centre of each window: (batch, kv_heads, keep) int64, ascending."""
         return self._windows(entries, keep).centres.expand(*entries.keys.shape[:2], -1)
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """The mean of each window, in the slot of its centre."""
+        """Put the mean of each window into the slot of its centre."""
         if not keep:
             return Kept(torch.empty((*entries.keys.shape[:2], 0), dtype=torch.long, device=entries.keys.device))
         windows, parts = self._windows(entries, keep), []
@@ -67,12 +66,12 @@ class AveragePooling(Compressor):
 
 
 class Windows(NamedTuple):
-    """Which entries are averaged into which, the same for all rows and heads.
+    """Partition of entries into windows, the same for all rows and heads.
 
     Attributes:
-        members: the entries of each window, padded to the largest, (windows, size) int64.
-        counted: False for that padding, (windows, size) bool.
-        centres: the entry nearest the centre of each window, (windows,) int64, ascending.
+        members: entries of each window, padded to the size of the largest, (windows, size) int64.
+        counted: False for padding, (windows, size) bool.
+        centres: entry nearest the centre of each window, (windows,) int64, ascending.
     """
 
     members: Tensor
@@ -81,38 +80,42 @@ class Windows(NamedTuple):
 
     @property
     def lenders(self) -> Tensor:
-        """Where each centre is among all members, (windows,) int64."""
+        """Index of each centre among the flattened members, (windows,) int64."""
         row = torch.arange(len(self.members), device=self.members.device) * self.members.shape[1]
         return row + (self.members == self.centres[:, None]).int().argmax(dim=1)
 
     def mean(self, states: Tensor) -> Tensor:
-        """Mean of each window, from states of all members (batch, kv_heads, windows·size, dim) to fp32 (batch,
-        kv_heads, windows, dim).
-        """
+        """Average each window: states of all members (batch, kv_heads, windows·size, dim) to (…, windows, dim) fp32."""
         counted = self.counted[..., None]
         members = states.float().unflatten(2, self.members.shape)
         return torch.where(counted, members, 0.0).sum(dim=3) / counted.sum(dim=1)
 
     def split(self, most: int) -> Iterator[Windows]:
-        """The same, at most so many windows at once."""
+        """Iterate over batches of at most `most` windows."""
         return map(Windows._make, zip(*(part.split(most) for part in self), strict=True))
 
     def on(self, device: torch.device) -> Windows:
-        """The same on a device."""
+        """Copy the windows to a device."""
         return Windows(*(part.to(device) for part in self))
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def groups(grid: Grid, keep: int, temporal: int = 1) -> Tensor:
-    """The window of each patch of a complete grid: `keep` boxes, numbered in sequence order.
+    """Assign each token of a complete grid to one of `keep` boxes, numbered in sequence order.
 
-    Frames are cut evenly into slabs: `temporal` frames each; fewer if the budget has room for more windows than a
-    slab has patches; `keep` slabs of one window each if there are more slabs than windows. Each slab gets ⌊keep/slabs⌋
-    or ⌈keep/slabs⌉ windows, spread evenly over time, and is cut in space as `_cut` says.
+    Frames are divided evenly into slabs of `temporal` frames; of fewer, if there are more windows than patches per such
+    slab; or into `keep` slabs of one window each, if there are fewer windows than slabs. Each slab gets ⌊keep/slabs⌋ or
+    ⌈keep/slabs⌉ windows, the larger counts spread evenly over time, and `_cut` divides it in space.
+
+    Args:
+        grid: visual tokens of the segment.
+        keep: number of windows.
+        temporal: frames per slab.
 
     Returns:
-        (grid.tokens,) int64, on the host; the identity when `keep` is all of them. Do not write to it.
+        Window of each token, (grid.tokens,) int64 on the CPU; the identity if `keep` is all tokens. The result is
+        cached: do not write to it.
 
     Raises:
         BudgetError: `keep` is not between 1 and the tokens of the grid.
@@ -130,11 +133,10 @@ def groups(grid: Grid, keep: int, temporal: int = 1) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def _cut(rows: int, columns: int, count: int) -> Tensor:
-    """The window of each patch of one frame, (rows·columns,) int64: bands of rows, each cut into columns.
+    """Assign each patch of a frame to a window, (rows·columns,) int64: bands of rows, each divided into columns.
 
-    Bands and windows are as equal as they can be. The number of bands is the one whose windows are tightest (least
-    squared distance of patches to their window's centre), so a `count` of h'·w' with sides that divide evenly gives
-    the windows of an adaptive average pooling to h' × w'.
+    Bands and windows are as equal in size as possible. The number of bands minimises the squared distance of patches to
+    the centre of their window, so h'·w' windows whose sides divide evenly equal adaptive average pooling to h' × w'.
     """
     possible = [bands for bands in range(1, rows + 1) if bands <= count <= bands * columns]
     bands = min(possible, key=lambda bands: _spread(rows, columns, count, bands))
@@ -146,7 +148,7 @@ def _cut(rows: int, columns: int, count: int) -> Tensor:
 
 
 def _spread(rows: int, columns: int, count: int, bands: int) -> int:
-    """Squared distances of all patches to their window's centre, times 12."""
+    """Compute 12 times the sum of squared distances of patches to the centre of their window."""
     return sum(
         height * width * (height**2 + width**2 - 2)
         for height, windows in zip(_sizes(rows, bands), _sizes(count, bands), strict=True)
@@ -155,7 +157,7 @@ def _spread(rows: int, columns: int, count: int, bands: int) -> int:
 
 
 def _sizes(length: int, parts: int) -> list[int]:
-    """Sizes of the runs that `place * parts // length` cuts `length` places into."""
+    """Compute the sizes of the runs into which `place * parts // length` divides `length` places."""
     starts = [-(-part * length // parts) for part in range(parts + 1)]
     return [stop - start for start, stop in pairwise(starts)]
 
@@ -165,7 +167,7 @@ def _sizes(length: int, parts: int) -> list[int]:
 def _grid_windows(grid: Grid, keep: int, temporal: int, device: torch.device) -> Windows:
     members, counted = _members(groups(grid, keep, temporal), keep)
     axes = torch.stack([members // grid.patches, members % grid.patches // grid.columns, members % grid.columns])
-    lowest, highest = axes.amin(dim=-1), axes.amax(dim=-1)  # padding repeats a member, so it moves neither
+    lowest, highest = axes.amin(dim=-1), axes.amax(dim=-1)  # padding repeats a member, so it changes neither
     frame, row, column = (lowest + highest) // 2
     return Windows(members, counted, (frame * grid.rows + row) * grid.columns + column).on(device)
 
@@ -178,7 +180,7 @@ def _sequence_windows(length: int, keep: int, device: torch.device) -> Windows:
 
 
 def _members(group: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Members of each group, ascending, padded with their first; and which are no padding."""
+    """List the members of each group, ascending and padded with the first one, and mark those that are not padding."""
     order = group.argsort(stable=True)
     sizes = torch.bincount(group, minlength=keep)
     start = (sizes.cumsum(0) - sizes)[:, None]

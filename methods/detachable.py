@@ -1,4 +1,4 @@
-"""Keep recent frames in full, older ones as a few entries each."""
+"""Keep recent frames in full and a few entries of each older frame."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept, top
-from kvpress_video.compressor.entries import Entries, Grid, Kind
-from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor import Compressor, Entries, Grid, Kept, Kind, make_method, top
 from kvpress_video.errors import BudgetError, UnknownNameError
 
 from ._ranks import rank
@@ -21,21 +19,22 @@ from ._ranks import rank
 class Detachable(Compressor):
     """Keep the newest whole frames in a window; of each older frame, its best entries migrate to a bank.
 
-    The budget holds both: the window as many whole frames as fit, the bank the rest. A frame that leaves the window
-    leaves its `per_frame` best entries, by the scorer, in the bank, as they are; once that is more than the bank holds,
-    the thinner picks what stays of it. While the bank is not full, older frames fill the rest of it: the next best
-    entry of every frame before the one after it, the higher score first within such a round. Without `per_frame` the
-    bank is always filled in this way, so that older frames share it equally, and there is no thinner.
+    The budget covers both: the window holds as many whole frames as fit, the bank the rest. When a frame leaves the
+    window, its `per_frame` highest-scoring entries move to the bank unchanged; once they exceed the bank, the thinner
+    selects those that stay. While the bank has room, further entries of older frames fill it in rounds, one entry per
+    frame and round, in order of score within a frame and within a round. Without `per_frame` the bank is always filled
+    in this way, so older frames have equal shares and no thinner runs.
 
-    An image, or the first frame of a video, is one frame of the bank. Where frames of the window are no longer whole,
-    the window reaches back for as many entries as whole ones would have.
+    An image, or a video of one frame, belongs to the bank. If frames of the window are no longer whole, the window
+    extends to as many older entries as whole frames would have.
 
     Attributes:
-        window: the window's share of the budget (float, up to 1.0), or its entries (int).
-        bank: the most entries that the bank may hold (int); the rest of the budget when None.
-        scorer: any method that scores entries, by name or made; it ranks the entries of a frame.
-        per_frame: how many entries a frame leaves in the bank; equal shares when None.
-        thinner: any method, by name or made; it sees the bank as a segment of its own. The scorer when None.
+        window: size of the window: a share of the budget (float, up to 1.0) or a number of entries (int).
+        bank: capacity of the bank in entries; None for the rest of the budget.
+        scorer: method that ranks the entries of a frame, a name or an instance; must implement `scores()`.
+        per_frame: entries of each frame that move to the bank; None for equal shares.
+        thinner: method that thins a full bank, a name or an instance, and sees it as a segment of its own; None for the
+            scorer.
     """
 
     window: float | int = 0.5
@@ -54,7 +53,7 @@ class Detachable(Compressor):
                 "Choose a scorer such as 'standby', 'novelty', 'van' or 'key-norm'."
             )
         thinner = None if self.thinner is None else _part("thinner", self.thinner)
-        if self.window <= 0 or (isinstance(self.window, float) and self.window > 1):
+        if not 0 < self.window <= (1.0 if isinstance(self.window, float) else float("inf")):
             raise BudgetError(f"window is a share up to 1.0 or a number of entries above zero, got {self.window}.")
         for name, limit in (("bank", self.bank), ("per_frame", self.per_frame)):
             if limit is not None and limit < 1:
@@ -67,7 +66,7 @@ class Detachable(Compressor):
         object.__setattr__(self, "scorer", scorer)
         object.__setattr__(self, "thinner", thinner)
         object.__setattr__(self, "needs", scorer.needs | self._thinner.needs)
-        _observer(scorer, self._thinner)  # what one capture cannot serve fails now, not at the first frame
+        _observer(scorer, self._thinner)  # incompatible needs fail here rather than at the first frame
 
     @property
     def _scorer(self) -> Compressor:
@@ -80,22 +79,22 @@ class Detachable(Compressor):
 
     @property
     def observer(self) -> Compressor:
-        """The scorer's; the thinner's where only that looks at what has to be captured."""
+        """Observer of the scorer, or of the thinner if only the thinner needs captured inputs."""
         return _observer(self._scorer, self._thinner)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending.
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending.
 
         Raises:
-            BudgetError: as `reduce`.
+            BudgetError: see `reduce`.
         """
         return self.reduce(entries, keep).slots
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """The bank, as the thinner leaves it, and the window.
+        """Keep the window, and the bank as the thinner leaves it.
 
         Raises:
-            BudgetError: the window cannot hold one frame, or window and bank cannot hold `keep`.
+            BudgetError: the window cannot hold one frame, or window and bank together hold fewer than `keep` entries.
         """
         window = self._window(entries.grid, keep)
         chosen, merged = self._candidates(entries, keep, window), None
@@ -111,7 +110,7 @@ class Detachable(Compressor):
         return Kept(slots, Entries.join([replace(merged, context=entries.context), end], dim=2))
 
     def banked(self, entries: Entries) -> int:
-        """The entries before the window's first: as many in every head, where the window is whole frames."""
+        """Count the entries before the window, the same number in every head."""
         grid = entries.context.grid
         if grid is None or grid.frames == 1:
             return len(entries)
@@ -122,17 +121,17 @@ class Detachable(Compressor):
         return int((visual.cumsum(dim=-1) <= older).sum(dim=-1).min())
 
     def _candidates(self, entries: Entries, keep: int, window: int) -> Tensor:
-        """The older entries that are in the bank or migrate to it, ascending: no fewer than it has room for."""
+        """Select the older entries that are in the bank or move to it, ascending: at least as many as it can hold."""
         older = len(entries) - window
-        scores = self._scorer.scores(entries)[..., :older]
+        scores = self._scorer.checked_scores(entries)[..., :older]
         turn = rank(scores, entries.frame[..., :older])
         return top(-turn * older - rank(scores), max(keep - window, self._migrants(entries, keep, window)))
 
     def _migrants(self, entries: Entries, keep: int, window: int) -> int:
-        """How many of the older entries are among the best of their frame, under a budget that stays the same.
+        """Count the older entries that are among the best of their frame, assuming a constant budget.
 
-        Either every older frame still has its own, or the bank was full before the frames came that leave the window
-        now. So the count is the same in every head, and no device is asked for it.
+        Either each older frame still has all of them, or the bank was full before the frames arrived that leave the
+        window now. So the count is the same in every head and is known without reading from the device.
         """
         if self.per_frame is None:
             return 0
@@ -142,12 +141,12 @@ class Detachable(Compressor):
         return min(older * best, keep - window + leave * best, len(entries) - window)
 
     def _window(self, grid: Grid, keep: int) -> int:
-        """Entries of the whole frames that the window holds of a budget of `keep`."""
+        """Compute the entries of the whole frames in the window for a budget of `keep`."""
         share = isinstance(self.window, float)
         window = self._share(keep)
         if self.bank is not None and keep > window + self.bank:
             raise BudgetError(
-                f"A budget of {keep} entries is more than the window ({window}) and the bank ({self.bank}) hold: "
+                f"A budget of {keep} entries exceeds the window ({window}) and the bank ({self.bank}) together: "
                 f"ask for {window + self.bank} or less, or leave bank out."
             )
         if grid.frames == 1:
@@ -161,13 +160,13 @@ class Detachable(Compressor):
         return window - window % grid.patches
 
     def _share(self, keep: int) -> int:
-        """The window's entries of a budget of `keep`."""
+        """Compute the size of the window for a budget of `keep`, not yet rounded to whole frames."""
         if isinstance(self.window, float):
             return int(Fraction(str(self.window)) * keep)
         return min(int(self.window), keep)
 
     def describe(self) -> dict[str, object]:
-        """The settings, with those of the scorer and of a thinner of its own."""
+        """Return the settings, including those of the scorer and of an explicit thinner."""
         described: dict[str, object] = {"window": self.window, "bank": self.bank, "per_frame": self.per_frame}
         for part, method in (("scorer", self.scorer), ("thinner", self.thinner)):
             described[part] = None
@@ -177,7 +176,7 @@ class Detachable(Compressor):
 
 
 def _part(name: str, method: Compressor | str) -> Compressor:
-    """A method that works inside this one."""
+    """Make the scorer or thinner and check that it can work inside this method."""
     made = make_method(method)
     if "cache" not in made.stages:
         raise UnknownNameError(f"{type(made).__name__} does not work in the cache: choose another {name}.")
@@ -189,15 +188,15 @@ def _part(name: str, method: Compressor | str) -> Compressor:
 
 
 def _observer(scorer: Compressor, thinner: Compressor) -> Compressor:
-    """Whose settings say how to capture what both need; a rotation needs none.
+    """Return the method whose capture settings serve both; the rotation has no settings.
 
     Raises:
-        UnknownNameError: each needs something else.
+        UnknownNameError: each method needs an input that the other does not.
     """
     mine, other = scorer.needs - {"rope"}, thinner.needs - {"rope"}
     if not (other <= mine or mine <= other):
         raise UnknownNameError(
-            f"One pass captures for one method, but the scorer {type(scorer).__name__} needs "
+            f"A pass captures inputs for one method only, but the scorer {type(scorer).__name__} needs "
             f"{', '.join(sorted(mine))} and the thinner {type(thinner).__name__} {', '.join(sorted(other))}: "
             "choose a thinner that needs no more than the scorer, such as 'van' or 'novelty'."
         )
@@ -205,6 +204,6 @@ def _observer(scorer: Compressor, thinner: Compressor) -> Compressor:
 
 
 def _before(window: int, bank: Entries) -> Entries:
-    """The bank as a segment that ends where a window of so many entries begins."""
+    """Return the bank as a segment that ends where a window of `window` entries begins."""
     grid = bank.grid._replace(frames=bank.grid.frames - window // bank.grid.patches)
     return replace(bank, context=replace(bank.context, grid=grid))

@@ -8,23 +8,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 
 @dataclass(frozen=True)
 class Full(Compressor):
-    """Keep every entry: the full cache that each table compares with."""
+    """Keep every entry: the uncompressed cache, the reference of every comparison."""
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline"
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Every entry, (batch, kv_heads, n).
+        """Select every entry: (batch, kv_heads, n) int64, ascending.
 
         Raises:
-            BudgetError: `keep` is below n.
+            BudgetError: `keep` is less than n.
         """
         if keep < len(entries):
             raise BudgetError(

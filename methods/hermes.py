@@ -1,4 +1,4 @@
-"""Keep the newest in early layers and what a generic question looks at in late ones."""
+"""Keep the newest entries in shallow layers and the most attended ones in deep layers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, Kept
 from kvpress_video.errors import BudgetError
 
 from ._attention import attention
@@ -19,19 +18,20 @@ from ._merging import averaged
 
 @dataclass(frozen=True)
 class Hermes(Compressor):
-    """Shallow layers keep the newest entries, deep layers what the probe attends to, middle layers a blend.
+    """Keep the newest entries in shallow layers, those that the probe attends to in deep ones, a blend in between.
 
-    score = (1 − ω)·A + ω·R, A the probe's attention and R = exp(−k·Δ) the recency, both brought to 0 … 1 over the
-    cached entries; Δ = (n − 1 − i) / (n − 1) for the i-th of n. ω is 1 in shallow and 0 in deep layers, and falls
-    linearly in between. Attention is the mean over all heads: the heads of a layer keep the same. In deep layers what
-    goes is averaged into one entry, which is charged to the budget.
+    score = (1 − ω)·A + ω·R, where A is the attention of the probe and R = exp(−k·Δ) the recency, both scaled to 0 … 1
+    over the cached entries; Δ = (n − 1 − i) / (n − 1) for the i-th of n entries, i from 0. ω is 1 in shallow layers and
+    0 in deep ones; in middle layers ω and k decrease linearly. A is averaged over all heads, so all heads of a layer
+    keep the same entries. In deep layers the evicted entries are averaged into one entry of the budget.
 
     Attributes:
-        probe: how many of the prompt's last tokens ask the generic question.
-        shallow, deep: their shares of the layers; the others are middle layers.
-        recency: ω in the first middle layer, and what it falls towards.
-        forgetting: k up to the first middle layer, and what it falls towards.
-        summary: whether deep layers average what goes into one entry.
+        probe: number of the prompt's last tokens that stand in for a generic question.
+        shallow: share of the layers that are shallow.
+        deep: share of the layers that are deep; the remaining ones are middle layers.
+        recency: ω in the first middle layer and the limit towards which it decreases.
+        forgetting: k up to the first middle layer and the limit towards which it decreases.
+        summary: whether deep layers average the evicted entries into one.
     """
 
     probe: int = 5
@@ -47,20 +47,20 @@ class Hermes(Compressor):
     def __post_init__(self) -> None:
         if self.probe < 1:
             raise BudgetError(f"probe must be at least one token, got {self.probe}.")
-        if min(self.shallow, self.deep) < 0 or self.shallow + self.deep > 1:
+        if not (min(self.shallow, self.deep) >= 0 and self.shallow + self.deep <= 1):
             raise BudgetError(
                 f"shallow and deep are shares of the layers, together at most 1, got {self.shallow} and {self.deep}."
             )
         if len(self.recency) != 2 or not all(0 <= weight <= 1 for weight in self.recency):
             raise BudgetError(f"recency is two weights between 0 and 1, got {self.recency}.")
-        if len(self.forgetting) != 2 or min(self.forgetting) <= 0:
+        if len(self.forgetting) != 2 or not all(0 < rate < float("inf") for rate in self.forgetting):
             raise BudgetError(f"forgetting is two rates above zero, got {self.forgetting}.")
 
     def scores(self, entries: Entries) -> Tensor:
-        """Blend of attention and recency, (batch, kv_heads, n) fp32.
+        """Blend attention and recency, (batch, kv_heads, n) fp32.
 
         Raises:
-            MissingInputError: the probe's queries were not captured.
+            MissingInputError: the queries of the probe were not captured.
         """
         weight, rate = self._blend(entries.context.layer, entries.context.layers)
         length = len(entries)
@@ -70,10 +70,10 @@ class Hermes(Compressor):
         return scores.expand(entries.keys.shape[:3])
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """The highest scores; in a deep layer the last of them holds the mean of itself and of all that goes."""
+        """Keep the highest scores; in deep layers the lowest of them becomes its mean with all evicted entries."""
         if not (self.summary and self._is_deep(entries) and 0 < keep < len(entries)):
             return super().reduce(entries, keep)
-        order = self.scores(entries).argsort(dim=-1, descending=True, stable=True)
+        order = self.checked_scores(entries).argsort(dim=-1, descending=True, stable=True)
         rest = entries.gather(order[..., keep - 1 :])
         summary = averaged(
             rest, lambda states: states.float().mean(dim=2, keepdim=True), torch.zeros_like(order[..., :1])
@@ -82,14 +82,14 @@ class Hermes(Compressor):
         return Kept(order[..., :keep].sort(dim=-1).values, merged)
 
     def _bounds(self, layers: int) -> tuple[int, int]:
-        """The first middle layer and the first deep one."""
+        """Return the indices of the first middle layer and of the first deep one."""
         return int(Fraction(str(self.shallow)) * layers), int((1 - Fraction(str(self.deep))) * layers)
 
     def _is_deep(self, entries: Entries) -> bool:
         return entries.context.layer >= self._bounds(entries.context.layers)[1]
 
     def _blend(self, layer: int, layers: int) -> tuple[float, float]:
-        """ω and k of a layer."""
+        """Return ω and k of a layer."""
         first, deep = self._bounds(layers)
         if layer < first:
             return 1.0, self.forgetting[0]
@@ -101,6 +101,6 @@ class Hermes(Compressor):
 
 
 def _to_unit(scores: Tensor) -> Tensor:
-    """Scores moved and scaled to 0 … 1 along the last dimension; 0 where all are equal."""
+    """Scale scores to 0 … 1 along the last dimension; 0 if all are equal."""
     low, high = scores.amin(dim=-1, keepdim=True), scores.amax(dim=-1, keepdim=True)
     return (scores - low) / (high - low).clamp_min(1e-30)

@@ -1,4 +1,4 @@
-"""Keep what is new to the recent frames, then what has long values."""
+"""Keep the entries that differ from the recent frames, then those with the largest values."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError
 
 from .tar import TaR
@@ -18,15 +17,16 @@ from .van import VaN
 
 @dataclass(frozen=True)
 class InfiniPotV(Compressor):
-    """InfiniPot-V: TaR fills its share of the budget, VaN the rest.
+    """InfiniPot-V: keep the selection of TaR within its share of the budget, and that of VaN for the rest.
 
-    Of C entries, n_van = round((1 − tar_ratio)·C) and n_tar = C − n_van. Per head: the n_tar entries that `TaR` keeps,
-    its last frames among them, then the longest values among the others.
+    Of C entries, n_van = round((1 − tar_ratio)·C) and n_tar = C − n_van. Each head keeps the n_tar entries that `TaR`
+    selects, recent frames included, and the n_van largest values among the others.
 
     Attributes:
-        tar_ratio: α, the share of the budget that TaR fills.
-        recent_ratio, entries: see `TaR`.
+        tar_ratio: α, TaR's share of the budget, 0 to 1.
+        recent_ratio: see `TaR`.
         pooling: see `VaN`.
+        entries: see `TaR` and `VaN`.
     """
 
     tar_ratio: float = 0.5
@@ -39,10 +39,10 @@ class InfiniPotV(Compressor):
     def __post_init__(self) -> None:
         if not 0 <= self.tar_ratio <= 1:
             raise BudgetError(f"tar_ratio is a share between 0 and 1, got {self.tar_ratio}.")
-        TaR(self.recent_ratio, self.entries)  # wrong settings fail now, not at the first frame
+        TaR(self.recent_ratio, self.entries)  # invalid settings fail here rather than at the first frame
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         for_tar = keep - round((1 - self.tar_ratio) * keep)
         new = TaR(self.recent_ratio, self.entries).select(entries, for_tar)
         lengths = VaN(self.pooling, self.entries).scores(entries)

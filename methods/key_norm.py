@@ -1,4 +1,4 @@
-"""Keep the entries with the shortest keys."""
+"""Keep the entries with the smallest keys."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 
 from ._directions import norms
 
 
 @dataclass(frozen=True)
 class KeyNorm(Compressor):
-    """Keep the entries with the shortest keys: in text models they tend to draw the most attention."""
+    """Keep the entries with the smallest ‖K‖₂, which in text models tend to receive the most attention."""
 
     source: ClassVar[str] = "Devoto et al. 2024, arXiv 2406.11430"
 
     def scores(self, entries: Entries) -> Tensor:
-        """−‖K‖₂, (batch, kv_heads, n) fp32."""
+        """Score entries by −‖K‖₂, (batch, kv_heads, n) fp32."""
         return -norms(entries.keys)

@@ -1,4 +1,4 @@
-"""Keep whole frames, as unlike their neighbours in time as can be."""
+"""Keep whole frames that differ most from their neighbours in time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 from ._directions import directions
@@ -18,16 +17,16 @@ from ._directions import directions
 
 @dataclass(frozen=True)
 class MemoryBank(Compressor):
-    """Keep k = ⌊keep / p⌋ whole frames; one frame comes in at a time, and of the two most alike the older goes.
+    """Keep k = ⌊keep / p⌋ whole frames; frames enter one at a time, and of the most similar pair the older is evicted.
 
-    Two neighbours in the bank are as alike as the cosine of their features, the mean over the KV heads, so all heads
-    of a layer keep the same frames. The feature of a frame is the mean of K̂ = K / (‖K‖₂ + 1e-9) over its patches, with
-    K un-rotated: the rotation would make frames look the less alike the more time lies between them, and would cancel
-    the patches of one frame against each other. Of equally alike pairs the oldest counts. The newest frame stays.
+    The similarity of two neighbours in the bank is the cosine of their features, averaged over the KV heads, so all
+    heads of a layer keep the same frames. The feature of a frame is the mean of K̂ = K / (‖K‖₂ + 1e-9) over its patches,
+    with K un-rotated: rotated keys would make distant frames less similar whatever they show, and patches of a frame
+    would cancel in the mean. Ties go to the oldest pair. The newest frame always stays.
 
-    Frames come in one after the other in time, so how many come at once changes nothing. What k·p leaves of the
-    budget holds the first patches of the frame that went last; below one frame, these are the newest frame's. They
-    are no part of the bank: the next frame to go takes their place.
+    Frames enter in order of time, so the number that arrives at once has no effect. The keep − k·p remaining entries
+    hold the first patches of the frame evicted last, or of the newest frame if k = 0. They do not belong to the bank:
+    the next evicted frame replaces them.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
@@ -35,10 +34,10 @@ class MemoryBank(Compressor):
     source: ClassVar[str] = "memory bank sampling of 4D-VLA, Zhang et al. 2025, arXiv 2506.22242"
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending.
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending, the same in all heads.
 
         Raises:
-            BudgetError: an earlier pass left more than one frame in part, so another method made it.
+            BudgetError: parts of several frames are cached, which only another method can have left.
         """
         patches, device = entries.grid.patches, entries.keys.device
         size, rest = divmod(keep, patches)
@@ -46,7 +45,7 @@ class MemoryBank(Compressor):
         start = _start_of_part(entries.frame[:, 0], frames, patches)
         place = torch.arange(frames * patches, device=device)
         place = place + part * (place >= start)
-        # The frames of all layers are as whole as the first's: reading one flag there keeps the others free of a sync.
+        # All layers hold whole frames if the first one does: only that layer reads a flag back from the device.
         if entries.context.layer == 0:
             _check_whole(entries, place)
         kept, cut = place, start + torch.arange(rest, device=device)
@@ -60,18 +59,22 @@ class MemoryBank(Compressor):
 
 
 def _start_of_part(frame: Tensor, frames: int, patches: int) -> Tensor:
-    """Where the one frame that an earlier pass left in part begins, in each row, (batch, 1); n if there is none.
+    """Find the start of the one frame that an earlier pass kept in part.
 
     Args:
         frame: frame of each entry, (batch, n).
-        frames: whole ones among them.
+        frames: number of whole frames among the entries.
+        patches: entries of a whole frame.
+
+    Returns:
+        Slot of its first entry in each row, (batch, 1) int64; frames·patches if there is none.
     """
     whole = frame[:, : frames * patches : patches] == frame[:, patches - 1 :: patches]
     return patches * whole.int().cumprod(dim=-1).sum(dim=-1, keepdim=True)
 
 
 def _check_whole(entries: Entries, place: Tensor) -> None:
-    """Raise BudgetError unless the entries at `place`, (batch, m), are whole frames, the same in every head."""
+    """Raise BudgetError unless the entries at the slots `place`, (batch, m), are whole frames, equal in all heads."""
     rows, heads = entries.keys.shape[:2]
     patches = entries.grid.patches
     frame = entries.frame.gather(2, place[:, None].expand(rows, heads, -1)).unflatten(
@@ -80,12 +83,12 @@ def _check_whole(entries: Entries, place: Tensor) -> None:
     if not bool((frame == frame[:, :1, :, :1]).all()):
         raise BudgetError(
             f"'memory-bank' keeps whole frames of {patches} patches, but parts of several are cached: use it from the "
-            "start of a cache, and on its own."
+            "start of a cache, without other methods."
         )
 
 
 def _likeness(entries: Entries, place: Tensor) -> Tensor:
-    """Cosine of every two frames' features, the mean over heads, (batch, frames, frames) fp32."""
+    """Compute the cosine of each two frames' features, averaged over heads, (batch, frames, frames) fp32."""
     whole = entries.gather(place[:, None].expand(-1, entries.keys.shape[1], -1))
     if whole.context.rope is not None:
         whole = replace(whole, keys=whole.context.rope.rotate(whole.keys.float(), -whole.present))
@@ -95,13 +98,14 @@ def _likeness(entries: Entries, place: Tensor) -> Tensor:
 
 
 def _sample(alike: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The `size` frames left when frames come in one at a time, and the one that went last.
+    """Run the memory bank over the frames, one at a time.
 
     Args:
-        alike: likeness of every two frames, (batch, frames, frames), of more than `size` frames.
+        alike: similarity of each two frames, (batch, frames, frames) fp32, of more than `size` frames.
+        size: capacity of the bank in frames.
 
     Returns:
-        (batch, size) and (batch, 1) int64, ascending.
+        The frames in the bank, (batch, size) int64, ascending, and the frame evicted last, (batch, 1) int64.
     """
     batch, frames, _ = alike.shape
     order = torch.arange(size, device=alike.device)
@@ -109,7 +113,9 @@ def _sample(alike: Tensor, size: int) -> tuple[Tensor, Tensor]:
     for newest in range(size, frames):
         bank = pad(bank, (0, 1), value=newest)
         pairs = alike.flatten(1).gather(1, bank[:, :-1] * frames + bank[:, 1:])
-        older = pad(pairs, (0, 1), value=-torch.inf).argmax(dim=-1, keepdim=True)  # the newest is older than none
+        older = pad(pairs, (0, 1), value=-torch.inf).argmax(
+            dim=-1, keepdim=True
+        )  # the newest frame is nobody's older neighbour
         gone = bank.gather(1, older)
         bank = bank.gather(1, order + (order >= older))
     return bank, gone

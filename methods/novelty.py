@@ -1,4 +1,4 @@
-"""Keep what differs from how its place usually looks."""
+"""Keep the entries that differ from the long-term appearance of their patch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kvpress_video.compressor.base import Compressor, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError, unknown_name
 
 from ._directions import likeness, mean_frame, mean_of_patches
@@ -22,14 +21,14 @@ REFERENCES = ("patch", "global")
 class Novelty(Compressor):
     """Keep the entries whose keys differ most from the long-term mean.
 
-    Score = −⟨K̂(h,t,j), μ(h,j)⟩ with K̂ = K / (‖K‖₂ + 1e-9) and μ(h,j) the normalised mean of K̂(h,t,j) over the cached
-    frames t. Novelty alone loses what never changes: the last frame stays as well, within a share of the budget, its
-    highest scores first.
+    score = −⟨K̂(h,t,j), μ(h,j)⟩, where K̂ = K / (‖K‖₂ + 1e-9) and μ(h,j) is the normalised mean of K̂(h,t,j) over the
+    cached frames t. Static content scores low, so entries of the last frame are preferred up to a share of the budget,
+    the highest scores first.
 
     Attributes:
-        reference: `"patch"`, the mean of the same patch; `"global"`, the mean of all entries, which a moving camera
+        reference: `"patch"`, the mean of the same patch, or `"global"`, the mean of all entries, which camera motion
             does not blur.
-        last_frame: the most of the budget that the last frame may take before all else; 0 gives it no preference.
+        last_frame: largest share of the budget for preferred entries of the last frame, 0 to 1; 0 for no preference.
     """
 
     reference: str = "patch"
@@ -44,7 +43,7 @@ class Novelty(Compressor):
             raise BudgetError(f"last_frame is a share of the budget between 0 and 1, got {self.last_frame}.")
 
     def scores(self, entries: Entries) -> Tensor:
-        """Unlikeness to the long-term mean, (batch, kv_heads, n) fp32; under `"patch"`, 0 throughout a single frame."""
+        """Score entries by distance from the mean, (batch, kv_heads, n) fp32; 0 in a single frame under `"patch"`."""
         keys, patches = entries.keys, entries.grid.patches
         if entries.grid.frames == 1 and self.reference == "patch":
             return keys.new_zeros(keys.shape[:3], dtype=torch.float32)
@@ -55,13 +54,20 @@ class Novelty(Compressor):
         return -likeness(keys, normalize(mean_of_patches(entries), dim=-1), entries.patch.long())
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         scores = self.scores(entries)
         return top(prefer_last_frame(scores, scores, entries, int(self.last_frame * keep)), keep)
 
 
 def prefer_last_frame(scores: Tensor, order: Tensor, entries: Entries, most: int) -> Tensor:
-    """`scores` with up to `most` entries of the segment's last frame above all others, the highest in `order`."""
+    """Raise up to `most` entries of the segment's last frame, the highest in `order`, to a score of +inf.
+
+    Args:
+        scores: (batch, kv_heads, n) fp32.
+        order: preference among the entries of the last frame, (batch, kv_heads, n) fp32.
+        entries: the scored entries.
+        most: number of entries to raise; fewer if the last frame has fewer.
+    """
     last = entries.frame == entries.grid.frames - 1
     first_in_line = order.masked_fill(~last, -torch.inf).topk(min(most, len(entries)), dim=-1).indices
     raised = scores.scatter(-1, first_in_line, torch.inf)

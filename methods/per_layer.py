@@ -8,9 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, Kept
-from kvpress_video.compressor.entries import Entries
-from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor import Compressor, Entries, Kept, make_method
 from kvpress_video.errors import BudgetError
 
 
@@ -18,13 +16,13 @@ from kvpress_video.errors import BudgetError
 class PerLayer(Compressor):
     """Run any method with budgets that differ by depth.
 
-    `shares` are relative and cut the depth into as many equal parts, the first for the first layers: (1.5, .5) gives
-    the first half of the layers three times what the second gets. Over all layers the budgets add up to `keep` times
-    the layers, exactly. A layer whose budget exceeds the entries there are cannot reach it: an error.
+    `shares` divide the layers into as many equal parts, from first to last, with these relative budgets: (1.5, 0.5)
+    gives each layer of the first half three times as many entries as one of the second. Over all layers the budgets sum
+    to exactly `keep * layers`. A layer whose budget exceeds the entries it has is an error.
 
     Attributes:
-        base: the method, by name or made; what it needs is captured.
-        shares: relative budgets over the depth, all above zero.
+        base: the method to run, a name or an instance.
+        shares: relative budgets from the first layers to the last, positive and finite.
     """
 
     base: Compressor | str = "key-norm"
@@ -35,8 +33,8 @@ class PerLayer(Compressor):
     def __post_init__(self) -> None:
         base = make_method(self.base)
         if "cache" not in base.stages:
-            raise BudgetError(f"{type(base).__name__} does not work in the cache, where layers could differ.")
-        if not self.shares or min(self.shares) <= 0:
+            raise BudgetError(f"{type(base).__name__} does not work in the cache: choose another base.")
+        if not self.shares or not all(0 < share < float("inf") for share in self.shares):
             raise BudgetError(f"shares must be one or more numbers above zero, got {self.shares}.")
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "shares", tuple(self.shares))
@@ -50,30 +48,30 @@ class PerLayer(Compressor):
 
     @property
     def observer(self) -> Compressor:
-        """The base's."""
+        """Observer of the base."""
         return self._base.observer
 
     def scores(self, entries: Entries) -> Tensor:
-        """The base's scores."""
+        """Return the scores of the base, (batch, kv_heads, n)."""
         return self._base.scores(entries)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """The base's selection."""
+        """Return the selection of the base, (batch, kv_heads, keep) int64, ascending."""
         return self._base.select(entries, keep)
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """What the base makes of them."""
+        """Reduce the entries with the base."""
         return self._base.reduce(entries, keep)
 
     def banked(self, entries: Entries) -> int:
-        """The base's."""
+        """Return how many entries the base offloads."""
         return self._base.banked(entries)
 
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
-        """Entries for this layer; over all layers they add up to keep·layers.
+        """Return the budget of a layer; the budgets of all layers sum to `keep * layers`.
 
         Raises:
-            BudgetError: there are more shares than layers, or nothing would be left for this layer.
+            BudgetError: there are more shares than layers, or none of the entries fall to this layer.
         """
         if len(self.shares) > layers:
             raise BudgetError(f"{len(self.shares)} shares for {layers} layers: give at most one per layer.")
@@ -88,5 +86,5 @@ class PerLayer(Compressor):
         return int(after - before)
 
     def describe(self) -> dict[str, object]:
-        """The settings, with those of the base."""
+        """Return the settings, including those of the base."""
         return {"base": type(self._base).__name__, "base_settings": self._base.describe(), "shares": list(self.shares)}

@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries, Tags
+from kvpress_video.compressor import Compressor, Entries, Tags
 
 _LOW_32_BITS = 0xFFFFFFFF
 
@@ -18,11 +17,11 @@ _LOW_32_BITS = 0xFFFFFFFF
 class Random(Compressor):
     """Keep the entries with the highest hash of (seed, layer, head, segment, frame, row, column).
 
-    The hash of an entry is the same in every pass, batch and device. So what is left of a stream is a uniform sample
-    of all that was seen (reservoir sampling by bottom-k hashes), and not one biased to the latest chunk.
+    The hash of an entry does not depend on the pass, batch or device. So the survivors of a stream are a uniform sample
+    of everything seen (reservoir sampling by hash), without a bias towards the latest chunk.
 
     Attributes:
-        seed: another seed, another sample.
+        seed: seed of the sample, an integer.
     """
 
     seed: int = 0
@@ -31,7 +30,7 @@ class Random(Compressor):
     source: ClassVar[str] = "baseline"
 
     def scores(self, entries: Entries) -> Tensor:
-        """Uniform in [0, 1), (batch, kv_heads, n) fp32."""
+        """Score entries uniformly in [0, 1), (batch, kv_heads, n) fp32."""
         here, device = entries.keys.shape[1], entries.tags.device
         heads = entries.context.spread.rank * here + torch.arange(here, device=device)[:, None]
         state = _absorb(_absorb(torch.zeros_like(heads), self.seed), entries.context.layer)
@@ -42,7 +41,7 @@ class Random(Compressor):
 
 
 def _absorb(state: Tensor, word: Tensor | int) -> Tensor:
-    """One round of a 32-bit multiply-xorshift hash, in int64 so that it never overflows."""
+    """Add a word to the state of a 32-bit multiply-xorshift hash; int64 arithmetic avoids overflow."""
     state = (state + word + 0x9E3779B9) & _LOW_32_BITS
     for _ in range(2):
         state = ((state ^ (state >> 16)) * 0x45D9F3B) & _LOW_32_BITS

@@ -8,22 +8,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 
 
 @dataclass(frozen=True)
 class Recent(Compressor):
     """Keep the newest entries, whatever they show: a sliding window.
 
-    A budget of N whole frames keeps the last N; of any other, what is left over keeps the last patches of the frame
-    before them.
+    A budget of N whole frames keeps the last N frames. The remainder of any other budget keeps the last patches of the
+    frame before them.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline; the last N frames: SimpleStream, arXiv 2604.02317"
 
     def scores(self, entries: Entries) -> Tensor:
-        """Place in the sequence, (batch, kv_heads, n) fp32."""
+        """Score entries by their place in the sequence, (batch, kv_heads, n) fp32."""
         place = torch.arange(len(entries), device=entries.keys.device, dtype=torch.float32)
         return place.expand(*entries.keys.shape[:2], -1)

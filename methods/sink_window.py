@@ -1,4 +1,4 @@
-"""Keep the first entries and the newest."""
+"""Keep the first entries and the newest ones."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 
 @dataclass(frozen=True)
 class SinkWindow(Compressor):
-    """Keep the first visual entries of the segment, which attention falls back on, and the newest ones.
+    """Keep the first visual entries of the segment, as attention sinks, and the newest ones.
 
     Attributes:
-        sinks: how many of the first entries stay.
+        sinks: number of first entries to keep, at least 0.
     """
 
     sinks: int = 4
@@ -31,14 +30,14 @@ class SinkWindow(Compressor):
             raise BudgetError(f"sinks must not be negative, got {self.sinks}.")
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending.
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending, the same in all heads.
 
         Raises:
-            BudgetError: the budget leaves nothing beside the sinks.
+            BudgetError: the budget holds no entry in addition to the sinks.
         """
         if keep <= self.sinks:
             raise BudgetError(
-                f"A budget of {keep} entries leaves no window beside {self.sinks} sinks: "
+                f"A budget of {keep} entries leaves no window after {self.sinks} sinks: "
                 f"ask for at least {self.sinks + 1}, or set fewer sinks."
             )
         place = torch.arange(len(entries), device=entries.keys.device)

@@ -1,4 +1,4 @@
-"""Keep what the last queries of the prefill attend to."""
+"""Keep the entries that the last queries of the prefill attend to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 from ._attention import attention
@@ -19,12 +18,12 @@ from ._attention import attention
 class SnapKV(Compressor):
     """Keep the entries that the last `window` queries attend to most, smoothed over neighbours.
 
-    score = pool(mean over the window's queries, and over the query heads that share a KV head, of softmax(q·k)).
-    The softmax runs over everything the query may see, text included: its normaliser is captured with the queries.
+    score = pool(mean of softmax(q·k) over the queries of the window and the query heads that share a KV head). The
+    softmax runs over all keys visible to the query, text included: its normaliser is captured with the queries.
 
     Attributes:
-        window: how many of the last queries look.
-        kernel: width of the average pooling over the sequence, odd; 1 turns it off.
+        window: number of last queries, at least 1.
+        kernel: width of the average pooling over the sequence, in entries, odd; 1 for none.
     """
 
     window: int = 32
@@ -40,7 +39,7 @@ class SnapKV(Compressor):
             raise BudgetError(f"kernel must be odd and at least 1, so that it has a middle, got {self.kernel}.")
 
     def scores(self, entries: Entries) -> Tensor:
-        """Pooled attention, (batch, kv_heads, n) fp32.
+        """Score entries by pooled attention, (batch, kv_heads, n) fp32.
 
         Raises:
             MissingInputError: no queries were captured.

@@ -1,4 +1,4 @@
-"""Keep what the vision tower's attention finds important."""
+"""Keep the entries that receive the most attention in the vision tower."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError, MissingInputError
 
 
 @dataclass(frozen=True)
 class Standby(Compressor):
-    """Keep the entries whose patches draw most of the attention of a few standby queries in the vision tower.
+    """Keep the entries whose patches receive most of the attention of a few standby queries in the vision tower.
 
-    importance(token) = mean over heads and over n standby queries of softmax(q·k / √d) within the frame, in the last
-    vision block with full attention, summed over the patches that make the token. Without training, the standby
-    queries are the means of the block's patch queries over n uniform grid cells. It is the same in every layer and
-    head, and it is captured without touching the patch features.
+    importance(token) = mean of softmax(q·k / √d) within the frame over heads and n standby queries, in the last vision
+    block with full attention, summed over the patches merged into the token. Without training, the standby queries are
+    means of the block's patch queries over the cells of a uniform grid. Importance is the same in all layers and heads,
+    and capturing it leaves the patch features unchanged.
 
     Attributes:
-        n: standby queries per frame.
-        tokens: learned standby tokens, (n, vision width), read instead of the surrogates; their number sets `n`.
+        n: number of standby queries per frame, at least 1.
+        tokens: learned standby tokens, (n, vision width), used instead of the surrogate queries; they determine `n`.
     """
 
     n: int = 8
@@ -42,19 +41,19 @@ class Standby(Compressor):
             raise BudgetError(f"n must be at least one standby query per frame, got {self.n}.")
 
     def scores(self, entries: Entries) -> Tensor:
-        """Importance, (batch, kv_heads, n) fp32.
+        """Score entries by importance, (batch, kv_heads, n) fp32.
 
         Raises:
-            MissingInputError: it was not captured.
+            MissingInputError: importance was not captured.
         """
-        # The same tokens come by in every layer: looking at the first keeps the other layers free of a device sync.
+        # All layers hold the same tokens: only the first one reads a flag back from the device.
         if entries.context.layer == 0 and entries.importance.isnan().any():
             raise MissingInputError(
-                "Some entries have no vision-attention importance: the vision tower must run inside compress(), "
-                "or importance=… be given."
+                "Some entries have no vision-attention importance: run the vision tower inside compress(), or pass "
+                "importance=… to select()."
             )
         return entries.importance
 
     def describe(self) -> dict[str, object]:
-        """The settings; of learned tokens their shape."""
+        """Return the settings, with the shape of learned tokens in place of their values."""
         return {"n": self.n, "tokens": None if self.tokens is None else list(self.tokens.shape)}

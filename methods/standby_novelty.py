@@ -1,4 +1,4 @@
-"""Keep what is important or new."""
+"""Keep the entries that are important or novel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, top
 
 from .novelty import Novelty, prefer_last_frame
 from .standby import Standby
@@ -18,12 +17,14 @@ from .standby import Standby
 class StandbyNovelty(Compressor):
     """Keep the entries that the vision tower finds important, that look unlike the rest of the video, or both.
 
-    Score = z(log standby importance) + z(novelty), z per head over the segment's entries. The last frame stays as
-    well, within a share of the budget, its most important patches first.
+    score = z(log standby importance) + z(novelty), where z standardises each head's scores over the entries of the
+    segment. Entries of the last frame are preferred up to a share of the budget, the most important ones first.
 
     Attributes:
-        n, tokens: see `Standby`.
-        reference, last_frame: see `Novelty`.
+        n: see `Standby`.
+        tokens: see `Standby`.
+        reference: see `Novelty`.
+        last_frame: see `Novelty`.
     """
 
     n: int = 8
@@ -36,10 +37,10 @@ class StandbyNovelty(Compressor):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", Standby(self.n, self.tokens).n)
-        Novelty(self.reference, self.last_frame)  # wrong settings fail now, not at the first frame
+        Novelty(self.reference, self.last_frame)  # invalid settings fail here rather than at the first frame
 
     def scores(self, entries: Entries) -> Tensor:
-        """z(log importance) + z(novelty), (batch, kv_heads, n) fp32.
+        """Score entries by z(log importance) + z(novelty), (batch, kv_heads, n) fp32.
 
         Raises:
             MissingInputError: importance was not captured.
@@ -49,16 +50,16 @@ class StandbyNovelty(Compressor):
         return _z(importance.clamp_min(1e-12).log()) + _z(novelty)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         most = int(self.last_frame * keep)
         return top(prefer_last_frame(self.scores(entries), entries.importance, entries, most), keep)
 
     def describe(self) -> dict[str, object]:
-        """The settings; of learned tokens their shape."""
+        """Return the settings, with the shape of learned tokens in place of their values."""
         return {**Standby(self.n, self.tokens).describe(), **Novelty(self.reference, self.last_frame).describe()}
 
 
 def _z(scores: Tensor) -> Tensor:
-    """Scores in standard deviations from their mean, along the last dimension; 0 where all are equal."""
+    """Standardise scores along the last dimension; 0 if all are equal."""
     centred = scores - scores.mean(dim=-1, keepdim=True)
     return centred / (centred.square().mean(dim=-1, keepdim=True).sqrt() + 1e-6)

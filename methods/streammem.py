@@ -1,4 +1,4 @@
-"""Keep what the chat template's tokens attend to, and of each new frame one mean."""
+"""Keep the entries that the chat template's tokens attend to, and a prototype of each new frame."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-from kvpress_video.compressor.base import Compressor, Kept, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, Kept, top
 from kvpress_video.errors import BudgetError
 
 from ._attention import attention
@@ -21,14 +20,14 @@ from ._merging import averaged
 class StreamMem(Compressor):
     """Keep a prototype of each complete frame, and the entries that the probe attends to most.
 
-    A prototype is the mean of its frame, weighted by the attention that its entries draw: keys are un-rotated,
-    averaged and rotated again at the mean of their positions. It takes the slot, and with it the tags, of the frame's
-    least attended entry. In later passes it competes by attention like any other entry; frames that are no longer
-    complete get no second one. Where the prototypes are more than their share, the most attended frames come first.
+    A prototype is the mean of its frame, weighted by the attention that each entry receives, with keys un-rotated
+    before averaging and re-rotated at the mean position. It takes the slot and the tags of the frame's least attended
+    entry. In later passes it competes by attention like any other entry, and incomplete frames get no prototype. If
+    there are more frames than prototypes, the most attended frames get one.
 
     Attributes:
-        probe: how many of the prompt's last tokens look.
-        prototypes: the most of the budget that the prototypes of one pass may take; 0 makes none.
+        probe: number of the prompt's last tokens whose attention counts, at least 1.
+        prototypes: largest share of the budget for the prototypes of one pass, 0 to 1; 0 for none.
     """
 
     probe: int = 5
@@ -44,20 +43,20 @@ class StreamMem(Compressor):
             raise BudgetError(f"prototypes is a share of the budget between 0 and 1, got {self.prototypes}.")
 
     def scores(self, entries: Entries) -> Tensor:
-        """Attention, (batch, kv_heads, n) fp32.
+        """Score entries by the attention of the probe, (batch, kv_heads, n) fp32.
 
         Raises:
-            MissingInputError: the probe's queries were not captured.
+            MissingInputError: the queries of the probe were not captured.
         """
         return attention(entries, "streammem")
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries, or prototypes in their slots, stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the slots of prototypes and of entries that stay: (batch, kv_heads, keep) int64, ascending."""
         scores = self.scores(entries)
         return _first_slots(scores, self._frames(entries, scores, keep), keep)
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """The entries that stay, with the prototypes in their slots."""
+        """Keep the selected entries, with the prototypes in their slots."""
         scores = self.scores(entries)
         frames = self._frames(entries, scores, keep)
         chosen = _first_slots(scores, frames, keep)
@@ -65,7 +64,7 @@ class StreamMem(Compressor):
             return Kept(chosen)
         kept = entries.gather(chosen)
         prototypes = frames.prototypes(entries)
-        place = torch.searchsorted(chosen, frames.slot)  # behind the last where there is no such frame
+        place = torch.searchsorted(chosen, frames.slot)  # past the end for a frame that does not exist
 
         def put(states: Tensor, means: Tensor) -> Tensor:
             return pad(states, (0, 0, 0, 1)).scatter(2, place[..., None].expand_as(means), means)[:, :, :-1]
@@ -79,7 +78,7 @@ class StreamMem(Compressor):
         return Kept(chosen, merged)
 
     def _frames(self, entries: Entries, scores: Tensor, keep: int) -> Frames:
-        """The complete frames that get a prototype, the most attended first."""
+        """Choose the complete frames that get a prototype, the most attended first."""
         patches, length = entries.grid.patches, len(entries)
         most = min(int(self.prototypes * keep), length // patches)
         start = scores.new_zeros(*scores.shape[:2], 0, dtype=torch.long)
@@ -96,12 +95,12 @@ class StreamMem(Compressor):
 
 
 class Frames(NamedTuple):
-    """Frames, as many in each row and head.
+    """Frames that get a prototype, the same number in each row and head.
 
     Attributes:
-        members: their entries, (batch, kv_heads, frames, patches) int64.
-        weights: what each counts in the prototype, the same shape, fp32; they add up to 1.
-        slot: the entry in whose slot the prototype goes, (batch, kv_heads, frames); n for a frame that is not there.
+        members: slots of the entries of each frame, (batch, kv_heads, frames, patches) int64.
+        weights: weights of the entries in the prototype, (batch, kv_heads, frames, patches) fp32, with sum 1.
+        slot: slot of the prototype, (batch, kv_heads, frames) int64; n for a frame that does not exist.
     """
 
     members: Tensor
@@ -109,7 +108,7 @@ class Frames(NamedTuple):
     slot: Tensor
 
     def prototypes(self, entries: Entries) -> Entries:
-        """The weighted mean of each frame."""
+        """Compute the weighted mean of each frame."""
         first = torch.arange(self.members[0, 0].numel(), device=self.slot.device).view(self.members.shape[2:])[:, 0]
 
         def mean(states: Tensor) -> Tensor:
@@ -120,5 +119,5 @@ class Frames(NamedTuple):
 
 
 def _first_slots(scores: Tensor, frames: Frames, keep: int) -> Tensor:
-    """Slots of the prototypes, then the highest scores: (batch, kv_heads, keep) int64, ascending."""
+    """Select the slots of the prototypes, then the highest scores: (batch, kv_heads, keep) int64, ascending."""
     return top(pad(scores, (0, 1)).scatter(-1, frames.slot, torch.inf)[..., :-1], keep)

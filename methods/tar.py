@@ -1,4 +1,4 @@
-"""Keep what differs from the recent frames at the same place."""
+"""Keep the entries that differ from the recent frames at the same patch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor, top
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError
 
 from ._directions import likeness, mean_frame, mean_of_patches
@@ -18,18 +17,18 @@ from ._survivors import check_treatment, pseudo_frames
 
 @dataclass(frozen=True)
 class TaR(Compressor):
-    """Temporal-axis redundancy: keep the last r frames, and of the others what is least like them.
+    """Temporal-axis redundancy: keep the last r frames, and the other entries that are least like them.
 
-    Score of the entry at frame t, patch j, head h: −⟨K̂(h,t,j), mean over the last r frames t' of K̂(h,t',j)⟩, with
-    K̂ = K / (‖K‖₂ + 1e-9) of the cached keys and r = max(1, ⌊f·recent_ratio⌋) of f cached frames (n/p once survivors
-    do not fill whole ones). The last r frames stay and are charged to the budget. Where they exceed it, the reference
-    is still all r of them, but only whole frames that fit into half of it are protected, so that something is left to
-    choose: at least one frame, none if not one fits.
+    score(h,t,j) = −⟨K̂(h,t,j), mean of K̂(h,t',j) over the last r frames t'⟩ for frame t, patch j and head h, where
+    K̂ = K / (‖K‖₂ + 1e-9) of the cached keys and r = max(1, ⌊f·recent_ratio⌋) of f cached frames (n/p if survivors do
+    not fill whole frames). The last r frames stay within the budget. If they exceed it, all r frames remain the
+    reference, but only the newest whole frames that fit into half of the budget are protected, to leave room for a
+    selection: at least one frame if one fits.
 
     Attributes:
-        recent_ratio: ρ, the share of the cached frames that count as recent (released code .25, paper .125).
-        entries: how survivors of earlier passes are read: `"tracked"` compares each with its true patch in the truly
-            last frames; `"official"` takes them for whole frames in order, as the released code does.
+        recent_ratio: ρ, the share of the cached frames that count as recent, 0 to 1 (released code .25, paper .125).
+        entries: treatment of survivors of earlier passes: `"tracked"` compares each one with its true patch in the
+            actual last frames; `"official"` treats them as whole frames in order, as the released code does.
     """
 
     recent_ratio: float = 0.25
@@ -43,10 +42,13 @@ class TaR(Compressor):
         check_treatment(self.entries)
 
     def scores(self, entries: Entries) -> Tensor:
-        """Unlikeness to the recent frames, (batch, kv_heads, n) fp32.
+        """Score entries by their difference from the recent frames, (batch, kv_heads, n) fp32.
 
-        A patch that no recent entry shows has nothing to be like: 0. In a single frame (an image) every entry is like
-        itself alone: all 0, so the first ones stay.
+        A patch without a recent entry scores 0. So does every entry of a single frame (an image), whose first entries
+        stay.
+
+        Raises:
+            BudgetError: the entries do not fill whole frames under `entries="official"`.
         """
         if entries.grid.frames == 1:
             return entries.keys.new_zeros(entries.keys.shape[:3], dtype=torch.float32)
@@ -59,7 +61,7 @@ class TaR(Compressor):
         return -likeness(entries.keys, reference, entries.patch.long())
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         protected, patches = self._recent_frames(entries), entries.grid.patches
         if protected * patches > keep:
             protected = min(keep // patches, max(1, keep // 2 // patches))
@@ -69,7 +71,7 @@ class TaR(Compressor):
         return max(1, int(len(entries) / entries.grid.patches * self.recent_ratio))
 
     def _last(self, entries: Entries, frames: int) -> Tensor:
-        """Whether each entry belongs to the last `frames` frames."""
+        """Mark the entries of the last `frames` frames, broadcastable to (batch, kv_heads, n) bool."""
         if self._whole_frames(entries):
             place = torch.arange(len(entries), device=entries.keys.device)
             return place >= len(entries) - frames * entries.grid.patches

@@ -8,24 +8,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 
 
 @dataclass(frozen=True)
 class Uniform(Compressor):
     """Keep m = ⌈keep / p⌉ whole frames, evenly spaced over the frames seen.
 
-    The i-th of them is the middle frame ⌊(2i + 1)·f / 2m⌋ of the i-th of m equal stretches. What m·p exceeds `keep` by
-    is dropped from the oldest of them, its last patches. Where earlier passes left no such frame, the nearest cached
-    one stands in, or the next one after it that is still free.
+    The i-th of them is frame ⌊(2i + 1)·f / 2m⌋, the middle of the i-th of m equal intervals. If m·p exceeds `keep`, the
+    oldest frame loses its last patches. A frame that earlier passes evicted is replaced by the nearest cached one, or
+    by the next one after it that is not taken.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline"
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         frames, patches = entries.grid.frames, entries.grid.patches
         wanted = max(1, -(-keep // patches))
         excess = wanted * patches - keep
@@ -35,12 +34,12 @@ class Uniform(Compressor):
         middle = (2 * (slot // patches) + 1) * frames // (2 * wanted)
         frame = entries.frame.long().contiguous()
         place = _start_of_nearest(frame, middle.expand(*frame.shape[:2], -1).contiguous()) + offset
-        place = (place - order).cummax(dim=-1).values + order  # no entry twice
+        place = (place - order).cummax(dim=-1).values + order  # select no entry twice
         return place.minimum(len(entries) - keep + order)
 
 
 def _start_of_nearest(frame: Tensor, wanted: Tensor) -> Tensor:
-    """Place of the first entry of the cached frame nearest each wanted one; the older of two equally near ones."""
+    """Find the first entry of the cached frame nearest each wanted one; of two equally near frames, the older."""
     after = torch.searchsorted(frame, wanted)
     newer = frame.gather(-1, after.clamp_max(frame.shape[-1] - 1))
     older = frame.gather(-1, (after - 1).clamp_min(0))

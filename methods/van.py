@@ -1,4 +1,4 @@
-"""Keep the entries with the longest values."""
+"""Keep the entries with the largest values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool3d
 
-from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor import Compressor, Entries
 
 from ._directions import norms
 from ._survivors import check_treatment, pseudo_frames
@@ -20,14 +19,15 @@ from ._survivors import check_treatment, pseudo_frames
 class VaN(Compressor):
     """Value norm: keep the entries with the largest ‖V‖₂, optionally averaged over neighbours.
 
-    Pooling adapts to the layer as in the released code: first quarter of the layers 7×7×7 over (frames, rows,
-    columns), second 5×5 within the frame, third 3 along the sequence, fourth none; stride 1, zero padding counted in.
-    The first two shrink to the largest odd size that frames, rows and columns allow.
+    Average pooling depends on the layer as in the released code: 7×7×7 over (frames, rows, columns) in the first
+    quarter of the layers, 5×5 within the frame in the second, 3 along the sequence in the third, none in the fourth;
+    stride 1, zero padding included in the mean. The first two shrink to the largest odd size that frames, rows and
+    columns allow, and are skipped below 3.
 
     Attributes:
-        pooling: whether to pool (the released code does not by default).
-        entries: how survivors of earlier passes are pooled: `"tracked"` at their true places, over those still there;
-            `"official"` as whole frames in order, as the released code does.
+        pooling: whether to pool (off by default, as in the released code).
+        entries: treatment of survivors of earlier passes in pooling: `"tracked"` pools cached entries at their true
+            patches; `"official"` pools them as whole frames in order, as the released code does.
     """
 
     pooling: bool = False
@@ -39,7 +39,11 @@ class VaN(Compressor):
         check_treatment(self.entries)
 
     def scores(self, entries: Entries) -> Tensor:
-        """‖V‖₂, pooled, (batch, kv_heads, n) fp32."""
+        """Score entries by ‖V‖₂, pooled if requested, (batch, kv_heads, n) fp32.
+
+        Raises:
+            BudgetError: the entries do not fill whole frames, which pooling with `entries="official"` requires.
+        """
         lengths = norms(entries.values)
         if not self.pooling:
             return lengths
@@ -52,13 +56,15 @@ class VaN(Compressor):
             spread = lengths.new_zeros(*lengths.shape[:2], grid.tokens).scatter(2, slot, states)
             return _pool(spread.unflatten(2, grid), layer, layers).flatten(2)
 
-        border = _pool(lengths.new_ones(1, 1, *grid), layer, layers).flatten(2)  # what zero padding leaves of a mean
+        border = _pool(lengths.new_ones(1, 1, *grid), layer, layers).flatten(
+            2
+        )  # share of each mean that is not zero padding
         held = pooled(torch.ones_like(lengths))
         return (pooled(lengths) / held.clamp_min(1e-9) * border).gather(2, slot)
 
 
 def _pool(norms: Tensor, layer: int, layers: int) -> Tensor:
-    """Average (batch, kv_heads, frames, rows, columns) over neighbours, by the layer's depth."""
+    """Average norms, (batch, kv_heads, frames, rows, columns), over neighbours as the layer's depth demands."""
     quarter = layer // max(1, layers // 4)
     if quarter == 2:
         return avg_pool1d(norms.flatten(2), 3, stride=1, padding=1).view_as(norms)

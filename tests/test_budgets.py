@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import zoo
@@ -113,6 +116,82 @@ def test_parse(text: Any, amount: float, unit: str) -> None:
 def test_unreadable_budgets(text: Any) -> None:
     with pytest.raises(kv.BudgetError):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "read", "other"),
+    [
+        (1, "one visual entry", "'100%'"),
+        ("1", "one visual entry", "'100%'"),
+        (np.int64(1), "one visual entry", "'100%'"),
+        (1.0, "100%", "'1 token'"),
+        ("1.0", "100%", "'1 token'"),
+        (np.float32(1), "100%", "'1 token'"),
+    ],
+)
+def test_a_budget_of_one_warns_how_it_is_read(value: Any, read: str, other: str) -> None:
+    with pytest.warns(UserWarning, match=rf"is read as {read}.* or {other}") as found:
+        Budget.parse(value)
+    assert [warning.filename for warning in found] == [__file__]
+
+
+def test_what_the_warning_says_to_write_means_the_same_without_one() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Budget.parse("1 token") == Budget.parse("1.0 tokens") == Budget.parse(Budget(1, "tokens"))
+        assert Budget.parse("100%") == Budget(1.0, "ratio")
+        for budget in (Budget(1.0, "ratio"), Budget(0.25, "ratio"), Budget(2, "tokens"), Budget(1, "bytes")):
+            assert Budget.parse(budget.exact) == budget
+
+
+def test_the_warning_points_at_the_line_that_wrote_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the package, to the caller outside of it, and once for each of its lines."""
+    model = model_of(zoo.FAMILIES[0])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            kv.compress(model, "tar", 1.0)
+        kv.compress(model, "tar", 1.0)
+    assert [warning.filename for warning in found] == [__file__] * 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), -float("inf"), np.float64("nan"), np.bool_(True), 10**400, -(10**400), Fraction(10**400), "9" * 5000,
+     "9" * 400 + "%", "9" * 400 + " tokens", "9" * 400 + "GiB", "1.5 tokens", "inf", "nan", "1e400", 1e300, b"25%",
+     np.array([5, 6]), 2 + 0j],
+)  # fmt: skip
+def test_numbers_that_are_no_budget(value: Any) -> None:
+    with pytest.raises(kv.BudgetError, match="budget"):
+        Budget.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit"),
+    [(float("nan"), "tokens"), (float("nan"), "ratio"), (float("inf"), "bytes"), (0, "tokens"), (-1, "bytes"),
+     (10**400, "tokens"), (True, "tokens"), ("5", "tokens"), (2.0, "ratio")],
+)  # fmt: skip
+def test_amounts_that_are_no_budget(amount: Any, unit: Any) -> None:
+    with pytest.raises(kv.BudgetError, match=r"budget|ratio"):
+        Budget(amount, unit)
+
+
+def test_a_unit_that_does_not_exist() -> None:
+    with pytest.raises(kv.UnknownNameError, match=r"Unknown unit of a budget 'token'. Did you mean 'tokens'"):
+        Budget(5, "token")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.int8(64), Budget(64, "tokens")),
+        (Fraction(1, 4), Budget(0.25, "ratio")),
+        (np.float16(0.5), Budget(0.5, "ratio")),
+        (25.0, Budget(25, "tokens")),
+    ],
+)
+def test_numbers_of_other_types(value: Any, expected: Budget) -> None:
+    assert Budget.parse(value) == expected
 
 
 @pytest.mark.parametrize("method", ["full", "detachable", "sink-window"])

@@ -1,20 +1,20 @@
-"""From the budget asked for to the entries that each row of each layer may keep."""
+"""Allocate a budget: how many entries each row of each layer keeps of each segment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from ..budget import Budget
-from ..compressor.base import Compressor
+from ..compressor.base import Compressor, checked_layer_budgets
 from ..errors import BudgetError
 from .forward_pass import RowState
 
 
 @dataclass(frozen=True)
 class BudgetAllocator:
-    """Turns one budget into shares per row and segment.
+    """Allocates one budget to layers, rows and segments.
 
     Attributes:
         budget: as asked.
@@ -22,9 +22,9 @@ class BudgetAllocator:
         layers: text layers that are compressed.
         entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
         batch: rows that share a budget of bytes.
-        beside: bytes of one row that the other layers hold; a budget of bytes pays for them too.
-        text_room: text entries that a budget of bytes is kept free for.
-        waiting: text entries that follow in later parts of the pass.
+        uncompressed: bytes of one row in layers that are not compressed; a budget of bytes pays for them too.
+        text_room: text entries that a budget of bytes leaves free.
+        waiting: text entries that follow in later chunks of the prompt.
     """
 
     budget: Budget
@@ -32,12 +32,13 @@ class BudgetAllocator:
     layers: int
     entry_bytes: int
     batch: int
-    beside: int = 0
+    uncompressed: int = 0
     text_room: int = 0
     waiting: int = 0
+    _asked: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def shares(self, rows: Sequence[RowState], length: int, layer: int | None = None) -> list[Mapping[int, int]]:
-        """Entries to keep of each segment, per row and head.
+        """Return the entries to keep of each segment, per row and head.
 
         Args:
             rows: what they hold and have seen, the pass in flight included.
@@ -60,7 +61,7 @@ class BudgetAllocator:
         )
 
     def check(self, rows: Sequence[RowState], length: int) -> None:
-        """See to it that rows which are whole can be brought down to their budget.
+        """Check that rows which are whole can be brought down to their budget.
 
         Raises:
             BudgetError: the method gives a layer more than there is, so that the budget would not be used up.
@@ -84,7 +85,7 @@ class BudgetAllocator:
         if mine < 1:
             raise BudgetError(
                 f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"
-                f" beside {text} text entries: ask for more."
+                f" uncompressed {text} text entries: ask for more."
             )
         return allocate(mine, row.seen, row.held)
 
@@ -96,16 +97,22 @@ class BudgetAllocator:
     def _wanted(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> int:
         padding = max(texts) - text if self.budget.unit == "bytes" else 0
         total = self._total(row, text) - padding
-        return (total if layer is None else self.method.layer_budget(total, layer, self.layers)) + padding
+        return (total if layer is None or total < 1 else self._by_layer(total)[layer]) + padding
+
+    def _by_layer(self, total: int) -> tuple[int, ...]:
+        """The budget of every layer where a layer has `total` entries on average; the method is asked once."""
+        if total not in self._asked:
+            self._asked[total] = checked_layer_budgets(self.method, total, self.layers)
+        return self._asked[total]
 
     def _total(self, row: RowState, text: int) -> int:
         if self.budget.unit == "tokens":
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
             return self.budget.entries(sum(row.seen.values()))
-        length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, self.beside)
+        length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed)
         if length <= text:
-            least = self.batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
+            least = self.batch * (self.uncompressed + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
                 f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
                 f"one visual entry: ask for at least {least / 2**20:.2f}MiB."
@@ -129,14 +136,17 @@ def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1,
 
 
 def allocate(total: int, seen: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:
-    """Split `total` entries over segments in proportion to the tokens seen of each, exactly and deterministically.
+    """Split entries over segments in proportion to the tokens seen of each, exactly and deterministically.
 
     The remainder goes to the largest fractions, earlier segments first.
 
     Args:
-        total: entries to give out; more than are held means all that are held.
-        seen: tokens seen per segment ordinal.
-        held: entries there are of each segment, which its share cannot exceed.
+        total: entries to distribute; capped at the number held.
+        seen: tokens seen, per segment ordinal.
+        held: entries held of each segment, which its share cannot exceed.
+
+    Returns:
+        Entries to keep, per segment ordinal.
     """
     length, total = sum(seen.values()), min(total, sum(held.values()))
     shares = {segment: min(total * count // length, held[segment]) for segment, count in seen.items()}

@@ -1,4 +1,4 @@
-"""What stays of every row's visual entries, segment by segment, through one method."""
+"""Eviction plans: the entries that stay in a layer, chosen by one method for each row and segment."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Kind
-from ..errors import BudgetError
+from ..compressor.results import MethodCall
 from .forward_pass import RowState
 
 
 class Merged(NamedTuple):
-    """Entries that stand for others.
+    """Merged entries of some rows, and the slots that they replace.
 
     Attributes:
-        rows: of the batch.
-        slots: where they go, (rows, heads, k) int64.
-        entries: (rows, heads, k, …).
+        rows: indices of the rows in the batch.
+        slots: slots after eviction, (rows, heads, k) int64.
+        entries: entries to put there, (rows, heads, k, …).
     """
 
     rows: Sequence[int]
@@ -32,13 +32,13 @@ class Merged(NamedTuple):
 
 @dataclass(frozen=True)
 class EvictionPlan:
-    """What is left of a layer.
+    """Entries that stay in a layer.
 
     Attributes:
-        slots: which entries stay, (batch, heads, n) int64, ascending but for the first ones of a padded row, which
-            are any.
-        merged: what is put over them then.
-        rows: what they make.
+        slots: slots of the entries that stay, (batch, heads, n) int64, ascending; the first ones of a row that ends up
+            padded are arbitrary.
+        merged: entries that then replace some of those.
+        rows: state of each row afterwards.
     """
 
     slots: Tensor
@@ -46,18 +46,18 @@ class EvictionPlan:
     rows: Sequence[RowState]
 
     def of(self, entries: Entries) -> Entries:
-        """The entries that are left, as copies."""
+        """Return copies of the entries that stay, merged entries and padding included."""
         left = entries.gather(self.slots)
         self.finish([left.keys, left.values, left.tags, left.places])
         return left
 
     def finish(self, parts: Sequence[Tensor]) -> None:
-        """Put what is merged, and padding, over what stays: keys, values, tags and places (batch, heads, n, width)."""
+        """Write merged entries and padding into keys, values, tags and places, (batch, heads, n, width) each."""
         keys, values, tags, places = parts
         for rows, slots, entries in self.merged:
             for whole, part in ((keys, entries.keys), (values, entries.values), (places, entries.places)):
                 for row, where, states in zip(rows, slots, part, strict=True):
-                    whole[row].scatter_(1, where[..., None].expand_as(states), states.to(whole.dtype))
+                    whole[row].scatter_(1, where[..., None].expand_as(states), states)
         for row, left in enumerate(self.rows):
             for whole, nothing in ((keys, 0), (values, 0), (tags, Kind.PADDING), (places, 0)):
                 whole[row, :, : left.padding] = nothing
@@ -66,18 +66,21 @@ class EvictionPlan:
 def plan_eviction(
     entries: Entries, rows: Sequence[RowState], keep: Sequence[Mapping[int, int]], method: Compressor
 ) -> EvictionPlan:
-    """Compress a batch whose rows may differ in layout. Text stays, padding goes and comes back only where rows end up
-    with different lengths.
+    """Choose the entries that stay in a batch whose rows may differ in layout.
+
+    Text stays. Padding is dropped, and added only where rows end up with different lengths. The method runs once per
+    segment for all rows of the same layout.
 
     Args:
-        entries: (batch, heads, n, …), all kinds, in sequence order.
-        rows: what each row holds.
-        keep: per row, entries to keep of each segment (per head).
-        method: does the choosing, on all rows of the same layout at once.
+        entries: everything the layer holds, (batch, heads, n, …), in sequence order.
+        rows: state of each row.
+        keep: per row, entries to keep of each segment, per head.
+        method: method that chooses.
 
     Raises:
-        BudgetError: the method returned another number of entries than it was asked for, or (on the CPU, where looking
-            is free) not in ascending order.
+        MethodError: the method failed or returned an unusable result, see `MethodCall.reduce`.
+        BudgetError: the method returned another number of entries than it was asked for, or (on the CPU) slots out of
+            range or not in ascending order.
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -106,21 +109,14 @@ def plan_eviction(
 def _plan_group(
     entries: Entries, row: RowState, keep: Mapping[int, int], method: Compressor
 ) -> tuple[Tensor, list[tuple[Tensor, Entries]]]:
-    """The slots that stay, (rows, heads, n) ascending, and what stands in some of them, by its place among them."""
+    """Return the slots that stay, (rows, heads, n) ascending, and merged entries with their places among those."""
     stay, made = [], []
     for segment, part, slots in _parts(entries, row):
         if segment is None or keep[segment] >= len(part):
             stay.append(slots)
         elif wanted := keep[segment]:
             part = replace(part, context=replace(part.context, grid=row.grids[segment]))
-            chosen, merged = method.reduce(part, wanted)
-            if chosen.shape[2] != wanted:
-                raise BudgetError(
-                    f"{type(method).__name__} kept {chosen.shape[2]} entries of layer {entries.context.layer} "
-                    f"where {wanted} were asked for."
-                )
-            if chosen.device.type == "cpu" and bool((chosen.diff(dim=-1) <= 0).any()):  # a GPU would have to wait
-                raise BudgetError(f"{type(method).__name__} must give the slots that stay in ascending order.")
+            chosen, merged = MethodCall(method, part, wanted).reduce()
             stay.append(slots.gather(2, chosen))
             if merged is not None:
                 made.append((stay[-1], merged))
@@ -131,7 +127,7 @@ def _plan_group(
 
 
 def _parts(entries: Entries, row: RowState) -> Iterator[tuple[int | None, Entries, Tensor]]:
-    """The segments, and the text (None) around them, with their slots."""
+    """Iterate over segments and the text around them (None), with their entries and slots."""
     if _in_order(row):
         slots = torch.arange(len(entries), device=entries.keys.device).expand(*entries.keys.shape[:2], -1)
         done = row.padding
@@ -155,16 +151,17 @@ def _parts(entries: Entries, row: RowState) -> Iterator[tuple[int | None, Entrie
 
 
 def _in_order(row: RowState) -> bool:
-    """Whether each segment is one stretch of slots, at a place that is known."""
+    """Check that each segment occupies one contiguous range of slots whose start is known."""
     return not row.loose and row.held.keys() <= row.starts.keys()
 
 
 def _left(row: RowState, keep: Mapping[int, int]) -> dict[int, int]:
+    """Return the entries of each segment after eviction."""
     return {segment: min(keep[segment], held) for segment, held in row.held.items()}
 
 
 def _starts_left(row: RowState, keep: Mapping[int, int]) -> dict[int, int]:
-    """Where the segments start once they are brought down; nothing where text is between the entries of any."""
+    """Return where the segments start after eviction; empty if text lies between the entries of any."""
     if not row.held.keys() <= row.starts.keys():
         return {}
     left, starts, gone = _left(row, keep), {}, 0

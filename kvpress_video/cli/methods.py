@@ -25,7 +25,7 @@ def _methods(options: argparse.Namespace) -> int:
             print(f"{name}\n    cannot be loaded: {error}")
             continue
         settings = [f"{f.name}" if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(found)]
-        print(f"{name}\n    {(found.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name}\n    {next(iter((found.__doc__ or '').strip().splitlines()), 'no description')}")
         print(f"    settings: {', '.join(settings) or 'none'}; stages: {', '.join(found.stages)}")
         if found.source:
             print(f"    source: {found.source}")

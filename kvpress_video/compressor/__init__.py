@@ -1,7 +1,8 @@
-"""The interface of a compression method, and all that a method needs to import."""
+"""The public interface for compression methods: everything that a method needs to import."""
 
 from .base import Compressor, Kept, check_observer, top
-from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, segment_entries
+from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, segment_entries
+from .registry import make_method
 from .selection import select
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Queries",
     "Tags",
     "check_observer",
+    "grid_tags",
+    "make_method",
     "segment_entries",
     "select",
     "top",

@@ -1,47 +1,51 @@
-"""The interface of a compression method: one question, which entries matter most."""
+"""The interface of a compression method, and the validation of its declaration."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from numbers import Integral
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import BudgetError, MissingInputError
+from ..errors import BudgetError, KVPressVideoError, MethodError, MissingInputError, unknown_name
 from .entries import Entries, take_slots
+from .results import Kept, MethodCall, check_scores, rankable
 
-
-class Kept(NamedTuple):
-    """What a method leaves of some entries.
-
-    Attributes:
-        slots: which of them stay, (batch, kv_heads, keep) int64, ascending.
-        merged: what stands in their slots from now on, as many entries, where that is not what stood there: their
-            keys, values and places, in memory of their own. Tags stay those of the slots.
-    """
-
-    slots: Tensor
-    merged: Entries | None = None
+STAGES = ("cache", "input")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "queries": ("window",),
+    "probe": ("probe",),
+    "vision_attention": ("n", "tokens"),
+    "rope": (),
+}
+"""Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """A method. Most answer one question, `scores`; one that merges entries overrides `reduce`.
+    """Base class of compression methods, which choose the visual entries that stay in a cache.
 
-    A method sees one segment (video or image) of one layer at a time, with all rows that have the same layout. What it
-    sees is the cache itself, which the next pass writes to: what it remembers it has to copy.
-    Its dataclass fields are its settings.
+    Most methods implement `scores()`. A method that selects by another rule overrides `select()`; a method that merges
+    entries overrides `reduce()`. A method receives one segment (video or image) of one layer at a time, in all rows of
+    the batch with the same layout. The entries are views of the cache, which later passes overwrite: clone a tensor
+    before keeping it, and never write to one. Decorate a method with `@dataclass(frozen=True)`; its fields are its
+    settings.
 
     Attributes:
-        needs: what has to be captured for it: `"queries"` (`entries.context.queries`, the last ones of what was read),
-            `"probe"` (the same, of the prompt's last `probe` tokens, which ask after every chunk and are not kept),
-            `"vision_attention"` (`entries.importance`), `"rope"` (`entries.context.rope`, to move keys). How it is
-            captured the method says by settings of its own: `window` queries, `probe` tokens, `n` standby queries per
-            frame or learned `tokens`.
-        stages: where it can work: `"cache"` (after each layer's attention), `"input"` (on the visual embeddings,
-            before prefill: the entries' keys are then embeddings of one pseudo-head, their values deepstack features).
-        source: where the method comes from.
+        needs: inputs to capture, from `NEEDS`: `"queries"`, the last `window` queries of a pass
+            (`entries.context.queries`); `"probe"`, the queries of the prompt's last `probe` tokens, which run after
+            every chunk and are not kept (also `entries.context.queries`); `"vision_attention"`, the importance that `n`
+            standby queries per frame, or the learned `tokens`, assign (`entries.importance`); `"rope"`, the rotation
+            of the keys (`entries.context.rope`). `window`, `probe`, `n` and `tokens` are settings of the method.
+        stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
+            embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
+            features.
+        source: publication or origin of the method.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -49,33 +53,45 @@ class Compressor:
     source: ClassVar[str] = ""
 
     def scores(self, entries: Entries) -> Tensor:
-        """Score of each entry, (batch, kv_heads, n) fp32; higher stays."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither scores() nor select() nor reduce()")
+        """Score each entry, (batch, kv_heads, n) floating point, best in fp32; entries with higher scores stay."""
+        raise NotImplementedError(f"{type(self).__name__} implements neither scores() nor select() nor reduce()")
+
+    def checked_scores(self, entries: Entries) -> Tensor:
+        """Score each entry and validate the scores; off the CPU, NaN becomes -inf.
+
+        Raises:
+            MethodError: scores of the wrong shape, dtype or device, or (on the CPU) NaN.
+        """
+        return check_scores(self.scores(entries), entries)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Which entries stay: (batch, kv_heads, keep) int64, ascending."""
-        return top(self.scores(entries), keep)
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+        return top(self.checked_scores(entries), keep)
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """The `keep` entries (per row and head) that represent `entries`."""
+        """Reduce the entries to `keep` per row and head."""
         return Kept(self.select(entries, keep))
 
     def compress(self, entries: Entries, keep: int) -> Entries:
-        """What `reduce` leaves, as entries of their own, in sequence order."""
-        slots, merged = self.reduce(entries, keep)
+        """Run `reduce()` and return the result as new entries, in sequence order.
+
+        Raises:
+            MethodError: the method failed or returned an unusable result.
+            BudgetError: the method cannot keep exactly `keep` entries.
+        """
+        slots, merged = MethodCall(self, entries, keep).reduce()
         return entries.gather(slots) if merged is None else replace(merged, tags=take_slots(entries.tags, slots))
 
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
-        """Entries this layer may keep of the `keep` that every layer has on average."""
+        """Return the entries that one layer may keep; over all layers the sum may not exceed `keep * layers`."""
         return keep
 
     def banked(self, entries: Entries) -> int:
-        """How many leading entries of a layer may leave the device until attention asks for them, where a session has
-        a bank.
+        """Return how many leading entries of a layer a session may offload until attention reads them.
 
         Args:
-            entries: all that the layer holds once it was compressed, text included; their grid is that of the newest
-                segment, None where all is text.
+            entries: everything the layer holds after compression, text included; their grid is that of the newest
+                segment, None if all entries are text.
         """
         return len(entries)
 
@@ -86,45 +102,155 @@ class Compressor:
 
     @property
     def observer(self) -> Compressor:
-        """The method whose settings say how to capture what is needed; a wrapper answers with the wrapped one's."""
+        """The method whose settings configure the capture of inputs: this one, or the wrapped one."""
         return self
 
     def describe(self) -> dict[str, object]:
-        """The settings, by name, as they go into reports and result rows."""
+        """Return the settings by name, as they appear in reports and result rows."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-_SAID = {"queries": ("window",), "probe": ("probe",), "vision_attention": ("n", "tokens")}
+def check_observer(method: Any) -> None:
+    """Validate the declaration of a method.
 
-
-def check_observer(method: Compressor) -> None:
-    """Raises:
-    MissingInputError: the method needs something and does not say how to capture it.
+    Raises:
+        MethodError: a class instead of an instance; an object that is not a `Compressor`; a class that is not a
+            dataclass or implements none of `scores()`, `select()` and `reduce()`; `needs` or `stages` of the wrong
+            type; or a capture setting that is not a positive integer.
+        UnknownNameError: an unknown need or stage.
+        MissingInputError: a need without the setting that says how to capture it.
     """
-    for need in sorted(method.needs & _SAID.keys()):
-        missing = [setting for setting in _SAID[need] if not hasattr(method.observer, setting)]
-        if missing:
-            raise MissingInputError(
-                f"{type(method).__name__} needs {need!r} and has no setting {' and '.join(missing)}, which says how it "
-                "is captured: add it."
+    if isinstance(method, type):
+        raise MethodError(f"{method.__name__} is a class: pass an instance, {method.__name__}(…).")
+    if not isinstance(method, Compressor):
+        raise MethodError(
+            f"A method is a name or a Compressor, got {type(method).__name__} {method!r:.80}: pass e.g. 'tar'."
+        )
+    name = type(method).__name__
+    _check_dataclass(type(method))
+    if not isinstance(method.needs, Set):
+        raise MethodError(f"{name}.needs must be a set of names, got {method.needs!r}: write e.g. {{'queries'}}.")
+    if not isinstance(method.stages, Collection) or isinstance(method.stages, str) or not method.stages:
+        raise MethodError(f"{name}.stages must be a tuple of names, got {method.stages!r}: write e.g. ('cache',).")
+    for what, declared, known in (("need", method.needs, NEEDS), ("stage", method.stages, STAGES)):
+        for each in declared:
+            if each not in known:
+                raise unknown_name(f"{what} of {name}", str(each), known)
+    for need in sorted(method.needs):
+        _check_capture(name, need, method.observer)
+    own, base = type(method), Compressor
+    if own.scores is base.scores and own.select is base.select and own.reduce is base.reduce:
+        raise MethodError(f"{name} implements neither scores() nor select() nor reduce(): implement one of them.")
+
+
+def _check_dataclass(kind: type) -> None:
+    for each in kind.__mro__[: kind.__mro__.index(Compressor)]:
+        if "__dataclass_params__" in vars(each) or not issubclass(each, Compressor):
+            continue
+        settings = [name for name, note in inspect.get_annotations(each).items() if "ClassVar" not in str(note)]
+        if settings or "__init__" in vars(each):
+            raise MethodError(
+                f"{each.__name__} is not a dataclass, so its settings ({', '.join(settings) or '__init__'}) are "
+                "unknown: declare them as fields and decorate the class with @dataclass(frozen=True)."
             )
 
 
-def top(scores: Tensor, keep: int) -> Tensor:
-    """Indices of the `keep` highest scores along the last dimension, ascending; of equal scores the earlier stays.
+def _check_capture(name: str, need: str, observer: Compressor) -> None:
+    settings = NEEDS[need]
+    if missing := [setting for setting in settings if not hasattr(observer, setting)]:
+        raise MissingInputError(
+            f"{name} needs {need!r} and has no setting {' and '.join(missing)}, which says how it is captured: add it."
+        )
+    for setting in settings[:1]:
+        value = getattr(observer, setting)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise MethodError(
+                f"{name} needs {need!r}, whose setting {setting} must be a whole number above zero, got {value!r}."
+            )
 
-    Nothing is sorted: what is above the lowest score that stays is counted off in order.
+
+def checked_layer_budgets(method: Compressor, keep: int, layers: int) -> tuple[int, ...]:
+    """Ask a method for the budget of every layer and validate the answers.
+
+    Args:
+        method: the method to ask.
+        keep: entries that a layer may keep on average.
+        layers: number of compressed layers.
+
+    Returns:
+        Entries that each layer may keep, in layer order.
+
+    Raises:
+        MethodError: a budget is not a whole number from 0, or the budgets sum to more than `keep * layers`.
+        KVPressVideoError: any other error of the package that the method raised, unchanged.
+    """
+    budgets = [
+        _asked(
+            f"{type(method).__name__}.layer_budget(keep={keep}, layer={layer}, layers={layers})",
+            partial(method.layer_budget, keep, layer, layers),
+        )
+        for layer in range(layers)
+    ]
+    if sum(budgets) > keep * layers:
+        raise MethodError(
+            f"{type(method).__name__}.layer_budget() gives {layers} layers {sum(budgets)} entries together, more than "
+            f"the {keep * layers} of {keep} per layer: {', '.join(map(str, budgets))}."
+        )
+    return tuple(budgets)
+
+
+def checked_banked(method: Compressor, entries: Entries) -> int:
+    """Ask a method how many leading entries to offload and validate the answer.
+
+    Raises:
+        MethodError: the answer is not a whole number between 0 and the number of entries.
+    """
+    call = f"{type(method).__name__}.banked() of {len(entries)} entries"
+    banked = _asked(call, partial(method.banked, entries))
+    if banked > len(entries):
+        raise MethodError(f"{call} returned {banked}: return at most {len(entries)}.")
+    return banked
+
+
+def _asked(call: str, ask: Callable[[], Any]) -> int:
+    """Call a method and validate that it returns a whole number from 0."""
+    try:
+        number = ask()
+    except KVPressVideoError:
+        raise
+    except Exception as error:
+        raise MethodError(f"{call}: {type(error).__name__}: {error}") from error
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+        raise MethodError(f"{call} returned {number!r}: return a whole number from 0.")
+    return int(number)
+
+
+def top(scores: Tensor, keep: int) -> Tensor:
+    """Select the highest scores along the last dimension; of equal scores the earlier one is selected.
+
+    Without a sort: the scores above the lowest selected one are taken, and then as many equal to it as still fit, in
+    order.
+
+    Args:
+        scores: (..., n), floating point or integers. NaN ranks highest, as in a sort. Within a call of a method it is
+            an error on the CPU, and ranks lowest elsewhere, where looking for it would stall the host.
+        keep: how many to select.
+
+    Returns:
+        Their indices, (..., keep) int64, ascending.
 
     Raises:
         BudgetError: there are fewer scores than `keep`.
+        MethodError: complex or boolean scores, or NaN on the CPU within a call of a method.
     """
     length = scores.shape[-1]
-    if keep > length:
+    if not 0 <= keep <= length:
         raise BudgetError(f"cannot keep {keep} of {length} entries")
+    if scores.is_complex() or scores.dtype == torch.bool:
+        raise MethodError(f"scores are {scores.dtype}: real numbers are needed, e.g. scores.float().")
     if not keep:
         return scores.new_empty((*scores.shape[:-1], 0), dtype=torch.long)
-    if scores.is_floating_point():
-        scores = scores.nan_to_num(torch.inf, torch.inf, -torch.inf)
+    scores = rankable(scores)
     lowest = scores.topk(keep, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
     above, level = scores > lowest, scores == lowest
     room = keep - above.sum(dim=-1, keepdim=True)

@@ -1,14 +1,15 @@
-"""Cached key/value pairs and what is known of each: where it came from, and where its key is rotated to."""
+"""Cached key/value pairs with their metadata: the token each one comes from and the position of its key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import CacheError
 from .rope import Rope
@@ -16,7 +17,7 @@ from .tensor_parallel import UNSHARDED, HeadSharding
 
 
 class Kind(IntEnum):
-    """What a token is."""
+    """Kind of a token."""
 
     PADDING = -1
     TEXT = 0
@@ -25,7 +26,7 @@ class Kind(IntEnum):
 
 
 class Grid(NamedTuple):
-    """The visual tokens of one segment: frames (temporal steps), and rows × columns of merged patches in each."""
+    """Visual tokens of one segment: frames (temporal steps) of rows × columns merged patches."""
 
     frames: int
     rows: int
@@ -43,15 +44,17 @@ class Grid(NamedTuple):
 
 
 class Tags:
-    """Columns of `Entries.tags` (int32)."""
+    """Columns of `Entries.tags`, (..., WIDTH) int32."""
 
     INDEX, KIND, SEGMENT, FRAME, ROW, COLUMN = range(6)
     WIDTH = 6
 
 
 class Places:
-    """Columns of `Entries.places` (fp32): original (t, h, w) and importance; under `compact` positions also the
-    (t, h, w) that the cached key is rotated to, and the one it belongs at.
+    """Columns of `Entries.places`, (..., WIDTH or COMPACT_WIDTH) fp32.
+
+    The original (t, h, w) position and the importance; under `positions="compact"` also the present position, to which
+    the cached key is rotated, and the target position, to which it will move.
     """
 
     ORIGINAL = slice(0, 3)
@@ -61,7 +64,7 @@ class Places:
 
 
 def take_slots(states: Tensor, chosen: Tensor) -> Tensor:
-    """What is at `chosen` (batch, heads, k) int64 of (batch, heads, n, width), row by row of memory."""
+    """Copy the slots `chosen`, (batch, heads, k) int64, of states (batch, heads, n, width), if possible row by row."""
     batch, heads, length, width = states.shape
     across, down, along, within = states.stride()
     if not width or (along, within) != (width, 1) or across % width or down % width:
@@ -74,20 +77,20 @@ def take_slots(states: Tensor, chosen: Tensor) -> Tensor:
 
 
 def at_target(places: Tensor) -> Tensor:
-    """Compact places whose present (t, h, w) is their target, (…, Places.COMPACT_WIDTH)."""
+    """Return places, (..., Places.COMPACT_WIDTH), whose present position is their target."""
     target = places[..., Places.TARGET]
     return torch.cat([places[..., : Places.WIDTH], target, target], dim=-1)
 
 
 @dataclass(frozen=True)
 class Queries:
-    """The last queries of a prefill, for methods that look at attention.
+    """Captured queries, for methods that rank entries by attention.
 
     Attributes:
         states: rotated and scaled queries, (batch, attention_heads, window, head_dim).
-        normaliser: log of the sum of exp(q·k) over every key that the query may see, (batch, attention_heads, window).
-        index: original index of the last token that each query sees, (batch, window), -1 for padding: its own, or the
-            last of its image where the tokens of an image see each other both ways.
+        normaliser: log of the sum of exp(q·k) over all keys visible to the query, (batch, attention_heads, window).
+        index: original index of the last token visible to each query, (batch, window), -1 for padding: the query's own
+            token, or the last of its image if attention within images is bidirectional.
     """
 
     states: Tensor
@@ -95,21 +98,23 @@ class Queries:
     index: Tensor
 
     def rows(self, rows: Sequence[int]) -> Queries:
-        """The queries of some rows of the batch."""
+        """Return the queries of some rows of the batch."""
         parts = (self.states, self.normaliser, self.index)
         return Queries(*(torch.stack([part[row] for row in rows]) for part in parts))
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may know beyond the entries themselves.
+    """Information that a method may use in addition to the entries.
 
     Attributes:
-        grid: the whole segment as seen so far; None where the entries belong to several segments.
-        layer, layers: which text layer this is, of how many.
-        rope: the key rotation, None for entries that are not rotated (embeddings before prefill).
-        queries: the last queries of the prefill, for methods whose `needs` hold `"queries"`.
-        spread: how the KV heads are spread over processes, for methods that compare heads or number them.
+        grid: the whole segment as seen so far, evicted entries included; None if the entries belong to several
+            segments.
+        layer: index of the compressed text layer, from 0.
+        layers: number of compressed text layers.
+        rope: rotation of the keys, None for entries without one (embeddings before prefill).
+        queries: captured queries, for methods that need `"queries"` or `"probe"`.
+        spread: sharding of the KV heads over processes, for methods that compare or number heads.
     """
 
     grid: Grid | None = None
@@ -122,14 +127,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Entries:
-    """Some cached entries of one layer, in sequence order, the same number in every row and head.
+    """Cached entries of one layer, in sequence order, the same number in every row and head.
 
     Attributes:
-        keys: (batch, kv_heads, n, head_dim); rotated, as cached.
-        values: (batch, kv_heads, n, head_dim).
+        keys: (batch, kv_heads, n, head_dim), rotated as cached, in the model's dtype.
+        values: (batch, kv_heads, n, head_dim), in the model's dtype.
         tags: (batch, kv_heads, n, Tags.WIDTH) int32.
         places: (batch, kv_heads, n, Places.WIDTH or Places.COMPACT_WIDTH) fp32.
-        context: what else a method may know.
+        context: grid, layer, rotation, and captured queries.
     """
 
     keys: Tensor
@@ -143,133 +148,144 @@ class Entries:
 
     @property
     def index(self) -> Tensor:
-        """Original token index in the row's sequence, -1 for padding, (batch, kv_heads, n)."""
+        """Original token index in the row's sequence, (batch, kv_heads, n) int32, -1 for padding."""
         return self.tags[..., Tags.INDEX]
 
     @property
     def kind(self) -> Tensor:
-        """`Kind` of each entry, (batch, kv_heads, n)."""
+        """`Kind` of each entry, (batch, kv_heads, n) int32."""
         return self.tags[..., Tags.KIND]
 
     @property
     def segment(self) -> Tensor:
-        """Ordinal of the video or image in its row, -1 for text, (batch, kv_heads, n)."""
+        """Ordinal of the video or image in its row, (batch, kv_heads, n) int32, -1 for text."""
         return self.tags[..., Tags.SEGMENT]
 
     @property
     def frame(self) -> Tensor:
-        """Frame within the segment, (batch, kv_heads, n)."""
+        """Frame within the segment, (batch, kv_heads, n) int32."""
         return self.tags[..., Tags.FRAME]
 
     @property
     def patch(self) -> Tensor:
-        """Patch within the frame, row-major, (batch, kv_heads, n)."""
+        """Patch within the frame in row-major order, (batch, kv_heads, n) int32; needs a grid."""
         return self.tags[..., Tags.ROW] * self.grid.columns + self.tags[..., Tags.COLUMN]
 
     @property
     def importance(self) -> Tensor:
-        """Vision-attention importance of each entry, NaN where it was not captured, (batch, kv_heads, n)."""
+        """Vision-attention importance, (batch, kv_heads, n) fp32, NaN where it was not captured."""
         return self.places[..., Places.IMPORTANCE]
 
     @property
     def position(self) -> Tensor:
-        """Original (t, h, w), (batch, kv_heads, n, 3)."""
+        """Original (t, h, w) position, (batch, kv_heads, n, 3) fp32."""
         return self.places[..., Places.ORIGINAL]
 
     @property
     def present(self) -> Tensor:
-        """The (t, h, w) that the cached key is rotated to, (batch, kv_heads, n, 3)."""
+        """Position (t, h, w) to which the cached key is rotated, (batch, kv_heads, n, 3) fp32."""
         compact = self.places.shape[-1] == Places.COMPACT_WIDTH
         return self.places[..., Places.PRESENT if compact else Places.ORIGINAL]
 
     @property
     def grid(self) -> Grid:
-        """The segment's grid.
+        """Grid of the segment.
 
         Raises:
-            CacheError: these entries belong to more than one segment.
+            CacheError: the entries belong to more than one segment.
         """
         if self.context.grid is None:
-            raise CacheError("these entries have no grid: they belong to more than one segment")
+            raise CacheError("These entries have no grid: they belong to more than one segment.")
         return self.context.grid
 
     @property
     def complete(self) -> bool:
-        """Whether every visual token of the segment is still here."""
+        """Whether no visual token of the segment is missing."""
         return len(self) == self.grid.tokens
 
     def gather(self, chosen: Tensor) -> Entries:
-        """The entries at `chosen`, (batch, kv_heads, k) int64."""
-        parts = (self.keys, self.values, self.tags, self.places)
-        keys, values, tags, places = (take_slots(part, chosen) for part in parts)
-        return replace(self, keys=keys, values=values, tags=tags, places=places)
+        """Return copies of the entries at the slots `chosen`, (batch, kv_heads, k) int64."""
+        return self._mapped(lambda part: take_slots(part, chosen))
 
     def rows(self, rows: Sequence[int]) -> Entries:
-        """Some rows of the batch; the same object when they are all of them."""
+        """Return copies of some rows of the batch, or this object if they are all of them."""
         if list(rows) == list(range(self.keys.shape[0])):
             return self
         queries = self.context.queries and self.context.queries.rows(rows)
-        parts = (self.keys, self.values, self.tags, self.places)
-        keys, values, tags, places = (torch.stack([part[row] for row in rows]) for part in parts)
-        return Entries(keys, values, tags, places, replace(self.context, queries=queries))
+        picked = self._mapped(lambda part: torch.stack([part[row] for row in rows]))
+        return replace(picked, context=replace(self.context, queries=queries))
 
     def slice(self, start: int, stop: int) -> Entries:
-        """Entries start … stop-1 of every row and head."""
-        part = (slice(None), slice(None), slice(start, stop))
-        return replace(
-            self, keys=self.keys[part], values=self.values[part], tags=self.tags[part], places=self.places[part]
-        )
+        """Return views of the entries `start` to `stop - 1` of every row and head."""
+        return self._mapped(lambda part: part[:, :, start:stop])
 
     def padded_to(self, length: int) -> Entries:
-        """The same entries with padding in front, up to `length`."""
+        """Return the entries with padding in front, `length` of them in all."""
         missing = length - len(self)
         if not missing:
             return self
-        pad = (0, 0, missing, 0)
-        return replace(
-            self,
-            keys=torch.nn.functional.pad(self.keys, pad),
-            values=torch.nn.functional.pad(self.values, pad),
-            tags=torch.nn.functional.pad(self.tags, pad, value=Kind.PADDING),
-            places=torch.nn.functional.pad(self.places, pad),
-        )
+        front = (0, 0, missing, 0)
+        keys, values, places = (pad(part, front) for part in (self.keys, self.values, self.places))
+        return Entries(keys, values, pad(self.tags, front, value=Kind.PADDING), places, self.context)
 
     def in_order(self) -> Entries:
-        """The same entries sorted by original token index."""
+        """Return copies of the entries, sorted by original token index."""
         return self.gather(self.index.argsort(dim=-1, stable=True))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Entries:
+        parts = (self.keys, self.values, self.tags, self.places)
+        keys, values, tags, places = (change(part) for part in parts)
+        return Entries(keys, values, tags, places, self.context)
 
     @staticmethod
     def join(parts: Sequence[Entries], dim: int) -> Entries:
-        """Concatenate along the batch (`dim=0`) or the sequence (`dim=2`); the first part's context stays."""
+        """Concatenate along the batch (`dim=0`) or the sequence (`dim=2`), with the context of the first part."""
         if len(parts) == 1:
             return parts[0]
-        return Entries(
-            torch.cat([part.keys for part in parts], dim),
-            torch.cat([part.values for part in parts], dim),
-            torch.cat([part.tags for part in parts], dim),
-            torch.cat([part.places for part in parts], dim),
-            parts[0].context,
-        )
+        every = ([part.keys, part.values, part.tags, part.places] for part in parts)
+        keys, values, tags, places = (torch.cat(same, dim) for same in zip(*every, strict=True))
+        return Entries(keys, values, tags, places, parts[0].context)
+
+
+def grid_tags(grid: Grid, kind: Kind, segment: int = 0, first_frame: int = 0, ordinals: Tensor | None = None) -> Tensor:
+    """Build the tags of a grid's visual tokens, with their ordinal in the grid as index.
+
+    Args:
+        grid: frames of rows × columns tokens.
+        kind: image or video.
+        segment: ordinal of the segment in its row.
+        first_frame: frames of the segment before the grid.
+        ordinals: tokens to tag, by their row-major place in the grid, (n,) integers on any device; all of them, on the
+            CPU, by default.
+
+    Returns:
+        (n, Tags.WIDTH) int32, on the device of `ordinals`.
+    """
+    ordinal = torch.arange(grid.tokens) if ordinals is None else ordinals
+    tags = ordinal.new_empty((len(ordinal), Tags.WIDTH), dtype=torch.int32)
+    tags[:, Tags.INDEX] = ordinal
+    tags[:, Tags.KIND] = kind
+    tags[:, Tags.SEGMENT] = segment
+    tags[:, Tags.FRAME] = first_frame + ordinal // grid.patches
+    tags[:, Tags.ROW] = ordinal % grid.patches // grid.columns
+    tags[:, Tags.COLUMN] = ordinal % grid.columns
+    return tags
 
 
 def segment_entries(
     keys: Tensor, values: Tensor, grid: Grid, context: Context, importance: Tensor | None = None
 ) -> Entries:
-    """Entries of one complete segment from bare tensors, first visual entry at index 0.
+    """Make the entries of one complete video from bare tensors, the first of them at index and frame 0.
 
     Args:
-        keys, values: (batch, kv_heads, n, head_dim) with n a multiple of the grid's patches.
-        grid: its tokens must be n.
-        context: its grid is replaced by `grid`.
-        importance: vision-attention importance, (n,).
+        keys, values: (batch, kv_heads, grid.tokens, head_dim).
+        grid: the video's visual tokens.
+        context: everything else; its grid is replaced by `grid`.
+        importance: vision-attention importance, (grid.tokens,); not captured by default.
     """
     batch, heads, length, _ = keys.shape
-    ordinal = torch.arange(length, device=keys.device, dtype=torch.int32)
-    patch = ordinal % grid.patches
-    frame = ordinal // grid.patches
-    kind, segment = torch.full_like(ordinal, Kind.VIDEO), torch.zeros_like(ordinal)
-    tags = torch.stack([ordinal, kind, segment, frame, patch // grid.columns, patch % grid.columns], dim=-1)
-    position = torch.stack([frame, patch // grid.columns, patch % grid.columns], dim=-1).float()
+    tags = grid_tags(grid, Kind.VIDEO, ordinals=torch.arange(length, device=keys.device))
+    position = tags[:, Tags.FRAME :].float()
     if importance is None:
         importance = torch.full_like(position[:, 0], torch.nan)
     places = torch.cat([position, importance.to(position)[:, None]], dim=-1)

@@ -1,30 +1,35 @@
-"""Names to classes, through entry points: ours and third parties' alike."""
+"""Registry of named classes, found through entry points: the package's own and third parties' alike."""
 
 from __future__ import annotations
 
 import ast
 import re
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from ..errors import UnknownNameError, unknown_name
-from .base import Compressor
+from ..errors import KVPressVideoError, UnknownNameError, unknown_name
+from ..utils.warnings import warn_caller
+from .base import Compressor, check_observer
 
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
+_OWN = f"{__name__.partition('.')[0]}."
 
 
 @dataclass(frozen=True)
 class Registry(Generic[Made]):
     """The dataclasses that installed packages declare in one entry-point group; their fields are their settings.
 
+    A name that two packages declare stands for the package's own class, otherwise for that of the package first in the
+    alphabet; a warning names both packages.
+
     Attributes:
-        group: of the entry points.
-        what: one of them, in words, for messages.
-        base: what each must be a subclass of.
+        group: entry-point group.
+        what: noun for one of its members, for messages.
+        base: class that every member must derive from.
     """
 
     group: str
@@ -32,28 +37,39 @@ class Registry(Generic[Made]):
     base: type[Made]
 
     def names(self) -> list[str]:
-        """All that are installed, sorted."""
+        """Return the names of all installed members, sorted."""
         return sorted(self._found())
 
     def get(self, name: str) -> type[Made]:
-        """The class behind a name.
+        """Load the class behind a name.
 
         Raises:
-            UnknownNameError: nothing installed has that name; the nearest one is suggested.
+            UnknownNameError: no installed package declares the name (the nearest one is suggested), or the package that
+                declares it cannot be imported or declares something else; the message names the package.
         """
         points = self._found()
         if name not in points:
             raise unknown_name(self.what, name, points)
-        loaded = points[name].load()
+        declared = f"The {self.what} {name!r} of {_package(points[name])} ({points[name].value})"
+        try:
+            loaded = points[name].load()
+        except Exception as error:
+            raise UnknownNameError(
+                f"{declared} cannot be loaded: {type(error).__name__}: {error}. Update or uninstall that package."
+            ) from error
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
-            raise UnknownNameError(f"Entry point {name!r} ({points[name].value}) is not a {self.base.__name__} class.")
-        return loaded
+            raise UnknownNameError(f"{declared} is not a {self.base.__name__} class.")
+        found: type[Made] = loaded
+        if not is_dataclass(loaded):
+            raise UnknownNameError(f"{declared} is not a dataclass: decorate it with @dataclass(frozen=True).")
+        return found
 
     def make(self, text: str, **settings: Any) -> Made:
-        """One from its name and settings, or from `"name:setting=value,…"`.
+        """Make a member from its name and settings, or from `"name:setting=value,…"`.
 
         Raises:
-            UnknownNameError: unknown name or setting, or a value of another type.
+            UnknownNameError: an unknown name or setting, or a value that the setting does not take.
+            KVPressVideoError: any other error of the package that the class raised, unchanged.
         """
         name, written = parse(text)
         made = self.get(name)
@@ -68,7 +84,13 @@ class Registry(Generic[Made]):
         missing = [field.name for field in fields(made) if _needed(field) and field.name not in settings]  # type: ignore[arg-type]
         if missing:
             raise UnknownNameError(f"{name} needs {', '.join(missing)}: write {name}:{missing[0]}=….")
-        return made(**settings)
+        try:
+            return made(**settings)
+        except KVPressVideoError:
+            raise
+        except Exception as error:
+            given = ", ".join(f"{setting}={value!r:.80}" for setting, value in settings.items())
+            raise UnknownNameError(f"{name} cannot be made with {given or 'its defaults'}: {error}") from error
 
     def _found(self) -> dict[str, EntryPoint]:
         return _points(self.group)
@@ -76,7 +98,26 @@ class Registry(Generic[Made]):
 
 @cache
 def _points(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=group)}
+    """Find the entry points of a group, one for each name."""
+    chosen: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: (not _is_own(point), _package(point))):
+        used = chosen.setdefault(point.name, point)
+        if used.value != point.value:
+            warn_caller(
+                f"{_package(used)} and {_package(point)} both declare {point.name!r} in the entry points {group!r}: "
+                f"{used.value} is used, {point.value} is not. Rename the latter."
+            )
+    return chosen
+
+
+def _is_own(point: EntryPoint) -> bool:
+    return point.value.startswith(_OWN)
+
+
+def _package(point: EntryPoint) -> str:
+    """Name the package that declares an entry point."""
+    dist = getattr(point, "dist", None)
+    return f"package {dist.name}" if dist is not None else "an unnamed package"
 
 
 def _needed(field: Field[Any]) -> bool:
@@ -84,10 +125,10 @@ def _needed(field: Field[Any]) -> bool:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the settings in `"name:setting=value,…"`; values are Python literals, or else strings.
+    """Split `"name:setting=value,…"` into the name and the settings; values are Python literals, or else strings.
 
     Raises:
-        UnknownNameError: a setting is given twice, or has no value.
+        UnknownNameError: a setting is given twice or has no value.
     """
     name, _, rest = text.partition(":")
     settings: dict[str, Any] = {}
@@ -102,13 +143,13 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def spell(name: str, settings: dict[str, Any]) -> str:
-    """What `parse` reads as this name with these settings, where there is such a text."""
+    """Write a name and settings as the text from which `parse` reads them, if they have one."""
     written = ",".join(f"{key}={_spelled(value)}" for key, value in settings.items())
     return f"{name}:{written}" if written else name
 
 
 def split_list(text: str) -> list[str]:
-    """The members of `"a,b:setting=1,other=2,c"`: a part `name=value` belongs to the member before it."""
+    """Split `"a,b:setting=1,other=2,c"` into members: a part `name=value` belongs to the member before it."""
     members: list[str] = []
     for part in filter(None, (part.strip() for part in _split(text))):
         if members and re.match(r"\w+\s*=", part):
@@ -119,7 +160,7 @@ def split_list(text: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that are in no bracket; a closing bracket that nothing opened is a character."""
+    """Split at the commas outside of brackets; an unmatched closing bracket is an ordinary character."""
     parts, depth = [""], 0
     for character in text:
         depth = max(0, depth + (character in "([{") - (character in ")]}"))
@@ -147,29 +188,31 @@ METHODS = Registry("kvpress_video.methods", "method", Compressor)
 
 
 def method_names() -> list[str]:
-    """Names of all installed methods, sorted."""
+    """Return the names of all installed methods, sorted."""
     return METHODS.names()
 
 
 def method_class(name: str) -> type[Compressor]:
-    """The class behind a method's name.
+    """Load the class of a method.
 
     Raises:
-        UnknownNameError: no installed method has that name; the nearest one is suggested.
+        UnknownNameError: no installed method has that name (the nearest one is suggested), or its package is broken.
     """
     return METHODS.get(name)
 
 
 def make_method(method: str | Compressor, **settings: Any) -> Compressor:
-    """A method from its name and settings, from `"name:setting=value,…"`, or as it is.
+    """Make a method from its name and settings or from `"name:setting=value,…"`, or validate an instance.
 
     Raises:
-        UnknownNameError: unknown method or setting, or settings given beside an already made method.
+        UnknownNameError: an unknown method or setting, or settings given along with an instance.
+        MethodError: not a method, or one that is declared wrongly, see `check_observer`.
+        MissingInputError: the method needs an input and has no setting that says how to capture it.
     """
-    if isinstance(method, Compressor):
-        if settings:
-            raise UnknownNameError(
-                f"{type(method).__name__} is already made: give {', '.join(settings)} to its constructor."
-            )
-        return method
-    return METHODS.make(method, **settings)
+    made = METHODS.make(method, **settings) if isinstance(method, str) else method
+    check_observer(made)
+    if settings and made is method:
+        raise UnknownNameError(
+            f"{type(method).__name__} is already made: give {', '.join(settings)} to its constructor."
+        )
+    return made

@@ -1,4 +1,4 @@
-"""Rotary positions outside the model: rotate keys by any (t, h, w), by a difference, or back to none."""
+"""Rotary position embeddings outside the model: rotate keys to a position, by a difference, or back to none."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FIXED_TYPES = {"default", "mrope", "linear", "llama3", "yarn", "proportional"}
 
 @dataclass(frozen=True)
 class Rope:
-    """The rotation a text model applies to its keys, in half-split ("rotate half") layout.
+    """Rotation that a text model applies to its keys, in half-split ("rotate half") layout.
 
     Attributes:
-        frequencies: inverse frequencies, (rotary_dim / 2,) fp32.
-        axes: which of (t, h, w) drives each frequency, (rotary_dim / 2,) int64; all zeros for a 1-D model.
-        scale: the attention scaling that the model multiplies into cos and sin (yarn); 1 for most.
+        frequencies: inverse frequencies in radians per position, (rotary_dim / 2,) fp32.
+        axes: index into (t, h, w) of each frequency's position, (rotary_dim / 2,) int64; all zeros for 1-D positions.
+        scale: attention scaling that the model multiplies into cos and sin (YaRN); 1 for most models.
     """
 
     frequencies: Tensor
@@ -28,14 +28,17 @@ class Rope:
     scale: float = 1.0
 
     def rotate(self, states: Tensor, positions: Tensor) -> Tensor:
-        """R(positions)·states. A difference of positions moves already rotated keys; the norm never changes.
+        """Rotate states by positions: R(positions)·states. Norms do not change.
+
+        Rotations add up, so a difference of positions moves keys that are rotated already, and a negative position
+        un-rotates them.
 
         Args:
-            states: (..., n, head_dim).
-            positions: (..., n, 3), (t, h, w), broadcastable against states; may be fractional.
+            states: (..., n, head_dim); the dimensions beyond rotary_dim are left as they are.
+            positions: (t, h, w), (..., n, 3), broadcastable against states; may be fractional.
 
         Returns:
-            Same shape and dtype as `states`; computed in fp32.
+            The rotated states in the shape and dtype of `states`, computed in fp32.
         """
         half = self.frequencies.shape[0]
         angles = positions[..., self.axes.to(positions.device)].float() * self.frequencies.to(positions.device)
@@ -47,16 +50,16 @@ class Rope:
 
     @classmethod
     def of(cls, text_model: Any, interleaved: bool = False) -> Rope:
-        """Read frequencies and M-RoPE sections off a text model.
+        """Read the rotation of a text model from its modules and configuration.
 
         Args:
-            text_model: has `rotary_emb` and `config`. Where kinds of layers rotate differently, the layers of full
-                attention count.
-            interleaved: whether its M-RoPE sections alternate frequency by frequency, rather than follow one another.
+            text_model: a decoder with `rotary_emb` and `config`. If its layer types rotate differently, the rotation of
+                the full-attention layers is read.
+            interleaved: whether M-RoPE sections alternate frequency by frequency instead of being contiguous.
 
         Raises:
-            UnsupportedModelError: the rotation depends on the sequence length (dynamic, longrope), so keys that are
-                already cached cannot be moved.
+            UnsupportedModelError: the rotation depends on the sequence length (dynamic, longrope), so cached keys
+                cannot be moved.
         """
         rotary, config = text_model.rotary_emb, text_model.config
         settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
@@ -65,7 +68,7 @@ class Rope:
         kind = settings.get("rope_type", settings.get("type", "default"))
         if kind not in _FIXED_TYPES:
             raise UnsupportedModelError(
-                f"rope type {kind!r} changes with the sequence length, so cached keys cannot be re-rotated; "
+                f"The rope type {kind!r} changes with the sequence length, so cached keys cannot be re-rotated: "
                 "use positions='keep' and a method that does not merge keys."
             )
         frequencies = getattr(rotary, f"{own}inv_freq").detach().float()

@@ -1,4 +1,4 @@
-"""How the KV heads of a model are spread over processes, and what takes all of them to know."""
+"""Tensor parallelism: the shard of KV heads that a process holds, and reductions over all heads."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class HeadSharding:
-    """Which share of the KV heads of every layer this process holds: equal shares, in order.
+    """Shard of each layer's KV heads that this process holds; shards are equal in size and in order.
 
     Attributes:
-        rank: which share, from 0.
-        processes: how many shares there are.
-        group: the process group that holds them; None where one process holds all heads.
+        rank: index of the shard, from 0.
+        processes: number of shards.
+        group: process group that holds them, None if one process holds all heads.
     """
 
     rank: int = 0
@@ -23,13 +23,13 @@ class HeadSharding:
     group: Any = None
 
     def mean(self, states: Tensor) -> Tensor:
-        """Mean over all heads of a layer, the same to the bit in every process.
+        """Average over all heads of a layer, with bit-identical results in every process.
 
         Args:
-            states: of the heads held here, (batch, kv_heads, ...), floating point.
+            states: states of the heads held here, (batch, kv_heads, ...) floating point.
 
         Returns:
-            (batch, 1, ...).
+            (batch, 1, ...) in the dtype of `states`.
         """
         mean = states.mean(dim=1, keepdim=True)
         if self.group is None:
@@ -42,11 +42,11 @@ class HeadSharding:
 
 
 UNSHARDED = HeadSharding()
-"""One process holds all heads."""
+"""The sharding of a model whose heads one process holds."""
 
 
 def sharding_of(weight: Any) -> HeadSharding:
-    """How the rows of a projection's weight are spread: those of a plain tensor are not."""
+    """Read the sharding of a projection from its weight; a plain tensor has none."""
     for dim, placement in enumerate(getattr(weight, "placements", ())):
         if placement.is_shard(0):
             mesh = weight.device_mesh
@@ -55,13 +55,13 @@ def sharding_of(weight: Any) -> HeadSharding:
 
 
 def share_of(model: nn.Module) -> str:
-    """Which share of a model this process holds, in words."""
+    """Describe the shard of a model that this process holds, e.g. `"rank 0 of 1"`."""
     mesh = next((each.device_mesh for each in model.parameters() if hasattr(each, "device_mesh")), None)
     places = [(0, 1)] if mesh is None else zip(mesh.get_coordinate(), mesh.shape, strict=True)
     return "rank " + ", ".join(f"{place} of {size}" for place, size in places)
 
 
 def local(parameter: Any) -> Tensor:
-    """What this process holds of a parameter."""
+    """Return the part of a parameter that this process holds."""
     held: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
     return held

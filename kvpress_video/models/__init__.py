@@ -1,4 +1,4 @@
-"""Adapters: one small class per model family."""
+"""Model families: one adapter class per family, found by `config.model_type`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapte
 
 
 def adapter_for(model: Any) -> Adapter:
-    """The adapter of a model's family.
+    """Make the adapter for a model.
 
     Raises:
-        UnsupportedModelError: no adapter serves it; the message says what the model lacks for one to be possible.
+        UnsupportedModelError: not a transformers model, no adapter for its family (the message lists what the model
+            lacks), no language-model head, or layers of a type that cannot be compressed.
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UnsupportedModelError(f"Expected a loaded transformers model, got {type(model).__name__}.")
@@ -42,7 +43,7 @@ def adapter_for(model: Any) -> Adapter:
         kinds = set(adapter.layer_kinds) - {"full_attention"} - adapter.left_alone
         if kinds:
             raise UnsupportedModelError(
-                f"{type(model).__name__} has layers of {', '.join(sorted(kinds))}, which are not compressed: "
+                f"{type(model).__name__} has layers of {', '.join(sorted(kinds))}, which cannot be compressed: "
                 "load it with use_sliding_window=False."
             )
         return adapter
@@ -56,7 +57,7 @@ def adapter_for(model: Any) -> Adapter:
         )
         if not present
     ]
-    reason = f"it lacks {', '.join(missing)}" if missing else "no adapter says how it lays out its visual tokens"
+    reason = f"it lacks {', '.join(missing)}" if missing else "no adapter describes the layout of its visual tokens"
     raise UnsupportedModelError(
         f"Model type {model_type!r} ({type(model).__name__}) is not supported: {reason}. "
         f"Supported: {', '.join(sorted(_BY_TYPE))}."

@@ -1,4 +1,4 @@
-"""What an adapter says of a model family."""
+"""The interface of an adapter, which describes a model family to the rest of the package."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from ..compressor.entries import Grid, Kind, Places, Tags
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
-from ..prefill.token_layout import MediaItem
+from .items import MediaItem
 
 
 class StandbySettings(Protocol):
-    """The settings of a method that needs vision attention: queries per frame, or learned ones (n, d_vit)."""
+    """Capture settings of vision attention: `n` queries per frame, or learned `tokens`, (n, vision width)."""
 
     n: int
     tokens: Tensor | None
 
 
 ImportanceSink = Callable[[Tensor], None]
+"""Receives the importance of the visual tokens of one run of the vision tower, (tokens,) fp32."""
 
 
 class FramePixels(NamedTuple):
-    """Successive frames of one video, or one image, on their way into the vision tower.
+    """Pixels of consecutive frames of one video, or of one image.
 
     Attributes:
-        grid: their visual tokens.
-        pixels: (grid.frames, ...), what the tower reads of each.
+        grid: visual tokens of the frames.
+        pixels: input of the vision tower, (grid.frames, ...) floating point.
     """
 
     grid: Grid
@@ -40,15 +41,15 @@ class FramePixels(NamedTuple):
 
 
 class Adapter(ABC):
-    """One model family: where things are, and how its vision tower lays tokens out.
+    """Description of a model family: its modules, and the layout of its visual tokens.
 
     Attributes:
-        model_types: values of `config.model_type` it serves.
+        model_types: values of `config.model_type` that the adapter serves.
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
-        frames_per_step: video frames that make one temporal step.
-        written_times: whether the time or the number of each frame is written before it, as text.
-        left_alone: kinds of text layers beside full attention that the family has; their caches stay stock ones.
-        image_blocks: whether the tokens of an image see each other both ways, so that no pass may cut it.
+        frames_per_step: video frames per temporal step.
+        written_times: whether the prompt contains the time or number of each frame as text.
+        left_alone: types of text layers, in addition to full attention, whose stock caches are not compressed.
+        image_blocks: whether attention within an image is bidirectional, so that no pass may split an image.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -64,17 +65,17 @@ class Adapter(ABC):
 
     @property
     def inner(self) -> Any:
-        """The module that receives `input_ids` and has `get_image_features` and `get_video_features`."""
+        """Module that receives `input_ids` and has `get_image_features` and `get_video_features`."""
         return self.model.base_model
 
     @property
     def text_model(self) -> Any:
-        """The decoder, with `layers[i].self_attn` and `rotary_emb`."""
+        """Decoder with `layers[i].self_attn` and `rotary_emb`."""
         return self.model.get_decoder()  # type: ignore[operator]
 
     @cached_property
     def attentions(self) -> list[nn.Module]:
-        """The attention modules whose caches are compressed: those of the text layers of full attention."""
+        """Attention modules of the compressed layers: the text layers with full attention."""
         return self._attentions_of("full_attention") if self.layer_kinds else self._attentions_of(None)
 
     @cached_property
@@ -84,7 +85,7 @@ class Adapter(ABC):
 
     @cached_property
     def sliding(self) -> list[nn.Module]:
-        """The attention modules of sliding layers, whose caches stay stock ones."""
+        """Attention modules of the sliding-window layers, whose stock caches are not compressed."""
         return self._attentions_of("sliding_attention")
 
     def _attentions_of(self, kind: str | None) -> list[nn.Module]:
@@ -94,42 +95,46 @@ class Adapter(ABC):
 
     @property
     def recurrences(self) -> Mapping[int, nn.Module]:
-        """The recurrent modules among what is left alone, by the number of their layer."""
+        """Recurrent modules by layer index, none by default."""
         return {}
 
     @property
     def layer_kinds(self) -> list[str]:
-        """What each text layer does (`config.layer_types`); empty where the config does not say."""
+        """Type of each text layer (`config.layer_types`); empty if the configuration has none."""
         return list(getattr(self.text_model.config, "layer_types", None) or [])
 
     def rope(self) -> Rope:
-        """The rotation of the text model's keys."""
+        """Read the rotation of the text model's keys.
+
+        Raises:
+            UnsupportedModelError: the rotation depends on the sequence length.
+        """
         return Rope.of(self.text_model, self.interleaved_rope)
 
     def sliding_rotation(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cos and sin that sliding layers rotate by, at positions (batch, n)."""
+        """Compute the cos and sin of sliding-window layers at positions (batch, n), each (batch, n, head_dim)."""
         rotation: tuple[Tensor, Tensor] = self.text_model.rotary_emb(states, positions)
         return rotation
 
     @property
     def head_dim(self) -> int:
-        """Width of a key."""
+        """Width of a key or value of one head."""
         config = self.text_model.config
         width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return width
 
     @property
     def spread(self) -> HeadSharding:
-        """How the KV heads are spread over processes (tensor parallel)."""
+        """Sharding of the KV heads over processes (tensor parallelism)."""
         attention: Any = self.attentions[0]
         return sharding_of(attention.k_proj.weight)
 
     @property
     def kv_heads(self) -> int:
-        """KV heads of one layer that this process holds.
+        """Number of KV heads of a layer that this process holds.
 
         Raises:
-            UnsupportedModelError: they cannot be shared out equally.
+            UnsupportedModelError: the number of processes does not divide the number of heads.
         """
         heads, processes = self.text_model.config.num_key_value_heads, self.spread.processes
         if heads % processes:
@@ -140,12 +145,12 @@ class Adapter(ABC):
         return int(heads // processes)
 
     def entry_bytes(self, compact: bool) -> int:
-        """Bytes of one cached entry on this process's device: keys, values and metadata, its KV heads of one layer."""
+        """Compute the bytes of one cached entry of a layer: keys, values and metadata of this process's KV heads."""
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
         return self.kv_heads * (2 * self.head_dim * self.text_model.dtype.itemsize + metadata)
 
     def beside_bytes(self, tokens: int) -> int:
-        """Bytes that layers which are left alone hold of a row of so many tokens: keys and values of their windows."""
+        """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens: keys and values of windows."""
         if not self.sliding:
             return 0
         window = min(self.text_model.config.sliding_window - 1, tokens)
@@ -155,85 +160,108 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def placeholders(self) -> Mapping[Kind, int]:
-        """The token id that stands for a visual token, per kind."""
+        """Token id of the placeholder of a visual token, per kind."""
 
     @abstractmethod
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
-        """The videos or images of one call of `get_video_features` or `get_image_features`.
+        """List the videos or images of one call of `get_video_features` or `get_image_features`.
 
         Args:
-            kind: which of the two.
-            arguments: its arguments by name.
-            features: what it returned, one (tokens, d) per item or a stack of them.
+            kind: video or image.
+            arguments: arguments of the call by name.
+            features: result of the call, (tokens, d) per item, or one tensor with all items stacked.
         """
 
     def shown(self, arguments: Mapping[str, Any]) -> Mapping[Kind, Tensor]:
-        """Which visual tokens a prompt has, (tokens of all items,) bool, of the kinds of which it may leave some out.
+        """Read which visual tokens are in the prompt, for kinds of which the processor may omit some.
 
         Args:
-            arguments: of the module that receives `input_ids`.
+            arguments: arguments of the module that receives `input_ids`, by name.
+
+        Returns:
+            Per kind, a mask over the tokens of all items, (tokens,) bool.
         """
         return {}
 
     @abstractmethod
     def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
-        """The frames of each video or image of such a call; None where it cannot be cut (any-resolution images)."""
+        """Split the arguments of such a call into the frames of each item; None if they cannot be split."""
 
     @abstractmethod
     def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
-        """The arguments of a call that encodes these frames, from those of the call that they were unpacked from."""
+        """Build the arguments of a call that encodes `frames`, from the arguments that they were unpacked from."""
 
     @abstractmethod
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
-        """What one call would have returned, from what several returned.
+        """Join the results of several calls into the result of one call.
 
         Args:
-            outputs: of calls with packed arguments: every frame of the items, once, in order.
-            grids: those items.
-            order: what the one call would have encoded, as ordinals of them; each comes once or more.
+            outputs: results of calls with packed arguments, which cover every frame of the items once and in order.
+            grids: visual tokens of each item.
+            order: items of the one call, as indices into `grids`; an item may occur several times.
         """
 
     @abstractmethod
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """Encode the frames of one piece of video outside a forward pass, by way of `inner.get_video_features`.
+        """Encode frames of one video outside a forward pass, through `inner.get_video_features`.
 
         Args:
-            inputs: what the family's processor makes of them, on the model's device.
+            inputs: output of the family's processor, on the model's device.
 
         Returns:
-            The visual embeddings as the text model takes them, (tokens, d) without separators, and the features that
-            run beside them (deepstack), (tokens, levels·d), or None.
+            The visual embeddings for the text model, (tokens, d) in its dtype and without separators, and deepstack
+            features, (tokens, levels·d), or None.
 
         Raises:
-            MissingInputError: pixels or grids are not among the inputs.
+            MissingInputError: the inputs lack pixels or grids.
         """
 
     def temporal_offsets(self, grid: Grid, seconds: Sequence[float], steps: Sequence[int]) -> list[float]:
-        """How far temporal steps stand, in positions, from one that came `seconds` and `steps` before them."""
+        """Compute the distance, in positions, of temporal steps from an earlier one.
+
+        Args:
+            grid: visual tokens of the steps.
+            seconds: time since the earlier step, per step.
+            steps: number of steps since the earlier step, per step.
+        """
         return [float(step * grid.patches) for step in steps]
 
     @abstractmethod
     def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
-        """Hook the vision tower so that every run reports the importance of its visual tokens, (tokens,) fp32."""
+        """Hook the vision tower so that each run reports the importance of its visual tokens.
+
+        Args:
+            settings: standby queries.
+            report: receives the importance, (tokens,) fp32.
+
+        Returns:
+            Handles that remove the hooks.
+        """
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        """Features that run beside the embeddings into the text model (deepstack), (batch, n, d), zero for text."""
+        """Read the deepstack features of the text model's arguments, (batch, n, levels·d), zero for text, or None."""
         return None
 
     def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:  # noqa: B027 - optional
-        """Put them back for other tokens: `aligned` (batch, m, d), of which (batch, m) `visual` ones count."""
+        """Replace the deepstack features in the text model's arguments.
+
+        Args:
+            arguments: arguments of the text model, changed in place.
+            aligned: features of all tokens, (batch, m, levels·d).
+            visual: visual tokens among them, (batch, m) bool.
+        """
 
 
 def demand(inputs: Mapping[str, Any], *names: str) -> list[Any]:
-    """The named inputs.
+    """Return the named inputs.
 
     Raises:
-        MissingInputError: one of them is missing.
+        MissingInputError: an input is missing or None.
     """
     missing = [name for name in names if inputs.get(name) is None]
     if missing:
         raise MissingInputError(
             f"To encode a video the model needs {', '.join(missing)}, but the inputs hold "
-            f"{', '.join(inputs) or 'nothing'}: pass what its processor makes of the frames (videos=...)."
+            f"{', '.join(inputs) or 'nothing'}: pass the output of its processor for the frames (videos=...)."
         )
     return [inputs[name] for name in names]

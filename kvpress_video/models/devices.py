@@ -1,4 +1,4 @@
-"""Where a module computes, its weights being there or offloaded."""
+"""Devices of modules whose weights may be offloaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..errors import UnsupportedModelError
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's weights, or the one that accelerate brings them to where they are offloaded.
+    """Find the device on which a module computes: that of its weights, or accelerate's execution device.
 
     Raises:
-        UnsupportedModelError: its weights are nowhere.
+        UnsupportedModelError: the weights are neither in memory nor offloaded by accelerate.
     """
     device = next(module.parameters()).device
     if device.type != "meta":
@@ -22,6 +22,6 @@ def device_of(module: nn.Module) -> torch.device:
         if execution is not None:
             return torch.device(execution)
     raise UnsupportedModelError(
-        f"{type(module).__name__} has no weights in memory, and nothing that brings them there: load the model with "
-        "from_pretrained, with a device_map where it is large."
+        f"{type(module).__name__} has no weights in memory, and no hook that loads them: load the model with "
+        "from_pretrained, with a device_map if it is large."
     )

@@ -1,4 +1,4 @@
-"""What tells one model from another, on any device, so that nobody continues a cache with the wrong one."""
+"""Fingerprints of models, so that a saved cache is never continued with another model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..compressor.tensor_parallel import local, share_of
 from ..errors import CacheError
 
-_SAMPLE = 256  # values of each parameter, roughly
+_SAMPLE = 256  # approximate number of values read per parameter
 _NOT_COMPUTED_WITH = {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id"),
     *("use_cache", "return_dict", "output_attentions", "output_hidden_states"),
@@ -24,16 +24,16 @@ _NOT_COMPUTED_WITH = {
 
 
 class Fingerprint(TypedDict):
-    """A model, without its device.
+    """Identity of a model, independent of its device.
 
     Attributes:
-        architecture: the name of its class.
-        dtype: of its weights, and so of cached keys and values.
-        share: which share of it a process holds, `"rank 0 of 1"` unless several share it (tensor parallel).
-        config: its configuration, without what nothing is computed with.
-        parameters: sha256 of their names, shapes and dtypes, as this process holds them.
-        weights: sha256 of a sample of their values.
-        transformers: the version that read it.
+        architecture: name of the model class.
+        dtype: dtype of the weights, and thus of cached keys and values.
+        share: shard of the model that the process holds, `"rank 0 of 1"` without tensor parallelism.
+        config: configuration, without entries that do not affect computation.
+        parameters: SHA-256 of the names, shapes and dtypes of the parameters that this process holds.
+        weights: SHA-256 of a sample of their values.
+        transformers: version of transformers that loaded the model.
     """
 
     architecture: str
@@ -46,7 +46,7 @@ class Fingerprint(TypedDict):
 
 
 def fingerprint(model: Any) -> Fingerprint:
-    """What tells a model from others. Every parameter is looked at, in some values that lie evenly over it.
+    """Compute the fingerprint of a model from evenly spaced values of every parameter.
 
     Raises:
         CacheError: parameters are not in memory (offloaded).
@@ -54,7 +54,9 @@ def fingerprint(model: Any) -> Fingerprint:
     parameters, weights = hashlib.sha256(), hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
-            raise CacheError(f"{name} is not in memory, so the model cannot be told from others: load it whole.")
+            raise CacheError(
+                f"{name} is not in memory, so the model cannot be told from others: load it without offloading."
+            )
         held = local(parameter).detach()
         parameters.update(f"{name} {tuple(held.shape)} {held.dtype}\n".encode())
         values = held.reshape(-1)
@@ -71,9 +73,9 @@ def fingerprint(model: Any) -> Fingerprint:
 
 
 def difference(one: Fingerprint, other: Fingerprint) -> str | None:
-    """What tells two models apart, in words that follow "a model"; None where nothing does.
+    """Describe the first difference between two models in words that follow "a model"; None if there is none.
 
-    Versions of transformers spell configurations differently, so only what both spell out is compared.
+    Versions of transformers write configurations differently, so only entries that both contain are compared.
     """
     if one["architecture"] != other["architecture"]:
         return f"of class {one['architecture']}, not {other['architecture']}"
@@ -90,12 +92,12 @@ def difference(one: Fingerprint, other: Fingerprint) -> str | None:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """A tensor's values as they lie in memory."""
+    """Return the contiguous bytes of a tensor's values."""
     return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _step(size: int) -> int:
-    """A step from value to value that shares no factor with any dimension, so that every column has its turn."""
+    """Choose a step between sampled values that is coprime to the size, so that every column is sampled."""
     step = max(1, size // _SAMPLE)
     while math.gcd(step, size) != 1:
         step += 1

@@ -1,4 +1,4 @@
-"""Which images of a prompt are the frames of one video: those with nothing but a frame label between them."""
+"""Detection of videos in prompts of images: consecutive images with only a frame label between them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_ENDS = 3  # last tokens of a label, the same for every frame: `: <img>`
-_BEGINS = 3  # first tokens of the text between two frames, the same all along: `</img>\nFrame`
+_ENDS = 3  # last tokens of a label, equal for every frame: `: <img>`
+_BEGINS = 3  # first tokens of the text between two frames, equal throughout: `</img>\nFrame`
 
 
 @dataclass(frozen=True)
 class FrameLabel:
-    """How a family that knows images only writes the frames of a video: as images, each after its number or its time.
+    """Format of the text between two frames, for families that represent a video as labelled images.
 
-    No token says that a video begins. It is read off the text between images of one size, in one row of one pass: an
-    image is the next frame of the video before it where that text is a label, which it is where
+    No token marks the start of a video. It is inferred from the text between images of equal size, in one row of one
+    pass: an image is the next frame of the preceding video if that text is a label, which means that
 
-    - it has as many tokens as one;
-    - it ends as the text before the first frame does (`: <img>`);
-    - from the third frame on, it begins as that after the first frame does (`</img>\\nFrame`);
-    - it does not number the first frame again, as between two videos without a word between them.
+    - its number of tokens is between `least` and `most`;
+    - it ends like the text before the first frame (`: <img>`);
+    - from the third frame on, it begins like the text after the first frame (`</img>\\nFrame`);
+    - it does not repeat the label of the first frame, which would start another video.
 
-    Images that stand closer, as the tiles of one image do, or further apart are no frames, nor is a lone image. Images
-    that a prompt labels alike (`Image-1: <img>…`) count as frames as well.
+    Images closer together (tiles of one image) or further apart are not frames, nor is a single image. Images that a
+    prompt labels in the same way (`Image-1: <img>…`) count as frames too.
 
     Attributes:
-        least, most: tokens between two frames, from those that close one to those that open the next.
-        first: tokens of the first frame's label (`Frame1: <img>`) where frames are numbered; None where a label may
-            come again within a video, as a time does.
+        least: smallest number of tokens between two frames, including those that close one and open the next.
+        most: largest number of those tokens.
+        first: number of tokens of the first frame's label (`Frame1: <img>`) if frames are numbered; None if a label
+            may recur within a video, as a time may.
     """
 
     least: int
@@ -37,12 +38,12 @@ class FrameLabel:
     first: int | None = None
 
     def continues(self, ids: np.ndarray, frames: Sequence[range], image: range) -> bool:
-        """Whether an image is the next frame of a video.
+        """Check whether an image is the next frame of a video.
 
         Args:
-            ids: tokens of the row, (n,).
-            frames: where the placeholders of each frame so far stand.
-            image: where those of the image stand.
+            ids: token ids of the row, (n,).
+            frames: positions of the placeholders of each frame so far.
+            image: positions of the placeholders of the image.
         """
         start, between = frames[0].start, ids[frames[-1].stop : image.start]
         if not self.least <= len(between) <= self.most or not _equal_before(ids, start, image.start, _ENDS):
@@ -53,5 +54,5 @@ class FrameLabel:
 
 
 def _equal_before(ids: np.ndarray, one: int, other: int, count: int) -> bool:
-    """Whether the same `count` tokens stand before two places."""
+    """Check that the `count` tokens before two positions are equal."""
     return one >= count and np.array_equal(ids[one - count : one], ids[other - count : other])

@@ -1,4 +1,4 @@
-"""Gemma 3: images of a fixed number of tokens that see each other both ways, sliding layers between full ones."""
+"""Gemma 3: a fixed number of tokens per image with bidirectional attention, and sliding-window layers."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
 from .standby_attention import watch_square
 
-_BARE = 4  # most tokens between two images with nothing written between them: <end_of_image> \n\n \n\n <start_of_image>
+_BARE = 4  # most tokens between two adjacent images: <end_of_image> \n\n \n\n <start_of_image>
 
 
 @dataclass(frozen=True)
 class _BareOrLabelled(FrameLabel):
-    """Frames follow each other with newlines alone between them, or each after a label."""
+    """Label format in which frames are separated by newlines only, or by a label."""
 
     def continues(self, ids: np.ndarray, frames: Sequence[range], image: range) -> bool:
         return image.start - frames[-1].stop <= _BARE or super().continues(ids, frames, image)
 
 
 class Gemma3(ImageFrames):
-    """Gemma 3: `mm_tokens_per_image` tokens an image; images that follow each other are the frames of a video.
+    """Gemma 3: `mm_tokens_per_image` tokens per image; consecutive images are the frames of a video.
 
-    The tokens of an image see each other both ways, so no pass cuts an image. Sliding layers keep stock caches, which
-    hold the last tokens of every row; the layers of full attention are compressed.
+    Attention within an image is bidirectional, so no pass splits an image. Sliding-window layers keep their stock
+    caches, which hold the last tokens of each row; the full-attention layers are compressed.
     """
 
     model_types = ("gemma3",)

@@ -1,4 +1,4 @@
-"""What families have in common that know images only: a video is its frames, each an image with a label before it."""
+"""Families without a video input, which represent a video as labelled images."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import MediaItem
 from .base import Adapter, FramePixels, demand
 from .frame_labels import FrameLabel
+from .items import MediaItem
 
 
 class ImageFrames(Adapter):
-    """A family whose frames are images, all of one size. A tile of an image that was cut is an image of its own.
+    """Adapter base for families whose frames are images of equal size; each tile of a split image is an image.
 
     Attributes:
-        label: what is written between two frames of a video.
+        label: format of the text between two frames of a video.
     """
 
     written_times = True
@@ -31,11 +31,11 @@ class ImageFrames(Adapter):
 
     @abstractmethod
     def tokens_along(self, patches: int) -> int:
-        """Visual tokens along a side of so many patches."""
+        """Compute the visual tokens along a side of `patches` patches."""
 
     @abstractmethod
     def images(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        """The pixels of a call of `get_image_features`, (images, 3, height, width); None where it cannot be cut."""
+        """Return the pixels of a call of `get_image_features`, (images, 3, height, width), or None if inseparable."""
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         grid = self._grid(arguments)

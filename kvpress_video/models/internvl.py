@@ -1,4 +1,4 @@
-"""InternVL: a tower with a class token per frame, patches folded two by two, frames numbered in the text."""
+"""InternVL: a class token per frame in the vision tower, 2×2 patches per token, frame numbers in the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .standby_attention import watch_square
 
 
 class InternVL(ImageFrames):
-    """InternVL: `Frame1: <img>…</img>`, a line for each frame; the tiles of a cut image follow each other at once."""
+    """InternVL: one line `Frame1: <img>…</img>` per frame; tiles of a split image are adjacent."""
 
     model_types = ("internvl",)
     label = FrameLabel(least=5, most=12, first=5)  # </img> \n Frame 1 2 3 : ␣ <img>

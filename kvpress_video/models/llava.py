@@ -1,4 +1,4 @@
-"""LLaVA-OneVision and LLaVA-NeXT-Video: a CLIP or SigLIP tower per frame, pooled patches, 1-D positions."""
+"""LLaVA-OneVision and LLaVA-NeXT-Video: a CLIP or SigLIP vision tower, pooled patches, 1-D positions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import MediaItem
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
+from .items import MediaItem
 from .standby_attention import watch_square
 
 
 class LlavaNextVideo(Adapter):
-    """LLaVA-NeXT-Video: frames·(h/p·w/p)/4 tokens a video. An any-resolution image counts as one row of tokens."""
+    """LLaVA-NeXT-Video: frames·(h/p·w/p)/4 tokens per video; an any-resolution image is one row of tokens."""
 
     model_types = ("llava_next_video",)
     video_newlines: ClassVar[int] = 0
@@ -52,7 +52,7 @@ class LlavaNextVideo(Adapter):
         return [FramePixels(grid, video) for video in videos]
 
     def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
-        """Every frame becomes a video of its own: then all that is returned counts frames first."""
+        """Build a call in which every frame is a video, so that the first dimension of all outputs is the frame."""
         return {**arguments, _pixels(arguments): torch.cat([part.pixels for part in frames])[:, None]}
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
@@ -86,7 +86,7 @@ class LlavaNextVideo(Adapter):
         return [watch_square(block.self_attn, block.layer_norm1, self._tokens_along, settings, report)]
 
     def _feature_block(self) -> Any:
-        """The block whose output the projector reads."""
+        """Return the vision block whose output the projector reads."""
         blocks = next(
             module
             for module in self.inner.vision_tower.modules()
@@ -98,7 +98,7 @@ class LlavaNextVideo(Adapter):
 
 
 class LlavaOneVision(LlavaNextVideo):
-    """LLaVA-OneVision: frames·⌈side/2⌉² tokens a video and one newline after them, which is kept as text."""
+    """LLaVA-OneVision: frames·⌈side/2⌉² tokens per video, and a newline after them, which is kept as text."""
 
     model_types = ("llava_onevision",)
     video_newlines = 1
@@ -108,5 +108,5 @@ class LlavaOneVision(LlavaNextVideo):
 
 
 def _pixels(arguments: Mapping[str, Any]) -> str:
-    """The pixels' name among the arguments of `get_video_features`, which differs between versions."""
+    """Return the argument name of the pixels in `get_video_features`, which depends on the transformers version."""
     return "pixel_values_videos" if "pixel_values_videos" in arguments else "pixel_values"

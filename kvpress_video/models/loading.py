@@ -1,4 +1,4 @@
-"""Load a model and its processor from a folder or from the hub."""
+"""Loading of models and processors from a folder, the HuggingFace hub or this package."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ def load(
     attention: str | None = None,
     device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A multimodal model in eval mode, and its processor.
+    """Load a multimodal model, in eval mode, and its processor.
 
     Args:
         path_or_name: a folder with a checkpoint, or a name on the HuggingFace hub.
-        device: where to put the model; a CUDA device if there is one, else the CPU.
-        dtype: of the weights; the checkpoint's own by default.
+        device: device of the model; by default CUDA if available, otherwise the CPU.
+        dtype: dtype of the weights; that of the checkpoint by default.
         attention: transformers' attention implementation: `"sdpa"`, `"eager"`, `"flash_attention_2"`.
-        device_map: spread a large model over devices, as in transformers; instead of `device`.
+        device_map: placement of a large model on several devices, as in transformers; excludes `device`.
 
     Raises:
-        UnknownNameError: there is no such checkpoint, or it is not one of a multimodal model.
+        UnknownNameError: there is no such checkpoint, it is not a multimodal model, or both `device` and `device_map`
+            are given.
     """
     if device is not None and device_map is not None:
         raise UnknownNameError(f"Give either device={device!r} or device_map={device_map!r}, not both.")
@@ -55,15 +56,15 @@ def load(
 
 
 def check_folder(path_or_name: str | Path) -> None:
-    """Tell a mistyped path at once, before the hub is asked for a model of that name.
+    """Reject a mistyped path before the hub is queried for a model of that name.
 
     Raises:
-        UnknownNameError: it is a path, and there is no checkpoint.
+        UnknownNameError: the name is a path without a checkpoint.
     """
     path, text = Path(path_or_name).expanduser(), str(path_or_name)
     if path.exists():
         if not (path / "config.json").is_file():
-            raise UnknownNameError(f"{path} holds no checkpoint: there is no config.json in it.")
+            raise UnknownNameError(f"{path} holds no checkpoint: it has no config.json.")
     elif isinstance(path_or_name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UnknownNameError(f"There is no model folder {path}: check the path.")
 
@@ -72,11 +73,11 @@ BUNDLED = "bundled"
 
 
 def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model that a name stands for: `"bundled"`, a folder, or a name on the hub.
+    """Load a model by name, in eval mode, and its processor.
 
     Args:
-        name: the model.
-        **how: as in `load`.
+        name: `"bundled"`, a folder, or a name on the HuggingFace hub.
+        **how: keyword arguments of `load`.
 
     Raises:
         UnknownNameError: there is no such model.
@@ -90,18 +91,18 @@ def load_bundled(
     attention: str | None = None,
     device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The bundled Qwen2.5-VL of a few million parameters, in eval mode, and its processor.
+    """Load the bundled Qwen2.5-VL of under 3 million parameters, in eval mode, and its processor.
 
-    It answers questions about the clips of `kvpress_video.benchmarks.world`, and nothing else.
+    It answers questions about the clips of `kvpress_video.benchmarks.world` only.
 
     Args:
-        device: where to put the model; a CUDA device if there is one, else the CPU.
-        dtype: of the weights; the checkpoint's own by default.
+        device: device of the model; by default CUDA if available, otherwise the CPU.
+        dtype: dtype of the weights; that of the checkpoint by default.
         attention: transformers' attention implementation.
-        device_map: as in `load`, instead of `device`.
+        device_map: see `load`; excludes `device`.
 
     Raises:
-        UnknownNameError: this installation comes without the model's files.
+        UnknownNameError: the installation lacks the files of the model.
     """
     with as_file(files("kvpress_video") / "data" / "bundled") as folder:
         return load(folder, device=device, dtype=dtype, attention=attention, device_map=device_map)

@@ -1,4 +1,4 @@
-"""Vision towers that take the patches of all items in one sequence, merge block by merge block of each frame."""
+"""Vision towers over one sequence of all items' patches, ordered by merge block within each frame."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from ..compressor.entries import Grid
 
 
 def spatial(states: Tensor, grid: Grid, merge: int, order: Tensor | None = None) -> Tensor:
-    """(patches of an item as the tower orders them, heads, d) -> (frames, heads, patches of a frame in rows, d).
+    """Reorder the states of an item's patches from the tower's order to rows of each frame.
 
     Args:
-        states: merge² patches to a token.
-        grid: the item's tokens.
+        states: (grid.tokens·merge², heads, d), merge² patches per token.
+        grid: visual tokens of the item.
         merge: patches along the side of a token.
-        order: token at each place of the tower's sequence, (grid.tokens,); frame by frame and row by row by default.
+        order: token at each place of the tower's sequence, (grid.tokens,) int64; row-major by default.
+
+    Returns:
+        (frames, heads, patches of a frame in row-major order, d).
     """
     heads, width = states.shape[1:]
     units = states.reshape(grid.tokens, merge**2, heads, width)
@@ -29,12 +32,12 @@ def spatial(states: Tensor, grid: Grid, merge: int, order: Tensor | None = None)
 
 
 def summed(importance: Tensor, grid: Grid, merge: int) -> Tensor:
-    """(frames, patches of a frame in rows) -> (grid.tokens,), summed over the patches of each token."""
+    """Sum importance over the patches of each token: (frames, patches in row-major order) to (grid.tokens,)."""
     return importance.reshape(grid.frames, grid.rows, merge, grid.columns, merge).sum(dim=(2, 4)).flatten()
 
 
 def turned(states: Tensor, position_embeddings: Sequence[Tensor]) -> Tensor:
-    """(patches, heads, d) rotated in fp32 by the tower's (cos, sin), (patches, d) each."""
+    """Rotate states, (patches, heads, d), in fp32 by the tower's cos and sin, (patches, d) each."""
     cos, sin = (part.float()[:, None] for part in position_embeddings)
     states = states.float()
     first, second = states.chunk(2, dim=-1)
@@ -42,8 +45,11 @@ def turned(states: Tensor, position_embeddings: Sequence[Tensor]) -> Tensor:
 
 
 def join(outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
-    """As `Adapter.join`: patches or tokens of all items in a tensor, or tokens of each item in a tuple, or several such
-    in a list or an output."""
+    """Join outputs as `Adapter.join` does.
+
+    An output is a tensor of all items' patches or tokens, a tuple with one tensor of tokens per item, or a list or
+    model output of these.
+    """
     first = outputs[0]
     if isinstance(first, dict):
         return type(first)(**{name: join([each[name] for each in outputs], grids, order) for name in first})
@@ -56,6 +62,6 @@ def join(outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) ->
 
 
 def _by_item(flat: Tensor, grids: Sequence[Grid], order: Sequence[int]) -> list[Tensor]:
-    unit = len(flat) // sum(grid.tokens for grid in grids)  # patches to a token, or 1
+    unit = len(flat) // sum(grid.tokens for grid in grids)  # patches per token, or 1
     items = flat.split([unit * grid.tokens for grid in grids])
     return [items[number] for number in order]

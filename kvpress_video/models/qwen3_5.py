@@ -1,4 +1,4 @@
-"""Qwen3.5, dense and mixture of experts: Qwen3-VL's vision, and recurrent layers between those of full attention."""
+"""Qwen3.5, dense and mixture of experts: Qwen3-VL's vision tower, recurrent and full-attention text layers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 from .qwen_vl import QwenVL
 
-_STATE_BYTES = 4  # of each number of a recurrent state, which is fp32 whatever the weights are
+_STATE_BYTES = 4  # recurrent states are fp32 whatever the dtype of the weights
 
 
 class Qwen35(QwenVL):
-    """Qwen3.5: three of four text layers are gated delta nets, whose states do not grow; the others are compressed.
+    """Qwen3.5: three of four text layers are gated delta nets with states of fixed size; the others are compressed.
 
-    Entries are evicted from the layers of attention alone: the recurrent states have taken in every token. With
-    `stage="input"` they never see what was dropped, which changes them as well. A budget of bytes pays for the states.
+    Eviction affects the attention layers only: the recurrent states have seen every token. With `stage="input"` they do
+    not see dropped tokens, which changes them too. A budget in bytes includes the states.
     """
 
     model_types = ("qwen3_5", "qwen3_5_moe")

@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense and mixture of experts: timestamps between frames, deepstack features beside the embeddings."""
+"""Qwen3-VL, dense and mixture of experts: timestamps between frames, and deepstack features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .qwen_vl import QwenVL
 
 
 class Qwen3VL(QwenVL):
-    """Qwen3-VL: as Qwen2.5-VL without windows, and with features of earlier vision blocks added to early layers."""
+    """Qwen3-VL: Qwen2.5-VL without windows, and with features of earlier vision blocks added to early text layers."""
 
     model_types = ("qwen3_vl", "qwen3_vl_moe")
     interleaved_rope = True

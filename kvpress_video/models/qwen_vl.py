@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import MediaItem
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
+from .items import MediaItem
 from .patch_merging import join, spatial, summed, turned
 from .standby_attention import patch_importance, surrogate_queries
 
@@ -20,7 +20,7 @@ _ARGUMENTS = {Kind.IMAGE: ("pixel_values", "image_grid_thw"), Kind.VIDEO: ("pixe
 
 
 class QwenVL(Adapter):
-    """Qwen2-VL and Qwen2.5-VL, and whatever lays its patches out as they do."""
+    """Qwen2-VL and Qwen2.5-VL; base of families with the same layout of patches."""
 
     model_types = ("qwen2_vl", "qwen2_5_vl")
 
@@ -39,7 +39,7 @@ class QwenVL(Adapter):
 
     @property
     def visual(self) -> Any:
-        """The vision tower."""
+        """Vision tower."""
         return self.inner.visual
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
@@ -115,7 +115,7 @@ class QwenVL(Adapter):
         return states.reshape(1, len(tokens), 3, attention.num_heads, -1)[:, :, 0].transpose(1, 2)
 
     def unit_order(self, grid: Grid) -> Tensor:
-        """Merged token at each place of the tower's sequence: window by window within each frame (Qwen2.5-VL)."""
+        """Compute the token at each place of the tower's sequence, (grid.tokens,) int64, by window within frames."""
         ordinal = torch.arange(grid.tokens)
         window = getattr(self.visual, "window_size", None)
         if window is None:

@@ -1,4 +1,4 @@
-"""SmolVLM2: a SigLIP tower per frame, patches folded into tokens, the time of each frame written before it."""
+"""SmolVLM2: a SigLIP vision tower, patches folded into tokens, the time of each frame in the text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .standby_attention import watch_square
 
 
 class SmolVLM(ImageFrames):
-    """SmolVLM2: `Frame from 00:01:` and an image for each frame; the tiles of a cut image have but `<row_1_col_2>`.
+    """SmolVLM2: `Frame from 00:01:` before the image of each frame; tiles of a split image follow `<row_1_col_2>`.
 
-    Images of a prompt with fewer than another are followed by empty ones, all zero, which the model leaves out.
+    In a batch, prompts with fewer images are padded with all-zero images, which the model drops.
     """
 
     model_types = ("smolvlm",)
@@ -29,7 +29,7 @@ class SmolVLM(ImageFrames):
         return patches // scale
 
     def images(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        """None where part of an image is masked out."""
+        """Return the pixels of all real images; None if part of an image is masked."""
         pixels, mask = arguments["pixel_values"].flatten(0, 1), arguments.get("pixel_attention_mask")
         real = pixels.flatten(1).any(dim=1)
         if not bool(real.any()):
@@ -46,7 +46,7 @@ class SmolVLM(ImageFrames):
         return packed | {"pixel_values": pixels}
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
-        """The tokens come image by image, where one call returns them row by row; the model reads them all in one."""
+        """Join the tokens image by image; one call would return them by row, but the model reads them flattened."""
         if isinstance(outputs[0], list):
             images = [image for each in outputs for image in each]
             return [images[number] for number in order]

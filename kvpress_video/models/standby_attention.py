@@ -1,4 +1,4 @@
-"""Importance of vision patches by the attention of standby queries, a surrogate of POINTS-Long's learned tokens."""
+"""Importance of vision patches from the attention of standby queries, after POINTS-Long (arXiv 2604.11627)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from .base import ImportanceSink, StandbySettings
 
 
 def cell_grid(n: int, rows: int, columns: int) -> tuple[int, int]:
-    """Rows × columns of cells, n in all, nearest in shape to a frame of rows × columns patches.
+    """Choose the grid of n cells whose aspect ratio is nearest that of a frame of rows × columns patches.
+
+    Returns:
+        Rows and columns of cells.
 
     Raises:
-        BudgetError: no such grid fits into the frame.
+        BudgetError: no grid of n cells fits into the frame.
     """
     fits = [(r, n // r) for r in range(1, n + 1) if n % r == 0 and r <= rows and n // r <= columns]
     if not fits:
@@ -28,13 +31,19 @@ def cell_grid(n: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def surrogate_queries(queries: Tensor, n: int, rows: int, columns: int) -> Tensor:
-    """Mean patch query of each of n uniform cells.
+    """Average the patch queries of each of n uniform cells, a training-free surrogate of learned standby tokens.
 
     Args:
         queries: (frames, heads, rows·columns, d), patches in row-major order.
+        n: number of cells.
+        rows: rows of patches.
+        columns: columns of patches.
 
     Returns:
         (frames, heads, n, d) fp32.
+
+    Raises:
+        BudgetError: no grid of n cells fits into the frame.
     """
     frames, heads, _, width = queries.shape
     spatial = queries.float().transpose(2, 3).reshape(frames, heads * width, rows, columns)
@@ -43,14 +52,14 @@ def surrogate_queries(queries: Tensor, n: int, rows: int, columns: int) -> Tenso
 
 
 def patch_importance(standby: Tensor, keys: Tensor) -> Tensor:
-    """Mean over heads and standby queries of softmax(q·k/√d) over the patches of a frame.
+    """Compute the mean of softmax(q·k/√d) over heads and standby queries, within each frame.
 
     Args:
-        standby: (frames, heads, n, d).
-        keys: (frames, heads, patches, d).
+        standby: standby queries, (frames or 1, heads, n, d).
+        keys: patch keys, (frames, heads, patches, d).
 
     Returns:
-        (frames, patches) fp32, each frame summing to 1.
+        (frames, patches) fp32, with sum 1 per frame.
     """
     logits = torch.matmul(standby.float(), keys.float().transpose(2, 3)) / math.sqrt(keys.shape[-1])
     return logits.softmax(dim=-1).mean(dim=(1, 2))
@@ -63,14 +72,18 @@ def watch_square(
     settings: StandbySettings,
     report: ImportanceSink,
 ) -> RemovableHandle:
-    """Report the importance of the visual tokens of every frame that a vision block is given, (tokens,) fp32.
+    """Hook a vision block of square frames so that each run reports the importance of its visual tokens.
 
     Args:
-        attention: the block's attention, with `num_heads`, `q_proj`, `k_proj` and maybe `q_norm` and `k_norm`; it is
-            given (frames, patches, d), with or without a class token in front.
-        norm: what the block does before it.
-        tokens_along: visual tokens along a side of so many patches.
-        settings: the standby queries.
+        attention: attention module of the block, with `num_heads`, `q_proj`, `k_proj` and optionally `q_norm` and
+            `k_norm`; its input is (frames, patches, d), with or without a leading class token.
+        norm: normalisation of the block before its attention.
+        tokens_along: map from the patches to the visual tokens along a side.
+        settings: standby queries.
+        report: receives the importance, (tokens,) fp32.
+
+    Returns:
+        Handle that removes the hook.
     """
     q_norm, k_norm = (getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm"))
 

@@ -1,4 +1,4 @@
-"""Video-LLaMA 3: one vision transformer over all patches, 1-D positions, and videos that leave tokens out."""
+"""Video-LLaMA 3: one vision transformer over all patches, 1-D positions, and videos with omitted tokens."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from ..prefill.token_layout import MediaItem
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
+from .items import MediaItem
 from .patch_merging import join, spatial, summed, turned
 from .standby_attention import patch_importance, surrogate_queries
 
@@ -23,8 +23,9 @@ _ARGUMENTS = {
 
 
 class VideoLlama3(Adapter):
-    """Video-LLaMA 3. Its processor leaves tokens of a frame out that hardly differ from those of the frame before
-    (`use_token_compression`); the others keep the frame, row and column that they show.
+    """Video-LLaMA 3, whose processor omits tokens that hardly differ from the preceding frame.
+
+    The remaining tokens (`use_token_compression`) keep their frame, row and column.
     """
 
     model_types = ("video_llama_3",)
@@ -64,7 +65,7 @@ class VideoLlama3(Adapter):
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
         joined: Any = join(outputs, grids, order)
-        if isinstance(outputs[0], dict):  # whose type may have no field for them
+        if isinstance(outputs[0], dict):  # an attribute, because the type may have no such field
             joined.pooler_output = join([each.pooler_output for each in outputs], grids, order)
         return joined
 
@@ -107,7 +108,7 @@ class VideoLlama3(Adapter):
 
 
 def _merged(grids: Tensor, merges: Tensor) -> list[Grid]:
-    """Visual tokens of each item, from its patches (items, 3) and the side of a token in patches, (items,)."""
+    """Compute the visual tokens of each item from its patches, (items, 3), and patches per token side, (items,)."""
     pairs = zip(grids.tolist(), merges.tolist(), strict=True)
     return [Grid(frames, rows // merge, columns // merge) for (frames, rows, columns), merge in pairs]
 

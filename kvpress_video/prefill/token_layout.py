@@ -10,39 +10,9 @@ import torch
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
-from ..compressor.entries import Grid, Kind, Tags
+from ..compressor.entries import Kind, Tags, grid_tags
 from ..errors import UnsupportedModelError
-from ..models.frame_labels import FrameLabel
-
-
-@dataclass(frozen=True)
-class MediaItem:
-    """One video or image as the model encoded it.
-
-    Attributes:
-        grid: its visual tokens.
-        separators: further placeholder tokens after them that are no patch (a newline embedding); kept as text.
-        importance: vision-attention importance of each visual token, (grid.tokens,) fp32, where it was captured.
-        label: for an image that may be a frame of a video, what is written between two of them.
-        shown: which of its visual tokens the prompt has, (grid.tokens,) bool; None for all of them.
-    """
-
-    grid: Grid
-    separators: int = 0
-    importance: Tensor | None = None
-    label: FrameLabel | None = None
-    shown: Tensor | None = None
-
-    @property
-    def ordinals(self) -> np.ndarray:
-        """The visual tokens that the prompt has, by their place in the whole grid."""
-        return np.arange(self.grid.tokens) if self.shown is None else np.flatnonzero(self.shown.cpu().numpy())
-
-    @property
-    def tokens(self) -> int:
-        """Placeholder tokens that it fills."""
-        shown = self.grid.tokens if self.shown is None else int(self.shown.sum())
-        return shown + self.separators
+from ..models.items import MediaItem
 
 
 @dataclass(frozen=True)
@@ -95,17 +65,13 @@ def lay_out(
         pieces.sort(key=lambda piece: piece.where[0])
         grids, counts, starts = {}, {}, {}
         for segment, piece in enumerate(_segments(pieces, ids[row]), first_segment[row]):
-            grid = piece.item.grid
-            ordinal = piece.item.ordinals
-            where = piece.where[: len(ordinal)]
-            tags[row, where, Tags.KIND] = piece.kind
-            tags[row, where, Tags.SEGMENT] = segment
-            tags[row, where, Tags.FRAME] = ordinal // grid.patches
-            tags[row, where, Tags.ROW] = ordinal % grid.patches // grid.columns
-            tags[row, where, Tags.COLUMN] = ordinal % grid.columns
+            grid, ordinals = piece.item.grid, piece.item.ordinals
+            where = piece.where[: len(ordinals)]
+            tagged = grid_tags(grid, piece.kind, segment, ordinals=torch.from_numpy(ordinals))
+            tags[row, where, Tags.KIND :] = tagged[:, Tags.KIND :].numpy()
             if piece.item.importance is not None:
-                importance[row, where] = piece.item.importance.float().cpu().numpy()[ordinal]
-            grids[segment], counts[segment] = grid, len(ordinal)
+                importance[row, where] = piece.item.importance.float().cpu().numpy()[ordinals]
+            grids[segment], counts[segment] = grid, len(ordinals)
             if where[-1] - where[0] == len(where) - 1:
                 starts[segment] = int(valid[row, : where[0]].sum())
         padding = int((~valid[row]).sum())

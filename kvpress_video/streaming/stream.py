@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
@@ -18,8 +19,8 @@ from ..cache.allocation import layer_entries
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark, layers_of
 from ..cache.offloaded_layer import make_layers
-from ..compressor.base import Compressor
-from ..compressor.entries import Context, Grid, Kind, Tags
+from ..compressor.base import Compressor, checked_banked
+from ..compressor.entries import Context, Grid, Kind, Tags, grid_tags
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -97,7 +98,9 @@ class Stream:
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
-        self.cache.layers = [*make_layers(bank_on, layers, reserve, [RowState(following=0)], method.banked)]
+        self.cache.layers = [
+            *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
+        ]
 
     @property
     def layers(self) -> list[CompressedLayer]:
@@ -219,17 +222,7 @@ class Stream:
         seen, length = self.timeline.frames, before + grid.tokens + len(self._probes)
         tags = self._text_tags(length)
         visual = slice(before, before + grid.tokens)
-        ordinal = torch.arange(grid.tokens)
-        patch = ordinal % grid.patches
-        columns = {
-            Tags.KIND: torch.full_like(ordinal, Kind.VIDEO),
-            Tags.SEGMENT: torch.full_like(ordinal, _VIDEO),
-            Tags.FRAME: seen + ordinal // grid.patches,
-            Tags.ROW: patch // grid.columns,
-            Tags.COLUMN: patch % grid.columns,
-        }
-        for column, values in columns.items():
-            tags[0, visual, column] = values.int()
+        tags[0, visual, Tags.KIND :] = grid_tags(grid, Kind.VIDEO, _VIDEO, first_frame=seen)[:, Tags.KIND :]
         found = torch.full((1, length), torch.nan)
         if importance is not None:
             found[0, visual] = importance.float().cpu()

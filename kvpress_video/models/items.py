@@ -1,0 +1,41 @@
+"""Videos and images as the vision tower encoded them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ..compressor.entries import Grid
+from .frame_labels import FrameLabel
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One encoded video or image.
+
+    Attributes:
+        grid: visual tokens of the item.
+        separators: number of placeholder tokens after them that are not patches (newline embeddings); kept as text.
+        importance: vision-attention importance of each visual token, (grid.tokens,) fp32; None if not captured.
+        label: format of the text between two frames, for an image that may be a frame of a video.
+        shown: visual tokens that the prompt contains, (grid.tokens,) bool; None for all of them.
+    """
+
+    grid: Grid
+    separators: int = 0
+    importance: Tensor | None = None
+    label: FrameLabel | None = None
+    shown: Tensor | None = None
+
+    @property
+    def ordinals(self) -> np.ndarray:
+        """Visual tokens that the prompt contains, by their row-major place in the grid, (n,) int64."""
+        return np.arange(self.grid.tokens) if self.shown is None else np.flatnonzero(self.shown.cpu().numpy())
+
+    @property
+    def tokens(self) -> int:
+        """Number of placeholder tokens of the item in the prompt."""
+        shown = self.grid.tokens if self.shown is None else int(self.shown.sum())
+        return shown + self.separators
