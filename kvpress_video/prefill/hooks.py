@@ -12,7 +12,7 @@ from torch import nn
 from ..attention.layer_compressor import LayerCompressor
 from ..attention.masks import check_attention
 from ..budget import Budget
-from ..compressor.base import Compressor, check_observer
+from ..compressor.base import Compressor
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -57,7 +57,6 @@ class ModelHooks:
         finished: is told of every prefill with visual tokens.
         shared: prefills to start from, and to add to.
         """
-        check_observer(method)
         self._adapter = adapter
         compact = options.compact
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
