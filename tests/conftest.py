@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from kvpress_video.sweep.benchmark import Clip as Piece
 
+pytest_plugins = ("offloading",)
+
 repair_torchvision()
 torch.set_num_threads(1)  # two test processes share two cores
 
