@@ -20,7 +20,7 @@ from .style import Inliner, Style, save, styles
 
 if TYPE_CHECKING:
     from ..sweep.results.records import Failure
-    from ..sweep.stats.inference import Accuracy, Difference
+    from ..sweep.stats.inference import Difference, Interval
     from ..sweep.stats.summary import SummaryRow
 
 FILE = "report.html"
@@ -261,11 +261,11 @@ def _share(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _half(found: Accuracy) -> str:
+def _half(found: Interval) -> str:
     return f"±{(found.high - found.low) / 2:.2f}"
 
 
-def _interval(found: Accuracy) -> str:
+def _interval(found: Interval) -> str:
     return f"{found.low:.2f} to {found.high:.2f}"
 
 

@@ -26,6 +26,7 @@ from kvpress_video.sweep.gate.text import as_json, findings, markdown, notes
 from kvpress_video.sweep.grid.spec import flag_parts, make_grid
 from kvpress_video.sweep.results.records import Failure, Row
 from kvpress_video.sweep.results.store import Store
+from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import compare, fall, holm
 from kvpress_video.sweep.stats.summary import OVERALL
 
@@ -143,9 +144,10 @@ def test_p_is_corrected_for_everything_that_can_fail() -> None:
         )
         for number in (None, "0", "1", "2", "3"):
             picked = {key: score for key, score in after.items() if number in (None, key[1])}
-            ps.append(fall(picked, before, {key: key[0] for key in picked}))  # type: ignore[arg-type]
+            paired = PairedScores.of(picked, before, {key: key[0] for key in picked})  # type: ignore[arg-type]
+            ps.append(fall(paired))
     assert [found.p for found in gate.comparisons] == pytest.approx(holm(ps))
-    expected = compare(picked, before, {key: key[0] for key in picked})  # type: ignore[arg-type]
+    expected = compare(paired)
     last = gate.comparisons[-1].difference
     assert (last.mean, last.low, last.high) == pytest.approx((expected.mean, expected.low, expected.high))
 

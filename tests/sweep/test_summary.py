@@ -19,6 +19,7 @@ from kvpress_video.compressor.registry import Registry
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Failure, Row
+from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import accuracy, compare, retention
 from kvpress_video.sweep.stats.summary import OVERALL, SummaryRow, records, summarise
 from kvpress_video.sweep.stats.text import markdown, notes, tables
@@ -85,8 +86,9 @@ def test_a_line_holds_accuracies_comparisons_and_costs() -> None:
     scores = {(clip, number): halves(clip, number) for clip in range(6) for number in range(4)}
     clusters = {key: key[0] for key in scores}
     assert tar.accuracies[OVERALL] == accuracy([*scores.values()], [*clusters.values()])
-    assert tar.difference == compare(scores, dict.fromkeys(scores, 1.0), clusters)
-    assert tar.retention == retention(scores, dict.fromkeys(scores, 1.0), clusters)
+    paired = PairedScores.of(scores, dict.fromkeys(scores, 1.0), clusters)
+    assert tar.difference == compare(paired)
+    assert tar.retention == retention(paired)
     assert full.difference is full.retention is None
     assert (tar.entries, tar.ratio, tar.bytes, tar.peak_bytes, tar.full_bytes) == (65, 0.5, 2048, 4096, 8192)
     assert (tar.compress_seconds, tar.answer_seconds, tar.questions, tar.clips) == (0.5, 1, 24, 6)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, NamedTuple
 
 from ...errors import SweepError, unknown_name
 from ..cells import Cell
 from ..results.records import Row
-from ..stats.inference import Accuracy, Difference, Retention, detectable, holm
-from ..stats.pairing import Pair, levels
+from ..stats.inference import Difference, Interval, compare, detectable, fall, holm, retention
+from ..stats.pairing import PairedSamples, levels
 from ..stats.summary import OVERALL
 from .sweep_data import SweepData, by_question, check_same_questions, unfair
 
@@ -40,10 +39,10 @@ class Comparison:
     method: str
     budget: str
     task: str
-    base: Accuracy
-    new: Accuracy
+    base: Interval
+    new: Interval
     difference: Difference
-    retention: Retention | None
+    retention: Interval | None
     p: float
     verdict: Outcome
     detectable: float
@@ -164,28 +163,28 @@ def compare_sweeps(
     )
 
 
-def _pairs(base: Iterable[Row], new: Iterable[Row]) -> list[tuple[_Subject, str, Pair]]:
-    """Overall, and by task where there are several."""
-    before, after, within = _by_subject(base), _by_subject(new), cache(levels)
+def _pairs(base: Iterable[Row], new: Iterable[Row]) -> list[tuple[_Subject, str, PairedSamples]]:
+    """Pair the new sweep (left) with the base (right): overall, and by task where there are several."""
+    before, after = _by_subject(base), _by_subject(new)
     pairs = []
     for subject in before:
-        if pair := Pair.of(after.get(subject, []), before[subject], within(subject.benchmark)):
+        if pair := PairedSamples.of(after.get(subject, []), before[subject], levels(subject.benchmark)):
             tasks = pair.left.tasks
             pairs.append((subject, OVERALL, pair))
             pairs += [(subject, task, pair.task(task)) for task in tasks if len(tasks) > 1]
     return pairs
 
 
-def _compared(pairs: Sequence[tuple[_Subject, str, Pair]], keep: float, alpha: float) -> list[Comparison]:
-    below = holm([pair.fall(keep) for _, _, pair in pairs])
-    worse = holm([pair.fall() for _, _, pair in pairs])
-    better = holm([Pair(pair.right, pair.left).fall() for _, _, pair in pairs])
+def _compared(pairs: Sequence[tuple[_Subject, str, PairedSamples]], keep: float, alpha: float) -> list[Comparison]:
+    below = holm([fall(pair.scores, keep) for _, _, pair in pairs])
+    worse = holm([fall(pair.scores) for _, _, pair in pairs])
+    better = holm([fall(pair.scores.swapped()) for _, _, pair in pairs])
     found = []
     for (subject, task, pair), *ps in zip(pairs, below, worse, better, strict=True):
         verdict = next((name for name, p in zip(_VERDICTS, ps, strict=True) if p < alpha), _NONE)
-        base, new, difference = pair.right.accuracy(), pair.left.accuracy(), pair.difference()
+        base, new, difference = pair.right.accuracy(), pair.left.accuracy(), compare(pair.scores)
         seen = min(1.0, (1 - keep) * base.mean + detectable(difference, alpha / len(pairs), sides=1))
-        found.append(Comparison(*subject, task, base, new, difference, pair.retention(), ps[0], verdict, seen))
+        found.append(Comparison(*subject, task, base, new, difference, retention(pair.scores), ps[0], verdict, seen))
     return found
 
 
