@@ -261,5 +261,21 @@ def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
     return max(1, int(entries / 3))
 
 
+def check_achieved(budget: Budget, report: Report) -> None:
+    """Check that a cache holds no more than its budget.
+
+    Raises:
+        BudgetError: it holds more.
+    """
+    if budget.unit == "bytes":
+        held, allowed, unit = report.bytes, int(budget.amount), "bytes"
+    else:
+        per_layer = budget.entries(report.visual_tokens) if budget.unit == "ratio" else int(budget.amount)
+        held, allowed = sum(report.entries), len(report.entries) * per_layer
+        unit = "visual entries per KV head over all layers"
+    if held > allowed:
+        raise BudgetError(f"{report.method} holds {held} {unit} where {budget} allows {allowed}.")
+
+
 def _mib(size: int) -> str:
     return f"{size / 2**20:.2f} MiB"

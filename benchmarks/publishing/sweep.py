@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvpress_video.compressor.registry import UNCOMPRESSED
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, finished
-from kvpress_video.sweep.cells import UNCOMPRESSED
 from kvpress_video.sweep.results.export import encode, write
 from kvpress_video.sweep.stats.summary import SummaryRow, records
 from kvpress_video.sweep.stats.text import markdown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..compressor.registry import UNCOMPRESSED
 from .common import DONE, Commands, quiet, showing
 
 KINDS = (".png", ".svg")
@@ -22,7 +23,9 @@ def add(commands: Commands) -> None:
     report.add_argument("folder", type=Path, metavar="FOLDER", help="that the sweep wrote to")
     report.add_argument("--out", type=Path, metavar="FILE.html", help="(default: FOLDER/report.html)")
     report.add_argument("--title", help="of the page (default: the folder's name)")
-    report.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
+    report.add_argument(
+        "--against", default=UNCOMPRESSED, metavar="METHOD", help="compare with it (default: %(default)s)"
+    )
     report.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too, as PNG and SVG")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     report.add_argument(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..compressor.registry import UNCOMPRESSED
 from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, quiet, showing
 
 if TYPE_CHECKING:
@@ -57,14 +58,13 @@ def add(commands: Commands) -> None:
     run.add_argument(
         "--overlay-clips", type=int, default=1, metavar="N", help="clips per group drawn in the report (%(default)s)"
     )
-    run.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
+    run.add_argument("--against", default=UNCOMPRESSED, metavar="METHOD", help="compare with it (default: %(default)s)")
 
 
 def _sweep(options: argparse.Namespace) -> int:
     quiet()
     grid = _grid(options)
     from ..errors import unknown_name
-    from ..sweep.cells import UNCOMPRESSED
 
     if options.against not in (UNCOMPRESSED, *grid.methods):
         raise unknown_name("method to compare with", options.against, grid.methods)

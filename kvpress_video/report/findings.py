@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..compressor.registry import UNCOMPRESSED
 from ..errors import unknown_name
+from ..models.loading import load_model
 from ..sweep.benchmark import BENCHMARKS, Clip, read_clip
-from ..sweep.cells import UNCOMPRESSED, Cell
+from ..sweep.cells import Cell
 from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
-from ..sweep.run.worker import load_model
 from ..sweep.stats.summary import SummaryRow, summarise
 from .overlay import Overlay, look
 from .page import write_report

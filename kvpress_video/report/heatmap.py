@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..sweep.cells import UNCOMPRESSED
+from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from .axes import make_figure, panels
 from .ranking import accuracy_of, budgets_of, finished

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..errors import MissingInputError, VideoError
-from ..sweep.cells import UNCOMPRESSED
 from .style import FAINT, INK, drawing
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _retained(model: Any, processor: Any, inputs: Any, method: str, budget: str,
     from ..cache.layer import layers_of
     from ..compression import compress
 
-    held = "100%" if method == UNCOMPRESSED else budget
+    held = UNCOMPRESSED_BUDGET if method == UNCOMPRESSED else budget
     with compress(model, method, held) as run:
         output = model.generate(
             **inputs, max_new_tokens=16 if asked else 1, do_sample=False, return_dict_in_generate=True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sweep.cells import UNCOMPRESSED
+from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from ..utils.files import atomic_write
 from .curves import curves

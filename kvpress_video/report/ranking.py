@@ -8,7 +8,7 @@ from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ..sweep.cells import UNCOMPRESSED
+from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL, summarise
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..compressor.registry import UNCOMPRESSED
 from ..errors import unknown_name
-from ..sweep.cells import UNCOMPRESSED
 from ..utils.files import atomic_write
 
 if TYPE_CHECKING:

@@ -13,10 +13,6 @@ from ..compressor.registry import make_method
 from ..models.loading import BUNDLED
 from .benchmark import Clip
 
-UNCOMPRESSED = "full"
-MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
-"""What may be said of how a model is loaded, as in `load`."""
-
 
 @dataclass(frozen=True)
 class Cell:

@@ -385,7 +385,7 @@ def test_the_command_writes_page_figures_and_table(folder: Path, capsys: pytest.
 def test_the_command_needs_no_clips_where_no_patches_are_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvpress_video.sweep.run.worker.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("kvpress_video.report.findings.load_model", lambda *_: pytest.fail("a model was loaded"))
     out = tmp_path / "new" / "page.html"
     assert run(str(folder), "--overlay-clips", "0", "--out", str(out), "--against", "tar") == 0
     assert "What stays" not in out.read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from kvpress_video.budget import Budget
-from kvpress_video.errors import BenchmarkError, BudgetError, UnknownNameError
+from kvpress_video.errors import BenchmarkError, UnknownNameError
+from kvpress_video.models.loading import load_model
 from kvpress_video.question import ask
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell, Setup, Task
 from kvpress_video.sweep.results.records import Done, Failure
-from kvpress_video.sweep.run.worker import Worker, check_achieved, checked_score, load_model, seeded
+from kvpress_video.sweep.run.worker import Worker, checked_score, seeded
 from kvpress_video.video.reader import read_video
 
 WORLD = "world:count=4,frames=8"
@@ -223,30 +223,3 @@ def test_a_worker_on_a_gpu(pieces: list[Clip]) -> None:
     [done] = run(Worker(Setup(device="cuda")), pieces[0], cell("tar"))
     assert done.measured.device.startswith("cuda: ")
     assert done.measured.entries == [64] * 4
-
-
-# --- What was achieved ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Held:
-    """As much of a report as the check reads."""
-
-    entries: tuple[int, ...]
-    visual_tokens: int = 128
-    bytes: int = 1000
-    method: str = "tar"
-
-
-@pytest.mark.parametrize(
-    ("budget", "held"),
-    [("50%", (64, 64)), ("50%", (96, 32)), ("50%", (20, 20)), ("64", (64, 64)), ("1000B", (128, 128))],
-)
-def test_a_budget_that_was_kept(budget: str, held: tuple[int, ...]) -> None:
-    check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("budget", "held"), [("50%", (64, 65)), ("64", (65, 64)), ("999B", (1, 1))])
-def test_a_budget_that_was_not_kept_is_an_error(budget: str, held: tuple[int, ...]) -> None:
-    with pytest.raises(BudgetError, match="tar holds"):
-        check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]

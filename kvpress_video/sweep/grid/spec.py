@@ -8,15 +8,13 @@ from itertools import product
 from typing import Any
 
 from ...budget import Budget
-from ...compressor.registry import make_method, split_list
+from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, split_list
 from ...errors import BudgetError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
-from ..cells import UNCOMPRESSED, Cell, Setup, prefill_of
+from ..cells import Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, WrongError
 
 GridPath = tuple[str | int, ...]
 """Where something stands in a grid: `("methods", 2, "infinipot-v", "tar_ratio")`."""
-
-_EVERYTHING = "100%"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Grid:
         cells = [
             Cell(method, budget, model, benchmark, seed)
             for model, benchmark, seed, method in groups
-            for budget in ((_EVERYTHING,) if method == UNCOMPRESSED else self.budgets)
+            for budget in ((UNCOMPRESSED_BUDGET,) if method == UNCOMPRESSED else self.budgets)
         ]
         return list(dict.fromkeys(cells))
 
@@ -130,7 +128,7 @@ def check_grid(parts: Mapping[str, Any]) -> tuple[Grid, list[Problem]]:
         inspection.note((), UnknownNameError(f"There are no budgets: {NEEDED['budgets']}."))
     for place, method in methods.items():
         inspection.made(lambda method: _check_stage(method, setup), method, "methods", place)
-    asked = [*budgets.values(), *([_EVERYTHING] if UNCOMPRESSED in methods.values() else [])]
+    asked = [*budgets.values(), *([UNCOMPRESSED_BUDGET] if UNCOMPRESSED in methods.values() else [])]
     inspection.made(lambda budgets: _check_prefill(setup, budgets), asked, "prefill")
     lists = {name: tuple(dict.fromkeys(items.values())) for name, items in found.items()}
     lists["budgets"] = _distinct(lists["budgets"])

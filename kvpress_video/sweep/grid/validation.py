@@ -15,9 +15,8 @@ from ...budget import Budget
 from ...compression import Positions, Prefill, Stage
 from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, unknown_name
-from ...models.loading import check_folder
+from ...models.loading import BUNDLED, MODEL_SETTINGS, check_folder
 from ..benchmark import BENCHMARKS
-from ..cells import BUNDLED, MODEL_SETTINGS
 
 _PLACEMENTS = ("device", "device_map")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from ...budget import Budget
-from ...compression import Report, compress
+from ...compression import Report, check_achieved, compress
 from ...compressor.base import Compressor
 from ...compressor.registry import make_method, parse
-from ...errors import BenchmarkError, BudgetError, UnknownNameError, unknown_name
+from ...errors import BenchmarkError, UnknownNameError
 from ...models.devices import device_of
-from ...models.loading import load_named
+from ...models.loading import load_model
 from ...prefill.shared import SharedPrefill
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, Benchmark, Clip, Question, read_clip
-from ..cells import MODEL_SETTINGS, Cell, Setup, Task
+from ..cells import Cell, Setup, Task
 from ..results.records import Answered, Done, Failure, Measured, Outcome
 from .environment import device_name, git_revision, versions
 
@@ -197,21 +197,6 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def load_model(text: str, device: str | None = None) -> tuple[Any, Any]:
-    """The model and processor that a cell's `model` names.
-
-    Raises:
-        UnknownNameError: there is no such model, or a setting does not exist.
-    """
-    name, settings = parse(text)
-    for setting in settings:
-        if setting not in MODEL_SETTINGS:
-            raise unknown_name(f"setting of the model {name}", setting, MODEL_SETTINGS)
-    if "device_map" not in settings:
-        settings = {"device": device, **settings}
-    return load_named(name, **settings)
-
-
 def seeded(cell: Cell) -> Compressor:
     """The cell's method; one that draws takes the cell's seed unless its own is spelled out."""
     method = make_method(cell.method)
@@ -239,18 +224,3 @@ def checked_score(benchmark: Benchmark, question: Question, answer: str) -> floa
             "a score is a number from 0 to 1, or None."
         )
     return number
-
-
-def check_achieved(budget: Budget, report: Report) -> None:
-    """Raises:
-    BudgetError: the cache holds more than the budget.
-    """
-    if budget.unit == "bytes":
-        held, allowed, unit = report.bytes, int(budget.amount), "bytes"
-    else:
-        allowed = len(report.entries) * (
-            budget.entries(report.visual_tokens) if budget.unit == "ratio" else int(budget.amount)
-        )
-        held, unit = sum(report.entries), "visual entries per KV head over all layers"
-    if held > allowed:
-        raise BudgetError(f"{report.method} holds {held} {unit} where {budget} allows {allowed}.")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..cells import UNCOMPRESSED, Cell
+from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
+from ..cells import Cell
 from ..results.records import Failure, Row
 from .inference import Difference, Interval, compare, retention
 from .pairing import PairedSamples, Sample, levels
 
 OVERALL = "overall"
-UNCOMPRESSED_BUDGET = "100%"
 
 
 @dataclass(frozen=True)
