@@ -18,6 +18,7 @@ from .models import adapter_for
 from .models.base import Adapter
 from .prefill.hooks import Attachment
 from .prefill.shared import SharedPrefill
+from .utils.formatting import format_bytes
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
@@ -74,9 +75,10 @@ class Report:
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
         held = f"{high}" if low == high else f"{low} to {high}"
+        cache, full = (format_bytes(size, "MiB") for size in (self.bytes, self.full_bytes))
         return (
             f"{self.method} at {self.asked}: {held} of {self.visual_tokens} visual entries per layer and head "
-            f"({self.ratio:.1%}), {self.text_entries} text entries; {_mib(self.bytes)} of {_mib(self.full_bytes)}; "
+            f"({self.ratio:.1%}), {self.text_entries} text entries; {cache} of {full}; "
             f"logical length {self.logical_length}"
         )
 
@@ -275,7 +277,3 @@ def check_achieved(budget: Budget, report: Report) -> None:
         unit = "visual entries per KV head over all layers"
     if held > allowed:
         raise BudgetError(f"{report.method} holds {held} {unit} where {budget} allows {allowed}.")
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.2f} MiB"

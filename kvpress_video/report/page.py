@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from ..utils.files import atomic_write
+from ..utils.formatting import format_bytes, format_seconds
 from .curves import curves
 from .heatmap import at_budget, heatmap
 from .overlay import Overlay, draw_overlay
-from .pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
+from .pareto import MEMORY, TIME, pareto
 from .ranking import Ranking, budgets_of, compressed, finished, groups_of, nearest_budget, rank
 from .style import Inliner, Style, save, styles
 
@@ -173,7 +174,7 @@ def render(
         undefined=StrictUndefined,
     )
     environment.filters.update(
-        share=_share, interval=_interval, gap=_gap, size=_known(spell_bytes), seconds=_known(spell_seconds),
+        share=_share, interval=_interval, gap=_gap, size=_known(format_bytes), seconds=_known(format_seconds),
         percent=_known(_percent), whole=_known("{:.0f}".format), plain=_plain, half=_half, chance=_chance
     )  # fmt: skip
     inline, looks = Inliner(), styles(line.method for line in lines)

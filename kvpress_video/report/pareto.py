@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..utils.formatting import format_bytes, format_seconds
 from .axes import accuracy_axis, make_figure, panels
 from .ranking import accuracy_of, finished, front
 from .style import FAINT, Style, drawing, save, styles
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..sweep.stats.summary import SummaryRow
 
-_KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 _KEY_LINE = 12.2  # points
 _NEAR = (0.055, 0.09)
 """Shares of the axes, across and up, within which two numbers would stand in each other's way."""
@@ -34,29 +34,12 @@ class Cost(NamedTuple):
     spell: Callable[[float], str]
 
 
-def spell_bytes(size: float) -> str:
-    """A size with three digits and its unit."""
-    for unit, word in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
-        if size >= unit:
-            return f"{_three(size / unit)} {word}"
-    return f"{size:.0f} B"
-
-
-def spell_seconds(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    return f"{_three(seconds)} s" if seconds >= 1 else f"{_three(seconds * 1e3)} ms"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
-
-
-MEMORY = Cost("memory", "cache held per question", lambda line: line.bytes, spell_bytes)
+MEMORY = Cost("memory", "cache held per question", lambda line: line.bytes, format_bytes)
 TIME = Cost(
     "time",
     "compressing and answering, per clip",
     lambda line: line.compress_seconds + line.answer_seconds,
-    spell_seconds,
+    format_seconds,
 )
 
 

@@ -20,7 +20,7 @@ from kvpress_video.report import draw_curves, draw_heatmap, draw_pareto, rivals,
 from kvpress_video.report.curves import curves, spread
 from kvpress_video.report.findings import best_methods, facts
 from kvpress_video.report.heatmap import heatmap
-from kvpress_video.report.pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
+from kvpress_video.report.pareto import MEMORY, TIME, pareto
 from kvpress_video.report.ranking import budgets_of, front, nearest_budget, rank
 from kvpress_video.report.style import styles
 from kvpress_video.sweep.cells import Cell
@@ -222,13 +222,6 @@ def test_a_figure_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"\.jpg"):
         draw_curves(sweep(["a"]), tmp_path / "figure.jpg")
     assert not list(tmp_path.iterdir())
-
-
-def test_sizes_and_times_are_spelled_in_three_digits() -> None:
-    assert [spell_bytes(size) for size in (999, 190_476, 2**20 * 1000, 2.5 * 2**30)] == [
-        "999 B", "186 KiB", "1000 MiB", "2.5 GiB"
-    ]  # fmt: skip
-    assert [spell_seconds(time) for time in (0.0123, 1.5, 1234.5)] == ["12.3 ms", "1.5 s", "1234 s"]
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...utils.formatting import format_bytes
 from ..cells import Cell
 from ..grid.spec import Grid
 from ..results.store import FILE, Store
@@ -83,15 +84,17 @@ def _caches(found: Estimate) -> str:
     budgets = list(dict.fromkeys(budget for caches in found.caches.values() for budget in caches))
     rows = [["model", "benchmark", "stock", *budgets]]
     for names, caches in found.caches.items():
-        rows.append([*names, *(_bytes(number) for number in (found.stock[names], *(caches[each] for each in budgets)))])
+        rows.append(
+            [*names, *(format_bytes(number) for number in (found.stock[names], *(caches[each] for each in budgets)))]
+        )
     return "Estimated cache of one question after the prefill, by budget, metadata included\n" + _table(rows, words=2)
 
 
 def _notes(found: Estimate) -> str:
     batch, most = found.grid.setup.batch, sum(share.answers * share.max_new_tokens for share in found.shares)
-    shared = f"Each prefill that cells share holds up to {_bytes(max(found.stock.values()))} more."
+    shared = f"Each prefill that cells share holds up to {format_bytes(max(found.stock.values()))} more."
     lines = [
-        f"Up to {batch} questions are answered at once: their caches hold at most {_bytes(found.largest)}.",
+        f"Up to {batch} questions are answered at once: their caches hold at most {format_bytes(found.largest)}.",
         shared if found.shares_any else "",
         "A prefill ends with the last visual token. On top come the vision tower, reading the questions, and writing "
         f"the answers: at most {most:,} tokens.",
@@ -117,11 +120,3 @@ def _scaled(number: float) -> str:
     while number >= 1000 and place < len(_PREFIXES) - 1:
         number, place = number / 1000, place + 1
     return f"{number:.3g} {_PREFIXES[place]}".rstrip()
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.4g} {unit}"
-        number /= 1024
-    return f"{number:.4g} GiB"
