@@ -109,6 +109,6 @@ class BudgetAllocator:
             least = self.batch * (self.beside + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
                 f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
-                f"one visual entry: ask for at least {format_bytes(least, 'MiB')}."
+                f"one visual entry: ask for at least {format_bytes(least, 'MiB')} ({least} bytes)."
             )
         return length - text

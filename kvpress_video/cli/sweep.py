@@ -51,7 +51,9 @@ def add(commands: Commands) -> None:
     run = sweep.add_argument_group("run")
     run.add_argument("--out", type=Path, default=Path("sweep"), metavar="DIR", help="(default: %(default)s)")
     run.add_argument("--resume", action="store_true", help="do only what the folder's sweep lacks; cells may be added")
-    run.add_argument("--dry-run", action="store_true", help="print the cells and what they will cost, and run nothing")
+    run.add_argument(
+        "--dry-run", action="store_true", help="count cells, clips and prefills, estimate cache sizes, run nothing"
+    )
     run.add_argument("--executor", default="local", help="local processes, or ray (default: %(default)s)")
     run.add_argument("--workers", type=int, metavar="N", help="(default: one per GPU, or 2 on a CPU)")
     run.add_argument("--address", help="of a running Ray cluster")
