@@ -108,14 +108,14 @@ def facts(rows: Sequence[Row], plan: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         rows, plan: of the sweep.
     """
-    measured = [row.measured for row in rows]
+    columns = [row.measured.as_dict() for row in rows]
     found: dict[str, Any] = {
-        name: [value for value in dict.fromkeys(getattr(each, name) for each in measured) if value is not None]
+        name: [value for value in dict.fromkeys(each[name] for each in columns) if value is not None]
         for name in _MEASURED
     }
     versions: dict[str, dict[str, None]] = {}
-    for each in measured:
-        for package, version in each.versions.items():
+    for row in rows:
+        for package, version in row.measured.versions.items():
             versions.setdefault(package, {})[version] = None
     found["versions"] = {package: list(seen) for package, seen in versions.items()}
     found["seeds"] = list(dict.fromkeys(row.cell.seed for row in rows))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from summary_rows import BUDGETS, against, line, overlay, sweep, unmeasured, whole
+from sweep_rows import MEASURED, remeasured
 
 from kvpress_video.cli import report as report_command
 from kvpress_video.errors import SweepError, UnknownNameError
@@ -24,7 +25,7 @@ from kvpress_video.report.pareto import MEMORY, TIME, pareto
 from kvpress_video.report.ranking import budgets_of, front, nearest_budget, rank
 from kvpress_video.report.style import styles
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.results.records import Answered, Done, Failure, Measured, Row
+from kvpress_video.sweep.results.records import Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import Store
 from kvpress_video.sweep.stats.summary import SummaryRow, summarise
 
@@ -98,11 +99,10 @@ def test_rivals_are_compared_on_the_same_questions() -> None:
 
 
 def row(cell: Cell, clip: str, score: float) -> Row:
-    measured = Measured(
-        settings={}, stage="cache", prefill="split", positions="keep", entries=[8], ratio=0.25, visual_tokens=32,
-        text_entries=4, bytes=100, peak_bytes=200, full_bytes=400, video=clip, group="still", frames=8, fps=2.0,
-        pixels="112x112", prefill_seconds=0.1, compress_seconds=0.1, answer_seconds=0.1, shared=False, dtype="float32",
-        attention="sdpa", device="cpu", versions={"torch": "2"}, revision=None,
+    measured = remeasured(
+        MEASURED, cell, settings={}, entries=(8,), ratio=0.25, visual_tokens=32, text_entries=4, bytes=100,
+        peak_bytes=200, full_bytes=400, video=clip, frames=8, prefill_seconds=0.1, compress_seconds=0.1,
+        answer_seconds=0.1, revision=None,
     )  # fmt: skip
     return Row(cell, clip, measured, Answered("0", "needle", "", "", "p", "x", "y", float(score)))
 
@@ -346,7 +346,7 @@ def folder(tmp_path: Path) -> Path:
         for cell in cells[:-1]:
             for clip, group in enumerate(("still", "moving")):
                 one = row(cell, f"clip-{clip}", float(cell.method != "tar"))
-                measured = replace(one.measured, group=group, ratio=float(cell.budget.rstrip("%")) / 100)
+                measured = remeasured(one.measured, group=group, ratio=float(cell.budget.rstrip("%")) / 100)
                 store.add(Done(cell, one.clip, measured, (one.answered,)))
         store.fail(Failure(cells[-1], "clip-0", "BudgetError: too small"))
     return store.folder

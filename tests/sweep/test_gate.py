@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from sweep_rows import TASKS, Score, done, rows
+from sweep_rows import TASKS, Score, done, remeasured, rows
 
 from kvpress_video import cli
 from kvpress_video.cli import compare as command
@@ -239,7 +239,8 @@ def test_answers_that_need_a_judge_are_counted_and_left_out() -> None:
 
 
 def changed(found: Sequence[Row], part: str, **values: Any) -> list[Row]:
-    return [replace(row, **{part: replace(getattr(row, part), **values)}) for row in found]
+    change = remeasured if part == "measured" else replace
+    return [replace(row, **{part: change(getattr(row, part), **values)}) for row in found]
 
 
 @pytest.mark.parametrize("name", ["prompt", "expected", "task"])

@@ -192,7 +192,7 @@ def test_a_sweep_of_the_bundled_model_in_processes_and_here(tmp_path: Path) -> N
             (tmp_path / "clips-kept").rename(folder / "clips")
         assert run_sweep(grid, folder, workers=workers).done == 6
         with Store(folder) as store:
-            rows.append([(row.cell, row.clip, row.answered, row.measured.entries) for row in store.rows()])
+            rows.append([(row.cell, row.clip, row.answered, row.measured.report.entries) for row in store.rows()])
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6 * 8
 

@@ -120,7 +120,7 @@ def _measurements(base: SweepData, new: SweepData) -> list[str]:
     held: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for key in shared:
         for place, side in enumerate((before, after)):
-            held[str(key[0])][place] += side[key].bytes
+            held[str(key[0])][place] += side[key].report.bytes
     part = f"of {len(shared)} cells × clips"
     return [
         *(what if count == len(shared) else f"{what} ({count} {part})" for what, count in conditions.items()),
@@ -134,11 +134,12 @@ def _measurements(base: SweepData, new: SweepData) -> list[str]:
 
 
 def _conditions(measured: Measured) -> dict[str, Any]:
-    return {name: getattr(measured, name) for name in _CONDITIONS} | measured.versions
+    columns = measured.as_dict()
+    return {name: columns[name] for name in _CONDITIONS} | measured.versions
 
 
 def _settings(cell: Cell, measured: Measured) -> dict[str, Any]:
-    return {f"{name} of {cell.method}": value for name, value in measured.settings.items()}
+    return {f"{name} of {cell.method}": value for name, value in measured.report.settings.items()}
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -6,14 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...errors import SweepError, unknown_name
 from ...utils.files import atomic_write
-from ..cells import Cell
-from .records import COLUMNS, Answered, Measured
 
 Records: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -27,10 +24,6 @@ SUFFIXES = {
     ".md": "markdown",
     ".markdown": "markdown",
 }
-
-_TYPES = {field.name: str(field.type) for made in (Cell, Answered, Measured) for field in fields(made)}
-ROW_TYPES = {column: _TYPES.get(column, "str") for column in COLUMNS}
-"""The columns of rows, and what they hold."""
 
 
 def format_for(out: Path | None, name: str | None) -> str:

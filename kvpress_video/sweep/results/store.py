@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import SweepError
 from ..cells import Cell
-from .records import COLUMNS, Done, Failure, Row
+from .records import COLUMNS, Answered, Done, Failure, Measured, Row
 from .schema import ANSWERED, APPLICATION_ID, CELL, CREATE, FORMAT, MEASURED
 
 FILE = "sweep.sqlite"
@@ -91,8 +91,11 @@ class Store:
         rows = []
         for (*cell_values, clip), group in groupby(found, key=lambda values: values[:_CELL_TO_CLIP]):
             answers = list(group)
-            cell, measured = CELL.read(cell_values), MEASURED.read(answers[0][_TO_ANSWER:])
-            rows += [Row(cell, clip, measured, ANSWERED.read(values[_CELL_TO_CLIP:_TO_ANSWER])) for values in answers]
+            cell = Cell(**CELL.read(cell_values))
+            measured = Measured.from_columns(cell, MEASURED.read(answers[0][_TO_ANSWER:]))
+            for values in answers:
+                answered = Answered(**ANSWERED.read(values[_CELL_TO_CLIP:_TO_ANSWER]))
+                rows.append(Row(cell, clip, measured, answered))
         return rows
 
     def add(self, done: Done) -> None:
@@ -106,12 +109,12 @@ class Store:
             added = db.execute(
                 f"INSERT INTO measurements (cell, clip, {MEASURED.names}) VALUES (?, ?, {MEASURED.marks}) "
                 "ON CONFLICT (cell, clip) DO NOTHING",
-                (cell, done.clip, *MEASURED.write(done.measured)),
+                (cell, done.clip, *MEASURED.write(done.measured.as_dict())),
             )
             if added.rowcount:
                 db.executemany(
                     f"INSERT INTO answers (measurement, place, {ANSWERED.names}) VALUES (?, ?, {ANSWERED.marks})",
-                    [(added.lastrowid, place, *ANSWERED.write(a)) for place, a in enumerate(done.answers)],
+                    [(added.lastrowid, place, *ANSWERED.write(vars(a))) for place, a in enumerate(done.answers)],
                 )
                 db.execute("DELETE FROM failures WHERE cell = ? AND clip = ?", (cell, done.clip))
 
@@ -137,7 +140,7 @@ class Store:
             found = self._db.execute(
                 f"SELECT {CELL.of('c')}, {columns} FROM {table} m JOIN cells c ON c.id = m.cell ORDER BY c.id, m.clip"
             ).fetchall()
-        return ((CELL.read(values[: len(CELL)]), *values[len(CELL) :]) for values in found)
+        return ((Cell(**CELL.read(values[: len(CELL)])), *values[len(CELL) :]) for values in found)
 
     def _to_read(self) -> sqlite3.Connection:
         if not self.file.is_file():
@@ -251,7 +254,7 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 def _plan(db: sqlite3.Connection) -> dict[str, Any]:
     written = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
     cells = db.execute(f"SELECT {CELL.names} FROM cells ORDER BY id")
-    return {**written, "cells": [asdict(CELL.read(values)) for values in cells]}
+    return {**written, "cells": [CELL.read(values) for values in cells]}
 
 
 def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
@@ -266,7 +269,7 @@ def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
             )
     db.executemany(
         f"INSERT INTO cells ({CELL.names}) VALUES ({CELL.marks}) ON CONFLICT DO NOTHING",
-        [CELL.write(Cell(**cell)) for cell in plan.get("cells", ())],
+        [CELL.write(vars(Cell(**cell))) for cell in plan.get("cells", ())],
     )
 
 

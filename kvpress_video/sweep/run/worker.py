@@ -99,7 +99,7 @@ class Worker:
             check_achieved(asked, report)
             reports.append((report, count))
             replies += answers
-        measured = self._measured(clip, method, reports, seconds)
+        measured = self._measured(cell, clip, reports, seconds)
         answered = tuple(
             Answered(
                 question=question.id,
@@ -123,34 +123,29 @@ class Worker:
         texts = self._processor.tokenizer.batch_decode(replies, skip_special_tokens=True)
         return run.report, [text.strip() for text in texts]
 
-    def _measured(
-        self, clip: _Prepared, method: Compressor, reports: Sequence[tuple[Report, int]], seconds: float
-    ) -> Measured:
+    def _measured(self, cell: Cell, clip: _Prepared, reports: Sequence[tuple[Report, int]], seconds: float) -> Measured:
         fullest, _ = max(reports, key=lambda one: sum(one[0].entries))
         prefill = sum(report.prefill_seconds for report, _ in reports)
         compressing = sum(report.compress_seconds for report, _ in reports)
         height, width = clip.video.frames.shape[1:3]
         return Measured(
-            settings=method.describe(),
-            stage=fullest.stage,
-            prefill=fullest.prefill,
-            positions=fullest.positions,
-            entries=list(fullest.entries),
-            ratio=fullest.ratio,
-            visual_tokens=fullest.visual_tokens,
-            text_entries=fullest.text_entries,
-            bytes=max(report.bytes // count for report, count in reports),
-            peak_bytes=max(report.peak_bytes // count for report, count in reports),
-            full_bytes=max(report.full_bytes // count for report, count in reports),
+            report=replace(
+                fullest,
+                method=cell.method,
+                asked=cell.budget,
+                bytes=max(report.bytes // count for report, count in reports),
+                peak_bytes=max(report.peak_bytes // count for report, count in reports),
+                full_bytes=max(report.full_bytes // count for report, count in reports),
+                prefill_seconds=prefill,
+                compress_seconds=compressing,
+                shared=reports[0][0].shared,
+            ),
             video=clip.clip.video,
             group=clip.clip.group,
             frames=len(clip.video),
             fps=clip.video.fps,
             pixels=f"{height}x{width}",
-            prefill_seconds=prefill,
-            compress_seconds=compressing,
             answer_seconds=seconds - prefill - compressing,
-            shared=reports[0][0].shared,
             dtype=str(self._model.dtype).removeprefix("torch."),
             attention=str(self._model.config._attn_implementation),
             device=device_name(self._model.device),

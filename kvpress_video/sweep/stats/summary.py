@@ -167,19 +167,20 @@ def _row(key: _Key, answered: Mapping[_Key, Sequence[Row]], against: str, error:
 
     with_reference, with_full = paired(against), paired(UNCOMPRESSED)
     clips = list({(row.cell.seed, row.clip): row.measured for row in rows}.values())
+    reports = [clip.report for clip in clips]
     return SummaryRow(
         *key,
         against=against,
         accuracies=accuracies,
         difference=compare(with_reference.scores) if with_reference else None,
         retention=retention(with_full.scores) if with_full else None,
-        entries=_mean(fmean(clip.entries) for clip in clips),
-        ratio=_mean(clip.ratio for clip in clips),
-        bytes=_mean(clip.bytes for clip in clips),
-        peak_bytes=_mean(clip.peak_bytes for clip in clips),
-        full_bytes=_mean(clip.full_bytes for clip in clips),
-        prefill_seconds=_mean(clip.prefill_seconds for clip in clips if not clip.shared),
-        compress_seconds=_mean(clip.compress_seconds for clip in clips),
+        entries=_mean(fmean(report.entries) for report in reports),
+        ratio=_mean(report.ratio for report in reports),
+        bytes=_mean(report.bytes for report in reports),
+        peak_bytes=_mean(report.peak_bytes for report in reports),
+        full_bytes=_mean(report.full_bytes for report in reports),
+        prefill_seconds=_mean(report.prefill_seconds for report in reports if not report.shared),
+        compress_seconds=_mean(report.compress_seconds for report in reports),
         answer_seconds=_mean(clip.answer_seconds for clip in clips),
         questions=len(rows),
         clips=len(clips),
