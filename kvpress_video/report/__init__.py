@@ -2,10 +2,11 @@
 
 from .curves import draw_curves
 from .heatmap import draw_heatmap
-from .overlay import Overlay, Retained, draw_overlay, look
+from .overlay import draw_overlay
 from .page import write_report
 from .pareto import draw_pareto
 from .ranking import rivals
+from .retained import Overlay, Retained, look
 
 __all__ = [
     "Overlay",

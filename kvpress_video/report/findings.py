@@ -18,9 +18,9 @@ from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
 from ..sweep.stats.summary import SummaryRow, summarise
-from .overlay import Overlay, look
 from .page import write_report
 from .ranking import budgets_of, compressed, finished, leaders, nearest_budget, rivals
+from .retained import Overlay, look
 
 _SHOWN = 4
 """Methods whose patches are drawn."""

@@ -14,9 +14,10 @@ from ..utils.files import atomic_write
 from ..utils.formatting import format_bytes, format_seconds
 from .curves import curves
 from .heatmap import at_budget, heatmap
-from .overlay import Overlay, draw_overlay
+from .overlay import draw_overlay
 from .pareto import MEMORY, TIME, pareto
 from .ranking import Ranking, budgets_of, compressed, finished, groups_of, nearest_budget, rank
+from .retained import Overlay
 from .style import Inliner, Style, save, styles
 
 if TYPE_CHECKING:
