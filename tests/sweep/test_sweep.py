@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from sweep_rows import done
 
+from kvpress_video import sweep as sweeps
 from kvpress_video.errors import BenchmarkError, SweepError
 from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, SweepResult, make_grid, run_sweep
 from kvpress_video.sweep.benchmark import Clip, Question
@@ -195,6 +197,20 @@ def test_a_sweep_of_the_bundled_model_in_processes_and_here(tmp_path: Path) -> N
             rows.append([(row.cell, row.clip, row.answered, row.measured.report.entries) for row in store.rows()])
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6 * 8
+
+
+@pytest.mark.parametrize("pattern", ["docs/**/*.md", "notebooks/*.ipynb", "README.md"])
+def test_guides_and_notebooks_import_from_the_face(pattern: str) -> None:
+    """What they show must not change with the files behind it."""
+    shown = {
+        name.split(" as ")[0].strip()
+        for file in Path(__file__).parents[2].glob(pattern)
+        for names in re.findall(r"from kvpress_video\.sweep(?:\.\w+)* import ([\w, ]+)", file.read_text())
+        for name in names.split(",")
+    }
+    assert shown <= set(sweeps.__all__)
+    for file in Path(__file__).parents[2].glob(pattern):
+        assert "kvpress_video.sweep." not in file.read_text(), file
 
 
 def test_the_setup_reaches_the_worker() -> None:
