@@ -19,7 +19,7 @@ from kvpress_video.models.base import Adapter
 from kvpress_video.models.loading import load
 from kvpress_video.prefill.shared import SharedPrefill
 from kvpress_video.sweep.benchmark import BENCHMARKS, Benchmark, Clip, Question
-from kvpress_video.sweep.cells import Cell, Setup, shared_by
+from kvpress_video.sweep.cells import Cell, Setup, prefill_key
 from kvpress_video.sweep.dry_run.cost import PromptCost, PromptSize, read_model
 from kvpress_video.sweep.dry_run.estimate import Estimate, estimate
 from kvpress_video.sweep.dry_run.text import describe, text
@@ -144,7 +144,7 @@ def test_clips_may_have_different_numbers_of_questions(monkeypatch: pytest.Monke
 )
 def test_nothing_is_shared_where_nothing_can_be(how: dict[str, Any]) -> None:
     cells = make_grid(methods=["full", "random", "uniform"], budgets=["50%", "25%"], **how).cells()
-    assert len({shared_by(cell, Setup(**how)) for cell in cells}) == len(cells)
+    assert len({prefill_key(cell, Setup(**how)) for cell in cells}) == len(cells)
 
 
 def test_cells_share_only_within_a_model_a_benchmark_and_a_seed() -> None:
@@ -172,7 +172,7 @@ def test_a_video_passes_through_the_model_as_often_as_is_said(
     first = prompted.model.get_decoder().layers[0]
     hook = first.self_attn.register_forward_pre_hook(note, with_kwargs=True)
     for cell in [Cell(*names) for names in methods]:
-        group = shared_by(cell, setup)
+        group = prefill_key(cell, setup)
         said += 0 if group in groups else cost.passes(cell, 4)
         groups.add(group)
         for inputs in batches:

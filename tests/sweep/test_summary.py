@@ -169,7 +169,7 @@ def test_a_cell_that_failed_on_one_clip_shows_the_others_and_its_error() -> None
     tar = by_method(lines)["tar"]
     assert (tar.clips, tar.error, len(lines)) == (5, "OutOfMemoryError: 80 GiB", 2)
     assert "| tar* | 50% | .60±" in markdown(lines, "Sweep")
-    assert any("failed on some clips, figures are of the other 5: OutOfMemoryError" in note for note in notes(lines))
+    assert any("failed on some clips (figures are from the other 5): OutOfMemoryError" in note for note in notes(lines))
 
 
 def test_answers_that_need_a_judge_are_left_out_and_counted() -> None:
@@ -183,7 +183,7 @@ def test_answers_that_need_a_judge_are_left_out_and_counted() -> None:
     assert (tar.difference.questions, tar.difference.mean) == (15, pytest.approx(-1 / 5))
     [line] = lines = summarise(rows(TAR, lambda *_: None), [], [TAR])
     assert (line.accuracies, line.unscored, line.bytes) == ({}, 24, 2048)
-    assert any("24 answers of 24 only a judge can score" in note for note in notes(lines))
+    assert any("24 of 24 answers need a judge" in note for note in notes(lines))
     assert records(lines)[0]["accuracy"] is None
 
 
@@ -337,8 +337,8 @@ def test_square_brackets_are_printed_as_they_are() -> None:
 
 
 def test_that_few_clips_cannot_tell_is_said() -> None:
-    few = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "would often not be seen" in note]
+    few = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "would often go undetected" in note]
     assert len(few) == 1
-    assert "with 6 videos a difference to full of less than" in few[0]
+    assert "with 6 videos, differences from full below" in few[0]
     many = rows(FULL, right, clips=400) + rows(TAR, lambda clip, number: float(clip % 20 > 0), clips=400)
-    assert not [note for note in notes(summarise(many, [], [FULL, TAR])) if "would often not be seen" in note]
+    assert not [note for note in notes(summarise(many, [], [FULL, TAR])) if "would often go undetected" in note]

@@ -15,7 +15,7 @@ from ...models.base import Adapter
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, read_clip
-from ..cells import Cell, shared_by
+from ..cells import Cell, prefill_key
 from ..grid.spec import Grid
 from .cost import PromptCost, PromptSize, read_model
 
@@ -189,7 +189,7 @@ def _workload(
     prefills = {
         cell: sum(clips * cost.passes(cell, count) for count, clips in clips_by_count.items()) for cell in cells
     }
-    first_of_group = {shared_by(cell, cost.setup): cell for cell in reversed(cells)}.values()
+    first_of_group = {prefill_key(cell, cost.setup): cell for cell in reversed(cells)}.values()
     return Workload(
         model=cells[0].model,
         benchmark=cells[0].benchmark,
