@@ -18,7 +18,7 @@ from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Task
 from kvpress_video.sweep.results.records import Failure, Outcome
 from kvpress_video.sweep.run import sweep
-from kvpress_video.sweep.run.sweep import deal
+from kvpress_video.sweep.run.sweep import missing_tasks
 
 WORLD = "world:count=3,frames=8"
 GRID = make_grid(methods=["full", "tar", "van"], budgets=["50%", "25%"], benchmarks=WORLD)
@@ -64,13 +64,13 @@ def test_all_cells_of_a_clip_are_dealt_together_and_models_one_after_the_other()
     grid = make_grid(methods=["tar", "van"], budgets=["50%"], benchmarks=WORLD, seeds=[0, 1],
                      models=["bundled", "bundled:dtype=bfloat16"])  # fmt: skip
     cells, clips = grid.cells(), {(WORLD, 0): CLIPS, (WORLD, 1): CLIPS[:1]}
-    tasks = list(deal(cells, clips, set()))
+    tasks = list(missing_tasks(cells, clips, set()))
     assert [(task.model, task.seed, task.clip.name) for task in tasks] == [
         (model, seed, clip.name) for model in grid.models for seed in (0, 1) for clip in clips[WORLD, seed]
     ]
     assert all([cell.method for cell in task.cells] == ["tar", "van"] for task in tasks)
     finished = {(cells[0], "0.mp4"), *((cell, "1.mp4") for cell in cells[:2])}
-    left = list(deal(cells[:2], clips, finished))
+    left = list(missing_tasks(cells[:2], clips, finished))
     assert [(task.clip.name, [cell.method for cell in task.cells]) for task in left] == [
         ("0.mp4", ["van"]),
         ("2.mp4", ["tar", "van"]),

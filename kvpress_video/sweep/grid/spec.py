@@ -19,7 +19,7 @@ GridPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of models, benchmarks, methods, budgets and seeds. `make_grid` and `read_grid` make and check one.
+    """All combinations of models, benchmarks, methods, budgets and seeds; made and checked by `make_grid`.
 
     Attributes:
         methods: `"tar"`, `"infinipot-v:tar_ratio=0.5"`; `"full"` is the uncompressed cache and has no budget.

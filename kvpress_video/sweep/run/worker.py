@@ -1,4 +1,4 @@
-"""Runs the cells of a task: one clip, its questions, every method and budget."""
+"""The worker of a sweep: it answers the questions about a clip in every cell of a task."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Worker:
     """Answers questions, with one model loaded at a time.
 
     Attributes:
-        setup: what all cells share.
-        device: where models go that name none; the setup's by default.
+        setup: of the sweep.
+        device: of models that name none; the setup's by default.
     """
 
     setup: Setup = field(default_factory=Setup)
@@ -43,22 +43,25 @@ class Worker:
     _shared: SharedPrefill = field(default_factory=SharedPrefill, init=False)
 
     def run(self, task: Task) -> Iterator[Outcome]:
-        """What comes of each cell, in order, as it comes. One that fails does not end the others, nor does a model that
-        cannot be loaded.
+        """Yield the outcome of each cell, in order.
+
+        A cell that fails does not stop the others. If the model or the video cannot be read, all of them fail.
         """
         self._shared.clear()
         try:
             self._load(task.model)
             clip = _Prepared.of(task, self._processor, self.setup)
         except Exception as error:
-            yield from (Failure(cell, task.clip.name, _told(error)) for cell in task.cells)
+            yield from (Failure(cell, task.clip.name, _describe(error)) for cell in task.cells)
             return
         for cell in task.cells:
             yield self._outcome(cell, clip)
 
     def _load(self, name: str) -> None:
-        """Raises:
-        UnknownNameError: the model cannot be loaded, now or the first time.
+        """Load the model of a task unless it is loaded.
+
+        Raises:
+            UnknownNameError: it cannot be loaded, now or at an earlier attempt.
         """
         if self._loaded == name:
             return
@@ -74,15 +77,15 @@ class Worker:
         self._loaded = name
 
     def _outcome(self, cell: Cell, clip: _Prepared) -> Outcome:
-        """Where memory runs out, once more without what cells before it left there."""
+        """Answer a cell; if memory runs out, free the shared prefill and try once more."""
         text = ""
         for _ in range(2):
             try:
                 return self._answer(cell, clip)
             except torch.OutOfMemoryError as error:
-                text = _told(error)
+                text = _describe(error)
             except Exception as error:
-                return Failure(cell, clip.clip.name, _told(error))
+                return Failure(cell, clip.clip.name, _describe(error))
             self._shared.clear()
             torch.cuda.empty_cache()
         return Failure(cell, clip.clip.name, text)
@@ -156,12 +159,13 @@ class Worker:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A clip as the model takes it.
+    """A clip, read and tokenised.
 
     Attributes:
-        clip, benchmark, video: what is asked about, by whom, and its frames.
+        clip, benchmark: of the task.
+        video: the frames of the clip.
         prompts: of all questions, in order.
-        batches: inputs of `generate()`, on the CPU, and of how many questions.
+        batches: inputs of `generate()`, on the CPU, and the number of questions in each.
         max_new_tokens: of an answer.
     """
 
@@ -174,8 +178,10 @@ class _Prepared:
 
     @classmethod
     def of(cls, task: Task, processor: Any, setup: Setup) -> _Prepared:
-        """Raises:
-        VideoError: the video cannot be read.
+        """Read the video of a task and tokenise the prompts about it.
+
+        Raises:
+            VideoError: the video cannot be read.
         """
         clip, benchmark = task.clip, BENCHMARKS.make(task.benchmark)
         video = read_clip(clip)
@@ -188,12 +194,12 @@ class _Prepared:
         return cls(clip, benchmark, video, prompts, batches, most)
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 def seeded(cell: Cell) -> Compressor:
-    """The cell's method; one that draws takes the cell's seed unless its own is spelled out."""
+    """Make the cell's method, with the cell's seed if the method has one and its text does not set it."""
     method = make_method(cell.method)
     if "seed" in {field.name for field in fields(method)} and "seed" not in parse(cell.method)[1]:
         method = replace(method, seed=cell.seed)  # type: ignore[call-arg]
@@ -201,10 +207,10 @@ def seeded(cell: Cell) -> Compressor:
 
 
 def checked_score(benchmark: Benchmark, question: Question, answer: str) -> float | None:
-    """What a benchmark thinks of an answer.
+    """Score an answer and check that the score is valid.
 
     Raises:
-        BenchmarkError: it is no number from 0 to 1, nor None.
+        BenchmarkError: the score is neither a number from 0 to 1 nor None.
     """
     score = benchmark.score(question, answer)
     if score is None:
