@@ -52,13 +52,13 @@ def _report(options: argparse.Namespace) -> int:
         findings = Findings.read(options.folder, options.against)
         title = options.title or f"Sweep {options.folder.resolve().name}"
         how = {"overlay_clips": options.overlay_clips, "device": options.device}
-        written = [findings.write_page(options.out, title=title, say=say, **how)]
+        written = [findings.write_page(options.out, title=title, progress=say, **how)]
         if options.figures is not None:
             for draw in (draw_curves, draw_pareto, draw_heatmap):
                 name = draw.__name__.removeprefix("draw_")
-                written += [draw(findings.lines, options.figures / f"{name}{kind}") for kind in KINDS]
+                written += [draw(findings.summary, options.figures / f"{name}{kind}") for kind in KINDS]
         if options.markdown is not None:
-            write(options.markdown, markdown(findings.lines, title).encode())
+            write(options.markdown, markdown(findings.summary, title).encode())
             written.append(options.markdown)
     print("\n".join(map(str, written)))
     return DONE

@@ -124,8 +124,8 @@ def _sum_up(swept: SweepResult, options: argparse.Namespace, device: str | None)
     title = "Sweep (interrupted)" if swept.interrupted else "Sweep"
     with showing("comparing") as say:
         findings = Findings.read(swept.folder, options.against)
-        write(swept.folder / "summary.csv", encode(records(findings.lines), "csv"))
-        write(swept.folder / "table.md", markdown(findings.lines, title).encode())
+        write(swept.folder / "summary.csv", encode(records(findings.summary), "csv"))
+        write(swept.folder / "table.md", markdown(findings.summary, title).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
-        findings.write_page(title=title, overlay_clips=overlays, device=device, say=say)
-    print_tables(tables(findings.lines), notes(findings.lines))
+        findings.write_page(title=title, overlay_clips=overlays, device=device, progress=say)
+    print_tables(tables(findings.summary), notes(findings.summary))

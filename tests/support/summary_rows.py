@@ -1,4 +1,4 @@
-"""Lines of a sweep that never was, for what is drawn of lines."""
+"""Summary rows of an imaginary sweep, for figures and pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASKS = ("needle", "order", "persistent")
 
 
 def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) -> SummaryRow:
-    """A line with some accuracy, ±.05, and costs that follow its ratio."""
+    """A row with some accuracy, ±.05, and costs that follow its ratio."""
     ratio = changes.get("ratio", BUDGETS.get(budget, 1.0))
 
     def accuracy(value: float) -> Interval:
@@ -79,7 +79,7 @@ def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), *
 
 
 def against(best: str, lines: Sequence[SummaryRow], half: float = 0.02) -> list[SummaryRow]:
-    """The same lines compared with the best one at their budget and group."""
+    """The same rows compared with the best one at their budget and group."""
     means = {(each.group, each.budget): each.accuracies["overall"].mean for each in lines if each.method == best}
     found = []
     for each in lines:
