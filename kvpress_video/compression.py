@@ -13,11 +13,12 @@ from .budget import Budget, BudgetLike
 from .cache.layer import CompressedLayer
 from .compressor.base import Compressor
 from .compressor.registry import make_method
-from .errors import CacheError, unknown_name
+from .errors import BudgetError, CacheError, unknown_name
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
+from .utils.formatting import format_bytes
 
 _NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
 
@@ -70,9 +71,10 @@ class Report:
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
         held = f"{high}" if low == high else f"{low} to {high}"
+        cache, full = (format_bytes(size, "MiB") for size in (self.bytes, self.full_bytes))
         return (
             f"{self.method} at {self.asked}: {held} of {self.visual_tokens} visual entries per layer and head "
-            f"({self.ratio:.1%}), {self.text_entries} text entries; {_mib(self.bytes)} of {_mib(self.full_bytes)}; "
+            f"({self.ratio:.1%}), {self.text_entries} text entries; {cache} of {full}; "
             f"logical length {self.logical_length}"
         )
 
@@ -226,5 +228,17 @@ def compress(
     return Compression(model, name, made, parsed, PrefillOptions(stage, mode, chunk, positions), shared)
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.2f} MiB"
+def check_achieved(budget: Budget, report: Report) -> None:
+    """Check that a cache holds no more than its budget.
+
+    Raises:
+        BudgetError: it holds more.
+    """
+    if budget.unit == "bytes":
+        held, allowed, unit = report.bytes, int(budget.amount), "bytes"
+    else:
+        per_layer = budget.entries(report.visual_tokens) if budget.unit == "ratio" else int(budget.amount)
+        held, allowed = sum(report.entries), len(report.entries) * per_layer
+        unit = "visual entries per KV head over all layers"
+    if held > allowed:
+        raise BudgetError(f"{report.method} holds {held} {unit} where {budget} allows {allowed}.")

@@ -9,6 +9,7 @@ from typing import Any
 from .budget import BudgetLike
 from .compression import Report, compress
 from .compressor.base import Compressor
+from .compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from .errors import BudgetError
 from .models.devices import device_of
 from .prefill.options import Positions, Stage
@@ -37,7 +38,7 @@ def ask(
     video: Video,
     question: str,
     *,
-    method: str | Compressor = "full",
+    method: str | Compressor = UNCOMPRESSED,
     budget: BudgetLike | None = None,
     stage: Stage = "cache",
     positions: Positions = "keep",
@@ -61,9 +62,9 @@ def ask(
         UnsupportedModelError: the model cannot be compressed.
     """
     if budget is None:
-        if method != "full":
+        if method != UNCOMPRESSED:
             raise BudgetError(f"{method!r} needs a budget, such as '25%', 6144 or '256MiB'.")
-        budget = "100%"
+        budget = UNCOMPRESSED_BUDGET
     inputs = prepare(processor, video, question).to(device_of(model))
     started = time.perf_counter()
     with compress(model, method, budget, stage=stage, positions=positions, **settings) as run:

@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 from rich.console import Console
 
 from kvpress_video.utils.files import atomic_write
+from kvpress_video.utils.formatting import format_bytes
 
 HERE = Path(__file__).parent
 PATIENCE = 600
@@ -88,7 +89,7 @@ def main() -> None:
             executed = execute(notebook, Path(folder))
         with atomic_write(notebook) as scratch:
             nbformat.write(executed, scratch)
-        print(f"{notebook.name}: {time.monotonic() - began:.0f} s, {notebook.stat().st_size / 1024:.0f} KiB")
+        print(f"{notebook.name}: {time.monotonic() - began:.0f} s, {format_bytes(notebook.stat().st_size)}")
 
 
 if __name__ == "__main__":

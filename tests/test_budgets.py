@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +16,8 @@ from generation import METHODS, SETTINGS, answer, compressed, model_of, two_vide
 import kvpress_video as kv
 from kvpress_video.budget import Budget
 from kvpress_video.cache.allocation import allocate
+from kvpress_video.compression import check_achieved
+from kvpress_video.errors import BudgetError
 
 RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12
@@ -227,3 +230,30 @@ def test_allocation_is_exact_proportional_and_capped() -> None:
     assert allocate(9, {0: 30, 1: 30}, {0: 2, 1: 30}) == {0: 2, 1: 7}
     for total in range(1, 60):
         assert sum(allocate(total, {0: 13, 1: 28, 2: 19}, {0: 13, 1: 28, 2: 19}).values()) == total
+
+
+# --- What was achieved ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """As much of a report as the check reads."""
+
+    entries: tuple[int, ...]
+    visual_tokens: int = 128
+    bytes: int = 1000
+    method: str = "tar"
+
+
+@pytest.mark.parametrize(
+    ("budget", "held"),
+    [("50%", (64, 64)), ("50%", (96, 32)), ("50%", (20, 20)), ("64", (64, 64)), ("1000B", (128, 128))],
+)
+def test_a_budget_that_was_kept(budget: str, held: tuple[int, ...]) -> None:
+    check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("budget", "held"), [("50%", (64, 65)), ("64", (65, 64)), ("999B", (1, 1))])
+def test_a_budget_that_was_not_kept_is_an_error(budget: str, held: tuple[int, ...]) -> None:
+    with pytest.raises(BudgetError, match="tar holds"):
+        check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]

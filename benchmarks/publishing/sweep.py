@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvpress_video.compressor.registry import UNCOMPRESSED
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, finished
-from kvpress_video.sweep.cells import UNCOMPRESSED
 from kvpress_video.sweep.results.export import encode, write
 from kvpress_video.sweep.stats.summary import SummaryRow, records
 from kvpress_video.sweep.stats.text import markdown
@@ -81,14 +81,14 @@ def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
         readme: whose table is replaced.
     """
     findings = Findings.read(sweep)
-    write(results / "summary.csv", encode(records(findings.lines), "csv"))
-    write(results / "table.md", markdown(findings.lines, "Sweep").encode())
+    write(results / "summary.csv", encode(records(findings.summary), "csv"))
+    write(results / "table.md", markdown(findings.summary, "Sweep").encode())
     write(results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
     for rival in RIVALS:
-        lines = Findings.read(sweep, rival).lines
+        lines = Findings.read(sweep, rival).summary
         write(results / f"against-{rival}.md", markdown(lines, f"Sweep, against {rival}").encode())
-    draw_curves([line for line in findings.lines if line.method in (*SHOWN, UNCOMPRESSED)], picture)
-    fill_files({readme: {"results": table(findings.lines)}})
+    draw_curves([line for line in findings.summary if line.method in (*SHOWN, UNCOMPRESSED)], picture)
+    fill_files({readme: {"results": table(findings.summary)}})
 
 
 def main() -> None:

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.progress import track
 
 import kvpress_video as kv
-from kvpress_video.compressor.registry import make_method
+from kvpress_video.compressor.registry import UNCOMPRESSED, make_method
 from kvpress_video.errors import BudgetError
 from kvpress_video.sweep.benchmark import same_words
-from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
+from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.grid.spec import make_grid
 from kvpress_video.sweep.run.environment import device_name
 from kvpress_video.video.reader import Frames

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvpress_video.sweep.cells import UNCOMPRESSED, Cell
-from kvpress_video.sweep.stats.inference import Accuracy, Difference, accuracy, compare
+from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.sweep.cells import Cell
+from kvpress_video.sweep.stats.clustered import PairedScores
+from kvpress_video.sweep.stats.inference import Difference, Interval, accuracy, compare
 
 from ..publishing.sweep import fill
 from .endless import TRAINED
@@ -93,7 +95,7 @@ class Answered:
         found = self.cells.get(Cell(method, "100%" if method == UNCOMPRESSED else budget), {})
         return {asked: right for asked, right in found.items() if asked.column == column and asked.camera in cameras}
 
-    def accuracy(self, method: str, budget: str, column: str, cameras: Sequence[str] = CAMERAS) -> Accuracy | None:
+    def accuracy(self, method: str, budget: str, column: str, cameras: Sequence[str] = CAMERAS) -> Interval | None:
         """None where the cell was not run."""
         found = self.of(method, budget, column, cameras)
         return accuracy(list(found.values()), [asked.clip for asked in found]) if found else None
@@ -101,7 +103,7 @@ class Answered:
     def difference(self, method: str, budget: str, column: str) -> Difference | None:
         """To the reference on the same questions, both cameras; None where either was not run."""
         left, right = (self.of(name, budget, column) for name in (method, REFERENCE))
-        return compare(left, right, {asked: asked.clip for asked in left}) if left and right else None
+        return compare(PairedScores.of(left, right, {asked: asked.clip for asked in left})) if left and right else None
 
 
 def accuracies(answered: Answered, column: str) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 from ..budget import Budget
 from ..compressor.base import Compressor, checked_layer_budgets
 from ..errors import BudgetError
+from ..utils.formatting import format_bytes
 from .forward_pass import RowState
 
 
@@ -115,7 +116,7 @@ class BudgetAllocator:
             least = self.batch * (self.uncompressed + (text + 1) * self.layers * self.entry_bytes)
             raise BudgetError(
                 f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
-                f"one visual entry: ask for at least {least / 2**20:.2f}MiB."
+                f"one visual entry: ask for at least {format_bytes(least, 'MiB')} ({least} bytes)."
             )
         return length - text
 

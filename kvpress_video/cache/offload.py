@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
+from ..utils.formatting import format_bytes
 from .buffers import Buffers
 
 
@@ -132,7 +133,8 @@ class DiskStorage(OffloadStorage):
                 os.posix_fallocate(file.fileno(), 0, size * like.element_size())
                 return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
         except (OSError, RuntimeError) as error:
+            missing = format_bytes(size * like.element_size(), "MiB")
             raise CacheError(
-                f"The bank cannot have {size * like.element_size() / 2**20:.1f} MiB more on disk: {error}. Make room, "
+                f"The bank cannot have {missing} more on disk: {error}. Make room, "
                 "set TMPDIR to a folder that has it, or keep the bank in memory with bank_on='cpu'."
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..compressor.registry import UNCOMPRESSED
 from .common import DONE, Commands, cache_options, load_model, model_options, quiet
 
 USUAL_FPS = 2.0
@@ -17,7 +18,7 @@ def add(commands: Commands) -> None:
     ask.add_argument("clip", type=Path, metavar="CLIP")
     ask.add_argument("question")
     model_options(ask)
-    ask.add_argument("--method", default="full", help="name or name:setting=value,… (default: %(default)s)")
+    ask.add_argument("--method", default=UNCOMPRESSED, help="name or name:setting=value,… (default: %(default)s)")
     ask.add_argument("--budget", help="'25%%', 6144 (visual entries) or 256MiB; not needed for full")
     ask.add_argument("--fps", type=float, help="frames to take per second (default: 2, or all where there are fewer)")
     ask.add_argument("--frames", type=int, help="frames to take in all")

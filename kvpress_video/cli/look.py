@@ -38,8 +38,8 @@ def _look(options: argparse.Namespace) -> int:
     quiet()
     from ..budget import Budget
     from ..compressor.registry import make_method, split_list
-    from ..report.overlay import look
     from ..report.page import write_overlay
+    from ..report.retained import look
     from ..report.style import check_suffix
     from ..video.reader import frame_rate, read_video
     from .ask import USUAL_FPS

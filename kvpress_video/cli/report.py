@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..compressor.registry import UNCOMPRESSED
 from .common import DONE, Commands, quiet, showing
 
 KINDS = (".png", ".svg")
@@ -22,7 +23,9 @@ def add(commands: Commands) -> None:
     report.add_argument("folder", type=Path, metavar="FOLDER", help="that the sweep wrote to")
     report.add_argument("--out", type=Path, metavar="FILE.html", help="(default: FOLDER/report.html)")
     report.add_argument("--title", help="of the page (default: the folder's name)")
-    report.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
+    report.add_argument(
+        "--against", default=UNCOMPRESSED, metavar="METHOD", help="compare with it (default: %(default)s)"
+    )
     report.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too, as PNG and SVG")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     report.add_argument(
@@ -49,13 +52,13 @@ def _report(options: argparse.Namespace) -> int:
         findings = Findings.read(options.folder, options.against)
         title = options.title or f"Sweep {options.folder.resolve().name}"
         how = {"overlay_clips": options.overlay_clips, "device": options.device}
-        written = [findings.write_page(options.out, title=title, say=say, **how)]
+        written = [findings.write_page(options.out, title=title, progress=say, **how)]
         if options.figures is not None:
             for draw in (draw_curves, draw_pareto, draw_heatmap):
                 name = draw.__name__.removeprefix("draw_")
-                written += [draw(findings.lines, options.figures / f"{name}{kind}") for kind in KINDS]
+                written += [draw(findings.summary, options.figures / f"{name}{kind}") for kind in KINDS]
         if options.markdown is not None:
-            write(options.markdown, markdown(findings.lines, title).encode())
+            write(options.markdown, markdown(findings.summary, title).encode())
             written.append(options.markdown)
     print("\n".join(map(str, written)))
     return DONE

@@ -59,7 +59,7 @@ def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[st
     """The records that are asked for, their columns, and what failed."""
     from ..errors import unknown_name
     from ..sweep.cells import Cell
-    from ..sweep.results.export import ROW_TYPES
+    from ..sweep.results.records import ROW_TYPES
     from ..sweep.results.store import Store
 
     with Store(options.folder) as store:

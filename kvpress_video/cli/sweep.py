@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..compressor.registry import UNCOMPRESSED
 from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, quiet, showing
 
 if TYPE_CHECKING:
@@ -50,21 +51,22 @@ def add(commands: Commands) -> None:
     run = sweep.add_argument_group("run")
     run.add_argument("--out", type=Path, default=Path("sweep"), metavar="DIR", help="(default: %(default)s)")
     run.add_argument("--resume", action="store_true", help="do only what the folder's sweep lacks; cells may be added")
-    run.add_argument("--dry-run", action="store_true", help="print the cells and what they will cost, and run nothing")
+    run.add_argument(
+        "--dry-run", action="store_true", help="count cells, clips and prefills, estimate cache sizes, run nothing"
+    )
     run.add_argument("--executor", default="local", help="local processes, or ray (default: %(default)s)")
     run.add_argument("--workers", type=int, metavar="N", help="(default: one per GPU, or 2 on a CPU)")
     run.add_argument("--address", help="of a running Ray cluster")
     run.add_argument(
         "--overlay-clips", type=int, default=1, metavar="N", help="clips per group drawn in the report (%(default)s)"
     )
-    run.add_argument("--against", default="full", metavar="METHOD", help="compare with it (default: %(default)s)")
+    run.add_argument("--against", default=UNCOMPRESSED, metavar="METHOD", help="compare with it (default: %(default)s)")
 
 
 def _sweep(options: argparse.Namespace) -> int:
     quiet()
     grid = _grid(options)
     from ..errors import unknown_name
-    from ..sweep.cells import UNCOMPRESSED
 
     if options.against not in (UNCOMPRESSED, *grid.methods):
         raise unknown_name("method to compare with", options.against, grid.methods)
@@ -122,8 +124,8 @@ def _sum_up(swept: SweepResult, options: argparse.Namespace, device: str | None)
     title = "Sweep (interrupted)" if swept.interrupted else "Sweep"
     with showing("comparing") as say:
         findings = Findings.read(swept.folder, options.against)
-        write(swept.folder / "summary.csv", encode(records(findings.lines), "csv"))
-        write(swept.folder / "table.md", markdown(findings.lines, title).encode())
+        write(swept.folder / "summary.csv", encode(records(findings.summary), "csv"))
+        write(swept.folder / "table.md", markdown(findings.summary, title).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
-        findings.write_page(title=title, overlay_clips=overlays, device=device, say=say)
-    print_tables(tables(findings.lines), notes(findings.lines))
+        findings.write_page(title=title, overlay_clips=overlays, device=device, progress=say)
+    print_tables(tables(findings.summary), notes(findings.summary))

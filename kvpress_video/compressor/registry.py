@@ -185,6 +185,8 @@ def _spelled(value: Any) -> str:
 
 
 METHODS = Registry("kvpress_video.methods", "method", Compressor)
+UNCOMPRESSED, UNCOMPRESSED_BUDGET = "full", "100%"
+"""The method that keeps everything, and the budget that it runs at."""
 
 
 def method_names() -> list[str]:

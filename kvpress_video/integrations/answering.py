@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ..budget import Budget
-from ..compression import Compression, Report, compress
+from ..compression import Compression, Report, check_achieved, compress
 from ..models.devices import device_of
-from ..models.loading import load_named
-from ..sweep.cells import MODEL_SETTINGS
-from ..sweep.run.worker import check_achieved
+from ..models.loading import MODEL_SETTINGS, load_named
 from ..video.prompt import encode, prompt_text
 from ..video.reader import Video
 from .footage import Footage

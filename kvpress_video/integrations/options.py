@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ..budget import Budget, BudgetLike
-from ..compressor.registry import make_method, method_class, parse
+from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, method_class, parse
 from ..errors import BudgetError, UnknownNameError, unknown_name
+from ..models.loading import BUNDLED
 from ..prefill.options import Positions, Prefill, Stage
-from ..sweep.cells import BUNDLED, UNCOMPRESSED
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Options:
 
     pretrained: str = BUNDLED
     method: str = UNCOMPRESSED
-    budget: BudgetLike = "100%"
+    budget: BudgetLike = UNCOMPRESSED_BUDGET
     settings: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
@@ -71,7 +71,7 @@ class Options:
         if "budget" not in own:
             if method != UNCOMPRESSED:
                 raise BudgetError(f"The method {method} needs a budget: add budget=25%, budget=6144 or budget=256MiB.")
-            own["budget"] = "100%"
+            own["budget"] = UNCOMPRESSED_BUDGET
         Budget.parse(own["budget"])
         for name in {"max_new_tokens", "batch_size", "frames", "chunk"} & own.keys():
             own[name] = _count(name, own[name])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import UnknownNameError
+from ..compressor.registry import parse
+from ..errors import UnknownNameError, unknown_name
 from ..utils.torchvision_compat import repair_torchvision
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def check_folder(path_or_name: str | Path) -> None:
 
 
 BUNDLED = "bundled"
+MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
+"""Settings that `load` takes, and that may follow a model's name in a text."""
 
 
 def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -83,6 +86,25 @@ def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
         UnknownNameError: there is no such model.
     """
     return load_bundled(**how) if name == BUNDLED else load(name, **how)
+
+
+def load_model(text: str, device: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load the model that a grid names: `"bundled"`, or a folder or hub name with `":dtype=bfloat16,…"`.
+
+    Args:
+        text: the name, and settings among `MODEL_SETTINGS`.
+        device: where the model goes unless its settings place it.
+
+    Raises:
+        UnknownNameError: there is no such model or setting.
+    """
+    name, settings = parse(text)
+    for setting in settings:
+        if setting not in MODEL_SETTINGS:
+            raise unknown_name(f"setting of the model {name}", setting, MODEL_SETTINGS)
+    if "device_map" not in settings:
+        settings = {"device": device, **settings}
+    return load_named(name, **settings)
 
 
 def load_bundled(

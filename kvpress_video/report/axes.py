@@ -1,4 +1,4 @@
-"""What all figures share: one panel per model, benchmark and group, and the axis that accuracy is on."""
+"""Shared layout of the figures: one panel per model, benchmark and group, and the accuracy axis."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from ..sweep.stats.summary import SummaryRow
 
 WIDTH = 4.85
-"""Inches of one panel: 350 points, which are as many pixels on the narrowest screen."""
+"""Inches of one panel: 350 points, as wide in pixels as the narrowest screen."""
 
 
-def panels(lines: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
-    """Lines by model, benchmark and group, with a title of what tells these apart; groups are always named."""
-    keys = [(line.model, line.benchmark, line.group) for line in lines]
-    named = [len({key[part] for key in keys}) > 1 for part in range(2)] + [True]
+def panels(summary: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
+    """Split rows by model, benchmark and group; titles name the group, and model or benchmark where they differ."""
+    keys = [(row.model, row.benchmark, row.group) for row in summary]
+    in_title = [len({key[part] for key in keys}) > 1 for part in range(2)] + [True]
     found: dict[str, list[SummaryRow]] = {}
-    for key, line in zip(keys, lines, strict=True):
-        title = " · ".join(name for name, tells in zip(key, named, strict=True) if tells and name)
-        found.setdefault(title, []).append(line)
+    for key, row in zip(keys, summary, strict=True):
+        title = " · ".join(name for name, shown in zip(key, in_title, strict=True) if shown and name)
+        found.setdefault(title, []).append(row)
     return found
 
 
 def make_figure(count: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, each so many inches; without any it says that there is nothing to show."""
+    """Make a figure of `count` panels, each `width` × `height` inches; an empty one states that it is."""
     from matplotlib.figure import Figure
 
     columns = min(columns, max(count, 1))
@@ -47,11 +47,17 @@ def make_figure(count: int, columns: int, height: float, width: float = WIDTH) -
     return figure, grid[:count]
 
 
-def accuracy_axis(axes: Axes, lines: Sequence[SummaryRow], head: float = 0.02) -> None:
-    """Tenths around all means, and `head` times their span above, for what stands over the points."""
-    means = [accuracy_of(line) for line in lines]
+def accuracy_axis(axes: Axes, summary: Sequence[SummaryRow], headroom: float = 0.02) -> None:
+    """Set the accuracy axis to whole tenths around all means.
+
+    Args:
+        axes: of the panel.
+        summary: the rows drawn in it.
+        headroom: space above for labels, as a fraction of the axis.
+    """
+    means = [accuracy_of(row) for row in summary]
     low = max(0.0, np.floor(min(means, default=0) * 10 - 0.5) / 10)
     high = min(1.0, np.ceil(max(means, default=1) * 10 + 0.3) / 10)
-    axes.set_ylim(low - 0.01 * (high - low), high + head * (high - low))
+    axes.set_ylim(low - 0.01 * (high - low), high + headroom * (high - low))
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high + 1e-9])
     axes.set_ylabel("accuracy")

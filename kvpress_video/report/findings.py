@@ -1,4 +1,4 @@
-"""The page of a sweep, finished or not: its lines, where they come from, and overlays of some of its clips."""
+"""The report of a sweep, finished or not: its summary, its provenance, and overlays of some of its clips."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..compressor.registry import UNCOMPRESSED
 from ..errors import unknown_name
+from ..models.loading import load_model
 from ..sweep.benchmark import BENCHMARKS, Clip, read_clip
-from ..sweep.cells import UNCOMPRESSED, Cell
+from ..sweep.cells import Cell
 from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
-from ..sweep.run.worker import load_model
 from ..sweep.stats.summary import SummaryRow, summarise
-from .overlay import Overlay, look
 from .page import write_report
-from .ranking import budgets_of, compressed, finished, leaders, nearest_budget, rivals
+from .ranking import budgets_of, compare_with_best, compressed, finished, leaders, nearest_budget
+from .retained import Overlay, look
 
-_SHOWN = 4
-"""Methods whose patches are drawn."""
-_MEASURED = ("device", "dtype", "attention", "stage", "prefill", "positions", "pixels", "frames", "fps", "revision")
+_OVERLAY_METHODS = 4
+_PROVENANCE = ("device", "dtype", "attention", "stage", "prefill", "positions", "pixels", "frames", "fps", "revision")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a sweep's store holds, summed up.
+    """The contents of a sweep's store, summarised.
 
     Attributes:
-        folder: that the sweep wrote to.
-        cells, rows, failures, plan: as the store has them.
-        lines: the summary.
+        folder: of the sweep.
+        cells, rows, failures, plan: as in the store.
+        summary: one row per method, budget and group.
     """
 
     folder: Path
@@ -41,15 +41,15 @@ class Findings:
     rows: Sequence[Row]
     failures: Sequence[Failure]
     plan: Mapping[str, Any]
-    lines: Sequence[SummaryRow]
+    summary: Sequence[SummaryRow]
 
     @classmethod
     def read(cls, folder: Path, against: str = UNCOMPRESSED) -> Findings:
-        """Read a store.
+        """Read and summarise a store.
 
         Args:
-            folder: that the sweep wrote to.
-            against: the method that all others are compared with.
+            folder: of the sweep.
+            against: the method to compare all others with.
 
         Raises:
             SweepError: there is no store, or it cannot be read.
@@ -70,51 +70,50 @@ class Findings:
         title: str,
         overlay_clips: int = 1,
         device: str | None = None,
-        say: Callable[[str, int, int], None] = lambda what, done, total: None,
+        progress: Callable[[str, int, int], None] = lambda step, done, total: None,
     ) -> Path:
         """Write the report.
 
         Args:
-            file: by default `report.html` in the sweep's folder.
+            file: to write; by default `report.html` in the sweep's folder.
             title: of the page.
-            overlay_clips: clips of each group whose retained patches are drawn; they are compressed anew.
-            device: where models go for that which name none.
-            say: called with what is being done, and how far that is, of how far in all.
+            overlay_clips: clips of each group whose retained patches are drawn; they are compressed again.
+            device: of models that name none.
+            progress: called with the current step, and how many parts of it are done, of how many (0 if unknown).
 
         Raises:
             KVPressVideoError: a model, benchmark or clip for the overlays cannot be loaded.
         """
-        say("comparing", 0, 0)
-        others = rivals(self.lines, self.rows, self.cells)
-        drawn = overlays(
-            self.lines, self.cells, self.folder, overlay_clips, device=device, done=partial(say, "drawing patches")
-        )
-        say("writing the report", 0, 0)
+        progress("comparing", 0, 0)
+        against_best = compare_with_best(self.summary, self.rows, self.cells)
+        done = partial(progress, "drawing patches")
+        drawn = overlays(self.summary, self.cells, self.folder, overlay_clips, device=device, done=done)
+        progress("writing the report", 0, 0)
         return write_report(
             file or self.folder,
-            self.lines,
+            self.summary,
             title=title,
             facts=facts(self.rows, self.plan),
             failures=self.failures,
             overlays=drawn,
-            rivals=others,
+            against_best=against_best,
         )
 
 
 def facts(rows: Sequence[Row], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the figures come from: what was measured on, and what the plan says that all cells share.
+    """Collect the provenance of the figures: device, versions, settings.
 
     Args:
         rows, plan: of the sweep.
     """
-    measured = [row.measured for row in rows]
+    columns = [row.measured.as_dict() for row in rows]
     found: dict[str, Any] = {
-        name: [value for value in dict.fromkeys(getattr(each, name) for each in measured) if value is not None]
-        for name in _MEASURED
+        name: [value for value in dict.fromkeys(each[name] for each in columns) if value is not None]
+        for name in _PROVENANCE
     }
     versions: dict[str, dict[str, None]] = {}
-    for each in measured:
-        for package, version in each.versions.items():
+    for row in rows:
+        for package, version in row.measured.versions.items():
             versions.setdefault(package, {})[version] = None
     found["versions"] = {package: list(seen) for package, seen in versions.items()}
     found["seeds"] = list(dict.fromkeys(row.cell.seed for row in rows))
@@ -123,20 +122,20 @@ def facts(rows: Sequence[Row], plan: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def best_methods(lines: Sequence[SummaryRow], most: int = _SHOWN) -> tuple[list[str], str | None]:
-    """The most accurate methods at the budget nearest to a tenth of the cache, over all groups, and that budget.
+def best_methods(summary: Sequence[SummaryRow], most: int = _OVERLAY_METHODS) -> tuple[list[str], str | None]:
+    """Return the most accurate methods at the budget closest to a tenth of the cache, and that budget.
 
     Args:
-        lines: of one model on one benchmark.
-        most: how many methods.
+        summary: of one model on one benchmark.
+        most: maximum number of methods.
     """
-    budget = nearest_budget(budgets_of(lines))
-    at = [line for line in compressed(lines) if line.budget == budget]
-    return leaders(at, len(at))[:most], budget
+    budget = nearest_budget(budgets_of(summary))
+    at_budget = [row for row in compressed(summary) if row.budget == budget]
+    return leaders(at_budget, len(at_budget))[:most], budget
 
 
 def overlays(
-    lines: Sequence[SummaryRow],
+    summary: Sequence[SummaryRow],
     cells: Sequence[Cell],
     folder: Path,
     count: int,
@@ -144,14 +143,14 @@ def overlays(
     device: str | None = None,
     done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Overlay]:
-    """What the best methods keep of some clips of the sweep, with the first question about each.
+    """Compress some clips of a sweep again and record which patches the best methods keep.
 
     Args:
-        lines, cells: of the sweep.
-        folder: that the sweep wrote to.
-        count: clips of each group, of each benchmark by each model.
-        device: for models that name none.
-        done: called with the compressions that are finished, of how many.
+        summary, cells: of the sweep.
+        folder: of the sweep.
+        count: clips of each group, for each model and benchmark.
+        device: of models that name none.
+        done: called with the compressions done, of how many.
 
     Raises:
         BenchmarkError: a benchmark's files are missing.
@@ -159,11 +158,11 @@ def overlays(
         VideoError: a clip cannot be read.
     """
     jobs = []
-    for (model, benchmark), seed in _sides(cells).items():
-        side = [line for line in finished(lines) if (line.model, line.benchmark) == (model, benchmark)]
-        methods, budget = best_methods(side)
+    for (model, benchmark), seed in _suites(cells).items():
+        suite = [row for row in finished(summary) if (row.model, row.benchmark) == (model, benchmark)]
+        methods, budget = best_methods(suite)
         if methods and budget and count > 0:
-            clips = _some(BENCHMARKS.make(benchmark).clips(seed, folder / CLIPS), count)
+            clips = _first_of_each_group(BENCHMARKS.make(benchmark).clips(seed, folder / CLIPS), count)
             jobs += [(model, methods, budget, clip) for clip in clips]
     runs, total = itertools.count(1), sum(len(methods) for _, methods, _, _ in jobs)
     loaded: dict[str, Any] = {}
@@ -182,8 +181,8 @@ def overlays(
     return found
 
 
-def _sides(cells: Sequence[Cell]) -> dict[tuple[str, str], int]:
-    """Each model and benchmark, with the first seed; those of one model follow each other."""
+def _suites(cells: Sequence[Cell]) -> dict[tuple[str, str], int]:
+    """Return the first seed of each model and benchmark, model by model."""
     models = list(dict.fromkeys(cell.model for cell in cells))
     found: dict[tuple[str, str], int] = {}
     for cell in sorted(cells, key=lambda cell: models.index(cell.model)):
@@ -191,8 +190,7 @@ def _sides(cells: Sequence[Cell]) -> dict[tuple[str, str], int]:
     return found
 
 
-def _some(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """The first clips of each group."""
+def _first_of_each_group(clips: Sequence[Clip], count: int) -> list[Clip]:
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(clip.group, []).append(clip)

@@ -1,4 +1,4 @@
-"""The page: everything that a sweep found out in one HTML file that needs nothing else."""
+"""The report page: one self-contained HTML file with all results of a sweep."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sweep.cells import UNCOMPRESSED
+from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from ..utils.files import atomic_write
+from ..utils.formatting import format_bytes, format_seconds
 from .curves import curves
 from .heatmap import at_budget, heatmap
-from .overlay import Overlay, draw_overlay
-from .pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
+from .overlay import draw_overlay
+from .pareto import MEMORY, TIME, pareto
 from .ranking import Ranking, budgets_of, compressed, finished, groups_of, nearest_budget, rank
-from .style import Inliner, Style, save, styles
+from .retained import Overlay
+from .style import Inliner, Style, assign_styles, save
 
 if TYPE_CHECKING:
     from ..sweep.results.records import Failure
-    from ..sweep.stats.inference import Accuracy, Difference
+    from ..sweep.stats.inference import Difference, Interval
     from ..sweep.stats.summary import SummaryRow
 
 FILE = "report.html"
@@ -28,32 +30,32 @@ FILE = "report.html"
 
 @dataclass(frozen=True)
 class Card:
-    """What the first view says of one budget: one verdict per group.
+    """The card of one budget at the top of a section.
 
     Attributes:
         budget: as asked.
-        ratio: the share that was kept.
-        near: whether the first sentence is about it.
-        verdicts: of the groups in which something was finished.
+        ratio: mean fraction of visual entries kept.
+        headline: whether the section's first sentence is about it.
+        rankings: of the groups in which a method finished.
     """
 
     budget: str
     ratio: float
-    near: bool
-    verdicts: tuple[Ranking, ...]
+    headline: bool
+    rankings: tuple[Ranking, ...]
 
     @property
     def winners(self) -> dict[str, list[Ranking]]:
-        """The verdicts by the best method."""
+        """The rankings by their best method."""
         found: dict[str, list[Ranking]] = {}
-        for each in self.verdicts:
-            found.setdefault(each.best.method, []).append(each)
+        for ranking in self.rankings:
+            found.setdefault(ranking.best.method, []).append(ranking)
         return found
 
     @property
-    def wholes(self) -> list[SummaryRow]:
-        """The full cache in each group, where it was run."""
-        return [each.whole for each in self.verdicts if each.whole]
+    def full_caches(self) -> list[SummaryRow]:
+        """The full cache of each group, where it was run."""
+        return [ranking.full for ranking in self.rankings if ranking.full]
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,15 @@ class Section:
 
     Attributes:
         model, benchmark: as cells spell them.
-        cards: largest budget first.
-        groups, tasks: in order; `overall` is not among the tasks.
-        looks: of the methods that are here.
-        lines: all of them.
+        cards: one per budget, largest first.
+        groups: of clips, in order.
+        tasks: in order, without `overall`; empty where there is only one.
+        styles: of the compressing methods.
+        rows: of the summary.
         curves: one figure per group.
-        pareto: a pair of figures per group.
-        heatmaps: figures per budget, one per group.
-        open: the budget whose heatmaps show at first.
+        pareto: two figures per group.
+        heatmaps: one figure per group, by budget.
+        open_budget: the budget whose heatmaps are unfolded at first.
     """
 
     model: str
@@ -77,60 +80,62 @@ class Section:
     cards: tuple[Card, ...]
     groups: tuple[str, ...]
     tasks: tuple[str, ...]
-    looks: Mapping[str, Style]
-    lines: tuple[SummaryRow, ...]
+    styles: Mapping[str, Style]
+    rows: tuple[SummaryRow, ...]
     curves: tuple[str, ...]
     pareto: tuple[str, ...]
     heatmaps: Mapping[str, Sequence[str]]
-    open: str | None
+    open_budget: str | None
 
     @property
-    def lead(self) -> Card | None:
+    def headline(self) -> Card | None:
         """The card that the first sentence is about."""
-        return next((card for card in self.cards if card.near), None)
+        return next((card for card in self.cards if card.headline), None)
 
     @property
     def questions(self) -> int:
-        """Most that any line answered, added up over groups."""
+        """The most questions that any row answered, summed over groups."""
         return self._most("questions")
 
     @property
     def clips(self) -> int:
-        """As `questions`."""
+        """The most clips that any row covers, summed over groups."""
         return self._most("clips")
 
-    def _most(self, what: str) -> int:
-        return sum(max(getattr(line, what) for line in self.lines if line.group == group)
-                   for group in groups_of(self.lines))  # fmt: skip
+    def _most(self, attribute: str) -> int:
+        return sum(max(getattr(row, attribute) for row in self.rows if row.group == group)
+                   for group in groups_of(self.rows))  # fmt: skip
 
 
 def write_report(
     folder_or_file: str | Path,
-    lines: Sequence[SummaryRow],
+    summary: Sequence[SummaryRow],
     *,
     title: str,
     facts: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     overlays: Sequence[Overlay] = (),
-    rivals: Sequence[SummaryRow] = (),
+    against_best: Sequence[SummaryRow] = (),
 ) -> Path:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
-        folder_or_file: where a file without the suffix `.html` or `.htm` means a folder, for `report.html`.
-        lines: of the sweep.
+        folder_or_file: a file with the suffix `.html` or `.htm`, or a folder for `report.html`.
+        summary: of the sweep.
         title: of the page.
-        facts: where the figures come from: versions, device, settings.
+        facts: provenance: versions, device, settings.
         failures: of the sweep.
-        overlays: to be shown.
-        rivals: lines `against` the best ones, from `rank.rivals`: with them the page says what is a tie.
+        overlays: to show.
+        against_best: from `compare_with_best`; with them the page marks ties.
 
     Returns:
         The file.
     """
     path = Path(folder_or_file)
     file = path if path.suffix.lower() in (".html", ".htm") else path / FILE
-    text = render(lines, title=title, facts=facts or {}, failures=failures, overlays=overlays, rivals=rivals)
+    text = render(
+        summary, title=title, facts=facts or {}, failures=failures, overlays=overlays, against_best=against_best
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as scratch:
         scratch.write_text(text, encoding="utf-8")
@@ -138,14 +143,14 @@ def write_report(
 
 
 def write_overlay(overlay: Overlay, file: str | Path) -> Path:
-    """Write an overlay alone, whole or not at all.
+    """Write an overlay as a figure, or as a page of its own, atomically.
 
     Args:
         overlay: from `look`.
         file: `.png`, `.svg` or `.pdf`; or `.html` for a page.
 
     Raises:
-        UnknownNameError: it has another suffix.
+        UnknownNameError: another suffix.
     """
     path = Path(file)
     if path.suffix.lower() == ".html":
@@ -154,15 +159,15 @@ def write_overlay(overlay: Overlay, file: str | Path) -> Path:
 
 
 def render(
-    lines: Sequence[SummaryRow],
+    summary: Sequence[SummaryRow],
     *,
     title: str,
     facts: Mapping[str, Any],
     failures: Sequence[Failure],
     overlays: Sequence[Overlay],
-    rivals: Sequence[SummaryRow],
+    against_best: Sequence[SummaryRow],
 ) -> str:
-    """The page as text; arguments as in `write_report`."""
+    """Render the page as text; arguments as in `write_report`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -173,58 +178,57 @@ def render(
         undefined=StrictUndefined,
     )
     environment.filters.update(
-        share=_share, interval=_interval, gap=_gap, size=_known(spell_bytes), seconds=_known(spell_seconds),
-        percent=_known(_percent), whole=_known("{:.0f}".format), plain=_plain, half=_half, chance=_chance
+        decimals=_decimals, interval=_interval, gap=_gap, size=_known(format_bytes), seconds=_known(format_seconds),
+        percent=_known(_percent), whole=_known("{:.0f}".format), plain=_plain, half=_half, p=_p
     )  # fmt: skip
-    inline, looks = Inliner(), styles(line.method for line in lines)
-    sides = dict.fromkeys((line.model, line.benchmark) for line in lines)
+    inline, styles = Inliner(), assign_styles(row.method for row in summary)
+    suites = dict.fromkeys((row.model, row.benchmark) for row in summary)
     sections = [
-        _section([line for line in lines if (line.model, line.benchmark) == side], rivals, looks, inline)
-        for side in sides
+        _section([row for row in summary if (row.model, row.benchmark) == suite], against_best, styles, inline)
+        for suite in suites
     ]
     return environment.get_template("report.html.j2").render(
         title=title,
         sections=sections,
         facts=facts,
-        failures=_grouped(failures),
+        failures=_by_error(failures),
         overlays=[inline(draw_overlay(overlay), f"Retained patches of {overlay.title}") for overlay in overlays],
         overall=OVERALL,
-        uncompressed=UNCOMPRESSED,
-        against=next((line.against for line in lines), UNCOMPRESSED),
-        paired=bool(rivals),
+        against=next((row.against for row in summary), UNCOMPRESSED),
+        paired=bool(against_best),
     )
 
 
 def _section(
-    lines: Sequence[SummaryRow], rivals: Sequence[SummaryRow], looks: Mapping[str, Style], inline: Inliner
+    summary: Sequence[SummaryRow], against_best: Sequence[SummaryRow], styles: Mapping[str, Style], inline: Inliner
 ) -> Section:
-    budgets = budgets_of(lines)
-    near = nearest_budget(budgets)
-    done = finished(lines)
+    budgets = budgets_of(summary)
+    headline = nearest_budget(budgets)
+    done = finished(summary)
     groups = groups_of(done)
-    by_group = {group: [line for line in done if line.group == group] for group in groups}
+    by_group = {group: [row for row in done if row.group == group] for group in groups}
     cards = tuple(
         Card(
             budget,
             ratio,
-            budget == near,
-            tuple(found for group in groups if (found := rank(lines, group, budget, rivals))),
+            budget == headline,
+            tuple(ranking for group in groups if (ranking := rank(summary, group, budget, against_best))),
         )
         for budget, ratio in budgets.items()
     )
-    names = dict.fromkeys(line.method for line in compressed(lines))
-    tasks = dict.fromkeys(task for line in done for task in line.accuracies if task != OVERALL)
+    names = dict.fromkeys(row.method for row in compressed(summary))
+    tasks = dict.fromkeys(task for row in done for task in row.accuracies if task != OVERALL)
     return Section(
-        model=lines[0].model,
-        benchmark=lines[0].benchmark,
+        model=summary[0].model,
+        benchmark=summary[0].benchmark,
         cards=cards,
         groups=tuple(groups),
         tasks=tuple(tasks) if len(tasks) > 1 else (),
-        looks={name: looks[name] for name in names},
-        lines=tuple(lines),
-        curves=tuple(inline(curves(mine, looks), f"Accuracy by budget {group}") for group, mine in by_group.items()),
+        styles={name: styles[name] for name in names},
+        rows=tuple(summary),
+        curves=tuple(inline(curves(mine, styles), f"Accuracy by budget {group}") for group, mine in by_group.items()),
         pareto=tuple(
-            inline(pareto(mine, looks, (cost,)), f"Accuracy by {cost.name} {group}")
+            inline(pareto(mine, styles, (cost,)), f"Accuracy by {cost.name} {group}")
             for group, mine in by_group.items()
             for cost in (MEMORY, TIME)
         ),
@@ -232,40 +236,40 @@ def _section(
             budget: [
                 inline(heatmap(at_budget(mine, budget)), f"Accuracy by method and task at {budget} {group}")
                 for group, mine in by_group.items()
-                if any(line.budget == budget for line in compressed(mine))
+                if any(row.budget == budget for row in compressed(mine))
             ]
             for budget in budgets
         },
-        open=near,
+        open_budget=headline,
     )
 
 
-def _grouped(failures: Sequence[Failure]) -> list[dict[str, Any]]:
-    """One record per cell and error, with the clips that it struck."""
+def _by_error(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    """Merge the failures of a cell with the same error into one record, with their clips."""
     found: dict[tuple[Any, str], list[str]] = {}
     for failure in failures:
         found.setdefault((failure.cell, failure.error), []).append(failure.clip)
     return [{"cell": cell, "error": error, "clips": clips} for (cell, error), clips in found.items()]
 
 
-def _known(spell: Any) -> Any:
-    """Nothing for what was not measured."""
-    return lambda value: "–" if value is None or math.isnan(value) else spell(value)
+def _known(format: Any) -> Any:
+    """Return a filter that writes a dash for unmeasured values."""
+    return lambda value: "–" if value is None or math.isnan(value) else format(value)
 
 
 def _percent(value: float) -> str:
     return f"{value:.1%}" if value < 0.0995 else f"{value:.0%}"
 
 
-def _share(value: float) -> str:
+def _decimals(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _half(found: Accuracy) -> str:
+def _half(found: Interval) -> str:
     return f"±{(found.high - found.low) / 2:.2f}"
 
 
-def _interval(found: Accuracy) -> str:
+def _interval(found: Interval) -> str:
     return f"{found.low:.2f} to {found.high:.2f}"
 
 
@@ -273,12 +277,12 @@ def _gap(found: Difference) -> str:
     return f"{found.mean:+.2f}".replace("-", "−").replace("−0.00", "+0.00")
 
 
-def _chance(found: Difference) -> str:
+def _p(found: Difference) -> str:
     return "< 0.001" if found.p < 0.001 else f"{found.p:.2g}"
 
 
 def _plain(value: Any) -> str:
-    """Nested facts in one line."""
+    """Write nested values in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, (list, tuple, set)):

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs, and the points that no other beats."""
+"""Accuracy against memory and time, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..utils.formatting import format_bytes, format_seconds
 from .axes import accuracy_axis, make_figure, panels
-from .ranking import accuracy_of, finished, front
-from .style import FAINT, Style, drawing, save, styles
+from .ranking import accuracy_of, finished, pareto_front
+from .style import FAINT, Style, assign_styles, drawing, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,114 +20,121 @@ if TYPE_CHECKING:
 
     from ..sweep.stats.summary import SummaryRow
 
-_KIB, _MIB, _GIB = 2**10, 2**20, 2**30
-_KEY_LINE = 12.2  # points
-_NEAR = (0.055, 0.09)
-"""Shares of the axes, across and up, within which two numbers would stand in each other's way."""
+_LEGEND_LINE = 12.2  # points
+_MERGED_NUMBERS = (0.055, 0.09)
+"""Fractions of the axes, across and up, within which two numbers would overlap."""
 
 
 class Cost(NamedTuple):
-    """What accuracy is bought with."""
+    """A cost that accuracy is drawn against.
+
+    Attributes:
+        title: of the panel.
+        name: of the axis.
+        of: reads the cost of a row.
+        format: writes it.
+    """
 
     title: str
     name: str
     of: Callable[[SummaryRow], float]
-    spell: Callable[[float], str]
+    format: Callable[[float], str]
 
 
-def spell_bytes(size: float) -> str:
-    """A size with three digits and its unit."""
-    for unit, word in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
-        if size >= unit:
-            return f"{_three(size / unit)} {word}"
-    return f"{size:.0f} B"
-
-
-def spell_seconds(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    return f"{_three(seconds)} s" if seconds >= 1 else f"{_three(seconds * 1e3)} ms"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
-
-
-MEMORY = Cost("memory", "cache held per question", lambda line: line.bytes, spell_bytes)
+MEMORY = Cost("memory", "cache held per question", lambda row: row.bytes, format_bytes)
 TIME = Cost(
     "time",
     "compressing and answering, per clip",
-    lambda line: line.compress_seconds + line.answer_seconds,
-    spell_seconds,
+    lambda row: row.compress_seconds + row.answer_seconds,
+    format_seconds,
 )
 
 
-def draw_pareto(lines: Sequence[SummaryRow], file: str | Path) -> Path:
-    """Memory and time against accuracy, a row of panels per model, benchmark and group; points that another one beats
-    are dimmed, the others numbered. See `draw_curves`.
+def draw_pareto(summary: Sequence[SummaryRow], file: str | Path) -> Path:
+    """Draw accuracy against memory and time, a row of panels per model, benchmark and group.
+
+    Points on the Pareto front are numbered, the others dimmed.
+
+    Args:
+        summary: of a sweep.
+        file: `.svg`, `.png` or `.pdf`.
+
+    Raises:
+        UnknownNameError: another suffix.
     """
-    return save(pareto(lines), file)
+    return save(pareto(summary), file)
 
 
 def pareto(
-    lines: Sequence[SummaryRow], looks: Mapping[str, Style] | None = None, costs: Sequence[Cost] = (MEMORY, TIME)
+    summary: Sequence[SummaryRow], styles: Mapping[str, Style] | None = None, costs: Sequence[Cost] = (MEMORY, TIME)
 ) -> Figure:
-    """The figure that `draw_pareto` writes; `looks` as in `curves`, a column of panels per cost."""
-    looks = looks or styles(line.method for line in lines)
-    chosen = [(title, cost, _priced(mine, cost)) for title, mine in panels(finished(lines)).items() for cost in costs]
-    longest = max((len(front(mine, cost.of)) for _, cost, mine in chosen), default=0)
+    """Make the figure that `draw_pareto` writes.
+
+    Args:
+        summary: of a sweep.
+        styles: of each method; assigned in order by default.
+        costs: one column of panels each.
+    """
+    styles = styles or assign_styles(row.method for row in summary)
+    chosen = [
+        (title, cost, _with_cost(mine, cost)) for title, mine in panels(finished(summary)).items() for cost in costs
+    ]
+    longest = max((len(pareto_front(mine, cost.of)) for _, cost, mine in chosen), default=0)
     with drawing():
-        figure, grid = make_figure(len(chosen), len(costs), 3.2 + _KEY_LINE / 72 * longest)
+        figure, grid = make_figure(len(chosen), len(costs), 3.2 + _LEGEND_LINE / 72 * longest)
         for axes, (title, cost, mine) in zip(grid, chosen, strict=True):
-            _panel(axes, mine, cost, looks, longest)
+            _panel(axes, mine, cost, styles, longest)
             axes.set_title(f"{title} · {cost.title}" if title else cost.title)
     return figure
 
 
-def _priced(lines: Sequence[SummaryRow], cost: Cost) -> list[SummaryRow]:
-    """Lines whose cost was measured."""
-    return [line for line in lines if cost.of(line) > 0]
+def _with_cost(summary: Sequence[SummaryRow], cost: Cost) -> list[SummaryRow]:
+    """Select the rows whose cost was measured."""
+    return [row for row in summary if cost.of(row) > 0]
 
 
-def _panel(axes: Axes, lines: Sequence[SummaryRow], cost: Cost, looks: Mapping[str, Style], room: int) -> None:
-    best = front(lines, cost.of)
-    for line in lines:
-        look, wins = looks[line.method], line in best
-        (point,) = axes.plot(cost.of(line), accuracy_of(line), look.marker, color=look.colour, markeredgewidth=0,
-                             markersize=7.5 if wins else 5, alpha=1 if wins else 0.32,
-                             zorder=4 if wins else 3)  # fmt: skip
-        point.set_gid(f"method:{line.method}")
+def _panel(
+    axes: Axes, summary: Sequence[SummaryRow], cost: Cost, styles: Mapping[str, Style], legend_lines: int
+) -> None:
+    front = pareto_front(summary, cost.of)
+    for row in summary:
+        style, on_front = styles[row.method], row in front
+        (point,) = axes.plot(cost.of(row), accuracy_of(row), style.marker, color=style.colour, markeredgewidth=0,
+                             markersize=7.5 if on_front else 5, alpha=1 if on_front else 0.32,
+                             zorder=4 if on_front else 3)  # fmt: skip
+        point.set_gid(f"method:{row.method}")
     axes.set_xscale("log")
     axes.set_xlabel(cost.name)
-    accuracy_axis(axes, lines, head=0.12)
-    _cost_axis(axes, [cost.of(line) for line in lines], cost.spell)
-    steps = [(cost.of(line), accuracy_of(line)) for line in best]
+    accuracy_axis(axes, summary, headroom=0.12)
+    _cost_axis(axes, [cost.of(row) for row in summary], cost.format)
+    steps = [(cost.of(row), accuracy_of(row)) for row in front]
     corners = [*steps[:1], *(point for (_, low), (x, high) in pairwise(steps) for point in ((x, low), (x, high)))]
     axes.plot([x for x, _ in corners], [y for _, y in corners], color=FAINT, linewidth=1.2, zorder=1)
-    _numbers(axes, best, cost)
-    _key(axes, best, cost, looks, room)
+    _numbers(axes, front, cost)
+    _legend(axes, front, cost, styles, legend_lines)
 
 
-def _cost_axis(axes: Axes, values: Sequence[float], spell: Callable[[float], str]) -> None:
+def _cost_axis(axes: Axes, values: Sequence[float], format: Callable[[float], str]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     if not values:
         return
     low, high = min(values), max(values)
-    beside = max((high / low) ** 0.07, 1.01)
-    axes.set_xlim(low / beside, high * beside)
+    margin = max((high / low) ** 0.07, 1.01)
+    axes.set_xlim(low / margin, high * margin)
     ticks = [low] if high / low < 1.02 else list(np.geomspace(low, high, 4))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: spell(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format(value)))
 
 
-def _numbers(axes: Axes, best: Sequence[SummaryRow], cost: Cost) -> None:
-    """Their numbers over the points; points too close for that share one label, as in 8–11."""
+def _numbers(axes: Axes, front: Sequence[SummaryRow], cost: Cost) -> None:
+    """Number the points of the front; points too close to each other share a label such as 8–11."""
     to_axes = axes.transScale + axes.transLimits
     bunches: list[list[tuple[int, float, float]]] = []
-    for number, line in enumerate(best, 1):
-        x, y = to_axes.transform((cost.of(line), accuracy_of(line)))
-        near = bunches and x - bunches[-1][-1][1] < _NEAR[0] and y - bunches[-1][-1][2] < _NEAR[1]
+    for number, row in enumerate(front, 1):
+        x, y = to_axes.transform((cost.of(row), accuracy_of(row)))
+        near = bunches and x - bunches[-1][-1][1] < _MERGED_NUMBERS[0] and y - bunches[-1][-1][2] < _MERGED_NUMBERS[1]
         bunches = [*bunches[:-1], [*bunches[-1], (number, x, y)]] if near else [*bunches, [(number, x, y)]]
     for bunch in bunches:
         (first, left, _), (last, right, top) = bunch[0], bunch[-1]
@@ -134,12 +142,12 @@ def _numbers(axes: Axes, best: Sequence[SummaryRow], cost: Cost) -> None:
                       xycoords="axes fraction", ha="center", va="bottom", weight="bold", zorder=5)  # fmt: skip
 
 
-def _key(axes: Axes, best: Sequence[SummaryRow], cost: Cost, looks: Mapping[str, Style], room: int) -> None:
-    """What the numbers stand for, below the axis, in as many lines as `room`."""
-    words = [f"{number}  {line.method} {line.budget}: {accuracy_of(line):.2f}, {cost.spell(cost.of(line))}"
-             for number, line in enumerate(best, 1)]  # fmt: skip
-    colours = [looks[line.method].colour for line in best]
-    spare = room - len(best)
-    for number, (text, colour) in enumerate(zip(words + [" "] * spare, colours + [FAINT] * spare, strict=True)):
-        axes.annotate(text, (0, 0), xytext=(0, -42 - number * _KEY_LINE), xycoords="axes fraction",
+def _legend(axes: Axes, front: Sequence[SummaryRow], cost: Cost, styles: Mapping[str, Style], lines: int) -> None:
+    """Explain the numbers below the axis, padded to a number of lines."""
+    texts = [f"{number}  {row.method} {row.budget}: {accuracy_of(row):.2f}, {cost.format(cost.of(row))}"
+             for number, row in enumerate(front, 1)]  # fmt: skip
+    colours = [styles[row.method].colour for row in front]
+    spare = lines - len(front)
+    for number, (text, colour) in enumerate(zip(texts + [" "] * spare, colours + [FAINT] * spare, strict=True)):
+        axes.annotate(text, (0, 0), xytext=(0, -42 - number * _LEGEND_LINE), xycoords="axes fraction",
                       textcoords="offset points", va="top", color=colour)  # fmt: skip

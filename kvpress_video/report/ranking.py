@@ -1,4 +1,4 @@
-"""Who wins: the best method at each budget, what it cannot be told from, and what no other beats at less cost."""
+"""Ranking of methods: the best one at each budget, its statistical ties, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ..sweep.cells import UNCOMPRESSED
+from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL, summarise
 
 if TYPE_CHECKING:
@@ -17,139 +17,142 @@ if TYPE_CHECKING:
     from ..sweep.stats.inference import Difference
     from ..sweep.stats.summary import SummaryRow
 
-NEAR = 0.1
-"""The share of the cache that the page's first sentence is about."""
+HEADLINE_RATIO = 0.1
+"""The report's first sentence is about the budget closest to this fraction of the cache."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one budget shows in one group.
+    """The best methods of one group at one budget.
 
     Attributes:
-        best: the line with the highest accuracy; of equal ones the one that holds the fewest bytes, then the one whose
-            method is the most accurate over all budgets and groups.
+        best: the row with the highest accuracy; of equal ones the one with the fewest bytes, then the one whose method
+            is the most accurate over all budgets.
         second: the next best, if there is one.
-        gap: the best over the second on the same questions, where they were compared.
-        ties: methods that were compared with the best on the same questions and could not be told from it.
-        whole: the full cache, where it was run.
+        gap: best minus second on the same questions, where they were compared.
+        ties: methods whose paired difference from the best is not significant.
+        full: the full cache, where it was run.
     """
 
     best: SummaryRow
     second: SummaryRow | None
     gap: Difference | None
     ties: tuple[str, ...]
-    whole: SummaryRow | None
+    full: SummaryRow | None
 
     @property
     def clear(self) -> bool:
-        """Whether the best is told from the second."""
+        """Whether the best is significantly better than the second."""
         return self.gap is not None and self.gap.low > 0
 
 
-def accuracy_of(line: SummaryRow) -> float:
-    """Overall accuracy of a line that has one."""
-    return line.accuracies[OVERALL].mean
+def accuracy_of(row: SummaryRow) -> float:
+    """Return the overall accuracy of a finished row."""
+    return row.accuracies[OVERALL].mean
 
 
-def finished(lines: Iterable[SummaryRow]) -> list[SummaryRow]:
-    """Lines with answers that were scored."""
-    return [line for line in lines if OVERALL in line.accuracies]
+def finished(summary: Iterable[SummaryRow]) -> list[SummaryRow]:
+    """Select the rows with scored answers."""
+    return [row for row in summary if OVERALL in row.accuracies]
 
 
-def compressed(lines: Iterable[SummaryRow]) -> list[SummaryRow]:
-    """Finished lines of methods that compress."""
-    return [line for line in finished(lines) if line.method != UNCOMPRESSED]
+def compressed(summary: Iterable[SummaryRow]) -> list[SummaryRow]:
+    """Select the finished rows of methods that compress."""
+    return [row for row in finished(summary) if row.method != UNCOMPRESSED]
 
 
-def whole_of(lines: Iterable[SummaryRow], group: str) -> SummaryRow | None:
-    """The full cache in a group."""
-    return next((line for line in finished(lines) if (line.method, line.group) == (UNCOMPRESSED, group)), None)
+def full_cache(summary: Iterable[SummaryRow], group: str) -> SummaryRow | None:
+    """Return the finished row of the full cache in a group."""
+    return next((row for row in finished(summary) if (row.method, row.group) == (UNCOMPRESSED, group)), None)
 
 
-def groups_of(lines: Iterable[SummaryRow]) -> list[str]:
-    """Groups, in order."""
-    return list(dict.fromkeys(line.group for line in lines))
+def groups_of(summary: Iterable[SummaryRow]) -> list[str]:
+    """List the groups, in order."""
+    return list(dict.fromkeys(row.group for row in summary))
 
 
-def budgets_of(lines: Iterable[SummaryRow]) -> dict[str, float]:
-    """The mean achieved ratio of each budget that something was compressed to, largest first."""
+def budgets_of(summary: Iterable[SummaryRow]) -> dict[str, float]:
+    """Return the mean achieved ratio of each budget with compressed rows, largest first."""
     ratios: dict[str, list[float]] = {}
-    for line in compressed(lines):
-        ratios.setdefault(line.budget, []).append(line.ratio)
+    for row in compressed(summary):
+        ratios.setdefault(row.budget, []).append(row.ratio)
     means = {budget: fmean(found) for budget, found in ratios.items()}
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
-def nearest_budget(budgets: dict[str, float], ratio: float = NEAR) -> str | None:
-    """The budget whose achieved ratio is nearest to `ratio`, in proportion."""
+def nearest_budget(budgets: dict[str, float], ratio: float = HEADLINE_RATIO) -> str | None:
+    """Return the budget whose achieved ratio is proportionally closest to `ratio`."""
     return min(budgets, key=lambda budget: abs(log(max(budgets[budget], 1e-9) / ratio)), default=None)
 
 
-def rank(lines: Sequence[SummaryRow], group: str, budget: str, rivals: Sequence[SummaryRow] = ()) -> Ranking | None:
-    """Who wins in a group at a budget; None where nothing was finished.
+def rank(
+    summary: Sequence[SummaryRow], group: str, budget: str, against_best: Sequence[SummaryRow] = ()
+) -> Ranking | None:
+    """Rank the methods of a group at a budget; None where none was finished.
 
     Args:
-        lines: of one model on one benchmark.
-        rivals: lines `against` the best ones, which say what the intervals can tell.
+        summary: of one model on one benchmark.
+        group, budget: to rank.
+        against_best: from `compare_with_best`; without them no ties are found.
     """
-    here = [line for line in compressed(lines) if (line.group, line.budget) == (group, budget)]
+    here = [row for row in compressed(summary) if (row.group, row.budget) == (group, budget)]
     if not here:
         return None
-    order = leaders(lines, len(lines))
-    here.sort(key=lambda line: (-accuracy_of(line), line.bytes, order.index(line.method)))
+    order = leaders(summary, len(summary))
+    here.sort(key=lambda row: (-accuracy_of(row), row.bytes, order.index(row.method)))
     best, *others = here
-    place = (best.model, best.benchmark, best.group, best.budget, best.method)
+    key = (best.model, best.benchmark, best.group, best.budget, best.method)
     gaps = {
-        line.method: line.difference
-        for line in [*lines, *rivals]
-        if (line.model, line.benchmark, line.group, line.budget, line.against) == place and line.difference
+        row.method: row.difference
+        for row in [*summary, *against_best]
+        if (row.model, row.benchmark, row.group, row.budget, row.against) == key and row.difference
     }
-    ties = tuple(line.method for line in others if line.method in gaps and gaps[line.method].high >= 0)
+    ties = tuple(row.method for row in others if row.method in gaps and gaps[row.method].high >= 0)
     second = others[0] if others else None
     gap = gaps.get(second.method) if second else None
-    return Ranking(best, second, gap and _turned(gap), ties, whole_of(lines, group))
+    return Ranking(best, second, gap and _negated(gap), ties, full_cache(summary, group))
 
 
-def _turned(gap: Difference) -> Difference:
+def _negated(gap: Difference) -> Difference:
     return replace(gap, mean=-gap.mean, low=-gap.high, high=-gap.low)
 
 
-def front(lines: Sequence[SummaryRow], cost: Callable[[SummaryRow], float]) -> list[SummaryRow]:
-    """Lines that no other beats: none is as accurate at less cost, or more accurate at the same. Cheapest first."""
+def pareto_front(summary: Sequence[SummaryRow], cost: Callable[[SummaryRow], float]) -> list[SummaryRow]:
+    """Select the rows that no other dominates in accuracy and cost, cheapest first."""
     found: list[SummaryRow] = []
-    for line in sorted(lines, key=lambda line: (cost(line), -accuracy_of(line))):
-        if not found or accuracy_of(line) > accuracy_of(found[-1]):
-            found.append(line)
+    for row in sorted(summary, key=lambda row: (cost(row), -accuracy_of(row))):
+        if not found or accuracy_of(row) > accuracy_of(found[-1]):
+            found.append(row)
     return found
 
 
-def leaders(lines: Sequence[SummaryRow], most: int = 6) -> list[str]:
-    """The methods with the highest accuracy over all budgets; all of them where they are few."""
+def leaders(summary: Sequence[SummaryRow], most: int = 6) -> list[str]:
+    """Return the `most` methods with the highest mean accuracy over all budgets; all, where at most two more exist."""
     means: dict[str, list[float]] = {}
-    for line in compressed(lines):
-        means.setdefault(line.method, []).append(accuracy_of(line))
+    for row in compressed(summary):
+        means.setdefault(row.method, []).append(accuracy_of(row))
     names = sorted(means, key=lambda name: -fmean(means[name]))
     return names if len(names) <= most + 2 else names[:most]
 
 
-def rivals(lines: Sequence[SummaryRow], rows: Iterable[Row], cells: Sequence[Cell]) -> list[SummaryRow]:
-    """Lines `against` the best method of each group at each budget, for `rank`.
+def compare_with_best(summary: Sequence[SummaryRow], rows: Iterable[Row], cells: Sequence[Cell]) -> list[SummaryRow]:
+    """Summarise a sweep again, against the best method of each group at each budget.
 
     Args:
-        lines: of the sweep.
-        rows, cells: that they sum up.
+        summary: of the sweep.
+        rows, cells: of the sweep.
     """
-    at: dict[tuple[str, str, str], list[Row]] = {}
+    by_budget: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        at.setdefault((row.cell.model, row.cell.benchmark, row.cell.budget), []).append(row)
+        by_budget.setdefault((row.cell.model, row.cell.benchmark, row.cell.budget), []).append(row)
     found = []
-    for (model, benchmark, budget), mine in at.items():
-        side = [line for line in lines if (line.model, line.benchmark) == (model, benchmark)]
-        for group in groups_of(side):
-            here = rank(side, group, budget)
-            if here is None or here.second is None:
+    for (model, benchmark, budget), mine in by_budget.items():
+        suite = [each for each in summary if (each.model, each.benchmark) == (model, benchmark)]
+        for group in groups_of(suite):
+            ranking = rank(suite, group, budget)
+            if ranking is None or ranking.second is None:
                 continue
             grouped = [row for row in mine if row.measured.group == group]
             asked = [cell for cell in cells if (cell.model, cell.benchmark, cell.budget) == (model, benchmark, budget)]
-            found += summarise(grouped, (), asked, here.best.method)
+            found += summarise(grouped, (), asked, ranking.best.method)
     return found

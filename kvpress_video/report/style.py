@@ -1,4 +1,4 @@
-"""How figures look: one colour, marker and line per method, and how a figure becomes a file or part of the page."""
+"""Appearance of the figures, one colour, marker and line per method, and their conversion to files and inline SVG."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..compressor.registry import UNCOMPRESSED
 from ..errors import unknown_name
-from ..sweep.cells import UNCOMPRESSED
 from ..utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ _FONT = 9.5
 
 @dataclass(frozen=True)
 class Style:
-    """How one method is drawn, in every figure: matplotlib's names."""
+    """Appearance of one method in every figure.
+
+    Attributes:
+        colour, marker, line: by matplotlib's names.
+    """
 
     colour: str
     marker: str
@@ -61,8 +65,8 @@ class Style:
         return "".join(f"M{piece}Z" for piece in pieces)
 
 
-def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """A style for each method, in order; the first twenty differ in colour or line, and all neighbours in marker."""
+def assign_styles(methods: Iterable[str]) -> dict[str, Style]:
+    """Assign a style to each method, in order; the first twenty differ in colour or line, neighbours in marker."""
     names = [name for name in dict.fromkeys(methods) if name != UNCOMPRESSED]
     found = {
         name: Style(
@@ -77,7 +81,7 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Matplotlib's settings while a figure is made or written; no display is needed."""
+    """Apply the figures' matplotlib settings while one is made or written; no display is needed."""
     import matplotlib
 
     settings: Any = {
@@ -113,10 +117,14 @@ def drawing() -> Iterator[None]:
 
 
 def check_suffix(file: Path, others: tuple[str, ...] = ()) -> None:
-    """Check that a figure can be written to a file; `others` are suffixes that are served elsewhere.
+    """Check that a figure can be written to a file.
+
+    Args:
+        file: to write.
+        others: suffixes that the caller supports as well.
 
     Raises:
-        UnknownNameError: it has another suffix.
+        UnknownNameError: another suffix.
     """
     known = (*_SUFFIXES, *others)
     if file.suffix.lower() not in known:
@@ -124,14 +132,14 @@ def check_suffix(file: Path, others: tuple[str, ...] = ()) -> None:
 
 
 def save(figure: Figure, file: str | Path) -> Path:
-    """Write a figure, whole or not at all.
+    """Write a figure atomically.
 
     Args:
         figure: made within `drawing()`.
-        file: its suffix, `.svg`, `.png` or `.pdf`, says which format.
+        file: `.svg`, `.png` or `.pdf`.
 
     Raises:
-        UnknownNameError: it has another suffix.
+        UnknownNameError: another suffix.
     """
     path = Path(file)
     check_suffix(path)
@@ -142,22 +150,22 @@ def save(figure: Figure, file: str | Path) -> Path:
 
 
 def _undated(suffix: str) -> dict[str, None]:
-    """The same figure makes the same file."""
+    """Return metadata without dates, so that the same figure always makes the same file."""
     return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix.lower(), {})
 
 
 class Inliner:
-    """Turns figures into parts of one page: names that clash nowhere, and colours that follow the page's."""
+    """Converts figures to SVG for one page: unique ids, and colours that follow the page's theme."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
 
     def __call__(self, figure: Figure, label: str) -> str:
-        """The figure as an `<svg>` element.
+        """Return a figure as an `<svg>` element.
 
         Args:
-            figure: made within `drawing()`; what has a gid `method:NAME` gets the attribute `data-method`.
-            label: what it shows, for those who cannot see it.
+            figure: made within `drawing()`; artists with the gid `method:NAME` get the attribute `data-method`.
+            label: accessible name of the figure.
         """
         written = io.StringIO()
         with drawing():

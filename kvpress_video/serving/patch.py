@@ -14,6 +14,7 @@ from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor
 from ..errors import CacheError, UnknownNameError
 from ..utils.concurrency import model_lock
+from ..utils.formatting import format_bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ServingStats:
         if not self.prefills:
             return counts
         sizes = (self.bytes, self.full_bytes, self.peak_bytes, self.peak_full_bytes)
-        latest, full, peak, peak_full = (f"{size / 2**20:.2f} MiB" for size in sizes)
+        latest, full, peak, peak_full = (format_bytes(size, "MiB") for size in sizes)
         return (
             f"{counts}; the latest cache: {self.entries} visual entries per layer and head, {latest} of {full}; "
             f"the most at any moment: {peak} of {peak_full}"

@@ -9,12 +9,11 @@ from typing import Any, get_args
 
 from ..budget import Budget, BudgetLike
 from ..compressor.base import Compressor
-from ..compressor.registry import make_method
+from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
 from ..errors import BudgetError, unknown_name
 from ..models.base import Adapter
 from ..prefill.options import Positions, usual_chunk
 
-UNCAPPED = "full"
 _UNCAPPED_CHUNK = 2048  # visual tokens
 
 
@@ -42,10 +41,10 @@ class SessionConfig:
         if self.positions not in (known := get_args(Positions)):
             raise unknown_name("positions", self.positions, known)
         self.make_method()
-        if self.budget is None and self.method != UNCAPPED:
+        if self.budget is None and self.method != UNCOMPRESSED:
             raise BudgetError(f"{self.method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")
-        if self.budget is not None and self.method == UNCAPPED:
-            raise BudgetError("'full' keeps everything: leave the budget out, or choose another method.")
+        if self.budget is not None and self.method == UNCOMPRESSED:
+            raise BudgetError(f"{UNCOMPRESSED!r} keeps everything: leave the budget out, or choose another method.")
         if self.budget is not None and self.cap.unit == "ratio":
             raise BudgetError(
                 f"{self.cap} of an endless stream caps nothing: give a number of visual entries, or bytes."
@@ -60,7 +59,7 @@ class SessionConfig:
     @property
     def cap(self) -> Budget:
         """The budget; 100% where there is none."""
-        return Budget.parse("100%" if self.budget is None else self.budget)
+        return Budget.parse(UNCOMPRESSED_BUDGET if self.budget is None else self.budget)
 
     @property
     def room(self) -> int | None:

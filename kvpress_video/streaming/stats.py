@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..utils.formatting import format_bytes
 from .frame_queue import FrameQueue
 from .stream import Stream
 
@@ -42,9 +43,10 @@ class SessionStats:
         low, high = min(self.entries), max(self.entries)
         held = f"{high}" if low == high else f"{low} to {high}"
         time = "" if self.seconds is None else f", up to {self.seconds:.1f} s"
+        now, peak = (format_bytes(size, "MiB") for size in (self.bytes, self.peak_bytes))
         return (
             f"{self.frames} frames{time}; {held} of {self.visual_tokens} visual entries per layer and head, "
-            f"{self.text_entries} text entries; {self.bytes / 2**20:.2f} MiB, at most {self.peak_bytes / 2**20:.2f} MiB"
+            f"{self.text_entries} text entries; {now}, at most {peak}"
         )
 
 

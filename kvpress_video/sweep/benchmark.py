@@ -1,4 +1,4 @@
-"""What a benchmark is: clips with questions, and how an answer is scored. Found by name, as methods are."""
+"""Benchmarks: clips with questions, and the score of an answer; registered through entry points."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ class Question:
     """One question about a clip.
 
     Attributes:
-        id: tells it from the other questions about its clip.
-        text: all that the model reads beside the video: the question, its options and instructions, as the benchmark
-            words them.
+        id: unique among the questions about its clip.
+        text: the whole text of the prompt: the question, its options and instructions, in the benchmark's wording.
         expected: the right answer, as the benchmark writes it.
-        task: what the question tests.
+        task: the ability that the question tests.
         category: a group of tasks, where the benchmark has groups.
-        options: what there is to choose from, in order.
-        unit: questions of one unit count as one, right only if all of them are; by default each is its own.
+        options: the choices, in order.
+        unit: questions with the same unit count as one, right only if all of them are; by default each is its own.
     """
 
     id: str
@@ -39,16 +38,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Clip:
-    """A piece of a video, and the questions about it, which share its prefill.
+    """A video or a part of one, and the questions about it, which share its prefill.
 
     Attributes:
-        name: tells it from the other clips of its benchmark.
+        name: unique among the clips of its benchmark.
         path: the video file.
         questions: at least one.
-        video: what intervals are clustered by; clips cut from one video share it.
-        group: clips of different groups are reported apart: kinds of camera, lengths of video.
-        start, end: the piece, in seconds; the whole video by default.
-        fps, frames: video frames to take per second, or in all, as in `read_video`; every one by default.
+        video: the cluster for intervals; clips cut from one video share it.
+        group: clips of different groups are reported separately: kinds of camera, lengths of video.
+        start, end: the part, in seconds; the whole video by default.
+        fps, frames: video frames to sample per second, or in all, as in `read_video`; every one by default.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Clip:
 
 
 def read_clip(clip: Clip) -> Video:
-    """The frames of a clip; where the video ends before the clip does, or has fewer frames, those that there are.
+    """Read the frames of a clip; as many as there are, where the video ends early or has fewer.
 
     Raises:
         VideoError: the video is missing or unreadable.
@@ -75,11 +74,10 @@ class Benchmark(ABC):
     """A benchmark. Subclasses are frozen dataclasses whose fields are their options.
 
     Attributes:
-        levels: what scores are averaged within before they are averaged over all: `()` for the plain mean over
-            questions, `("task",)` for the mean of the tasks' means, `("category", "task")` for that of the
-            categories', each of which is the mean of its tasks'.
+        levels: nested averaging levels: `()` for the plain mean over questions, `("task",)` for the mean of the tasks'
+            means, `("category", "task")` for the mean of the categories' means, each a mean of its tasks' means.
         max_new_tokens: of an answer.
-        source: paper and home.
+        source: paper and home page.
     """
 
     levels: ClassVar[tuple[str, ...]] = ()
@@ -88,21 +86,21 @@ class Benchmark(ABC):
 
     @abstractmethod
     def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
-        """The clips with their questions, always in the same order.
+        """Return the clips with their questions, in a deterministic order.
 
         Args:
-            seed: of whatever is drawn: which clips are made, or which are taken where there is a limit.
-            folder: for files that it makes; a benchmark that only reads leaves it alone.
+            seed: of all sampling: which clips are made, or which are taken where there is a limit.
+            folder: for files that the benchmark generates.
 
         Raises:
-            BenchmarkError: its files are missing or not what they should be.
+            BenchmarkError: its files are missing or malformed.
         """
 
     def outline(self, seed: int, folder: Path) -> tuple[Clip, Sequence[int]]:
-        """The first clip, and how many questions there are about each: as much as an estimate needs.
+        """Return the first clip and the number of questions about each clip, for the dry run.
 
         Raises:
-            BenchmarkError: as `clips`, or there are no clips.
+            BenchmarkError: as in `clips`, or there are no clips.
         """
         clips = self.clips(seed, folder)
         if not clips:
@@ -111,14 +109,14 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, question: Question, answer: str) -> float | None:
-        """How right an answer is, in [0, 1]; None where only a judge can tell."""
+        """Score an answer in [0, 1], 1 for right; None where only a judge can score it."""
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]
 
 
 def same_words(answer: str, expected: str) -> bool:
-    """Whether two answers are the same words, whatever their case and final stop."""
+    """Return whether two answers have the same words, ignoring case, spacing and a final full stop."""
     return _words(answer) == _words(expected)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep runs: cells, and what all of them share."""
+"""Cells of a sweep, and the setup that they share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ from ..models.loading import BUNDLED
 from ..prefill.options import Positions, Prefill, Stage, resolved_prefill
 from .benchmark import Clip
 
-UNCOMPRESSED = "full"
-MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
-"""What may be said of how a model is loaded, as in `load`."""
-
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep. All are texts as a grid spells them, so that a cell reads the same everywhere.
+    """One point of a sweep, in the canonical texts of a grid, so that equal cells compare equal.
 
     Attributes:
         method: a name, or `"name:setting=value,…"`.
         budget: as in `Budget.parse`.
-        model: `"bundled"`, a folder or hub name, with `":dtype=bfloat16,attention=sdpa,device_map=auto"` where asked.
+        model: `"bundled"`, or a folder or hub name, with optional `":dtype=bfloat16,attention=sdpa,device_map=auto"`.
         benchmark: a name, or `"name:option=value,…"`.
-        seed: of the benchmark's draw and of methods that have one.
+        seed: of the benchmark's sampling and of methods that draw random numbers.
     """
 
     method: str
@@ -42,11 +38,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all cells of a sweep share.
+    """Settings that all cells of a sweep share.
 
     Attributes:
         stage, prefill, positions: as in `compress`.
-        device: where models go that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
+        device: of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
         batch: questions about a clip that are answered together.
         max_new_tokens: of an answer; the benchmark's own by default.
         reuse: whether cells that differ only in a one-shot method or budget share one prefill of each clip.
@@ -63,10 +59,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Task:
-    """One clip of a benchmark, and the cells that one loaded model is to run on it, one after the other.
+    """One clip of a benchmark, and the cells to run on it with one loaded model.
 
     Attributes:
-        model, benchmark, seed: what its cells have in common.
+        model, benchmark, seed: of all the cells.
         clip: with its questions.
         cells: in order.
     """
@@ -79,19 +75,19 @@ class Task:
 
 
 def prefill_of(setup: Setup, budget: str) -> Prefill:
-    """How the prompt is read at a budget: what `"auto"` stands for.
+    """Resolve how the prompt is prefilled at a budget.
 
     Raises:
-        BudgetError: it cannot be read as the setup asks.
+        BudgetError: it cannot be prefilled as the setup asks.
     """
     return resolved_prefill(setup.prefill, setup.stage, Budget.parse(budget), None)
 
 
-def shared_by(cell: Cell, setup: Setup) -> Hashable:
-    """What cells of one model, benchmark and seed have in common if they share the prefill of each clip.
+def prefill_key(cell: Cell, setup: Setup) -> Hashable:
+    """Return a key that is equal for cells of one model, benchmark and seed that share the prefill of each clip.
 
-    One-shot compressions of the cache do; those that ask with the end of the prompt read it too, and share with each
-    other.
+    One-shot compressions of the cache share it. Methods that probe with the end of the prompt prefill it too, and share
+    with each other.
     """
     if not setup.reuse or setup.stage != "cache" or prefill_of(setup, cell.budget) != "split":
         return cell
@@ -100,7 +96,7 @@ def shared_by(cell: Cell, setup: Setup) -> Hashable:
 
 @cache
 def probe_of(method_text: str) -> int:
-    """How many of the last tokens of a prompt ask after the video."""
+    """Return how many tokens at the end of a prompt a method probes with."""
     method = make_method(method_text)
     observer: Any = method.observer
     return observer.probe if "probe" in method.needs else 0

@@ -54,9 +54,11 @@ def test_a_short_demo_ends_in_its_table(tmp_path: Path) -> None:
     assert len(rows) == 28 * 8
     assert {row.measured.group for row in rows} == {"still", "moving"}
     for row in rows:
-        kept = int(row.measured.visual_tokens * float(row.cell.budget.rstrip("%")) / 100)
-        assert row.measured.entries == [kept] * len(row.measured.entries)
-    assert {row.measured.settings["tar_ratio"] for row in rows if row.cell.method.startswith("infinipot-v")} == {0.25}
+        report = row.measured.report
+        kept = int(report.visual_tokens * float(row.cell.budget.rstrip("%")) / 100)
+        assert report.entries == (kept,) * len(report.entries)
+    infinipot = [row.measured.report for row in rows if row.cell.method.startswith("infinipot-v")]
+    assert {report.settings["tar_ratio"] for report in infinipot} == {0.25}
     with open(tmp_path / "summary.csv", newline="") as file:
         records = list(csv.DictReader(file))
     assert {record["task"] for record in records} >= {"needle", "place", "overall"}

@@ -26,9 +26,10 @@ from kvpress_video.cli import main
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Entries, Kind, Tags
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.models import adapter_for
 from kvpress_video.prefill.chunking import cut
 from kvpress_video.sweep.cells import Setup
-from kvpress_video.sweep.dry_run.cost import PromptCost, PromptSize, size_of
+from kvpress_video.sweep.dry_run.cost import PromptCost, PromptSize
 from kvpress_video.video.prompt import encode, prompt_text
 
 if TYPE_CHECKING:
@@ -483,8 +484,8 @@ def test_bytes_are_those_of_all_layers(window: int, budget: Any) -> None:
     if "KiB" in str(budget):
         assert 0 <= int(budget[:2]) * 1024 - report.bytes < ENTRY
         assert report.ratio < 1
-    size = PromptSize(frames=6, tokens=length, visual=6 * IMAGE, before=length - 8, alike=0)
-    cost = PromptCost(size_of(model), size, Setup())
+    size = PromptSize(frames=6, tokens=length, visual=6 * IMAGE, common_suffix=0)
+    cost = PromptCost(adapter_for(model), size, Setup())
     assert cost.cache_bytes(str(budget)) == report.bytes
     assert cost.stock_bytes == report.full_bytes
 
@@ -502,16 +503,6 @@ def test_a_batch_pays_for_every_window() -> None:
         pytest.raises(kv.BudgetError, match="ask for at least"),
     ):
         answer(model, inputs)
-
-
-def test_operations_count_the_window_of_sliding_layers() -> None:
-    """Against a mask: a query and each key that it sees are one pair, in two layers of each kind."""
-    model = model_of(FAMILY)
-    size = size_of(model)
-    cost = PromptCost(size, PromptSize(frames=6, tokens=90, visual=54, before=80, alike=0), Setup())
-    full = torch.ones(80, 80).tril()
-    pairs = 2 * full.sum() + 2 * (full - full.tril(-WINDOW)).sum()
-    assert cost.pass_flops("50%") == 2 * size.multiplied * 80 + 4 * size.heads * size.head_dim * pairs
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------

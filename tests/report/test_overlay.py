@@ -19,8 +19,9 @@ from kvpress_video.cache.layer import layers_of
 from kvpress_video.cli import look as look_command
 from kvpress_video.errors import KVPressVideoError, MissingInputError, UnknownNameError, VideoError
 from kvpress_video.report import draw_overlay, look
-from kvpress_video.report.overlay import kept_shares, shaded
+from kvpress_video.report.overlay import shaded
 from kvpress_video.report.page import write_overlay
+from kvpress_video.report.retained import kept_shares
 from kvpress_video.video.reader import Video, read_video
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def test_without_a_question_there_is_no_answer(bundled: tuple[Any, Any], clips: 
 
 
 def test_pictures_are_cropped_as_the_processor_crops(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
-    from kvpress_video.report.overlay import _pictures
+    from kvpress_video.report.retained import _pictures
 
     frames = np.random.default_rng(0).integers(0, 256, (2, 20, 40, 3), dtype=np.uint8)
     cropping = SimpleNamespace(video_processor=SimpleNamespace(do_center_crop=True))

@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 from summary_rows import BUDGETS, against, line, overlay, sweep, unmeasured, whole
+from sweep_rows import MEASURED, remeasured
 
 from kvpress_video.cli import report as report_command
 from kvpress_video.errors import SweepError, UnknownNameError
-from kvpress_video.report import draw_curves, draw_heatmap, draw_pareto, rivals, write_report
+from kvpress_video.report import compare_with_best, draw_curves, draw_heatmap, draw_pareto, write_report
 from kvpress_video.report.curves import curves, spread
 from kvpress_video.report.findings import best_methods, facts
 from kvpress_video.report.heatmap import heatmap
-from kvpress_video.report.pareto import MEMORY, TIME, pareto, spell_bytes, spell_seconds
-from kvpress_video.report.ranking import budgets_of, front, nearest_budget, rank
-from kvpress_video.report.style import styles
+from kvpress_video.report.pareto import MEMORY, TIME, pareto
+from kvpress_video.report.ranking import budgets_of, nearest_budget, pareto_front, rank
+from kvpress_video.report.style import assign_styles
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.results.records import Answered, Done, Failure, Measured, Row
+from kvpress_video.sweep.results.records import Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import Store
 from kvpress_video.sweep.stats.summary import SummaryRow, summarise
 
@@ -43,7 +44,7 @@ def test_the_highest_accuracy_wins_and_the_full_cache_takes_no_part() -> None:
     found = rank(lines, "still", "25%")
     assert found is not None
     assert (found.best.method, found.second and found.second.method) == ("b", "c")
-    assert found.whole is lines[0]
+    assert found.full is lines[0]
     assert (found.gap, found.ties, found.clear) == (None, (), False)
     assert rank(lines, "moving", "25%") is None
 
@@ -92,17 +93,16 @@ def test_rivals_are_compared_on_the_same_questions() -> None:
         for cell in cells
         for clip, score in enumerate(scores[cell.method, cell.budget])
     ]
-    found = rivals(summarise(rows, (), cells), rows, cells)
+    found = compare_with_best(summarise(rows, (), cells), rows, cells)
     gaps = {(each.method, each.budget, each.against): each.difference.mean for each in found if each.difference}
     assert gaps == {("b", "25%", "a"): -0.5, ("a", "50%", "b"): -1.0}
 
 
 def row(cell: Cell, clip: str, score: float) -> Row:
-    measured = Measured(
-        settings={}, stage="cache", prefill="split", positions="keep", entries=[8], ratio=0.25, visual_tokens=32,
-        text_entries=4, bytes=100, peak_bytes=200, full_bytes=400, video=clip, group="still", frames=8, fps=2.0,
-        pixels="112x112", prefill_seconds=0.1, compress_seconds=0.1, answer_seconds=0.1, shared=False, dtype="float32",
-        attention="sdpa", device="cpu", versions={"torch": "2"}, revision=None,
+    measured = remeasured(
+        MEASURED, cell, settings={}, entries=(8,), ratio=0.25, visual_tokens=32, text_entries=4, bytes=100,
+        peak_bytes=200, full_bytes=400, video=clip, frames=8, prefill_seconds=0.1, compress_seconds=0.1,
+        answer_seconds=0.1, revision=None,
     )  # fmt: skip
     return Row(cell, clip, measured, Answered("0", "needle", "", "", "p", "x", "y", float(score)))
 
@@ -119,7 +119,7 @@ def test_the_front_is_what_no_point_dominates() -> None:
             for other in lines
         )
 
-    found = front(lines, MEMORY.of)
+    found = pareto_front(lines, MEMORY.of)
     points = {(each.bytes, each.accuracies["overall"].mean) for each in lines if not beaten(each)}
     assert {(each.bytes, each.accuracies["overall"].mean) for each in found} == points
     assert len(found) == len(points)
@@ -146,7 +146,7 @@ def test_the_methods_whose_patches_are_drawn_are_the_best_near_a_tenth() -> None
 
 
 def test_twenty_methods_look_different_and_are_the_same_everywhere() -> None:
-    found = styles([*METHODS, "full", *METHODS])
+    found = assign_styles([*METHODS, "full", *METHODS])
     looks = [found[name] for name in METHODS]
     assert (
         len({(look.colour, look.line) for look in looks}) == len({(look.colour, look.marker) for look in looks}) == 20
@@ -224,13 +224,6 @@ def test_a_figure_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_sizes_and_times_are_spelled_in_three_digits() -> None:
-    assert [spell_bytes(size) for size in (999, 190_476, 2**20 * 1000, 2.5 * 2**30)] == [
-        "999 B", "186 KiB", "1000 MiB", "2.5 GiB"
-    ]  # fmt: skip
-    assert [spell_seconds(time) for time in (0.0123, 1.5, 1234.5)] == ["12.3 ms", "1.5 s", "1234 s"]
-
-
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +248,8 @@ class Reader(HTMLParser):
 
 def test_the_page_says_who_wins_and_needs_nothing_else(tmp_path: Path) -> None:
     lines = sweep(["a", "b", "c"])
-    text = page_of(tmp_path, lines, rivals=against("c", lines, 0.01), overlays=[overlay()], facts={"device": "cpu"})
+    compared = against("c", lines, 0.01)
+    text = page_of(tmp_path, lines, against_best=compared, overlays=[overlay()], facts={"device": "cpu"})
     lead = re.search(r'<p class="lead".*?</p>', text, re.DOTALL)
     assert lead is not None
     said = " ".join(re.sub(r"<[^>]*>", "", lead[0]).split())
@@ -353,7 +347,7 @@ def folder(tmp_path: Path) -> Path:
         for cell in cells[:-1]:
             for clip, group in enumerate(("still", "moving")):
                 one = row(cell, f"clip-{clip}", float(cell.method != "tar"))
-                measured = replace(one.measured, group=group, ratio=float(cell.budget.rstrip("%")) / 100)
+                measured = remeasured(one.measured, group=group, ratio=float(cell.budget.rstrip("%")) / 100)
                 store.add(Done(cell, one.clip, measured, (one.answered,)))
         store.fail(Failure(cells[-1], "clip-0", "BudgetError: too small"))
     return store.folder
@@ -385,10 +379,10 @@ def test_the_command_writes_page_figures_and_table(folder: Path, capsys: pytest.
 def test_the_command_needs_no_clips_where_no_patches_are_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvpress_video.sweep.run.worker.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("kvpress_video.report.findings.load_model", lambda *_: pytest.fail("a model was loaded"))
     out = tmp_path / "new" / "page.html"
     assert run(str(folder), "--overlay-clips", "0", "--out", str(out), "--against", "tar") == 0
-    assert "What stays" not in out.read_text()
+    assert "Retained patches" not in out.read_text()
     assert "vs tar" in out.read_text()
     assert not (folder / "clips").exists()
 

@@ -93,7 +93,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts={"versions": {"torch": "2.6", "transformers": "5.1"}, "revision": "0123456789abcdef" * 3},
         failures=[Failure(Cell("detachable:window=0.5", "1%", model="/a/long/" + "path/" * 20), "clip-1.mp4", long)],
         overlays=[overlay(("tar", "van", "infinipot-v:tar_ratio=0.25"), frames=32, shown=8)],
-        rivals=against(WINNER, lines),
+        against_best=against(WINNER, lines),
     )
 
 

@@ -20,7 +20,7 @@ from kvpress_video.errors import BenchmarkError, SweepError
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Cell, Task
 from kvpress_video.sweep.results.records import Answered, Done, Failure, Outcome
-from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Event, Gone, pack, serve, unpack
+from kvpress_video.sweep.run.scheduler import MEMORY_HINT, Died, Event, pack, serve, unpack
 
 Plan = dict[tuple[str, str], str]
 
@@ -57,7 +57,7 @@ def by_cell(outcomes: list[Outcome]) -> list[Outcome]:
 
 
 class Lost(BaseException):
-    """What death is to a worker of a `TamePool`."""
+    """What death is to a worker of a `SimulatedPool`."""
 
 
 class Unreadable:
@@ -146,7 +146,7 @@ def no_model(device: str | None) -> Fake:
 
 
 def lost(device: str | None) -> Fake:
-    """A maker that dies in a `TamePool`."""
+    """A maker that dies in a `SimulatedPool`."""
     raise Lost
 
 
@@ -164,7 +164,7 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-class TamePool:
+class SimulatedPool:
     """Workers that live here and take turns by lot, so that what is kept account of can be tested without processes.
 
     Attributes:
@@ -177,30 +177,30 @@ class TamePool:
         self._alive: dict[int, tuple[Iterator[bytes], deque[bytes]]] = {}
         self.most = self.started = 0
 
-    def start(self, place: int) -> int:
+    def start(self, slot: int) -> int:
         """A new worker."""
         inbox: deque[bytes] = deque()
         self.started += 1
-        self._alive[self.started] = serve(self._make, f"place {place}", iter(inbox.popleft, None)), inbox
+        self._alive[self.started] = serve(self._make, f"slot {slot}", iter(inbox.popleft, None)), inbox
         self.most = max(self.most, len(self._alive))
         return self.started
 
-    def deal(self, hand: int, task: bytes) -> None:
+    def send(self, worker: int, task: bytes) -> None:
         """Put it into the inbox."""
-        self._alive[hand][1].append(task)
+        self._alive[worker][1].append(task)
 
-    def wait(self, hands: Collection[int]) -> Iterator[tuple[int, Event]]:
+    def wait(self, workers: Collection[int]) -> Iterator[tuple[int, Event]]:
         """One event of some of them."""
-        for hand in self._random.sample(sorted(hands), self._random.randint(1, len(hands))):
+        for worker in self._random.sample(sorted(workers), self._random.randint(1, len(workers))):
             try:
-                yield hand, unpack(next(self._alive[hand][0]))
+                yield worker, unpack(next(self._alive[worker][0]))
             except Lost:
-                yield hand, Gone("died with signal 9", SHORT_OF_MEMORY)
+                yield worker, Died("died with signal 9", MEMORY_HINT)
 
-    def end(self, hands: Collection[int]) -> None:
+    def end(self, workers: Collection[int]) -> None:
         """Forget them."""
-        for hand in hands:
-            del self._alive[hand]
+        for worker in workers:
+            del self._alive[worker]
 
     def alive(self) -> int:
         """How many there are."""

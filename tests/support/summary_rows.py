@@ -1,4 +1,4 @@
-"""Lines of a sweep that never was, for what is drawn of lines."""
+"""Summary rows of an imaginary sweep, for figures and pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvpress_video.report import Overlay, Retained
-from kvpress_video.sweep.stats.inference import Accuracy, Difference, Retention
+from kvpress_video.sweep.stats.inference import Difference, Interval
 from kvpress_video.sweep.stats.summary import SummaryRow
 
 BUDGETS = {"50%": 0.5, "25%": 0.25, "12.5%": 0.125, "6.25%": 0.0625}
@@ -18,15 +18,15 @@ TASKS = ("needle", "order", "persistent")
 
 
 def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) -> SummaryRow:
-    """A line with some accuracy, ±.05, and costs that follow its ratio."""
+    """A row with some accuracy, ±.05, and costs that follow its ratio."""
     ratio = changes.get("ratio", BUDGETS.get(budget, 1.0))
 
-    def accuracy(value: float) -> Accuracy:
+    def accuracy(value: float) -> Interval:
         value = min(1.0, max(0.0, value))
-        return Accuracy(value, max(0.0, value - 0.05), min(1.0, value + 0.05), 48, 24)
+        return Interval(value, max(0.0, value - 0.05), min(1.0, value + 0.05), 48, 24)
 
     accuracies = {task: accuracy(mean + 0.1 * (number - 1)) for number, task in enumerate(TASKS)}
-    retention = Retention(mean, mean - 0.05, mean + 0.05, 48, 24)
+    retention = Interval(mean, mean - 0.05, mean + 0.05, 48, 24)
     return replace(
         SummaryRow(
             model="bundled",
@@ -36,7 +36,7 @@ def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) ->
             budget=budget,
             against="full",
             accuracies={**accuracies, "overall": accuracy(mean)},
-            difference=Difference(mean - 1, mean - 1.05, mean - 0.95, 0.01, 48, 24),
+            difference=Difference(mean - 1, mean - 1.05, mean - 0.95, 48, 24, 0.01),
             retention=retention,
             entries=512 * ratio,
             ratio=ratio,
@@ -79,13 +79,13 @@ def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), *
 
 
 def against(best: str, lines: Sequence[SummaryRow], half: float = 0.02) -> list[SummaryRow]:
-    """The same lines compared with the best one at their budget and group."""
+    """The same rows compared with the best one at their budget and group."""
     means = {(each.group, each.budget): each.accuracies["overall"].mean for each in lines if each.method == best}
     found = []
     for each in lines:
         if (each.group, each.budget) in means and each.method != best:
             gap = each.accuracies["overall"].mean - means[each.group, each.budget]
-            found.append(replace(each, against=best, difference=Difference(gap, gap - half, gap + half, 0.5, 48, 24)))
+            found.append(replace(each, against=best, difference=Difference(gap, gap - half, gap + half, 48, 24, 0.5)))
     return found
 
 

@@ -6,69 +6,76 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from kvpress_video.compression import Report
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.results.records import Answered, Done, Measured, Row
+from kvpress_video.sweep.results.records import REPORTED, Answered, Done, Measured, Row
 
 MEASURED = Measured(
-    settings={"recent_ratio": 0.25},
-    stage="cache",
-    prefill="split",
-    positions="keep",
-    entries=[64, 66],
-    ratio=0.5,
-    visual_tokens=128,
-    text_entries=20,
-    bytes=2048,
-    peak_bytes=4096,
-    full_bytes=8192,
+    report=Report(
+        method="tar",
+        settings={"recent_ratio": 0.25},
+        stage="cache",
+        prefill="split",
+        positions="keep",
+        asked="50%",
+        entries=(64, 66),
+        text_entries=20,
+        visual_tokens=128,
+        ratio=0.5,
+        bytes=2048,
+        peak_bytes=4096,
+        full_bytes=8192,
+        logical_length=148,
+        prefill_seconds=2.0,
+        compress_seconds=0.5,
+    ),
     video="a.mp4",
     group="still",
     frames=16,
     fps=2.0,
     pixels="112x112",
-    prefill_seconds=2.0,
-    compress_seconds=0.5,
     answer_seconds=1.0,
-    shared=False,
     dtype="float32",
     attention="sdpa",
     device="cpu",
     versions={"torch": "2"},
     revision="0123456789abcdef",
 )
-ODD = replace(
+TASKS = ("needle", "place", "count", "order")
+
+Score = Callable[[int, int], float | None]
+"""Of a question: the number of its clip, and its own."""
+
+
+def remeasured(measured: Measured, cell: Cell | None = None, **changes: Any) -> Measured:
+    """Change fields of a measurement and of its report, by column, and let it be of a cell."""
+    report = {name: changes.pop(name) for name in REPORTED if name in changes}
+    if cell is not None:
+        report |= {"method": cell.method, "asked": cell.budget}
+    return replace(measured, report=replace(measured.report, **report), **changes)
+
+
+ODD = remeasured(
     MEASURED,
     settings={"recent": 2, "ratio": 0.1 + 0.2, "name": "ü"},
-    stage="cache",
     prefill="auto",
-    positions="keep",
-    entries=[12, 13],
+    entries=(12, 13),
     ratio=1 / 3,
-    visual_tokens=100,
-    text_entries=20,
     bytes=2**40 + 1,
     peak_bytes=2**41,
     full_bytes=2**42,
     video="v",
-    group="still",
     frames=32,
     fps=29.97002997002997,
-    pixels="112x112",
     prefill_seconds=5e-324,
     compress_seconds=0.1,
     answer_seconds=0.0,
     shared=True,
-    dtype="float32",
-    attention="sdpa",
     device="cpu: x86_64, 2 threads",
     versions={"python": "3.12", "torch": "2.13"},
     revision=None,
 )
 """Values that a file may not give back as they were."""
-TASKS = ("needle", "place", "count", "order")
-
-Score = Callable[[int, int], float | None]
-"""Of a question: the number of its clip, and its own."""
 
 
 def done(cell: Cell, clip: int, score: Score, tasks: tuple[str, ...] = TASKS, **measured: Any) -> Done:
@@ -78,7 +85,7 @@ def done(cell: Cell, clip: int, score: Score, tasks: tuple[str, ...] = TASKS, **
         Answered(str(number), task, "", "", f"<video> {task}?", "red", "red", score(clip, number))
         for number, task in enumerate(tasks)
     )
-    return Done(cell, name, replace(MEASURED, **{"video": name, **measured}), answers)
+    return Done(cell, name, remeasured(MEASURED, cell, **{"video": name, **measured}), answers)
 
 
 def rows(cell: Cell, score: Score, clips: int = 6, tasks: tuple[str, ...] = TASKS, **measured: Any) -> list[Row]:

@@ -18,7 +18,7 @@ import fake_workers
 import psutil
 import pytest
 import torch
-from fake_workers import TamePool, by_cell, done, expected, lost, maker, tasks, visits, wait_until
+from fake_workers import SimulatedPool, by_cell, done, expected, lost, maker, tasks, visits, wait_until
 
 from kvpress_video.errors import BenchmarkError, KVPressVideoError, SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell, Task
@@ -27,7 +27,7 @@ from kvpress_video.sweep.run import process_pool as processes
 from kvpress_video.sweep.run.executors import Executor, InProcess, choose
 from kvpress_video.sweep.run.process_pool import Processes, cores
 from kvpress_video.sweep.run.ray_pool import OnRay
-from kvpress_video.sweep.run.scheduler import SHORT_OF_MEMORY, Gone, pack, run_tasks
+from kvpress_video.sweep.run.scheduler import MEMORY_HINT, Died, pack, run_tasks
 
 EXECUTORS: dict[str, Callable[..., Executor]] = {
     "in process": lambda make: InProcess(make),
@@ -92,7 +92,7 @@ def test_tasks_are_taken_when_they_are_dealt(executor: Callable, tmp_path: Path)
 def test_killed_processes_change_nothing(tmp_path: Path) -> None:
     """What they had finished stands, the rest is done by others; a cell that three die at is a failure."""
     wanted = expected()
-    died = "worker died with signal 9 three times; most likely for want of memory: use fewer workers"
+    died = "worker died with signal 9 three times; probably out of memory: use fewer workers"
     wanted[7] = Failure(Cell("m1", "10%"), "c", died)
     plan = {("m1", "b"): "die once", ("m1", "c"): "die"}
     assert by_cell(list(Processes(maker(tmp_path, plan), 2).run(tasks()))) == wanted
@@ -108,13 +108,13 @@ def test_whoever_dies_wherever(seed: int, tmp_path: Path) -> None:
     plan = {turn: random.choice(["done", "done", "fail", "lost once", "lost"]) for turn in turns}
     plan |= {("end", clip): "lost once" for clip in "abcde" if random.random() < 0.3}
     workers = random.randint(1, 7)
-    pool = TamePool(maker(tmp_path, plan), seed)
+    pool = SimulatedPool(maker(tmp_path, plan), seed)
 
     outcomes = by_cell(list(run_tasks(pool, workers, tasks(5, 4))))
 
     said = {
         "fail": "ValueError: this cell alone",
-        "lost": "worker died with signal 9 three times; most likely for want of memory: use fewer workers",
+        "lost": "worker died with signal 9 three times; probably out of memory: use fewer workers",
     }
     assert outcomes == [
         Failure(o.cell, o.clip, said[what]) if (what := plan[o.cell.method, o.clip]) in said else o
@@ -127,21 +127,21 @@ def test_whoever_dies_wherever(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "argument", "gone"),
+    ("target", "argument", "died"),
     [
-        (os._exit, 3, Gone("ended with exit code 3")),
-        (signal.raise_signal, signal.SIGSEGV, Gone("died with signal 11")),
-        (signal.raise_signal, signal.SIGKILL, Gone("died with signal 9", SHORT_OF_MEMORY)),
+        (os._exit, 3, Died("ended with exit code 3")),
+        (signal.raise_signal, signal.SIGSEGV, Died("died with signal 11")),
+        (signal.raise_signal, signal.SIGKILL, Died("died with signal 9", MEMORY_HINT)),
     ],
 )
-def test_how_a_process_ended_is_told(target: Callable, argument: int, gone: Gone) -> None:
+def test_how_a_process_ended_is_told(target: Callable, argument: int, died: Died) -> None:
     """Only what the system kills has probably used too much memory."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(argument,))
     process.start()
     theirs.close()
-    assert processes._hear(processes._Child(process, ours)) == gone
+    assert processes._next_event(processes._Child(process, ours)) == died
 
 
 def test_a_maker_that_raises_ends_the_sweep_with_its_error(executor: Callable) -> None:
@@ -161,17 +161,17 @@ def test_they_may_die_thrice_but_not_in_a_row(tmp_path: Path) -> None:
     good = maker(tmp_path, {("m0", "a"): "lost once"})
     starts = iter([lost, lost, good, lost, lost, good])
 
-    class Changing(TamePool):
-        def start(self, place: int) -> int:
+    class Changing(SimulatedPool):
+        def start(self, slot: int) -> int:
             self._make = pack(next(starts))
-            return super().start(place)
+            return super().start(slot)
 
     assert list(run_tasks(Changing(good, 0), 1, tasks(1))) == expected(1)
 
 
 def test_three_false_starts_in_a_row_end_the_sweep() -> None:
     """Of whichever workers, and none is left."""
-    pool = TamePool(lost, 0)
+    pool = SimulatedPool(lost, 0)
     with pytest.raises(SweepError, match="three in a row died with signal 9"):
         list(run_tasks(pool, 2, tasks()))
     assert pool.started <= 4
@@ -184,14 +184,14 @@ def test_three_false_starts_in_a_row_end_the_sweep() -> None:
         ("raise", SweepError, "outside of any cell: ValueError: a bug"),
         ("raise ours", BenchmarkError, "no such file"),
         ("unpicklable", SweepError, "outside of any cell: .*(pickle|lambda)"),
-        ("unreadable", SweepError, "What a worker sent cannot be read: ValueError"),
+        ("unreadable", SweepError, "Cannot unpickle the message of a worker: ValueError"),
         ("skip", SweepError, "no outcome for m1 10% on a"),
         ("twice", SweepError, "not asked for: m1 10% on a"),
     ],
 )
 def test_a_worker_that_is_wrong_is_a_clear_error(what: str, kind: type, message: str, tmp_path: Path) -> None:
     """Neither a hang nor a cell that is silently missing; what came before is not lost."""
-    pool = TamePool(maker(tmp_path, {("m1", "a"): what}), 0)
+    pool = SimulatedPool(maker(tmp_path, {("m1", "a"): what}), 0)
     outcomes = run_tasks(pool, 2, tasks(1))
     assert next(outcomes) == done(Cell("m0", "10%"), "a")
     with pytest.raises(kind, match=message):
@@ -217,7 +217,7 @@ def test_a_wrong_worker_is_found_out_in_process_too(what: str, message: str, tmp
 
 def test_an_error_of_the_tasks_themselves_ends_everybody(tmp_path: Path) -> None:
     """A clip that cannot be made is the sweep's error."""
-    pool = TamePool(maker(tmp_path), 0)
+    pool = SimulatedPool(maker(tmp_path), 0)
 
     def clips() -> Iterator[Task]:
         yield tasks(1)[0]
@@ -244,10 +244,10 @@ def test_workers_have_their_share_and_none_is_left_after_closing_early(tmp_path:
 def test_a_replacement_takes_the_place_of_the_lost(tmp_path: Path) -> None:
     """So two workers never share a device while another has none."""
     plan = {("m1", clip): "lost once" for clip in "abcd"}
-    list(run_tasks(TamePool(maker(tmp_path, plan), 0), 2, tasks()))
+    list(run_tasks(SimulatedPool(maker(tmp_path, plan), 0), 2, tasks()))
     assert {" ".join(line.split()[1:]) for line in (tmp_path / "made").read_text().splitlines()} == {
-        "place 0",
-        "place 1",
+        "slot 0",
+        "slot 1",
     }
 
 

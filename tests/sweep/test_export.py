@@ -7,18 +7,18 @@ import csv
 import io
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_rows import ODD
+from sweep_rows import ODD, remeasured
 
 from kvpress_video.cli import results
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.results.export import FORMATS, ROW_TYPES, SUFFIXES, encode, write
-from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure, Row
+from kvpress_video.sweep.results.export import FORMATS, SUFFIXES, encode, write
+from kvpress_video.sweep.results.records import COLUMNS, ROW_TYPES, Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import FILE, Store
 
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2") for budget in ("100%", "10%")]
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     with Store(tmp_path / "sweep", {"cells": [asdict(cell) for cell in CELLS]}) as store:
         for cell in CELLS[:3]:
             for clip in ("a.mp4", "b.mp4"):
-                measured = replace(ODD, settings={} if cell.method == "full" else ODD.settings)
+                measured = remeasured(ODD, cell, settings={} if cell.method == "full" else ODD.report.settings)
                 store.add(Done(cell, clip, measured, ANSWERS))
         store.fail(Failure(CELLS[3], "a.mp4", "OutOfMemoryError: too much"))
     return tmp_path / "sweep"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from sweep_rows import TASKS, Score, done, rows
+from sweep_rows import TASKS, Score, done, remeasured, rows
 
 from kvpress_video import cli
 from kvpress_video.cli import compare as command
@@ -26,6 +26,7 @@ from kvpress_video.sweep.gate.text import as_json, findings, markdown, notes
 from kvpress_video.sweep.grid.spec import flag_parts, make_grid
 from kvpress_video.sweep.results.records import Failure, Row
 from kvpress_video.sweep.results.store import Store
+from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import compare, fall, holm
 from kvpress_video.sweep.stats.summary import OVERALL
 
@@ -34,7 +35,7 @@ CELLS = (FULL, TAR, VAN)
 CLIPS = 48
 
 
-def side(found: Sequence[Row], name: str = "new", **parts: Any) -> SweepData:
+def data(found: Sequence[Row], name: str = "new", **parts: Any) -> SweepData:
     return SweepData(name, found, **parts)
 
 
@@ -77,7 +78,7 @@ def named(gate: Gate, verdict: Any = "fell") -> set[tuple[str, str]]:
 @pytest.mark.parametrize("seed", range(10))
 def test_a_worsened_method_is_caught_and_named(seed: int) -> None:
     sweeper = Sweeper(seed)
-    gate = compare_sweeps(side(sweeper.run(), "base"), side(sweeper.run(worse=TAR, loss=0.35, order=True)))
+    gate = compare_sweeps(data(sweeper.run(), "base"), data(sweeper.run(worse=TAR, loss=0.35, order=True)))
     assert not gate.green
     assert ("tar", OVERALL) in named(gate)
     assert {method for method, _ in named(gate)} == {"tar"}
@@ -90,7 +91,7 @@ def test_a_rerun_in_another_order_stays_green(seed: int) -> None:
     sweeper.right = {
         key: True for cell in sweeper.cells for clip in range(24) for key in [(cell, clip, n) for n in range(4)]
     }
-    gate = compare_sweeps(side(sweeper.run(), "base"), side(sweeper.run(order=True)))
+    gate = compare_sweeps(data(sweeper.run(), "base"), data(sweeper.run(order=True)))
     assert gate.green
     assert not gate.missing
     assert gate.comparisons[0].base.questions == 2 * 24 * 4
@@ -100,7 +101,7 @@ def test_the_order_of_the_answers_changes_nothing() -> None:
     sweeper = Sweeper(0)
     base, new = sweeper.run(), sweeper.run(worse=VAN, loss=0.2)
     shuffled = [new[place] for place in np.random.default_rng(0).permutation(len(new))]
-    one, other = (compare_sweeps(side(base, "base"), side(found)) for found in (new, shuffled))
+    one, other = (compare_sweeps(data(base, "base"), data(found)) for found in (new, shuffled))
     key = lambda found: (found.method, found.task)  # noqa: E731
     for left, right in zip(sorted(one.comparisons, key=key), sorted(other.comparisons, key=key), strict=True):
         assert left.p == pytest.approx(right.p)
@@ -110,14 +111,14 @@ def test_the_order_of_the_answers_changes_nothing() -> None:
 def test_equally_good_sweeps_are_red_in_less_than_one_of_twenty_cases() -> None:
     """Both sides draw a fifth of their answers anew: far more than a rerun does."""
     sweeper = Sweeper(3, CELLS[1:], clips=24)
-    red = [not compare_sweeps(side(sweeper.run(0.2), "base"), side(sweeper.run(0.2))).green for _ in range(60)]
+    red = [not compare_sweeps(data(sweeper.run(0.2), "base"), data(sweeper.run(0.2))).green for _ in range(60)]
     assert sum(red) / len(red) <= 0.05
 
 
 def test_only_a_fall_is_red() -> None:
     sweeper = Sweeper(1)
     worse, better = sweeper.run(worse=TAR, loss=0.4), sweeper.run()
-    gate = compare_sweeps(side(worse, "base"), side(better))
+    gate = compare_sweeps(data(worse, "base"), data(better))
     assert gate.green
     assert ("tar", OVERALL) in named(gate, "rose")
     assert any(finding.startswith("rose: tar 25%, overall") for finding in findings(gate))
@@ -126,7 +127,7 @@ def test_only_a_fall_is_red() -> None:
 def test_a_fall_of_one_task_is_caught() -> None:
     base = rows(TAR, lambda clip, number: float((clip + number) % 5 > 0), CLIPS)
     new = rows(TAR, lambda clip, number: float((clip + number) % 5 > 0 and (number != 2 or clip % 3 > 0)), CLIPS)
-    gate = compare_sweeps(side(base, "base"), side(new))
+    gate = compare_sweeps(data(base, "base"), data(new))
     assert named(gate) >= {("tar", "count")}
     assert not named(gate) & {("tar", "needle"), ("tar", "place"), ("tar", "order")}
 
@@ -134,7 +135,7 @@ def test_a_fall_of_one_task_is_caught() -> None:
 def test_p_is_corrected_for_everything_that_can_fail() -> None:
     sweeper = Sweeper(4)
     base, new = sweeper.run(0.1), sweeper.run(0.1, worse=VAN, loss=0.15)
-    gate = compare_sweeps(side(base, "base"), side(new))
+    gate = compare_sweeps(data(base, "base"), data(new))
     ps = []
     for cell in CELLS:
         before, after = (
@@ -143,9 +144,10 @@ def test_p_is_corrected_for_everything_that_can_fail() -> None:
         )
         for number in (None, "0", "1", "2", "3"):
             picked = {key: score for key, score in after.items() if number in (None, key[1])}
-            ps.append(fall(picked, before, {key: key[0] for key in picked}))  # type: ignore[arg-type]
+            paired = PairedScores.of(picked, before, {key: key[0] for key in picked})  # type: ignore[arg-type]
+            ps.append(fall(paired))
     assert [found.p for found in gate.comparisons] == pytest.approx(holm(ps))
-    expected = compare(picked, before, {key: key[0] for key in picked})  # type: ignore[arg-type]
+    expected = compare(paired)
     last = gate.comparisons[-1].difference
     assert (last.mean, last.low, last.high) == pytest.approx((expected.mean, expected.low, expected.high))
 
@@ -162,7 +164,7 @@ def test_what_must_be_kept_is_a_share_of_the_bases_accuracy(keep: float, verdict
     """One of eight answers falls: 87.5% are kept, which is more than 80% and significantly less than 95%."""
     base = rows(TAR, lambda *_: 1.0, 200, TASKS[:1])
     new = rows(TAR, lambda clip, number: float(clip % 8 > 0), 200, TASKS[:1])
-    gate = compare_sweeps(side(base, "base"), side(new), keep)
+    gate = compare_sweeps(data(base, "base"), data(new), keep)
     [overall] = gate.comparisons
     assert overall.verdict == verdict
     assert gate.green == (verdict == "tolerated")
@@ -172,14 +174,14 @@ def test_what_must_be_kept_is_a_share_of_the_bases_accuracy(keep: float, verdict
 
 def test_green_on_few_questions_says_what_it_could_not_have_seen() -> None:
     base = rows(TAR, thirds, 5, TASKS[:2])
-    gate = compare_sweeps(side(base, "base"), side(base))
+    gate = compare_sweeps(data(base, "base"), data(base))
     assert gate.green
     [power] = [note for note in notes(gate) if note.startswith("Green does not mean equal")]
-    assert "with 5 videos an overall fall of less than" in power
+    assert "with 5 videos, an overall fall below" in power
     assert gate.comparisons[0].detectable > 0.3
     large = rows(TAR, thirds, 500, TASKS[:2])
-    assert compare_sweeps(side(large, "base"), side(large)).comparisons[0].detectable < 0.05
-    assert compare_sweeps(side(large, "base"), side(large), 0.9).comparisons[0].detectable > 0.08
+    assert compare_sweeps(data(large, "base"), data(large)).comparisons[0].detectable < 0.05
+    assert compare_sweeps(data(large, "base"), data(large), 0.9).comparisons[0].detectable > 0.08
 
 
 # --- What is missing --------------------------------------------------------------------------------------------------
@@ -189,62 +191,63 @@ def test_a_cell_that_is_gone_or_failed_is_red_unless_allowed() -> None:
     base = [row for cell in CELLS for row in rows(cell, thirds)]
     new = [row for row in base if row.cell != VAN and (row.cell != TAR or row.clip != "0-002.mp4")]
     failures = [Failure(TAR, "0-002.mp4", "OutOfMemoryError: no room")]
-    gate = compare_sweeps(side(base, "base"), side(new, failures=failures))
+    gate = compare_sweeps(data(base, "base"), data(new, failures=failures))
     assert not gate.green
     assert [str(missing) for missing in gate.missing] == [
         "tar 25%, seed 0: 4 of 24 questions have no answer: OutOfMemoryError: no room",
         "van 25%, seed 0: 24 of 24 questions have no answer",
     ]
-    assert compare_sweeps(side(base, "base"), side(new), allow_missing=True).green
-    assert compare_sweeps(side(new, "base"), side(base)).green
+    assert compare_sweeps(data(base, "base"), data(new), allow_missing=True).green
+    assert compare_sweeps(data(new, "base"), data(base)).green
 
 
 def test_a_seed_that_is_gone_is_missing() -> None:
     base = rows(TAR, thirds) + rows(replace(TAR, seed=1), thirds)
-    gate = compare_sweeps(side(base, "base"), side(base[:24]))
+    gate = compare_sweeps(data(base, "base"), data(base[:24]))
     assert [(missing.cell.seed, missing.lacking) for missing in gate.missing] == [(1, 24)]
 
 
 def test_methods_and_budgets_can_be_picked() -> None:
     base = [row for cell in CELLS for row in rows(cell, thirds)]
     new = [row for row in base if row.cell != VAN]
-    gate = compare_sweeps(side(base, "base"), side(new), methods=["tar"])
+    gate = compare_sweeps(data(base, "base"), data(new), methods=["tar"])
     assert gate.green
     assert {found.method for found in gate.comparisons} == {"tar"}
-    assert {found.method for found in compare_sweeps(side(base), side(new), budgets=["100%"]).comparisons} == {"full"}
+    assert {found.method for found in compare_sweeps(data(base), data(new), budgets=["100%"]).comparisons} == {"full"}
     with pytest.raises(UnknownNameError, match="Did you mean 'tar'"):
-        compare_sweeps(side(base), side(new), methods=["tra"])
+        compare_sweeps(data(base), data(new), methods=["tra"])
     with pytest.raises(UnknownNameError, match="budget of these sweeps '50%'"):
-        compare_sweeps(side(base), side(new), budgets=["50%"])
+        compare_sweeps(data(base), data(new), budgets=["50%"])
 
 
 def test_sweeps_that_share_nothing_cannot_be_compared() -> None:
     with pytest.raises(SweepError, match="share no scored question"):
-        compare_sweeps(side(rows(TAR, thirds), "base"), side(rows(VAN, thirds)))
+        compare_sweeps(data(rows(TAR, thirds), "base"), data(rows(VAN, thirds)))
     with pytest.raises(SweepError, match="share no scored question"):
-        compare_sweeps(side(rows(TAR, lambda *_: None), "base"), side(rows(TAR, thirds)))
+        compare_sweeps(data(rows(TAR, lambda *_: None), "base"), data(rows(TAR, thirds)))
 
 
 def test_answers_that_need_a_judge_are_counted_and_left_out() -> None:
     base = rows(TAR, lambda clip, number: None if number == 3 else 1.0)
-    gate = compare_sweeps(side(base, "base"), side(base))
+    gate = compare_sweeps(data(base, "base"), data(base))
     assert gate.unscored == 6
     assert {found.task for found in gate.comparisons} == {OVERALL, *TASKS[:3]}
-    assert any("6 questions only a judge can score" in note for note in notes(gate))
+    assert any("6 questions need a judge" in note for note in notes(gate))
 
 
-# --- What makes it unfair ---------------------------------------------------------------------------------------------
+# --- Differences of conditions ----------------------------------------------------------------------------------------
 
 
 def changed(found: Sequence[Row], part: str, **values: Any) -> list[Row]:
-    return [replace(row, **{part: replace(getattr(row, part), **values)}) for row in found]
+    change = remeasured if part == "measured" else replace
+    return [replace(row, **{part: change(getattr(row, part), **values)}) for row in found]
 
 
 @pytest.mark.parametrize("name", ["prompt", "expected", "task"])
 def test_other_questions_are_not_compared(name: str) -> None:
     base = rows(TAR, thirds)
     with pytest.raises(SweepError, match=rf"The {name} of 24 questions is not the same.*clip 0-000.mp4, question 0"):
-        compare_sweeps(side(base, "base"), side(changed(base, "answered", **{name: "other"})))
+        compare_sweeps(data(base, "base"), data(changed(base, "answered", **{name: "other"})))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_other_questions_are_not_compared(name: str) -> None:
 )
 def test_what_differs_beside_the_code_is_named(values: dict[str, Any], warning: str) -> None:
     base = rows(TAR, thirds)
-    gate = compare_sweeps(side(base, "base"), side(changed(base, "measured", **values)))
+    gate = compare_sweeps(data(base, "base"), data(changed(base, "measured", **values)))
     assert warning in gate.warnings
     assert f"Not the same in both: {warning}." in notes(gate)
     assert gate.green
@@ -268,7 +271,7 @@ def test_what_differs_beside_the_code_is_named(values: dict[str, Any], warning: 
 
 def test_a_difference_on_some_clips_says_on_how_many() -> None:
     base = rows(TAR, thirds)
-    gate = compare_sweeps(side(base, "base"), side(base[:20] + changed(base[20:], "measured", frames=8)))
+    gate = compare_sweeps(data(base, "base"), data(base[:20] + changed(base[20:], "measured", frames=8)))
     assert gate.warnings == ["frames: 16 → 8 (1 of 6 cells × clips)"]
 
 
@@ -276,7 +279,7 @@ def test_setups_that_differ_are_named_and_code_may_differ() -> None:
     base = rows(TAR, thirds)
     before, after = ({"setup": {"max_new_tokens": tokens, "batch": 8}, "revision": str(tokens)} for tokens in (16, 4))
     new = changed(base, "measured", revision="f" * 40 + "-dirty")
-    gate = compare_sweeps(side(base, "base", plan=before), side(new, plan=after))
+    gate = compare_sweeps(data(base, "base", plan=before), data(new, plan=after))
     assert gate.warnings == ["max_new_tokens: 16 → 4"]
     assert (gate.base, gate.new) == ("base (0123456789)", f"new ({'f' * 10}-dirty)")
 
@@ -384,7 +387,7 @@ def test_a_share_that_is_none_is_refused_at_once(
 
 def test_one_video_gives_no_interval_and_no_alarm() -> None:
     base, new = rows(TAR, lambda *_: 1.0, 1), rows(TAR, lambda *_: 0.0, 1)
-    gate = compare_sweeps(side(base, "base"), side(new))
+    gate = compare_sweeps(data(base, "base"), data(new))
     assert gate.green
     assert json.loads(as_json(gate))["comparisons"][0]["difference"]["error"] is None
     assert "(-1.00 to +1.00)" in markdown(gate)

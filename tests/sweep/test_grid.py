@@ -154,7 +154,7 @@ def test_an_error_in_a_flag_names_the_flag(tmp_path: Path) -> None:
     with pytest.raises(SweepError) as caught:
         read_grid(written(tmp_path, WHOLE), **flags)
     assert "--methods: Unknown method 'tarr'. Did you mean 'tar'?" in str(caught.value)
-    assert "--max-new-tokens: A whole number from 1 is needed, got 0." in str(caught.value)
+    assert "--max-new-tokens: Expected a whole number of at least 1, got 0." in str(caught.value)
 
 
 def test_a_grid_with_other_parts() -> None:
@@ -224,24 +224,24 @@ GOOD = "methods: tar\nbudgets: 25%\n"
         ("methods: tar\nbudgets:\n- 25%\n- fifty\n", "4:3", "budgets[1]: Cannot read the budget 'fifty'"),
         ("methods: tar\nbudgets: [150%]\n", "2:11", "A ratio cannot exceed 100%, got 150%."),
         ("methods: tar\nbudgets: [0]\n", "2:11", "above zero, got 0 tokens"),
-        ("methods: [tar, on]\nbudgets: 25%\n", "1:16", "got True. (YAML reads on as True; quotes would make it text.)"),
+        ("methods: [tar, on]\nbudgets: 25%\n", "1:16", "got True. (YAML reads on as True; quote it to get a string.)"),
         ("methods: [{no: {a: 1}}]\nbudgets: 25%\n", "1:12", "Unknown method 'no'."),
         ("methods: [{tar: {}, van: {}}]\nbudgets: 25%\n", "1:11", "got {'tar': {}, 'van': {}}"),
         ("methods: [{tar: [1]}]\nbudgets: 25%\n", "1:11", "got {'tar': [1]}"),
         ("methods: [[tar]]\nbudgets: 25%\n", "1:11", "got ['tar']"),
         ("methods: []\nbudgets: 25%\n", "1:1", "methods: The list is empty: name at least one"),
         ("methods: tar\nbudgets:\n", "2:1", "budgets: The list is empty"),
-        (GOOD + "seeds: [0, -1]\n", "3:12", "seeds[1]: A seed is a whole number from 0, got -1."),
+        (GOOD + "seeds: [0, -1]\n", "3:12", "seeds[1]: A seed is a whole number of at least 0, got -1."),
         (GOOD + "seeds: [1.5]\n", "3:9", "got 1.5"),
         (GOOD + "seeds: '2'\n", "3:1", "got '2'"),
         (GOOD + "seeds: yes\n", "3:1", "got True. (YAML reads yes as True"),
         (GOOD + "stage: inptu\n", "3:1", "Unknown stage 'inptu'. Did you mean 'input'?"),
         (GOOD + "prefill: hole\n", "3:1", "Unknown prefill 'hole'. Did you mean 'whole'?"),
         (GOOD + "positions: compat\n", "3:1", "Unknown positions 'compat'. Did you mean 'compact'?"),
-        (GOOD + "batch: 0\n", "3:1", "batch: A whole number from 1 is needed, got 0."),
+        (GOOD + "batch: 0\n", "3:1", "batch: Expected a whole number of at least 1, got 0."),
         (GOOD + "batch: true\n", "3:1", "got True."),
-        (GOOD + "max_new_tokens: [4]\n", "3:1", "A whole number from 1 is needed, got [4]."),
-        (GOOD + "reuse: maybe\n", "3:1", "true or false is needed, got 'maybe'."),
+        (GOOD + "max_new_tokens: [4]\n", "3:1", "Expected a whole number of at least 1, got [4]."),
+        (GOOD + "reuse: maybe\n", "3:1", "Expected true or false, got 'maybe'."),
         (GOOD + "device: gpu\n", "3:1", "There is no device 'gpu'"),
         (GOOD + "stage: input\n", "1:1", "'tar' cannot work at stage 'input', only at cache."),
         (GOOD + "prefill: chunked\n", "3:1", "A chunked prefill at 25% needs chunk=…"),
@@ -251,9 +251,9 @@ GOOD = "methods: tar\nbudgets: 25%\n"
         (GOOD + "models: [{a/b: {dtpye: bfloat16}}]\n", "3:17", "setting of a model 'dtpye'. Did you mean 'dtype'?"),
         (GOOD + "models: [{a/b: {dtype: bfloat61}}]\n", "3:17", "Unknown dtype 'bfloat61'. Did you mean 'bfloat16'?"),
         (GOOD + "models: [{a/b: {attention: flex}}]\n", "3:17", "Attention implementation 'flex' is not supported"),
-        (GOOD + "models: [{a/b: {dtype: 16}}]\n", "3:17", "takes a text, got 16"),
+        (GOOD + "models: [{a/b: {dtype: 16}}]\n", "3:17", "takes a string, got 16"),
         (GOOD + "models: ['a/b:device=cpu,device_map=auto']\n", "3:10", "Give one of device, device_map to 'a/b'"),
-        ("methods: tar\nbudgets: 25%\nbudgets: 50%\n", "3:1", "The key 'budgets' is there twice, first in line 2."),
+        ("methods: tar\nbudgets: 25%\nbudgets: 50%\n", "3:1", "The key 'budgets' appears twice, first in line 2."),
         ("budgets: 25%\nmethods: [{tar: {recent_ratio: .1, recent_ratio: .2}}]\n", "2:36", "twice, first in line 2"),
         (GOOD + "? [a]\n: b\n", "3:3", "A key must be a name."),
         (GOOD + "batch: !!int many\n", "3:1", "Cannot read 'many'"),

@@ -45,7 +45,8 @@ def contents(folder: Path) -> list[tuple]:
     """Everything but times, and whether a prefill was shared, in order."""
     with Store(folder) as store:
         assert not store.failures()
-        return [(row.cell, row.clip, row.answered, row.measured.entries, row.measured.bytes) for row in store.rows()]
+        rows = store.rows()
+    return [(row.cell, row.clip, row.answered, row.measured.report.entries, row.measured.report.bytes) for row in rows]
 
 
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:

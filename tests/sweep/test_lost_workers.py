@@ -19,7 +19,8 @@ GRID = make_grid(methods=["full", "tar", "van", "standby"], budgets=["50%", "10%
 def contents(folder: Path) -> list[tuple]:
     with Store(folder) as store:
         assert not store.failures()
-        return [(row.cell, row.clip, row.answered, row.measured.entries, row.measured.bytes) for row in store.rows()]
+        rows = store.rows()
+    return [(row.cell, row.clip, row.answered, row.measured.report.entries, row.measured.report.bytes) for row in rows]
 
 
 @pytest.fixture(scope="module")

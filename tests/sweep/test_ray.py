@@ -49,7 +49,7 @@ def test_the_same_outcomes_as_here_whoever_is_lost(cluster: None, tmp_path: Path
     outcomes = by_cell(list(OnRay(maker(tmp_path, plan), workers=2).run(tasks())))
     wanted = expected()
     wanted[4] = Failure(Cell("m1", "10%"), "b", "ValueError: this cell alone")
-    died = "worker was lost by Ray (ActorDiedError) three times; most likely for want of memory: use fewer workers"
+    died = "worker was lost by Ray (ActorDiedError) three times; probably out of memory: use fewer workers"
     wanted[8] = Failure(Cell("m2", "10%"), "c", died)
     assert outcomes == wanted
     turns = {(outcome.cell.method, outcome.clip): 1 for outcome in wanted}

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import accuracy, compare, detectable, fall, holm, retention
+
+pair = PairedScores.of
 
 # --- One method -------------------------------------------------------------------------------------------------------
 
@@ -68,9 +71,9 @@ def test_answers_that_all_agree_leave_room_for_doubt(value: bool) -> None:
 
 def test_one_cluster_says_nothing() -> None:
     assert (accuracy([True, False], [0, 0]).low, accuracy([True, False], [0, 0]).high) == (0, 1)
-    assert compare({1: True}, {1: False}, {1: "clip"}).p == 1
-    assert fall({1: False}, {1: True}, {1: "clip"}) == 1
-    assert detectable(compare({1: True}, {1: False}, {1: "clip"})) == 1
+    assert compare(pair({1: True}, {1: False}, {1: "clip"})).p == 1
+    assert fall(pair({1: False}, {1: True}, {1: "clip"})) == 1
+    assert detectable(compare(pair({1: True}, {1: False}, {1: "clip"}))) == 1
 
 
 def test_no_questions_and_no_clusters_are_errors() -> None:
@@ -83,7 +86,7 @@ def test_no_questions_and_no_clusters_are_errors() -> None:
     with pytest.raises(ValueError, match="positive"):
         accuracy([True, True], [0, 1], weights=[1, 0])
     with pytest.raises(ValueError, match="no questions"):
-        compare({1: True}, {2: True}, {1: 0, 2: 0})
+        compare(pair({1: True}, {2: True}, {1: 0, 2: 0}))
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ def test_a_stratum_of_one_cluster_does_not_pass_for_certain() -> None:
 def test_a_paired_comparison_of_unclustered_questions_is_the_paired_t_test() -> None:
     draw = np.random.default_rng(1)
     left, right = (dict(enumerate((draw.random(200) < share).tolist())) for share in (0.8, 0.7))
-    found = compare(left, right, {key: key for key in left})
+    found = compare(pair(left, right, {key: key for key in left}))
     expected = stats.ttest_rel([float(x) for x in left.values()], [float(x) for x in right.values()])
     assert found.p == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval()
@@ -153,25 +156,25 @@ def test_a_paired_comparison_of_unclustered_questions_is_the_paired_t_test() -> 
 
 def test_equal_answers_do_not_differ() -> None:
     answers = {number: number % 3 == 0 for number in range(30)}
-    found = compare(answers, answers, {number: number // 5 for number in answers})
+    found = compare(pair(answers, answers, {number: number // 5 for number in answers}))
     assert (found.mean, found.p) == (0, 1)
     assert found.low == -found.high
     assert 0 < found.high < 0.15
-    assert fall(answers, answers, {number: number // 5 for number in answers}) == 1
+    assert fall(pair(answers, answers, {number: number // 5 for number in answers})) == 1
 
 
 def test_clusters_that_all_differ_by_the_same_are_judged_by_their_number() -> None:
     left, right = {n: n % 4 == 0 for n in range(16)}, dict.fromkeys(range(16), True)
     clusters = {n: n // 4 for n in range(16)}
-    found = compare(left, right, clusters)
+    found = compare(pair(left, right, clusters))
     assert (found.mean, found.p) == (-0.75, 2**-3)
     assert found.low < -0.75 < found.high
-    assert fall(left, right, clusters) == 2**-4
-    assert fall(right, left, clusters) == 1
+    assert fall(pair(left, right, clusters)) == 2**-4
+    assert fall(pair(right, left, clusters)) == 1
 
 
 def test_only_shared_questions_are_compared() -> None:
-    found = compare({1: True, 2: True, 3: True}, {2: True, 3: True, 4: False}, {1: 1, 2: 2, 3: 3, 4: 4})
+    found = compare(pair({1: True, 2: True, 3: True}, {2: True, 3: True, 4: False}, {1: 1, 2: 2, 3: 3, 4: 4}))
     assert (found.questions, found.mean) == (2, 0)
 
 
@@ -180,7 +183,10 @@ Verdict = Callable[[dict[int, bool], dict[int, bool], dict[int, int]], float]
 
 @pytest.mark.parametrize(
     ("p", "highest"),
-    [(lambda left, right, clusters: compare(left, right, clusters).p, 0.085), (fall, 0.07)],
+    [
+        (lambda left, right, clusters: compare(pair(left, right, clusters)).p, 0.085),
+        (lambda left, right, clusters: fall(pair(left, right, clusters)), 0.07),
+    ],
     ids=["difference", "fall"],
 )
 def test_equally_good_methods_are_told_apart_in_one_of_twenty_cases(p: Verdict, highest: float) -> None:
@@ -212,7 +218,7 @@ def test_a_fall_of_few_clusters_is_judged_by_every_way_to_flip_their_signs() -> 
             vectorized=False,
         )
         student = stats.ttest_1samp(gains, 0, alternative="less")
-        found = fall(new, base, {key: key[0] for key in base})
+        found = fall(pair(new, base, {key: key[0] for key in base}))
         assert found == pytest.approx(max(flips.pvalue, student.pvalue))
         tried += flips.pvalue > student.pvalue
     assert tried > 3
@@ -227,11 +233,11 @@ def test_a_rare_flip_does_not_raise_the_alarm_too_often() -> None:
     for _ in range(1000):
         flipped = set(draw.choice(192, draw.poisson(4), replace=False).tolist())
         new = {key: value != (key in flipped) for key, value in base.items()}
-        alarms += fall(new, base, clusters) < 0.05
+        alarms += fall(pair(new, base, clusters)) < 0.05
     assert alarms / 1000 < 0.05
     four = {key: value and key not in (1, 5, 9, 13) for key, value in base.items()}
-    assert fall(four, base, clusters) == 2**-4
-    assert compare(four, base, clusters).p / 2 < 0.05
+    assert fall(pair(four, base, clusters)) == 2**-4
+    assert compare(pair(four, base, clusters)).p / 2 < 0.05
 
 
 def test_a_fall_that_is_tolerated() -> None:
@@ -239,9 +245,9 @@ def test_a_fall_that_is_tolerated() -> None:
     base = {number: bool(draw.random() < 0.9) for number in range(2000)}
     new = {number: right and draw.random() < 0.95 for number, right in base.items()}
     clusters = {number: number // 4 for number in base}
-    assert fall(new, base, clusters) < 1e-6
-    assert fall(new, base, clusters, keep=0.9) > 0.5
-    assert fall(new, base, clusters, keep=0.98) < 0.01
+    assert fall(pair(new, base, clusters)) < 1e-6
+    assert fall(pair(new, base, clusters), keep=0.9) > 0.5
+    assert fall(pair(new, base, clusters), keep=0.98) < 0.01
 
 
 # --- Retention --------------------------------------------------------------------------------------------------------
@@ -259,7 +265,7 @@ def draw_retained(draw: np.random.Generator) -> tuple[dict[int, bool], dict[int,
 def test_retention_agrees_with_a_bootstrap_of_clusters() -> None:
     draw = np.random.default_rng(9)
     left, right, clusters = draw_retained(draw)
-    found = retention(left, right, clusters)
+    found = retention(pair(left, right, clusters))
     assert found is not None
     assert found.mean == pytest.approx(sum(left.values()) / sum(right.values()))
     ours, theirs = (np.array([*side.values()], dtype=float).reshape(40, 6).sum(1) for side in (left, right))
@@ -270,13 +276,13 @@ def test_retention_agrees_with_a_bootstrap_of_clusters() -> None:
 
 def test_intervals_of_retention_cover_the_truth() -> None:
     draw = np.random.default_rng(10)
-    found = [retention(*draw_retained(draw)) for _ in range(600)]
+    found = [retention(pair(*draw_retained(draw))) for _ in range(600)]
     assert 0.925 <= np.mean([one is not None and one.low <= 0.875 <= one.high for one in found]) <= 0.975
 
 
 def test_retention_of_weighted_questions_is_the_ratio_of_weighted_means() -> None:
     left, right = {1: True, 2: False, 3: True}, {1: True, 2: True, 3: False}
-    found = retention(left, right, {1: 1, 2: 2, 3: 3}, weights={1: 1.0, 2: 2.0, 3: 5.0})
+    found = retention(pair(left, right, {1: 1, 2: 2, 3: 3}, weights={1: 1.0, 2: 2.0, 3: 5.0}))
     assert found is not None
     assert found.mean == pytest.approx(6 / 3)
 
@@ -284,8 +290,8 @@ def test_retention_of_weighted_questions_is_the_ratio_of_weighted_means() -> Non
 def test_retention_of_nothing_is_none_and_of_the_same_is_one() -> None:
     answers = {number: number % 3 == 0 for number in range(30)}
     clusters = {number: number // 5 for number in range(30)}
-    assert retention(answers, dict.fromkeys(range(30), False), clusters) is None
-    same = retention(answers, answers, clusters)
+    assert retention(pair(answers, dict.fromkeys(range(30), False), clusters)) is None
+    same = retention(pair(answers, answers, clusters))
     assert same is not None
     assert same.mean == 1
     assert same.low < 1 < same.high
@@ -313,23 +319,25 @@ def test_what_is_said_to_be_detectable_is_detected_four_times_in_five() -> None:
         return dict(enumerate(new.tolist())), dict(enumerate(base.tolist()))
 
     noise = 0.05 * (0.7 - 0.3)
-    smallest = float(np.mean([detectable(compare(*run(0), clusters), sides=1) for _ in range(50)]))
+    smallest = float(np.mean([detectable(compare(pair(*run(0), clusters)), sides=1) for _ in range(50)]))
     lost = (smallest - noise) / (0.7 - noise)
-    seen = np.mean([fall(*run(lost), clusters) < 0.05 for _ in range(300)])
+    seen = np.mean([fall(pair(*run(lost), clusters)) < 0.05 for _ in range(300)])
     assert 0.7 < seen < 0.9
 
 
 def test_where_nothing_differed_yet_little_is_not_taken_for_certain() -> None:
     """One answer of ten may well fall: no test could tell."""
     answers, clusters = dict.fromkeys(range(10), True), {number: number for number in range(10)}
-    assert 0.3 < detectable(compare(answers, answers, clusters)) < 0.9
+    assert 0.3 < detectable(compare(pair(answers, answers, clusters))) < 0.9
 
 
 def test_more_clips_and_a_laxer_test_show_smaller_differences() -> None:
     found: Any = compare(
-        {number: number % 3 > 0 for number in range(60)},
-        {number: number % 4 > 0 for number in range(60)},
-        {number: number // 2 for number in range(60)},
+        pair(
+            {number: number % 3 > 0 for number in range(60)},
+            {number: number % 4 > 0 for number in range(60)},
+            {number: number // 2 for number in range(60)},
+        )
     )
     assert detectable(replace(found, error=found.error / 2)) < detectable(found)
     assert detectable(found, sides=1) < detectable(found) < detectable(found, alpha=0.001)

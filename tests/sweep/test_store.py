@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_rows import ODD
+from sweep_rows import ODD, remeasured
 
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
@@ -43,9 +43,9 @@ def plan(cells: list[Cell] = CELLS, clips: list[str] = CLIPS, **facts: Any) -> d
     }
 
 
-MEASURED = replace(
+MEASURED = remeasured(
     ODD,
-    settings={**ODD.settings, "inner": {"flag": True, "none": None}},
+    settings={**ODD.report.settings, "inner": {"flag": True, "none": None}},
     compress_seconds=1.7976931348623157e308,
 )
 
@@ -56,7 +56,7 @@ def done(cell: Cell, clip: str, word: str = "red", questions: int = QUESTIONS, *
         Answered(str(questions - n), "needle", "", "", f"<video>\n'{n}' | ü\0\r\n", f"{word} {n}", "red", n / 7 or None)
         for n in range(questions)
     )
-    return Done(cell, clip, replace(MEASURED, **facts), answers)
+    return Done(cell, clip, remeasured(MEASURED, cell, **facts), answers)
 
 
 def everything(cells: list[Cell] = CELLS, clips: list[str] = CLIPS) -> list[Done]:
@@ -82,6 +82,7 @@ def test_rows_come_back_as_they_went_in_whatever_the_order_of_writing(tmp_path: 
     assert there == expected
     with Store(tmp_path) as store:
         assert store.rows() == expected
+        assert [row.as_dict() for row in store.rows()] == [row.as_dict() for row in expected]
         assert store.finished() == {(cell, clip) for cell in CELLS for clip in CLIPS}
         assert store.plan == plan()
         assert store.failures() == []
@@ -95,8 +96,8 @@ def test_floats_and_flags_keep_their_values_and_types(tmp_path: Path) -> None:
         for cell, value in seconds.items():
             store.add(done(cell, "a.mp4", questions=1, prefill_seconds=value, shared=False))
         for row in store.rows():
-            assert row.measured.prefill_seconds == seconds[row.cell]
-            assert row.measured.shared is False
+            assert row.measured.report.prefill_seconds == seconds[row.cell]
+            assert row.measured.report.shared is False
             assert row.answered.score is None
             assert type(row.measured.answer_seconds) is float
 
@@ -116,6 +117,47 @@ def test_the_view_has_the_columns_of_every_export_with_json_in_it(tmp_path: Path
         for column in ("settings", "entries", "versions"):
             record[column] = json.loads(record[column])
     assert found == [row.as_dict() for row in rows]
+
+
+def test_the_columns_are_those_of_every_store_of_this_format(tmp_path: Path) -> None:
+    """A change of them needs another format, or stores written before cannot be opened."""
+    Store(tmp_path, plan()).close()
+    found = {
+        table: [
+            f"{name} {kind}{' not null' * needed}"
+            for _, name, kind, needed, *_ in raw(tmp_path, f"PRAGMA table_info({table})")
+        ]
+        for table in ("cells", "measurements", "answers", "failures")
+    }
+    assert found == {
+        "cells": ["id INTEGER", *texts("method", "budget", "model", "benchmark"), "seed INTEGER not null"],
+        "measurements": [
+            *(
+                "id INTEGER",
+                "cell INTEGER not null",
+                *texts("clip", "settings", "stage", "prefill", "positions", "entries"),
+            ),
+            *("ratio REAL not null", *integers("visual_tokens", "text_entries", "bytes", "peak_bytes", "full_bytes")),
+            *(*texts("video", "group"), "frames INTEGER not null", "fps REAL not null", *texts("pixels")),
+            *(f"{name}_seconds REAL not null" for name in ("prefill", "compress", "answer")),
+            *(*integers("shared"), *texts("dtype", "attention", "device", "versions"), "revision TEXT"),
+        ],
+        "answers": [
+            *integers("measurement", "place"),
+            *texts("question", "task", "category", "unit", "prompt", "answer", "expected"),
+            "score REAL",
+        ],
+        "failures": [*integers("cell"), *texts("clip", "error")],
+    }
+    assert COLUMNS[5:7] == ("clip", "question")
+
+
+def texts(*names: str) -> list[str]:
+    return [f"{name} TEXT not null" for name in names]
+
+
+def integers(*names: str) -> list[str]:
+    return [f"{name} INTEGER not null" for name in names]
 
 
 def test_pandas_reads_the_view(tmp_path: Path) -> None:

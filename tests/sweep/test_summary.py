@@ -19,6 +19,7 @@ from kvpress_video.compressor.registry import Registry
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Failure, Row
+from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import accuracy, compare, retention
 from kvpress_video.sweep.stats.summary import OVERALL, SummaryRow, records, summarise
 from kvpress_video.sweep.stats.text import markdown, notes, tables
@@ -85,8 +86,9 @@ def test_a_line_holds_accuracies_comparisons_and_costs() -> None:
     scores = {(clip, number): halves(clip, number) for clip in range(6) for number in range(4)}
     clusters = {key: key[0] for key in scores}
     assert tar.accuracies[OVERALL] == accuracy([*scores.values()], [*clusters.values()])
-    assert tar.difference == compare(scores, dict.fromkeys(scores, 1.0), clusters)
-    assert tar.retention == retention(scores, dict.fromkeys(scores, 1.0), clusters)
+    paired = PairedScores.of(scores, dict.fromkeys(scores, 1.0), clusters)
+    assert tar.difference == compare(paired)
+    assert tar.retention == retention(paired)
     assert full.difference is full.retention is None
     assert (tar.entries, tar.ratio, tar.bytes, tar.peak_bytes, tar.full_bytes) == (65, 0.5, 2048, 4096, 8192)
     assert (tar.compress_seconds, tar.answer_seconds, tar.questions, tar.clips) == (0.5, 1, 24, 6)
@@ -167,7 +169,7 @@ def test_a_cell_that_failed_on_one_clip_shows_the_others_and_its_error() -> None
     tar = by_method(lines)["tar"]
     assert (tar.clips, tar.error, len(lines)) == (5, "OutOfMemoryError: 80 GiB", 2)
     assert "| tar* | 50% | .60±" in markdown(lines, "Sweep")
-    assert any("failed on some clips, figures are of the other 5: OutOfMemoryError" in note for note in notes(lines))
+    assert any("failed on some clips (figures are from the other 5): OutOfMemoryError" in note for note in notes(lines))
 
 
 def test_answers_that_need_a_judge_are_left_out_and_counted() -> None:
@@ -181,7 +183,7 @@ def test_answers_that_need_a_judge_are_left_out_and_counted() -> None:
     assert (tar.difference.questions, tar.difference.mean) == (15, pytest.approx(-1 / 5))
     [line] = lines = summarise(rows(TAR, lambda *_: None), [], [TAR])
     assert (line.accuracies, line.unscored, line.bytes) == ({}, 24, 2048)
-    assert any("24 answers of 24 only a judge can score" in note for note in notes(lines))
+    assert any("24 of 24 answers need a judge" in note for note in notes(lines))
     assert records(lines)[0]["accuracy"] is None
 
 
@@ -335,8 +337,8 @@ def test_square_brackets_are_printed_as_they_are() -> None:
 
 
 def test_that_few_clips_cannot_tell_is_said() -> None:
-    few = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "would often not be seen" in note]
+    few = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "would often go undetected" in note]
     assert len(few) == 1
-    assert "with 6 videos a difference to full of less than" in few[0]
+    assert "with 6 videos, differences from full below" in few[0]
     many = rows(FULL, right, clips=400) + rows(TAR, lambda clip, number: float(clip % 20 > 0), clips=400)
-    assert not [note for note in notes(summarise(many, [], [FULL, TAR])) if "would often not be seen" in note]
+    assert not [note for note in notes(summarise(many, [], [FULL, TAR])) if "would often go undetected" in note]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 from sweep_rows import done
 
+from kvpress_video import sweep as sweeps
 from kvpress_video.errors import BenchmarkError, SweepError
 from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, SweepResult, make_grid, run_sweep
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Task
 from kvpress_video.sweep.results.records import Failure, Outcome
 from kvpress_video.sweep.run import sweep
-from kvpress_video.sweep.run.sweep import deal
+from kvpress_video.sweep.run.sweep import missing_tasks
 
 WORLD = "world:count=3,frames=8"
 GRID = make_grid(methods=["full", "tar", "van"], budgets=["50%", "25%"], benchmarks=WORLD)
@@ -62,13 +64,13 @@ def test_all_cells_of_a_clip_are_dealt_together_and_models_one_after_the_other()
     grid = make_grid(methods=["tar", "van"], budgets=["50%"], benchmarks=WORLD, seeds=[0, 1],
                      models=["bundled", "bundled:dtype=bfloat16"])  # fmt: skip
     cells, clips = grid.cells(), {(WORLD, 0): CLIPS, (WORLD, 1): CLIPS[:1]}
-    tasks = list(deal(cells, clips, set()))
+    tasks = list(missing_tasks(cells, clips, set()))
     assert [(task.model, task.seed, task.clip.name) for task in tasks] == [
         (model, seed, clip.name) for model in grid.models for seed in (0, 1) for clip in clips[WORLD, seed]
     ]
     assert all([cell.method for cell in task.cells] == ["tar", "van"] for task in tasks)
     finished = {(cells[0], "0.mp4"), *((cell, "1.mp4") for cell in cells[:2])}
-    left = list(deal(cells[:2], clips, finished))
+    left = list(missing_tasks(cells[:2], clips, finished))
     assert [(task.clip.name, [cell.method for cell in task.cells]) for task in left] == [
         ("0.mp4", ["van"]),
         ("2.mp4", ["tar", "van"]),
@@ -192,9 +194,23 @@ def test_a_sweep_of_the_bundled_model_in_processes_and_here(tmp_path: Path) -> N
             (tmp_path / "clips-kept").rename(folder / "clips")
         assert run_sweep(grid, folder, workers=workers).done == 6
         with Store(folder) as store:
-            rows.append([(row.cell, row.clip, row.answered, row.measured.entries) for row in store.rows()])
+            rows.append([(row.cell, row.clip, row.answered, row.measured.report.entries) for row in store.rows()])
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6 * 8
+
+
+@pytest.mark.parametrize("pattern", ["docs/**/*.md", "notebooks/*.ipynb", "README.md"])
+def test_guides_and_notebooks_import_from_the_face(pattern: str) -> None:
+    """What they show must not change with the files behind it."""
+    shown = {
+        name.split(" as ")[0].strip()
+        for file in Path(__file__).parents[2].glob(pattern)
+        for names in re.findall(r"from kvpress_video\.sweep(?:\.\w+)* import ([\w, ]+)", file.read_text())
+        for name in names.split(",")
+    }
+    assert shown <= set(sweeps.__all__)
+    for file in Path(__file__).parents[2].glob(pattern):
+        assert "kvpress_video.sweep." not in file.read_text(), file
 
 
 def test_the_setup_reaches_the_worker() -> None:

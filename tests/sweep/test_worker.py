@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from kvpress_video.budget import Budget
-from kvpress_video.errors import BenchmarkError, BudgetError, UnknownNameError
+from kvpress_video.errors import BenchmarkError, UnknownNameError
+from kvpress_video.models.loading import load_model
 from kvpress_video.question import ask
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell, Setup, Task
 from kvpress_video.sweep.results.records import Done, Failure
-from kvpress_video.sweep.run.worker import Worker, check_achieved, checked_score, load_model, seeded
+from kvpress_video.sweep.results.store import Store
+from kvpress_video.sweep.run.worker import Worker, checked_score, seeded
 from kvpress_video.video.reader import read_video
 
 WORLD = "world:count=4,frames=8"
@@ -38,7 +39,7 @@ def run(worker: Worker, clip: Clip, *cells: Cell) -> list[Done]:
 
 
 def timeless(done: Done) -> dict[str, Any]:
-    measured = {name: value for name, value in asdict(done.measured).items() if name not in TIMES}
+    measured = {name: value for name, value in done.measured.as_dict().items() if name not in TIMES}
     return {**asdict(done), "measured": measured}
 
 
@@ -57,7 +58,7 @@ def test_all_questions_at_once_are_answered_as_one_by_one(
         for question, answered in zip(pieces[0].questions, done.answers, strict=True):
             alone = ask(*bundled, video, question.text, method=one.method, budget=one.budget, max_new_tokens=16)
             assert answered.answer == alone.text
-            assert tuple(done.measured.entries) == alone.report.entries
+            assert done.measured.report.entries == alone.report.entries
 
 
 def test_cells_that_share_a_prefill_are_equal_to_cells_run_alone(worker: Worker, pieces: list[Clip]) -> None:
@@ -67,8 +68,9 @@ def test_cells_that_share_a_prefill_are_equal_to_cells_run_alone(worker: Worker,
     together = run(worker, pieces[1], *cells)
     apart = run(Worker(Setup(device="cpu", reuse=False)), pieces[1], *cells)
     assert [timeless(done) for done in together] == [timeless(done) for done in apart]
-    assert sum(done.measured.shared for done in together) == len(cells) - 4  # first, two lengths of probes, two chunked
-    assert not any(done.measured.shared for done in apart)
+    shared, alone = ([done.measured.report.shared for done in found] for found in (together, apart))
+    assert sum(shared) == len(cells) - 4  # first, two lengths of probes, two chunked
+    assert not any(alone)
 
 
 def test_small_batches_give_the_same_answers(worker: Worker, pieces: list[Clip]) -> None:
@@ -78,35 +80,63 @@ def test_small_batches_give_the_same_answers(worker: Worker, pieces: list[Clip])
     assert [[one.answer for one in done.answers] for done in small] == [
         [one.answer for one in done.answers] for done in whole
     ]
-    assert [done.measured.entries for done in small] == [done.measured.entries for done in whole]
+    assert [done.measured.report.entries for done in small] == [done.measured.report.entries for done in whole]
 
 
 def test_a_measurement_says_how_it_was_made(worker: Worker, pieces: list[Clip]) -> None:
     [done] = run(worker, pieces[1], cell("random:seed=3", "25%"))
     assert [answered.question for answered in done.answers] == [question.id for question in pieces[1].questions]
-    measured = done.measured
-    assert (measured.settings, measured.stage, measured.prefill, measured.positions) == (
+    measured, report = done.measured, done.measured.report
+    assert (report.settings, report.stage, report.prefill, report.positions) == (
         {"seed": 3},
         "cache",
         "split",
         "keep",
     )
+    assert (report.method, report.asked) == ("random:seed=3", "25%")
     assert (done.clip, measured.group, measured.video) == (pieces[1].name, "moving", pieces[1].video)
     assert (measured.frames, measured.fps, measured.pixels) == (16, 2.0, "112x112")
-    assert (measured.visual_tokens, measured.entries, measured.ratio) == (128, [32] * 4, 0.25)
+    assert (report.visual_tokens, report.entries, report.ratio) == (128, (32,) * 4, 0.25)
     assert measured.dtype == "float32"
-    assert measured.bytes < measured.full_bytes
-    assert measured.bytes <= measured.peak_bytes
-    assert min(measured.prefill_seconds, measured.compress_seconds, measured.answer_seconds) > 0
+    assert report.bytes < report.full_bytes
+    assert report.bytes <= report.peak_bytes
+    assert min(report.prefill_seconds, report.compress_seconds, measured.answer_seconds) > 0
     for question, answered in zip(pieces[1].questions, done.answers, strict=True):
         assert question.text in answered.prompt
         assert answered.score == float(answered.answer.casefold() == answered.expected.casefold())
 
 
+@pytest.mark.parametrize(
+    ("setup", "points"),
+    [
+        (
+            Setup(device="cpu", batch=3),
+            [("full", "100%"), ("snapkv", "25%"), ("average-pooling", "48"), ("van", "200KiB")],
+        ),
+        (Setup(device="cpu", positions="compact"), [("standby", "25%"), ("streammem", "48"), ("detachable", "50%")]),
+        (Setup(device="cpu", prefill="whole"), [("tar", "25%"), ("infinipot-v", "48")]),
+        (Setup(device="cpu", stage="input"), [("random", "25%"), ("average-pooling", "48")]),
+    ],
+    ids=["split and chunked", "compact", "whole", "input"],
+)
+def test_a_store_gives_back_what_the_worker_measured(
+    setup: Setup, points: list[tuple[str, str]], pieces: list[Clip], tmp_path: Path
+) -> None:
+    """Three fields of a report are no columns: they follow from the cell and the columns."""
+    cells = [cell(*point) for point in points]
+    found = run(Worker(setup), pieces[0], *cells)
+    with Store(tmp_path, {"cells": [asdict(cell) for cell in cells]}) as store:
+        for done in found:
+            store.add(done)
+        stored = store.rows()
+    assert stored == [row for done in found for row in done.rows]
+    assert [row.as_dict() for row in stored] == [row.as_dict() for done in found for row in done.rows]
+
+
 def test_a_budget_in_bytes_is_one_questions(worker: Worker, pieces: list[Clip]) -> None:
     [full] = run(worker, pieces[0], cell("full", "100%"))
-    [half] = run(worker, pieces[0], cell("random", f"{full.measured.bytes // 2}B"))
-    assert 0.9 * full.measured.bytes // 2 < half.measured.bytes <= full.measured.bytes // 2
+    [half] = run(worker, pieces[0], cell("random", f"{full.measured.report.bytes // 2}B"))
+    assert 0.9 * full.measured.report.bytes // 2 < half.measured.report.bytes <= full.measured.report.bytes // 2
 
 
 def test_the_question_sees_nothing_but_the_compressed_cache(worker: Worker, pieces: list[Clip]) -> None:
@@ -144,9 +174,9 @@ def test_where_memory_runs_out_room_is_made_and_the_cell_tried_once_more(
         assert "OutOfMemoryError: CUDA out of memory" in second.error
     else:
         assert isinstance(second, Done)
-        assert not second.measured.shared
+        assert not second.measured.report.shared
     assert isinstance(third, Done)
-    assert third.measured.shared == (times == 1)
+    assert third.measured.report.shared == (times == 1)
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_cells_and_is_not_tried_again(
@@ -222,31 +252,4 @@ def test_methods_that_draw_take_the_cells_seed() -> None:
 def test_a_worker_on_a_gpu(pieces: list[Clip]) -> None:
     [done] = run(Worker(Setup(device="cuda")), pieces[0], cell("tar"))
     assert done.measured.device.startswith("cuda: ")
-    assert done.measured.entries == [64] * 4
-
-
-# --- What was achieved ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Held:
-    """As much of a report as the check reads."""
-
-    entries: tuple[int, ...]
-    visual_tokens: int = 128
-    bytes: int = 1000
-    method: str = "tar"
-
-
-@pytest.mark.parametrize(
-    ("budget", "held"),
-    [("50%", (64, 64)), ("50%", (96, 32)), ("50%", (20, 20)), ("64", (64, 64)), ("1000B", (128, 128))],
-)
-def test_a_budget_that_was_kept(budget: str, held: tuple[int, ...]) -> None:
-    check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("budget", "held"), [("50%", (64, 65)), ("64", (65, 64)), ("999B", (1, 1))])
-def test_a_budget_that_was_not_kept_is_an_error(budget: str, held: tuple[int, ...]) -> None:
-    with pytest.raises(BudgetError, match="tar holds"):
-        check_achieved(Budget.parse(budget), Held(held))  # type: ignore[arg-type]
+    assert done.measured.report.entries == (64,) * 4

@@ -36,18 +36,19 @@ class Swept(NamedTuple):
         """Seconds, by what they were spent on."""
         measured = {(row.cell, row.clip): row.measured for row in self.rows}.values()
         return {
-            "prefill_seconds": sum(one.prefill_seconds for one in measured),
-            "compress_seconds": sum(one.compress_seconds for one in measured),
+            "prefill_seconds": sum(one.report.prefill_seconds for one in measured),
+            "compress_seconds": sum(one.report.compress_seconds for one in measured),
             "answer_seconds": sum(one.answer_seconds for one in measured),
             "seconds": self.seconds,
         }
 
     def answers(self) -> dict[Any, tuple[Any, ...]]:
         """What each question was answered with, and what the cache held."""
-        return {
-            (row.cell, row.clip, row.answered.question): (row.answered.answer, row.measured.entries, row.measured.bytes)
-            for row in self.rows
-        }
+        found = {}
+        for row in self.rows:
+            report = row.measured.report
+            found[row.cell, row.clip, row.answered.question] = (row.answered.answer, report.entries, report.bytes)
+        return found
 
 
 def run(bed: Bed) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-// Pick a method in the legend to see it alone; click a column's head to sort by it, the highest first.
+// Isolate the method picked in the legend; sort a table by the column head clicked, descending first.
 for (const section of document.querySelectorAll("section.side")) {
   const buttons = section.querySelectorAll(".legend button");
   const show = (name) => {

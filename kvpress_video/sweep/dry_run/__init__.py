@@ -1,1 +1,1 @@
-"""What a sweep will cost, before it runs."""
+"""The dry run: counts and cache sizes of a sweep before it runs."""

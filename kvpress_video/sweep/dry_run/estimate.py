@@ -1,4 +1,4 @@
-"""What a grid would come to, before anything runs: what is counted, what is measured on one clip, and what follows."""
+"""Size of a sweep before it runs: counts of cells, clips, questions and prefills, and bytes of the caches."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ...compressor.entries import Kind
+from ...models.base import Adapter
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, read_clip
-from ..cells import Cell, shared_by
+from ..cells import Cell, prefill_key
 from ..grid.spec import Grid
-from .cost import ModelSize, PromptCost, PromptSize, model_size
+from .cost import PromptCost, PromptSize, read_model
 
 
 @dataclass(frozen=True)
-class Share:
-    """The cells of one model, benchmark and seed.
+class Workload:
+    """The cells of one model, benchmark and seed, counted.
 
     Attributes:
-        model, benchmark, seed: which.
-        cells: how many.
-        clips, questions: how many there are in the benchmark.
+        model, benchmark, seed: of the cells.
+        cells: number of cells.
+        clips, questions: of the benchmark.
         done: cells × clips that a store holds already.
-        prefills, alone: how often a video passes through the text model, and how often if no cell shared any.
-        flops, flops_alone: of these in the text model, estimated.
+        prefills: how often a video passes through the text model.
+        unshared_prefills: how often it would if no cells shared a prefill.
         max_new_tokens: of an answer.
     """
 
@@ -40,33 +42,29 @@ class Share:
     questions: int
     done: int
     prefills: int
-    alone: int
-    flops: float
-    flops_alone: float
+    unshared_prefills: int
     max_new_tokens: int
 
     @property
     def answers(self) -> int:
-        """To be generated, one per cell and question."""
+        """Answers to generate, one per cell and question."""
         return self.cells * self.questions
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a grid would come to.
+    """The size of a sweep.
 
     Attributes:
-        grid: which.
-        shares: one per model, benchmark and seed.
-        models: by name.
-        prompts: what the first clip of a benchmark is to a model, by (model, benchmark).
-        caches: bytes that the cache holds for one question after the prefill, by (model, benchmark) and budget.
-        stock: bytes that the stock cache would hold.
+        grid: the sweep's.
+        workloads: one per model, benchmark and seed.
+        prompts: the prompt about a benchmark's first clip, by (model, benchmark).
+        caches: bytes that the cache of one question holds after the prefill, by (model, benchmark) and budget.
+        stock: bytes that the stock cache would hold, by (model, benchmark).
     """
 
     grid: Grid
-    shares: tuple[Share, ...]
-    models: dict[str, ModelSize]
+    workloads: tuple[Workload, ...]
     prompts: dict[tuple[str, str], PromptSize]
     caches: dict[tuple[str, str], dict[str, int]]
     stock: dict[tuple[str, str], int]
@@ -74,71 +72,76 @@ class Estimate:
     @property
     def jobs(self) -> int:
         """Cells × clips."""
-        return sum(share.cells * share.clips for share in self.shares)
+        return sum(workload.cells * workload.clips for workload in self.workloads)
 
     @property
     def done(self) -> int:
         """Cells × clips that a store holds already."""
-        return sum(share.done for share in self.shares)
+        return sum(workload.done for workload in self.workloads)
 
     @property
-    def largest(self) -> int:
-        """Bytes of the largest cache: as many questions as are answered together, at the largest budget."""
+    def largest_batch(self) -> int:
+        """Bytes of the largest batch: the caches of all questions answered together, at the largest budget."""
         return max(max(budgets.values()) for budgets in self.caches.values()) * self.grid.setup.batch
 
     @property
-    def shares_any(self) -> bool:
+    def shares_prefills(self) -> bool:
         """Whether any cells share a prefill."""
-        return any(share.prefills < share.alone for share in self.shares)
+        return any(workload.prefills < workload.unshared_prefills for workload in self.workloads)
 
 
 def estimate(
     grid: Grid, finished: Iterable[tuple[Cell, str]] = (), progress: Callable[[str], None] | None = None
 ) -> Estimate:
-    """Count the cells, clips, questions and prefills of a grid, and work out what they cost.
+    """Count the cells, clips, questions and prefills of a grid, and compute the bytes of its caches.
 
-    No weights are loaded and nothing is generated. Tokens are measured on the first clip of each benchmark with each
-    model's processor; parameters come from its configuration.
+    No weights are loaded and nothing is generated. Tokens are counted on the first clip of each benchmark with each
+    model's processor; sizes of cache entries come from the model's configuration.
 
     Args:
+        grid: of the sweep.
         finished: cells and clips (by name) that a store holds already.
-        progress: called with what is measured next, in words.
+        progress: called with a description of each step.
 
     Raises:
         BenchmarkError: a benchmark's files are missing.
-        UnknownNameError: a model's configuration or processor cannot be had.
+        UnknownNameError: a model has no configuration or processor.
         UnsupportedModelError: a model's family is not supported.
         BudgetError: a budget of bytes cannot hold the text of a prompt.
     """
-    say = progress or (lambda what: None)
-    cells, done, setup = grid.cells(), set(finished), grid.setup
-    outlines = _outlines(grid, say)
-    models: dict[str, ModelSize] = {}
+    report = progress or (lambda step: None)
+    cells, done = grid.cells(), set(finished)
+    outlines = _outlines(grid, report)
     prompts: dict[tuple[str, str], PromptSize] = {}
     caches: dict[tuple[str, str], dict[str, int]] = {}
     stock: dict[tuple[str, str], int] = {}
-    shares = []
+    workloads = []
     for model in grid.models:
-        say(f"the configuration of {model}")
-        models[model], processor = model_size(model)
+        report(f"the configuration of {model}")
+        adapter, processor = read_model(model)
         for benchmark in grid.benchmarks:
-            say(f"a clip of {benchmark} for {model}")
+            report(f"a clip of {benchmark} for {model}")
             names, outline = (model, benchmark), outlines[benchmark]
-            prompts[names] = _measured(outline, processor, models[model])
-            cost = PromptCost(models[model], prompts[names], setup)
+            prompts[names] = _prompt_size(outline, processor, adapter)
+            cost = PromptCost(adapter, prompts[names], grid.setup)
             mine = [cell for cell in cells if (cell.model, cell.benchmark) == names]
             caches[names] = {cell.budget: cost.cache_bytes(cell.budget) for cell in mine}
             stock[names] = cost.stock_bytes
             for seed, questions in outline.questions.items():
-                here = [cell for cell in mine if cell.seed == seed]
-                shares.append(_share(here, questions, done, cost, outline.max_new_tokens))
-    return Estimate(grid, tuple(shares), models, prompts, caches, stock)
+                of_seed = [cell for cell in mine if cell.seed == seed]
+                workloads.append(_workload(of_seed, questions, done, cost, outline.max_new_tokens))
+    return Estimate(grid, tuple(workloads), prompts, caches, stock)
 
 
 @dataclass(frozen=True)
 class _Outline:
-    """A benchmark in short: the video of its first clip, the questions about it, how many there are about each clip of
-    every seed, and how long answers may be."""
+    """A benchmark in short.
+
+    Attributes:
+        video, asked: the first clip's video and questions.
+        questions: number of questions about each clip, by seed.
+        max_new_tokens: of an answer.
+    """
 
     video: Video
     asked: list[str]
@@ -146,58 +149,56 @@ class _Outline:
     max_new_tokens: int
 
 
-def _outlines(grid: Grid, say: Callable[[str], None]) -> dict[str, _Outline]:
+def _outlines(grid: Grid, report: Callable[[str], None]) -> dict[str, _Outline]:
     outlines = {}
     for name in grid.benchmarks:
         benchmark = BENCHMARKS.make(name)
         questions: dict[int, Sequence[int]] = {}
         for seed in grid.seeds:
-            say(f"clips of {name}")
+            report(f"clips of {name}")
             with TemporaryDirectory() as folder:
                 clip, questions[seed] = benchmark.outline(seed, Path(folder))
                 if seed == grid.seeds[0]:
                     video = read_clip(clip)
                     asked = [question.text for question in clip.questions]
-        most = grid.setup.max_new_tokens or benchmark.max_new_tokens
-        outlines[name] = _Outline(video, asked, questions, most)
+        max_new_tokens = grid.setup.max_new_tokens or benchmark.max_new_tokens
+        outlines[name] = _Outline(video, asked, questions, max_new_tokens)
     return outlines
 
 
-def _measured(outline: _Outline, processor: Any, model: ModelSize) -> PromptSize:
-    """The longest prompt about the first clip, and how its prompts end."""
+def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptSize:
+    """Count the longest prompt about the first clip, and the suffix that all prompts share."""
     texts = [prompt_text(processor, question) for question in outline.asked]
-    ends = [row[::-1] for row in processor.tokenizer(texts)["input_ids"]]
-    longest = max(range(len(texts)), key=lambda number: len(ends[number]))
+    reversed_ids = [row[::-1] for row in processor.tokenizer(texts)["input_ids"]]
+    longest = max(range(len(texts)), key=lambda number: len(reversed_ids[number]))
     ids = prepare(processor, outline.video, outline.asked[longest])["input_ids"][0]
-    visual = (ids == model.placeholder).nonzero()
-    together = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*ends, strict=False))
+    kind = Kind.VIDEO if Kind.VIDEO in adapter.placeholders else Kind.IMAGE
+    suffix = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*reversed_ids, strict=False))
     return PromptSize(
         frames=len(outline.video),
         tokens=len(ids),
-        visual=len(visual),
-        before=int(visual[-1]) + 1,
-        alike=sum(1 for _ in together),
+        visual=int((ids == adapter.placeholders[kind]).sum()),
+        common_suffix=sum(1 for _ in suffix),
     )
 
 
-def _share(
-    cells: Sequence[Cell], questions: Sequence[int], done: set[tuple[Cell, str]], cost: PromptCost, most: int
-) -> Share:
-    often = Counter(questions)
-    runs = {cell: sum(clips * cost.passes(cell, count) for count, clips in often.items()) for cell in cells}
-    flops = {cell: runs[cell] * cost.pass_flops(cell.budget) for cell in cells}
-    first = {shared_by(cell, cost.setup): cell for cell in reversed(cells)}.values()
-    return Share(
+def _workload(
+    cells: Sequence[Cell], questions: Sequence[int], done: set[tuple[Cell, str]], cost: PromptCost, max_new_tokens: int
+) -> Workload:
+    clips_by_count = Counter(questions)
+    prefills = {
+        cell: sum(clips * cost.passes(cell, count) for count, clips in clips_by_count.items()) for cell in cells
+    }
+    first_of_group = {prefill_key(cell, cost.setup): cell for cell in reversed(cells)}.values()
+    return Workload(
         model=cells[0].model,
         benchmark=cells[0].benchmark,
         seed=cells[0].seed,
         cells=len(cells),
         clips=len(questions),
         questions=sum(questions),
-        done=sum(cell in runs for cell, _ in done),
-        prefills=sum(runs[cell] for cell in first),
-        alone=sum(runs.values()),
-        flops=sum(flops[cell] for cell in first),
-        flops_alone=sum(flops.values()),
-        max_new_tokens=most,
+        done=sum(cell in prefills for cell, _ in done),
+        prefills=sum(prefills[cell] for cell in first_of_group),
+        unshared_prefills=sum(prefills.values()),
+        max_new_tokens=max_new_tokens,
     )

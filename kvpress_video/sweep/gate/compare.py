@@ -1,38 +1,38 @@
-"""The gate of a build: whether a sweep fell behind an earlier one on the same questions."""
+"""CI regression gate: compare a sweep with a baseline on the same questions."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, NamedTuple
 
 from ...errors import SweepError, unknown_name
 from ..cells import Cell
 from ..results.records import Row
-from ..stats.inference import Accuracy, Difference, Retention, detectable, holm
-from ..stats.pairing import Pair, levels
+from ..stats.inference import Difference, Interval, compare, detectable, fall, holm, retention
+from ..stats.pairing import PairedSamples, levels
 from ..stats.summary import OVERALL
-from .sweep_data import SweepData, by_question, check_same_questions, unfair
+from .sweep_data import SweepData, by_question, check_same_questions, condition_changes
 
 Outcome = Literal["fell", "tolerated", "rose", ""]
-_VERDICTS: tuple[Outcome, ...] = ("fell", "tolerated", "rose")
-_NONE: Outcome = ""
+_TESTED: tuple[Outcome, ...] = ("fell", "tolerated", "rose")
+_UNCHANGED: Outcome = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method at one budget, on all questions that both sweeps answered, or on those of one task.
+    """One method at one budget, compared on all questions that both sweeps answered, or on those of one task.
 
     Attributes:
         model, benchmark, method, budget: as cells spell them.
         task: its name, or `overall`.
-        base, new: the two accuracies on the shared questions.
-        difference, retention: of new to base.
-        p: probability of falling this far below the share to be kept by chance, corrected for all comparisons.
-        verdict: `fell` fails the build; `tolerated` is a fall, but not below the share to be kept.
-        detectable: the smallest fall that fails four of five builds.
+        base, new: the accuracies of both sweeps on the shared questions.
+        difference: new minus base.
+        retention: new over base; None where the base has no right answer.
+        p: one-sided p of a fall below the fraction to keep, corrected for all comparisons.
+        verdict: `fell` fails the build; `tolerated` is a significant fall, but not below the fraction to keep.
+        detectable: the smallest true fall that fails four builds of five.
     """
 
     model: str
@@ -40,10 +40,10 @@ class Comparison:
     method: str
     budget: str
     task: str
-    base: Accuracy
-    new: Accuracy
+    base: Interval
+    new: Interval
     difference: Difference
-    retention: Retention | None
+    retention: Interval | None
     p: float
     verdict: Outcome
     detectable: float
@@ -51,12 +51,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Missing:
-    """A cell of which the new sweep lacks answers that the base has.
+    """A cell that lacks answers in the new sweep.
 
     Attributes:
-        cell: which.
-        lacking, questions: how many of how many.
-        error: why, where it failed.
+        cell: the cell.
+        lacking: questions that only the base answered.
+        questions: questions that the base answered.
+        error: the cell's error, where it failed.
     """
 
     cell: Cell
@@ -65,23 +66,24 @@ class Missing:
     error: str | None
 
     def __str__(self) -> str:
-        why = f": {self.error}" if self.error else ""
-        return f"{self.cell}, seed {self.cell.seed}: {self.lacking} of {self.questions} questions have no answer{why}"
+        reason = f": {self.error}" if self.error else ""
+        counts = f"{self.lacking} of {self.questions} questions have no answer"
+        return f"{self.cell}, seed {self.cell.seed}: {counts}{reason}"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What the comparison of two sweeps came to.
+    """The comparison of two sweeps.
 
     Attributes:
-        base, new: what they are called.
-        keep: the share of the base's accuracy to be kept.
-        alpha: the probability that any comparison fails by chance.
+        base, new: their titles.
+        keep: the fraction of the base's accuracy to keep.
+        alpha: the probability of any false alarm.
         comparisons: in the order of the base, the overall one before those of its tasks.
-        missing: cells that the new sweep lacks answers of.
-        allow_missing: whether that passes.
-        warnings: what makes the comparison less than fair.
-        unscored: questions that both answered and that only a judge can score, which nothing here counts.
+        missing: cells that lack answers in the new sweep.
+        allow_missing: whether the build passes all the same.
+        warnings: differences of conditions between the sweeps.
+        unscored: shared questions that need a judge and are not counted.
     """
 
     base: str
@@ -100,7 +102,7 @@ class Gate:
         return not self.of("fell") and (self.allow_missing or not self.missing)
 
     def of(self, verdict: Outcome) -> list[Comparison]:
-        """The comparisons with this verdict."""
+        """Select the comparisons with a verdict."""
         return [found for found in self.comparisons if found.verdict == verdict]
 
 
@@ -121,27 +123,27 @@ def compare_sweeps(
     budgets: Collection[str] = (),
     allow_missing: bool = False,
 ) -> Gate:
-    """Compare a sweep with an earlier one on the questions that both answered, whatever order they did it in.
+    """Compare a sweep with a baseline on the questions that both answered, in whatever order.
 
     Args:
-        base, new: the sweeps.
-        keep: the share of the base's accuracy that the new one must keep, in (0, 1].
+        base, new: the baseline and the sweep to judge.
+        keep: the fraction of the base's accuracy that the new one must keep, in (0, 1].
         alpha: the probability of a false alarm, over all comparisons together.
         methods, budgets: the ones to compare; all by default.
         allow_missing: whether the build passes without answers that the base has.
 
     Raises:
-        SweepError: they share no scored question, or a question that they share is not the same in both.
+        SweepError: they share no scored question, or a shared question is not the same in both.
         UnknownNameError: a method or budget that neither has, or a benchmark that is not installed.
     """
-    cells = [row.cell for side in (base, new) for row in side.rows]
-    for what, asked, known in (
+    cells = [row.cell for sweep in (base, new) for row in sweep.rows]
+    for noun, asked, known in (
         ("method", methods, {cell.method for cell in cells}),
         ("budget", budgets, {cell.budget for cell in cells}),
     ):
         for name in asked:
             if name not in known:
-                raise unknown_name(f"{what} of these sweeps", name, known)
+                raise unknown_name(f"{noun} of these sweeps", name, known)
     base, new = base.only(methods, budgets), new.only(methods, budgets)
     check_same_questions(base, new)
     pairs = _pairs(base.rows, new.rows)
@@ -150,42 +152,44 @@ def compare_sweeps(
             f"{base.name} and {new.name} share no scored question: sweep the same models, benchmarks, methods, budgets "
             "and seeds."
         )
-    before, after = (by_question(side.rows, lambda row: row.answered.score) for side in (base, new))
+    before, after = (by_question(sweep.rows, lambda row: row.answered.score) for sweep in (base, new))
     return Gate(
         base.title,
         new.title,
         keep,
         alpha,
-        _compared(pairs, keep, alpha),
+        _comparisons(pairs, keep, alpha),
         _missing(base, new),
         allow_missing,
-        unfair(base, new),
+        condition_changes(base, new),
         sum(None in (score, after.get(key, 0.0)) for key, score in before.items() if key in after),
     )
 
 
-def _pairs(base: Iterable[Row], new: Iterable[Row]) -> list[tuple[_Subject, str, Pair]]:
-    """Overall, and by task where there are several."""
-    before, after, within = _by_subject(base), _by_subject(new), cache(levels)
+def _pairs(base: Iterable[Row], new: Iterable[Row]) -> list[tuple[_Subject, str, PairedSamples]]:
+    """Pair the new sweep (left) with the base (right): overall, and by task where there are several."""
+    before, after = _by_subject(base), _by_subject(new)
     pairs = []
     for subject in before:
-        if pair := Pair.of(after.get(subject, []), before[subject], within(subject.benchmark)):
+        if pair := PairedSamples.of(after.get(subject, []), before[subject], levels(subject.benchmark)):
             tasks = pair.left.tasks
             pairs.append((subject, OVERALL, pair))
             pairs += [(subject, task, pair.task(task)) for task in tasks if len(tasks) > 1]
     return pairs
 
 
-def _compared(pairs: Sequence[tuple[_Subject, str, Pair]], keep: float, alpha: float) -> list[Comparison]:
-    below = holm([pair.fall(keep) for _, _, pair in pairs])
-    worse = holm([pair.fall() for _, _, pair in pairs])
-    better = holm([Pair(pair.right, pair.left).fall() for _, _, pair in pairs])
+def _comparisons(pairs: Sequence[tuple[_Subject, str, PairedSamples]], keep: float, alpha: float) -> list[Comparison]:
+    below = holm([fall(pair.scores, keep) for _, _, pair in pairs])
+    worse = holm([fall(pair.scores) for _, _, pair in pairs])
+    better = holm([fall(pair.scores.swapped()) for _, _, pair in pairs])
     found = []
     for (subject, task, pair), *ps in zip(pairs, below, worse, better, strict=True):
-        verdict = next((name for name, p in zip(_VERDICTS, ps, strict=True) if p < alpha), _NONE)
-        base, new, difference = pair.right.accuracy(), pair.left.accuracy(), pair.difference()
-        seen = min(1.0, (1 - keep) * base.mean + detectable(difference, alpha / len(pairs), sides=1))
-        found.append(Comparison(*subject, task, base, new, difference, pair.retention(), ps[0], verdict, seen))
+        verdict = next((name for name, p in zip(_TESTED, ps, strict=True) if p < alpha), _UNCHANGED)
+        base, new, difference = pair.right.accuracy(), pair.left.accuracy(), compare(pair.scores)
+        smallest = min(1.0, (1 - keep) * base.mean + detectable(difference, alpha / len(pairs), sides=1))
+        found.append(
+            Comparison(*subject, task, base, new, difference, retention(pair.scores), ps[0], verdict, smallest)
+        )
     return found
 
 

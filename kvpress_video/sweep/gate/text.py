@@ -1,4 +1,4 @@
-"""What the gate of a build found: rich for the terminal, Markdown for a pull request, JSON for programs."""
+"""Reports of the gate: rich for the terminal, Markdown for a pull request, JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,46 +17,49 @@ from ..stats.summary import OVERALL
 from .compare import Comparison, Gate
 
 HEADER = ("method", "budget", "task", "base", "new", "change", "kept", "p", "")
-_TEXTS = 3
+_TEXT_COLUMNS = 3
+"""Leading columns with text; the others hold numbers."""
 _STYLES = {"fell": "red", "rose": "green", "tolerated": "yellow", "": ""}
 
 
 def title(gate: Gate) -> str:
-    """Green or red, and what was compared."""
+    """Name the verdict and the two sweeps."""
     return f"{'GREEN' if gate.green else 'RED'}: {gate.new} against {gate.base}"
 
 
 def findings(gate: Gate) -> list[str]:
-    """What fell, what is missing, and what rose."""
-    said = [f"FELL: {_sentence(found)}" for found in gate.of("fell")]
-    said += [f"{'missing' if gate.allow_missing else 'MISSING'}: {missing}" for missing in gate.missing]
-    said += [f"fell, but not significantly below what must be kept: {_sentence(f)}" for f in gate.of("tolerated")]
-    return said + [f"rose: {_sentence(found)}" for found in gate.of("rose")]
+    """List falls, missing answers and rises."""
+    return [
+        *(f"FELL: {_sentence(found)}" for found in gate.of("fell")),
+        *(f"{'missing' if gate.allow_missing else 'MISSING'}: {missing}" for missing in gate.missing),
+        *(
+            f"fell, but not significantly below the fraction to keep: {_sentence(found)}"
+            for found in gate.of("tolerated")
+        ),
+        *(f"rose: {_sentence(found)}" for found in gate.of("rose")),
+    ]
 
 
 def notes(gate: Gate) -> list[str]:
-    """What the build is held to, what could not have been seen, and what makes the comparison less than fair."""
+    """List the criterion, the minimum detectable fall, and conditions that differ between the sweeps."""
+    unscored = [f"{plural(gate.unscored, 'question')} need a judge and are not counted."] if gate.unscored else []
     return [
-        f"Red is for keeping significantly less than {100 * gate.keep:.4g}% of the base's accuracy: one-sided p < "
-        f"{gate.alpha:.4g}, by video, corrected for {plural(len(gate.comparisons), 'comparison')} (Holm). "
+        f"Red: significantly less than {100 * gate.keep:.4g}% of the base's accuracy is kept (one-sided p < "
+        f"{gate.alpha:.4g}, clustered by video, Holm-corrected for {plural(len(gate.comparisons), 'comparison')}). "
         "Intervals: 95%.",
         *_power(gate),
-        *(
-            [f"{plural(gate.unscored, 'question')} only a judge can score; nothing here counts them."]
-            if gate.unscored
-            else []
-        ),
-        *(f"Not the same in both: {what}." for what in gate.warnings),
+        *unscored,
+        *(f"Not the same in both: {change}." for change in gate.warnings),
     ]
 
 
 def tables(gate: Gate) -> list[Table]:
-    """A rich table per model and benchmark: every overall comparison, and the tasks that changed."""
+    """Build a rich table per model and benchmark, of the overall comparisons and the tasks that changed."""
     made = []
     for caption, part in _parts(gate.comparisons):
         table = Table(title=escape(caption), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for place, name in enumerate(HEADER):
-            table.add_column(name, justify="left" if place < _TEXTS else "right", no_wrap=True)
+            table.add_column(name, justify="left" if place < _TEXT_COLUMNS else "right", no_wrap=True)
         for found in part:
             if found.task == OVERALL or found.verdict:
                 table.add_row(*map(escape, _texts(found)), style=_STYLES[found.verdict])
@@ -65,20 +68,20 @@ def tables(gate: Gate) -> list[Table]:
 
 
 def markdown(gate: Gate) -> str:
-    """For a pull request: findings first, every comparison folded away below."""
+    """Write Markdown for a pull request: findings first, comparisons by task folded."""
     parts = [f"## {'✅' if gate.green else '❌'} {title(gate)}"]
     parts += _list(findings(gate))
     for caption, part in _parts(gate.comparisons):
         overall = [_texts(found) for found in part if found.task == OVERALL]
-        parts += [f"### {caption}", markdown_table([HEADER, *overall], _TEXTS)]
+        parts += [f"### {caption}", markdown_table([HEADER, *overall], _TEXT_COLUMNS)]
         if len(overall) < len(part):
-            every = markdown_table([HEADER, *map(_texts, part)], _TEXTS)
+            every = markdown_table([HEADER, *map(_texts, part)], _TEXT_COLUMNS)
             parts += [f"<details><summary>by task</summary>\n\n{every}\n\n</details>"]
     return "\n\n".join([*parts, *_list(notes(gate))]) + "\n"
 
 
 def as_json(gate: Gate) -> str:
-    """All of it; numbers that are not finite are null."""
+    """Write everything as JSON; numbers that are not finite are null."""
     return json.dumps({"green": gate.green, **_plain(asdict(gate))}, indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -90,12 +93,13 @@ def _power(gate: Gate) -> list[str]:
         return []
     clusters = [found.difference.clusters for found in overall]
     counts = "–".join(dict.fromkeys([str(min(clusters)), str(max(clusters))]))
-    said = f"with {counts} video{'s' * (max(clusters) > 1)} an overall fall of less than {_unseen(overall)}"
-    said += f", or of less than {_unseen(tasks)} on one task," if tasks else ""
-    return [f"Green does not mean equal: {said} would often go through (80% power)."]
+    falls = f"an overall fall below {_detectable(overall)}"
+    falls += f", or below {_detectable(tasks)} on one task," if tasks else ""
+    videos = f"{counts} video{'s' * (max(clusters) > 1)}"
+    return [f"Green does not mean equal: with {videos}, {falls} would often go undetected (80% power)."]
 
 
-def _unseen(part: Sequence[Comparison]) -> str:
+def _detectable(part: Sequence[Comparison]) -> str:
     return span([found.detectable for found in part])
 
 

@@ -1,1 +1,1 @@
-"""Grids: what a sweep is made of, checked."""
+"""Grids of cells, from Python values, flags or YAML, with checks."""

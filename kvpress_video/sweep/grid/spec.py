@@ -1,4 +1,4 @@
-"""The grid of a sweep: what it is made of, checked before anything runs, and its cells."""
+"""The grid of a sweep: its parts, checked before anything runs, and its cells."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from itertools import product
 from typing import Any
 
 from ...budget import Budget
-from ...compressor.registry import make_method, split_list
+from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, split_list
 from ...errors import BudgetError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
-from ..cells import UNCOMPRESSED, Cell, Setup, prefill_of
-from .validation import ITEMS, NEEDED, SETUP, WrongError
+from ..cells import Cell, Setup, prefill_of
+from .validation import ITEMS, NEEDED, SETUP, InvalidValueError
 
 GridPath = tuple[str | int, ...]
-"""Where something stands in a grid: `("methods", 2, "infinipot-v", "tar_ratio")`."""
-
-_EVERYTHING = "100%"
+"""Location in a grid: `("methods", 2, "infinipot-v", "tar_ratio")`."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of these. `make_grid` and `read_grid` make one from what people write, and check it.
+    """All combinations of models, benchmarks, methods, budgets and seeds; made and checked by `make_grid`.
 
     Attributes:
         methods: `"tar"`, `"infinipot-v:tar_ratio=0.5"`; `"full"` is the uncompressed cache and has no budget.
         budgets: as in `Budget.parse`: `"25%"`, `"0.1"`, `"6144"`, `"256MiB"`.
-        models: `"bundled"`, or a folder or hub name, with `":dtype=bfloat16,device_map=auto"` where asked.
+        models: `"bundled"`, or a folder or hub name, with optional `":dtype=bfloat16,device_map=auto"`.
         benchmarks: `"world"`, `"world:count=48,frames=32"`.
-        seeds: of the benchmarks' draws.
-        setup: what all cells share.
+        seeds: of the benchmarks' sampling, and of methods that draw random numbers.
+        setup: shared by all cells.
     """
 
     methods: tuple[str, ...]
@@ -40,20 +38,20 @@ class Grid:
     setup: Setup = field(default_factory=Setup)
 
     def cells(self) -> list[Cell]:
-        """Every combination once, by model, benchmark, seed, method and budget; the uncompressed cache at 100% only."""
+        """List every combination once, by model, benchmark, seed, method and budget; `full` at 100% only."""
         groups = product(self.models, self.benchmarks, self.seeds, self.methods)
         cells = [
             Cell(method, budget, model, benchmark, seed)
             for model, benchmark, seed, method in groups
-            for budget in ((_EVERYTHING,) if method == UNCOMPRESSED else self.budgets)
+            for budget in ((UNCOMPRESSED_BUDGET,) if method == UNCOMPRESSED else self.budgets)
         ]
         return list(dict.fromkeys(cells))
 
     def replaced(self, **parts: Any) -> Grid:
-        """The grid with other parts, given as in `make_grid`.
+        """Return the grid with other parts, given as in `make_grid`.
 
         Raises:
-            SweepError: as `make_grid`.
+            SweepError: as in `make_grid`.
         """
         mine = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "setup"}
         return make_grid(**{**mine, **asdict(self.setup), **parts})
@@ -61,38 +59,38 @@ class Grid:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a grid.
+    """An error in a grid.
 
     Attributes:
-        path: where.
-        message: what, with what value, and what to do.
+        path: its location.
+        message: the error, with the value and the remedy.
     """
 
     path: GridPath
     message: str
 
     def __str__(self) -> str:
-        return f"{spell_path(self.path)}: {self.message}" if self.path else self.message
+        return f"{format_path(self.path)}: {self.message}" if self.path else self.message
 
 
-def spell_path(path: GridPath) -> str:
-    """`methods[2].infinipot-v.tar_ratio`."""
-    spelled = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return spelled.removeprefix(".")
+def format_path(path: GridPath) -> str:
+    """Format a location as `methods[2].infinipot-v.tar_ratio`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
 
 
 def make_grid(**parts: Any) -> Grid:
-    """A grid from Python values: the fields of `Grid` and of `Setup`, by name.
+    """Make a grid from Python values: the fields of `Grid` and of `Setup`, by name.
 
         make_grid(methods=["full", "tar", {"infinipot-v": {"tar_ratio": 0.5}}], budgets=["25%", 6144], batch=4)
 
-    A list may also be one value. Models, benchmarks and methods are `"name"`, `"name:setting=value,…"`, or
+    A list may also be a single value. Models, benchmarks and methods are `"name"`, `"name:setting=value,…"`, or
     `{"name": {"setting": value}}`.
 
     Raises:
-        SweepError: an unknown part, method, benchmark, setting or choice; a value of another type; a budget that cannot
-            be read; a method that cannot work at the stage; an empty list; a model folder that is not there. All that
-            is wrong is listed.
+        SweepError: an unknown part, method, benchmark, setting or choice; a value of the wrong type; a budget that
+            cannot be read; a method that does not support the stage; an empty list; a missing model folder. All errors
+            are listed.
     """
     grid, problems = check_grid(parts)
     if problems:
@@ -100,13 +98,13 @@ def make_grid(**parts: Any) -> Grid:
     return grid
 
 
-def list_problems(lines: Sequence[str], of: str) -> str:
-    """One line as it is, more as a list."""
-    return lines[0] if len(lines) == 1 else "\n  ".join([f"{of} has {len(lines)} errors:", *lines])
+def list_problems(lines: Sequence[str], subject: str) -> str:
+    """Return a single line as it is, and several as a list with a heading."""
+    return lines[0] if len(lines) == 1 else "\n  ".join([f"{subject} has {len(lines)} errors:", *lines])
 
 
 def flag_parts(**flags: Any) -> dict[str, Any]:
-    """Parts of a grid from command-line flags: lists are written with commas, flags that are None were not given."""
+    """Convert command-line flags to parts of a grid: lists are separated by commas, None means not given."""
     given = {name: value for name, value in flags.items() if value is not None}
     lists: dict[str, list[Any]] = {
         name: split_list(value) for name, value in given.items() if name in ITEMS and isinstance(value, str)
@@ -117,28 +115,28 @@ def flag_parts(**flags: Any) -> dict[str, Any]:
 
 
 def check_grid(parts: Mapping[str, Any]) -> tuple[Grid, list[Problem]]:
-    """The grid that `make_grid` makes of some parts, and what is wrong with them; it is of use if nothing is."""
-    inspection = _Inspection()
+    """Make a grid as `make_grid` does, and list its problems; the grid is valid only if there are none."""
+    checker = _Checker()
     for name in [name for name in parts if name not in ITEMS and name not in SETUP]:
-        inspection.note((name,), unknown_name("part of a grid", str(name), [*ITEMS, *SETUP]))
-    setup = inspection.setup(parts)
-    found = {name: inspection.items(name, parts[name]) for name in ITEMS if name in parts}
+        checker.add((name,), unknown_name("part of a grid", str(name), [*ITEMS, *SETUP]))
+    setup = checker.setup(parts)
+    found = {name: checker.items(name, parts[name]) for name in ITEMS if name in parts}
     methods, budgets = found.setdefault("methods", {}), found.setdefault("budgets", {})
     if "methods" not in parts:
-        inspection.note((), UnknownNameError(f"There are no methods: {NEEDED['methods']}."))
+        checker.add((), UnknownNameError(f"There are no methods: {NEEDED['methods']}."))
     if "budgets" not in parts and set(methods.values()) != {UNCOMPRESSED}:
-        inspection.note((), UnknownNameError(f"There are no budgets: {NEEDED['budgets']}."))
+        checker.add((), UnknownNameError(f"There are no budgets: {NEEDED['budgets']}."))
     for place, method in methods.items():
-        inspection.made(lambda method: _check_stage(method, setup), method, "methods", place)
-    asked = [*budgets.values(), *([_EVERYTHING] if UNCOMPRESSED in methods.values() else [])]
-    inspection.made(lambda budgets: _check_prefill(setup, budgets), asked, "prefill")
+        checker.checked(lambda method: _check_stage(method, setup), method, "methods", place)
+    asked = [*budgets.values(), *([UNCOMPRESSED_BUDGET] if UNCOMPRESSED in methods.values() else [])]
+    checker.checked(lambda budgets: _check_prefill(setup, budgets), asked, "prefill")
     lists = {name: tuple(dict.fromkeys(items.values())) for name, items in found.items()}
     lists["budgets"] = _distinct(lists["budgets"])
-    return Grid(**lists, setup=setup), inspection.problems
+    return Grid(**lists, setup=setup), checker.problems
 
 
-class _Inspection:
-    """Notes what is wrong, the first thing at each path."""
+class _Checker:
+    """Collects the problems of a grid, the first one at each location."""
 
     def __init__(self) -> None:
         self._found: dict[GridPath, Problem] = {}
@@ -147,30 +145,32 @@ class _Inspection:
     def problems(self) -> list[Problem]:
         return list(self._found.values())
 
-    def note(self, path: GridPath, error: Exception) -> None:
+    def add(self, path: GridPath, error: Exception) -> None:
         self._found.setdefault(path, Problem(path, str(error)))
 
-    def made(self, check: Callable[[Any], Any], value: Any, *path: str | int) -> list[Any]:
-        """What a check makes of a value; nothing where it is wrong."""
+    def checked(self, check: Callable[[Any], Any], value: Any, *path: str | int) -> list[Any]:
+        """Return a list with the checked value; an empty one if it is invalid."""
         try:
             return [check(value)]
-        except WrongError as error:
-            self.note((*path, *error.path), error)
+        except InvalidValueError as error:
+            self.add((*path, *error.path), error)
         except KVPressVideoError as error:
-            self.note(path, error)
+            self.add(path, error)
         return []
 
     def items(self, name: str, value: Any) -> dict[int, Any]:
-        """What a list holds, by place."""
+        """Return the valid items of a list, by their index."""
         items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
         if not items:
-            self.note((name,), UnknownNameError(f"The list is empty: {NEEDED[name]}."))
-        return {place: made for place, item in enumerate(items) for made in self.made(ITEMS[name], item, name, place)}
+            self.add((name,), UnknownNameError(f"The list is empty: {NEEDED[name]}."))
+        return {
+            place: found for place, item in enumerate(items) for found in self.checked(ITEMS[name], item, name, place)
+        }
 
     def setup(self, parts: Mapping[str, Any]) -> Setup:
-        """What of a setup is right."""
-        given = {name: self.made(check, parts[name], name) for name, check in SETUP.items() if name in parts}
-        return Setup(**{name: made[0] for name, made in given.items() if made})
+        """Make a setup of the valid parts."""
+        given = {name: self.checked(check, parts[name], name) for name, check in SETUP.items() if name in parts}
+        return Setup(**{name: found[0] for name, found in given.items() if found})
 
 
 def _check_stage(method: str, setup: Setup) -> None:
@@ -188,7 +188,7 @@ def _check_prefill(setup: Setup, budgets: Sequence[str]) -> None:
 
 
 def _distinct(budgets: Sequence[str]) -> tuple[str, ...]:
-    """Budgets that mean the same, once, as the first is written."""
+    """Drop budgets that equal an earlier one."""
     written: dict[Budget, str] = {}
     for budget in budgets:
         written.setdefault(Budget.parse(budget), budget)

@@ -1,4 +1,4 @@
-"""What the parts of a grid are checked for, and the one spelling of each."""
+"""Checks for the parts of a grid; each returns the canonical value."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from ...attention.masks import check_attention
 from ...budget import Budget
 from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, unknown_name
-from ...models.loading import check_folder
+from ...models.loading import BUNDLED, MODEL_SETTINGS, check_folder
 from ...prefill.options import Positions, Prefill, Stage
 from ..benchmark import BENCHMARKS
-from ..cells import BUNDLED, MODEL_SETTINGS
 
 _PLACEMENTS = ("device", "device_map")
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 _RAISED = (KVPressVideoError, TypeError, ValueError, ImportError)
-"""By the constructors of methods and benchmarks, of other packages too."""
+"""Errors that constructors of methods and benchmarks, third-party ones included, may raise."""
 
 
-class WrongError(Exception):
-    """A value that cannot be used, because of what lies at `path` inside it."""
+class InvalidValueError(Exception):
+    """An invalid value; `path` locates the error inside it."""
 
     def __init__(self, message: str, *path: str) -> None:
         super().__init__(message)
         self.path = path
 
 
-def _written(value: Any, what: str) -> tuple[str, dict[str, Any]]:
-    """The name and the settings that someone wrote."""
+def _parsed(value: Any, noun: str) -> tuple[str, dict[str, Any]]:
+    """Read a name with settings in any of the accepted forms."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
@@ -46,12 +45,16 @@ def _written(value: Any, what: str) -> tuple[str, dict[str, Any]]:
             more = {str(key): os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in (given or {}).items()}
             return name, {**settings, **more}
     raise UnknownNameError(
-        f"A {what} is a name, 'name:setting=value,…' or one {{name: {{setting: value}}}}, got {value!r}."
+        f"A {noun} is a name, 'name:setting=value,…' or one {{name: {{setting: value}}}}, got {value!r}."
     )
 
 
-def _spelled(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> str:
-    """The one spelling of a name with settings."""
+def _canonical(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> str:
+    """Write a name with settings in canonical order.
+
+    Raises:
+        UnknownNameError: no text reads back as these settings.
+    """
     ordered = {setting: settings[setting] for setting in order if setting in settings}
     text = spell(name, ordered)
     try:
@@ -64,44 +67,44 @@ def _spelled(name: str, settings: Mapping[str, Any], order: Sequence[str]) -> st
 
 
 def _plugin(plugins: Registry[Any]) -> Callable[[Any], str]:
-    """The canonical text of a method or benchmark that can be made."""
+    """Return a check that makes a method or benchmark and returns its canonical text."""
 
     def check(value: Any) -> str:
-        name, settings = _written(value, plugins.what)
+        name, settings = _parsed(value, plugins.what)
         try:
             plugins.make(name, **settings)
         except _RAISED as error:
-            raise WrongError(str(error), name, *_blamed(str(error), settings)) from error
-        return _spelled(name, settings, [field.name for field in fields(plugins.get(name))])
+            raise InvalidValueError(str(error), name, *_blamed_setting(str(error), settings)) from error
+        return _canonical(name, settings, [field.name for field in fields(plugins.get(name))])
 
     return check
 
 
-def _blamed(message: str, settings: Mapping[str, Any]) -> list[str]:
-    """The setting that a message is about, the first that it quotes."""
+def _blamed_setting(message: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return the first setting that an error message quotes, if any."""
     quoted = [setting for setting in settings if repr(setting) in message]
     return sorted(quoted, key=lambda setting: message.index(repr(setting)))[:1]
 
 
 def _model(value: Any) -> str:
-    name, settings = _written(value, "model")
+    name, settings = _parsed(value, "model")
     for setting, chosen in settings.items():
         try:
             _check_model_setting(setting, chosen)
         except KVPressVideoError as error:
-            raise WrongError(str(error), name, setting) from error
+            raise InvalidValueError(str(error), name, setting) from error
     if len(placed := [setting for setting in _PLACEMENTS if setting in settings]) > 1:
         raise UnknownNameError(f"Give one of {', '.join(placed)} to {name!r}, not several.")
     if name != BUNDLED:
         check_folder(name)
-    return _spelled(name, settings, MODEL_SETTINGS)
+    return _canonical(name, settings, MODEL_SETTINGS)
 
 
 def _check_model_setting(setting: str, value: Any) -> None:
     if setting not in MODEL_SETTINGS:
         raise unknown_name("setting of a model", setting, MODEL_SETTINGS)
     if not isinstance(value, str):
-        raise UnknownNameError(f"The setting {setting!r} of a model takes a text, got {value!r}.")
+        raise UnknownNameError(f"The setting {setting!r} of a model takes a string, got {value!r}.")
     if setting == "dtype" and value not in _DTYPES:
         raise unknown_name("dtype", value, _DTYPES)
     if setting == "attention":
@@ -111,7 +114,7 @@ def _check_model_setting(setting: str, value: Any) -> None:
 
 
 def _budget(value: Any) -> str:
-    """A ratio in percent, others as written, so that `Budget.parse` reads the text as it reads the value."""
+    """Write a ratio in percent and other budgets as given; `Budget.parse` reads the text as it reads the value."""
     parsed = Budget.parse(value)
     if parsed.unit == "ratio" and Budget.parse(str(parsed)) == parsed:
         return str(parsed)
@@ -122,14 +125,14 @@ def _budget(value: Any) -> str:
 
 def _seed(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise UnknownNameError(f"A seed is a whole number from 0, got {value!r}.")
+        raise UnknownNameError(f"A seed is a whole number of at least 0, got {value!r}.")
     return value
 
 
-def _choice(what: str, choices: Any) -> Callable[[Any], str]:
+def _choice(noun: str, choices: Any) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in (known := get_args(choices)):
-            raise unknown_name(what, str(value), known)
+            raise unknown_name(noun, str(value), known)
         return str(value)
 
     return check
@@ -144,13 +147,13 @@ def _device(value: Any) -> str:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise UnknownNameError(f"A whole number from 1 is needed, got {value!r}.")
+        raise UnknownNameError(f"Expected a whole number of at least 1, got {value!r}.")
     return value
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise UnknownNameError(f"true or false is needed, got {value!r}.")
+        raise UnknownNameError(f"Expected true or false, got {value!r}.")
     return value
 
 

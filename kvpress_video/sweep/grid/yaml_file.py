@@ -1,4 +1,4 @@
-"""A grid from a YAML file, with errors that say where in the file."""
+"""Read a grid from a YAML file, with errors that give line and column."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .spec import Grid, GridPath, Problem, check_grid, list_problems
 
 
 def read_grid(path: str | Path, **flags: Any) -> Grid:
-    """The grid of a YAML file, whose keys are the parts that `make_grid` takes.
+    """Read a grid from a YAML file whose keys are the parts that `make_grid` takes.
 
     Args:
-        path: the file.
-        **flags: parts that take the place of the file's, as `flag_parts` gives them.
+        path: of the file.
+        **flags: parts that replace the file's, as `flag_parts` returns them.
 
     Raises:
-        SweepError: the file is missing or not YAML, or something in it is wrong: file, line, column, key and value are
-            said, for all that is wrong at once.
+        SweepError: the file is missing or not YAML, or the grid is invalid. All errors are listed, with file, line,
+            column, key and value.
     """
     file = Path(path)
     try:
@@ -41,7 +41,7 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number, as YAML 1.2 does."""
+    """A loader that reads `1e-3` as a number, as YAML 1.2 does."""
 
 
 _Loader.add_implicit_resolver(
@@ -50,11 +50,11 @@ _Loader.add_implicit_resolver(
 
 
 class _Document:
-    """A file as plain values.
+    """The contents of a file as plain values.
 
     Attributes:
         parts: of the grid.
-        problems: what is wrong with the YAML itself.
+        problems: of the YAML itself.
     """
 
     def __init__(self, text: str, file: Path) -> None:
@@ -79,7 +79,7 @@ class _Document:
         self.parts: dict[str, Any] = self._plain(root, (), ())
 
     def located(self, problem: Problem, flags: dict[str, Any]) -> tuple[int, str]:
-        """The line that a problem is in, and a line of text about it."""
+        """Return the line number of a problem, and its description with file and position."""
         if problem.path and problem.path[0] in flags:
             return 0, f"--{str(problem.path[0]).replace('_', '-')}: {problem.message}"
         known = next(
@@ -89,12 +89,12 @@ class _Document:
             return 0, f"{self._file}: {problem}"
         mark = self._nodes[known].start_mark
         raw, value = self._read_as.get(known, ("", ""))
-        hint = f" (YAML reads {raw} as {value!r}; quotes would make it text.)" if raw else ""
+        hint = f" (YAML reads {raw} as {value!r}; quote it to get a string.)" if raw else ""
         return mark.line, f"{self._file}{_place(mark)}: {problem}{hint}"
 
     def _plain(self, node: Node, path: GridPath, above: tuple[Node, ...]) -> Any:
         if node in above:
-            self._wrong(path, "This refers to itself.")
+            self._add(path, "This refers to itself.")
             return None
         if isinstance(node, SequenceNode):
             for place, item in enumerate(node.value):
@@ -111,9 +111,9 @@ class _Document:
             first = self._nodes.get(inner)
             self._nodes[inner] = key
             if not isinstance(key, ScalarNode):
-                self._wrong(inner, "A key must be a name.")
+                self._add(inner, "A key must be a name.")
             elif first is not None:
-                self._wrong(inner, f"The key {key.value!r} is there twice, first in line {first.start_mark.line + 1}.")
+                self._add(inner, f"The key {key.value!r} appears twice, first in line {first.start_mark.line + 1}.")
             else:
                 found[key.value] = self._plain(value, inner, (*above, node))
         return found
@@ -122,17 +122,18 @@ class _Document:
         try:
             value = self._loader.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
-            self._wrong(path, f"Cannot read {node.value!r} as {node.tag}: {getattr(error, 'problem', error)}.")
+            self._add(path, f"Cannot read {node.value!r} as {node.tag}: {getattr(error, 'problem', error)}.")
             return node.value
         if not isinstance(value, str) and not _looks_like(value, node.value):
             self._read_as[path] = (node.value, value)
         return value
 
-    def _wrong(self, path: GridPath, message: str) -> None:
+    def _add(self, path: GridPath, message: str) -> None:
         self.problems.append(Problem(path, message))
 
 
 def _looks_like(value: Any, written: str) -> bool:
+    """Return whether a scalar reads as people expect; `on`, read as True, does not."""
     try:
         return float(written.replace("_", "")) == value
     except ValueError:

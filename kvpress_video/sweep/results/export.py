@@ -1,4 +1,4 @@
-"""Records as files that other programs read."""
+"""Encode records as CSV, Parquet, JSON or Markdown."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...errors import SweepError, unknown_name
 from ...utils.files import atomic_write
-from ..cells import Cell
-from .records import COLUMNS, Answered, Measured
 
 Records: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -28,16 +25,12 @@ SUFFIXES = {
     ".markdown": "markdown",
 }
 
-_TYPES = {field.name: str(field.type) for made in (Cell, Answered, Measured) for field in fields(made)}
-ROW_TYPES = {column: _TYPES.get(column, "str") for column in COLUMNS}
-"""The columns of rows, and what they hold."""
-
 
 def format_for(out: Path | None, name: str | None) -> str:
-    """The format that is meant: by name, or else by the suffix of the file, or else CSV.
+    """Choose a format by its name, or else by the suffix of the file, or else CSV.
 
     Raises:
-        UnknownNameError: there is no such format, or no format has that suffix.
+        UnknownNameError: unknown format or suffix.
         SweepError: Parquet without a file.
     """
     if name is None:
@@ -52,17 +45,19 @@ def format_for(out: Path | None, name: str | None) -> str:
 
 
 def encode(records: Records, format: str, types: Mapping[str, str] | None = None) -> bytes:
-    """Records as the content of a file. Numbers and texts come back from it as they were, except from Markdown, which
-    is to be looked at: its floats have four digits.
+    """Encode records as the content of a file.
+
+    Numbers and strings are exact, except in Markdown, where floats have four digits. Dictionaries are JSON text in CSV,
+    Parquet and Markdown; so are lists in CSV and Markdown.
 
     Args:
-        records: with the same keys each.
-        format: of `FORMATS`. Dictionaries are JSON text in CSV, Parquet and Markdown, lists in CSV and Markdown.
-        types: the columns in order and what they hold, as `ROW_TYPES` puts it; what is `""` is read off the records, as
-            all columns are by default.
+        records: all with the same keys.
+        format: one of `FORMATS`.
+        types: the type of each column in order, as in `ROW_TYPES`; `""` to infer it. By default columns and types are
+            those of the records.
 
     Raises:
-        UnknownNameError: there is no such format.
+        UnknownNameError: unknown format.
         SweepError: the package that writes it is missing.
     """
     if format not in FORMATS:
@@ -73,7 +68,7 @@ def encode(records: Records, format: str, types: Mapping[str, str] | None = None
 
 
 def write(out: Path, content: bytes) -> None:
-    """Write a file, all of it or nothing; its folder is made if it is missing.
+    """Write a file atomically, and create its folder.
 
     Raises:
         SweepError: it cannot be written.

@@ -1,23 +1,33 @@
-"""What a sweep finds out: one measurement per cell and clip, one answer per question; joined, a row."""
+"""Records of a sweep: one measurement per cell and clip, one answer per question, and both joined in a row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ...compression import Report
 from ..cells import Cell
+
+_REPORT_COLUMNS = (
+    *("settings", "stage", "prefill", "positions", "entries", "ratio", "visual_tokens", "text_entries"),
+    *("bytes", "peak_bytes", "full_bytes"),
+)
+_REPORT_TIMES = ("prefill_seconds", "compress_seconds")
+REPORTED = (*_REPORT_COLUMNS, *_REPORT_TIMES, "shared")
+"""The fields of a report that are columns. Its method and budget are the cell's, and its logical length follows."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One answered question; it was read after the video was compressed.
+    """One answered question, read after the video was compressed.
 
     Attributes:
         question: its id within the clip.
         task, category, unit, expected: of the question.
-        prompt: all that the model read; it holds one placeholder for the video.
-        answer: what came back.
-        score: how right it is, in [0, 1]; None where only a judge can tell.
+        prompt: the whole prompt, with one placeholder for the video.
+        answer: the model's.
+        score: in [0, 1], 1 for a right answer; None where only a judge can score it.
     """
 
     question: str
@@ -32,62 +42,53 @@ class Answered:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one cell did on one clip.
+    """The measurement of one cell on one clip.
 
     Attributes:
-        settings: all settings of the method, defaults included.
-        stage, prefill, positions: where it compressed, how the prompt was read, what became of positions.
-        entries: visual entries held per KV head, one number per layer, measured after the prefill.
-        ratio: visual entries held over visual tokens.
-        visual_tokens, text_entries: of the prompt.
-        bytes, peak_bytes, full_bytes: what the cache holds per question, held at most during the prefill, and what the
-            stock cache would hold.
+        report: of the compression, with bytes per question, and seconds over all questions about the clip.
         video, group: of the clip.
         frames, fps, pixels: video frames given to the model, per second, and their height × width.
-        prefill_seconds: vision tower and text model up to the last visual token, for this cell; near zero where
-            `shared`.
-        compress_seconds: in the method.
-        answer_seconds: the rest: reading and answering all questions about the clip.
-        shared: whether the prefill was that of an earlier cell.
-        dtype, attention, device: what answered, and where.
+        answer_seconds: reading and answering all questions about the clip; neither prefill nor compression.
+        dtype, attention, device: the model's.
         versions: of Python and the packages.
         revision: of this code, None outside a git checkout.
     """
 
-    settings: dict[str, Any]
-    stage: str
-    prefill: str
-    positions: str
-    entries: list[int]
-    ratio: float
-    visual_tokens: int
-    text_entries: int
-    bytes: int
-    peak_bytes: int
-    full_bytes: int
+    report: Report
     video: str
     group: str
     frames: int
     fps: float
     pixels: str
-    prefill_seconds: float
-    compress_seconds: float
     answer_seconds: float
-    shared: bool
     dtype: str
     attention: str
     device: str
     versions: dict[str, str]
     revision: str | None
 
+    @classmethod
+    def from_columns(cls, cell: Cell, columns: Mapping[str, Any]) -> Measured:
+        """Rebuild a measurement from its columns, as `as_dict` gives them, and the cell that it is of."""
+        reported = {name: columns[name] for name in REPORTED} | {"entries": tuple(columns["entries"])}
+        length = columns["visual_tokens"] + columns["text_entries"]
+        report = Report(method=cell.method, asked=cell.budget, logical_length=length, **reported)
+        return cls(report, **{name: value for name, value in columns.items() if name not in REPORTED})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flatten to plain types by column, in the order of `MEASURED_COLUMNS`."""
+        values = vars(self.report) | vars(self) | {"entries": list(self.report.entries)}
+        return {name: values[name] for name in MEASURED_COLUMNS}
+
 
 @dataclass(frozen=True)
 class Done:
-    """A cell that was run on a clip.
+    """A cell that ran on a clip.
 
     Attributes:
-        cell, clip: which, the clip by name.
-        measured, answers: what came of it.
+        cell: the cell.
+        clip: the clip's name.
+        measured, answers: the results.
     """
 
     cell: Cell
@@ -103,10 +104,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be run on a clip.
+    """A cell that failed on a clip.
 
     Attributes:
-        cell, clip: which, the clip by name.
+        cell: the cell.
+        clip: the clip's name.
         error: type and message.
     """
 
@@ -120,7 +122,7 @@ Outcome = Done | Failure
 
 @dataclass(frozen=True)
 class Row:
-    """One answered question with everything needed to read it without asking how it was made."""
+    """One answered question, with everything needed to reproduce it."""
 
     cell: Cell
     clip: str
@@ -128,13 +130,21 @@ class Row:
     answered: Answered
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as one flat record of plain types: the columns of every export, in order."""
-        return {**vars(self.cell), "clip": self.clip, **vars(self.answered), **vars(self.measured)}
+        """Flatten to one record of plain types: the columns of every export, in order."""
+        return {**vars(self.cell), "clip": self.clip, **vars(self.answered), **self.measured.as_dict()}
 
 
-COLUMNS = (
-    *(field.name for field in fields(Cell)),
-    "clip",
-    *(field.name for field in fields(Answered)),
-    *(field.name for field in fields(Measured)),
+CELL_COLUMNS = tuple(field.name for field in fields(Cell))
+ANSWERED_COLUMNS = tuple(field.name for field in fields(Answered))
+MEASURED_COLUMNS = (
+    *_REPORT_COLUMNS,
+    *("video", "group", "frames", "fps", "pixels"),
+    *_REPORT_TIMES,
+    *("answer_seconds", "shared", "dtype", "attention", "device", "versions", "revision"),
 )
+COLUMNS = (*CELL_COLUMNS, "clip", *ANSWERED_COLUMNS, *MEASURED_COLUMNS)
+"""Columns of a row, in the store's view and in every export."""
+
+_TYPES = {field.name: str(field.type) for record in (Report, Measured, Answered, Cell) for field in fields(record)}
+ROW_TYPES = {column: _TYPES.get(column, "str") for column in COLUMNS} | {"entries": "list[int]"}
+"""The type of each column, as an annotation."""

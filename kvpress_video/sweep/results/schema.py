@@ -1,18 +1,17 @@
-"""The tables of a sweep's store, made from the dataclasses that they hold."""
+"""Tables of a sweep's store, derived from its records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..cells import Cell
-from .records import COLUMNS, Answered, Measured
+from .records import ANSWERED_COLUMNS, CELL_COLUMNS, COLUMNS, MEASURED_COLUMNS, ROW_TYPES
 
 APPLICATION_ID = int.from_bytes(b"kvpv", "big")
 FORMAT = 1
-"""Of the tables; older and newer ones are told apart by it."""
+"""Version of the tables."""
 
 
 def _same(value: Any) -> Any:
@@ -45,36 +44,36 @@ _KINDS = {
 
 
 class Columns:
-    """A dataclass as columns of a table.
+    """Some columns of a table.
 
     Attributes:
-        names, marks, definitions: of the columns, as SQL reads them.
+        names, marks, definitions: the columns in SQL: their names, one placeholder each, and their definitions.
     """
 
-    def __init__(self, record: type) -> None:
-        self._record: Callable[..., Any] = record
-        self._kinds = {field.name: _KINDS[str(field.type)] for field in fields(record)}
-        self.names = ", ".join(f'"{name}"' for name in self._kinds)
-        self.marks = ", ".join("?" * len(self._kinds))
+    def __init__(self, names: Sequence[str]) -> None:
+        self._kinds = {name: _KINDS[ROW_TYPES[name]] for name in names}
+        self.names = ", ".join(f'"{name}"' for name in names)
+        self.marks = ", ".join("?" * len(names))
         self.definitions = ", ".join(f'"{name}" {kind.sql}' for name, kind in self._kinds.items())
 
     def __len__(self) -> int:
         return len(self._kinds)
 
     def of(self, table: str) -> str:
-        """The names, each with its table."""
+        """Return the names, each qualified by its table."""
         return ", ".join(f'{table}."{name}"' for name in self._kinds)
 
-    def write(self, record: Any) -> list[Any]:
-        """One value per column."""
-        return [kind.write(getattr(record, name)) for name, kind in self._kinds.items()]
+    def write(self, record: Mapping[str, Any]) -> list[Any]:
+        """Convert a record to one SQL value per column."""
+        return [kind.write(record[name]) for name, kind in self._kinds.items()]
 
-    def read(self, values: Iterable[Any]) -> Any:
-        """The record that these values were written from."""
-        return self._record(*(kind.read(value) for kind, value in zip(self._kinds.values(), values, strict=True)))
+    def read(self, values: Iterable[Any]) -> dict[str, Any]:
+        """Convert SQL values back to a record."""
+        pairs = zip(self._kinds.items(), values, strict=True)
+        return {name: kind.read(value) for (name, kind), value in pairs}
 
 
-CELL, ANSWERED, MEASURED = Columns(Cell), Columns(Answered), Columns(Measured)
+CELL, ANSWERED, MEASURED = Columns(CELL_COLUMNS), Columns(ANSWERED_COLUMNS), Columns(MEASURED_COLUMNS)
 
 CREATE = (
     "CREATE TABLE plan (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -94,5 +93,8 @@ CREATE = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
-"""What makes an empty file a store. The plan's cells are in `cells`, in order; its other keys in `plan`, as JSON. A
-question's `place` is its number within the clip."""
+"""Statements that turn an empty file into a store.
+
+The plan's cells are in `cells`, in order, its other keys in `plan`, as JSON. The `place` of an answer is the number of
+its question within the clip.
+"""

@@ -1,4 +1,4 @@
-"""The store of a sweep: one SQLite file that several writers may share and that no interruption leaves half written."""
+"""The store of a sweep: one SQLite file, written in transactions, that several processes may share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +15,18 @@ from typing import Any
 
 from ...errors import SweepError
 from ..cells import Cell
-from .records import COLUMNS, Done, Failure, Row
+from .records import COLUMNS, Answered, Done, Failure, Measured, Row
 from .schema import ANSWERED, APPLICATION_ID, CELL, CREATE, FORMAT, MEASURED
 
 FILE = "sweep.sqlite"
-PATIENCE = 60.0
+BUSY_TIMEOUT = 60.0
 """Seconds to wait for another writer."""
 
 _GROWING = ("cells", "clips")
 _HINTS = {
     "not a database": "It was not written by a sweep: choose another folder, or move it away.",
-    "malformed": "It is damaged: bring back a copy, or remove it and run the sweep again.",
-    "locked": f"Another process has kept it busy for {PATIENCE:.0f} seconds: wait for it to end.",
+    "malformed": "It is damaged: restore a copy, or remove it and run the sweep again.",
+    "locked": f"Another process has kept it locked for {BUSY_TIMEOUT:.0f} seconds: wait for it to end.",
     "disk is full": "Make room, then run the sweep again with --resume.",
     "unable to open": "Check that the file and its folder may be read and written.",
 }
@@ -35,25 +35,28 @@ _TO_ANSWER = _CELL_TO_CLIP + len(ANSWERED)
 
 
 class Store:
-    """The plan, the rows and the failures of one sweep; several processes of one machine may write to it at once. Its
-    view `rows` is for anybody's SQL: `rows.COLUMNS`, in which lists and dictionaries are JSON text.
+    """The plan, rows and failures of a sweep.
+
+    Several processes of one machine may write to it at once. Its view `rows` has the columns `records.COLUMNS`, for SQL
+    from other programs; lists and dictionaries in it are JSON text.
 
     Attributes:
-        folder, file: where it lies.
+        folder: of the sweep.
+        file: of the database.
     """
 
     def __init__(self, folder: str | Path, plan: Mapping[str, Any] | None = None, *, resume: bool = False) -> None:
-        """Open a store: to read it, or with a plan to start a sweep or to take one up.
+        """Open a store: for reading, or with a plan to start or resume a sweep.
 
         Args:
-            folder: made if it is missing and there is a plan.
-            plan: all that decides what the rows are, in plain types; `"cells"` is the list of `asdict(Cell)`.
-            resume: whether the store may hold answers already. Cells and clips of the plan that are new to it are
-                added, all else must be equal.
+            folder: of the sweep; created with a plan.
+            plan: everything that determines the rows, in plain types; `"cells"` is the list of `asdict(Cell)`.
+            resume: whether the store may already hold answers. New cells and clips are added to its plan; everything
+                else must be equal.
 
         Raises:
-            SweepError: there is no store to read, or it is not whole, not a store, or of another version; or with a
-                plan: it holds answers and `resume` is not asked for, or it is of another sweep.
+            SweepError: there is no store to read, or it is damaged, not a store, or of another version; with a plan, it
+                holds answers and `resume` is not given, or it belongs to a different sweep.
         """
         self.folder = Path(folder)
         self.file = self.folder / FILE
@@ -67,36 +70,39 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file; nothing waits to be written."""
+        """Close the file; everything is already written."""
         self._db.close()
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The plan, with every cell and clip that was ever asked for, in the order in which they were."""
+        """The plan, with all cells and clips ever asked for, in that order."""
         with self._explained():
             return _plan(self._db)
 
     def finished(self) -> set[tuple[Cell, str]]:
-        """Cells and clips (by name) that have their answers."""
+        """Return the cells and clips (by name) that have answers."""
         return {(cell, clip) for cell, clip in self._pairs("m.clip", "measurements")}
 
     def failures(self) -> list[Failure]:
-        """What failed and was not answered since, in the order of the plan, then of the clips' names."""
+        """Return the failures without answers since, in the order of the plan, then of the clips' names."""
         return [Failure(cell, clip, error) for cell, clip, error in self._pairs("m.clip, m.error", "failures")]
 
     def rows(self) -> list[Row]:
-        """All rows, in the order of the plan, then of the clips' names, then of the questions."""
+        """Return all rows, in the order of the plan, then of the clips' names, then of the questions."""
         with self._explained():
             found = self._db.execute("SELECT * FROM rows").fetchall()
         rows = []
         for (*cell_values, clip), group in groupby(found, key=lambda values: values[:_CELL_TO_CLIP]):
             answers = list(group)
-            cell, measured = CELL.read(cell_values), MEASURED.read(answers[0][_TO_ANSWER:])
-            rows += [Row(cell, clip, measured, ANSWERED.read(values[_CELL_TO_CLIP:_TO_ANSWER])) for values in answers]
+            cell = Cell(**CELL.read(cell_values))
+            measured = Measured.from_columns(cell, MEASURED.read(answers[0][_TO_ANSWER:]))
+            for values in answers:
+                answered = Answered(**ANSWERED.read(values[_CELL_TO_CLIP:_TO_ANSWER]))
+                rows.append(Row(cell, clip, measured, answered))
         return rows
 
     def add(self, done: Done) -> None:
-        """Keep all answers of a cell on a clip, or after an interruption none; the first to come are kept.
+        """Store all answers of a cell on a clip in one transaction, unless the store already has them.
 
         Raises:
             SweepError: the cell is not in the plan, or the file cannot be written.
@@ -106,17 +112,17 @@ class Store:
             added = db.execute(
                 f"INSERT INTO measurements (cell, clip, {MEASURED.names}) VALUES (?, ?, {MEASURED.marks}) "
                 "ON CONFLICT (cell, clip) DO NOTHING",
-                (cell, done.clip, *MEASURED.write(done.measured)),
+                (cell, done.clip, *MEASURED.write(done.measured.as_dict())),
             )
             if added.rowcount:
                 db.executemany(
                     f"INSERT INTO answers (measurement, place, {ANSWERED.names}) VALUES (?, ?, {ANSWERED.marks})",
-                    [(added.lastrowid, place, *ANSWERED.write(a)) for place, a in enumerate(done.answers)],
+                    [(added.lastrowid, place, *ANSWERED.write(vars(a))) for place, a in enumerate(done.answers)],
                 )
                 db.execute("DELETE FROM failures WHERE cell = ? AND clip = ?", (cell, done.clip))
 
     def fail(self, failure: Failure) -> None:
-        """Keep a failure in place of an earlier one; where there are answers, it is dropped.
+        """Store a failure in place of an earlier one, unless there are answers.
 
         Raises:
             SweepError: the cell is not in the plan, or the file cannot be written.
@@ -137,13 +143,13 @@ class Store:
             found = self._db.execute(
                 f"SELECT {CELL.of('c')}, {columns} FROM {table} m JOIN cells c ON c.id = m.cell ORDER BY c.id, m.clip"
             ).fetchall()
-        return ((CELL.read(values[: len(CELL)]), *values[len(CELL) :]) for values in found)
+        return ((Cell(**CELL.read(values[: len(CELL)])), *values[len(CELL) :]) for values in found)
 
     def _to_read(self) -> sqlite3.Connection:
         if not self.file.is_file():
             raise SweepError(f"No sweep in {self.folder}: it has no {FILE}. Give the folder that a sweep wrote to.")
         at_rest = not os.access(self.folder, os.W_OK) and not Path(f"{self.file}-wal").exists()
-        with _opened(self.file, "immutable=1" if at_rest else "mode=rw") as db:  # rw: to mend what a killed writer left
+        with _opened(self.file, "immutable=1" if at_rest else "mode=rw") as db:  # rw: recovers after a killed writer
             db.execute("PRAGMA query_only = ON")
             if _is_empty(db):
                 raise SweepError(f"{self.file} is empty: its sweep was never begun. Run the sweep first.")
@@ -164,9 +170,7 @@ class Store:
                     self._check(db)
                     self._check_plan(_plan(db), plan, resume, *db.execute("SELECT count(*) FROM answers").fetchone())
                 _extend(db, plan)
-            with suppress(
-                sqlite3.OperationalError
-            ):  # where there is no write-ahead log, readers and writers take turns
+            with suppress(sqlite3.OperationalError):  # without a write-ahead log readers and writers take turns
                 db.execute("PRAGMA journal_mode = WAL").fetchone()
             return db
 
@@ -191,7 +195,7 @@ class Store:
     def _check_plan(self, found: dict[str, Any], asked: dict[str, Any], resume: bool, answers: int) -> None:
         if answers and not resume:
             raise SweepError(
-                f"{self.folder} already holds {answers} answers: pass --resume to add what is missing, "
+                f"{self.folder} already holds {answers} answers: pass --resume to complete it, "
                 "or choose another folder."
             )
         there, here = (_flat({key: plan[key] for key in plan if key not in _GROWING}) for plan in (found, asked))
@@ -207,7 +211,7 @@ class Store:
             changed.append(f"{len(other)} clips have other questions, {other[0]} first")
         if changed:
             raise SweepError(
-                f"{self.folder} holds another sweep: {'; '.join(changed)}. Choose another folder, or ask for the same."
+                f"{self.folder} holds another sweep: {'; '.join(changed)}. Choose another folder, or run that sweep."
             )
 
     @contextmanager
@@ -220,9 +224,9 @@ class Store:
 
 
 @contextmanager
-def _opened(file: Path, how: str) -> Iterator[sqlite3.Connection]:
-    """A connection that stays open unless there is an error."""
-    db = sqlite3.connect(f"{file.absolute().as_uri()}?{how}", uri=True, timeout=PATIENCE, isolation_level=None)
+def _opened(file: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """Yield a connection; close it only on an error."""
+    db = sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
     try:
         yield db
     except BaseException:
@@ -251,11 +255,11 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 def _plan(db: sqlite3.Connection) -> dict[str, Any]:
     written = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
     cells = db.execute(f"SELECT {CELL.names} FROM cells ORDER BY id")
-    return {**written, "cells": [asdict(CELL.read(values)) for values in cells]}
+    return {**written, "cells": [CELL.read(values) for values in cells]}
 
 
 def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
-    """Write a plan, or over one that agrees with it what it has more of."""
+    """Write a plan, or add its new cells and clips to the one already there."""
     written = _plan(db)
     for key, value in plan.items():
         if key != "cells":
@@ -266,17 +270,17 @@ def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
             )
     db.executemany(
         f"INSERT INTO cells ({CELL.names}) VALUES ({CELL.marks}) ON CONFLICT DO NOTHING",
-        [CELL.write(Cell(**cell)) for cell in plan.get("cells", ())],
+        [CELL.write(vars(Cell(**cell))) for cell in plan.get("cells", ())],
     )
 
 
 def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Mappings of mappings, key by key."""
+    """Merge two mappings of mappings."""
     return {**old, **{key: {**old.get(key, {}), **value} for key, value in new.items()}}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:
-    """The leaves of nested mappings, spelled, by their path."""
+    """Flatten nested mappings to the `repr` of each leaf, by its path."""
     if not isinstance(value, dict):
         return {name: repr(value)}
     nested = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())

@@ -1,1 +1,1 @@
-"""Workers, executors and the scheduler that run a sweep."""
+"""Workers, executors and the scheduler of a sweep."""

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, device, and the revision of this code."""
+"""Provenance of results: versions, device, and the revision of this code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("kvpress-video", "torch", "transformers", "numpy", "decord")
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words, e.g. `"cuda: NVIDIA H200"` or `"cpu: x86_64, 2 threads"`."""
+    """Describe a device: `"cuda: NVIDIA H200"`, `"cpu: x86_64, 2 threads"`."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
@@ -34,9 +34,9 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def git_revision() -> str | None:
-    """The revision of the checkout that this code runs from, `-dirty` if it was changed; None outside a checkout.
+    """Return the revision of the checkout that this code runs from, with `-dirty` if files changed.
 
-    As it was when this process first asked.
+    None outside a checkout. The revision is read once per process.
     """
     here = Path(__file__).resolve().parent
     if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:

@@ -1,4 +1,4 @@
-"""What runs the tasks of a sweep: this process, processes of this machine, or a Ray cluster."""
+"""Executors of tasks: this process, local processes, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..cells import Task
 from ..results.records import Outcome
 from .process_pool import Processes, cores
 from .ray_pool import OnRay
-from .scheduler import Make, check_finished, without
+from .scheduler import WorkerFactory, check_finished, without
 
 KINDS = ("local", "ray")
 
@@ -22,38 +22,38 @@ class Executor(Protocol):
     """Turns tasks into outcomes."""
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
-        """One outcome per cell of every task, each as soon as it is there, in any order.
+        """Yield one outcome per cell of every task, each as soon as it is available, in any order.
 
-        A task is taken from the iterable only when a worker is there for it, or about to be. Workers end with the
+        A task is taken from the iterable only when a worker is ready for it or about to be. Workers end with the
         generator: close it (`contextlib.closing`) where it may be left early.
 
         Raises:
-            KVPressVideoError: the work cannot go on. What goes wrong in one cell is a `Failure`.
+            KVPressVideoError: the work cannot go on. An error in one cell is a `Failure` instead.
         """
         ...
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """One task after the other, here.
+    """Runs one task after the other in this process.
 
     Attributes:
-        make: makes the worker for a device.
-        device: its device; None for its default.
+        factory: makes the worker.
+        device: of the worker; None for its default.
     """
 
-    make: Make
+    factory: WorkerFactory
     device: str | None = None
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run the tasks.
 
         Raises:
-            SweepError: the worker gives other outcomes than were asked for.
+            SweepError: the worker returns other outcomes than were asked for.
         """
         worker = None
         for task in tasks:
-            worker = worker or self.make(self.device)
+            worker = worker or self.factory(self.device)
             for outcome in worker.run(task):
                 task = without(task, outcome)
                 yield outcome
@@ -61,25 +61,25 @@ class InProcess:
 
 
 def choose(
-    make: Make,
+    factory: WorkerFactory,
     kind: str = "local",
     workers: int | None = None,
     address: str | None = None,
     device: str | None = None,
 ) -> Executor:
-    """The executor that a user asks for.
+    """Choose an executor.
 
     Args:
-        make: makes a worker for a device; picklable.
+        factory: makes a worker for a device; picklable.
         kind: `"local"` or `"ray"`.
-        workers: at a time. By default `"local"` has one per GPU, or two on the CPU, or one where another `device` is
-            given; one is this process. Give 1 for a model that `device_map` spreads over all GPUs. For `"ray"` see
-            `OnRay`.
+        workers: maximum number of workers. By default `"local"` has one per GPU, or two on the CPU, or one where
+            another `device` is given; a single worker is this process. Give 1 for a model that `device_map` spreads
+            over all GPUs. For `"ray"` see `OnRay`.
         address: of a Ray cluster.
         device: of every worker.
 
     Raises:
-        UnknownNameError: no such kind.
+        UnknownNameError: unknown kind.
         SweepError: fewer than one worker, an address without Ray, or Ray is not installed.
     """
     if kind not in KINDS:
@@ -87,15 +87,15 @@ def choose(
     if workers is not None and workers < 1:
         raise SweepError(f"A sweep needs at least one worker, got {workers}.")
     if kind == "ray":
-        return OnRay(make, address, workers, device)
+        return OnRay(factory, address, workers, device)
     if address is not None:
         raise SweepError(f"The address {address!r} is for the executor 'ray', not for 'local'.")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device is None and gpus:
         devices: tuple[str | None, ...] = tuple(f"cuda:{index}" for index in range(gpus))
-        usual = gpus
+        default = gpus
     else:
         devices = (device,)
-        usual = min(2, cores()) if device in (None, "cpu") else 1
-    workers = workers or usual
-    return InProcess(make, device) if workers == 1 else Processes(make, workers, devices)
+        default = min(2, cores()) if device in (None, "cpu") else 1
+    workers = workers or default
+    return InProcess(factory, device) if workers == 1 else Processes(factory, workers, devices)

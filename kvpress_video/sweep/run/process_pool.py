@@ -1,4 +1,4 @@
-"""Runs tasks by processes of this machine."""
+"""Run tasks in local processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from ..cells import Task
 from ..results.records import Outcome
-from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, pack, run_tasks, serve, unpack
+from .scheduler import MEMORY_HINT, Died, Event, WorkerFactory, pack, run_tasks, serve, unpack
 
 _SPAWN = multiprocessing.get_context("spawn")
 _SECONDS_TO_END = 10
@@ -24,18 +24,18 @@ _SECONDS_TO_END = 10
 
 @dataclass(frozen=True)
 class Processes:
-    """Several tasks at a time, each by a process with its own copy of the models and its share of the cores.
+    """Runs several tasks at a time, each in a process with its own copy of the models and its share of the cores.
 
-    A process that dies is replaced, and what it had not finished is dealt out again. They leave Ctrl-C to this process,
-    and end with it, however it ends.
+    A process that dies is replaced, and the rest of its task is run again. Child processes ignore Ctrl-C, and end with
+    this process however it ends.
 
     Attributes:
-        make: makes a worker for a device; picklable.
-        workers: processes at most; there are never more than tasks.
-        devices: dealt out to them in turn; their default device if there are none.
+        factory: makes a worker for a device; picklable.
+        workers: maximum number of processes; there are never more than tasks.
+        devices: assigned to the processes in turn.
     """
 
-    make: Make
+    factory: WorkerFactory
     workers: int
     devices: tuple[str | None, ...] = (None,)
 
@@ -46,11 +46,11 @@ class Processes:
             SweepError: processes cannot be started, or a worker fails outside of any cell.
         """
         threads = max(1, cores() // self.workers)
-        yield from run_tasks(_Pool(pack(self.make), self.devices, threads), self.workers, tasks)
+        yield from run_tasks(_Pool(pack(self.factory), self.devices, threads), self.workers, tasks)
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -62,56 +62,56 @@ class _Child:
 
 @dataclass(frozen=True)
 class _Pool:
-    make: bytes
+    factory: bytes
     devices: tuple[str | None, ...]
     threads: int
 
-    def start(self, place: int) -> _Child:
+    def start(self, slot: int) -> _Child:
         ours, theirs = _SPAWN.Pipe()
-        device = self.devices[place % len(self.devices)]
-        process = _SPAWN.Process(target=_live, args=(self.make, device, self.threads, theirs), daemon=True)
-        with _deaf_to_ctrl_c(), theirs:
+        device = self.devices[slot % len(self.devices)]
+        process = _SPAWN.Process(target=_run_child, args=(self.factory, device, self.threads, theirs), daemon=True)
+        with _sigint_ignored(), theirs:
             process.start()
         return _Child(process, ours)
 
-    def deal(self, hand: _Child, task: bytes) -> None:
+    def send(self, worker: _Child, task: bytes) -> None:
         with suppress(OSError):
-            hand.pipe.send_bytes(task)
+            worker.pipe.send_bytes(task)
 
-    def wait(self, hands: Collection[_Child]) -> Iterator[tuple[_Child, Event]]:
-        ready = wait([child.pipe for child in hands])
-        for child in hands:
+    def wait(self, workers: Collection[_Child]) -> Iterator[tuple[_Child, Event]]:
+        ready = wait([child.pipe for child in workers])
+        for child in workers:
             if child.pipe in ready:
-                yield child, _hear(child)
+                yield child, _next_event(child)
 
-    def end(self, hands: Collection[_Child]) -> None:
-        for child in hands:
+    def end(self, workers: Collection[_Child]) -> None:
+        for child in workers:
             child.process.kill()
             child.pipe.close()
-        for child in hands:
+        for child in workers:
             child.process.join()
             child.process.close()
 
 
-def _hear(child: _Child) -> Event:
-    """The next event of a child whose pipe has something to read, or has come to its end."""
+def _next_event(child: _Child) -> Event:
+    """Read the next event of a child whose pipe is readable or closed."""
     try:
         return unpack(child.pipe.recv_bytes())
     except (EOFError, OSError):
         child.process.join(_SECONDS_TO_END)
         code = child.process.exitcode or 0
         if code >= 0:
-            return Gone(f"ended with exit code {code}")
-        return Gone(f"died with signal {-code}", SHORT_OF_MEMORY if -code == signal.SIGKILL else "")
+            return Died(f"ended with exit code {code}")
+        return Died(f"died with signal {-code}", MEMORY_HINT if -code == signal.SIGKILL else "")
 
 
-def _live(make: bytes, device: str | None, threads: int, pipe: Connection) -> None:
-    """What a child does until the parent has no more for it."""
+def _run_child(factory: bytes, device: str | None, threads: int, pipe: Connection) -> None:
+    """Run tasks from a pipe until the parent closes it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with suppress(OSError):
-        for message in serve(make, device, _tasks(pipe)):
+        for message in serve(factory, device, _tasks(pipe)):
             pipe.send_bytes(message)
 
 
@@ -128,8 +128,8 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C from the beginning."""
+def _sigint_ignored() -> Iterator[None]:
+    """Let processes started within ignore Ctrl-C from the beginning."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Runs tasks by actors of a Ray cluster."""
+"""Run tasks in actors of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ import torch
 from ...errors import SweepError
 from ..cells import Task
 from ..results.records import Outcome
-from .scheduler import SHORT_OF_MEMORY, Event, Gone, Make, Raised, Ready, pack, run_tasks, serve, unpack
+from .scheduler import MEMORY_HINT, Died, Event, Raised, Ready, WorkerFactory, pack, run_tasks, serve, unpack
 
 _SECONDS_TO_CONNECT = 5
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """Several tasks at a time, each by a Ray actor with its own copy of the models.
+    """Runs several tasks at a time, each in a Ray actor with its own copy of the models.
 
-    An actor that is lost, alone or with its node, is replaced, and what it had not finished is dealt out again. The
-    packages, models and videos must be there on every node under the same names. A Ray that this process was connected
-    to before is used and left alone; one that is started here ends with the run.
+    An actor that is lost, alone or with its node, is replaced, and the rest of its task is run again. Packages, models
+    and videos must exist on every node under the same paths. A Ray that this process was already connected to is used
+    and left running; one that is started here ends with the run.
 
     Attributes:
-        make: makes a worker for a device; picklable.
+        factory: makes a worker for a device; picklable.
         address: as in `ray.init`: `"host:6379"`, `"auto"`, `"local"`; by default the cluster of `RAY_ADDRESS` or of
             this machine, or else a new one on this machine.
-        workers: actors at most; by default one per GPU of the cluster, or two per node where it has none.
+        workers: maximum number of actors; by default one per GPU of the cluster, or two per node where it has none.
         device: `"cpu"` to use no GPU.
 
     Raises:
-        SweepError: Ray is not installed, or the device is one that Ray does not give.
+        SweepError: Ray is not installed, or the device is not one that Ray assigns.
     """
 
-    make: Make
+    factory: WorkerFactory
     address: str | None = None
     workers: int | None = None
     device: str | None = None
@@ -48,7 +48,7 @@ class OnRay:
     def __post_init__(self) -> None:
         _ray()
         if self.device not in (None, "cpu", "cuda"):
-            raise SweepError(f"Ray gives every worker a GPU of its own: leave out the device, got {self.device!r}.")
+            raise SweepError(f"Ray assigns a GPU to every worker: leave out the device, got {self.device!r}.")
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Run the tasks.
@@ -57,86 +57,86 @@ class OnRay:
             SweepError: there is no cluster at the address, actors cannot be started, or a worker fails outside of any
                 cell.
         """
-        make = pack(self.make)
+        factory = pack(self.factory)
         with _connected(self.address):
-            has = _ray().cluster_resources()
-            gpus = 0 if self.device == "cpu" else int(has.get("GPU", 0))
-            cpus = int(has.get("CPU", 1))
+            resources = _ray().cluster_resources()
+            gpus = 0 if self.device == "cpu" else int(resources.get("GPU", 0))
+            cpus = int(resources.get("CPU", 1))
             if self.device == "cuda" and not gpus:
                 raise SweepError("The Ray cluster has no GPU.")
             workers = self.workers or gpus or _two_per_node()
             threads = max(1, cpus // workers)
-            yield from run_tasks(_Pool(make, self.device, threads, gpus=1 if gpus else 0), workers, tasks)
+            yield from run_tasks(_Pool(factory, self.device, threads, gpus=1 if gpus else 0), workers, tasks)
 
 
 class _Actor:
-    """A worker on some node. It speaks when it is asked to, one message at a time."""
+    """A worker on a node, polled for one message at a time."""
 
-    def __init__(self, make: bytes, device: str | None, threads: int) -> None:
+    def __init__(self, factory: bytes, device: str | None, threads: int) -> None:
         torch.set_num_threads(threads)
         self._tasks: deque[bytes] = deque()
-        self._messages = serve(make, device, iter(self._tasks.popleft, None))
+        self._messages = serve(factory, device, iter(self._tasks.popleft, None))
 
     def step(self, task: bytes | None = None) -> bytes:
-        """The next message; a task is due after each one that says it is ready."""
+        """Return the next message; after each `Ready` a task must be given."""
         if task is not None:
             self._tasks.append(task)
         return next(self._messages)
 
 
 @dataclass(eq=False)
-class _Hand:
+class _Worker:
     actor: Any
     message: Any
 
 
 @dataclass(frozen=True)
 class _Pool:
-    make: bytes
+    factory: bytes
     device: str | None
     threads: int
     gpus: int
 
-    def start(self, place: int) -> _Hand:
+    def start(self, slot: int) -> _Worker:
         actor = (
             _ray()
             .remote(_Actor)
             .options(num_cpus=1, num_gpus=self.gpus, max_restarts=0, scheduling_strategy="SPREAD")
-            .remote(self.make, self.device, self.threads)
+            .remote(self.factory, self.device, self.threads)
         )
-        return _Hand(actor, actor.step.remote())
+        return _Worker(actor, actor.step.remote())
 
-    def deal(self, hand: _Hand, task: bytes) -> None:
-        hand.message = hand.actor.step.remote(task)
+    def send(self, worker: _Worker, task: bytes) -> None:
+        worker.message = worker.actor.step.remote(task)
 
-    def wait(self, hands: Collection[_Hand]) -> Iterator[tuple[_Hand, Event]]:
-        ready, _ = _ray().wait([hand.message for hand in hands])
-        for hand in hands:
-            if hand.message in ready:
-                event = _hear(hand.message)
+    def wait(self, workers: Collection[_Worker]) -> Iterator[tuple[_Worker, Event]]:
+        ready, _ = _ray().wait([worker.message for worker in workers])
+        for worker in workers:
+            if worker.message in ready:
+                event = _event(worker.message)
                 if event != Ready():
-                    hand.message = hand.actor.step.remote()
-                yield hand, event
+                    worker.message = worker.actor.step.remote()
+                yield worker, event
 
-    def end(self, hands: Collection[_Hand]) -> None:
-        for hand in hands:
-            _ray().kill(hand.actor)
+    def end(self, workers: Collection[_Worker]) -> None:
+        for worker in workers:
+            _ray().kill(worker.actor)
 
 
-def _hear(message: Any) -> Event:
+def _event(message: Any) -> Event:
     ray = _ray()
     try:
         return unpack(ray.get(message))
     except ray.exceptions.RayActorError as error:
         if error.actor_init_failed:
             reason = str(error).strip().splitlines()[-1]
-            told = f"Ray cannot start a worker; is kvpress-video installed on every node? {reason}"
-            return Raised(SweepError(told), str(error))
-        return Gone(f"was lost by Ray ({type(error).__name__})", SHORT_OF_MEMORY)
+            text = f"Ray cannot start a worker; is kvpress-video installed on every node? {reason}"
+            return Raised(SweepError(text), str(error))
+        return Died(f"was lost by Ray ({type(error).__name__})", MEMORY_HINT)
     except ray.exceptions.RayTaskError as error:
         return Raised(SweepError("A Ray worker failed."), str(error))
     except ray.exceptions.RayError as error:
-        return Gone(f"was lost by Ray ({type(error).__name__})", SHORT_OF_MEMORY)
+        return Died(f"was lost by Ray ({type(error).__name__})", MEMORY_HINT)
 
 
 def _two_per_node() -> int:
@@ -153,7 +153,7 @@ def _connected(address: str | None) -> Iterator[None]:
             raise SweepError(f"This process is connected to Ray at {here}: leave out the address, got {address!r}.")
         yield
         return
-    _check_somebody_listens(address)
+    _check_reachable(address)
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
@@ -164,8 +164,12 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_somebody_listens(address: str | None) -> None:
-    """Ray itself tries for minutes, and then ends the process."""
+def _check_reachable(address: str | None) -> None:
+    """Check that the port of a cluster is open; `ray.init` would retry for minutes, then end the process.
+
+    Raises:
+        SweepError: it is not.
+    """
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS")
     if address in (None, "auto", "local"):

@@ -1,4 +1,4 @@
-"""Deals tasks out to workers elsewhere, takes their outcomes, and deals out again what lost workers left."""
+"""Assign tasks to workers in other processes, and reassign the unfinished tasks of workers that died."""
 
 from __future__ import annotations
 
@@ -13,66 +13,71 @@ from ...errors import KVPressVideoError, SweepError
 from ..cells import Cell, Task
 from ..results.records import Done, Failure, Outcome
 
-STRIKES = 3
-SHORT_OF_MEMORY = "most likely for want of memory: use fewer workers"
+MAX_DEATHS = 3
+"""Deaths after which a cell is recorded as failed, and failed starts in a row after which the sweep ends."""
+MEMORY_HINT = "probably out of memory: use fewer workers"
 
 
 class Worker(Protocol):
-    """Runs tasks; it has its own copy of the models, which it loads when a task first needs them."""
+    """Runs tasks with its own copy of the models, which it loads when a task first needs them."""
 
     def run(self, task: Task) -> Iterator[Outcome]:
-        """One outcome per cell, in the order of the cells, each as soon as it is there."""
+        """Yield one outcome per cell, in the order of the cells, each as soon as it is available."""
         ...
 
 
-Make = Callable[[str | None], Worker]
+WorkerFactory = Callable[[str | None], Worker]
+"""Makes a worker for a device; None for the default device."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker waits for a task; the one it had is finished."""
+    """Event: the worker has finished its task, if it had one, and waits for the next."""
 
 
 @dataclass(frozen=True)
 class Raised:
-    """The worker failed outside of any cell."""
+    """Event: the worker failed outside of any cell."""
 
     error: KVPressVideoError
     traceback: str
 
 
 @dataclass(frozen=True)
-class Gone:
-    """The worker is no more.
+class Died:
+    """Event: the worker no longer exists.
 
     Attributes:
         how: it ended: `"died with signal 9"`.
-        why: as far as one can tell.
+        hint: at the cause, where it can be guessed.
     """
 
     how: str
-    why: str = ""
+    hint: str = ""
 
 
-Event = Ready | Raised | Gone | Done | Failure
+Event = Ready | Raised | Died | Done | Failure
 
 
-def pack(make: Make) -> bytes:
-    """The maker of workers, as `serve` takes it.
+def pack(factory: WorkerFactory) -> bytes:
+    """Pickle a worker factory for `serve`.
 
     Raises:
-        SweepError: it cannot be sent to another process.
+        SweepError: it cannot be pickled.
     """
     try:
-        return pickle.dumps(make)
+        return pickle.dumps(factory)
     except Exception as error:
         raise SweepError(f"Workers cannot be made in other processes: {type(error).__name__}: {error}") from error
 
 
-def serve(make: bytes, device: str | None, tasks: Iterable[bytes]) -> Iterator[bytes]:
-    """The life of a worker, as messages for `unpack`: ready, outcomes, ready, outcomes, …, or an error at the end."""
+def serve(factory: bytes, device: str | None, tasks: Iterable[bytes]) -> Iterator[bytes]:
+    """Run pickled tasks in a new worker, and yield its events as messages for `unpack`.
+
+    The events are `Ready`, then for each task its outcomes and `Ready` again; or `Raised`, which is the last.
+    """
     try:
-        worker: Worker = pickle.loads(make)(device)
+        worker: Worker = pickle.loads(factory)(device)
         yield pickle.dumps(Ready())
         for task in tasks:
             for outcome in worker.run(pickle.loads(task)):
@@ -81,95 +86,99 @@ def serve(make: bytes, device: str | None, tasks: Iterable[bytes]) -> Iterator[b
     except KVPressVideoError as error:
         yield pickle.dumps(Raised(error, traceback.format_exc()))
     except Exception as error:
-        told = SweepError(f"A worker failed outside of any cell: {type(error).__name__}: {error}")
-        yield pickle.dumps(Raised(told, traceback.format_exc()))
+        wrapped = SweepError(f"A worker failed outside of any cell: {type(error).__name__}: {error}")
+        yield pickle.dumps(Raised(wrapped, traceback.format_exc()))
 
 
 def unpack(message: bytes) -> Event:
-    """What a worker says.
+    """Unpickle an event of a worker.
 
     Raises:
-        SweepError: it cannot be read here.
+        SweepError: it cannot be unpickled here.
     """
     try:
         event: Event = pickle.loads(message)
     except Exception as error:
-        raise SweepError(f"What a worker sent cannot be read: {type(error).__name__}: {error}") from error
+        raise SweepError(f"Cannot unpickle the message of a worker: {type(error).__name__}: {error}") from error
     return event
 
 
 def without(task: Task, outcome: Outcome) -> Task:
-    """What is left of a task after one of its outcomes.
+    """Remove the cell of an outcome from a task.
 
     Raises:
-        SweepError: the task did not ask for it.
+        SweepError: the task does not have it.
     """
     if outcome.cell not in task.cells or outcome.clip != task.clip.name:
-        raise SweepError(f"A worker gave an outcome it was not asked for: {outcome.cell} on {outcome.clip}.")
+        raise SweepError(f"A worker returned an outcome that was not asked for: {outcome.cell} on {outcome.clip}.")
     return replace(task, cells=tuple(cell for cell in task.cells if cell != outcome.cell))
 
 
 def check_finished(task: Task) -> None:
-    """See that nothing is left of a task.
+    """Check that no cell of a task is left.
 
     Raises:
         SweepError: some cells have no outcome.
     """
     if task.cells:
         missing = ", ".join(map(str, task.cells))
-        raise SweepError(f"A worker gave no outcome for {missing} on {task.clip.name}.")
+        raise SweepError(f"A worker returned no outcome for {missing} on {task.clip.name}.")
 
 
 class TaskQueue:
-    """Which tasks wait, who works on what, and at which cells workers died.
+    """Waiting tasks, running tasks, and how many workers died at each cell.
 
     Attributes:
-        dealt: what each worker has still to do.
+        running: the rest of each worker's task, by worker.
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        self.dealt: dict[Hashable, Task] = {}
+        self.running: dict[Hashable, Task] = {}
         self._tasks = iter(tasks)
         self._waiting: deque[Task] = deque()
         self._deaths: Counter[tuple[Cell, str]] = Counter()
 
-    def reserve(self, count: int) -> bool:
-        """Whether there are tasks for that many more workers; only as many are taken from the iterable."""
+    def has(self, count: int) -> bool:
+        """Return whether at least `count` tasks wait; takes no more than that from the iterable."""
         while len(self._waiting) < count and (task := next(self._tasks, None)):
             self._waiting.append(task)
         return len(self._waiting) >= count
 
-    def deal(self, hand: Hashable) -> Task | None:
-        """A task for a worker; None if there is no more."""
-        if not self.reserve(1):
+    def assign(self, worker: Hashable) -> Task | None:
+        """Assign the next task to a worker; None if there is none."""
+        if not self.has(1):
             return None
-        self.dealt[hand] = self._waiting.popleft()
-        return self.dealt[hand]
+        self.running[worker] = self._waiting.popleft()
+        return self.running[worker]
 
-    def take(self, hand: Hashable, outcome: Outcome) -> None:
-        """Cross a cell off a worker's task.
-
-        Raises:
-            SweepError: as `without`.
-        """
-        self.dealt[hand] = without(self.dealt[hand], outcome)
-
-    def finish(self, hand: Hashable) -> None:
-        """Cross a worker's task off.
+    def record(self, worker: Hashable, outcome: Outcome) -> None:
+        """Remove a finished cell from a worker's task.
 
         Raises:
-            SweepError: as `check_finished`.
+            SweepError: as in `without`.
         """
-        check_finished(self.dealt.pop(hand))
+        self.running[worker] = without(self.running[worker], outcome)
 
-    def lose(self, hand: Hashable, gone: Gone) -> Failure | None:
-        """Take back what a lost worker left; its first cell is a failure once workers have died at it three times."""
-        task, failure = self.dealt.pop(hand), None
+    def finish(self, worker: Hashable) -> None:
+        """Remove a worker's finished task.
+
+        Raises:
+            SweepError: as in `check_finished`.
+        """
+        check_finished(self.running.pop(worker))
+
+    def requeue(self, worker: Hashable, death: Died) -> Failure | None:
+        """Put the rest of a dead worker's task back in front.
+
+        Returns:
+            The failure of its first cell, once workers have died at it three times.
+        """
+        task, failure = self.running.pop(worker), None
         if task.cells:
             turn = task.cells[0], task.clip.name
             self._deaths[turn] += 1
-            if self._deaths[turn] == STRIKES:
-                failure = Failure(*turn, "; ".join(filter(None, (f"worker {gone.how} three times", gone.why))))
+            if self._deaths[turn] == MAX_DEATHS:
+                failure = Failure(*turn, "; ".join(filter(None, (f"worker {death.how} three times", death.hint))))
                 task = without(task, failure)
         if task.cells:
             self._waiting.appendleft(task)
@@ -180,66 +189,66 @@ WorkerId = TypeVar("WorkerId", bound=Hashable)
 
 
 class Pool(Protocol[WorkerId]):
-    """Where workers live. Each is known by its hand."""
+    """Starts, feeds and ends workers, each known by an id."""
 
-    def start(self, place: int) -> WorkerId:
-        """A new worker in one of the places, numbered from 0; its first event is that it is ready."""
+    def start(self, slot: int) -> WorkerId:
+        """Start a worker in a slot, numbered from 0; its first event is `Ready`."""
         ...
 
-    def deal(self, hand: WorkerId, task: bytes) -> None:
-        """Give a worker that is ready a task. That it may have died meanwhile is told by `wait`."""
+    def send(self, worker: WorkerId, task: bytes) -> None:
+        """Send a task to a ready worker. If the worker has died, `wait` reports it."""
         ...
 
-    def wait(self, hands: Collection[WorkerId]) -> Iterable[tuple[WorkerId, Event]]:
-        """Wait until some workers have something to say: one event of each."""
+    def wait(self, workers: Collection[WorkerId]) -> Iterable[tuple[WorkerId, Event]]:
+        """Wait until some workers have an event, and return one event of each of these."""
         ...
 
-    def end(self, hands: Collection[WorkerId]) -> None:
-        """End workers at once, whatever they do."""
+    def end(self, workers: Collection[WorkerId]) -> None:
+        """Kill workers."""
         ...
 
 
-def run_tasks(pool: Pool[WorkerId], workers: int, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
-    """Run tasks by at most so many workers of a pool; none is left when this ends, in whatever way.
+def run_tasks(pool: Pool[WorkerId], max_workers: int, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+    """Run tasks on at most `max_workers` workers of a pool; none is left however this ends.
 
     Raises:
-        SweepError: workers die before they are ready, or fail outside of any cell.
-        KVPressVideoError: what a worker raised outside of any cell.
+        SweepError: workers die before they are ready, or one fails outside of any cell.
+        KVPressVideoError: a worker raised it outside of any cell.
     """
-    ledger = TaskQueue(tasks)
-    crew: dict[WorkerId, int] = {}
-    false_starts = 0
+    queue = TaskQueue(tasks)
+    slots: dict[WorkerId, int] = {}
+    failed_starts = 0
     try:
-        while ledger.dealt or ledger.reserve(1):
-            while len(crew) < workers and ledger.reserve(len(crew) - len(ledger.dealt) + 1):
-                place = min(set(range(workers)).difference(crew.values()))
-                crew[pool.start(place)] = place
-            for hand, event in pool.wait(tuple(crew)):
+        while queue.running or queue.has(1):
+            while len(slots) < max_workers and queue.has(len(slots) - len(queue.running) + 1):
+                slot = min(set(range(max_workers)).difference(slots.values()))
+                slots[pool.start(slot)] = slot
+            for worker, event in pool.wait(tuple(slots)):
                 match event:
                     case Ready():
-                        false_starts = 0
-                        if hand in ledger.dealt:
-                            ledger.finish(hand)
-                        if task := ledger.deal(hand):
-                            pool.deal(hand, pickle.dumps(task))
+                        failed_starts = 0
+                        if worker in queue.running:
+                            queue.finish(worker)
+                        if task := queue.assign(worker):
+                            pool.send(worker, pickle.dumps(task))
                         else:
-                            del crew[hand]
-                            pool.end((hand,))
+                            del slots[worker]
+                            pool.end((worker,))
                     case Raised(error, text):
                         raise error from Exception(f"in the worker:\n{text}")
-                    case Gone():
-                        del crew[hand]
-                        pool.end((hand,))
-                        if hand not in ledger.dealt:
-                            false_starts += 1
-                            if false_starts == STRIKES:
+                    case Died():
+                        del slots[worker]
+                        pool.end((worker,))
+                        if worker not in queue.running:
+                            failed_starts += 1
+                            if failed_starts == MAX_DEATHS:
                                 raise SweepError(
                                     f"No worker can be started: three in a row {event.how} before they were ready."
                                 )
-                        elif failure := ledger.lose(hand, event):
+                        elif failure := queue.requeue(worker, event):
                             yield failure
                     case _:
-                        ledger.take(hand, event)
+                        queue.record(worker, event)
                         yield event
     finally:
-        pool.end(tuple(crew))
+        pool.end(tuple(slots))

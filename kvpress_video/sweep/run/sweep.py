@@ -1,4 +1,4 @@
-"""A whole sweep: from a grid to rows in a store."""
+"""Run a sweep: from a grid to rows in a store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .worker import Worker
 
 CLIPS = "clips"
 _FREE = ("device", "reuse")
-"""Parts of a setup that do not decide what the answers are: a sweep may be resumed with others."""
+"""Parts of a setup that do not affect the answers: a sweep may be resumed with other values."""
 
 Progress = Callable[[int, int, str], None]
 Clips = Mapping[tuple[str, int], Sequence[Clip]]
@@ -32,13 +32,14 @@ Clips = Mapping[tuple[str, int], Sequence[Clip]]
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """The outcome of a run.
 
     Attributes:
-        folder: where its store lies.
-        done, jobs: cells × clips that have their answers, of how many.
-        failures: those that could not be run.
-        interrupted: whether it was stopped before the end.
+        folder: of the store.
+        done: cells × clips with answers.
+        jobs: cells × clips in all.
+        failures: of the cells that were run.
+        interrupted: whether the run was stopped before its end.
     """
 
     folder: Path
@@ -58,22 +59,24 @@ def run_sweep(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Answer every question about every clip in every cell, clip by clip, so that an early end still compares equals.
+    """Answer every question about every clip in every cell.
 
-    A cell that fails on a clip is recorded with its error, and the others go on. Ctrl-C ends the sweep with what is
-    finished; the same call with `resume=True` does what is missing.
+    The sweep goes clip by clip, so that an interrupted one still compares all cells on the same clips. A cell that
+    fails on a clip is recorded with its error, and the others go on. Ctrl-C ends the sweep and keeps its answers; the
+    same call with `resume=True` completes it.
 
     Args:
-        grid: what to run.
-        folder: for `sweep.sqlite`, and for clips that a benchmark makes.
-        resume: whether to go on with the sweep that the folder holds; cells may be added to it.
+        grid: to run.
+        folder: for `sweep.sqlite`, and for clips that a benchmark generates.
+        resume: whether to continue the sweep in the folder; cells may be added to it.
         executor: `"local"` processes, or `"ray"`.
-        workers: how many; by default one per GPU, or two on a CPU, or one where a model has a `device_map`.
+        workers: maximum number of workers; by default one per GPU, or two on a CPU, or one where a model has a
+            `device_map`.
         address: of a running Ray cluster.
-        progress: called with the cells × clips dealt with, of how many, and the latest cell.
+        progress: called with the cells × clips handled, their total, and the latest cell.
 
     Raises:
-        SweepError: the folder holds a sweep and `resume` is not given, or holds another one.
+        SweepError: the folder holds a sweep and `resume` is not given, or holds a different sweep.
         BenchmarkError: a benchmark's files are missing.
         KVPressVideoError: the model or the executor cannot be started.
     """
@@ -82,7 +85,7 @@ def run_sweep(
     if workers is None and spread and executor == "local":
         workers = 1
     chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
-    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _drawn(cells)}
+    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
     with Store(folder, _plan(grid.setup, cells, clips), resume=resume) as store:
         interrupted = _run(chosen, cells, clips, store, progress)
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
@@ -92,12 +95,12 @@ def run_sweep(
 
 
 def make_worker(setup: Setup, device: str | None) -> Worker:
-    """A worker; what processes and clusters start."""
+    """Make a worker, in this process or in another one."""
     return Worker(setup, device)
 
 
-def deal(cells: Sequence[Cell], clips: Clips, finished: set[tuple[Cell, str]]) -> Iterator[Task]:
-    """What is still to be run: model by model, clip by clip, all cells of a clip together."""
+def missing_tasks(cells: Sequence[Cell], clips: Clips, finished: set[tuple[Cell, str]]) -> Iterator[Task]:
+    """Yield the tasks to run, model by model and clip by clip, each with all missing cells of a clip."""
     for (model, benchmark, seed), group in groupby(cells, key=lambda cell: (cell.model, cell.benchmark, cell.seed)):
         mine = tuple(group)
         for clip in clips[benchmark, seed]:
@@ -107,10 +110,9 @@ def deal(cells: Sequence[Cell], clips: Clips, finished: set[tuple[Cell, str]]) -
 
 
 def _run(executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, progress: Progress | None) -> bool:
-    """Run what is missing; whether it was interrupted."""
-    finished = store.finished()
+    """Run the missing cells, and return whether the run was interrupted."""
     total = sum(len(clips[cell.benchmark, cell.seed]) for cell in cells)
-    tasks = list(deal(cells, clips, finished))
+    tasks = list(missing_tasks(cells, clips, store.finished()))
     handled = total - sum(len(task.cells) for task in tasks)
     try:
         with closing(executor.run(tasks)) as outcomes:
@@ -127,12 +129,12 @@ def _run(executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, 
     return False
 
 
-def _drawn(cells: Sequence[Cell]) -> list[tuple[str, int]]:
+def _benchmarks_of(cells: Sequence[Cell]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((cell.benchmark, cell.seed) for cell in cells))
 
 
 def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
-    """The clips of a benchmark.
+    """Return the clips of a benchmark.
 
     Raises:
         BenchmarkError: there are none, two have one name, or a clip has no questions or two of one id.
@@ -148,20 +150,20 @@ def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
     return clips
 
 
-def _check_distinct(what: str, names: Sequence[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise BenchmarkError(f"Two {what} are called {twice[0]!r}: their answers could not be told apart.")
+def _check_distinct(nouns: str, names: Sequence[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise BenchmarkError(f"Two {nouns} are called {repeated[0]!r}: their answers could not be told apart.")
 
 
 def _digest(clip: Clip) -> str:
-    """Tells clips with other questions, or of another piece of the video, apart."""
+    """Hash the questions about a clip and the part of the video that it shows."""
     content = repr(replace(clip, path=Path(clip.path.name)))
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _plan(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
-    """Everything that decides what the rows are."""
+    """Collect everything that determines the rows."""
     return {
         "setup": {name: value for name, value in asdict(setup).items() if name not in _FREE},
         "versions": versions(),

@@ -1,4 +1,4 @@
-"""Runs the cells of a task: one clip, its questions, every method and budget."""
+"""The worker of a sweep: it answers the questions about a clip in every cell of a task."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from ...budget import Budget
-from ...compression import Report, compress
+from ...compression import Report, check_achieved, compress
 from ...compressor.base import Compressor
 from ...compressor.registry import make_method, parse
-from ...errors import BenchmarkError, BudgetError, UnknownNameError, unknown_name
+from ...errors import BenchmarkError, UnknownNameError
 from ...models.devices import device_of
-from ...models.loading import load_named
+from ...models.loading import load_model
 from ...prefill.shared import SharedPrefill
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, Benchmark, Clip, Question, read_clip
-from ..cells import MODEL_SETTINGS, Cell, Setup, Task
+from ..cells import Cell, Setup, Task
 from ..results.records import Answered, Done, Failure, Measured, Outcome
 from .environment import device_name, git_revision, versions
 
@@ -30,8 +30,8 @@ class Worker:
     """Answers questions, with one model loaded at a time.
 
     Attributes:
-        setup: what all cells share.
-        device: where models go that name none; the setup's by default.
+        setup: of the sweep.
+        device: of models that name none; the setup's by default.
     """
 
     setup: Setup = field(default_factory=Setup)
@@ -43,22 +43,25 @@ class Worker:
     _shared: SharedPrefill = field(default_factory=SharedPrefill, init=False)
 
     def run(self, task: Task) -> Iterator[Outcome]:
-        """What comes of each cell, in order, as it comes. One that fails does not end the others, nor does a model that
-        cannot be loaded.
+        """Yield the outcome of each cell, in order.
+
+        A cell that fails does not stop the others. If the model or the video cannot be read, all of them fail.
         """
         self._shared.clear()
         try:
             self._load(task.model)
             clip = _Prepared.of(task, self._processor, self.setup)
         except Exception as error:
-            yield from (Failure(cell, task.clip.name, _told(error)) for cell in task.cells)
+            yield from (Failure(cell, task.clip.name, _describe(error)) for cell in task.cells)
             return
         for cell in task.cells:
             yield self._outcome(cell, clip)
 
     def _load(self, name: str) -> None:
-        """Raises:
-        UnknownNameError: the model cannot be loaded, now or the first time.
+        """Load the model of a task unless it is loaded.
+
+        Raises:
+            UnknownNameError: it cannot be loaded, now or at an earlier attempt.
         """
         if self._loaded == name:
             return
@@ -74,15 +77,15 @@ class Worker:
         self._loaded = name
 
     def _outcome(self, cell: Cell, clip: _Prepared) -> Outcome:
-        """Where memory runs out, once more without what cells before it left there."""
+        """Answer a cell; if memory runs out, free the shared prefill and try once more."""
         text = ""
         for _ in range(2):
             try:
                 return self._answer(cell, clip)
             except torch.OutOfMemoryError as error:
-                text = _told(error)
+                text = _describe(error)
             except Exception as error:
-                return Failure(cell, clip.clip.name, _told(error))
+                return Failure(cell, clip.clip.name, _describe(error))
             self._shared.clear()
             torch.cuda.empty_cache()
         return Failure(cell, clip.clip.name, text)
@@ -99,7 +102,7 @@ class Worker:
             check_achieved(asked, report)
             reports.append((report, count))
             replies += answers
-        measured = self._measured(clip, method, reports, seconds)
+        measured = self._measured(cell, clip, reports, seconds)
         answered = tuple(
             Answered(
                 question=question.id,
@@ -123,34 +126,29 @@ class Worker:
         texts = self._processor.tokenizer.batch_decode(replies, skip_special_tokens=True)
         return run.report, [text.strip() for text in texts]
 
-    def _measured(
-        self, clip: _Prepared, method: Compressor, reports: Sequence[tuple[Report, int]], seconds: float
-    ) -> Measured:
+    def _measured(self, cell: Cell, clip: _Prepared, reports: Sequence[tuple[Report, int]], seconds: float) -> Measured:
         fullest, _ = max(reports, key=lambda one: sum(one[0].entries))
         prefill = sum(report.prefill_seconds for report, _ in reports)
         compressing = sum(report.compress_seconds for report, _ in reports)
         height, width = clip.video.frames.shape[1:3]
         return Measured(
-            settings=method.describe(),
-            stage=fullest.stage,
-            prefill=fullest.prefill,
-            positions=fullest.positions,
-            entries=list(fullest.entries),
-            ratio=fullest.ratio,
-            visual_tokens=fullest.visual_tokens,
-            text_entries=fullest.text_entries,
-            bytes=max(report.bytes // count for report, count in reports),
-            peak_bytes=max(report.peak_bytes // count for report, count in reports),
-            full_bytes=max(report.full_bytes // count for report, count in reports),
+            report=replace(
+                fullest,
+                method=cell.method,
+                asked=cell.budget,
+                bytes=max(report.bytes // count for report, count in reports),
+                peak_bytes=max(report.peak_bytes // count for report, count in reports),
+                full_bytes=max(report.full_bytes // count for report, count in reports),
+                prefill_seconds=prefill,
+                compress_seconds=compressing,
+                shared=reports[0][0].shared,
+            ),
             video=clip.clip.video,
             group=clip.clip.group,
             frames=len(clip.video),
             fps=clip.video.fps,
             pixels=f"{height}x{width}",
-            prefill_seconds=prefill,
-            compress_seconds=compressing,
             answer_seconds=seconds - prefill - compressing,
-            shared=reports[0][0].shared,
             dtype=str(self._model.dtype).removeprefix("torch."),
             attention=str(self._model.config._attn_implementation),
             device=device_name(self._model.device),
@@ -161,12 +159,13 @@ class Worker:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A clip as the model takes it.
+    """A clip, read and tokenised.
 
     Attributes:
-        clip, benchmark, video: what is asked about, by whom, and its frames.
+        clip, benchmark: of the task.
+        video: the frames of the clip.
         prompts: of all questions, in order.
-        batches: inputs of `generate()`, on the CPU, and of how many questions.
+        batches: inputs of `generate()`, on the CPU, and the number of questions in each.
         max_new_tokens: of an answer.
     """
 
@@ -179,8 +178,10 @@ class _Prepared:
 
     @classmethod
     def of(cls, task: Task, processor: Any, setup: Setup) -> _Prepared:
-        """Raises:
-        VideoError: the video cannot be read.
+        """Read the video of a task and tokenise the prompts about it.
+
+        Raises:
+            VideoError: the video cannot be read.
         """
         clip, benchmark = task.clip, BENCHMARKS.make(task.benchmark)
         video = read_clip(clip)
@@ -193,27 +194,12 @@ class _Prepared:
         return cls(clip, benchmark, video, prompts, batches, most)
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def load_model(text: str, device: str | None = None) -> tuple[Any, Any]:
-    """The model and processor that a cell's `model` names.
-
-    Raises:
-        UnknownNameError: there is no such model, or a setting does not exist.
-    """
-    name, settings = parse(text)
-    for setting in settings:
-        if setting not in MODEL_SETTINGS:
-            raise unknown_name(f"setting of the model {name}", setting, MODEL_SETTINGS)
-    if "device_map" not in settings:
-        settings = {"device": device, **settings}
-    return load_named(name, **settings)
-
-
 def seeded(cell: Cell) -> Compressor:
-    """The cell's method; one that draws takes the cell's seed unless its own is spelled out."""
+    """Make the cell's method, with the cell's seed if the method has one and its text does not set it."""
     method = make_method(cell.method)
     if "seed" in {field.name for field in fields(method)} and "seed" not in parse(cell.method)[1]:
         method = replace(method, seed=cell.seed)  # type: ignore[call-arg]
@@ -221,10 +207,10 @@ def seeded(cell: Cell) -> Compressor:
 
 
 def checked_score(benchmark: Benchmark, question: Question, answer: str) -> float | None:
-    """What a benchmark thinks of an answer.
+    """Score an answer and check that the score is valid.
 
     Raises:
-        BenchmarkError: it is no number from 0 to 1, nor None.
+        BenchmarkError: the score is neither a number from 0 to 1 nor None.
     """
     score = benchmark.score(question, answer)
     if score is None:
@@ -239,18 +225,3 @@ def checked_score(benchmark: Benchmark, question: Question, answer: str) -> floa
             "a score is a number from 0 to 1, or None."
         )
     return number
-
-
-def check_achieved(budget: Budget, report: Report) -> None:
-    """Raises:
-    BudgetError: the cache holds more than the budget.
-    """
-    if budget.unit == "bytes":
-        held, allowed, unit = report.bytes, int(budget.amount), "bytes"
-    else:
-        allowed = len(report.entries) * (
-            budget.entries(report.visual_tokens) if budget.unit == "ratio" else int(budget.amount)
-        )
-        held, unit = sum(report.entries), "visual entries per KV head over all layers"
-    if held > allowed:
-        raise BudgetError(f"{report.method} holds {held} {unit} where {budget} allows {allowed}.")

@@ -1,45 +1,45 @@
-"""What a sweep came to: one line per method and budget, with accuracies, comparisons and costs."""
+"""Summary of a sweep: one row per method and budget, with accuracies, comparisons and costs."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..cells import UNCOMPRESSED, Cell
-from ..results.records import Failure, Measured, Row
-from .inference import Accuracy, Difference, Retention
-from .pairing import Pair, Sample, levels
+from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
+from ..cells import Cell
+from ..results.records import Failure, Row
+from .inference import Difference, Interval, compare, retention
+from .pairing import PairedSamples, Sample, levels
 
 OVERALL = "overall"
-UNCOMPRESSED_BUDGET = "100%"
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One method at one budget, on one group of one benchmark's clips, by one model; seeds are pooled.
+    """One method at one budget, on one group of a benchmark's clips, with one model; seeds are pooled.
+
+    Costs, from `entries` to `answer_seconds`, are means over clips; nan where there is none.
 
     Attributes:
         model, benchmark, method, budget: as cells spell them.
         group: of clips; empty for cells that finished none.
-        against: the method that it is compared with at the same budget; the full cache is at 100%.
+        against: the method it is compared with at the same budget; the full cache is at 100%.
         accuracies: per task, and `overall`; empty where nothing was scored.
-        difference: to that method on the same questions; None for itself, and where it was not run.
+        difference: from that method on the same questions; None for itself, and where it was not run.
         retention: accuracy relative to the full cache; None for that itself, and where it was not run.
         entries: visual entries held per layer and KV head.
         ratio: visual entries held over visual tokens.
-        bytes, peak_bytes, full_bytes: held per question, held at most, held by the stock cache.
-        prefill_seconds: over the clips that it was not shared on.
-        compress_seconds, answer_seconds: in the method; reading and answering all questions about a clip.
-        questions, clips: how many it answered, and on how many clips.
-        unscored: answers that only a judge can score, which no accuracy counts.
+        bytes, peak_bytes, full_bytes: per question: held after the prefill, held at most, held by the stock cache.
+        prefill_seconds: over the clips whose prefill was not shared.
+        compress_seconds: in the method.
+        answer_seconds: reading and answering all questions about a clip.
+        questions, clips: how many were answered, and on how many clips.
+        unscored: answers that only a judge can score; no accuracy counts them.
         error: the first one, of a cell that failed on some clip.
-
-    Costs, from `entries` to `answer_seconds`, are means over clips; nan where there is none.
     """
 
     model: str
@@ -48,9 +48,9 @@ class SummaryRow:
     method: str
     budget: str
     against: str
-    accuracies: dict[str, Accuracy]
+    accuracies: dict[str, Interval]
     difference: Difference | None
-    retention: Retention | None
+    retention: Interval | None
     entries: float
     ratio: float
     bytes: float
@@ -68,65 +68,74 @@ class SummaryRow:
 def summarise(
     rows: Iterable[Row], failures: Iterable[Failure], cells: Sequence[Cell], against: str = UNCOMPRESSED
 ) -> list[SummaryRow]:
-    """The lines, in the order of the cells' models and benchmarks, then of groups, then of cells.
+    """Summarise a sweep, in the order of the cells' models and benchmarks, then of groups, then of cells.
 
-    Cells that never ran or failed on every clip have a line too; group and accuracies are empty then, unless other
-    cells tell what group the clips are of.
+    Cells that never ran or failed on every clip have a row too, without accuracies. Its group is empty unless other
+    cells show which group the failed clips belong to.
 
     Args:
         rows, failures: of the sweep.
-        cells: what it was to run.
-        against: the method that all others are compared with.
+        cells: that were asked for.
+        against: the method to compare all others with.
 
     Raises:
         UnknownNameError: a benchmark is not installed.
     """
-    answered: dict[_Place, list[Row]] = defaultdict(list)
+    answered: dict[_Key, list[Row]] = defaultdict(list)
     groups: dict[_Clip, str] = {}
     for row in rows:
-        answered[_Place(*_side(row.cell), row.measured.group, *_way(row.cell))].append(row)
-        groups[_Clip(*_side(row.cell), row.cell.seed, row.clip)] = row.measured.group
-    errors: dict[_Place, str] = {}
+        answered[_Key(*_suite(row.cell), row.measured.group, *_candidate(row.cell))].append(row)
+        groups[_Clip(*_suite(row.cell), row.cell.seed, row.clip)] = row.measured.group
+    errors: dict[_Key, str] = {}
     for failure in failures:
-        group = groups.get(_Clip(*_side(failure.cell), failure.cell.seed, failure.clip), "")
-        errors.setdefault(_Place(*_side(failure.cell), group, *_way(failure.cell)), failure.error)
+        group = groups.get(_Clip(*_suite(failure.cell), failure.cell.seed, failure.clip), "")
+        errors.setdefault(_Key(*_suite(failure.cell), group, *_candidate(failure.cell)), failure.error)
 
-    ways: dict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)
+    candidates: dict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)
     for cell in cells:
-        ways[_side(cell)][_way(cell)] = None
-    for place in (*answered, *errors):
-        ways[place.model, place.benchmark][place.method, place.budget] = None
-    names: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
-    for place in answered:
-        names[place.model, place.benchmark][place.group] = None
+        candidates[_suite(cell)][_candidate(cell)] = None
+    for key in (*answered, *errors):
+        candidates[key.suite][key.candidate] = None
+    groups_of: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for key in answered:
+        groups_of[key.suite][key.group] = None
 
-    lines = []
-    known = cache(levels)
-    for side, mine in ways.items():
-        found = {way for place in (*answered, *errors) if place[:2] == side for way in [place[3:]]}
-        for group in dict.fromkeys([*names[side], ""]):
-            for way in mine:
-                place = _Place(*side, group, *way)
-                if place in answered:
-                    other = answered.get(_rival(place, against), [])
-                    full = answered.get(_rival(place, UNCOMPRESSED), [])
-                    lines.append(_line(place, answered[place], other, full, known(side[1]), against, errors.get(place)))
-                elif place in errors or (group == "" and way not in found):
-                    lines.append(_empty(place, against, errors.get(place)))
-    return lines
+    summary = []
+    for suite, of_suite in candidates.items():
+        started = {key.candidate for key in (*answered, *errors) if key.suite == suite}
+        for group in dict.fromkeys([*groups_of[suite], ""]):
+            for candidate in of_suite:
+                key = _Key(*suite, group, *candidate)
+                if key in answered or key in errors or (group == "" and candidate not in started):
+                    summary.append(_row(key, answered, against, errors.get(key)))
+    return summary
 
 
-def records(lines: Iterable[SummaryRow]) -> list[dict[str, Any]]:
-    """One flat record per line and task, `overall` included; comparisons are overall, None is what is not there."""
-    return [_record(line, task) for line in lines for task in (*line.accuracies,) or (OVERALL,)]
+def records(summary: Iterable[SummaryRow]) -> list[dict[str, Any]]:
+    """Flatten to one record per row and task, `overall` included; comparisons are overall, missing values None."""
+    return [_record(row, task) for row in summary for task in (*row.accuracies,) or (OVERALL,)]
 
 
-class _Place(NamedTuple):
+class _Key(NamedTuple):
+    """What one row summarises."""
+
     model: str
     benchmark: str
     group: str
     method: str
     budget: str
+
+    @property
+    def suite(self) -> tuple[str, str]:
+        return self.model, self.benchmark
+
+    @property
+    def candidate(self) -> tuple[str, str]:
+        return self.method, self.budget
+
+    def of(self, method: str) -> _Key:
+        """Return the key of another method at the same budget; the full cache is at 100%."""
+        return self._replace(method=method, budget=UNCOMPRESSED_BUDGET if method == UNCOMPRESSED else self.budget)
 
 
 class _Clip(NamedTuple):
@@ -136,62 +145,47 @@ class _Clip(NamedTuple):
     clip: str
 
 
-def _side(cell: Cell) -> tuple[str, str]:
+def _suite(cell: Cell) -> tuple[str, str]:
     return cell.model, cell.benchmark
 
 
-def _way(cell: Cell) -> tuple[str, str]:
+def _candidate(cell: Cell) -> tuple[str, str]:
     return cell.method, cell.budget
 
 
-def _rival(place: _Place, method: str) -> _Place:
-    return place._replace(method=method, budget=UNCOMPRESSED_BUDGET if method == UNCOMPRESSED else place.budget)
-
-
-def _line(
-    place: _Place,
-    rows: Sequence[Row],
-    other: Sequence[Row],
-    full: Sequence[Row],
-    levels: tuple[str, ...],
-    against: str,
-    error: str | None,
-) -> SummaryRow:
-    sample = Sample.of(rows, levels)
+def _row(key: _Key, answered: Mapping[_Key, Sequence[Row]], against: str, error: str | None) -> SummaryRow:
+    rows = answered.get(key, [])
+    averaging = levels(key.benchmark) if rows else ()
+    sample = Sample.of(rows, averaging)
     accuracies = {task: sample.task(task).accuracy() for task in sample.tasks}
     if accuracies:
         accuracies[OVERALL] = sample.accuracy()
-    rival = Pair.of(rows, other, levels) if place != _rival(place, against) else None
-    whole = Pair.of(rows, full, levels) if place != _rival(place, UNCOMPRESSED) else None
-    clips = {(row.cell.seed, row.clip): row.measured for row in rows}
+
+    def paired(method: str) -> PairedSamples | None:
+        other = key.of(method)
+        return PairedSamples.of(rows, answered.get(other, []), averaging) if other != key else None
+
+    with_reference, with_full = paired(against), paired(UNCOMPRESSED)
+    clips = list({(row.cell.seed, row.clip): row.measured for row in rows}.values())
+    reports = [clip.report for clip in clips]
     return SummaryRow(
-        *place,
-        against,
-        accuracies,
-        rival.difference() if rival else None,
-        whole.retention() if whole else None,
-        *_costs(list(clips.values())),
+        *key,
+        against=against,
+        accuracies=accuracies,
+        difference=compare(with_reference.scores) if with_reference else None,
+        retention=retention(with_full.scores) if with_full else None,
+        entries=_mean(fmean(report.entries) for report in reports),
+        ratio=_mean(report.ratio for report in reports),
+        bytes=_mean(report.bytes for report in reports),
+        peak_bytes=_mean(report.peak_bytes for report in reports),
+        full_bytes=_mean(report.full_bytes for report in reports),
+        prefill_seconds=_mean(report.prefill_seconds for report in reports if not report.shared),
+        compress_seconds=_mean(report.compress_seconds for report in reports),
+        answer_seconds=_mean(clip.answer_seconds for clip in clips),
         questions=len(rows),
         clips=len(clips),
         unscored=sum(row.answered.score is None for row in rows),
         error=error,
-    )
-
-
-def _empty(place: _Place, against: str, error: str | None) -> SummaryRow:
-    return SummaryRow(*place, against, {}, None, None, *_costs([]), questions=0, clips=0, error=error)
-
-
-def _costs(clips: Sequence[Measured]) -> tuple[float, float, float, float, float, float, float, float]:
-    return (
-        _mean(fmean(clip.entries) for clip in clips),
-        _mean(clip.ratio for clip in clips),
-        _mean(clip.bytes for clip in clips),
-        _mean(clip.peak_bytes for clip in clips),
-        _mean(clip.full_bytes for clip in clips),
-        _mean(clip.prefill_seconds for clip in clips if not clip.shared),
-        _mean(clip.compress_seconds for clip in clips),
-        _mean(clip.answer_seconds for clip in clips),
     )
 
 
@@ -200,40 +194,40 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _record(line: SummaryRow, task: str) -> dict[str, Any]:
-    found = line.accuracies.get(task)
-    gap, kept = (line.difference, line.retention) if task == OVERALL else (None, None)
+def _record(row: SummaryRow, task: str) -> dict[str, Any]:
+    found = row.accuracies.get(task)
+    gap, kept = (row.difference, row.retention) if task == OVERALL else (None, None)
     record = {
-        "model": line.model,
-        "benchmark": line.benchmark,
-        "group": line.group,
-        "method": line.method,
-        "budget": line.budget,
+        "model": row.model,
+        "benchmark": row.benchmark,
+        "group": row.group,
+        "method": row.method,
+        "budget": row.budget,
         "task": task,
         "accuracy": found and found.mean,
         "low": found and found.low,
         "high": found and found.high,
         "questions": found.questions if found else 0,
-        "clips": line.clips,
+        "clips": row.clips,
         "videos": found.clusters if found else 0,
-        "unscored": line.unscored,
+        "unscored": row.unscored,
         "retention": kept and kept.mean,
         "retention_low": kept and kept.low,
         "retention_high": kept and kept.high,
-        "against": line.against,
+        "against": row.against,
         "difference": gap and gap.mean,
         "difference_low": gap and gap.low,
         "difference_high": gap and gap.high,
         "p": gap and gap.p,
-        "entries": line.entries,
-        "ratio": line.ratio,
-        "bytes": line.bytes,
-        "peak_bytes": line.peak_bytes,
-        "full_bytes": line.full_bytes,
-        "prefill_seconds": line.prefill_seconds,
-        "compress_seconds": line.compress_seconds,
-        "answer_seconds": line.answer_seconds,
-        "error": line.error,
+        "entries": row.entries,
+        "ratio": row.ratio,
+        "bytes": row.bytes,
+        "peak_bytes": row.peak_bytes,
+        "full_bytes": row.full_bytes,
+        "prefill_seconds": row.prefill_seconds,
+        "compress_seconds": row.compress_seconds,
+        "answer_seconds": row.answer_seconds,
+        "error": row.error,
     }
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()

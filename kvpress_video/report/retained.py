@@ -1,0 +1,169 @@
+"""Patches of a video that methods keep, measured on the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..cache.layer import CompressedLayer, layers_of
+from ..compression import compress
+from ..compressor.entries import Context, Tags
+from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
+from ..errors import MissingInputError, VideoError
+from ..models import adapter_for
+from ..video.prompt import prepare
+from ..video.reader import Frames, Seconds, Video
+
+_DEFAULT_QUESTION = "Describe the video."
+_LONGER_SIDE = 224  # pixels of a shown frame
+_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Retained:
+    """The patches that one method kept of a video.
+
+    Attributes:
+        method, budget: as asked.
+        ratio: visual entries held over visual tokens.
+        shares: fraction of layers and heads that kept each patch, (frames, rows, columns) fp64.
+        answer: to the question, if one was asked.
+    """
+
+    method: str
+    budget: str
+    ratio: float
+    shares: NDArray[np.float64]
+    answer: str | None = None
+
+    @property
+    def entries(self) -> NDArray[np.float64]:
+        """Entries kept of each frame, mean over layers and heads, (frames,)."""
+        return self.shares.sum(axis=(1, 2))
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The patches that several methods kept of one video, with the frames to draw them over.
+
+    Attributes:
+        title: of the video.
+        pictures: the frames shown, (shown, height, width, 3) uint8, cropped to what the model sees.
+        shown: their indices, (shown,).
+        times: time of each frame of the model, in seconds, (frames,).
+        retained: one per method.
+        question: that was asked, if one was.
+    """
+
+    title: str
+    pictures: Frames
+    shown: NDArray[np.int64]
+    times: Seconds
+    retained: tuple[Retained, ...]
+    question: str | None = None
+
+
+def look(
+    model: Any,
+    processor: Any,
+    video: Video,
+    methods: Sequence[str],
+    budget: str,
+    question: str | None = None,
+    *,
+    shown: int = 8,
+    title: str = "",
+    done: Callable[[], None] = lambda: None,
+) -> Overlay:
+    """Compress a video with each method and record which patches stay.
+
+    Args:
+        model, processor: from `load` or `load_bundled`.
+        video: from `read_video`.
+        methods: names, or `"name:setting=value,…"`; `full` keeps everything at any budget.
+        budget: as in `compress`.
+        question: asked after each compression, so that the answers can be compared.
+        shown: how many frames to show, evenly spaced.
+        title: of the video; its file's name by default.
+        done: called after each method.
+
+    Raises:
+        VideoError: fewer than one frame is to be shown.
+        MissingInputError: no method is named.
+        BudgetError: the budget cannot be read or reached.
+        UnknownNameError: unknown method or setting.
+        UnsupportedModelError: the model cannot be compressed.
+    """
+    if shown < 1:
+        raise VideoError(f"At least one frame must be shown, got {shown}.")
+    if not methods:
+        raise MissingInputError("Name at least one method whose patches are to be shown.")
+    retained = []
+    inputs = prepare(processor, video, question or _DEFAULT_QUESTION).to(model.device)
+    for method in methods:
+        retained.append(_retained(model, processor, inputs, method, budget, answers=question is not None))
+        done()
+    frames = len(retained[0].shares)
+    step = adapter_for(model).frames_per_step
+    chosen = np.unique(np.linspace(0, frames - 1, min(shown, frames)).round().astype(np.int64))
+    pictures = _pictures(processor, video, np.minimum(chosen * step, len(video) - 1))
+    times = video.times[np.minimum(np.arange(frames) * step, len(video) - 1)]
+    name = title or (video.path.name if video.path else "video")
+    return Overlay(name, pictures, chosen, times, tuple(retained), question)
+
+
+def kept_shares(layers: Sequence[CompressedLayer]) -> NDArray[np.float64]:
+    """Compute the fraction of layers and heads that hold an entry of each patch of the first row's video.
+
+    Args:
+        layers: of a cache that holds a prompt with one video.
+
+    Returns:
+        (frames, rows, columns).
+
+    Raises:
+        VideoError: the row holds several videos or images.
+    """
+    grids = layers[0].rows[0].grids
+    (segment, grid), *others = grids.items()
+    if others:
+        raise VideoError(f"The prompt holds {len(grids)} videos and images: patches are drawn for one.")
+    heads = layers[0].keys.shape[1]
+    held = np.zeros((len(layers), heads, grid.frames, grid.rows, grid.columns))
+    for number, layer in enumerate(layers):
+        tags = layer.entries(Context()).tags[0].expand(heads, -1, -1).cpu().numpy()
+        for head in range(heads):
+            mine = tags[head][tags[head][:, Tags.SEGMENT] == segment]
+            held[number, head, mine[:, Tags.FRAME], mine[:, Tags.ROW], mine[:, Tags.COLUMN]] = 1
+    return held.mean(axis=(0, 1))
+
+
+def _retained(model: Any, processor: Any, inputs: Any, method: str, budget: str, answers: bool) -> Retained:
+    held = UNCOMPRESSED_BUDGET if method == UNCOMPRESSED else budget
+    with compress(model, method, held) as run:
+        output = model.generate(
+            **inputs, max_new_tokens=_ANSWER_TOKENS if answers else 1, do_sample=False, return_dict_in_generate=True
+        )
+    reply = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    answer = processor.tokenizer.decode(reply, skip_special_tokens=True).strip() if answers else None
+    return Retained(method, held, run.report.ratio, kept_shares(layers_of(output.past_key_values)), answer)
+
+
+def _pictures(processor: Any, video: Video, chosen: NDArray[np.int64]) -> Frames:
+    """Scale frames down for display, and crop them to the centre where the model's processor does."""
+    frames = video.frames[chosen]
+    vision = getattr(processor, "video_processor", None) or processor.image_processor
+    if getattr(vision, "do_center_crop", False):
+        height, width = frames.shape[1:3]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        frames = frames[:, top : top + side, left : left + side]
+    height, width = frames.shape[1:3]
+    scale = min(1.0, _LONGER_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames])
