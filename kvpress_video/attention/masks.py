@@ -1,4 +1,4 @@
-"""Attention masks for layers that hold padding, or that differ in length from the first layer of their kind."""
+"""Attention masks for cache layers that the stock mask does not fit: padding, unequal lengths, bidirectional images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,12 @@ def without_masks(given: Any) -> Any:
 
 
 def layer_mask(
-    layer: CompressedLayer, chunk: ForwardPass, given: Tensor | None, implementation: str, states: Tensor, blocks: bool
+    layer: CompressedLayer,
+    forward_pass: ForwardPass,
+    given: Tensor | None,
+    implementation: str,
+    states: Tensor,
+    blocks: bool,
 ) -> Tensor | None:
     """The mask this layer needs in place of the one that was built from the first layer.
 
@@ -69,7 +74,7 @@ def layer_mask(
 
     Args:
         layer: before the pass is appended to it.
-        chunk: the pass.
+        forward_pass: the pass.
         given: the stock mask, or None.
         implementation: attention implementation of the text model.
         states: hidden states that attend, for their dtype and device.
@@ -79,45 +84,47 @@ def layer_mask(
         None where nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
         keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
     """
-    held, new = layer.physical, chunk.length
-    padded = layer.padded or any(row.padding for row in chunk.rows)
-    if keeps_stock_mask(layer, chunk, given, blocks):
+    held, new = layer.physical, forward_pass.length
+    padded = layer.padded or any(row.padding for row in forward_pass.rows)
+    if keeps_stock_mask(layer, forward_pass, given, blocks):
         return given
     if not padded and (new == 1 or implementation in FLASH):
         return None
-    if not padded and not (blocks and brings_images(chunk)):
+    if not padded and not (blocks and brings_images(forward_pass)):
         if not held and implementation == "sdpa":
             return None  # its own causal kernel, which no mask tensor slows down
         return causal(held, implementation, states)
-    incoming = real_tokens(chunk, states.device)
+    incoming = real_tokens(forward_pass, states.device)
     valid = incoming if layer.tags is None else torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1)
     if implementation in FLASH:
         return valid
-    return built(valid, image_blocks(chunk, states.device) if blocks else None, None, implementation, states)
+    return built(valid, image_blocks(forward_pass, states.device) if blocks else None, None, implementation, states)
 
 
-def keeps_stock_mask(layer: CompressedLayer, chunk: ForwardPass, given: Tensor | None, blocks: bool) -> bool:
+def keeps_stock_mask(layer: CompressedLayer, forward_pass: ForwardPass, given: Tensor | None, blocks: bool) -> bool:
     """Whether the stock mask of a pass is right for a layer; the arguments are those of `layer_mask`."""
-    fits = given is None or given.ndim != 4 or given.shape[-1] == layer.physical + chunk.length
-    complete = layer.physical == layer.logical and not layer.padded and fits and not (blocks and brings_images(chunk))
-    return chunk.stock_mask and (not layer.physical or complete)
+    fits = given is None or given.ndim != 4 or given.shape[-1] == layer.physical + forward_pass.length
+    complete = (
+        layer.physical == layer.logical and not layer.padded and fits and not (blocks and brings_images(forward_pass))
+    )
+    return forward_pass.stock_mask and (not layer.physical or complete)
 
 
-def brings_images(chunk: ForwardPass) -> bool:
+def brings_images(forward_pass: ForwardPass) -> bool:
     """Whether a pass has visual tokens."""
-    return any(row.held for row in chunk.rows)
+    return any(row.held for row in forward_pass.rows)
 
 
-def real_tokens(chunk: ForwardPass, device: torch.device) -> Tensor:
+def real_tokens(forward_pass: ForwardPass, device: torch.device) -> Tensor:
     """Which tokens of a pass are no padding, (batch, n) bool."""
-    return chunk.tags[..., Tags.INDEX].to(device) >= 0
+    return forward_pass.tags[..., Tags.INDEX].to(device) >= 0
 
 
-def image_blocks(chunk: ForwardPass, device: torch.device) -> Tensor:
+def image_blocks(forward_pass: ForwardPass, device: torch.device) -> Tensor:
     """The image that each token of a pass belongs to, (batch, n) int64: neighbouring visual tokens are one image, -1
     is text.
     """
-    visual = chunk.tags[..., Tags.KIND].to(device) > Kind.TEXT
+    visual = forward_pass.tags[..., Tags.KIND].to(device) > Kind.TEXT
     starts = visual & ~visual.roll(1, dims=1)
     starts[:, 0] = visual[:, 0]
     return torch.where(visual, starts.long().cumsum(dim=1), -1)

@@ -1,4 +1,4 @@
-"""What a method may need beyond keys and values: the last queries of a pass."""
+"""Recompute the last queries of a pass, for methods that need more than keys and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that are not compressed: copies of what they hold, and recurrent states that no padding runs through."""
+"""Uncompressed layers: copies of their state for chosen rows, and recurrence that skips padding and probes."""
 
 from __future__ import annotations
 

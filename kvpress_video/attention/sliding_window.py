@@ -1,4 +1,4 @@
-"""Sliding layers: stock caches that hold the window of every row, also where passes are not those of stock."""
+"""Sliding-window layers: keep each row's window correct in the stock cache when a pass differs from a stock pass."""
 
 from __future__ import annotations
 
@@ -45,19 +45,21 @@ class SlidingPass:
     Attributes:
         adapter: of the model.
         seen: tokens of each row before it, empty at the start.
-        chunk: the pass.
+        forward_pass: the pass.
     """
 
     adapter: Adapter
     seen: Sequence[int]
-    chunk: ForwardPass
+    forward_pass: ForwardPass
     _plans: dict[torch.device, _Plan] = field(default_factory=dict)
     _rotations: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def stock(self) -> bool:
         """Whether stock masks and caches are right as they are."""
-        return self.chunk.stock_mask and not (self.seen and self.adapter.image_blocks and brings_images(self.chunk))
+        return self.forward_pass.stock_mask and not (
+            self.seen and self.adapter.image_blocks and brings_images(self.forward_pass)
+        )
 
     def before_attention(self, module: Any, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Give a sliding attention the rotation, the mask and the cache of this pass; a forward pre-hook."""
@@ -66,9 +68,9 @@ class SlidingPass:
     def _arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
         layer, states = given["past_key_values"].layers[module.layer_idx], given["hidden_states"]
         given = given | {"position_ids": None}  # only read by flash attention, which takes gaps for packed sequences
-        if self.chunk.places.shape[-1] == Places.COMPACT_WIDTH:
+        if self.forward_pass.places.shape[-1] == Places.COMPACT_WIDTH:
             if states.device not in self._rotations:
-                positions = self.chunk.places[..., Places.ORIGINAL.start].long().to(states.device)
+                positions = self.forward_pass.places[..., Places.ORIGINAL.start].long().to(states.device)
                 self._rotations[states.device] = self.adapter.sliding_rotation(states, positions)
             given["position_embeddings"] = self._rotations[states.device]
         if self.stock:
@@ -79,20 +81,20 @@ class SlidingPass:
         return given | {"attention_mask": plan.mask, "past_key_values": _Window(layer, plan)}
 
     def _plan(self, layer: Any, implementation: str, states: Tensor) -> _Plan:
-        chunk, device, window = self.chunk, states.device, layer.sliding_window
+        forward_pass, device, window = self.forward_pass, states.device, layer.sliding_window
         held = layer.keys.shape[2] if layer.is_initialized else 0
         seen = torch.tensor(self.seen or [0] * len(states), device=device)
         past = torch.arange(held, device=device) >= (held - seen)[:, None]
-        valid = torch.cat([past, real_tokens(chunk, device)], dim=1)
-        logical = layer.cumulative_length + chunk.logical
-        keep = valid[:, : valid.shape[1] - chunk.probes].byte().argsort(dim=1, stable=True)
+        valid = torch.cat([past, real_tokens(forward_pass, device)], dim=1)
+        logical = layer.cumulative_length + forward_pass.logical
+        keep = valid[:, : valid.shape[1] - forward_pass.probes].byte().argsort(dim=1, stable=True)
         keep = keep[:, max(keep.shape[1] - min(window - 1, logical), 0) :]
-        padded = any(row.padding for row in chunk.rows) or min(self.seen, default=held) < held
+        padded = any(row.padding for row in forward_pass.rows) or min(self.seen, default=held) < held
         mask = None
         if implementation in FLASH:
             mask = valid if padded else None
         elif padded or states.shape[1] > 1:
-            blocks = image_blocks(chunk, device) if self.adapter.image_blocks else None
+            blocks = image_blocks(forward_pass, device) if self.adapter.image_blocks else None
             mask = built(valid, blocks, window, implementation, states)
         return _Plan(mask, keep, logical)
 

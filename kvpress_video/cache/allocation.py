@@ -1,4 +1,4 @@
-"""Allocate a budget: how many entries each row of each layer keeps of each segment."""
+"""Budget allocation: how many entries of each segment each row of each layer keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preallocated tensors for the entries of a cache layer, so that it does not grow by concatenation."""
+"""Preallocated tensors for the entries of a cache layer, so that appending does not concatenate."""
 
 from __future__ import annotations
 
@@ -144,14 +144,14 @@ class Buffers:
     def _write_late(self) -> None:
         if not self._late:
             return
-        late, self._late = self._late, []
         states, metadata = self._whole[:_STATES], self._whole[_STATES:]
         if self._frozen:
             metadata = tuple(part.clone() for part in metadata)
-        for whole, steps in zip(metadata, zip(*(make() for make in late), strict=True), strict=True):
+        for whole, steps in zip(metadata, zip(*(make() for make in self._late), strict=True), strict=True):
             part = torch.cat(steps, dim=2)
             whole[:, :, self.length - part.shape[2] : self.length] = part
         self._whole = (*states, *metadata)
+        self._late = []  # last, so that an interruption before it loses nothing
 
     def _filled(self) -> tuple[Tensor, ...]:
         self._write_late()

@@ -1,4 +1,4 @@
-"""`compact` positions: where each token of a pass goes once its segments are squeezed, and keys moved there."""
+"""Compact positions: compute each token's position after squeezing, and re-rotate cached keys to it."""
 
 from __future__ import annotations
 

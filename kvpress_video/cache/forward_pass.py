@@ -1,4 +1,4 @@
-"""What a forward pass brings to the cache, and what the host knows of each row, so that nothing is read back."""
+"""Metadata that a forward pass adds to the cache, and per-row state on the host that saves reading the device back."""
 
 from __future__ import annotations
 

@@ -382,3 +382,14 @@ def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
 def layers_of(cache: Cache) -> list[CompressedLayer]:
     """The layers of a cache that are ours."""
     return [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
+
+
+@contextmanager
+def all_or_broken(layers: Sequence[CompressedLayer]) -> Iterator[None]:
+    """Mark the layers of a cache as broken where a change to each of them ends halfway."""
+    try:
+        yield
+    except BaseException:
+        for layer in layers:
+            layer.end_pass(failed=True)
+        raise

@@ -1,4 +1,4 @@
-"""Banks: where a cache layer's older entries live when that is not the model's device."""
+"""Banks: host or disk storage for the older entries of a cache layer."""
 
 from __future__ import annotations
 

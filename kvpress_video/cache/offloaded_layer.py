@@ -1,4 +1,4 @@
-"""Cache layers that keep their older entries in a bank, and put them together on the device when attention asks."""
+"""Cache layers that store older entries in a bank and reassemble all entries on the device for attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where attention reads layers that have a bank: room on the device that all layers of a cache take turns in."""
+"""Staging buffers: device memory from which attention reads banked layers, shared in turn by all layers of a cache."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The prompt on its way into the cache: hooks, chunks and shared prefills."""
+"""Prefill: the hooks on a model, chunking, and prefills that several compressions share."""

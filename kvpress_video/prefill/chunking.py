@@ -1,4 +1,4 @@
-"""Cut a pass into parts: visual tokens a number of whole frames at a time, and the text after the last of them."""
+"""Split a pass into chunks of whole frames, plus the text after the last visual token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is put on a model while it is compressed, and taken off again."""
+"""Attach to a model everything that compresses its cache, and remove it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compression before prefill: visual embeddings are dropped or merged on their way into the text model."""
+"""Compression before prefill: visual embeddings are dropped or merged before they enter the text model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def drop_embeddings(
     adapter: Adapter,
     method: Compressor,
     arguments: dict[str, Any],
-    chunk: ForwardPass,
+    forward_pass: ForwardPass,
     rows: Sequence[RowState],
     shares: Sequence[Mapping[int, int]],
 ) -> ForwardPass:
@@ -25,7 +25,7 @@ def drop_embeddings(
 
     Args:
         arguments: of the text model; embeddings and deepstack features are replaced.
-        chunk: the whole pass.
+        forward_pass: the whole pass.
         rows: what the cache holds before it.
         shares: per row, entries to keep of each segment.
 
@@ -41,10 +41,12 @@ def drop_embeddings(
     embeddings = arguments["inputs_embeds"][:, None]
     aligned = adapter.take_aligned(arguments)
     values = embeddings[..., :0] if aligned is None else aligned[:, None]
-    entries = Entries(embeddings, values, chunk.tags[:, None], chunk.places[:, None], Context())
-    mine = [{segment: share[segment] for segment in new.held} for share, new in zip(shares, chunk.rows, strict=True)]
-    left = plan_eviction(entries, chunk.rows, mine, method)
+    entries = Entries(embeddings, values, forward_pass.tags[:, None], forward_pass.places[:, None], Context())
+    mine = [
+        {segment: share[segment] for segment in new.held} for share, new in zip(shares, forward_pass.rows, strict=True)
+    ]
+    left = plan_eviction(entries, forward_pass.rows, mine, method)
     entries = left.of(entries)
     arguments["inputs_embeds"] = entries.keys[:, 0]
     adapter.put_aligned(arguments, entries.values[:, 0], entries.kind[:, 0] > Kind.TEXT)
-    return chunk.with_metadata(entries.tags[:, 0], entries.places[:, 0], rows=left.rows, compress=False)
+    return forward_pass.with_metadata(entries.tags[:, 0], entries.places[:, 0], rows=left.rows, compress=False)

@@ -1,4 +1,4 @@
-"""How a prompt is prefilled: where it is compressed, in which pieces, at which positions."""
+"""Prefill options: the stage of compression, the size of chunks, and the treatment of positions."""
 
 from __future__ import annotations
 

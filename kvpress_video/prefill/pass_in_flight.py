@@ -1,4 +1,4 @@
-"""One pass of the text model while it runs: hooks around each attention, and the state they share until it ends."""
+"""One pass of the text model in flight: the hooks on its attention modules, and the state that they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import ForwardPass
-from ..cache.layer import CompressedLayer
+from ..cache.layer import CompressedLayer, all_or_broken
 from ..models.base import Adapter
 from .shared import RecordedLayer, RecordedPrefill
 
@@ -68,13 +68,10 @@ class PassInFlight:
         """Let the layers know what their updates bring; a pass that fails leaves the cache marked as broken."""
         for layer in self.layers:
             layer.begin_pass(self.forward_pass)
-        failed = True
-        try:
+        with all_or_broken(self.layers):
             yield
-            failed = False
-        finally:
-            for layer in self.layers:
-                layer.end_pass(failed)
+        for layer in self.layers:
+            layer.end_pass()
 
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
         """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""

@@ -1,4 +1,4 @@
-"""Read what a pass brings to the text model, and rewrite its arguments where positions or lengths change."""
+"""Parse a call of the text model into a pass, and rewrite its arguments where positions or lengths change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One prefill of a prompt with visual tokens: in one pass, or in chunks that are compressed one after another."""
+"""Prefill of one prompt with visual tokens: in a single pass, or chunk by chunk with compression after each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PromptPrefill:
         self.peak = PeakBytes(self.layers)
 
     def run(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, rows: Sequence[RowState]) -> Any:
-        """Prefill the prompt and compress the cache.
+        """Prefill the prompt and compress the cache. A prefill that fails between two chunks breaks the cache.
 
         Args:
             forward: the text model's own forward.
@@ -62,6 +62,15 @@ class PromptPrefill:
             whole: the tokens of the prompt.
             rows: what the cache holds before it.
         """
+        before = self.layers[0].logical
+        try:
+            return self._run(forward, kwargs, whole, rows)
+        except BaseException:
+            for layer in self.layers if self.layers[0].logical != before else ():
+                layer.end_pass(failed=True)
+            raise
+
+    def _run(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, rows: Sequence[RowState]) -> Any:
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
         length = first.physical + whole.length

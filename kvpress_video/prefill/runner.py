@@ -1,4 +1,4 @@
-"""Run what a call of the text model asks for: a prefill that is compressed, or text on a compressed cache."""
+"""Run one call of the text model: a compressed prefill, or more text on a compressed cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One prefill of a video for many compressions of it."""
+"""Share one prefill of a prompt among several compressions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which token is what: from placeholder ids and the grids that the vision tower was given, to tags."""
+"""Token layout: tag every token of a pass, given the placeholder ids and the grids of the encoded videos and images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record what a model's vision tower encodes, and encode long inputs in groups of frames, repeated inputs once."""
+"""Record what the vision tower encodes; encode long inputs in groups of frames, and repeated inputs only once."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from ..cache.layer import CompressedLayer, layers_of
+from ..cache.layer import CompressedLayer, all_or_broken, layers_of
 from ..compressor.entries import Context, Entries
 from ..errors import CacheError
 from ..models.devices import device_of
@@ -113,7 +113,8 @@ def _until(row: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
 
 def _hand_back(stream: Stream, cache: DynamicCache, start: Sequence[int], row: int, padding: int, count: int) -> None:
     """Append to a session what its row of the batch gained: `count` entries, behind the padding of its question."""
-    for layer, joined, first in zip(stream.layers, layers_of(cache), start, strict=True):
-        layer.extend(joined.entries(Context()).slice(first + padding, first + padding + count).rows([row]))
+    with all_or_broken(stream.layers):
+        for layer, joined, first in zip(stream.layers, layers_of(cache), start, strict=True):
+            layer.extend(joined.entries(Context()).slice(first + padding, first + padding + count).rows([row]))
     stream.timeline = stream.timeline.interrupted()
     stream.note_peak()

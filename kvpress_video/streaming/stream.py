@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 from ..budget import Budget
 from ..cache.allocation import layer_entries
 from ..cache.forward_pass import RowState, text_tags
-from ..cache.layer import CompressedLayer, LayerMark, layers_of
+from ..cache.layer import CompressedLayer, LayerMark, all_or_broken, layers_of
 from ..cache.offloaded_layer import make_layers
 from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Context, Grid, Kind, Tags, grid_tags
@@ -210,9 +210,10 @@ class Stream:
 
     def _squeeze(self, wanted: int, most: int) -> None:
         change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most)
-        for layer in self.layers:
-            rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
-            layer.move(change(layer.entries(Context()).present), self._rope, rows)
+        with all_or_broken(self.layers):
+            for layer in self.layers:
+                rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
+                layer.move(change(layer.entries(Context()).present), self._rope, rows)
         self.timeline = self.timeline.squeezed(change)
 
     def _text_tags(self, length: int) -> Tensor:
