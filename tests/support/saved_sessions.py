@@ -60,7 +60,7 @@ def go_on(session: kv.VideoSession) -> dict[str, Tensor]:
 
 def go_on_elsewhere(folder: Path) -> None:
     """In another process, load every session of a folder and go on with it; what came of it lies beside its file."""
-    command = [sys.executable, "-c", f"import sys, saved_sessions; lives._load_and_go_on({str(folder)!r})"]
+    command = [sys.executable, "-c", f"import saved_sessions; saved_sessions._load_and_go_on({str(folder)!r})"]
     subprocess.run(command, cwd=Path(__file__).parent, check=True, timeout=300)
 
 
