@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,7 +18,7 @@ from ..errors import CacheError
 from ..models import adapter_for
 from ..models.base import Adapter
 from ..models.fingerprint import Fingerprint, bytes_of, difference, fingerprint
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, irregular_kind
 from .schema import SessionFacts, check, check_recipe, is_plain
 from .state import Snapshot
 
@@ -46,8 +45,12 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
     Raises:
         CacheError: the method or a setting was given as an object, which no file can hold; or `path` cannot be written.
     """
-    if path.exists() and not path.is_file():
-        raise CacheError(f"{path} is {_kind(path)}: give the path of a file, such as session.kvv.")
+    try:
+        kind = irregular_kind(path)
+    except OSError as error:
+        raise CacheError(f"{path} cannot be written ({error.strerror}): give the path of a file.") from error
+    if kind:
+        raise CacheError(f"{path} is {kind}: give the path of a file, such as session.kvv.")
     for name, value in snapshot.facts["recipe"].items():
         if not is_plain(value):
             raise CacheError(
@@ -62,11 +65,8 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
         raise CacheError(f"The session cannot be written to {path}: its snapshot {error}.") from error
     data = save(tensors, {"format": FORMAT, "version": VERSION, "facts": facts, "sha256": _digest(facts, tensors)})
     try:
-        with atomic_write(path) as scratch, scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _settle(path.parent)
+        with atomic_write(path, mode=0o600, durable=True) as scratch:
+            scratch.write_bytes(data)
     except OSError as error:
         raise CacheError(
             f"{path} cannot be written ({error.strerror}): it takes {len(data)} bytes in a folder that exists."
@@ -102,18 +102,14 @@ def read_snapshot(path: Path, model: Any) -> Snapshot:
 def _check_kind(path: Path) -> None:
     if not path.exists():
         raise CacheError("does not exist: check the path")
-    if not path.is_file():
-        raise CacheError(f"is {_kind(path)}: give the path of a session's file")
+    if kind := irregular_kind(path):
+        raise CacheError(f"is {kind}: give the path of a session's file")
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) < 9:
         raise CacheError(f"is {f'cut off after {len(start)} bytes' if start else 'empty'}: {_AGAIN}")
     if start[8:] != b"{":
         raise CacheError(f"is not a session's file, it begins with {start!r}: give one that VideoSession.save() wrote")
-
-
-def _kind(path: Path) -> str:
-    return "a folder" if path.is_dir() else "a device or pipe"
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -206,13 +202,3 @@ def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"\n{name} {tensors[name].dtype} {(*tensors[name].shape,)}\n".encode())
         digest.update(bytes_of(tensors[name]))
     return digest.hexdigest()
-
-
-def _settle(folder: Path) -> None:
-    """See to it that a folder's names are on the disk; where folders can be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
