@@ -241,7 +241,7 @@ class VideoSession:
 
         Closing the iterator early stops the answer, which then leaves no trace.
         """
-        return stream_answer(self, self.processor.tokenizer, question, **options)
+        return stream_answer(self.ask, self.take_back, self.processor.tokenizer, question, **options)
 
     def fork(self) -> VideoSession:
         """A copy that goes its own way: what it sees and is asked leaves no trace here."""
