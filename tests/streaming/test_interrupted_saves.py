@@ -19,7 +19,7 @@ CRASHES = """
 import os, random, resource, signal, sys, time
 from pathlib import Path
 import torch
-from saved_sessions import lived, plain, same
+from saved_sessions import lived, same
 import kvpress_video as kv
 from kvpress_video.streaming.checkpoint import read_snapshot, write_snapshot
 
@@ -33,7 +33,7 @@ path = Path(sys.argv[1]) / "session.kvv"
 
 def found():
     read = read_snapshot(path, model)
-    which = [plain(state.facts) == read.facts and same(state.tensors, read.tensors) for state in states]
+    which = [state.state == read.state and same(state.tensors, read.tensors) for state in states]
     assert sum(which) == 1, which
     return which.index(True)
 
