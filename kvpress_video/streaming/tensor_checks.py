@@ -77,7 +77,7 @@ def check_tensor(name: str, tensor: Tensor, state: SessionState) -> None:
     """
     kind = name.rpartition(".")[2]
     if kind == "tags":
-        _check_tags(name, tensor[0].long(), state.stream, int(name.split(".")[1]))
+        _check_tags(name, tensor[0], state.stream, int(name.split(".")[1]))
     elif kind == "places":
         _check_places(name, tensor, state.stream.rows[0].following or 0)
     elif kind in ("keys", "values") and not tensor.isfinite().all():
@@ -87,9 +87,9 @@ def check_tensor(name: str, tensor: Tensor, state: SessionState) -> None:
 
 
 def _check_tags(name: str, tags: Tensor, stream: StreamState, layer: int) -> None:
-    """Check tags, (kv_heads, entries, Tags.WIDTH) int64."""
+    """Check tags, (kv_heads, entries, Tags.WIDTH) int32."""
     row, grid = stream.rows[layer], stream.timeline.grid or Grid(0, 0, 0)
-    held, index, visual = row.held.get(VIDEO, 0), tags[..., Tags.INDEX], tags[..., Tags.KIND] == Kind.VIDEO
+    held, index, visual = row.held.get(VIDEO, 0), tags[..., Tags.INDEX].long(), tags[..., Tags.KIND] == Kind.VIDEO
     if (index.diff(dim=-1) <= 0).any() or (index < 0).any() or (index >= stream.logical).any():
         conflict(name, f"has token indices that do not ascend from 0 to less than {stream.logical}")
     if (~visual & (tags[..., Tags.KIND] != Kind.TEXT)).any() or (visual.sum(-1) != held).any():
