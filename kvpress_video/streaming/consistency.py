@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import NoReturn
 
+from ..cache.allocation import layer_entries
 from ..compressor.entries import Grid
 from ..errors import CacheError
 from ..models.base import Adapter
@@ -152,11 +153,10 @@ def _check_budget(state: SessionState, adapter: Adapter) -> None:
     if cap.unit == "ratio":
         return
     counted = sum(row.held.get(VIDEO, 0) for row in stream.rows)
-    amount = cap.amount * layers
     if cap.unit == "bytes":
         counted += layers * text_entries(stream)
-        amount = cap.amount / adapter.entry_bytes(state.config.positions == "compact")
-    if counted > _OVERSHOOT * amount:
+    most = layers * layer_entries(cap, layers, adapter.entry_bytes(state.config.positions == "compact"))
+    if counted > _OVERSHOOT * most:
         _state_conflict("stream.rows", f"hold {counted} entries in all layers, far more than the budget of {cap}")
 
 
