@@ -1,6 +1,6 @@
 """Schema of the JSON in a session file: types and ranges of every value, and the conversion from and to a state.
 
-Imported where sessions are saved and loaded only, as is pydantic.
+Aliases are the names of format version 2. Imported only where sessions are saved and loaded, as is pydantic.
 """
 
 from __future__ import annotations
@@ -271,5 +271,5 @@ def _explained() -> Iterator[None]:
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part:.40}" for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        told = f" {reason}, not {reprlib.repr(first['input'])}" if reason.startswith("should") else f": {reason}"
-        raise CacheError(f"facts{place}{told}") from error
+        problem = f" {reason}, not {reprlib.repr(first['input'])}" if reason.startswith("should") else f": {reason}"
+        raise CacheError(f"facts{place}{problem}") from error

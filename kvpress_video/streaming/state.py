@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
         for part in PARTS if layer.physical else ():
             copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
-    rows = tuple(layer.rows[0] for layer in layers)
+    rows = tuple(_copied(layer.rows[0]) for layer in layers)
     return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes), tensors
 
 
@@ -88,3 +88,9 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
         parts = [tensors[name].to(device) for part in PARTS if (name := f"layers.{number}.{part}") in tensors]
         layer.restore(parts, state.logical, [row])
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
+
+
+def _copied(row: RowState) -> RowState:
+    """Copy a row with dictionaries of its own, which can be pickled."""
+    held, seen, grids, starts = dict(row.held), dict(row.seen), dict(row.grids), dict(row.starts)
+    return replace(row, held=held, seen=seen, grids=grids, starts=starts)
