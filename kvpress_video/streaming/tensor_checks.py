@@ -37,7 +37,10 @@ def check_specs(state: SessionState, adapter: Adapter, found: Mapping[str, Tenso
             raise Contradiction(f"has {name} as {found[name].shape} {found[name].dtype}, not {spec.shape} {spec.dtype}")
     queued, steps = found[TIMES].shape[0] if TIMES in found else 0, state.stream.timeline.frames
     if not steps <= state.queue.count - queued <= adapter.frames_per_step * steps:
-        conflict("facts.session.inbox.count", f"is {state.queue.count}, with {queued} queued and {steps} steps cached")
+        conflict(
+            "facts.session.inbox.count",
+            f"is {state.queue.count}, but {queued} are queued and {steps} temporal steps cached",
+        )
 
 
 def _wanted(state: SessionState, adapter: Adapter, times: TensorSpec | None) -> dict[str, TensorSpec]:
@@ -91,22 +94,24 @@ def _check_tags(name: str, tags: Tensor, stream: StreamState, layer: int) -> Non
     row, grid = stream.rows[layer], stream.timeline.grid or Grid(0, 0, 0)
     held, index, visual = row.held.get(VIDEO, 0), tags[..., Tags.INDEX].long(), tags[..., Tags.KIND] == Kind.VIDEO
     if (index.diff(dim=-1) <= 0).any() or (index < 0).any() or (index >= stream.logical).any():
-        conflict(name, f"has token indices that do not ascend from 0 to less than {stream.logical}")
+        conflict(name, f"needs ascending token indices from 0 to {stream.logical - 1}")
     if (~visual & (tags[..., Tags.KIND] != Kind.TEXT)).any() or (visual.sum(-1) != held).any():
-        conflict(name, f"has not {held} entries of video in each head, and else text")
+        conflict(name, f"needs {held} entries of video per head and text otherwise")
     limits = tags.new_tensor([VIDEO + 1, *grid])
     seen, text = tags[visual][:, Tags.SEGMENT :], tags[~visual][:, Tags.SEGMENT :]
     if (seen < 0).any() or (seen >= limits).any() or (text != -1).any():
         conflict(name, f"has frames, rows or columns outside of {grid.frames}×{grid.rows}×{grid.columns}")
     start = row.starts.get(VIDEO)
     if start is not None and not visual[:, start : start + held].all():
-        conflict(name, f"has text between the {held} entries of video from {start}")
+        conflict(name, f"has text among the {held} entries of video from slot {start}")
 
 
 def _check_places(name: str, places: Tensor, following: int) -> None:
     positions = torch.cat([places[..., Places.ORIGINAL], places[..., Places.IMPORTANCE + 1 :]], dim=-1)
     if not positions.isfinite().all():
         conflict(name, "has positions that are not finite")
+    if places[..., Places.IMPORTANCE].isinf().any():  # NaN where it was not captured
+        conflict(name, "has infinite importance")
     present = places[..., Places.PRESENT if places.shape[-1] == Places.COMPACT_WIDTH else Places.ORIGINAL]
     if (present < 0).any() or (present > following).any():
         conflict(name, f"has positions outside of 0 to {following}")
@@ -117,4 +122,4 @@ def _check_times(times: Tensor, state: SessionState) -> None:
     after = timeline.last.seconds if timeline.last else -TIME_LIMIT - 1
     steps = torch.cat([times.new_tensor([after]), times]).diff()
     if not (steps > 0).all() or times[-1] != queue.last_time:
-        conflict(TIMES, f"does not ascend from the last frame in the cache to inbox.last_time, {queue.last_time}")
+        conflict(TIMES, f"must ascend from the last cached frame to inbox.last_time, {queue.last_time}")

@@ -112,7 +112,7 @@ BYTES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "the last bit flipped": (lambda data: flipped(data, 8 * len(data) - 1), CHANGED),
     "another question": (lambda data: data.replace(b"the large", b"the small"), CHANGED),
     "another time": (lambda data: data.replace(b'last_time\\": 390', b'last_time\\": 391'),
-                     "contradicts itself .facts.session.inbox.last_time is 391.0, not untold - 1 frames after told"),
+                     "contradicts itself .facts.session.inbox.last_time is 391.0, but told and untold make it 390.0"),
     "other checksum": (lambda data: re.sub(rb'"sha256":"....', b'"sha256":"0000', data), CHANGED),
     "tensors exchanged": (lambda data: data.replace(b"s.0.keys", b"s.9.keys").replace(b"s.1.keys", b"s.0.keys")
                           .replace(b"s.9.keys", b"s.1.keys"), CHANGED),
@@ -292,7 +292,7 @@ FACTS: dict[str, tuple[str, Any, str]] = {
     "an empty cache": (
         "session.stream.logical",
         0,
-        r"contradicts itself \(facts.session.stream.logical is 0, with 464 ",
+        r"contradicts itself \(facts.session.stream.logical is 0, but 464 ",
     ),
 }
 
@@ -376,13 +376,13 @@ ROW, TIME, TALK, INBOX = "session.stream.rows.1", "session.stream.timeline", "se
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a segment that was never seen": (
         {f"{ROW}.held": {"0": 100, "1": 5}},
-        r"facts.session.stream.rows\[1\].held has 5 entries of segment 1, and 0 were seen",
+        r"facts.session.stream.rows\[1\].held has 5 entries of segment 1, but 0 were seen",
     ),
     "an empty segment that was never seen": (
         {f"{ROW}.held": {"0": 100, "1": 0}},
-        r"rows\[1\].held has 0 entries of segment 1, and 0 were seen",
+        r"rows\[1\].held has 0 entries of segment 1, but 0 were seen",
     ),
-    "more held than seen": ({f"{ROW}.held": {"0": 465}}, r"rows\[1\].held has 465 entries of segment 0, and 464 were"),
+    "more held than seen": ({f"{ROW}.held": {"0": 465}}, r"rows\[1\].held has 465 entries of segment 0, but 464 were"),
     "more held than the tensors have": ({f"{ROW}.held": {"0": 101}}, r"has layers.1.keys as .* 140, 32\) .* 141, 32\)"),
     "other tokens seen in a layer": (
         {f"{ROW}.seen": {"0": 460}},
@@ -390,9 +390,9 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another grid in a layer": (
         {f"{ROW}.grids": {"0": [29, 2, 8]}},
-        r"rows\[1\].grids is .*columns=8\)}, and the timeline's grid is Grid\(frames=29, rows=4, columns=4\)",
+        r"rows\[1\].grids is .*columns=8\)}, but the timeline's grid is Grid\(frames=29, rows=4, columns=4\)",
     ),
-    "no grid in a layer": ({f"{ROW}.grids": {}}, r"rows\[1\].grids is {}, and the timeline's grid is Grid"),
+    "no grid in a layer": ({f"{ROW}.grids": {}}, r"rows\[1\].grids is {}, but the timeline's grid is Grid"),
     "a grid of other tokens": (
         {f"{TIME}.grid": [30, 4, 4]},
         "facts.session.stream.timeline.last.frame is 28, of 30 frames",
@@ -401,20 +401,20 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {f"{TIME}.grid": [29, 2, 8], **{f"session.stream.rows.{n}.grids": {"0": [29, 2, 8]} for n in range(4)}},
         r"layers.0.tags has frames, rows or columns outside of 29×2×8",
     ),
-    "a grid of a billion": ({f"{TIME}.grid": [29, 10**9, 10**9]}, "facts.session.stream.logical is 504, with 29000000"),
-    "no grid": ({f"{TIME}.grid": NULL}, "facts.session.stream.timeline has frames without all of grid, runs and last"),
-    "no last frame": ({f"{TIME}.last": NULL}, "stream.timeline has frames without all of grid, runs and last"),
-    "no runs": ({f"{TIME}.runs": []}, "stream.timeline has frames without all of grid, runs and last"),
-    "padding": ({f"{ROW}.padding": 3}, r"rows\[1\] has padding, loose or shift, which no session has"),
-    "padding anywhere": ({f"{ROW}.loose": True}, r"rows\[1\] has padding, loose or shift"),
-    "moved positions": ({f"{ROW}.shift": 7}, r"rows\[1\] has padding, loose or shift"),
+    "a grid of a billion": ({f"{TIME}.grid": [29, 10**9, 10**9]}, "facts.session.stream.logical is 504, but 29000000"),
+    "no grid": ({f"{TIME}.grid": NULL}, "facts.session.stream.timeline needs grid, runs and last together"),
+    "no last frame": ({f"{TIME}.last": NULL}, "stream.timeline needs grid, runs and last together"),
+    "no runs": ({f"{TIME}.runs": []}, "stream.timeline needs grid, runs and last together"),
+    "padding": ({f"{ROW}.padding": 3}, r"rows\[1\] has padding or shifted positions, which sessions never have"),
+    "padding anywhere": ({f"{ROW}.loose": True}, r"rows\[1\] has padding or shifted positions"),
+    "moved positions": ({f"{ROW}.shift": 7}, r"rows\[1\] has padding or shifted positions"),
     "a layer at another position": (
         {f"{ROW}.following": 243},
         r"rows\[1\].following is 243, not 242 as in the first row",
     ),
     "all layers at another position": (
         {f"session.stream.rows.{n}.following": 10**15 for n in range(4)},
-        r"rows\[0\].following is 1000000000000000, after 40 of text and runs of 202 positions",
+        r"rows\[0\].following is 1000000000000000, but text takes 40 and runs take 202 positions",
     ),
     "a start of a segment that is not held": (
         {f"{ROW}.starts": {"1": 4}},
@@ -423,13 +423,16 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a start behind the entries": ({f"{ROW}.starts": {"0": 41}}, r"rows\[1\].starts puts segment 0 at 41, where"),
     "a start where text is": (
         {f"{ROW}.starts": {"0": 3}},
-        "layers.1.tags has text between the 100 entries of video fr",
+        "layers.1.tags has text among the 100 entries of video fr",
     ),
     "more tokens than there can be": ({"session.stream.logical": 2**31}, "facts.session.stream.logical is 2147483648"),
-    "a token more": ({"session.stream.logical": 505}, r"rows\[0\].following is 242, after 41 of text and runs of 202"),
-    "a budget far below": ({"session.recipe.budget": 20}, "stream.rows hold 400 entries in all layers, far more than"),
-    "bytes far below": ({"session.recipe.budget": "200KB"}, "hold 560 entries in all layers, far more than the budget"),
-    "positions without axes": ({f"{TIME}.spatial": False}, "timeline.spatial is False, which the positions of the mo"),
+    "a token more": (
+        {"session.stream.logical": 505},
+        r"rows\[0\].following is 242, but text takes 41 and runs take 202",
+    ),
+    "a budget far below": ({"session.recipe.budget": 20}, "stream.rows hold 400 entries in all layers, far above"),
+    "bytes far below": ({"session.recipe.budget": "200KB"}, "hold 560 entries in all layers, far above the budget"),
+    "positions without axes": ({f"{TIME}.spatial": False}, "timeline.spatial is False, but the model has M-RoPE posi"),
     "a run that ends before it starts": (
         {f"{TIME}.runs.0.end": 3},
         r"stream.timeline.runs\[0\] ends at 3, before it starts at 4",
@@ -448,33 +451,40 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {f"{TIME}.base": {"position": 226.0, "seconds": 285.0, "frame": 28}},
         "stream.timeline.base comes after last: time runs backwards",
     ),
+    "a base before its run": (
+        {f"{TIME}.base": {"position": 100.0, "seconds": 5.0, "frame": 3}},
+        "stream.timeline.base.position is 100, before the start of the last run",
+    ),
     "a base while text came last": (
         {f"{TIME}.base": {"position": 226.0, "seconds": 284.0, "frame": 28}},
-        "facts.session.talk.watching is False, and the timeline says otherwise",
+        "facts.session.talk.watching is False, but stream.timeline.base has a value",
     ),
     "frames came last, without a base": (
         {f"{TALK}.watching": True},
-        "talk.watching is True, and the timeline says oth",
+        "talk.watching is True, but stream.timeline.base has no",
     ),
-    "nothing begun": ({f"{TALK}.begun": False}, "talk.begun is False, with 504 tokens seen"),
+    "nothing begun": ({f"{TALK}.begun": False}, "talk.begun is False, but 504 tokens were seen"),
     "a token beyond the vocabulary": (
         {f"{TALK}.unsaid": [10**6]},
-        "talk.unsaid has token 1000000, of a vocabulary of 1",
+        "talk.unsaid has token 1000000, beyond the vocabulary of",
     ),
-    "more than one unsaid token": ({f"{TALK}.unsaid": [3, 4]}, "talk.unsaid has 2 tokens, of an answer that left none"),
-    "no last time": ({f"{INBOX}.last_time": NULL}, "inbox has frames without all of count, last_time, size and untold"),
-    "no size": ({f"{INBOX}.size": NULL}, "inbox has frames without all of count, last_time, size and untold"),
-    "no frame counted": ({f"{INBOX}.count": 0}, "inbox has frames without all of count, last_time, size and untold"),
-    "a last time of no frame": ({f"{INBOX}.untold": 3}, "inbox.last_time is 390.0, not untold - 1 frames after told"),
-    "fewer frames than in the cache": ({f"{INBOX}.count": 28}, "inbox.count is 28, and 29 frames were seen"),
-    "far more frames than in the cache": ({f"{INBOX}.count": 10**6}, "inbox.count is 1000000, with 3 queued and 29"),
+    "more than one unsaid token": (
+        {f"{TALK}.unsaid": [3, 4]},
+        "talk.unsaid has 2 tokens, but an answer left at most 1",
+    ),
+    "no last time": ({f"{INBOX}.last_time": NULL}, "inbox needs count, last_time, size and untold together"),
+    "no size": ({f"{INBOX}.size": NULL}, "inbox needs count, last_time, size and untold together"),
+    "no frame counted": ({f"{INBOX}.count": 0}, "inbox needs count, last_time, size and untold together"),
+    "a last time of no frame": ({f"{INBOX}.untold": 3}, "inbox.last_time is 390.0, but told and untold make it 391"),
+    "fewer frames than in the cache": ({f"{INBOX}.count": 28}, "inbox.count is 28, but 29 temporal steps are cached"),
+    "far more frames than in the cache": ({f"{INBOX}.count": 10**6}, "inbox.count is 1000000, but 3 are queued and 29"),
     "a last time before the cache": (
         {f"{INBOX}.last_time": 200.0, f"{INBOX}.told": 200.0},
-        "facts.session.inbox.last_time is 200.0, before the last frame in the cache",
+        "facts.session.inbox.last_time is 200.0, before the last cached frame",
     ),
     "a last time that is not the last": (
         {f"{INBOX}.last_time": 391.0, f"{INBOX}.told": 391.0},
-        "waiting.times does not ascend from the last frame in the cache to inbox.last_time, 391.0",
+        "waiting.times must ascend from the last cached frame to inbox.last_time, 391.0",
     ),
 }
 
@@ -511,8 +521,8 @@ def first_of(kind: Kind, column: int, value: int) -> Callable[[Tensor], Tensor]:
     return change
 
 
-INDICES = "has token indices that do not ascend from 0 to less than 504"
-KINDS = "has not 100 entries of video in each head, and else text"
+INDICES = "needs ascending token indices from 0 to 503"
+KINDS = "needs 100 entries of video per head and text otherwise"
 INFINITE = "layers.0.places has positions that are not finite"
 SLOTS = "has frames, rows or columns outside of 29×4×4"
 VALUES: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
@@ -539,12 +549,13 @@ VALUES: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
     "text in a frame": ("layers.1.tags", first_of(Kind.TEXT, Tags.FRAME, 0), SLOTS),
     "a position that is NaN": ("layers.0.places", put(float("nan"), 0), INFINITE),
     "an infinite target": ("layers.0.places", put(float("inf"), 9), INFINITE),
+    "infinite importance": ("layers.0.places", put(float("inf"), 3), "layers.0.places has infinite importance"),
     "a position to come": ("layers.0.places", put(243.0, 4), "layers.0.places has positions outside of 0 to 242"),
     "a position below zero": ("layers.0.places", put(-1.0, 5), "layers.0.places has positions outside of 0 to 242"),
-    "times that run backwards": ("waiting.times", lambda part: part[[1, 0, 2]], "waiting.times does not ascend"),
-    "times that stand still": ("waiting.times", lambda part: part[[0, 2, 2]], "waiting.times does not ascend"),
-    "times before the cache": ("waiting.times", lambda part: torch.cat([part[:1] - 20, part[1:]]), "does not ascend"),
-    "a time that is NaN": ("waiting.times", lambda part: torch.cat([part[:1] * torch.nan, part[1:]]), "not ascend"),
+    "times that run backwards": ("waiting.times", lambda part: part[[1, 0, 2]], "waiting.times must ascend"),
+    "times that stand still": ("waiting.times", lambda part: part[[0, 2, 2]], "waiting.times must ascend"),
+    "times before the cache": ("waiting.times", lambda part: torch.cat([part[:1] - 20, part[1:]]), "must ascend"),
+    "a time that is NaN": ("waiting.times", lambda part: torch.cat([part[:1] * torch.nan, part[1:]]), "must ascend"),
     "another last time": ("waiting.times", lambda part: torch.cat([part[:2], part[2:] + 1]), "inbox.last_time, 390.0"),
 }
 
@@ -669,7 +680,7 @@ def test_a_consistent_claim_is_read_no_further_than_its_first_tags(
     }
     claim(tmp_path / "a.kvv", facts, shapes, metadata)
     assert (tmp_path / "a.kvv").stat().st_size > 3 * 2**30
-    refused(tmp_path / "a.kvv", bundled, r"layers.0.tags has token indices that do not ascend .*: copy it again")
+    refused(tmp_path / "a.kvv", bundled, r"layers.0.tags needs ascending token indices .*: copy it again")
     assert read == ["layers.0.tags"]
 
 
