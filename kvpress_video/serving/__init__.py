@@ -1,1 +1,1 @@
-"""Compression of models that others run: `patch()`, and programs started by `kvpress-video run`."""
+"""Compression of served models: `patch()`, and commands started by `kvpress-video run`."""

@@ -1,4 +1,4 @@
-"""Inside a process that `kvpress-video run` started: compress each model that was loaded, and say so on stderr."""
+"""Runs in processes started by `kvpress-video run`: compress each loaded model and report on stderr."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import Any
 
 from ..budget import Budget
 from ..errors import KVPressVideoError
-from .patch import Ledger, patch
+from .patch import StatsHolder, patch
 
 VARIABLE = "KVPRESS_VIDEO_RUN"
-"""Environment variable with the arguments of `patch`, as JSON."""
+"""Environment variable with the arguments of `patch` as JSON."""
 _STDERR = 2
-_last_words: list[weakref.finalize] = []
+_final_reports: list[weakref.finalize] = []
 
 
 def deploy(loaded: Any) -> None:
-    """Patch what `from_pretrained` returned; a model that cannot be compressed goes on as it is.
+    """Patch the result of `from_pretrained`; a model that cannot be compressed is left as it is.
 
-    Its statistics are said when it is unloaded, or when the process ends.
+    Its statistics are printed when it is unloaded or the process ends.
     """
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     name = type(model).__name__
     settings = json.loads(os.environ[VARIABLE])
     try:
-        ledger = patch(model, **settings).ledger
+        holder = patch(model, **settings).holder
     except KVPressVideoError as error:
-        say(f"{name} is NOT compressed: {error}")
+        log(f"{name} is NOT compressed: {error}")
         return
-    say(f"{name} is compressed from now on: {settings['method']} at {Budget.parse(settings['budget'])}")
-    _last_words[:] = [words for words in _last_words if words.alive]
-    _last_words.append(weakref.finalize(model, _say_statistics, name, ledger))
+    log(f"{name} is compressed from now on: {settings['method']} at {Budget.parse(settings['budget'])}")
+    _final_reports[:] = [report for report in _final_reports if report.alive]
+    _final_reports.append(weakref.finalize(model, _log_stats, name, holder))
 
 
-def say_all_statistics() -> None:
-    """Of every model that was not unloaded yet."""
-    for words in _last_words:
-        words()
+def log_all_stats() -> None:
+    """Print the statistics of every model that is still loaded."""
+    for report in _final_reports:
+        report()
 
 
-def say(text: str) -> None:
-    """Write a line to stderr at once and whole, from a signal handler too."""
+def log(text: str) -> None:
+    """Write a line to stderr, unbuffered and in one call, so that signal handlers may use it."""
     with suppress(OSError):
         os.write(_STDERR, f"kvpress-video [{os.getpid()}]: {text}\n".encode())
 
 
-def _say_statistics(name: str, ledger: Ledger) -> None:
-    say(f"{name}: {ledger.statistics}")
+def _log_stats(name: str, holder: StatsHolder) -> None:
+    log(f"{name}: {holder.stats}")

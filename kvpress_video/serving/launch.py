@@ -1,4 +1,4 @@
-"""Start a command whose models are compressed, without a change to its code."""
+"""Start a command with its models compressed, without a change to its code."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ..errors import UnknownNameError, UnsupportedModelError
 from .deployment import VARIABLE
 
 STARTUP = Path(__file__).parent / "startup"
-"""Its `sitecustomize.py` is run by every Python process that finds this folder on its path."""
+"""Folder with a `sitecustomize.py`, which every Python process with this folder on its path runs first."""
 
 
 def launch(command: Sequence[str], method: str, budget: str, **options: Any) -> NoReturn:
-    """Become `command`, with every supported model that it or its children load compressed.
+    """Replace this process with `command`, and compress every supported model that it or its children load.
 
     Args:
-        command: the program and its arguments.
+        command: program and arguments.
         method, budget, **options: as in `compress`.
 
     Raises:
         BudgetError: the budget cannot be read.
-        UnknownNameError: unknown method, setting or option, or a command that cannot be started.
+        UnknownNameError: unknown method, setting or option, or the command cannot be started.
     """
     if not command:
         raise UnknownNameError("There is no command to run: write it after --, such as -- python server.py.")
     if shutil.which(command[0]) is None:
         raise UnknownNameError(f"There is no command {command[0]!r}: check its spelling and PATH.")
-    with suppress(UnsupportedModelError):  # settings are looked at before the model, of which there is none yet
+    with suppress(UnsupportedModelError):  # compress() checks the settings before the model, which is None here
         compress(None, method, budget, **options)
     settings = {"method": method, "budget": budget, **options}
     path = os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH"))))

@@ -1,4 +1,4 @@
-"""Deployments: `patch(model, method, budget)` compresses everything that a process generates from then on."""
+"""Compress a served model: `patch(model, method, budget)` covers every later call of `generate()` in the process."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from ..compressor.base import Compressor
 from ..errors import CacheError, UnknownNameError
 from ..utils.concurrency import model_lock
 from ..utils.formatting import format_bytes
+from ..utils.method_patch import replaced
 
 
 @dataclass(frozen=True)
 class ServingStats:
-    """What a patched model has done so far; bytes are of keys, values and metadata, on all rows and layers.
+    """Counters of a patched model; bytes are of keys, values and metadata, all rows and layers.
 
     Attributes:
-        requests: calls of `generate()`, failed ones and those without a video included.
-        prefills: prompts with visual tokens that were compressed; a batch is one.
+        requests: calls of `generate()`, including failed ones and those without a video.
+        prefills: compressed prompts with visual tokens; a batch is one.
         visual_tokens: visual tokens of all prefills, each counted in its longest row.
-        bytes: what the latest prefill's cache held when it was done.
-        peak_bytes: the most that any cache held at one moment of its prefill.
-        full_bytes, peak_full_bytes: what a stock cache would have held: of the latest prefill, of the largest.
-        report: the latest prefill's, None before the first.
+        bytes: size of the latest prefill's cache after compression.
+        peak_bytes: largest size of any cache during its prefill.
+        full_bytes, peak_full_bytes: size of a stock cache: of the latest prefill, of the largest one.
+        report: the latest prefill's report, None before the first.
     """
 
     requests: int = 0
@@ -42,24 +43,24 @@ class ServingStats:
 
     @property
     def entries(self) -> int:
-        """Visual entries that the latest prefill left per layer and KV head, in the fullest layer and row."""
+        """Visual entries per layer and KV head after the latest prefill, in its fullest layer and row."""
         return max(self.report.entries) if self.report else 0
 
     def after(self, requests: int, reports: Sequence[Report]) -> ServingStats:
-        """The statistics once these requests and prefills follow."""
-        now = replace(self, requests=self.requests + requests)
+        """Add requests and prefills."""
+        total = replace(self, requests=self.requests + requests)
         for report in reports:
-            now = ServingStats(
-                now.requests,
-                now.prefills + 1,
-                now.visual_tokens + report.visual_tokens,
+            total = ServingStats(
+                total.requests,
+                total.prefills + 1,
+                total.visual_tokens + report.visual_tokens,
                 report.bytes,
-                max(now.peak_bytes, report.peak_bytes),
+                max(total.peak_bytes, report.peak_bytes),
                 report.full_bytes,
-                max(now.peak_full_bytes, report.full_bytes),
+                max(total.peak_full_bytes, report.full_bytes),
                 report,
             )
-        return now
+        return total
 
     def __str__(self) -> str:
         counts = f"requests: {self.requests}, prefills: {self.prefills}, visual tokens: {self.visual_tokens}"
@@ -73,34 +74,33 @@ class ServingStats:
         )
 
 
-class Ledger:
-    """Where a patch counts; it outlives the model without holding on to it.
+class StatsHolder:
+    """Current statistics of a patch, which outlive the model without keeping it alive.
 
     Attributes:
-        statistics: the latest snapshot.
+        stats: latest snapshot.
     """
 
     def __init__(self) -> None:
-        self.statistics = ServingStats()
+        self.stats = ServingStats()
 
 
 class Patch:
-    """A patched model's handle, made by `patch()`; as a context manager it removes itself at the end.
+    """Handle of a patched model, made by `patch()`; as a context manager it removes the patch at the end.
 
     Attributes:
-        ledger: where it counts.
+        holder: current statistics.
     """
 
-    def __init__(self, model: Any, run: Compression) -> None:
-        self.ledger = Ledger()
-        self._run = run
+    def __init__(self, model: Any, compression: Compression) -> None:
+        self.holder = StatsHolder()
+        self._compression = compression
         self._lock = model_lock(model)
         self._depth = 0
         with ExitStack() as undo:
-            undo.enter_context(run)
+            undo.enter_context(compression)
             for name in ("generate", "forward"):
-                undo.callback(_restore, model, name, model.__dict__.get(name))
-                setattr(model, name, self._one_at_a_time(name, getattr(model, name)))
+                undo.enter_context(replaced(model, name, functools.partial(self._serialised, name)))
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Patch:
@@ -113,11 +113,11 @@ class Patch:
 
     @property
     def stats(self) -> ServingStats:
-        """A snapshot; it does not change any more."""
-        return self.ledger.statistics
+        """Statistics so far, as a frozen snapshot."""
+        return self.holder.stats
 
     def remove(self) -> None:
-        """Leave the model as it was before, once the request in flight is done; a second time, do nothing.
+        """Restore the model once the request in flight is done; do nothing the second time.
 
         Raises:
             CacheError: called from within a request.
@@ -127,8 +127,8 @@ class Patch:
                 raise CacheError("remove() was called from within a request: call it after, or from another thread.")
             self._undo.close()
 
-    def _one_at_a_time(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, one thread after another: stock models and the hooks keep state of the request in flight."""
+    def _serialised(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a method so that threads take turns: stock models and the hooks keep state of the request in flight."""
 
         @functools.wraps(call)
         def serialised(*args: Any, **kwargs: Any) -> Any:
@@ -144,23 +144,23 @@ class Patch:
         return serialised
 
     def _count(self, requests: int) -> None:
-        self.ledger.statistics = self.stats.after(requests, self._run.reports)
-        self._run.reports.clear()
+        self.holder.stats = self.stats.after(requests, self._compression.reports)
+        self._compression.reports.clear()
 
 
 def patch(model: Any, method: str | Compressor, budget: BudgetLike, **options: Any) -> Patch:
-    """Compress the KV cache of everything that this process generates with a model from now on.
+    """Compress the KV cache of everything this process generates with a model from now on.
 
         handle = kv.patch(model, "infinipot-v", budget=6144)
-        ...                      # serve: model.generate(**inputs), from as many threads as you like
+        ...                      # serve: model.generate(**inputs), from any number of threads
         print(handle.stats)
         handle.remove()          # the model is as it was
 
-    Threads take turns, one whole `generate()` after another, so that concurrent requests get the answers they would
-    get alone. Requests without a video or image are answered as before. Nobody has to keep the handle.
+    Threads take turns, one whole `generate()` at a time, so that concurrent requests get the answers they would get
+    alone. Requests without a video or image are answered as before. The handle need not be kept.
 
     Args:
-        model, method, budget, **options: as in `compress`, `shared` excepted.
+        model, method, budget, **options: as in `compress`, except `shared`.
 
     Raises:
         BudgetError: the budget cannot be read.
@@ -170,9 +170,3 @@ def patch(model: Any, method: str | Compressor, budget: BudgetLike, **options: A
     if "shared" in options:
         raise UnknownNameError("A deployment cannot share prefills: they would pile up. Leave shared=… out.")
     return Patch(model, compress(model, method, budget, **options))
-
-
-def _restore(owner: Any, name: str, own: Any) -> None:
-    delattr(owner, name)
-    if own is not None:
-        setattr(owner, name, own)

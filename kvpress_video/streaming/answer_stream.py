@@ -1,64 +1,68 @@
-"""An answer that comes piece by piece, while it is made in another thread."""
+"""Stream an answer piece by piece while another thread generates it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-if TYPE_CHECKING:
-    from .session import VideoSession
+
+class _Cancelled(Exception):
+    """The iterator was closed before the answer was complete."""
 
 
-class _Unwanted(Exception):
-    """Nobody listens any more."""
+class _CancelWhen(StoppingCriteria):
+    def __init__(self, cancelled: threading.Event) -> None:
+        self._cancelled = cancelled
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if self._cancelled.is_set():
+            raise _Cancelled
+        return input_ids.new_zeros(len(input_ids), dtype=torch.bool)
 
 
-class _StopWhen(StoppingCriteria):
-    def __init__(self, unwanted: threading.Event) -> None:
-        self._unwanted = unwanted
+def stream_answer(
+    ask: Callable[..., str], take_back: Callable[[], None], tokenizer: Any, question: str, **options: Any
+) -> Iterator[str]:
+    """Ask in another thread and yield the answer's text as it is generated.
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        if self._unwanted.is_set():
-            raise _Unwanted
-        return input_ids.new_zeros(len(input_ids), dtype=bool)
-
-
-def stream_answer(session: VideoSession, tokenizer: Any, question: str, **options: Any) -> Iterator[str]:
-    """Ask, and yield the answer's text as it comes.
+    Closing the iterator early cancels the answer. If it was complete by then, it is taken back.
 
     Args:
-        session: is asked in another thread.
-        tokenizer: turns tokens into text.
-        question: in plain words.
-        **options: of `VideoSession.ask`.
+        ask: called with the question, `streamer`, `stopping_criteria` and `options`, in the other thread.
+        take_back: forgets an answer that is complete although the iterator was closed early.
+        tokenizer: decodes the tokens.
+        question: plain text.
+        **options: further arguments of `ask`; `keep` says whether there is anything to take back.
     """
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    unwanted, failed, answered = threading.Event(), [], []
-    stop = StoppingCriteriaList([_StopWhen(unwanted), *options.pop("stopping_criteria", [])])
+    cancelled, errors, answers = threading.Event(), [], []
+    criteria = StoppingCriteriaList([_CancelWhen(cancelled), *options.pop("stopping_criteria", [])])
 
     def run() -> None:
         try:
-            answered.append(session.ask(question, streamer=pieces, stopping_criteria=stop, **options))
-        except _Unwanted:
+            answers.append(ask(question, streamer=pieces, stopping_criteria=criteria, **options))
+        except _Cancelled:
             pass
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
         finally:
             pieces.end()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    heard = False
+    complete = False
     try:
         yield from pieces
-        heard = True
+        complete = True
     finally:
-        unwanted.set()
+        cancelled.set()
         thread.join()
-        if not heard and not failed and options.get("keep", True) and answered:
-            session.take_back()
-    if failed:
-        raise failed[0]
+        if answers and not complete and options.get("keep", True):
+            take_back()
+    if errors:
+        raise errors[0]

@@ -1,4 +1,4 @@
-"""The words around frames, questions and answers, as a model's own chat template puts them."""
+"""Chat-template markup around frames, questions and answers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _FIRST, _ANSWER, _SECOND = "first-question", "first-answer", "second-question"
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A conversation is an opening, then frames and questions in any order, each after the words that belong between.
+    """Markup of a conversation, in pieces that can be joined in any order of frames and questions.
 
     Attributes:
-        open_video, open_text: the beginning, before frames and before a question without any.
-        close_video: after frames, before a question.
-        ask: after a question, before the answer.
-        next_video, next_text: after an answer, before frames and before a question.
+        open_video, open_text: start of the conversation, before frames or before a question without frames.
+        close_video: between frames and a question.
+        ask: between a question and its answer.
+        next_video, next_text: between an answer and frames, or the next question without frames.
     """
 
     open_video: str
@@ -30,14 +30,14 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, processor: Any, system: str | None = None) -> ChatTemplate:
-        """Read the words off a processor's chat template.
+        """Extract the markup from a processor's chat template by rendering short conversations.
 
         Args:
             processor: has `apply_chat_template` and `video_token`.
-            system: a system message, instead of the template's own.
+            system: system message that replaces the template's own.
 
         Raises:
-            UnsupportedModelError: the template does not write its parts one after another.
+            UnsupportedModelError: the template does not write the parts in order.
         """
         before = [] if system is None else [{"role": "system", "content": [_text(system)]}]
 
@@ -46,17 +46,17 @@ class ChatTemplate:
                 {"role": role, "content": [*([{"type": "video"}] if video else []), _text(text)]}
                 for role, video, text in turns
             ]
-            written: str = processor.apply_chat_template(
+            rendered: str = processor.apply_chat_template(
                 [*before, *messages], add_generation_prompt=True, tokenize=False
             )
-            return written
+            return rendered
 
         first, answered = ("user", False, _FIRST), ("assistant", False, _ANSWER)
         video = processor.video_token
-        open_video, close_video, ask = _between(render(("user", True, _FIRST)), video, _FIRST)
-        open_text, _ = _between(render(first), _FIRST)
-        _, next_video, _, _ = _between(render(first, answered, ("user", True, _SECOND)), _ANSWER, video, _SECOND)
-        _, next_text, _ = _between(render(first, answered, ("user", False, _SECOND)), _ANSWER, _SECOND)
+        open_video, close_video, ask = _split(render(("user", True, _FIRST)), video, _FIRST)
+        open_text, _ = _split(render(first), _FIRST)
+        _, next_video, _, _ = _split(render(first, answered, ("user", True, _SECOND)), _ANSWER, video, _SECOND)
+        _, next_text, _ = _split(render(first, answered, ("user", False, _SECOND)), _ANSWER, _SECOND)
         return cls(open_video, open_text, close_video, ask, next_video, next_text)
 
 
@@ -64,15 +64,15 @@ def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def _between(written: str, *marks: str) -> list[str]:
-    """What stands around marks that follow one another."""
+def _split(rendered: str, *marks: str) -> list[str]:
+    """Split text at marks that follow one another."""
     pieces = []
     for mark in marks:
-        piece, found, written = written.partition(mark)
+        piece, found, rendered = rendered.partition(mark)
         if not found:
             raise UnsupportedModelError(
                 f"The processor's chat template does not write {mark!r} where it was put: a stream needs a template "
                 "that writes frames, question and answer one after another."
             )
         pieces.append(piece)
-    return [*pieces, written]
+    return [*pieces, rendered]

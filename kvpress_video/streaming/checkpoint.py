@@ -1,72 +1,74 @@
-"""Snapshots as files: safetensors with the facts beside the tensors, whole, checked, and bound to a model."""
+"""Session files: safetensors with the state as JSON in the metadata, written atomically, with a checksum, and bound to
+a model.
+
+Nothing is built from a file before its parts are checked against each other, the model and the size of the file.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..compressor.entries import Places, Tags
-from ..errors import CacheError
+from ..errors import CacheError, KVPressVideoError
 from ..models import adapter_for
-from ..models.base import Adapter
 from ..models.fingerprint import Fingerprint, bytes_of, difference, fingerprint
-from ..utils.files import atomic_write
-from .schema import SessionFacts, check, check_recipe, is_plain
-from .state import Snapshot
+from ..utils.files import atomic_write, irregular_kind
+from .consistency import Contradiction, check_state
+from .schema import dump, is_plain, parse
+from .state import SessionState, Snapshot
+from .tensor_checks import by_size, check_specs, check_tensor
+from .tensor_file import DamagedError, TensorFile, TensorSpec
 
 FORMAT, VERSION = "kvpress-video session", "2"
 _METADATA = {"format", "version", "facts", "sha256"}
 _AGAIN = "copy it again, or save the session again"
 
 
-class FileFacts(TypedDict):
-    """What a file says beside its tensors."""
-
-    session: SessionFacts
-    model: Fingerprint
-
-
 def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
-    """Write a session's snapshot. What was at `path` stays there until the new file is whole and on the disk.
+    """Write a session to a file. What was at `path` stays there until the new file is complete and on the disk.
 
     Args:
-        path: usually `….kvv`.
+        path: usually `….kvv`; a new file is readable by its owner only.
         snapshot: on any device.
         model: the session's.
 
     Raises:
-        CacheError: the method or a setting was given as an object, which no file can hold; or `path` cannot be written.
+        CacheError: the method or a setting is an object, which no file can hold; the snapshot contradicts itself; or
+            `path` cannot be written.
     """
-    if path.exists() and not path.is_file():
-        raise CacheError(f"{path} is {_kind(path)}: give the path of a file, such as session.kvv.")
-    for name, value in snapshot.facts["recipe"].items():
+    try:
+        kind = irregular_kind(path)
+    except OSError as error:
+        raise CacheError(f"{path} cannot be written ({error.strerror}): give the path of a file.") from error
+    if kind:
+        raise CacheError(f"{path} is {kind}: give the path of a file, such as session.kvv.")
+    for name, value in snapshot.state.config.arguments.items():
         if not is_plain(value):
             raise CacheError(
                 f"A file cannot hold {name}={value!r:.80}: start the session with the method's name and plain "
                 "settings, such as 'infinipot-v:tar_ratio=0.5', to save it."
             )
-    facts = json.dumps({"session": snapshot.facts, "model": fingerprint(model)}, allow_nan=False)
     tensors = snapshot.to("cpu").tensors
     try:
-        _check_tensors(_parse(facts)["session"], tensors, model)
+        text = dump(snapshot.state, fingerprint(model))
+        adapter = adapter_for(model)
+        check_state(snapshot.state, adapter)
+        specs = {name: TensorSpec((*tensor.shape,), tensor.dtype) for name, tensor in tensors.items()}
+        check_specs(snapshot.state, adapter, specs)
+        for name, tensor in tensors.items():
+            check_tensor(name, tensor, snapshot.state)
     except CacheError as error:
         raise CacheError(f"The session cannot be written to {path}: its snapshot {error}.") from error
-    data = save(tensors, {"format": FORMAT, "version": VERSION, "facts": facts, "sha256": _digest(facts, tensors)})
+    data = save(tensors, {"format": FORMAT, "version": VERSION, "facts": text, "sha256": _digest(text, tensors)})
     try:
-        with atomic_write(path) as scratch, scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _settle(path.parent)
+        with atomic_write(path, mode=0o600, durable=True) as scratch:
+            scratch.write_bytes(data)
     except OSError as error:
         raise CacheError(
             f"{path} cannot be written ({error.strerror}): it takes {len(data)} bytes in a folder that exists."
@@ -74,80 +76,87 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
 
 
 def read_snapshot(path: Path, model: Any) -> Snapshot:
-    """The snapshot in a file, in memory of its own.
+    """Read a session from a file.
 
     Args:
-        path: of a file that `write_snapshot` wrote, on any machine.
-        model: the one that the session ran on; on any device.
+        path: a file that `write_snapshot` wrote, on any machine.
+        model: the one the session ran on; on any device.
 
     Raises:
-        CacheError: there is no such file, it is not whole or not as it was written, or it belongs to another model;
-            the message says which, and what to do.
+        CacheError: there is no such file, it is incomplete or damaged, it contradicts itself, or it belongs to another
+            model; the message says which and what to do.
+        UnknownNameError: the method, or a setting of it, is not installed here.
     """
+    with naming(path):
+        if kind := irregular_kind(path):
+            raise CacheError(f"is {kind}: give the path of a session's file")
+        if not path.exists():
+            raise CacheError("does not exist: check the path")
+        with path.open("rb") as file:
+            return _read(TensorFile(file), model)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of reading it, and of building the session that it holds."""
     try:
-        _check_kind(path)
-        text, tensors = _read(path)
-        facts = _parse(text)
-        _check_model(facts["model"], model)
-        _check_tensors(facts["session"], tensors, model)
+        yield
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}.") from error
-    except SafetensorError as error:
-        raise CacheError(f"{path} is cut off or damaged ({error}): {_AGAIN}.") from error
+    except (DamagedError, Contradiction) as error:
+        raise CacheError(f"{path} {error}: {_AGAIN}.") from error
     except CacheError as error:
         raise CacheError(f"{path} {error}.") from error
-    return Snapshot(tensors, dict(facts["session"]))
+    except KVPressVideoError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        raise CacheError(f"{path} cannot be loaded: {error}") from error
 
 
-def _check_kind(path: Path) -> None:
-    if not path.exists():
-        raise CacheError("does not exist: check the path")
-    if not path.is_file():
-        raise CacheError(f"is {_kind(path)}: give the path of a session's file")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if len(start) < 9:
-        raise CacheError(f"is {f'cut off after {len(start)} bytes' if start else 'empty'}: {_AGAIN}")
-    if start[8:] != b"{":
-        raise CacheError(f"is not a session's file, it begins with {start!r}: give one that VideoSession.save() wrote")
-
-
-def _kind(path: Path) -> str:
-    return "a folder" if path.is_dir() else "a device or pipe"
-
-
-def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The facts as they stand in the file, and the tensors in memory of their own, once the checksum is right."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise CacheError(
-                f"holds tensors but no session, its format is {metadata.get('format')!r}: give a file that "
-                "VideoSession.save() wrote"
-            )
-        if metadata.get("version") != VERSION:
-            raise CacheError(
-                f"is of version {metadata.get('version')!r} and this package reads {VERSION!r}: use the version of "
-                "kvpress-video that wrote it, or a newer one"
-            )
-        if metadata.keys() != _METADATA:
-            raise CacheError(f"is damaged, it is described by {', '.join(sorted(metadata))}: {_AGAIN}")
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+def _read(file: TensorFile, model: Any) -> Snapshot:
+    metadata, adapter = file.metadata, adapter_for(model)
+    _check_format(metadata)
+    state, there = _parse(metadata["facts"])
+    _check_model(there, model)
+    check_state(state, adapter)
+    check_specs(state, adapter, file.specs)
+    first, rest = by_size(file.specs)
+    tensors = {}
+    for name in first:  # before the rest is read, which may be large
+        tensors[name] = file.read(name)
+        check_tensor(name, tensors[name], state)
+    for name in rest:
+        tensors[name] = file.read(name)
     if (found := _digest(metadata["facts"], tensors)) != metadata["sha256"]:
         raise CacheError(
             f"has changed since it was written, its checksum is {found[:12]}…, not {metadata['sha256'][:12]}…: {_AGAIN}"
         )
-    return metadata["facts"], tensors
+    for name in rest:
+        check_tensor(name, tensors[name], state)
+    return Snapshot(tensors, state)
 
 
-def _parse(text: str) -> FileFacts:
+def _check_format(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise CacheError(
+            f"holds tensors but no session, its format is {metadata.get('format')!r}: give a file that "
+            "VideoSession.save() wrote"
+        )
+    if metadata.get("version") != VERSION:
+        raise CacheError(
+            f"is of version {metadata.get('version')!r} and this package reads {VERSION!r}: use the version of "
+            "kvpress-video that wrote it, or a newer one"
+        )
+    if metadata.keys() != _METADATA:
+        raise CacheError(f"is damaged, it is described by {', '.join(sorted(metadata))}: {_AGAIN}")
+
+
+def _parse(text: str) -> tuple[SessionState, Fingerprint]:
     try:
-        facts: FileFacts = json.loads(text)
-        check(facts, FileFacts, "facts")
-        check_recipe(facts["session"]["recipe"])
-    except (ValueError, RecursionError, CacheError) as error:
+        session, model = parse(text)
+        return session.build(), model
+    except CacheError as error:
         raise CacheError(f"has facts that cannot be right ({error}): {_AGAIN}") from error
-    return facts
 
 
 def _check_model(there: Fingerprint, model: Any) -> None:
@@ -158,61 +167,10 @@ def _check_model(there: Fingerprint, model: Any) -> None:
         )
 
 
-def _check_tensors(facts: SessionFacts, tensors: Mapping[str, Tensor], model: Any) -> None:
-    wanted = _wanted(facts, tensors, adapter_for(model))
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise CacheError(f"{'lacks the tensor' if name in wanted else 'has a tensor too many,'} {name}: {_AGAIN}")
-    for name, (shape, dtype) in wanted.items():
-        found = tensors[name]
-        if (*found.shape,) != shape or found.dtype != dtype:
-            raise CacheError(f"has {name} as {(*found.shape,)} {found.dtype}, not {shape} {dtype}: {_AGAIN}")
-
-
-def _wanted(
-    facts: SessionFacts, tensors: Mapping[str, Tensor], adapter: Adapter
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor that there has to be; how many entries and frames there are, the tensors say."""
-    stream, layers, text_model = facts["stream"], len(adapter.attentions), adapter.text_model
-    if len(stream["rows"]) != layers:
-        raise CacheError(f"tells of {len(stream['rows'])} layers, and the model has {layers}: {_AGAIN}")
-    heads, width = adapter.kv_heads, adapter.head_dim
-    places = Places.COMPACT_WIDTH if facts["recipe"]["positions"] == "compact" else Places.WIDTH
-    parts = {
-        "keys": (width, text_model.dtype),
-        "values": (width, text_model.dtype),
-        "tags": (Tags.WIDTH, torch.int32),
-        "places": (places, torch.float32),
-    }
-    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        f"layers.{layer}.{part}": ((1, heads, _length(tensors, f"layers.{layer}.tags", -2), last), dtype)
-        for layer in range(layers if stream["logical"] else 0)
-        for part, (last, dtype) in parts.items()
-    }
-    if waiting := _length(tensors, "waiting.times", -1):
-        wanted["waiting.frames"] = (waiting, *(facts["inbox"]["size"] or ()), 3), torch.uint8
-        wanted["waiting.times"] = (waiting,), torch.float64
-    return wanted
-
-
-def _length(tensors: Mapping[str, Tensor], name: str, dim: int) -> int:
-    found = tensors.get(name)
-    return found.shape[dim] if found is not None and found.ndim >= -dim else 0
-
-
 def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of the facts, then of every tensor in order of name: a line of name, dtype and shape, and its bytes."""
+    """Hash the JSON, then every tensor in order of name: a line of name, dtype and shape, and its bytes (SHA-256)."""
     digest = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
         digest.update(f"\n{name} {tensors[name].dtype} {(*tensors[name].shape,)}\n".encode())
         digest.update(bytes_of(tensors[name]))
     return digest.hexdigest()
-
-
-def _settle(folder: Path) -> None:
-    """See to it that a folder's names are on the disk; where folders can be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

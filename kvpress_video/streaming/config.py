@@ -1,10 +1,10 @@
-"""What a session is made with, checked."""
+"""The arguments of a session, checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from ..budget import Budget, BudgetLike
@@ -14,15 +14,18 @@ from ..errors import BudgetError, unknown_name
 from ..models.base import Adapter
 from ..prefill.options import Positions, usual_chunk
 
+LARGEST_CHUNK = 2**31 - 1
+"""Largest chunk in visual tokens: token indices are int32."""
+_BUDGET_LIMIT = 2**53
 _UNCAPPED_CHUNK = 2048  # visual tokens
 
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """The arguments of `VideoSession`, which says what they mean.
+    """The arguments of `VideoSession`, where they are documented; method settings are in `settings`.
 
     Raises:
-        BudgetError: there is no budget, it caps nothing, or a number is out of range.
+        BudgetError: a budget is missing or caps nothing, or a number is out of range.
         UnknownNameError: unknown method, setting or positions.
     """
 
@@ -49,37 +52,46 @@ class SessionConfig:
             raise BudgetError(
                 f"{self.cap} of an endless stream caps nothing: give a number of visual entries, or bytes."
             )
+        if self.cap.amount > _BUDGET_LIMIT:
+            raise BudgetError(f"A budget must be below 2**53, got {self.cap.amount:g}: no machine holds that.")
         for name, least in (("chunk", 1), ("position_limit", 1), ("text_room", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise BudgetError(f"{name} must be at least {least}, got {value}.")
+        if self.chunk is not None and self.chunk > LARGEST_CHUNK:
+            raise BudgetError(f"chunk must be at most {LARGEST_CHUNK} visual tokens, got {self.chunk}.")
         if not 0 < self.fps < math.inf:
             raise BudgetError(f"fps must be a number above zero, got {self.fps}.")
 
     @property
     def cap(self) -> Budget:
-        """The budget; 100% where there is none."""
+        """The budget; 100% without one."""
         return Budget.parse(UNCOMPRESSED_BUDGET if self.budget is None else self.budget)
 
     @property
-    def room(self) -> int | None:
-        """Text entries that a budget of bytes is kept free for; None where text comes on top."""
+    def reserved_text(self) -> int | None:
+        """Text entries kept free inside a budget of bytes; None where text is not counted."""
         return self.text_room if self.cap.unit == "bytes" else None
 
     def make_method(self) -> Compressor:
-        """The method with its settings."""
+        """Create the method with its settings."""
         return make_method(self.method, **self.settings)
 
     def chunk_for(self, adapter: Adapter) -> int:
-        """Visual tokens worked through at once."""
+        """Return the chunk size in visual tokens."""
         if self.chunk is not None:
             return self.chunk
         if self.budget is None:
             return _UNCAPPED_CHUNK
-        return usual_chunk(self.cap, adapter, self.positions == "compact")
+        return min(usual_chunk(self.cap, adapter, self.positions == "compact"), LARGEST_CHUNK)
+
+    def resolved(self, adapter: Adapter) -> SessionConfig:
+        """Spell out the defaults, so that the same session can be made from it on another machine or version."""
+        budget = None if self.budget is None else self.cap.exact
+        return replace(self, budget=budget, chunk=self.chunk_for(adapter))
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """Arguments that make the same session again, in what JSON can hold unless the method is an object."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
-        return plain | {"budget": None if self.budget is None else self.cap.exact} | dict(self.settings)
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `VideoSession`, the method's settings among them."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "settings"}
+        return named | dict(self.settings)

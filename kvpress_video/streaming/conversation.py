@@ -1,7 +1,9 @@
-"""The words of a session: what is said before frames and questions, and what was asked and answered."""
+"""The text of a session in token ids: chat-template markup, questions and answers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .chat_template import ChatTemplate
@@ -14,64 +16,91 @@ class Turn(NamedTuple):
     answer: str
 
 
-class Conversation:
-    """What was said, and what has to be said next, in token ids.
+@dataclass(frozen=True)
+class ConversationState:
+    """The state of a `Conversation`.
 
     Attributes:
         turns: questions and answers so far.
-        asking: what stands between a question and its answer.
+        begun: whether anything was said or shown.
+        watching: whether frames came last.
+        unsaid: the last token of an answer, which `generate()` returns but does not put into the cache.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    begun: bool = False
+    watching: bool = False
+    unsaid: tuple[int, ...] = ()
+
+
+class Conversation:
+    """Produces the token ids that come next and records questions and answers.
+
+    Attributes:
+        turns: questions and answers so far.
+        asking: token ids between a question and its answer.
     """
 
     def __init__(self, processor: Any, system: str | None) -> None:
-        """Args:
-        processor: its chat template gives the words.
-        system: a system message.
+        """Read the chat template.
+
+        Args:
+            processor: has a tokenizer and a chat template.
+            system: system message.
         """
         self._tokenizer = processor.tokenizer
-        self._words = ChatTemplate.of(processor, system)
-        self.asking = self._ids(self._words.ask)
-        self.turns: list[Turn] = []
-        self._begun = False
-        self._watching = False  # whether frames came last
-        self._unsaid: list[int] = []  # the end of an answer, which generate() does not read itself
+        self._template = ChatTemplate.of(processor, system)
+        self.asking = self._ids(self._template.ask)
+        self._unsaid: tuple[int, ...]
+        self.restore(ConversationState())
 
     def before_frames(self) -> list[int]:
-        """What opens a run of frames."""
-        return [] if self._watching else self._opening(self._words.open_video, self._words.next_video)
+        """Return the token ids that open a run of frames; none inside one."""
+        return [] if self._watching else self._opening(self._template.open_video, self._template.next_video)
 
     def question(self, question: str) -> list[int]:
-        """A question with the words before and after it."""
-        words = self._words
-        before = self._ids(words.close_video) if self._watching else self._opening(words.open_text, words.next_text)
+        """Return the token ids of a question with the markup before and after it."""
+        template = self._template
+        if self._watching:
+            before = self._ids(template.close_video)
+        else:
+            before = self._opening(template.open_text, template.next_text)
         return [*before, *self._ids(question), *self.asking]
 
     def watched(self) -> None:
-        """Frames were seen, and what opens them was said."""
-        self._begun, self._watching, self._unsaid = True, True, []
+        """Record that frames, and the markup that opens them, are in the cache."""
+        self._begun, self._watching, self._unsaid = True, True, ()
 
-    def answered(self, question: str, reply: list[int]) -> str:
-        """A question was answered with these token ids, all but the last of which the model has read."""
+    def answered(self, question: str, reply: Sequence[int]) -> str:
+        """Record a turn.
+
+        Args:
+            question: plain text.
+            reply: token ids of the answer; all but the last are in the cache.
+
+        Returns:
+            The answer's text.
+        """
         answer = self.text(reply)
         self._begun, self._watching = True, False
-        self._unsaid = [token for token in reply[-1:] if token not in self._tokenizer.all_special_ids]
+        self._unsaid = tuple(token for token in reply[-1:] if token not in self._tokenizer.all_special_ids)
         self.turns.append(Turn(question, answer))
         return answer
 
-    def text(self, reply: list[int]) -> str:
-        """Token ids in words."""
-        text: str = self._tokenizer.decode(reply, skip_special_tokens=True)
+    def text(self, reply: Sequence[int]) -> str:
+        """Decode token ids, special tokens left out."""
+        text: str = self._tokenizer.decode(list(reply), skip_special_tokens=True)
         return text.strip()
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """Where the conversation is, in what JSON can hold."""
-        turns = [list(turn) for turn in self.turns]
-        return {"turns": turns, "begun": self._begun, "watching": self._watching, "unsaid": self._unsaid}
+    def state(self) -> ConversationState:
+        """The present state, for `restore`."""
+        return ConversationState(tuple(self.turns), self._begun, self._watching, self._unsaid)
 
-    def restore(self, facts: dict[str, Any]) -> None:
-        """Go on where another conversation is."""
-        self.turns = [Turn(*turn) for turn in facts["turns"]]
-        self._begun, self._watching, self._unsaid = facts["begun"], facts["watching"], list(facts["unsaid"])
+    def restore(self, state: ConversationState) -> None:
+        """Continue from a state."""
+        self.turns = list(state.turns)
+        self._begun, self._watching, self._unsaid = state.begun, state.watching, state.unsaid
 
     def _opening(self, first: str, following: str) -> list[int]:
         return [*self._unsaid, *self._ids(following)] if self._begun else self._ids(first, special=True)

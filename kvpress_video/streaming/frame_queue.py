@@ -1,118 +1,161 @@
-"""Where pushed frames wait until they fill a chunk."""
+"""Queue of pushed frames until they fill a chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..compressor.entries import Kind
 from ..errors import VideoError
 from ..models.base import Adapter
 from ..video.frames import as_frames, as_times, process
 from ..video.reader import Frames
-from .state import Snapshot
+
+TIME_LIMIT = 1e10
+"""Largest time of a frame in seconds, either side of zero; seconds since 1970 fit."""
 
 
-class Batch(NamedTuple):
-    """A chunk for the model: what its processor makes of the frames, and the seconds of each temporal step."""
+class FrameBatch(NamedTuple):
+    """The processor's output for queued frames, and the time of each temporal step in seconds."""
 
     inputs: Any
     seconds: list[float]
 
 
-class FrameQueue:
-    """Frames of one size, in order of time.
+class TimedFrame(NamedTuple):
+    """An accepted frame.
 
     Attributes:
-        frames, times: those that wait, (height, width, 3) uint8 and seconds.
-        count: frames that ever came.
-        last_time: when the last of them was shown, None before the first.
+        frame: (height, width, 3) uint8.
+        time: seconds.
+        since: frames since the last explicit timestamp, 0 for one with a timestamp of its own.
+    """
+
+    frame: Frames
+    time: float
+    since: int
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """The state of a `FrameQueue`, without the queued frames.
+
+    Attributes:
+        count: frames accepted so far, queued ones included.
+        last_time: time of the last of them in seconds, None before the first.
         size: height and width of every frame, None before the first.
-        told, untold: the last time that was told (0 before the first), and how many frames after it the next one is.
+        anchor: the last explicit timestamp in seconds, 0 without one.
+        since: number of the next frame, counted from the one at `anchor`.
+    """
+
+    count: int = 0
+    last_time: float | None = None
+    size: tuple[int, int] | None = None
+    anchor: float = 0.0
+    since: int = 0
+
+
+class FrameQueue:
+    """Frames of one size in order of time.
+
+    Attributes:
+        frames, times: queued frames, (height, width, 3) uint8, and their seconds.
+        state: everything else that the next frames depend on.
     """
 
     def __init__(self, processor: Any, adapter: Adapter, chunk: int, fps: float) -> None:
-        """Args:
-        chunk: visual tokens that a chunk may have; whole frames, at least one.
-        fps: frames per second where times are not given.
+        """Start empty.
+
+        Args:
+            processor: its video processor sets the visual tokens of a frame.
+            adapter: the model's.
+            chunk: visual tokens per chunk, rounded down to whole frames, at least one temporal step.
+            fps: frames per second where no times are given.
         """
-        self._processor, self._adapter, self._most, self._fps = processor, adapter, chunk, fps
-        self._chunk: int | None = None  # frames
+        self._processor, self._adapter, self._chunk_tokens, self._fps = processor, adapter, chunk, fps
+        self._chunk_frames: int | None = None
         self.frames: list[Frames] = []
         self.times: list[float] = []
-        self.count = 0
-        self.last_time: float | None = None
-        self.size: tuple[int, int] | None = None
-        self.told, self.untold = 0.0, 0
+        self.state = QueueState()
 
-    def accept(self, frames: Any, times: float | Iterable[float] | None) -> list[tuple[Frames, float, int]]:
-        """Frames, their times, and how many frames after the last told time they are, checked, for `put`.
+    def accept(self, frames: Any, times: float | Iterable[float] | None) -> list[TimedFrame]:
+        """Check frames and times and queue nothing yet.
 
         Raises:
-            VideoError: they are not what they should be.
+            VideoError: frames or times are invalid.
         """
-        found = as_frames(frames)
+        found, state = as_frames(frames), self.state
         size = found.shape[1:3]
-        if self.size is not None and self.size != size:
+        if state.size is not None and state.size != size:
             raise VideoError(
-                f"Frames of {size[0]}×{size[1]} came to a stream of {self.size[0]}×{self.size[1]}: "
+                f"Frames of {size[0]}×{size[1]} came to a stream of {state.size[0]}×{state.size[1]}: "
                 "resize them, or start another session."
             )
-        if self._chunk is None:
-            self._chunk = self._frames_of_a_chunk(found[0])
         if times is not None:
-            return [
-                (frame, time, 0) for frame, time in zip(found, as_times(times, len(found), self.last_time), strict=True)
-            ]
-        since = range(self.untold, self.untold + len(found))
-        return [(frame, self.told + number / self._fps, number) for frame, number in zip(found, since, strict=True)]
+            seconds, since = as_times(times, len(found), state.last_time), [0] * len(found)
+        else:
+            since = list(range(state.since, state.since + len(found)))
+            seconds = [state.anchor + number / self._fps for number in since]
+        self._check_times(seconds)
+        if self._chunk_frames is None:
+            self._chunk_frames = self._frames_per_chunk(found[0])
+        return [TimedFrame(*each) for each in zip(found, seconds, since, strict=True)]
 
-    def put(self, frame: Frames, time: float, untold: int) -> None:
-        """Let an accepted frame wait."""
+    def _check_times(self, seconds: Sequence[float]) -> None:
+        before = self.state.last_time
+        for time in seconds:
+            if abs(time) > TIME_LIMIT:
+                raise VideoError(
+                    f"A frame's time must be within ±{TIME_LIMIT:g} seconds, got {time:g}: count from the beginning of "
+                    "the stream, in seconds."
+                )
+            if before is not None and time <= before:
+                raise VideoError(f"Time stands still at {time:g} s with {self._fps:g} frames per second: lower fps.")
+            before = time
+
+    def put(self, accepted: TimedFrame) -> None:
+        """Queue an accepted frame."""
+        frame, time, since = accepted
         self.frames.append(frame)
         self.times.append(time)
-        self.count += 1
-        self.last_time, self.size, self.untold = time, frame.shape[:2], untold + 1
-        if not untold:
-            self.told = time
+        anchor = self.state.anchor if since else time
+        self.state = QueueState(self.state.count + 1, time, (frame.shape[0], frame.shape[1]), anchor, since + 1)
 
     @property
     def full(self) -> bool:
-        """Whether a chunk waits."""
-        return self._chunk is not None and len(self.frames) >= self._chunk
+        """Whether a chunk is queued."""
+        return self._chunk_frames is not None and len(self.frames) >= self._chunk_frames
 
-    def batch(self) -> Batch:
-        """All that waits; an odd frame at the end stands for a whole temporal step, as in the processor."""
-        return Batch(process(self._processor, self.frames), self.times[:: self._adapter.frames_per_step])
+    def batch(self) -> FrameBatch:
+        """Process all queued frames; an odd one at the end makes a temporal step by itself, as in the processor."""
+        return FrameBatch(process(self._processor, self.frames), self.times[:: self._adapter.frames_per_step])
 
     def clear(self) -> None:
-        """Nothing waits any more."""
+        """Drop the queued frames."""
         self.frames, self.times = [], []
 
-    def _frames_of_a_chunk(self, one: Frames) -> int:
+    def _frames_per_chunk(self, one: Frames) -> int:
         step = self._adapter.frames_per_step
         first = self._adapter.unpack(Kind.VIDEO, process(self._processor, [one] * step))
         if first is None:
             raise VideoError("The vision tower cannot be given these frames one by one.")
-        return step * max(1, self._most // first[0].grid.patches)
+        return step * max(1, self._chunk_tokens // first[0].grid.patches)
 
-    def snapshot(self) -> Snapshot:
-        """The frames that wait, and where time is."""
-        names = ("count", "last_time", "size", "told", "untold")
-        waiting = {}
-        if self.frames:
-            waiting["waiting.frames"] = torch.from_numpy(np.stack(self.frames))
-            waiting["waiting.times"] = torch.tensor(self.times, dtype=torch.float64)
-        return Snapshot(waiting, {name: getattr(self, name) for name in names})
+    def tensors(self) -> dict[str, Tensor]:
+        """Copy the queued frames, (frames, height, width, 3) uint8, and their times, (frames,) fp64 seconds."""
+        if not self.frames:
+            return {}
+        times = torch.tensor(self.times, dtype=torch.float64)
+        return {"waiting.frames": torch.from_numpy(np.stack(self.frames)), "waiting.times": times}
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on as another inbox would."""
-        facts, tensors = snapshot.facts, snapshot.tensors
-        self.count, self.last_time, self.told = facts["count"], facts["last_time"], facts["told"]
-        self.untold, self.size = facts["untold"], facts["size"] and (facts["size"][0], facts["size"][1])
+    def restore(self, state: QueueState, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from the state and the tensors of another queue."""
+        self.state = state
         if "waiting.frames" in tensors:
             self.frames = list(tensors["waiting.frames"].cpu().numpy().copy())
             self.times = tensors["waiting.times"].tolist()

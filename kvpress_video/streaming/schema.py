@@ -1,73 +1,36 @@
-"""What a session's facts look like, so that those read from a file are checked before anything is built of them."""
+"""Schema of the JSON in a session file: types and ranges of every value, and the conversion from and to a state.
+
+Aliases are the names of format version 2. Imported only where sessions are saved and loaded, as is pydantic.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
-from types import NoneType, UnionType
-from typing import Any, Literal, NewType, TypedDict, get_args, get_origin, get_type_hints
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.forward_pass import RowState
-from ..errors import CacheError
-from .conversation import Turn
-from .timeline import Timeline
+from ..compressor.entries import Grid
+from ..errors import CacheError, KVPressVideoError, UnknownNameError
+from ..models.fingerprint import Fingerprint
+from .config import SessionConfig
+from .conversation import ConversationState, Turn
+from .frame_queue import TIME_LIMIT, QueueState
+from .position_rescaling import Run
+from .state import SessionState, StreamState
+from .timeline import Moment, Timeline
 
-AnyWhole = NewType("AnyWhole", int)
-
-
-class RecipeFacts(TypedDict):
-    """What a session was made with; the method's settings come beside it."""
-
-    method: str
-    budget: str | int | None
-    positions: Literal["keep", "compact"]
-    chunk: int | None
-    fps: float
-    system: str | None
-    text_room: int
-    position_limit: int | None
-    bank_on: str
-
-
-class StreamFacts(TypedDict):
-    """What is known of a cache, with a row for each layer."""
-
-    logical: int
-    rows: list[RowState]
-    timeline: Timeline
-    peak_bytes: int
-
-
-class TalkFacts(TypedDict):
-    """What is known of a conversation."""
-
-    turns: list[Turn]
-    begun: bool
-    watching: bool
-    unsaid: list[int]
-
-
-class InboxFacts(TypedDict):
-    """What is known of the frames that came, beside those that wait."""
-
-    count: int
-    last_time: float | None
-    size: tuple[int, int] | None
-    told: float
-    untold: AnyWhole
-
-
-class SessionFacts(TypedDict):
-    """The facts of a session's snapshot."""
-
-    recipe: dict[str, Any]
-    stream: StreamFacts
-    talk: TalkFacts
-    inbox: InboxFacts
+_WHOLE_LIMIT = 2**53  # largest whole number that every JSON reader keeps exact
+_SIDE_LIMIT = 2**14  # pixels
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON gives a value back as it was, but for tuples, which become lists."""
+    """Whether JSON gives a value back as it was, except that tuples become lists."""
     if isinstance(value, (list, tuple)):
         return all(is_plain(item) for item in value)
     if isinstance(value, dict):
@@ -75,74 +38,238 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
-_LEAVES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
-    Any: ("a plain value", is_plain),
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number from 0", lambda value: type(value) is int and value >= 0),
-    float: ("a number", lambda value: type(value) in (int, float) and math.isfinite(value)),
-    str: ("text", lambda value: isinstance(value, str)),
-    AnyWhole: ("a whole number", lambda value: type(value) is int),
-    NoneType: ("null", lambda value: value is None),
-}
+def _plain(value: Any) -> Any:
+    if not is_plain(value):
+        raise ValueError("should be a finite number, text, true, false, null, or a list or an object of these")
+    return value
 
 
-def check_recipe(recipe: Mapping[str, Any]) -> None:
-    """As `check`, for a recipe with the method's settings in it."""
-    check(
-        {name: recipe[name] for name in get_type_hints(RecipeFacts) if name in recipe},
-        RecipeFacts,
-        "facts.session.recipe",
+def _budget(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value <= _WHOLE_LIMIT
+    if not (value is None or isinstance(value, str) or whole):
+        raise ValueError(f"should be a whole number up to {_WHOLE_LIMIT}, text or null")
+    return value
+
+
+Count = Annotated[int, Field(ge=0, le=_WHOLE_LIMIT)]
+Positive = Annotated[int, Field(ge=1, le=_WHOLE_LIMIT)]
+Side = Annotated[int, Field(ge=1, le=_SIDE_LIMIT)]
+Seconds = Annotated[float, Field(ge=-TIME_LIMIT, le=TIME_LIMIT)]
+Position = Annotated[float, Field(ge=0, le=_WHOLE_LIMIT)]
+Plain = Annotated[Any, AfterValidator(_plain)]
+GridSizes = tuple[Positive, Positive, Positive]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True, from_attributes=True
     )
 
 
-def check(value: Any, wanted: Any, name: str) -> None:
-    """See to it that a value read from JSON has a type: a leaf (whole numbers are counts, never below zero), a union, a
-    literal, a list, a tuple, a mapping, or a class with annotated fields.
+class ConfigModel(_Model):
+    """Arguments of `VideoSession`; further names are settings of the method."""
 
-    Args:
-        value: as `json.loads` gives it.
-        wanted: the type.
-        name: of the value, for messages.
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Plain]
+
+    method: str
+    budget: Annotated[Any, AfterValidator(_budget)]
+    positions: Literal["keep", "compact"]
+    chunk: Positive
+    fps: float
+    system: str | None
+    text_room: Count
+    position_limit: Positive | None
+    bank_on: str
+
+    def build(self) -> SessionConfig:
+        """Convert to the arguments of a session.
+
+        Raises:
+            CacheError: a session cannot have them.
+            UnknownNameError: the method, or a setting of it, is not installed.
+        """
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return SessionConfig(**named, settings=dict(self.__pydantic_extra__))
+        except UnknownNameError:
+            raise
+        except (KVPressVideoError, TypeError, ValueError, ArithmeticError) as error:
+            raise CacheError(f"facts.session.recipe: {error}") from error
+
+
+class RowModel(_Model):
+    """A `RowState` of a stream."""
+
+    padding: Count
+    held: dict[Count, Count]
+    seen: dict[Count, Count]
+    grids: dict[Count, GridSizes]
+    starts: dict[Count, Count]
+    loose: bool
+    shift: Count
+    following: Count
+
+    def build(self) -> RowState:
+        """Convert to a row."""
+        grids = {segment: Grid(*sizes) for segment, sizes in self.grids.items()}
+        return RowState(
+            self.padding, self.held, self.seen, grids, self.starts, self.loose, self.shift, self.following
+        )  # fmt: skip
+
+
+class RunModel(_Model):
+    """A `Run`."""
+
+    start: Count
+    end: Count
+    least: Positive
+
+
+class MomentModel(_Model):
+    """A `Moment`."""
+
+    position: Position
+    seconds: Seconds
+    frame: Count
+
+    def build(self) -> Moment:
+        """Convert to a moment."""
+        return Moment(self.position, self.seconds, self.frame)
+
+
+class TimelineModel(_Model):
+    """A `Timeline`."""
+
+    spatial: bool
+    grid: GridSizes | None
+    runs: tuple[RunModel, ...]
+    base: MomentModel | None
+    last: MomentModel | None
+
+    def build(self) -> Timeline:
+        """Convert to a timeline."""
+        runs = tuple(Run(run.start, run.end, run.least) for run in self.runs)
+        base = None if self.base is None else self.base.build()
+        last = None if self.last is None else self.last.build()
+        return Timeline(self.spatial, self.grid and Grid(*self.grid), runs, base, last)
+
+
+class StreamModel(_Model):
+    """A `StreamState`."""
+
+    logical: Count
+    rows: tuple[RowModel, ...]
+    timeline: TimelineModel
+    peak_bytes: Count
+
+    def build(self) -> StreamState:
+        """Convert to the state of a stream."""
+        return StreamState(
+            self.logical, tuple(row.build() for row in self.rows), self.timeline.build(), self.peak_bytes
+        )
+
+
+class ConversationModel(_Model):
+    """A `ConversationState`."""
+
+    turns: tuple[tuple[str, str], ...]
+    begun: bool
+    watching: bool
+    unsaid: tuple[Count, ...]
+
+    def build(self) -> ConversationState:
+        """Convert to the state of a conversation."""
+        return ConversationState(
+            tuple(Turn(*turn) for turn in self.turns), self.begun, self.watching, self.unsaid
+        )  # fmt: skip
+
+
+class QueueModel(_Model):
+    """A `QueueState`."""
+
+    count: Count
+    last_time: Seconds | None
+    size: tuple[Side, Side] | None
+    anchor: Seconds = Field(alias="told")
+    since: Count = Field(alias="untold")
+
+    def build(self) -> QueueState:
+        """Convert to the state of a queue."""
+        return QueueState(self.count, self.last_time, self.size, self.anchor, self.since)
+
+
+class SessionModel(_Model):
+    """A `SessionState`."""
+
+    config: ConfigModel = Field(alias="recipe")
+    stream: StreamModel
+    conversation: ConversationModel = Field(alias="talk")
+    queue: QueueModel = Field(alias="inbox")
+
+    def build(self) -> SessionState:
+        """Convert to the state of a session, with the errors of `ConfigModel.build`."""
+        return SessionState(self.config.build(), self.stream.build(), self.conversation.build(), self.queue.build())
+
+    @classmethod
+    def of(cls, state: SessionState) -> SessionModel:
+        """Convert the state of a session."""
+        return cls(
+            recipe=ConfigModel(**state.config.arguments),
+            stream=StreamModel.model_validate(state.stream, strict=False),
+            talk=ConversationModel.model_validate(state.conversation, strict=False),
+            inbox=QueueModel.model_validate(state.queue, strict=False),
+        )
+
+
+class FingerprintModel(_Model):
+    """A `Fingerprint`."""
+
+    architecture: str
+    dtype: str
+    share: str
+    config: dict[str, Any]
+    parameters: str
+    weights: str
+    transformers: str
+
+
+class FileModel(_Model):
+    """All JSON of a file."""
+
+    session: SessionModel
+    model: FingerprintModel
+
+
+def dump(state: SessionState, model: Fingerprint) -> str:
+    """Write the JSON of a session.
 
     Raises:
-        CacheError: it has not, or something in it.
+        CacheError: a value is out of the schema's range.
     """
-    parts = _parts(value, wanted)
-    if parts is None:
-        found = f"one with {', '.join(value) or 'nothing'}" if isinstance(value, dict) else repr(value)
-        raise CacheError(f"{name} should be {_described(wanted)}, not {found:.120}")
-    for part, (inside, its) in parts.items():
-        check(inside, its, name + part)
+    with _explained():
+        written = FileModel(session=SessionModel.of(state), model=FingerprintModel(**model))
+    return json.dumps(written.model_dump(mode="json", by_alias=True), allow_nan=False)
 
 
-def _parts(value: Any, wanted: Any) -> dict[str, tuple[Any, Any]] | None:
-    """What is in a value, by name, and the type that it should have; None where the value itself does not fit."""
-    origin, inner = get_origin(wanted), get_args(wanted)
-    if wanted in _LEAVES:
-        return {} if _LEAVES[wanted][1](value) else None
-    if origin is UnionType:
-        return {"": (value, next((option for option in inner if _parts(value, option) is not None), inner[0]))}
-    if origin is Literal:
-        return {} if value in inner else None
-    if origin in (dict, Mapping):
-        fits = isinstance(value, dict) and (inner[0] is str or all(key.isdecimal() for key in value))
-        return {f".{key}": (item, inner[1]) for key, item in value.items()} if fits else None
-    if origin is None and not issubclass(wanted, tuple):
-        fields = get_type_hints(wanted)
-        fits = isinstance(value, dict) and value.keys() == fields.keys()
-        return {f".{field}": (value[field], its) for field, its in fields.items()} if fits else None
-    if not isinstance(value, list):
-        return None
-    types = inner if origin else tuple(get_type_hints(wanted).values())
-    types = types[:1] * len(value) if origin is list or ... in inner else types
-    if len(value) != len(types):
-        return None
-    return {f"[{number}]": pair for number, pair in enumerate(zip(value, types, strict=True))}
+def parse(text: str) -> tuple[SessionModel, Fingerprint]:
+    """Read the JSON of a session.
+
+    Raises:
+        CacheError: it does not fit the schema; names the first value that does not and its place.
+    """
+    with _explained():
+        found = FileModel.model_validate_json(text)
+        return found.session, cast(Fingerprint, found.model.model_dump())
 
 
-def _described(wanted: Any) -> str:
-    if wanted in _LEAVES:
-        return _LEAVES[wanted][0]
-    if get_origin(wanted):
-        return str(wanted)
-    return f"a {wanted.__name__} with {', '.join(get_type_hints(wanted))}"
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part:.40}" for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        problem = f" {reason}, not {reprlib.repr(first['input'])}" if reason.startswith("should") else f": {reason}"
+        raise CacheError(f"facts{place}{problem}") from error

@@ -1,4 +1,4 @@
-"""A session, measured."""
+"""Statistics of a session."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .stream import Stream
 
 @dataclass(frozen=True)
 class SessionStats:
-    """What a session has seen and holds.
+    """Frames and tokens seen so far, and the size of the cache.
 
     Attributes:
-        frames: pushed so far.
-        waiting: how many of them still wait for their chunk to fill.
+        frames: frames pushed.
+        waiting: queued frames among them, whose chunk is not full.
         seconds: time of the last frame, None before the first.
         visual_tokens: visual tokens seen.
-        entries: visual entries held per layer, per KV head.
-        text_entries: text entries held per layer and KV head.
-        bytes: what the cache holds: keys, values and metadata, every layer.
-        bank_bytes: how many of them are in the bank, off the model's device.
-        reserved_bytes: its buffers, room that is not filled included.
-        peak_bytes: the most it ever held.
-        position: the position of the next text token.
+        entries: visual entries per KV head, of each layer.
+        text_entries: text entries per layer and KV head.
+        bytes: keys, values and metadata in the cache, all layers.
+        bank_bytes: part of `bytes` that is stored off the model's device.
+        reserved_bytes: the cache's buffers, unfilled room included.
+        peak_bytes: largest size of the cache so far, inside a pass included.
+        position: position of the next text token.
     """
 
     frames: int
@@ -50,14 +50,14 @@ class SessionStats:
         )
 
 
-def measured(stream: Stream, inbox: FrameQueue) -> SessionStats:
-    """A session as it is now."""
+def measure(stream: Stream, queue: FrameQueue) -> SessionStats:
+    """Measure a session."""
     layers = stream.layers
     held = [sum(layer.rows[0].held.values()) for layer in layers]
     return SessionStats(
-        frames=inbox.count,
-        waiting=len(inbox.frames),
-        seconds=inbox.last_time,
+        frames=queue.state.count,
+        waiting=len(queue.frames),
+        seconds=queue.state.last_time,
         visual_tokens=sum(layers[0].rows[0].seen.values()),
         entries=tuple(held),
         text_entries=layers[0].physical - held[0],

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until a piece of work is whole."""
+"""Deferred Ctrl-C and one lock per model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from weakref import WeakKeyDictionary
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Ctrl-C inside takes effect at the end. Outside the main thread, which alone hears of it, nothing changes."""
+    """Handle a Ctrl-C inside the block when the block ends; in the main thread only, which alone receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    received: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if heard and callable(before):
-        before(*heard[0])
+    if received and callable(before):
+        before(*received[0])
 
 
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
@@ -32,6 +32,6 @@ _GUARD = threading.Lock()
 
 
 def model_lock(model: Any) -> Any:
-    """The reentrant lock of a model: whoever runs it with hooks on holds it."""
+    """Return the model's reentrant lock, held by whoever runs the model with hooks on it."""
     with _GUARD:
         return _LOCKS.setdefault(model, threading.RLock())

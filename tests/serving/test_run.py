@@ -150,8 +150,8 @@ def test_a_process_that_is_told_to_end_speaks_and_ends_as_it_would_have() -> Non
     program = (
         "import os, signal, sys, types\n"
         "before = signal.signal(signal.SIGTERM, lambda *_: None)\n"
-        "speaker = types.SimpleNamespace(say_all_statistics=lambda: print('said', flush=True))\n"
-        "sys.modules['kvpress_video.serving.deployment'] = speaker\n"
+        "deployment = types.SimpleNamespace(log_all_stats=lambda: print('said', flush=True))\n"
+        "sys.modules['kvpress_video.serving.deployment'] = deployment\n"
         "signal.signal(signal.SIGTERM, before)\n"
         "child = os.fork()\n"
         "if not child:\n"
@@ -169,7 +169,7 @@ def test_processes_outside_a_run_are_left_alone() -> None:
     """The folder may still be on the path of a process whose environment was cleaned."""
     from kvpress_video.serving.launch import STARTUP
 
-    program = "import sys; print([type(finder).__name__ for finder in sys.meta_path if 'Follow' in repr(finder)])"
+    program = "import sys; print([type(finder).__name__ for finder in sys.meta_path if 'LoadHook' in repr(finder)])"
     environment = {"PYTHONPATH": str(STARTUP)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import saved_sessions
 import torch
 import zoo
+from generation import METHODS, SETTINGS
 from kvpress_video.methods.novelty import Novelty
 from safetensors import safe_open
 from safetensors.torch import load_file
 from saved_sessions import SESSIONS, frames, lived, plain, same
+from sessions import STREAMED, cache_of, check_same, footage, frames_for, tiny, usage_of
 
 import kvpress_video as kv
+from kvpress_video.compressor.entries import Places
 from kvpress_video.models.fingerprint import difference, fingerprint
 from kvpress_video.streaming.checkpoint import read_snapshot, write_snapshot
-from kvpress_video.streaming.state import Snapshot
 
 
 @pytest.fixture(scope="module")
 def folder(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sessions in files, and beside each what came of it in another process."""
+    """Files of sessions, each with the logits that another process got from it."""
     found = tmp_path_factory.mktemp("sessions")
     for name, options in SESSIONS.items():
         lived(*bundled, **options).save(found / f"{name}.kvv")
@@ -48,7 +54,7 @@ def test_a_file_gives_back_every_bit(name: str, folder: Path, bundled: Any) -> N
     snapshot = lived(*bundled, **SESSIONS[name]).snapshot()
     found = read_snapshot(folder / f"{name}.kvv", bundled[0])
     assert same(found.tensors, snapshot.tensors)
-    assert found.facts == plain(snapshot.facts)
+    assert found.state == snapshot.state
 
 
 def test_sessions_that_have_seen_nothing_or_no_frames(tmp_path: Path, bundled: Any) -> None:
@@ -83,9 +89,11 @@ def test_a_session_that_broke_cannot_be_copied(tmp_path: Path, bundled: Any) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_values_that_are_no_numbers_come_back_as_they_were(tmp_path: Path, bundled: Any) -> None:
+def test_importance_that_is_no_number_comes_back_as_it_was(tmp_path: Path, bundled: Any) -> None:
+    """The only values that may be NaN: importance that was not captured."""
     snapshot = lived(*bundled, budget=200).snapshot()
-    snapshot.tensors["layers.2.values"].view(torch.int32)[0, 1, ::7] = 0x7FC00123  # a NaN with a payload
+    importance = snapshot.tensors["layers.2.places"].view(torch.int32)[..., Places.IMPORTANCE]
+    importance[0, 1, ::7] = 0x7FC00123  # a NaN with a payload
     write_snapshot(tmp_path / "a.kvv", snapshot, bundled[0])
     assert same(read_snapshot(tmp_path / "a.kvv", bundled[0]).tensors, snapshot.tensors)
 
@@ -215,10 +223,10 @@ def test_a_model_that_is_not_in_memory(bundled: Any) -> None:
 
 def state(session: kv.VideoSession) -> tuple[dict[str, torch.Tensor], Any]:
     snapshot = session.snapshot()
-    return {name: tensor.clone() for name, tensor in snapshot.tensors.items()}, plain(snapshot.facts)
+    return {name: tensor.clone() for name, tensor in snapshot.tensors.items()}, repr(snapshot.state)
 
 
-COPIED = ("keep", "full", "banked")  # buffers with room, buffers that grow under squeezed positions, buffers elsewhere
+COPIED = ("keep", "full", "banked")  # buffers with room, buffers that grow under rescaled positions, buffers elsewhere
 
 
 @pytest.mark.parametrize("name", COPIED)
@@ -227,21 +235,114 @@ def test_a_fork_goes_its_own_way(name: str, moves: str, bundled: Any) -> None:
     session = lived(*bundled, **SESSIONS[name])
     fork = session.fork()
     goes, stays = (session, fork) if moves == "original" else (fork, session)
-    tensors, facts = state(stays)
+    tensors, host = state(stays)
     expected = saved_sessions.go_on(lived(*bundled, **SESSIONS[name]))
     assert same(saved_sessions.go_on(goes), expected)
     assert same(state(stays)[0], tensors)
-    assert state(stays)[1] == facts
+    assert state(stays)[1] == host
     assert same(saved_sessions.go_on(stays), expected)
 
 
 @pytest.mark.parametrize("name", COPIED)
 def test_a_snapshot_can_be_restored_again_and_again(name: str, bundled: Any) -> None:
     snapshot = lived(*bundled, **SESSIONS[name]).snapshot()
-    kept = Snapshot({part: tensor.clone() for part, tensor in snapshot.tensors.items()}, plain(snapshot.facts))
+    kept, host = {part: tensor.clone() for part, tensor in snapshot.tensors.items()}, repr(snapshot.state)
     first, second = (kv.VideoSession.restore(snapshot.to("cpu"), *bundled) for _ in range(2))
     went = saved_sessions.go_on(first)
-    assert same(snapshot.tensors, kept.tensors)
-    assert plain(snapshot.facts) == kept.facts
+    assert same(snapshot.tensors, kept)
+    assert repr(snapshot.state) == host
     assert same(saved_sessions.go_on(second), went)
     assert len(second.turns) == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sessions_of_every_method_come_back(method: str, tmp_path: Path) -> None:
+    """What a method leaves is consistent, and so is every budget."""
+    path = tmp_path / "a.kvv"
+    for budget, options in ((24, {}), ("400KB", {"text_room": 60, "positions": "keep"})):
+        session = tiny(method, budget, chunk=12, **options, **SETTINGS.get(method, {}))
+        for seed in range(3):
+            session.push(footage(15, seed=seed))
+            session.ask("What?", max_new_tokens=3, keep=seed != 1)
+            session.push(footage(3, seed=seed), session.stats.seconds + np.array([0.1, 7, 300]))
+            session.save(path)
+            loaded = kv.VideoSession.load(path, session.model, session.processor)
+            check_same(cache_of(loaded), cache_of(session))
+            assert (loaded.stats, loaded.turns) == (session.stats, session.turns)
+        check_same(usage_of(loaded), usage_of(session))
+
+
+@pytest.mark.parametrize("family", STREAMED)
+def test_sessions_of_every_family_come_back(family: str, tmp_path: Path) -> None:
+    path, session = tmp_path / "a.kvv", tiny("infinipot-v", 40, family, position_limit=400)
+    for seed in range(6):
+        session.push(frames_for(family, 15, seed=seed))
+        session.ask("What?", max_new_tokens=3)
+        session.save(path)
+        loaded = kv.VideoSession.load(path, session.model, session.processor)
+        check_same(cache_of(loaded), cache_of(session))
+        assert (loaded.stats, loaded.turns) == (session.stats, session.turns)
+
+
+def keys_of(value: Any) -> Any:
+    """Names in JSON, with the type of each value."""
+    if isinstance(value, dict):
+        return {name: keys_of(item) for name, item in value.items()}
+    return [keys_of(item) for item in value[:1]] if isinstance(value, list) else type(value)
+
+
+def test_the_json_of_format_2(tmp_path: Path, bundled: Any) -> None:
+    """Written as it is read: by every version that writes format 2."""
+    session = lived(*bundled, method="infinipot-v", budget="1500KB", text_room=80, tar_ratio=0.25, bank_on="cpu")
+    session.push(frames(16, seed=3))
+    session.flush()
+    session.save(tmp_path / "a.kvv")
+    with safe_open(tmp_path / "a.kvv", "pt") as file:
+        metadata = file.metadata()
+    assert metadata.keys() == {"format", "version", "facts", "sha256"}
+    assert (metadata["format"], metadata["version"]) == ("kvpress-video session", "2")
+    found = json.loads(metadata["facts"])
+    assert found["model"] == plain(fingerprint(bundled[0]))
+    assert found["session"]["recipe"] == {
+        "method": "infinipot-v",
+        "budget": "1500000B",
+        "positions": "compact",
+        "chunk": 130,
+        "fps": 2.0,
+        "system": None,
+        "text_room": 80,
+        "position_limit": None,
+        "bank_on": "cpu",
+        "tar_ratio": 0.25,
+    }
+    moment = {"position": float, "seconds": float, "frame": int}
+    counts = {"padding": int, "held": {"0": int}, "seen": {"0": int}, "grids": {"0": [int]}, "starts": {}}
+    assert keys_of({name: part for name, part in found["session"].items() if name != "recipe"}) == {
+        "stream": {
+            "logical": int,
+            "rows": [counts | {"loose": bool, "shift": int, "following": int}],
+            "timeline": {
+                "spatial": bool,
+                "grid": [int],
+                "runs": [{"start": int, "end": int, "least": int}],
+                "base": moment,
+                "last": moment,
+            },
+            "peak_bytes": int,
+        },
+        "talk": {"turns": [[str]], "begun": bool, "watching": bool, "unsaid": []},
+        "inbox": {"count": int, "last_time": float, "size": [int], "told": float, "untold": int},
+    }
+
+
+def test_a_snapshot_can_be_sent_to_another_process(bundled: Any) -> None:
+    session = lived(*bundled, budget=200)
+    sent = pickle.loads(pickle.dumps(session.snapshot()))
+    assert sent.state == session.snapshot().state
+    assert same(saved_sessions.go_on(kv.VideoSession.restore(sent, *bundled)), saved_sessions.go_on(session))
+
+
+def test_the_package_is_imported_without_pydantic() -> None:
+    """It is for saving and loading alone."""
+    code = "import sys, kvpress_video; sys.exit('pydantic' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code]).returncode

@@ -19,7 +19,7 @@ CRASHES = """
 import os, random, resource, signal, sys, time
 from pathlib import Path
 import torch
-from saved_sessions import lived, plain, same
+from saved_sessions import lived, same
 import kvpress_video as kv
 from kvpress_video.streaming.checkpoint import read_snapshot, write_snapshot
 
@@ -33,7 +33,7 @@ path = Path(sys.argv[1]) / "session.kvv"
 
 def found():
     read = read_snapshot(path, model)
-    which = [plain(state.facts) == read.facts and same(state.tensors, read.tensors) for state in states]
+    which = [state.state == read.state and same(state.tensors, read.tensors) for state in states]
     assert sum(which) == 1, which
     return which.index(True)
 
@@ -130,3 +130,40 @@ def test_paths_that_cannot_be_written_to(tmp_path: Path, bundled: Any) -> None:
     with pytest.raises(kv.CacheError, match="is a device or pipe"):
         session.save(pipe)
     assert pipe.is_fifo()
+
+
+def test_a_session_file_is_private_and_stays_what_it_was_made(tmp_path: Path, bundled: Any) -> None:
+    session, path, link = lived(*bundled, budget=100), tmp_path / "a.kvv", tmp_path / "link.kvv"
+    umask = os.umask(0)
+    try:
+        session.save(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o640)
+        link.symlink_to("a.kvv")
+        session.ask("what is there now?", max_new_tokens=3)
+        session.save(link)
+    finally:
+        os.umask(umask)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert kv.VideoSession.load(path, *bundled).turns == session.turns
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path, bundled: Any) -> None:
+    left = tmp_path / ".a.kvv.99999999.0123abcd.tmp"
+    left.write_bytes(bytes(100))
+    lived(*bundled, budget=100).save(tmp_path / "a.kvv")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.kvv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a" * 256, "File name too long"), ("a\0.kvv", "a path cannot hold a NUL"), ("file/a.kvv", "Not a directory")],
+)
+def test_names_that_no_file_can_have(name: str, said: str, tmp_path: Path, bundled: Any) -> None:
+    session = lived(*bundled, budget=100)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(kv.CacheError, match=rf"(?i)^{tmp_path}/{name} cannot be written \({said}"):
+        session.save(tmp_path / name)
+    with pytest.raises(kv.CacheError, match=rf"^{tmp_path}/{name} "):
+        kv.VideoSession.load(tmp_path / name, *bundled)

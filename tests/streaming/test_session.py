@@ -285,6 +285,19 @@ def test_the_form_and_grouping_of_frames_make_no_difference(form: str) -> None:
     assert parts.ask("What?", max_new_tokens=5) == whole.ask("What?", max_new_tokens=5)
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.xfail(raises=TypeError, reason="numpy has none"))],
+)
+def test_frames_in_a_model_s_own_precision(dtype: torch.dtype) -> None:
+    """As a decoder on the GPU hands them on."""
+    frames = (torch.from_numpy(footage(20)).permute(0, 3, 1, 2) / 255).to(dtype)
+    narrow, wide = tiny(), tiny()
+    narrow.push(frames)
+    wide.push(frames.double())
+    check_same(cache_of(narrow), cache_of(wide))
+
+
 @pytest.mark.parametrize("fps", [2, 3, 10, 24, 29.97])
 def test_times_that_are_not_told_do_not_drift(fps: float) -> None:
     """A frame that comes alone stands where it would among others, also after many."""

@@ -64,6 +64,9 @@ BAD_TIMES: dict[str, Any] = {
     "nothing": [None, None],
     "words": ["soon", "later"],
     "no list at all": object(),
+    "later than any clock": [100.0, 1e300],
+    "before any clock": [-1e300, 100.0],
+    "milliseconds since 1970": [1.75e12, 1.75e12 + 500],
 }
 
 
@@ -88,6 +91,44 @@ def test_the_first_push_can_be_refused_too() -> None:
         session.push(np.zeros((16, 16), np.uint8))
     session.push(footage(20, 24, 24))
     assert session.stats.frames == 20
+
+
+def test_a_frame_size_is_not_set_by_frames_that_were_refused() -> None:
+    """The chunk is as many frames as fit of the size that comes."""
+    session, other = tiny(chunk=32), tiny(chunk=32)
+    with pytest.raises(kv.VideoError):
+        session.push(footage(2, 32, 32), [1, 1])
+    for each in (session, other):
+        each.push(footage(21))
+    assert (session.stats.waiting, session.stats.frames) == (other.stats.waiting, 21)
+    check_same(cache_of(session), cache_of(other))
+
+
+@pytest.mark.parametrize("start", [-1e10, 1.75e9, 1e10 - 40])
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+def test_times_of_any_clock(start: float, positions: Any) -> None:
+    """Seconds since 1970 are as good as seconds since the beginning."""
+    session, other = tiny(positions=positions), tiny(positions=positions)
+    session.push(footage(40), start + np.arange(40))
+    other.push(footage(40), np.arange(40))
+    assert session.stats.seconds == start + 39
+    check_same(cache_of(session), cache_of(other))
+
+
+def test_times_beyond_what_is_told_apart() -> None:
+    """Frames that are told no times follow the last one, however far that leads."""
+    slow, fast = tiny(fps=1e-9), tiny(fps=1e12)
+    slow.push(footage(11))
+    fast.push(footage(2), [0, 1e9])
+    for session, said in (
+        (slow, r"within ±1e\+10 seconds, got 1.1e\+10"),
+        (fast, "Time stands still at 1e.09 s with 1e.12"),
+    ):
+        stats = session.stats
+        with pytest.raises(kv.VideoError, match=said):
+            session.push(footage(3))
+        assert session.stats == stats
+        assert session.ask("What?", max_new_tokens=3)
 
 
 def test_frames_that_the_processor_refuses_leave_the_session_as_it_was(bundled: tuple[Any, Any]) -> None:
@@ -115,6 +156,12 @@ def test_frames_that_the_processor_refuses_leave_the_session_as_it_was(bundled: 
         ({"budget": 64, "fps": math.nan}, kv.BudgetError, "fps must be a number above zero"),
         ({"budget": 64, "fps": math.inf}, kv.BudgetError, "fps"),
         ({"budget": 64, "chunk": 0}, kv.BudgetError, "chunk must be at least 1, got 0"),
+        (
+            {"budget": 64, "chunk": 10**12},
+            kv.BudgetError,
+            "chunk must be at most 2147483647 visual tokens, got 1000000",
+        ),
+        ({"budget": 10**17}, kv.BudgetError, r"A budget must be below 2\*\*53, got 1e\+17"),
         ({"budget": 64, "position_limit": 0}, kv.BudgetError, "position_limit"),
         ({"budget": "1MiB", "text_room": -1}, kv.BudgetError, "text_room"),
         ({"budget": 64, "method": "full"}, kv.BudgetError, "full"),
@@ -123,6 +170,29 @@ def test_frames_that_the_processor_refuses_leave_the_session_as_it_was(bundled: 
 def test_what_cannot_be_asked_for(arguments: dict[str, Any], error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=what):
         kv.VideoSession(model_of(QWEN), TinyProcessor(QWEN), **arguments)
+
+
+@pytest.mark.parametrize("length", [0, -1, None, "5", True, 2.0, 0.5, float("nan")])
+def test_answers_of_no_length_are_refused_before_anything_happens(length: Any) -> None:
+    session, other = tiny(), tiny()
+    for each in (session, other):
+        each.push(footage(11))
+    stats, said = session.stats, rf"max_new_tokens must be a whole number above zero, got {length!r}\."
+    with pytest.raises(kv.BudgetError, match=said):
+        session.ask("What?", max_new_tokens=length)
+    with pytest.raises(kv.BudgetError, match=said):
+        list(session.stream_answer("What?", max_new_tokens=length))
+    with pytest.raises(kv.BudgetError, match=said):
+        kv.ask_all([session, tiny()], "What?", max_new_tokens=length)
+    assert session.stats == stats
+    check_same(usage_of(session), usage_of(other))
+
+
+def test_the_length_of_an_answer_may_be_any_whole_number() -> None:
+    session, other = tiny(), tiny()
+    for each in (session, other):
+        each.push(footage(11))
+    assert session.ask("What?", max_new_tokens=np.int64(4)) == other.ask("What?", max_new_tokens=4)
 
 
 WRITTEN = [family for family in zoo.FAMILIES if "qwen3" in family or family == "video_llama_3"]

@@ -18,7 +18,7 @@ import kvpress_video as kv
 
 SESSIONS: dict[str, dict[str, Any]] = {
     "keep": {"budget": 200, "positions": "keep"},
-    "compact": {"budget": 200, "position_limit": 240},  # so few that they have to be squeezed
+    "compact": {"budget": 200, "position_limit": 240},  # so few that they have to be rescaled
     "bytes": {"budget": "1500KB", "text_room": 80},
     "full": {"method": "full", "chunk": 64, "position_limit": 240},
     "detachable": {"method": "detachable:scorer=novelty", "budget": 200, "window": 0.4},
@@ -59,8 +59,8 @@ def go_on(session: kv.VideoSession) -> dict[str, Tensor]:
 
 
 def go_on_elsewhere(folder: Path) -> None:
-    """In another process, load every session of a folder and go on with it; what came of it lies beside its file."""
-    command = [sys.executable, "-c", f"import sys, saved_sessions; saved_sessions._load_and_go_on({str(folder)!r})"]
+    """In another process, load and continue every session of a folder, and write the logits next to its file."""
+    command = [sys.executable, "-c", f"import saved_sessions; saved_sessions._load_and_go_on({str(folder)!r})"]
     subprocess.run(command, cwd=Path(__file__).parent, check=True, timeout=300)
 
 

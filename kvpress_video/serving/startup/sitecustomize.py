@@ -1,6 +1,6 @@
-"""Runs first in every Python process of a command that was started by `kvpress-video run`.
+"""Runs at the start of every Python process under `kvpress-video run`.
 
-Most of them load no model, so it imports nothing but the standard library until transformers is there.
+Most of them load no model, so only the standard library is imported until transformers is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PACKAGE = os.path.dirname(os.path.dirname(HERE))
 DEPLOYMENT = "kvpress_video.serving.deployment"
 
 
-class Follower:
-    """Finds modules as the other finders do, and lets a function take part in the loading of some."""
+class LoadHook:
+    """Finder that leaves the search to the others and has a function load certain modules."""
 
     def __init__(self, loading: dict[str, Any]) -> None:
         self.loading = loading
@@ -30,11 +30,13 @@ class Follower:
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec: Any = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = FollowedLoader(spec.loader, self.loading[name])
+            spec.loader = HookedLoader(spec.loader, self.loading[name])
         return spec
 
 
-class FollowedLoader:
+class HookedLoader:
+    """Loader that hands the execution of a module to a function."""
+
     def __init__(self, loader: Any, load: Any) -> None:
         self.loader = loader
         self.load = load
@@ -51,7 +53,7 @@ class FollowedLoader:
 
 
 def load_modeling(loader: Any, module: Any) -> None:
-    """Every model passes through `PreTrainedModel.from_pretrained`, whichever class it is asked of."""
+    """Wrap `PreTrainedModel.from_pretrained`, which every model class uses, to patch what it returns."""
     loader.exec_module(module)
     stock = module.PreTrainedModel.__dict__["from_pretrained"].__func__
 
@@ -70,7 +72,7 @@ def load_modeling(loader: Any, module: Any) -> None:
 
 
 def load_torchvision(loader: Any, module: Any) -> None:
-    """As it is, or, where that fails for want of compiled operators, repaired as `kvpress_video.load` does."""
+    """Import torchvision; if compiled operators are missing, repair it as `kvpress_video.load` does."""
     try:
         loader.exec_module(module)
     except RuntimeError:
@@ -79,40 +81,40 @@ def load_torchvision(loader: Any, module: Any) -> None:
         repair = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(repair)
         del sys.modules["torchvision"]
-        follower.loading.pop("torchvision")
+        hook.loading.pop("torchvision")
         repair.repair_torchvision()
 
 
-def speak_on_sigterm() -> None:
-    """Statistics are said at exit, which this signal skips, and servers end by it, at last, as any process would."""
+def report_on_sigterm() -> None:
+    """Print statistics on SIGTERM, which skips exit handlers, then end as any process would."""
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
 
-    def speak(number: int, frame: Any) -> None:
+    def report(number: int, frame: Any) -> None:
         if DEPLOYMENT in sys.modules:
-            sys.modules[DEPLOYMENT].say_all_statistics()
+            sys.modules[DEPLOYMENT].log_all_stats()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    def forget() -> None:
-        if signal.getsignal(signal.SIGTERM) is speak:
+    def reset() -> None:
+        if signal.getsignal(signal.SIGTERM) is report:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    signal.signal(signal.SIGTERM, speak)
-    os.register_at_fork(after_in_child=forget)
+    signal.signal(signal.SIGTERM, report)
+    os.register_at_fork(after_in_child=reset)
 
 
-def run_the_other() -> None:
-    """The sitecustomize that would have run without this one, if there is one, takes its place."""
+def run_shadowed() -> None:
+    """Run the sitecustomize that this one shadows, if there is one."""
     path = [folder for folder in sys.path if os.path.abspath(folder) != HERE]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", path)
     if spec is not None and spec.loader is not None:
-        sys.modules["sitecustomize"] = other = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(other)
+        sys.modules["sitecustomize"] = shadowed = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(shadowed)
 
 
-follower = Follower({"transformers.modeling_utils": load_modeling, "torchvision": load_torchvision})
+hook = LoadHook({"transformers.modeling_utils": load_modeling, "torchvision": load_torchvision})
 if "KVPRESS_VIDEO_RUN" in os.environ:
-    sys.meta_path.insert(0, follower)
-    speak_on_sigterm()
-run_the_other()
+    sys.meta_path.insert(0, hook)
+    report_on_sigterm()
+run_shadowed()

@@ -1,0 +1,172 @@
+"""Consistency of a snapshot's state: its parts agree with each other, with the budget and with the model."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NoReturn
+
+from ..cache.allocation import layer_entries
+from ..compressor.entries import Grid
+from ..errors import CacheError
+from ..models.base import Adapter
+from .frame_queue import QueueState
+from .state import SessionState, StreamState
+from .timeline import Timeline
+
+VIDEO = 0
+"""The segment of a stream's frames, the only one."""
+_INDEX_LIMIT = 2**31  # token indices are int32
+_OVERSHOOT = 2  # times the budget
+
+
+class Contradiction(CacheError):
+    """Parts of a snapshot that cannot belong together; the message continues a file's name."""
+
+
+def conflict(place: str, problem: str) -> NoReturn:
+    """Raise Contradiction.
+
+    Args:
+        place: as in the file.
+        problem: continues the place.
+    """
+    raise Contradiction(f"contradicts itself ({place} {problem})")
+
+
+def text_entries(stream: StreamState) -> int:
+    """Text entries per layer and KV head: all text that was seen, since none is evicted."""
+    return stream.logical - (stream.timeline.grid.tokens if stream.timeline.grid else 0)
+
+
+def entries(stream: StreamState, layer: int) -> int:
+    """Entries of a layer per KV head."""
+    return text_entries(stream) + stream.rows[layer].held.get(VIDEO, 0)
+
+
+def check_state(state: SessionState, adapter: Adapter) -> None:
+    """Check the host-side state of a session.
+
+    Raises:
+        Contradiction: names the place in the file and the conflict.
+    """
+    stream, layers = state.stream, len(adapter.attentions)
+    if len(stream.rows) != layers:
+        raise Contradiction(f"tells of {len(stream.rows)} layers, and the model has {layers}")
+    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()))
+    _check_tokens(stream)
+    for layer in range(layers):
+        _check_row(stream, layer)
+    _check_conversation(state, adapter.text_model.config.vocab_size)
+    _check_queue(state.queue, stream.timeline, state.config.fps)
+    _check_budget(state, adapter)
+
+
+def _check_timeline(timeline: Timeline, spatial: bool) -> None:
+    place, grid, runs, base, last = "stream.timeline", timeline.grid, timeline.runs, timeline.base, timeline.last
+    if timeline.spatial != spatial:
+        _state_conflict(
+            f"{place}.spatial", f"is {timeline.spatial}, but the model has {'M-RoPE' if spatial else '1-D'} positions"
+        )
+    if grid is None or last is None or not runs:
+        if grid or last or runs or base:
+            _state_conflict(place, "needs grid, runs and last together")
+        return
+    for number, run in enumerate(runs):
+        if run.end < run.start:
+            _state_conflict(f"{place}.runs[{number}]", f"ends at {run.end}, before it starts at {run.start}")
+        if run.least > max(grid.rows, grid.columns):
+            _state_conflict(
+                f"{place}.runs[{number}].least", f"is {run.least}, with frames of {grid.rows}×{grid.columns}"
+            )
+    for number, (before, run) in enumerate(pairwise(runs), 1):
+        if run.start < before.end:
+            _state_conflict(f"{place}.runs[{number}]", f"starts at {run.start}, before the end of the one before it")
+    if last.frame != grid.frames - 1:
+        _state_conflict(f"{place}.last.frame", f"is {last.frame}, of {grid.frames} frames")
+    if not runs[-1].start - 1 <= last.position <= runs[-1].end:
+        _state_conflict(f"{place}.last.position", f"is {last.position:g}, outside of the last run")
+    if base and (base.frame > last.frame or base.seconds > last.seconds or base.position > last.position):
+        _state_conflict(f"{place}.base", "comes after last: time runs backwards")
+    if base and base.position < runs[-1].start - 1:
+        _state_conflict(f"{place}.base.position", f"is {base.position:g}, before the start of the last run")
+
+
+def _check_tokens(stream: StreamState) -> None:
+    timeline, text = stream.timeline, text_entries(stream)
+    if not 0 <= text <= stream.logical < _INDEX_LIMIT:
+        _state_conflict("stream.logical", f"is {stream.logical}, but {stream.logical - text} visual tokens were seen")
+    taken = sum(run.end - run.start for run in timeline.runs)
+    following = stream.rows[0].following or 0
+    if following != taken + text or (timeline.runs and following < timeline.runs[-1].end):
+        _state_conflict(
+            "stream.rows[0].following", f"is {following}, but text takes {text} and runs take {taken} positions"
+        )
+
+
+def _check_row(stream: StreamState, layer: int) -> None:
+    row, place, grid = stream.rows[layer], f"stream.rows[{layer}]", stream.timeline.grid
+    grids: dict[int, Grid] = {} if grid is None else {VIDEO: grid}
+    seen = {segment: grid.tokens for segment, grid in grids.items()}
+    if row.padding or row.loose or row.shift:
+        _state_conflict(place, "has padding or shifted positions, which sessions never have")
+    if row.following != stream.rows[0].following:
+        _state_conflict(f"{place}.following", f"is {row.following}, not {stream.rows[0].following} as in the first row")
+    if row.grids != grids:
+        _state_conflict(f"{place}.grids", f"is {dict(row.grids)}, but the timeline's grid is {grid}")
+    if row.seen != seen:
+        _state_conflict(f"{place}.seen", f"is {dict(row.seen)}, not {seen} as in the grid")
+    for segment, held in row.held.items():
+        if held > seen.get(segment, -1):
+            _state_conflict(
+                f"{place}.held", f"has {held} entries of segment {segment}, but {seen.get(segment, 0)} were seen"
+            )
+    for segment, start in row.starts.items():
+        if segment not in row.held or start > text_entries(stream):
+            _state_conflict(f"{place}.starts", f"puts segment {segment} at {start}, where its entries cannot be")
+
+
+def _check_conversation(state: SessionState, vocabulary: int) -> None:
+    conversation, stream, place = state.conversation, state.stream, "talk"
+    if conversation.begun != (stream.logical > 0) or (conversation.turns and not conversation.begun):
+        _state_conflict(f"{place}.begun", f"is {conversation.begun}, but {stream.logical} tokens were seen")
+    base = stream.timeline.base
+    if conversation.watching != (base is not None):
+        _state_conflict(
+            f"{place}.watching",
+            f"is {conversation.watching}, but stream.timeline.base {'has no' if base is None else 'has a'} value",
+        )
+    if len(conversation.unsaid) > (most := int(conversation.begun and not conversation.watching)):
+        _state_conflict(f"{place}.unsaid", f"has {len(conversation.unsaid)} tokens, but an answer left at most {most}")
+    for token in conversation.unsaid:
+        if token >= vocabulary:
+            _state_conflict(f"{place}.unsaid", f"has token {token}, beyond the vocabulary of {vocabulary}")
+
+
+def _check_queue(queue: QueueState, timeline: Timeline, fps: float) -> None:
+    place, last = "inbox", timeline.last
+    if queue.last_time is None or queue.size is None or not queue.count or not queue.since:
+        if queue != QueueState():
+            _state_conflict(place, "needs count, last_time, size and untold together")
+    elif not math.isclose(queue.last_time, due := queue.anchor + (queue.since - 1) / fps, rel_tol=1e-12, abs_tol=1e-9):
+        _state_conflict(f"{place}.last_time", f"is {queue.last_time}, but told and untold make it {due}")
+    if timeline.frames > queue.count:
+        _state_conflict(f"{place}.count", f"is {queue.count}, but {timeline.frames} temporal steps are cached")
+    if last and (queue.last_time is None or last.seconds > queue.last_time):
+        _state_conflict(f"{place}.last_time", f"is {queue.last_time}, before the last cached frame")
+
+
+def _check_budget(state: SessionState, adapter: Adapter) -> None:
+    stream, cap, layers = state.stream, state.config.cap, len(state.stream.rows)
+    if cap.unit == "ratio":
+        return
+    counted = sum(row.held.get(VIDEO, 0) for row in stream.rows)
+    if cap.unit == "bytes":
+        counted += layers * text_entries(stream)
+    most = layers * layer_entries(cap, layers, adapter.entry_bytes(state.config.positions == "compact"))
+    if counted > _OVERSHOOT * most:
+        _state_conflict("stream.rows", f"hold {counted} entries in all layers, far above the budget of {cap}")
+
+
+def _state_conflict(place: str, problem: str) -> NoReturn:
+    conflict(f"facts.session.{place}", problem)
