@@ -17,6 +17,7 @@ from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
 from ..sweep.run.worker import load_model
 from ..sweep.stats.summary import SummaryRow, summarise
+from ..video.resolution import frame_pixels
 from .overlay import Overlay, look
 from .page import write_report
 from .ranking import budgets_of, compressed, finished, leaders, nearest_budget, rivals
@@ -173,7 +174,7 @@ def overlays(
         if name not in loaded:
             loaded = {name: load_model(name, device)}
         model, processor = loaded[name]
-        video = read_clip(clip)
+        video = read_clip(clip, frame_pixels(processor))
         question = clip.questions[0].text
         title = " · ".join(filter(None, (clip.name, clip.group, budget)))
         found.append(

@@ -13,6 +13,7 @@ from ..errors import VideoError
 from ..models.base import Adapter
 from ..video.frames import as_frames, as_times, process
 from ..video.reader import Frames
+from ..video.resolution import frame_pixels
 from .state import Snapshot
 
 
@@ -83,6 +84,12 @@ class FrameQueue:
     def full(self) -> bool:
         """Whether a chunk waits."""
         return self._chunk is not None and len(self.frames) >= self._chunk
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Pixels per frame that the processor can make use of; None where it does not say, or larger frames came."""
+        pixels = frame_pixels(self._processor)
+        return None if pixels and self.size and self.size[0] * self.size[1] > pixels else pixels
 
     def batch(self) -> Batch:
         """All that waits; an odd frame at the end stands for a whole temporal step, as in the processor."""

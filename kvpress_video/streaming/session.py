@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..compressor.base import Compressor
 from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..utils.concurrency import defer_sigint, model_lock
-from ..video.reader import read_in_groups
+from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .checkpoint import read_snapshot, write_snapshot
 from .config import SessionConfig
@@ -123,14 +124,15 @@ class VideoSession:
                     self.flush()
 
     def push_video(
-        self, path: str | Path, *, fps: float | None = 2.0, start: float | None = None, end: float | None = None
+        self, path: VideoSource, *, fps: float | None = 2.0, start: float | None = None, end: float | None = None
     ) -> None:
         """Show a video file, a group of frames at a time, with a progress bar.
 
-        Its frames follow those pushed before: time goes on from the last one.
+        Its frames follow those pushed before: time goes on from the last one. They are decoded as they are needed, no
+        larger than the processor can make use of, unless larger ones were pushed before.
 
         Args:
-            path: the video file.
+            path: the video file, as in `read_video`.
             fps: frames to take per second; every frame when None.
             start, end: the part to show, in seconds.
 
@@ -139,13 +141,14 @@ class VideoSession:
         """
         from rich.progress import track
 
-        total, groups = read_in_groups(path, fps=fps, start=start, end=end)
+        total, groups = read_in_groups(path, fps=fps, start=start, end=end, max_pixels=self._inbox.max_pixels)
         offset: float | None = None
         last = self._inbox.last_time
-        for video in track(groups, f"watching {Path(path).name}", total, transient=True):
-            if offset is None:
-                offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
-            self.push(video.frames, video.times + offset)
+        with closing(groups):
+            for video in track(groups, f"watching {getattr(path, 'name', path)!s:.60}", total, transient=True):
+                if offset is None:
+                    offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
+                self.push(video.frames, video.times + offset)
 
     def flush(self) -> None:
         """Work through the frames that wait."""

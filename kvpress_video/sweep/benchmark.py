@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,13 +63,25 @@ class Clip:
     frames: int | None = None
 
 
-def read_clip(clip: Clip) -> Video:
-    """The frames of a clip; where the video ends before the clip does, or has fewer frames, those that there are.
+def read_clip(clip: Clip, max_pixels: int | None = None) -> Video:
+    """Read the frames of a clip, however many; where the video ends earlier or has fewer frames, those that exist.
+
+    Args:
+        max_pixels: pixels per frame above which frames are scaled down while they are read.
 
     Raises:
         VideoError: the video is missing or unreadable.
     """
-    return read_video(clip.path, fps=clip.fps, frames=clip.frames, start=clip.start, end=clip.end, at_most=True)
+    return read_video(
+        clip.path,
+        fps=clip.fps,
+        frames=clip.frames,
+        start=clip.start,
+        end=clip.end,
+        at_most=True,
+        max_pixels=max_pixels,
+        max_frames=sys.maxsize,
+    )
 
 
 class Benchmark(ABC):

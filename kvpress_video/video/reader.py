@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from .decoding import Frames
 from .selection import select
@@ -53,7 +53,7 @@ def read_in_groups(
     end: float | None = None,
     size: int = 32,
     max_pixels: int | None = None,
-) -> tuple[int, Iterator[Video]]:
+) -> tuple[int, Generator[Video, None, None]]:
     """As `read_video`, `size` frames at a time, so that memory does not grow with the video.
 
     Frames are decoded as the groups are consumed. Groups of large frames have fewer of them, to fit into 256 MiB.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -64,10 +64,10 @@ class Selection:
                 f"{MAX_BYTES / 2**30:g} GiB. Scale them down while they are read (max_pixels=…), take fewer (fps=… or "
                 f"frames=…), or allow that many (max_frames={count})."
             )
-        [video] = self._decode([count], max_pixels)
-        return video
+        with closing(self._decode([count], max_pixels)) as videos:
+            return next(videos)
 
-    def groups(self, size: int, max_pixels: int | None = None) -> tuple[Sequence[int], Iterator[Video]]:
+    def groups(self, size: int, max_pixels: int | None = None) -> tuple[Sequence[int], Generator[Video, None, None]]:
         """Decode up to `size` frames at a time, fewer if they do not fit into `GROUP_BYTES`, as they are consumed.
 
         Returns:
@@ -78,7 +78,7 @@ class Selection:
         counts = [min(most, len(self) - first) for first in range(0, len(self), most)]
         return counts, self._decode(counts, max_pixels)
 
-    def _decode(self, counts: Sequence[int], max_pixels: int | None) -> Iterator[Video]:
+    def _decode(self, counts: Sequence[int], max_pixels: int | None) -> Generator[Video, None, None]:
         done = 0
         with closing(decode(self.source, self.timeline, self.chosen, max_pixels)) as pictures:
             for count in counts:
