@@ -117,15 +117,14 @@ def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, 
         first: presentation timestamp of the first frame that can be decoded.
         jumps: whether the format is one whose timestamps may start anew within a file.
     """
-    if first in rows[0]:
-        rows = rows[:, int(np.argmax(rows[0] == first)) :]
-    told = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (first or NO_TIME))]
+    begun = rows[:2, int(np.argmax(rows[0] == (NO_TIME if first is None else first))) :]
+    told = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
     pts, dts, durations, positions, keys = told
     ticks = np.unique(pts)
     base, rate = float(stream.time_base or 1), _stated_rate(stream)
     times = (ticks - ticks[:1]) * base
     duration = _duration(times, float(durations[pts == ticks[-1:]].max(initial=0)) * base, rate)
-    if 2 * len(ticks) < rows.shape[1] or not _plausible(times, duration, dts[dts != NO_TIME], jumps):
+    if 2 * len(ticks) < begun.shape[1] or not _plausible(times, duration, begun[1], jumps):
         warnings.warn(
             f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second.",
             stacklevel=4,
@@ -156,7 +155,7 @@ def _plausible(times: Seconds, duration: float, decoding: Ticks, jumps: bool) ->
     return (
         0 < duration <= MAX_DURATION
         and len(times) <= max(1, MAX_RATE * duration)
-        and bool((np.diff(decoding) >= 0).all())
+        and bool((np.diff(decoding[decoding != NO_TIME]) >= 0).all())
         and not (jumps and gaps.max(initial=0) > MAX_GAP)
     )
 
