@@ -118,7 +118,11 @@ class _Player:
         """Decode up to a frame; False where the decoder leaves it out."""
         while self._place < index:
             self._next = self._next or next(self._frames, None)
-            if self._next is None or self._next[0] > index:
+            if self._next is None:
+                return False
+            if self._timeline.complete and 0 <= self._place < self._next[0] - 1:
+                raise self._source.damaged()
+            if self._next[0] > index:
                 return False
             (self._place, self._shown), self._next = self._next, None
         return True

@@ -46,6 +46,8 @@ def check_header(file: BinaryIO, name: str) -> int:
         return 0 if declared == 0xFFFFFFFF else declared + 8
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return _end_of_segment(file)
+    if head[:4] == b"FLV\x01":
+        return _end_of_tags(file, size)
     return _check_boxes(file, size, name, known=head[4:] in _ISO)
 
 
@@ -60,6 +62,14 @@ def _end_of_segment(file: BinaryIO) -> int:
         return 0
     length = _vint(file)
     return 0 if length is None else file.tell() + length
+
+
+def _end_of_tags(file: BinaryIO, size: int) -> int:
+    """Find out from the last tag of a Flash video, whose length follows it, whether it is whole."""
+    length = _numbers(file, max(0, size - 4), 1)[0]
+    start = size - 4 - length
+    whole = 0 <= start < size and (_numbers(file, start, 1)[0] & 0xFFFFFF) + 11 == length
+    return size if whole else size + 1
 
 
 def _vint(file: BinaryIO) -> int | None:

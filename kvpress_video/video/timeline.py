@@ -23,13 +23,14 @@ Seconds = NDArray[np.float64]
 
 MAX_DURATION = 7 * 24 * 3600.0
 """Longest video whose timestamps are believed, in seconds."""
-MAX_RATE = 1000.0
-"""Most frames per second that timestamps are believed to mean."""
+MIN_RATE, MAX_RATE = 0.01, 1000.0
+"""Frames per second that a file is believed to state."""
 MAX_GAP = 10.0
 """Longest time for which a frame of a broadcast format stays on screen, in seconds; a longer one is a new start."""
 
 _BROADCAST = ("mpegts", "mpeg")
 _USUAL_RATE = 25.0
+_ONE_A_PACKET = ("h264", "hevc", "av1", "libdav1d")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Timeline:
         orientation: the display matrix, ((a, b), (c, d)), each 0, 1 or -1: a stored point (x, y) is shown at
             (ax + cy, bx + dy).
         whole: whether the file is as long as it says.
+        complete: whether each of the frames must be decodable; in other formats a packet may show nothing new.
     """
 
     times: Seconds
@@ -58,6 +60,7 @@ class Timeline:
     width: int
     orientation: NDArray[np.int64]
     whole: bool
+    complete: bool
 
     @property
     def rate(self) -> float:
@@ -89,7 +92,13 @@ def read_timeline(source: Source) -> Timeline:
             width=first.width,
             orientation=_orientation(first),
             whole=declared <= source.size,
+            complete=_is_complete(container, stream),
         )
+
+
+def _is_complete(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether each packet of a format holds one frame that is shown."""
+    return container.format.name.startswith(("mov", "matroska")) and stream.codec_context.name in _ONE_A_PACKET
 
 
 def _no_frames(source: Source, container: InputContainer, stream: VideoStream, packets: int) -> VideoError:
@@ -121,9 +130,10 @@ def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, 
     told = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
     pts, dts, durations, positions, keys = told
     ticks = np.unique(pts)
-    base, rate = float(stream.time_base or 1), _stated_rate(stream)
-    times = (ticks - ticks[:1]) * base
-    duration = _duration(times, float(durations[pts == ticks[-1:]].max(initial=0)) * base, rate)
+    rate = _stated_rate(stream)
+    second = 1 / float(stream.time_base or 1)  # in ticks: a whole number in most formats
+    times = (ticks - ticks[:1]) / second
+    duration = _duration(ticks, int(durations[pts == ticks[-1:]].max(initial=0)), second / rate) / second
     if 2 * len(ticks) < begun.shape[1] or not _plausible(times, duration, begun[1], jumps):
         warnings.warn(
             f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second.",
@@ -141,12 +151,12 @@ def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, 
     return _Clock(times, duration, ticks, np.searchsorted(ticks, pts), key_packets)
 
 
-def _duration(times: Seconds, last: float, rate: float) -> float:
-    """Seconds until the last frame disappears: after its own duration, or as long as frames usually last."""
-    if not len(times):
+def _duration(ticks: Ticks, last: int, stated: float) -> float:
+    """Ticks until the last frame disappears: after its own duration, or as long as frames usually last."""
+    if not len(ticks):
         return 0.0
-    usual = float(np.median(np.diff(times))) if len(times) > 1 else 1 / rate
-    return float(times[-1]) + (last or usual)
+    usual = float(np.median(np.diff(ticks))) if len(ticks) > 1 else stated
+    return float(ticks[-1] - ticks[0]) + (last or usual)
 
 
 def _plausible(times: Seconds, duration: float, decoding: Ticks, jumps: bool) -> bool:
@@ -169,7 +179,7 @@ def _count_frames(source: Source) -> int:
 def _stated_rate(stream: VideoStream) -> float:
     """Frames per second that the container or the codec states."""
     for stated in (stream.guessed_rate, stream.average_rate):
-        if stated and 0 < float(stated) <= MAX_RATE:
+        if stated and MIN_RATE <= float(stated) <= MAX_RATE:
             return float(stated)
     return _USUAL_RATE
 

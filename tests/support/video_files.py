@@ -89,6 +89,22 @@ def shift(source: Path, target: Path, seconds: float, container_options: dict[st
     return target
 
 
+def looped(source: Path, target: Path, times: int) -> Path:
+    """Repeat a file's packets, so that a long video takes no longer to write than a short one."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.dts is not None]
+        length = sum(packet.duration or 0 for packet in packets)
+        for number in range(times):
+            for packet in packets:
+                again = av.Packet(bytes(packet))
+                again.pts, again.dts = packet.pts + number * length, packet.dts + number * length
+                again.duration, again.is_keyframe = packet.duration, packet.is_keyframe
+                again.time_base, again.stream = packet.time_base, copy
+                new.mux(again)
+    return target
+
+
 def turned(path: Path, matrix: Sequence[int]) -> Path:
     """Give an MP4 a display matrix (a, b, c, d) in place."""
     data = bytearray(path.read_bytes())

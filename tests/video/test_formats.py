@@ -9,14 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from video_files import decoded_times, number_of, numbered, numbers_of, shift, turned, write_video
 
 from kvpress_video.errors import VideoError
 from kvpress_video.video import decoding
 from kvpress_video.video.reader import read_video
-
-pytest.importorskip("av", reason="PyAV writes the videos")
-
-from video_files import decoded_times, number_of, numbered, numbers_of, shift, turned, write_video
 
 QUIET = {"x265-params": "log-level=0"}
 OPEN_GOP = {"x264-params": "open-gop=1:keyint=10:min-keyint=10:bframes=3:scenecut=0"}
