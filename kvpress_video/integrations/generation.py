@@ -49,7 +49,7 @@ class Generation:
         known = {"until", *_LENGTHS, *_OF_SAMPLING}
         for name in given:
             if name.startswith("image_") or name in _OF_IMAGES:
-                _say_ignored(name)
+                _log_ignored(name)
             elif name not in known:
                 raise unknown_name("generation setting", name, known)
         sampled = given.get("do_sample", bool(given.get("temperature")))
@@ -66,7 +66,7 @@ class Generation:
 
 
 @cache
-def _say_ignored(name: str) -> None:
+def _log_ignored(name: str) -> None:
     logger.warning("The task sets %s, for the image preprocessing of other models: it is ignored.", name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from .headers import MAX_SAMPLES
 from .source import Source
 
 if TYPE_CHECKING:
+    from av.container.core import Container
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -55,24 +57,33 @@ class PacketTable:
 
 
 def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[VideoFrame]:
-    """Decode packets, beginning with the first sound frame: what comes before a key frame cannot be decoded.
+    """Decode packets, from the first intact frame on: what precedes a key frame cannot be decoded.
+
+    Later frames that are damaged are an error; but broadcast formats expect losses and leave them out, with a warning.
 
     Raises:
-        VideoError: a later packet is damaged.
+        VideoError: a packet is damaged.
     """
     import av
 
-    sound = False
+    begun = False
     for packet in packets:
         try:
             frames = packet.decode()
-        except av.error.FFmpegError as error:
-            if sound:
-                raise source.damaged() from error
-            continue
+        except av.error.FFmpegError:
+            frames, damaged = [], True
+        else:
+            damaged = any(frame.is_corrupt for frame in frames)
+        if damaged and begun:
+            if not is_broadcast(packet.stream.container):
+                raise source.damaged()
+            warnings.warn(f"{source.name} has damaged frames, which are left out.", stacklevel=2)
         for frame in frames:
             if not frame.is_corrupt:
-                sound = True
+                begun = True
                 yield frame
-            elif sound:
-                raise source.damaged()
+
+
+def is_broadcast(container: Container) -> bool:
+    """Return whether a format is made to be received: losses and restarted timestamps are to be expected in it."""
+    return container.format.name in ("mpegts", "mpeg")

@@ -26,7 +26,7 @@ VideoSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, a file:// URL, the bytes of a video file, or a binary file that can be rewound."""
 
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+_URL = re.compile(r"data:|[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _SPECIAL = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -111,7 +111,7 @@ def find_source(video: VideoSource) -> Source:
             file object or another type.
     """
     if isinstance(video, (bytes, bytearray, memoryview)):
-        return Source("The video in memory", len(bytes(video)), file=io.BytesIO(video))
+        return Source("The video in memory", memoryview(video).nbytes, file=io.BytesIO(video))
     if hasattr(video, "read"):
         return _file_object(video)
     if not isinstance(video, (str, os.PathLike)):
@@ -141,14 +141,14 @@ def _size(path: Path, given: str) -> int:
     """Bytes of a regular file."""
     try:
         found = path.stat()
-    except ValueError as error:
-        raise VideoError(f"{given!r:.200} is no path of a video: {error}.") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (OSError, ValueError) as error:
         if _URL.match(given):
-            raise VideoError(f"{given} is a URL: download the video first, and give the path of the file.") from error
-        raise VideoError(f"There is no video {path}: check the path.") from error
-    except OSError as error:
-        raise VideoError(f"{given!r:.200} cannot be read: {error.strerror}.") from error
+            said = f"{given:.200} is a URL: download the video first, and give the path of the file, or its bytes."
+        elif isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            said = f"There is no video {path}: check the path."
+        else:
+            said = f"{given!r:.200} is not the path of a video: {getattr(error, 'strerror', None) or error}."
+        raise VideoError(said) from error
     kind = stat.S_IFMT(found.st_mode)
     if kind != stat.S_IFREG:
         raise VideoError(f"{path} is {_SPECIAL.get(kind, 'no regular file')}: give the path of a video file.")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import VideoError
 from .headers import check_header
-from .packets import NO_TIME, PacketTable, Ticks, decoded
+from .packets import NO_TIME, PacketTable, Ticks, decoded, is_broadcast
 from .source import MAX_PIXELS, Source
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ MIN_RATE, MAX_RATE = 0.01, 1000.0
 MAX_GAP = 10.0
 """Longest time for which a frame of a broadcast format stays on screen, in seconds; a longer one is a new start."""
 
-_BROADCAST = ("mpegts", "mpeg")
 _USUAL_RATE = 25.0
 _ONE_A_PACKET = ("h264", "hevc", "av1", "libdav1d")
 
@@ -85,7 +84,7 @@ def read_timeline(source: Source) -> Timeline:
             raise _no_frames(source, container, stream, len(table))
         for _ in packets:
             pass
-        clock = _clock(source, stream, table.rows(), first.pts, jumps=container.format.name in _BROADCAST)
+        clock = _clock(source, stream, table.rows(), first.pts, restarts=is_broadcast(container))
         return Timeline(
             *clock,
             height=first.height,
@@ -118,23 +117,23 @@ class _Clock(NamedTuple):
     key_packets: Ticks = np.zeros((3, 0), np.int64)
 
 
-def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, jumps: bool) -> _Clock:
+def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, restarts: bool) -> _Clock:
     """Time the frames.
 
     Args:
         rows: of the table of packets.
         first: presentation timestamp of the first frame that can be decoded.
-        jumps: whether the format is one whose timestamps may start anew within a file.
+        restarts: whether timestamps may restart within a file of this format.
     """
-    begun = rows[:2, int(np.argmax(rows[0] == (NO_TIME if first is None else first))) :]
-    told = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
-    pts, dts, durations, positions, keys = told
+    decodable = rows[:2, int(np.argmax(rows[0] == (NO_TIME if first is None else first))) :]
+    timed = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
+    pts, dts, durations, positions, keys = timed
     ticks = np.unique(pts)
     rate = _stated_rate(stream)
     second = 1 / float(stream.time_base or 1)  # in ticks: a whole number in most formats
     times = (ticks - ticks[:1]) / second
     duration = _duration(ticks, int(durations[pts == ticks[-1:]].max(initial=0)), second / rate) / second
-    if 2 * len(ticks) < begun.shape[1] or not _plausible(times, duration, begun[1], jumps):
+    if 2 * len(ticks) < decodable.shape[1] or not _plausible(times, duration, decodable[1], restarts):
         warnings.warn(
             f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second.",
             stacklevel=4,
@@ -145,8 +144,8 @@ def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, 
         # The decoder may reorder frames, yet timestamps follow the order of the packets, as in AVI, which only counts
         # them: the n-th timestamp belongs to the n-th frame that is shown.
         return _Clock(times, duration)
-    told = told[:, keys > 0]
-    pts, dts, _, positions, _ = told[:, np.argsort(told[0], kind="stable")]
+    timed = timed[:, keys > 0]
+    pts, dts, _, positions, _ = timed[:, np.argsort(timed[0], kind="stable")]
     key_packets = np.stack([pts, np.where(dts == NO_TIME, pts, dts), positions])
     return _Clock(times, duration, ticks, np.searchsorted(ticks, pts), key_packets)
 
@@ -159,14 +158,14 @@ def _duration(ticks: Ticks, last: int, stated: float) -> float:
     return float(ticks[-1] - ticks[0]) + (last or usual)
 
 
-def _plausible(times: Seconds, duration: float, decoding: Ticks, jumps: bool) -> bool:
+def _plausible(times: Seconds, duration: float, decoding: Ticks, restarts: bool) -> bool:
     """Whether frames can have been shown at these times."""
     gaps = np.diff(times)
     return (
         0 < duration <= MAX_DURATION
         and len(times) <= max(1, MAX_RATE * duration)
         and bool((np.diff(decoding[decoding != NO_TIME]) >= 0).all())
-        and not (jumps and gaps.max(initial=0) > MAX_GAP)
+        and not (restarts and gaps.max(initial=0) > MAX_GAP)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -253,3 +254,23 @@ def test_the_size_may_change_on_the_way(tmp_path: Path) -> None:
     assert video.frames.shape[1:] == (64, 96, 3)
     assert numbers_of(video.frames) == [*range(30)] * 2
     assert number_of(video.frames[-1]) == 29
+
+
+@pytest.mark.parametrize("name", ["short-gops.ts", "mpeg2.ts"])
+def test_losses_of_a_broadcast(name: str, tmp_path: Path) -> None:
+    """A receiver loses packets now and then: what is left is shown in order, at its time."""
+    path, count = written(name, tmp_path)
+    packets = path.read_bytes()
+    middle = len(packets) // 188 // 2 * 188
+    path.write_bytes(packets[:middle] + packets[middle + 2 * 188 :])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*damaged frames, which are left out")
+        video = read_video(path)
+    numbers = numbers_of(video.frames)
+    assert count - 5 < len(numbers) <= count
+    assert (numbers[0], numbers[-1]) == (0, count - 1)
+    assert numbers == sorted(numbers)
+    rate = FILES[name].settings.get("rate", 10)
+    shown = np.round(video.times * rate).astype(int)
+    assert (np.array(numbers) <= shown).all()
+    assert (shown - numbers).max() < 12  # not beyond the next key frame
