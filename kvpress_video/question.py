@@ -14,7 +14,9 @@ from .errors import BudgetError
 from .models.devices import device_of
 from .prefill.options import Positions, Stage
 from .video.prompt import prepare
-from .video.reader import Video
+from .video.reader import Video, VideoSource
+from .video.resolution import frame_pixels
+from .video.selection import USUAL_FPS, select
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Answer:
 def ask(
     model: Any,
     processor: Any,
-    video: Video,
+    video: Video | VideoSource,
     question: str,
     *,
     method: str | Compressor = UNCOMPRESSED,
@@ -51,12 +53,14 @@ def ask(
 
     Args:
         model, processor: from `load` or `load_bundled`.
-        video: from `read_video`.
+        video: from `read_video`; or a path or file as it takes them, of which 2 frames per second are read (all where
+            it has fewer), no larger than the processor can make use of.
         question: in plain words.
         method, budget, stage, positions, **settings: as in `compress`; `"full"` needs no budget.
         max_new_tokens: the longest answer.
 
     Raises:
+        VideoError: the video cannot be read.
         BudgetError: the method needs a budget, or cannot reach it.
         UnknownNameError: unknown method, setting, stage or positions.
         UnsupportedModelError: the model cannot be compressed.
@@ -65,6 +69,8 @@ def ask(
         if method != UNCOMPRESSED:
             raise BudgetError(f"{method!r} needs a budget, such as '25%', 6144 or '256MiB'.")
         budget = UNCOMPRESSED_BUDGET
+    if not isinstance(video, Video):
+        video = select(video, default_fps=USUAL_FPS).read(max_pixels=frame_pixels(processor))
     inputs = prepare(processor, video, question).to(device_of(model))
     started = time.perf_counter()
     with compress(model, method, budget, stage=stage, positions=positions, **settings) as run:

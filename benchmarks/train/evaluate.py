@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import kvpress_video as kv
 from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 from ..world import FAMILIES, Clip, make_clips
@@ -24,11 +25,7 @@ from ..world.render import render
 
 def read_video(path: Path) -> torch.Tensor:
     """All video frames of a file, uint8 `(N, 3, H, W)`."""
-    import decord
-
-    decord.bridge.set_bridge("native")
-    reader = decord.VideoReader(str(path), num_threads=1)
-    return torch.from_numpy(reader.get_batch(range(len(reader))).asnumpy()).permute(0, 3, 1, 2)
+    return torch.from_numpy(kv.read_video(path).frames).permute(0, 3, 1, 2)
 
 
 def render_video(clip: Clip) -> torch.Tensor:

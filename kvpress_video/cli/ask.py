@@ -8,8 +8,6 @@ from pathlib import Path
 from ..compressor.registry import UNCOMPRESSED
 from .common import DONE, Commands, cache_options, load_model, model_options, quiet
 
-USUAL_FPS = 2.0
-
 
 def add(commands: Commands) -> None:
     """Add the command."""
@@ -32,14 +30,20 @@ def _ask(options: argparse.Namespace) -> int:
     quiet()
     from ..compressor.registry import make_method
     from ..question import ask
-    from ..video.reader import frame_rate, read_video
+    from ..video.resolution import frame_pixels
+    from ..video.selection import USUAL_FPS, select
 
     make_method(options.method)
-    fps = options.fps
-    if fps is None and options.frames is None:
-        fps = min(USUAL_FPS, frame_rate(options.clip))
-    video = read_video(options.clip, fps=fps, frames=options.frames, start=options.start, end=options.end)
+    chosen = select(
+        options.clip,
+        fps=options.fps,
+        frames=options.frames,
+        start=options.start,
+        end=options.end,
+        default_fps=USUAL_FPS,
+    )
     model, processor = load_model(options)
+    video = chosen.read(max_pixels=frame_pixels(processor))
     answer = ask(
         model,
         processor,

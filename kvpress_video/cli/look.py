@@ -41,17 +41,17 @@ def _look(options: argparse.Namespace) -> int:
     from ..report.page import write_overlay
     from ..report.retained import look
     from ..report.style import check_suffix
-    from ..video.reader import frame_rate, read_video
-    from .ask import USUAL_FPS
+    from ..video.resolution import frame_pixels
+    from ..video.selection import USUAL_FPS, select
 
     methods = split_list(options.methods)
     for method in methods:
         make_method(method)
     Budget.parse(options.budget)
     check_suffix(options.out, (".html",))
-    fps = options.fps if options.fps is not None else min(USUAL_FPS, frame_rate(options.clip))
-    video = read_video(options.clip, fps=fps, start=options.start, end=options.end)
+    chosen = select(options.clip, fps=options.fps, start=options.start, end=options.end, default_fps=USUAL_FPS)
     model, processor = load_model(options)
+    video = chosen.read(max_pixels=frame_pixels(processor))
     with progress() as bar:
         task = bar.add_task("compressing", total=len(methods))
         overlay = look(

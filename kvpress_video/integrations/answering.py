@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -16,9 +17,12 @@ from ..models.devices import device_of
 from ..models.loading import MODEL_SETTINGS, load_named
 from ..video.prompt import encode, prompt_text
 from ..video.reader import Video
+from ..video.resolution import frame_pixels
 from .footage import Footage
 from .generation import Generation, Stop
 from .options import Options
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Answerer:
         options: as given.
         model, processor: as loaded.
         reports: one per batch, in the order of answering; bytes are those of one question.
+        short_videos: files read so far that have fewer frames than were asked for.
     """
 
     def __init__(self, options: Options) -> None:
@@ -53,7 +58,9 @@ class Answerer:
         self.options = options
         self.model, self.processor = _load(options)
         self._budget = Budget.parse(options.budget)
+        self._max_pixels = frame_pixels(self.processor)
         self.reports: list[Report] = []
+        self.short_videos = 0
         self._compression(self._budget)
 
     def prompt(self, question: str) -> str:
@@ -74,7 +81,7 @@ class Answerer:
         for place, request in enumerate(requests):
             videos.setdefault(request.footage.key, []).append(place)
         for places in track(list(videos.values()), "Answering", console=Console(stderr=True), transient=True):
-            video = requests[places[0]].footage.read(self.options.frames, self.options.fps)
+            video = self._read(requests[places[0]].footage)
             for batch in self._batches(requests, places):
                 yield from zip(batch, self._answer(video, [requests[place] for place in batch]), strict=True)
 
@@ -95,9 +102,27 @@ class Answerer:
             "entries": max(max(report.entries) for report in self.reports),
             "bytes": max(report.bytes for report in self.reports),
             "full_bytes": max(report.full_bytes for report in self.reports),
+            "short_videos": self.short_videos,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "attention": str(self.model.config._attn_implementation),
         }
+
+    def _read(self, footage: Footage) -> Video:
+        """Read a video; say once that one has fewer frames than were asked for, and count them."""
+        frames, fps = self.options.frames, self.options.fps
+        video = footage.read(frames, fps, self._max_pixels)
+        short = len(video) < frames if frames is not None else fps is not None and video.fps < fps
+        if short and video.path is not None:
+            if not self.short_videos:
+                asked = f"frames={frames}" if frames is not None else f"fps={fps:g}"
+                logger.warning(
+                    "%s has fewer frames than %s: all %d are taken, as of every such video.",
+                    video.path,
+                    asked,
+                    len(video),
+                )
+            self.short_videos += 1
+        return video
 
     def _batches(self, requests: Sequence[Request], places: Sequence[int]) -> Iterator[list[int]]:
         """The places of requests about one video, as many as are answered together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
@@ -26,8 +27,12 @@ class Footage(Protocol):
     def key(self) -> Hashable:
         """Equal for two that show the same."""
 
-    def read(self, frames: int | None, fps: float | None) -> Video:
-        """The video.
+    def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
+        """Read the video.
+
+        Args:
+            frames, fps: of a file, to take in all or per second, as far as it has them.
+            max_pixels: pixels per frame above which frames of a file are scaled down.
 
         Raises:
             VideoError: it cannot be read.
@@ -47,9 +52,18 @@ class File:
         """Path and part."""
         return self
 
-    def read(self, frames: int | None, fps: float | None) -> Video:
-        """The frames asked for; every one by default."""
-        return read_video(self.path, frames=frames, fps=fps, start=self.start, end=self.end)
+    def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
+        """Read the frames asked for, or those that exist if they are fewer; every one by default."""
+        return read_video(
+            self.path,
+            frames=frames,
+            fps=fps,
+            start=self.start,
+            end=self.end,
+            at_most=True,
+            max_pixels=max_pixels,
+            max_frames=sys.maxsize,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +77,8 @@ class Pictures:
         """Shape and digest."""
         return self.frames.shape, blake2b(np.ascontiguousarray(self.frames).data).hexdigest()
 
-    def read(self, frames: int | None, fps: float | None) -> Video:
-        """All frames."""
+    def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
+        """Take all frames."""
         return Video.from_frames(self.frames, fps or SHOWN_FPS)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,8 +14,11 @@ from transformers import StoppingCriteria
 
 from ..errors import KVPressVideoError, unknown_name
 
+logger = logging.getLogger(__name__)
+
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
 _OF_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams")
+_OF_IMAGES = ("min_pixels", "max_pixels", "max_num", "max_slice_nums", "num_crops", "do_pan_and_scan")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Generation:
         """From a task's `generation_kwargs`.
 
         Args:
-            given: `until`, `max_gen_toks` or `max_new_tokens`; settings of sampling only where they leave it greedy.
+            given: `until`, `max_gen_toks` or `max_new_tokens`; settings of sampling only where they leave it greedy;
+                those of other models' image preprocessing are ignored.
             usual: the longest answer where `given` does not say.
 
         Raises:
@@ -42,7 +48,9 @@ class Generation:
         """
         known = {"until", *_LENGTHS, *_OF_SAMPLING}
         for name in given:
-            if name not in known:
+            if name.startswith("image_") or name in _OF_IMAGES:
+                _log_ignored(name)
+            elif name not in known:
                 raise unknown_name("generation setting", name, known)
         sampled = given.get("do_sample", bool(given.get("temperature")))
         if sampled or (given.get("num_beams") or 1) > 1:
@@ -55,6 +63,11 @@ class Generation:
     def cut(self, reply: str) -> str:
         """The reply up to the first string that ends it."""
         return reply[: min((place for stop in self.until if (place := reply.find(stop)) >= 0), default=len(reply))]
+
+
+@cache
+def _log_ignored(name: str) -> None:
+    logger.warning("The task sets %s, for the image preprocessing of other models: it is ignored.", name)
 
 
 class Stop(StoppingCriteria):

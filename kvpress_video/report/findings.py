@@ -18,6 +18,7 @@ from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
 from ..sweep.stats.summary import SummaryRow, summarise
+from ..video.resolution import frame_pixels
 from .page import write_report
 from .ranking import budgets_of, compare_with_best, compressed, finished, leaders, nearest_budget
 from .retained import Overlay, look
@@ -172,7 +173,7 @@ def overlays(
         if name not in loaded:
             loaded = {name: load_model(name, device)}
         model, processor = loaded[name]
-        video = read_clip(clip)
+        video = read_clip(clip, frame_pixels(processor))
         question = clip.questions[0].text
         title = " · ".join(filter(None, (clip.name, clip.group, budget)))
         found.append(

@@ -15,6 +15,7 @@ from ..errors import VideoError
 from ..models.base import Adapter
 from ..video.frames import as_frames, as_times, process
 from ..video.reader import Frames
+from ..video.resolution import frame_pixels
 
 TIME_LIMIT = 1e10
 """Largest time of a frame in seconds, either side of zero; seconds since 1970 fit."""
@@ -130,6 +131,12 @@ class FrameQueue:
     def full(self) -> bool:
         """Whether a chunk is queued."""
         return self._chunk_frames is not None and len(self.frames) >= self._chunk_frames
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Most pixels per frame that the processor uses; None where it does not say, or larger frames came before."""
+        pixels, size = frame_pixels(self._processor), self.state.size
+        return None if pixels and size and size[0] * size[1] > pixels else pixels
 
     def batch(self) -> FrameBatch:
         """Process all queued frames; an odd one at the end makes a temporal step by itself, as in the processor."""

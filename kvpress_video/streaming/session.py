@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Positions
 from ..utils.concurrency import defer_sigint, model_lock
-from ..video.reader import read_in_groups
+from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .config import SessionConfig
 from .conversation import Conversation, ConversationState, Turn
@@ -125,12 +126,14 @@ class VideoSession:
                     self.flush()
 
     def push_video(
-        self, path: str | Path, *, fps: float | None = 2.0, start: float | None = None, end: float | None = None
+        self, path: VideoSource, *, fps: float | None = 2.0, start: float | None = None, end: float | None = None
     ) -> None:
-        """Append the frames of a video file, decoded in groups, at times that continue from the last frame.
+        """Append the frames of a video file, at times that continue from the last frame.
+
+        They are decoded as they are needed, no larger than the processor can use unless larger ones were pushed before.
 
         Args:
-            path: the video file.
+            path: the video file, as in `read_video`.
             fps: frames to sample per second; all frames when None.
             start, end: the part of the file, in seconds.
 
@@ -139,13 +142,14 @@ class VideoSession:
         """
         from rich.progress import track
 
-        total, groups = read_in_groups(path, fps=fps, start=start, end=end)
+        total, groups = read_in_groups(path, fps=fps, start=start, end=end, max_pixels=self._queue.max_pixels)
         offset: float | None = None
         last = self._queue.state.last_time
-        for video in track(groups, f"watching {Path(path).name}", total, transient=True):
-            if offset is None:
-                offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
-            self.push(video.frames, video.times + offset)
+        with closing(groups):
+            for video in track(groups, f"watching {getattr(path, 'name', path)!s:.60}", total, transient=True):
+                if offset is None:
+                    offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
+                self.push(video.frames, video.times + offset)
 
     def flush(self) -> None:
         """Prefill the queued frames."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,13 +62,26 @@ class Clip:
     frames: int | None = None
 
 
-def read_clip(clip: Clip) -> Video:
+def read_clip(clip: Clip, max_pixels: int | None = None) -> Video:
     """Read the frames of a clip; as many as there are, where the video ends early or has fewer.
+
+    Args:
+        clip: the clip to read.
+        max_pixels: pixels per frame above which frames are scaled down while they are read.
 
     Raises:
         VideoError: the video is missing or unreadable.
     """
-    return read_video(clip.path, fps=clip.fps, frames=clip.frames, start=clip.start, end=clip.end, at_most=True)
+    return read_video(
+        clip.path,
+        fps=clip.fps,
+        frames=clip.frames,
+        start=clip.start,
+        end=clip.end,
+        at_most=True,
+        max_pixels=max_pixels,
+        max_frames=sys.maxsize,
+    )
 
 
 class Benchmark(ABC):

@@ -1,4 +1,4 @@
-"""Videos: reading files, frames as arrays, prompts for processors."""
+"""Read video files, convert frames, and prepare model inputs."""
 
 from .prompt import prepare
 from .reader import Frames, Seconds, Video, frame_rate, read_in_groups, read_video

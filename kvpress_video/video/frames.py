@@ -1,4 +1,4 @@
-"""Frames that come in one by one: brought to one form, and to what a model's vision tower takes."""
+"""Convert pushed frames to one form, and to the inputs of a vision tower."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .reader import Frames
 
 
 def as_frames(frames: Any) -> Frames:
-    """RGB frames, (n, height, width, 3) uint8.
+    """Convert frames to RGB, (n, height, width, 3) uint8.
 
     Args:
         frames: one frame or several; a PIL image, a numpy array (height, width, 3) or a torch tensor with the colours
-            first or last, a list of those, or a stack. Whole numbers from 0 to 255, or fractions from 0 to 1.
+            first or last, a list of those, or a stack. Integers from 0 to 255, or floats from 0 to 1, of any width.
 
     Raises:
-        VideoError: there are none, or they have another shape, range or several sizes.
+        VideoError: there are none, or they have another shape, type or range, or differ in size.
     """
     if isinstance(frames, (list, tuple)):
         if not frames:
@@ -35,7 +35,11 @@ def as_frames(frames: Any) -> Frames:
         return np.concatenate(parts)
     if hasattr(frames, "convert"):
         frames = np.asarray(frames.convert("RGB"))
-    array = frames.detach().cpu().numpy() if isinstance(frames, torch.Tensor) else np.asarray(frames)
+    if isinstance(frames, torch.Tensor):
+        frames = (frames.float() if frames.is_floating_point() else frames).detach().cpu()
+    array = np.asarray(frames)
+    if array.dtype.name.startswith(("bfloat", "float")):
+        array = array.astype(np.float32)  # NumPy itself does not count the smallest types as floating-point
     if array.ndim == 3:
         array = array[None]
     if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
@@ -46,22 +50,23 @@ def as_frames(frames: Any) -> Frames:
         return np.ascontiguousarray(array)
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise VideoError("Frames of fractions must lie between 0 and 1: divide by 255, or give uint8.")
+            raise VideoError("Frames in floating point must lie between 0 and 1: divide by 255, or give uint8.")
         return np.rint(array * 255).astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer) and array.min() >= 0 and array.max() <= 255:
         return array.astype(np.uint8)
-    raise VideoError(f"Frames must be whole numbers from 0 to 255 or fractions from 0 to 1; got {array.dtype}.")
+    raise VideoError(f"Frames must be integers from 0 to 255 or floats from 0 to 1; got {array.dtype}.")
 
 
 def as_times(times: float | Iterable[float], count: int, last: float | None) -> list[float]:
-    """When each of `count` frames was shown, in seconds.
+    """Check the seconds at which frames were shown.
 
     Args:
         times: one per frame.
+        count: how many frames there are.
         last: when the frame before them was shown, None if there is none.
 
     Raises:
-        VideoError: there are more or fewer than frames, they are no numbers, or time does not move on.
+        VideoError: their number differs from that of the frames, they are not finite, or do not rise.
     """
     given = list(times) if isinstance(times, Iterable) else [times]
     try:
@@ -79,5 +84,5 @@ def as_times(times: float | Iterable[float], count: int, last: float | None) -> 
 
 
 def process(processor: Any, frames: Sequence[Any]) -> Any:
-    """What the vision tower takes for some frames (height, width, 3) uint8 as they are: none left out."""
+    """Prepare frames, (height, width, 3) uint8 each, for the vision tower; none is left out."""
     return processor.video_processor(videos=[np.stack(frames)], do_sample_frames=False, return_tensors="pt")

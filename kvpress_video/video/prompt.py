@@ -1,4 +1,4 @@
-"""Turn a video and questions into the inputs of `model.generate()`."""
+"""Prepare the inputs of `model.generate()` from a video and questions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .reader import Video
 
 
 def video_part(processor: Any) -> dict[str, str]:
-    """What stands for a video in a chat message: of type video, or image where the processor takes no videos.
+    """Return the part of a chat message that stands for a video: an image where the processor takes no videos.
 
     Raises:
-        UnsupportedModelError: it takes neither.
+        UnsupportedModelError: the processor takes neither.
     """
     for kind in ("video", "image"):
         if getattr(processor, f"{kind}_processor", None) is not None:
@@ -25,7 +25,7 @@ def video_part(processor: Any) -> dict[str, str]:
 
 
 def prompt_text(processor: Any, question: str) -> str:
-    """The question about one video in the model's chat template, with one placeholder for the video.
+    """Put a question about one video into the model's chat template, with one placeholder for the video.
 
     Raises:
         UnsupportedModelError: the processor takes neither videos nor images.
@@ -38,11 +38,11 @@ def prompt_text(processor: Any, question: str) -> str:
 
 
 def prepare(processor: Any, video: Video, questions: str | Sequence[str], **processing: Any) -> Any:
-    """Inputs of `model.generate()`, a `BatchFeature`: one row per question about the same video, padded on the left.
+    """Prepare inputs of `model.generate()`: one row per question about the same video, padded on the left.
 
-    The frames go in as they are, and the processor is told when each was shown, so that time reaches the model:
-    through `second_per_grid_ts` in Qwen2.5-VL, through written timestamps in Qwen3-VL. A processor that takes images
-    only, as Gemma 3's does, is given each frame as an image, one after the other, without its time.
+    All frames are passed on with their times, which reach the model through `second_per_grid_ts` in Qwen2.5-VL and
+    through written timestamps in Qwen3-VL. A processor that takes only images, as Gemma 3's does, gets each frame as an
+    image, one after the other, without its time.
 
     Args:
         processor: the model's processor.
@@ -58,7 +58,7 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
 
 
 def encode(processor: Any, video: Video, prompts: Sequence[str], **processing: Any) -> Any:
-    """As `prepare`, for prompts that are in the model's chat template already, each with one placeholder."""
+    """Prepare inputs from prompts already in the model's chat template, with one placeholder each."""
     images = video_part(processor)["type"] == "image"
     given = _as_images(processor, video, prompts) if images else _as_video(video, prompts)
     return processor(**given, padding=True, padding_side="left", return_tensors="pt", **processing)
@@ -75,7 +75,7 @@ def _as_video(video: Video, prompts: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_images(processor: Any, video: Video, prompts: Sequence[str]) -> dict[str, Any]:
-    """The placeholder of an image, once for each frame. A template may write the token that begins a text itself."""
+    """Repeat the placeholder of an image for each frame; omit the initial token if the template contains it."""
     image, begin = processor.image_token, processor.tokenizer.bos_token
     return {
         "text": [prompt.replace(image, image * len(video), 1) for prompt in prompts],

@@ -18,6 +18,7 @@ from PIL import Image
 
 import kvpress_video as kv
 from kvpress_video.errors import BenchmarkError, BudgetError, KVPressVideoError, UnknownNameError, VideoError
+from kvpress_video.integrations.generation import _log_ignored
 from kvpress_video.video.prompt import prompt_text
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
@@ -355,6 +356,41 @@ def test_only_greedy_answers(
 def test_wrong_videos(world: list[Clip], full: KVPressVideoLM, visual: Any, message: str) -> None:
     with pytest.raises(VideoError, match=message):
         full.generate_until([asked(world[0], "Where?", visual)])
+
+
+def test_short_videos_are_answered_said_once_and_counted(
+    world: list[Clip], full: KVPressVideoLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clip with a frame less than asked for must not end a run of hours."""
+    found = len(kv.read_video(world[0].path))
+    wanting = KVPressVideoLM(frames=found + 1)
+    requests = [asked(clip, "Where?") for clip in world[:2]]
+    assert wanting.generate_until(requests) == full.generate_until(requests)
+    assert wanting.get_model_info()["kvpress_video"]["short_videos"] == 2
+    said = [record.getMessage() for record in caplog.records if "fewer frames" in record.getMessage()]
+    assert said == [
+        f"{world[0].path} has fewer frames than frames={found + 1}: all {found} are taken, as of every such video."
+    ]
+    fast = KVPressVideoLM(fps=100)
+    assert fast.generate_until(requests) == full.generate_until(requests)
+    assert fast.get_model_info()["kvpress_video"]["short_videos"] == 2
+    enough = KVPressVideoLM(frames=found)
+    enough.generate_until(requests[:1])
+    assert enough.get_model_info()["kvpress_video"]["short_videos"] == 0
+
+
+@pytest.mark.parametrize(
+    "setting", [{"image_aspect_ratio": "original"}, {"image_grid_pinpoints": [1]}, {"max_num": 12}]
+)
+def test_settings_of_other_models_images_are_ignored(
+    world: list[Clip], full: KVPressVideoLM, setting: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    _log_ignored.cache_clear()
+    request = asked(world[0], "Where?", **setting)
+    assert full.generate_until([request] * 2) == full.generate_until([asked(world[0], "Where?")] * 2)
+    assert [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()] == [
+        f"The task sets {next(iter(setting))}, for the image preprocessing of other models: it is ignored."
+    ]
 
 
 def test_what_it_cannot_do(full: KVPressVideoLM) -> None:

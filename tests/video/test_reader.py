@@ -9,7 +9,7 @@ import sys
 from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ from kvpress_video.models.smolvlm import SmolVLM
 from kvpress_video.prefill.token_layout import MediaItem, lay_out
 from kvpress_video.video.prompt import prepare
 from kvpress_video.video.reader import Video, frame_rate, read_video
+
+if TYPE_CHECKING:
+    from kvpress_video.benchmarks.world import Clip
 
 av = pytest.importorskip("av", reason="PyAV writes the videos")
 
@@ -142,10 +145,26 @@ def test_a_truncated_video_is_refused(clip: Path, tmp_path: Path, share: float) 
         read_video(tmp_path / "cut.mp4")
 
 
-def test_without_decord_it_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_pyav_is_needed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(VideoError, match="pip install decord"):
+    assert len(read_video(clip)) == 24
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match="pip install av"):
         read_video(clip)
+
+
+def test_clips_of_the_world_are_read_as_decord_reads_them(clips: list[Clip]) -> None:
+    """Bit for bit: the bundled model and its published figures come from decord's frames."""
+    decord = pytest.importorskip("decord")
+    for clip in clips:
+        reader = decord.VideoReader(str(clip.path))
+        frames = reader.get_batch(range(len(reader))).asnumpy()
+        times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        del reader
+        video = read_video(clip.path)
+        assert (video.frames == frames).all()
+        assert video.times.tolist() == times.tolist()
+        assert (video.fps, video.duration) == (2.0, len(frames) / 2)
 
 
 def test_frames_from_memory() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("kvpress-video", "torch", "transformers", "numpy", "decord")
+PACKAGES = ("kvpress-video", "torch", "transformers", "numpy", "av")
 
 
 @cache

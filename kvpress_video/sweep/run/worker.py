@@ -19,6 +19,7 @@ from ...models.loading import load_model
 from ...prefill.shared import SharedPrefill
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
+from ...video.resolution import frame_pixels
 from ..benchmark import BENCHMARKS, Benchmark, Clip, Question, read_clip
 from ..cells import Cell, Setup, Task
 from ..results.records import Answered, Done, Failure, Measured, Outcome
@@ -184,7 +185,7 @@ class _Prepared:
             VideoError: the video cannot be read.
         """
         clip, benchmark = task.clip, BENCHMARKS.make(task.benchmark)
-        video = read_clip(clip)
+        video = read_clip(clip, frame_pixels(processor))
         batches = []
         for start in range(0, len(clip.questions), setup.batch):
             texts = [question.text for question in clip.questions[start : start + setup.batch]]

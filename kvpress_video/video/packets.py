@@ -1,0 +1,89 @@
+"""Packets of a video stream: their timestamps, and the frames in them."""
+
+from __future__ import annotations
+
+import warnings
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import VideoError
+from .headers import MAX_SAMPLES
+from .source import Source
+
+if TYPE_CHECKING:
+    from av.container.core import Container
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Ticks = NDArray[np.int64]
+
+NO_TIME = np.iinfo(np.int64).min
+"""A timestamp that a packet does not have."""
+
+
+class PacketTable:
+    """Timestamps of the packets that hold frames, in decoding order; those that an edit list hides are left out."""
+
+    def __init__(self) -> None:
+        self._columns = tuple(array("q") for _ in range(5))
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def note(self, packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[Packet[VideoStream]]:
+        """Add packets as they pass through.
+
+        Raises:
+            VideoError: they are more than `MAX_SAMPLES`.
+        """
+        for packet in packets:
+            if packet.size and not packet.is_discard:
+                values = (packet.pts, packet.dts, packet.duration, packet.pos, packet.is_keyframe)
+                for column, value, unknown in zip(self._columns, values, (NO_TIME, NO_TIME, 0, -1, 0), strict=True):
+                    column.append(unknown if value is None else value)
+            if len(self) > MAX_SAMPLES:
+                raise VideoError(f"{source.name} has more than {MAX_SAMPLES:,} frames: cut it first.")
+            yield packet
+
+    def rows(self) -> Ticks:
+        """Return presentation and decoding timestamps (or `NO_TIME`), durations (0 if unknown), positions in the file
+        (-1 if unknown) and whether each is a key frame, (5, packets)."""
+        return np.array([np.frombuffer(column, np.int64) for column in self._columns])
+
+
+def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[VideoFrame]:
+    """Decode packets, from the first intact frame on: what precedes a key frame cannot be decoded.
+
+    Later frames that are damaged are an error; but broadcast formats expect losses and leave them out, with a warning.
+
+    Raises:
+        VideoError: a packet is damaged.
+    """
+    import av
+
+    begun = False
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            frames, damaged = [], True
+        else:
+            damaged = any(frame.is_corrupt for frame in frames)
+        if damaged and begun:
+            if not is_broadcast(packet.stream.container):
+                raise source.damaged()
+            warnings.warn(f"{source.name} has damaged frames, which are left out.", stacklevel=2)
+        for frame in frames:
+            if not frame.is_corrupt:
+                begun = True
+                yield frame
+
+
+def is_broadcast(container: Container) -> bool:
+    """Return whether a format is made to be received: losses and restarted timestamps are to be expected in it."""
+    return container.format.name in ("mpegts", "mpeg")

@@ -1,0 +1,194 @@
+"""Read from a container's packets when each frame of a video is shown."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import VideoError
+from .headers import check_header
+from .packets import NO_TIME, PacketTable, Ticks, decoded, is_broadcast
+from .source import MAX_PIXELS, Source
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Seconds = NDArray[np.float64]
+
+MAX_DURATION = 7 * 24 * 3600.0
+"""Longest video whose timestamps are believed, in seconds."""
+MIN_RATE, MAX_RATE = 0.01, 1000.0
+"""Frames per second that a file is believed to state."""
+MAX_GAP = 10.0
+"""Longest time for which a frame of a broadcast format stays on screen, in seconds; a longer one is a new start."""
+
+_USUAL_RATE = 25.0
+_ONE_A_PACKET = ("h264", "hevc", "av1", "libdav1d")
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown.
+
+    Attributes:
+        times: seconds since the first frame, rising, (frames,).
+        duration: seconds until the last frame disappears.
+        ticks: the presentation timestamps behind `times`, in the stream's time base, (frames,); None where decoded
+            frames carry no usable ones, and the n-th decoded frame is the n-th of `times`.
+        key_frames: the frames at which decoding can begin, ascending.
+        key_packets: their presentation and decoding timestamps and places in the file, (3, key frames).
+        height, width: of a frame as it is stored.
+        orientation: the display matrix, ((a, b), (c, d)), each 0, 1 or -1: a stored point (x, y) is shown at
+            (ax + cy, bx + dy).
+        whole: whether the file is as long as it says.
+        complete: whether each of the frames must be decodable; in other formats a packet may show nothing new.
+    """
+
+    times: Seconds
+    duration: float
+    ticks: Ticks | None
+    key_frames: NDArray[np.int64]
+    key_packets: Ticks
+    height: int
+    width: int
+    orientation: NDArray[np.int64]
+    whole: bool
+    complete: bool
+
+    @property
+    def rate(self) -> float:
+        """Frames per second, on average."""
+        return len(self.times) / self.duration
+
+
+def read_timeline(source: Source) -> Timeline:
+    """Read the timestamps of all frames. One frame is decoded: the first that a player shows.
+
+    Raises:
+        VideoError: the file cannot be opened, has no frames, none that can be decoded, or too many.
+    """
+    with source.bytes() as file:
+        declared = check_header(file, source.name)
+    with source.open() as (container, stream):
+        stream.codec_context.thread_count = 1
+        table = PacketTable()
+        packets = table.note(container.demux(stream), source)
+        first = next(decoded(packets, source), None)
+        if first is None:
+            raise _no_frames(source, container, stream, len(table))
+        for _ in packets:
+            pass
+        clock = _clock(source, stream, table.rows(), first.pts, restarts=is_broadcast(container))
+        return Timeline(
+            *clock,
+            height=first.height,
+            width=first.width,
+            orientation=_orientation(first),
+            whole=declared <= source.size,
+            complete=_is_complete(container, stream),
+        )
+
+
+def _is_complete(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether each packet of a format holds one frame that is shown."""
+    return container.format.name.startswith(("mov", "matroska")) and stream.codec_context.name in _ONE_A_PACKET
+
+
+def _no_frames(source: Source, container: InputContainer, stream: VideoStream, packets: int) -> VideoError:
+    if not packets:
+        return VideoError(f"{source.name} holds no frames: is it cut off?")
+    return VideoError(
+        f"{source.name} is damaged, or has frames of more than {MAX_PIXELS:,} pixels: none of its {packets} frames can "
+        f"be decoded (codec {stream.codec_context.name} in {container.format.name})."
+    )
+
+
+class _Clock(NamedTuple):
+    times: Seconds
+    duration: float
+    ticks: Ticks | None = None
+    key_frames: NDArray[np.int64] = np.zeros(0, np.int64)
+    key_packets: Ticks = np.zeros((3, 0), np.int64)
+
+
+def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, restarts: bool) -> _Clock:
+    """Time the frames.
+
+    Args:
+        rows: of the table of packets.
+        first: presentation timestamp of the first frame that can be decoded.
+        restarts: whether timestamps may restart within a file of this format.
+    """
+    decodable = rows[:2, int(np.argmax(rows[0] == (NO_TIME if first is None else first))) :]
+    timed = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
+    pts, dts, durations, positions, keys = timed
+    ticks = np.unique(pts)
+    rate = _stated_rate(stream)
+    second = 1 / float(stream.time_base or 1)  # in ticks: a whole number in most formats
+    times = (ticks - ticks[:1]) / second
+    duration = _duration(ticks, int(durations[pts == ticks[-1:]].max(initial=0)), second / rate) / second
+    if 2 * len(ticks) < decodable.shape[1] or not _plausible(times, duration, decodable[1], restarts):
+        warnings.warn(
+            f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second.",
+            stacklevel=4,
+        )
+        count = _count_frames(source)
+        return _Clock(np.arange(count) / rate, count / rate)
+    if stream.codec_context.has_b_frames and (np.diff(pts) > 0).all():
+        # The decoder may reorder frames, yet timestamps follow the order of the packets, as in AVI, which only counts
+        # them: the n-th timestamp belongs to the n-th frame that is shown.
+        return _Clock(times, duration)
+    timed = timed[:, keys > 0]
+    pts, dts, _, positions, _ = timed[:, np.argsort(timed[0], kind="stable")]
+    key_packets = np.stack([pts, np.where(dts == NO_TIME, pts, dts), positions])
+    return _Clock(times, duration, ticks, np.searchsorted(ticks, pts), key_packets)
+
+
+def _duration(ticks: Ticks, last: int, stated: float) -> float:
+    """Ticks until the last frame disappears: after its own duration, or as long as frames usually last."""
+    if not len(ticks):
+        return 0.0
+    usual = float(np.median(np.diff(ticks))) if len(ticks) > 1 else stated
+    return float(ticks[-1] - ticks[0]) + (last or usual)
+
+
+def _plausible(times: Seconds, duration: float, decoding: Ticks, restarts: bool) -> bool:
+    """Whether frames can have been shown at these times."""
+    gaps = np.diff(times)
+    return (
+        0 < duration <= MAX_DURATION
+        and len(times) <= max(1, MAX_RATE * duration)
+        and bool((np.diff(decoding[decoding != NO_TIME]) >= 0).all())
+        and not (restarts and gaps.max(initial=0) > MAX_GAP)
+    )
+
+
+def _count_frames(source: Source) -> int:
+    with source.open() as (container, stream):
+        stream.codec_context.thread_type = "AUTO"
+        return sum(1 for _ in decoded(container.demux(stream), source))
+
+
+def _stated_rate(stream: VideoStream) -> float:
+    """Frames per second that the container or the codec states."""
+    for stated in (stream.guessed_rate, stream.average_rate):
+        if stated and MIN_RATE <= float(stated) <= MAX_RATE:
+            return float(stated)
+    return _USUAL_RATE
+
+
+def _orientation(frame: VideoFrame) -> NDArray[np.int64]:
+    """The display matrix of a frame, rounded to quarter turns and mirror images."""
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return np.eye(2, dtype=np.int64)
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(found), np.int32).reshape(3, 3).astype(np.int64)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return np.array([[np.sign(a) or 1, 0], [0, np.sign(d) or 1]])
+    return np.array([[0, np.sign(b) or 1], [np.sign(c) or 1, 0]])
