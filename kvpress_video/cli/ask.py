@@ -1,4 +1,4 @@
-"""`kvpress-video ask`: one question about one video."""
+"""`kvpress-video ask`: answer one question about one video."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from pathlib import Path
 from ..compressor.registry import UNCOMPRESSED
 from .common import DONE, Commands, cache_options, load_model, model_options, quiet
 
-USUAL_FPS = 2.0
+DEFAULT_FPS = 2.0
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    ask = commands.add_parser("ask", help="one question about one video")
+    ask = commands.add_parser("ask", help="answer one question about one video")
     ask.set_defaults(run=_ask)
-    ask.add_argument("clip", type=Path, metavar="CLIP")
-    ask.add_argument("question")
+    ask.add_argument("clip", type=Path, metavar="CLIP", help="video file")
+    ask.add_argument("question", metavar="QUESTION", help="text of the question")
     model_options(ask)
     ask.add_argument("--method", default=UNCOMPRESSED, help="name or name:setting=value,… (default: %(default)s)")
-    ask.add_argument("--budget", help="'25%%', 6144 (visual entries) or 256MiB; not needed for full")
-    ask.add_argument("--fps", type=float, help="frames to take per second (default: 2, or all where there are fewer)")
-    ask.add_argument("--frames", type=int, help="frames to take in all")
-    ask.add_argument("--start", type=float, metavar="SECONDS")
-    ask.add_argument("--end", type=float, metavar="SECONDS")
-    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    ask.add_argument("--budget", help="25%%, 6144 (visual entries) or 256MiB; not needed for full")
+    ask.add_argument("--fps", type=float, help="frames to sample per second (default: 2, or all if fewer)")
+    ask.add_argument("--frames", type=int, help="frames to sample in all")
+    ask.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to watch")
+    ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to watch")
+    ask.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum length of the answer (default: %(default)s)",
+    )
     cache_options(ask)
 
 
@@ -37,7 +43,7 @@ def _ask(options: argparse.Namespace) -> int:
     make_method(options.method)
     fps = options.fps
     if fps is None and options.frames is None:
-        fps = min(USUAL_FPS, frame_rate(options.clip))
+        fps = min(DEFAULT_FPS, frame_rate(options.clip))
     video = read_video(options.clip, fps=fps, frames=options.frames, start=options.start, end=options.end)
     model, processor = load_model(options)
     answer = ask(
