@@ -1,4 +1,4 @@
-"""Ask a model one question about a video, with its cache compressed."""
+"""Answer one question about a video, with the cache compressed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .video.selection import USUAL_FPS, select
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, and what that cost.
+    """An answer and its cost.
 
     Attributes:
-        text: the answer.
-        report: what was asked of the cache, and what it held after the prompt.
-        seconds: from the video's pixels to the answer.
+        text: of the answer.
+        report: of the compression.
+        seconds: from the video's pixels to the whole answer.
     """
 
     text: str
@@ -47,17 +47,17 @@ def ask(
     max_new_tokens: int = 64,
     **settings: Any,
 ) -> Answer:
-    """Answer a question about a video, greedily.
+    """Answer a question about a video by greedy decoding.
 
-    The question is read after the video is compressed: what the answer says of the video comes out of that cache.
+    The question is read after the video is compressed, so the answer depends on the compressed cache alone.
 
     Args:
         model, processor: from `load` or `load_bundled`.
         video: from `read_video`; or a path or file as it takes them, of which 2 frames per second are read (all where
-            it has fewer), no larger than the processor can make use of.
-        question: in plain words.
+            it has fewer), no larger than the processor can use.
+        question: text of the question.
         method, budget, stage, positions, **settings: as in `compress`; `"full"` needs no budget.
-        max_new_tokens: the longest answer.
+        max_new_tokens: of the answer.
 
     Raises:
         VideoError: the video cannot be read.

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cli.common import DONE, Commands, print_tables, quiet, showing
+from ...cli.common import DONE, Commands, print_tables, progress_steps, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def _bench(options: argparse.Namespace) -> int:
         check(options.out, head)
     found: list[Figure] = []
     try:
-        with showing("measuring") as say:
+        with progress_steps("measuring") as say:
             for done, name in enumerate(names):
                 say(name, done, len(names))
                 figures = []

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code: 0; 1 if a cell of a sweep failed, or a comparison found a fall; 2 for an error; 130 after
+        The exit code: 0 for success, 1 if a cell of a sweep failed or a comparison is red, 2 for an error, 130 after
         Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="kvpress-video", description="KV-cache compression for video.")
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kvpress-video: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`python -m kvpress_video.cli`."""
+"""Entry point of `python -m kvpress_video.cli`."""
 
 import sys
 

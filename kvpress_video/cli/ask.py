@@ -1,4 +1,4 @@
-"""`kvpress-video ask`: one question about one video."""
+"""`kvpress-video ask`: answer one question about one video."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from .common import DONE, Commands, cache_options, load_model, model_options, qu
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    ask = commands.add_parser("ask", help="one question about one video")
+    ask = commands.add_parser("ask", help="answer one question about one video")
     ask.set_defaults(run=_ask)
-    ask.add_argument("clip", type=Path, metavar="CLIP")
-    ask.add_argument("question")
+    ask.add_argument("clip", type=Path, metavar="CLIP", help="video file")
+    ask.add_argument("question", metavar="QUESTION", help="text of the question")
     model_options(ask)
     ask.add_argument("--method", default=UNCOMPRESSED, help="name or name:setting=value,… (default: %(default)s)")
-    ask.add_argument("--budget", help="'25%%', 6144 (visual entries) or 256MiB; not needed for full")
-    ask.add_argument("--fps", type=float, help="frames to take per second (default: 2, or all where there are fewer)")
-    ask.add_argument("--frames", type=int, help="frames to take in all")
-    ask.add_argument("--start", type=float, metavar="SECONDS")
-    ask.add_argument("--end", type=float, metavar="SECONDS")
-    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    ask.add_argument("--budget", help="25%%, 6144 (visual entries) or 256MiB; not needed for full")
+    ask.add_argument("--fps", type=float, help="frames to sample per second (default: 2, or all if fewer)")
+    ask.add_argument("--frames", type=int, help="frames to sample in all")
+    ask.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to watch")
+    ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to watch")
+    ask.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum length of the answer (default: %(default)s)",
+    )
     cache_options(ask)
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: exit codes, options, progress."""
+"""Exit codes, options and progress bars that commands share."""
 
 from __future__ import annotations
 
@@ -19,21 +19,31 @@ _WIDE = 1000
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which model, and how it is loaded."""
+    """Add the options that choose a model and how to load it."""
     parser.add_argument("--model", metavar="PATH", help="folder or hub name (default: the bundled model)")
-    parser.add_argument("--device", help="(default: cuda if there is one, else cpu)")
-    parser.add_argument("--dtype", help="of the weights, such as bfloat16 (default: the checkpoint's)")
-    parser.add_argument("--attention", help="sdpa, eager, flash_attention_2")
+    parser.add_argument("--device", help="device of the model (default: cuda if available, else cpu)")
+    parser.add_argument("--dtype", help="dtype of the weights, such as bfloat16 (default: the checkpoint's)")
+    parser.add_argument("--attention", help="attention implementation: sdpa, eager or flash_attention_2")
 
 
 def cache_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say where the cache is compressed."""
-    parser.add_argument("--stage", choices=("cache", "input"), default="cache")
-    parser.add_argument("--positions", choices=("keep", "compact"), default="keep")
+    """Add the options that choose where to compress, and what happens to positions."""
+    parser.add_argument(
+        "--stage",
+        choices=("cache", "input"),
+        default="cache",
+        help="compress the cache, or drop visual embeddings before the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--positions",
+        choices=("keep", "compact"),
+        default="keep",
+        help="keep the positions of entries, or close the gaps (default: %(default)s)",
+    )
 
 
 def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The model and processor that `model_options` name."""
+    """Load the model and processor that `model_options` choose."""
     from ..models.loading import BUNDLED, load_named
 
     how = {"device": options.device, "dtype": options.dtype, "attention": options.attention}
@@ -41,7 +51,7 @@ def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def quiet() -> None:
-    """Keep transformers and the hub from talking, here and in worker processes."""
+    """Silence transformers and the hub, here and in worker processes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
@@ -52,7 +62,7 @@ def quiet() -> None:
 
 
 def progress() -> Progress:
-    """A bar on stderr, so that stdout holds the results alone."""
+    """Make a progress bar on stderr, so that stdout holds the results alone."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -74,19 +84,25 @@ def progress() -> Progress:
 
 
 @contextmanager
-def showing(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar that is told what is being done and how far that is, of how far in all; 0 where nobody knows."""
+def progress_steps(first: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar, and yield a function that updates it.
+
+    The function takes the current step, and how many parts of it are done, of how many (0 if unknown).
+
+    Args:
+        first: the first step.
+    """
     with progress() as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(first, total=None)
 
-        def say(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
+        def update(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=done, total=total or None)
 
-        yield say
+        yield update
 
 
 def print_tables(tables: Iterable[Table], notes: Iterable[str]) -> None:
-    """Tables on stdout, each as wide as it has to be, and what has to be said under them."""
+    """Print tables on stdout, each at its natural width, and notes below them."""
     from rich.console import Console
 
     console = Console(highlight=False)

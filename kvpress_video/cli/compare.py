@@ -1,4 +1,4 @@
-"""`kvpress-video compare`: the gate of a build."""
+"""`kvpress-video compare`: the CI regression gate."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ def add(commands: Commands) -> None:
     """Add the command."""
     compare = commands.add_parser(
         "compare",
-        help="whether a sweep fell behind an earlier one",
+        help="check a sweep for regressions against an earlier one",
         description="Compare two sweeps on the questions that both answered.",
-        epilog="Exit code: 0, 1 if accuracy fell or answers are missing, 2 if the sweeps cannot be compared.",
+        epilog="Exit code: 0 if green, 1 if accuracy fell or answers are missing, 2 if the sweeps cannot be compared.",
     )
     compare.set_defaults(run=_compare)
     compare.add_argument("base", type=Path, metavar="BASE", help="folder of the earlier sweep")
-    compare.add_argument("new", type=Path, metavar="NEW", help="folder of the sweep to be judged")
+    compare.add_argument("new", type=Path, metavar="NEW", help="folder of the sweep to check")
     compare.add_argument(
         "--fail-under",
         type=_share,
         default=1.0,
         metavar="SHARE",
-        help="fail if NEW keeps significantly less of BASE's accuracy: 0.95 or 95%% (default: 1, all of it)",
+        help="fail if NEW keeps significantly less than this fraction of BASE's accuracy: 0.95 or 95%% (default: 1)",
     )
     compare.add_argument(
         "--alpha",
         type=_probability,
         default=0.05,
         metavar="P",
-        help="of a false alarm, all comparisons together (default: %(default)s)",
+        help="probability of a false alarm, over all comparisons (default: %(default)s)",
     )
-    compare.add_argument("--methods", default="", help="a,b:setting=1,… (default: all)")
-    compare.add_argument("--budgets", default="", help="25%%,96,… (default: all)")
-    compare.add_argument("--allow-missing", action="store_true", help="pass where NEW lacks answers that BASE has")
-    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    compare.add_argument("--methods", default="", help="methods to compare: a,b:setting=1,… (default: all)")
+    compare.add_argument("--budgets", default="", help="budgets to compare: 25%%,96,… (default: all)")
+    compare.add_argument("--allow-missing", action="store_true", help="pass even if NEW lacks answers that BASE has")
+    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="of the output")
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`kvpress-video lm-eval`: lm-evaluation-harness, with this package's model and tasks."""
+"""`kvpress-video lm-eval`: lm-evaluation-harness with this package's model and tasks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .common import DONE, Commands, quiet
 
 
 def add(commands: Commands) -> None:
-    """Add the command; all that follows is lm-eval's, so that no prefix makes an option here."""
+    """Add the command. All its arguments are lm-eval's, so no prefix character marks an option here."""
     lm_eval = commands.add_parser(
-        "lm-eval", help="lm-evaluation-harness with the model kvpress-video", add_help=False, prefix_chars="\0"
+        "lm-eval", help="run lm-evaluation-harness with the model kvpress-video", add_help=False, prefix_chars="\0"
     )
     lm_eval.set_defaults(run=_lm_eval)
     lm_eval.add_argument("arguments", nargs=argparse.REMAINDER)

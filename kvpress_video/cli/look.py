@@ -1,4 +1,4 @@
-"""`kvpress-video look`: which patches of a clip each method keeps."""
+"""`kvpress-video look`: draw the patches of a clip that each method keeps."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ def add(commands: Commands) -> None:
     """Add the command."""
     look = commands.add_parser(
         "look",
-        help="the patches that methods keep of a clip, drawn over its frames",
-        description="Compress a clip with several methods and draw over its frames which patches each of them keeps.",
+        help="draw the patches that methods keep over the frames of a clip",
+        description="Compress a clip with several methods, and draw the patches that each keeps over its frames.",
     )
     look.set_defaults(run=_look)
-    look.add_argument("clip", type=Path, metavar="CLIP")
-    look.add_argument("--methods", required=True, help="a,b:setting=1,…")
-    look.add_argument("--budget", required=True, help="'10%%', 6144 (visual entries) or 256MiB")
-    look.add_argument("--question", metavar="TEXT", help="asked after each compression; the answers are shown")
+    look.add_argument("clip", type=Path, metavar="CLIP", help="video file")
+    look.add_argument("--methods", required=True, help="methods to compare: a,b:setting=1,…")
+    look.add_argument("--budget", required=True, help="budget of all methods: 10%%, 6144 (visual entries) or 256MiB")
+    look.add_argument(
+        "--question", metavar="TEXT", help="question to ask after each compression; the answers are shown"
+    )
     model_options(look)
     look.add_argument("--frames", type=int, default=8, metavar="N", help="frames to show (default: %(default)s)")
-    look.add_argument("--fps", type=float, help="frames to take per second (default: 2, or all where there are fewer)")
-    look.add_argument("--start", type=float, metavar="SECONDS")
-    look.add_argument("--end", type=float, metavar="SECONDS")
+    look.add_argument("--fps", type=float, help="frames to sample per second (default: 2, or all if fewer)")
+    look.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to compress")
+    look.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to compress")
     look.add_argument(
         "--out",
         type=Path,
         default=Path("look.png"),
         metavar="FILE",
-        help=".png, .svg, .pdf or .html (default: look.png)",
+        help="file to write: .png, .svg, .pdf or .html (default: %(default)s)",
     )
 
 

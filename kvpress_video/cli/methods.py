@@ -1,4 +1,4 @@
-"""`kvpress-video methods`: what is installed."""
+"""`kvpress-video methods`: list the installed methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .common import DONE, Commands
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    methods = commands.add_parser("methods", help="the installed methods and their settings")
+    methods = commands.add_parser("methods", help="list the installed methods and their settings")
     methods.set_defaults(run=_methods)
 
 

@@ -1,4 +1,4 @@
-"""`kvpress-video report`: the page of a finished sweep, its figures, and its table as Markdown."""
+"""`kvpress-video report`: write the report of a sweep, and optionally its figures and a Markdown table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..compressor.registry import UNCOMPRESSED
-from .common import DONE, Commands, quiet, showing
+from .common import DONE, Commands, progress_steps, quiet
 
 KINDS = (".png", ".svg")
 PAGES = (".html", ".htm")
@@ -16,26 +16,29 @@ def add(commands: Commands) -> None:
     """Add the command."""
     report = commands.add_parser(
         "report",
-        help="the report of a sweep: one HTML file, and if asked for figures and a Markdown table",
-        description="The report of a sweep, finished or not, from what is in its folder.",
+        help="write the report of a sweep as one HTML file, and optionally figures and a Markdown table",
+        description="Write the report of a sweep, finished or not.",
     )
     report.set_defaults(run=_report)
-    report.add_argument("folder", type=Path, metavar="FOLDER", help="that the sweep wrote to")
-    report.add_argument("--out", type=Path, metavar="FILE.html", help="(default: FOLDER/report.html)")
-    report.add_argument("--title", help="of the page (default: the folder's name)")
+    report.add_argument("folder", type=Path, metavar="FOLDER", help="sweep output folder")
+    report.add_argument("--out", type=Path, metavar="FILE.html", help="page to write (default: FOLDER/report.html)")
+    report.add_argument("--title", help="title of the page (default: the folder's name)")
     report.add_argument(
-        "--against", default=UNCOMPRESSED, metavar="METHOD", help="compare with it (default: %(default)s)"
+        "--against",
+        default=UNCOMPRESSED,
+        metavar="METHOD",
+        help="method to compare the others with (default: %(default)s)",
     )
-    report.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too, as PNG and SVG")
-    report.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
+    report.add_argument("--figures", type=Path, metavar="DIR", help="also write the figures to DIR, as PNG and SVG")
+    report.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
     report.add_argument(
         "--overlay-clips",
         type=int,
         default=1,
         metavar="N",
-        help="clips of each group whose retained patches are drawn; they are compressed anew (default: %(default)s)",
+        help="clips of each group to compress again to draw the retained patches (default: %(default)s)",
     )
-    report.add_argument("--device", help="for that (default: cuda if there is one, else cpu)")
+    report.add_argument("--device", help="device to compress on (default: cuda if available, else cpu)")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -48,11 +51,11 @@ def _report(options: argparse.Namespace) -> int:
 
     if options.out is not None and options.out.suffix.lower() not in ("", *PAGES):
         raise unknown_name("suffix of a report", options.out.suffix, PAGES)
-    with showing("reading") as say:
+    with progress_steps("reading") as update:
         findings = Findings.read(options.folder, options.against)
         title = options.title or f"Sweep {options.folder.resolve().name}"
         how = {"overlay_clips": options.overlay_clips, "device": options.device}
-        written = [findings.write_page(options.out, title=title, progress=say, **how)]
+        written = [findings.write_page(options.out, title=title, progress=update, **how)]
         if options.figures is not None:
             for draw in (draw_curves, draw_pareto, draw_heatmap):
                 name = draw.__name__.removeprefix("draw_")

@@ -1,4 +1,4 @@
-"""`kvpress-video results`: what a sweep found, for other programs."""
+"""`kvpress-video results`: export the results of a sweep."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ def add(commands: Commands) -> None:
     """Add the command."""
     results = commands.add_parser(
         "results",
-        help="the results of a sweep as CSV, Parquet, JSON or Markdown",
-        description="The results of a sweep: one record per question, or with --summary per cell and task.",
+        help="export the results of a sweep as CSV, Parquet, JSON or Markdown",
+        description="Export the results of a sweep: one record per question, or per cell and task with --summary.",
     )
     results.set_defaults(run=_results)
-    results.add_argument("folder", type=Path, metavar="FOLDER", help="that the sweep wrote to")
-    results.add_argument("--summary", action="store_true", help="accuracies with intervals, comparisons and costs")
-    results.add_argument("--out", type=Path, metavar="FILE", help="(default: print)")
+    results.add_argument("folder", type=Path, metavar="FOLDER", help="sweep output folder")
     results.add_argument(
-        "--format", metavar="FORMAT", help="csv, parquet, json, jsonl, markdown (default: by FILE's suffix, else csv)"
+        "--summary", action="store_true", help="export accuracies with intervals, comparisons and costs"
+    )
+    results.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
+    results.add_argument(
+        "--format", metavar="FORMAT", help="csv, parquet, json, jsonl or markdown (default: by FILE's suffix, else csv)"
     )
     for name in FILTERS:
         results.add_argument(
-            f"--{name}", action="append", default=[], metavar=name.upper(), help=f"only this {name}; repeatable"
+            f"--{name}", action="append", default=[], metavar=name.upper(), help=f"export only this {name}; repeatable"
         )
 
 
@@ -56,7 +58,7 @@ def _results(options: argparse.Namespace) -> int:
 
 
 def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[str, str] | None, list[Failure]]:
-    """The records that are asked for, their columns, and what failed."""
+    """Return the selected records, their column types, and the failures of the sweep."""
     from ..errors import unknown_name
     from ..sweep.cells import Cell
     from ..sweep.results.records import ROW_TYPES

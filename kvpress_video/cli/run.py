@@ -1,4 +1,4 @@
-"""`kvpress-video run`: a command of the user's, with the models that it loads compressed."""
+"""`kvpress-video run`: run a command with compression on the models that it loads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def add(commands: Commands) -> None:
     """Add the command."""
     run = commands.add_parser(
         "run",
-        help="a command of yours, with the models that it loads compressed",
+        help="run a command with compression on the models that it loads",
         usage="%(prog)s --method METHOD --budget BUDGET [OPTION …] -- COMMAND …",
-        description="Run a command, such as a server, unchanged: every supported model that it loads is compressed.",
+        description="Run a command, such as a server, as it is: every supported model that it loads is compressed.",
     )
     run.set_defaults(run=_run)
     run.add_argument("--method", required=True, help="name or name:setting=value,…")
-    run.add_argument("--budget", required=True, help="'25%%', 6144 (visual entries) or 256MiB")
+    run.add_argument("--budget", required=True, help="25%%, 6144 (visual entries) or 256MiB")
     run.add_argument("--prefill", metavar="HOW", help="auto, chunked, split or whole (default: auto)")
     run.add_argument("--chunk", type=int, metavar="N", help="visual tokens per chunk (default: a third of the budget)")
     cache_options(run)

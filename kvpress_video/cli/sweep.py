@@ -1,4 +1,4 @@
-"""`kvpress-video sweep`: a grid of cells, run and summed up."""
+"""`kvpress-video sweep`: run a grid of cells and summarise it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compressor.registry import UNCOMPRESSED
-from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, quiet, showing
+from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, progress_steps, quiet
 
 if TYPE_CHECKING:
     from ..sweep.grid.spec import Grid
@@ -27,40 +27,53 @@ def add(commands: Commands) -> None:
     """Add the command."""
     sweep = commands.add_parser(
         "sweep",
-        help="a grid of models × benchmarks × methods × budgets × seeds: accuracies, with intervals, in a table",
-        description="Run a grid, from a YAML file or from flags, which win over the file. What is in brackets holds "
-        "where neither says; methods and budgets must be in the file, if there is one, or among the flags.",
+        help="run a grid of models × benchmarks × methods × budgets × seeds, and tabulate accuracies with intervals",
+        description="Run a grid from a YAML file or from flags, which override the file. Defaults are in parentheses; "
+        "with a file, methods and budgets have no defaults.",
     )
     sweep.set_defaults(run=_sweep)
-    sweep.add_argument("grid", type=Path, nargs="?", metavar="GRID.yaml", help="what to run; flags win over it")
+    sweep.add_argument("grid", type=Path, nargs="?", metavar="GRID.yaml", help="grid to run; flags override it")
     grid = sweep.add_argument_group("grid")
-    grid.add_argument("--models", help="bundled, or folder or hub names: a,b:dtype=bfloat16,… (bundled)")
+    grid.add_argument("--models", help="bundled, folders or hub names: a,b:dtype=bfloat16,… (bundled)")
     grid.add_argument("--benchmarks", help="a,b:option=value,… (world: 48 clips of 32 frames, two cameras)")
     grid.add_argument("--methods", help="a,b:setting=1,… (all but per-layer)")
     grid.add_argument("--budgets", help=f"ratios, visual entries or bytes ({TABLE_BUDGETS.replace('%', '%%')})")
-    grid.add_argument("--seeds", help="of the benchmarks' draws: 0,1,2 (0)")
+    grid.add_argument("--seeds", help="seeds of the benchmarks' sampling: 0,1,2 (0)")
     grid.add_argument("--stage", help="cache or input (cache)")
     grid.add_argument("--prefill", help="auto, chunked, split or whole (auto)")
     grid.add_argument("--positions", help="keep or compact (keep)")
-    grid.add_argument("--device", help="(a GPU if there is one, else the CPU)")
-    grid.add_argument("--batch", type=int, metavar="N", help="questions about a clip that are answered together (8)")
-    grid.add_argument("--max-new-tokens", type=int, metavar="N", help="of an answer (the benchmark's own)")
+    grid.add_argument("--device", help="device of the models (cuda if available, else cpu)")
+    grid.add_argument("--batch", type=int, metavar="N", help="questions about a clip to answer together (8)")
+    grid.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum length of an answer (the benchmark's)")
     grid.add_argument(
-        "--no-reuse", dest="reuse", action="store_const", const=False, help="prefill every clip anew in every cell"
+        "--no-reuse", dest="reuse", action="store_const", const=False, help="prefill every clip again in every cell"
     )
     run = sweep.add_argument_group("run")
-    run.add_argument("--out", type=Path, default=Path("sweep"), metavar="DIR", help="(default: %(default)s)")
-    run.add_argument("--resume", action="store_true", help="do only what the folder's sweep lacks; cells may be added")
+    run.add_argument(
+        "--out", type=Path, default=Path("sweep"), metavar="DIR", help="output folder (default: %(default)s)"
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="complete the sweep in the output folder; cells may be added"
+    )
     run.add_argument(
         "--dry-run", action="store_true", help="count cells, clips and prefills, estimate cache sizes, run nothing"
     )
-    run.add_argument("--executor", default="local", help="local processes, or ray (default: %(default)s)")
-    run.add_argument("--workers", type=int, metavar="N", help="(default: one per GPU, or 2 on a CPU)")
-    run.add_argument("--address", help="of a running Ray cluster")
+    run.add_argument("--executor", default="local", help="local, for processes, or ray (default: %(default)s)")
+    run.add_argument("--workers", type=int, metavar="N", help="workers at a time (default: one per GPU, or 2 on a CPU)")
+    run.add_argument("--address", help="address of a running Ray cluster")
     run.add_argument(
-        "--overlay-clips", type=int, default=1, metavar="N", help="clips per group drawn in the report (%(default)s)"
+        "--overlay-clips",
+        type=int,
+        default=1,
+        metavar="N",
+        help="clips per group with retained patches drawn in the report (default: %(default)s)",
     )
-    run.add_argument("--against", default=UNCOMPRESSED, metavar="METHOD", help="compare with it (default: %(default)s)")
+    run.add_argument(
+        "--against",
+        default=UNCOMPRESSED,
+        metavar="METHOD",
+        help="method to compare the others with (default: %(default)s)",
+    )
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -80,11 +93,11 @@ def _sweep(options: argparse.Namespace) -> int:
         print(text)
         return DONE
     swept = _run(grid, options)
-    _sum_up(swept, options, grid.setup.device)
+    _summarise(swept, options, grid.setup.device)
     print(f"{swept.done} of {swept.jobs} cells × clips; sweep.sqlite, report.html, table.md and summary.csv are in"
           f" {swept.folder}")  # fmt: skip
     if swept.interrupted:
-        print("Interrupted: the same command with --resume does what is missing.")
+        print("Interrupted: the same command with --resume completes the sweep.")
         return INTERRUPTED
     return CELLS_FAILED if swept.failures else DONE
 
@@ -114,18 +127,18 @@ def _run(grid: Grid, options: argparse.Namespace) -> SweepResult:
         return run_sweep(grid, options.out, progress=show, **how)
 
 
-def _sum_up(swept: SweepResult, options: argparse.Namespace, device: str | None) -> None:
-    """Print the tables, and write them and the report beside the store."""
+def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | None) -> None:
+    """Print the tables, and write them and the report to the sweep's folder."""
     from ..report.findings import Findings
     from ..sweep.results.export import encode, write
     from ..sweep.stats.summary import records
     from ..sweep.stats.text import markdown, notes, tables
 
     title = "Sweep (interrupted)" if swept.interrupted else "Sweep"
-    with showing("comparing") as say:
+    with progress_steps("comparing") as update:
         findings = Findings.read(swept.folder, options.against)
         write(swept.folder / "summary.csv", encode(records(findings.summary), "csv"))
         write(swept.folder / "table.md", markdown(findings.summary, title).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
-        findings.write_page(title=title, overlay_clips=overlays, device=device, progress=say)
+        findings.write_page(title=title, overlay_clips=overlays, device=device, progress=update)
     print_tables(tables(findings.summary), notes(findings.summary))

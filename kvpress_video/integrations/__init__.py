@@ -1,1 +1,1 @@
-"""Ways into programs that know nothing of this package."""
+"""Integrations with evaluation harnesses."""

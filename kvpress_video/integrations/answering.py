@@ -1,4 +1,4 @@
-"""Answers a harness's questions about videos, by one method at one budget, on the path that sweeps take."""
+"""Answer the questions of an evaluation harness, with one method at one budget, as sweeps do."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Request:
 
     Attributes:
         footage: the video.
-        prompt: all that the model reads, in its chat template, with one placeholder for the video.
-        generation: how long the answer may be, and what ends it.
+        prompt: in the model's chat template, with one placeholder for the video.
+        generation: limits of the answer.
     """
 
     footage: Footage
@@ -41,19 +41,21 @@ class Request:
 
 
 class Answerer:
-    """A loaded model that answers requests greedily, each after its video is compressed.
+    """A loaded model that answers requests by greedy decoding, each after its video is compressed.
 
     Attributes:
-        options: as given.
-        model, processor: as loaded.
-        reports: one per batch, in the order of answering; bytes are those of one question.
+        options: of the model and the compression.
+        model, processor: loaded from the options.
+        reports: one per batch, in the order of answering; bytes are per question.
         short_videos: files read so far that have fewer frames than were asked for.
     """
 
     def __init__(self, options: Options) -> None:
-        """Raises:
-        UnknownNameError: there is no such model, stage, prefill or positions.
-        UnsupportedModelError: the model cannot be compressed.
+        """Load the model.
+
+        Raises:
+            UnknownNameError: there is no such model, stage, prefill or positions.
+            UnsupportedModelError: the model cannot be compressed.
         """
         self.options = options
         self.model, self.processor = _load(options)
@@ -64,14 +66,13 @@ class Answerer:
         self._compression(self._budget)
 
     def prompt(self, question: str) -> str:
-        """The question in the model's chat template, as everywhere in this package."""
+        """Write a question in the model's chat template."""
         return prompt_text(self.processor, question)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        """The answers with the places of their requests, as they come.
+        """Yield the index of each request with its answer.
 
-        Requests about one video come together, whatever is between them, so that it is read once and each batch of them
-        shares its prefill.
+        Requests about one video are answered together, so that it is read once and each batch shares its prefill.
 
         Raises:
             VideoError: a video cannot be read.
@@ -86,7 +87,7 @@ class Answerer:
                 yield from zip(batch, self._answer(video, [requests[place] for place in batch]), strict=True)
 
     def achieved(self) -> dict[str, Any]:
-        """What was asked of the cache and, once there are answers, what it held, over all batches."""
+        """Describe the compression asked for and, once there are answers, the one achieved over all batches."""
         found = {"pretrained": self.options.pretrained, "method": self.options.method}
         if not self.reports:
             return found
@@ -125,7 +126,7 @@ class Answerer:
         return video
 
     def _batches(self, requests: Sequence[Request], places: Sequence[int]) -> Iterator[list[int]]:
-        """The places of requests about one video, as many as are answered together."""
+        """Split the requests about one video into batches with equal generation settings."""
         alike: dict[Generation, list[int]] = {}
         for place in places:
             alike.setdefault(requests[place].generation, []).append(place)

@@ -1,4 +1,4 @@
-"""Videos as harnesses hand them over: the path of a file, or frames in memory."""
+"""Videos from evaluation harnesses: file paths, or frames in memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from PIL.Image import Image
 from ..errors import VideoError
 from ..video.reader import Frames, Video, read_video
 
-SHOWN_FPS = 2.0
-"""Frames per second of frames in memory, where nobody says."""
+DEFAULT_FPS = 2.0
+"""Frame rate assumed for frames in memory."""
 
 
 class Footage(Protocol):
-    """A video that was not read yet."""
+    """A video that is not read yet."""
 
     @property
     def key(self) -> Hashable:
-        """Equal for two that show the same."""
+        """Equal for equal videos."""
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
         """Read the video.
@@ -49,7 +49,7 @@ class File:
 
     @property
     def key(self) -> Hashable:
-        """Path and part."""
+        """The path and the part."""
         return self
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
@@ -74,17 +74,17 @@ class Pictures:
 
     @cached_property
     def key(self) -> Hashable:
-        """Shape and digest."""
+        """The shape and a digest of the pixels."""
         return self.frames.shape, blake2b(np.ascontiguousarray(self.frames).data).hexdigest()
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
-        """Take all frames."""
-        return Video.from_frames(self.frames, fps or SHOWN_FPS)
+        """Return all frames, whatever is asked for."""
+        return Video.from_frames(self.frames, fps or DEFAULT_FPS)
 
 
 @singledispatch
 def footage(visual: object) -> File | Pictures:
-    """The one video that a harness calls a request's visuals: a path, frames, or a list of either.
+    """Recognise the video of a request: a path, frames, or a list with one of these.
 
     Raises:
         VideoError: it is none of these, or several videos.

@@ -1,4 +1,4 @@
-"""What a harness asks of an answer: how long it may be, and what ends it."""
+"""Limits of an answer, from the generation settings of a harness."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from ..errors import KVPressVideoError, unknown_name
 logger = logging.getLogger(__name__)
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
-_OF_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams")
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "num_beams")
 _OF_IMAGES = ("min_pixels", "max_pixels", "max_num", "max_slice_nums", "num_crops", "do_pan_and_scan")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How an answer is made; greedily.
+    """Limits of a greedy answer.
 
     Attributes:
-        until: strings that end it and do not belong to it.
-        max_new_tokens: the longest answer.
+        until: stop strings, which are not part of the answer.
+        max_new_tokens: of the answer.
     """
 
     until: tuple[str, ...]
     max_new_tokens: int
 
     @classmethod
-    def read(cls, given: Mapping[str, Any], usual: int) -> Generation:
-        """From a task's `generation_kwargs`.
+    def read(cls, given: Mapping[str, Any], default_tokens: int) -> Generation:
+        """Read a task's `generation_kwargs`.
 
         Args:
-            given: `until`, `max_gen_toks` or `max_new_tokens`; settings of sampling only where they leave it greedy;
-                those of other models' image preprocessing are ignored.
-            usual: the longest answer where `given` does not say.
+            given: `until`, `max_gen_toks` or `max_new_tokens`; sampling settings only where decoding stays greedy. Settings
+                of image preprocessing for other models are ignored.
+            default_tokens: `max_new_tokens` where `given` sets no length.
 
         Raises:
-            UnknownNameError: something else is asked for.
-            KVPressVideoError: another way of decoding is asked for.
+            UnknownNameError: unknown setting.
+            KVPressVideoError: decoding would not be greedy.
         """
-        known = {"until", *_LENGTHS, *_OF_SAMPLING}
+        known = {"until", *_LENGTHS, *_SAMPLING}
         for name in given:
             if name.startswith("image_") or name in _OF_IMAGES:
                 _log_ignored(name)
@@ -54,14 +54,16 @@ class Generation:
                 raise unknown_name("generation setting", name, known)
         sampled = given.get("do_sample", bool(given.get("temperature")))
         if sampled or (given.get("num_beams") or 1) > 1:
-            asked = ", ".join(f"{name}={given[name]!r}" for name in _OF_SAMPLING if name in given)
+            asked = ", ".join(f"{name}={given[name]!r}" for name in _SAMPLING if name in given)
             raise KVPressVideoError(f"Only greedy answers are given, and the task asks for {asked}.")
         until = given.get("until") or ()
         lengths = [int(given[name]) for name in _LENGTHS if given.get(name) is not None]
-        return cls(tuple(filter(None, [until] if isinstance(until, str) else until)), lengths[0] if lengths else usual)
+        return cls(
+            tuple(filter(None, [until] if isinstance(until, str) else until)), lengths[0] if lengths else default_tokens
+        )
 
     def cut(self, reply: str) -> str:
-        """The reply up to the first string that ends it."""
+        """Cut a reply at the first stop string."""
         return reply[: min((place for stop in self.until if (place := reply.find(stop)) >= 0), default=len(reply))]
 
 
@@ -71,13 +73,13 @@ def _log_ignored(name: str) -> None:
 
 
 class Stop(StoppingCriteria):
-    """Ends each row of a batch at the first of the strings."""
+    """Stops each row of a batch at the first stop string."""
 
     def __init__(self, tokenizer: Any, prompt_length: int, until: tuple[str, ...]) -> None:
         self._tokenizer, self._start, self._until = tokenizer, prompt_length, until
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Which rows are done, (batch,) bool."""
+        """Return which rows are done, (batch,) bool."""
         replies = self._tokenizer.batch_decode(input_ids[:, self._start :].tolist(), skip_special_tokens=True)
         done = [any(stop in reply for stop in self._until) for reply in replies]
         return torch.tensor(done, device=input_ids.device)

@@ -1,4 +1,4 @@
-"""lmms-eval, from 0.6 on: the chat model `kvpress_video`, found through the entry-point group `lmms_eval.models`."""
+"""The lmms-eval chat model `kvpress_video` (0.6 or newer), registered in the entry-point group `lmms_eval.models`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval's registry wants to know."""
+    """Return the model's entry for lmms-eval's registry."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest("kvpress_video", chat_class_path=f"{__name__}.KVPressVideoChat", aliases=("kvpress-video",))
@@ -35,7 +35,9 @@ class KVPressVideoChat(lmms):
     is_simple = False
 
     def __init__(self, **arguments: Any) -> None:
-        """Args:
+        """Load the model.
+
+        Args:
             **arguments: the fields of `Options`, and settings of the method.
 
         Raises:
@@ -50,17 +52,17 @@ class KVPressVideoChat(lmms):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> KVPressVideoChat:
-        """From `"key=value,…"`, and behind it lmms-eval's own flags."""
+        """Make the model from `"key=value,…"` and lmms-eval's own flags."""
         from lmms_eval.utils import simple_parse_args_string
 
         return cls(**with_flags(simple_parse_args_string(arg_string), additional_config))
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The answers, in the order of the requests.
+        """Answer requests, in their order.
 
         Raises:
             VideoError: a request has no video, several, images, or a video that cannot be read.
-            KVPressVideoError: answers that are not greedy are asked for.
+            KVPressVideoError: a request asks for decoding that is not greedy.
         """
         answers = [""] * len(requests)
         for place, answer in self._answerer.answer([self._request(request) for request in requests]):
@@ -68,16 +70,20 @@ class KVPressVideoChat(lmms):
         return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
-        """Raises:
-        KVPressVideoError: always.
+        """Reject likelihood requests.
+
+        Raises:
+            KVPressVideoError: always.
         """
-        raise KVPressVideoError("kvpress_video gives no likelihoods: take tasks whose output_type is generate_until.")
+        raise KVPressVideoError("kvpress_video has no likelihoods: choose tasks whose output_type is generate_until.")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> NoReturn:
-        """Raises:
-        KVPressVideoError: always.
+        """Reject requests of several rounds.
+
+        Raises:
+            KVPressVideoError: always.
         """
-        raise KVPressVideoError("kvpress_video answers in one round: take tasks whose output_type is generate_until.")
+        raise KVPressVideoError("kvpress_video answers in one round: choose tasks whose output_type is generate_until.")
 
     def _request(self, request: Instance) -> Request:
         _, doc_to_messages, generation, document, task, split = request.args
@@ -96,16 +102,16 @@ class KVPressVideoChat(lmms):
 
 
 def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The parts of a message; one that is a plain string has one part.
+    """Return the parts of a message; a plain string is one text part.
 
     Raises:
-        VideoError: one is neither a text nor a video.
+        VideoError: a part is neither text nor video.
     """
     parts: list[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else [*content]
     for part in parts:
         if part["type"] not in ("text", "video"):
             raise VideoError(
-                f"kvpress_video reads text and one video, and the task has a part of type {part['type']!r}."
+                f"kvpress_video supports text and one video, and the task has a part of type {part['type']!r}."
             )
     return parts
 

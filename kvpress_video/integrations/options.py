@@ -1,4 +1,4 @@
-"""What the model arguments of an evaluation harness say."""
+"""Model arguments of evaluation harnesses."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What a harness's model arguments say.
+    """Model, compression and generation options of a harness's model arguments.
 
     Attributes:
-        pretrained: `"bundled"`, a folder or a hub name.
+        pretrained: `"bundled"`, or a folder or hub name.
         method, budget: as in `compress`; `"full"` needs no budget.
         settings: of the method.
         device, dtype, attention, device_map: as in `load`.
         stage, prefill, chunk, positions: as in `compress`.
         max_new_tokens: of an answer where the request sets no length.
         batch_size: questions about one video that are answered together and share its prefill.
-        frames, fps: video frames to take of a file in all, or per second; every one by default. Frames that come from
-            memory are all taken, as shown at `fps`.
+        frames, fps: video frames to sample from a file, in all or per second; every one by default. Frames in memory
+            are all used, at `fps` frames per second.
     """
 
     pretrained: str = BUNDLED
@@ -53,10 +53,10 @@ class Options:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
-        """The options among `given`; what is none of them is a setting of the method.
+        """Read model arguments; those that are not options are settings of the method.
 
         Raises:
-            UnknownNameError: neither an option nor a setting has that name, or a value is of another type.
+            UnknownNameError: an argument is neither an option nor a setting, or a value has the wrong type.
             BudgetError: the budget is missing or cannot be read.
         """
         known = {option.name for option in fields(cls)} - {"settings"}
@@ -78,22 +78,22 @@ class Options:
         return cls(**own, settings=settings)
 
     @property
-    def answers_differ_by(self) -> dict[str, Any]:
-        """The options that answers depend on; the others say where and how fast."""
-        where = ("device", "device_map", "batch_size")
-        return {name: value for name, value in asdict(self).items() if name not in where}
+    def determining_answers(self) -> dict[str, Any]:
+        """The options that answers depend on."""
+        others = ("device", "device_map", "batch_size")
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 def with_flags(arguments: Mapping[str, Any], flags: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Model arguments, and behind them the harness's own flags: a device, a batch size.
+    """Add the harness's own flags, such as a device or a batch size, to model arguments, which take precedence.
 
-    A CUDA device among the flags counts only where there is CUDA: lm-eval puts one there itself.
+    A CUDA device among the flags is ignored without CUDA: lm-eval sets it by default.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     if "device_map" in arguments:
         given.pop("device", None)
     if "device" not in arguments and str(given.get("device")).startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("There is no CUDA here, so %s is not used: the model runs on the CPU.", given.pop("device"))
+        logger.warning("CUDA is not available: %s is ignored, and the model runs on the CPU.", given.pop("device"))
     return {**given, **arguments}
 
 

@@ -63,7 +63,7 @@ class Section:
     """One model on one benchmark; figures are SVG text.
 
     Attributes:
-        model, benchmark: as cells spell them.
+        model, benchmark: as in the cells.
         cards: one per budget, largest first.
         groups: of clips, in order.
         tasks: in order, without `overall`; empty where there is only one.

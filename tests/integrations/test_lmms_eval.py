@@ -24,7 +24,7 @@ Docs = list[dict[str, Any]]
 
 
 class Lmms(ABC):
-    """What lmms-eval 0.7's base class asks for and gives."""
+    """The base class of lmms-eval 0.7, as far as it is used."""
 
     is_simple = True
 
@@ -43,7 +43,7 @@ class Lmms(ABC):
 
 @dataclass(frozen=True)
 class ModelManifest:
-    """What lmms-eval 0.7's registry takes."""
+    """A registry entry of lmms-eval 0.7."""
 
     model_id: str
     simple_class_path: str | None = None

@@ -1,4 +1,4 @@
-"""The report: who wins, what is drawn, and the page that holds it."""
+"""The report: rankings, figures and the page."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_of_equally_accurate_methods_the_smaller_wins_then_the_one_that_is_best_
     assert found.best.method == "c"
 
 
-def test_rivals_are_compared_on_the_same_questions() -> None:
-    """Against sums by hand."""
+def test_methods_are_compared_with_the_best_on_the_same_questions() -> None:
+    """Against sums done by hand."""
     scores = {
         ("a", "25%"): [1, 1, 1, 0],
         ("b", "25%"): [1, 0, 0, 0],
@@ -228,7 +228,7 @@ def test_a_figure_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 class Reader(HTMLParser):
-    """Ids, and whatever a browser would fetch."""
+    """Collects ids, tags, and everything a browser would fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ def test_the_page_says_who_wins_and_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r"@import|url\((?!#)|<link|<iframe", text)
 
 
-def test_what_others_wrote_is_shown_and_not_run(tmp_path: Path) -> None:
+def test_markup_in_names_is_escaped(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>&\"'"
     lines = [line(bad, mean=0.8, group=bad, model=bad, benchmark=bad), line("b", group=bad, model=bad, benchmark=bad)]
     failure = Failure(Cell(bad, "1%"), "clip", bad)
@@ -339,7 +339,7 @@ def test_the_page_says_what_the_figures_were_measured_with() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a sweep over two short clips of the world left behind."""
+    """A sweep over two short clips of the world."""
     world = "world:count=2,frames=8"
     cells = [Cell(method, budget, benchmark=world) for method in ("tar", "van") for budget in ("25%", "12.5%")]
     cells = [Cell("full", "100%", benchmark=world), *cells]

@@ -99,7 +99,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join)
 def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The report, opened; whatever it fetches or complains of fails the test."""
+    """The report, opened; requests and console messages fail the test."""
     size, scheme = request.param
     width, height = SIZES[size]
     opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

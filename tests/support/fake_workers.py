@@ -1,4 +1,4 @@
-"""Workers without models, for the executors' tests: they do what a plan says and write down what they did."""
+"""Workers without models, for tests of executors: they follow a plan and log their cells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Plan = dict[tuple[str, str], str]
 
 
 def tasks(clips: int = 4, cells: int = 3) -> list[Task]:
-    """Clips a, b, c, … with the cells m0, m1, m2, …"""
+    """Make a task per clip a, b, c, …, each with the cells m0, m1, m2, …"""
     question = Question("q", "How many?", "2", "count")
     return [
         Task(
@@ -41,27 +41,27 @@ def tasks(clips: int = 4, cells: int = 3) -> list[Task]:
 
 
 def done(cell: Cell, clip: str) -> Done:
-    """What every fake worker finds out about a cell that its plan does not name."""
+    """Make the outcome of a cell that the plan does not name."""
     measured = replace(MEASURED, video=clip, group="")
     return Done(cell, clip, measured, (Answered("q", "count", "", "", "<video>", f"{cell} on {clip}", "2", 1.0),))
 
 
 def expected(clips: int = 4, cells: int = 3) -> list[Outcome]:
-    """What `tasks` come to where nothing goes wrong."""
+    """Make the outcomes of `tasks` without failures."""
     return [done(cell, task.clip.name) for task in tasks(clips, cells) for cell in task.cells]
 
 
 def by_cell(outcomes: list[Outcome]) -> list[Outcome]:
-    """Sorted, so that lists of outcomes compare whatever order they came in."""
+    """Sort outcomes, so that lists compare independently of their order."""
     return sorted(outcomes, key=lambda outcome: (outcome.clip, outcome.cell.method))
 
 
 class Lost(BaseException):
-    """What death is to a worker of a `SimulatedPool`."""
+    """Raised where a worker of a `SimulatedPool` dies."""
 
 
 class Unreadable:
-    """Can be pickled, but not read again."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return int, ("not a number",)
@@ -82,7 +82,7 @@ class Fake:
     pid: int = field(default_factory=os.getpid)
 
     def run(self, task: Task) -> Iterator[Outcome]:
-        """One outcome per cell."""
+        """Yield one outcome per cell."""
         for cell in task.cells:
             clip = task.clip.name
             with (self.folder / "visits").open("a") as visits:
@@ -136,28 +136,28 @@ def _make(folder: Path, plan: Plan, device: str | None) -> Fake:
 
 
 def maker(folder: Path, plan: Plan | None = None) -> Callable[[str | None], Fake]:
-    """What executors make these workers by."""
+    """Make a factory of fake workers."""
     return partial(_make, folder, plan or {})
 
 
 def no_model(device: str | None) -> Fake:
-    """A maker that cannot make."""
+    """A factory that fails."""
     raise SweepError("There is no such model.")
 
 
 def lost(device: str | None) -> Fake:
-    """A maker that dies in a `SimulatedPool`."""
+    """A factory that dies in a `SimulatedPool`."""
     raise Lost
 
 
 def visits(folder: Path) -> list[tuple[str, str]]:
-    """The (method, clip) that workers came to, in order, those at which they died among them."""
+    """Read the (method, clip) of every cell that a worker started, in order."""
     lines = (folder / "visits").read_text().splitlines()
     return [(method, clip) for _, method, clip, *_ in map(str.split, lines)]
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Fails after five minutes."""
+    """Wait for a condition, and fail after five minutes."""
     end = time.monotonic() + 300
     while not true():
         assert time.monotonic() < end, "waited for five minutes"
@@ -165,11 +165,11 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 class SimulatedPool:
-    """Workers that live here and take turns by lot, so that what is kept account of can be tested without processes.
+    """Workers in this process that take turns at random, to test the scheduler without processes.
 
     Attributes:
-        most: workers that were there at once.
-        started: workers in all.
+        most: largest number of workers at a time.
+        started: number of workers started.
     """
 
     def __init__(self, make: Callable[[str | None], Any], seed: int) -> None:
@@ -178,7 +178,7 @@ class SimulatedPool:
         self.most = self.started = 0
 
     def start(self, slot: int) -> int:
-        """A new worker."""
+        """Start a worker."""
         inbox: deque[bytes] = deque()
         self.started += 1
         self._alive[self.started] = serve(self._make, f"slot {slot}", iter(inbox.popleft, None)), inbox
@@ -186,11 +186,11 @@ class SimulatedPool:
         return self.started
 
     def send(self, worker: int, task: bytes) -> None:
-        """Put it into the inbox."""
+        """Queue a task for a worker."""
         self._alive[worker][1].append(task)
 
     def wait(self, workers: Collection[int]) -> Iterator[tuple[int, Event]]:
-        """One event of some of them."""
+        """Yield one event of some of the workers."""
         for worker in self._random.sample(sorted(workers), self._random.randint(1, len(workers))):
             try:
                 yield worker, unpack(next(self._alive[worker][0]))
@@ -198,10 +198,10 @@ class SimulatedPool:
                 yield worker, Died("died with signal 9", MEMORY_HINT)
 
     def end(self, workers: Collection[int]) -> None:
-        """Forget them."""
+        """Remove workers."""
         for worker in workers:
             del self._alive[worker]
 
     def alive(self) -> int:
-        """How many there are."""
+        """Return the number of workers."""
         return len(self._alive)

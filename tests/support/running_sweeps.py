@@ -1,4 +1,4 @@
-"""How far a sweep is that somebody else runs."""
+"""Progress of a sweep that another process runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def answered(folder: Path) -> int:
-    """Cells × clips that have their answers by now."""
+    """Count the cells × clips that have answers."""
     file = folder / "sweep.sqlite"
     if not file.exists():
         return 0

@@ -18,7 +18,7 @@ TASKS = ("needle", "order", "persistent")
 
 
 def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) -> SummaryRow:
-    """A row with some accuracy, ±.05, and costs that follow its ratio."""
+    """Make a row with a mean accuracy, ±.05, and costs that follow its ratio."""
     ratio = changes.get("ratio", BUDGETS.get(budget, 1.0))
 
     def accuracy(value: float) -> Interval:
@@ -54,12 +54,12 @@ def line(method: str, budget: str = "25%", mean: float = 0.5, **changes: Any) ->
 
 
 def whole(mean: float = 1.0, **changes: Any) -> SummaryRow:
-    """The full cache."""
+    """Make a row of the full cache."""
     return line("full", "100%", mean, **{"ratio": 1.0, "difference": None, "retention": None} | changes)
 
 
 def unmeasured(method: str, budget: str, **changes: Any) -> SummaryRow:
-    """A cell without answers."""
+    """Make a row of a cell without answers."""
     costs = dict.fromkeys(("entries", "ratio", "bytes", "peak_bytes", "full_bytes", "prefill_seconds"), math.nan)
     none: dict[str, Any] = {"accuracies": {}, "difference": None, "retention": None, "questions": 0, "clips": 0}
     times = dict.fromkeys(("compress_seconds", "answer_seconds"), math.nan)
@@ -67,7 +67,7 @@ def unmeasured(method: str, budget: str, **changes: Any) -> SummaryRow:
 
 
 def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), **changes: Any) -> list[SummaryRow]:
-    """Every method at every budget: each later method is better, and all fall with the budget."""
+    """Make every method at every budget: each later method is better, and all fall with the budget."""
     found = []
     for number, group in enumerate(groups):
         found.append(whole(0.98, group=group, **changes))
@@ -79,7 +79,7 @@ def sweep(methods: Sequence[str], groups: Sequence[str] = ("still", "moving"), *
 
 
 def against(best: str, lines: Sequence[SummaryRow], half: float = 0.02) -> list[SummaryRow]:
-    """The same rows compared with the best one at their budget and group."""
+    """Compare rows with the best one at their budget and group."""
     means = {(each.group, each.budget): each.accuracies["overall"].mean for each in lines if each.method == best}
     found = []
     for each in lines:
@@ -90,7 +90,7 @@ def against(best: str, lines: Sequence[SummaryRow], half: float = 0.02) -> list[
 
 
 def overlay(methods: Sequence[str] = ("tar", "van"), frames: int = 12, shown: int = 4) -> Overlay:
-    """An overlay of noise."""
+    """Make an overlay of noise."""
     draw = np.random.default_rng(0)
     chosen = np.linspace(0, frames - 1, shown).round().astype(np.int64)
     pictures = draw.integers(0, 256, (shown, 24, 32, 3), dtype=np.uint8)

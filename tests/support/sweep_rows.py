@@ -1,4 +1,4 @@
-"""Rows of sweeps that nobody ran."""
+"""Rows of imaginary sweeps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Score = Callable[[int, int], float | None]
 
 
 def remeasured(measured: Measured, cell: Cell | None = None, **changes: Any) -> Measured:
-    """Change fields of a measurement and of its report, by column, and let it be of a cell."""
+    """Change columns of a measurement, and the cell that its report names."""
     report = {name: changes.pop(name) for name in REPORTED if name in changes}
     if cell is not None:
         report |= {"method": cell.method, "asked": cell.budget}
@@ -75,11 +75,11 @@ ODD = remeasured(
     versions={"python": "3.12", "torch": "2.13"},
     revision=None,
 )
-"""Values that a file may not give back as they were."""
+"""Values that are hard to store exactly."""
 
 
 def done(cell: Cell, clip: int, score: Score, tasks: tuple[str, ...] = TASKS, **measured: Any) -> Done:
-    """One question per task about a clip named after its seed and number."""
+    """Make a finished cell on a clip named after seed and number, with one question per task."""
     name = f"{cell.seed}-{clip:03}.mp4"
     answers = tuple(
         Answered(str(number), task, "", "", f"<video> {task}?", "red", "red", score(clip, number))
@@ -89,5 +89,5 @@ def done(cell: Cell, clip: int, score: Score, tasks: tuple[str, ...] = TASKS, **
 
 
 def rows(cell: Cell, score: Score, clips: int = 6, tasks: tuple[str, ...] = TASKS, **measured: Any) -> list[Row]:
-    """Of several clips."""
+    """Make the rows of several clips."""
     return [row for clip in range(clips) for row in done(cell, clip, score, tasks, **measured).rows]

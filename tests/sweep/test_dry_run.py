@@ -1,4 +1,4 @@
-"""What a grid is said to come to, against what it does come to."""
+"""The dry run: its counts and sizes, against real runs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_clips_questions_and_answers_are_counted(asked: Estimate) -> None:
     assert {work.max_new_tokens for work in asked.workloads} == {BENCHMARKS.get("world").max_new_tokens}
 
 
-def test_what_a_store_holds_is_counted_once_and_only_if_it_is_asked_for(asked: Estimate) -> None:
+def test_finished_cells_of_the_grid_are_counted_once(asked: Estimate) -> None:
     assert asked.done == 5
     assert [work.done for work in asked.workloads] == [5, 0]
 
@@ -157,7 +157,7 @@ CELLS = [("full", "100%"), ("tar", "50%"), ("van", "50%"), ("tar", "48"), ("van"
 
 
 @pytest.mark.parametrize("setup", [Setup(batch=3), Setup(batch=3, prefill="whole"), Setup(batch=3, stage="input")])
-def test_a_video_passes_through_the_model_as_often_as_is_said(
+def test_a_video_passes_through_the_model_as_often_as_estimated(
     prompted: Prompted, adapter: Adapter, setup: Setup
 ) -> None:
     methods = CELLS if setup.stage == "cache" else [("random", "100%"), ("random", "50%")]
@@ -275,7 +275,7 @@ def test_a_benchmark_that_cannot_make_clips_says_so() -> None:
         estimate(make_grid(methods="tar", budgets="25%", benchmarks="world:count=0"))
 
 
-def test_the_text_names_every_cell_and_says_what_is_measured(asked: Estimate) -> None:
+def test_the_text_lists_every_cell_and_what_is_measured(asked: Estimate) -> None:
     said = text(asked)
     lines = [line.split() for line in said.splitlines()]
     assert ["full", "100%"] in lines
@@ -308,7 +308,7 @@ def test_what_is_done_is_looked_up_in_the_folder(tmp_path: Path) -> None:
     assert "done already" not in describe(grid.replaced(seeds=1), tmp_path)
 
 
-def test_the_prefill_that_cells_share_is_said_to_stay_in_memory() -> None:
+def test_the_memory_of_shared_prefills_is_noted() -> None:
     grid = Grid(("tar", "van"), ("25%",), benchmarks=("world:count=2,frames=4",))
     assert "Each prefill that cells share holds up to" in text(estimate(grid))
     assert "Each prefill that cells share" not in text(estimate(grid.replaced(reuse=False)))

@@ -1,4 +1,4 @@
-"""Tasks are run to the end by whatever runs them, whoever dies on the way, and nobody is left behind."""
+"""Every executor finishes its tasks, whichever workers die, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HERE = Path(__file__).parents[1] / "support"
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """Its living children that run tasks: not multiprocessing's own helper."""
+    """Return the living children that run tasks, without multiprocessing's own helpers."""
     children = []
     for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -47,32 +47,32 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.fixture(autouse=True)
-def _nobody_left() -> Iterator[None]:
+def _no_worker_left() -> Iterator[None]:
     yield
     assert workers_of(psutil.Process()) == []
 
 
 @pytest.fixture(params=EXECUTORS)
 def executor(request: pytest.FixtureRequest) -> Callable[..., Executor]:
-    """Each that needs nothing installed."""
+    """Each executor without extra requirements."""
     return EXECUTORS[request.param]
 
 
 def test_every_cell_has_its_outcome_and_a_failed_cell_ends_nothing(executor: Callable, tmp_path: Path) -> None:
-    """The outcomes, as a set, do not tell who ran the tasks."""
+    """The outcomes are independent of the executor."""
     failed = Failure(Cell("m1", "10%"), "b", "ValueError: this cell alone")
     wanted = [failed if (o.clip, o.cell.method) == ("b", "m1") else o for o in expected()]
     assert by_cell(list(executor(maker(tmp_path, {("m1", "b"): "fail"})).run(tasks()))) == wanted
 
 
 def test_no_tasks_need_no_worker(executor: Callable, tmp_path: Path) -> None:
-    """Nothing is started for nothing."""
+    """No worker is started."""
     assert list(executor(maker(tmp_path)).run([])) == []
     assert not (tmp_path / "made").exists()
 
 
-def test_tasks_are_taken_when_they_are_dealt(executor: Callable, tmp_path: Path) -> None:
-    """So an endless iterable of clips that are made on the way is fine."""
+def test_tasks_are_taken_when_they_are_assigned(executor: Callable, tmp_path: Path) -> None:
+    """So clips can be generated on the way."""
     taken: list[Task] = []
 
     def endless() -> Iterator[Task]:
@@ -90,7 +90,7 @@ def test_tasks_are_taken_when_they_are_dealt(executor: Callable, tmp_path: Path)
 
 
 def test_killed_processes_change_nothing(tmp_path: Path) -> None:
-    """What they had finished stands, the rest is done by others; a cell that three die at is a failure."""
+    """Finished cells stand, the rest is run by others, and a cell at which three workers died is a failure."""
     wanted = expected()
     died = "worker died with signal 9 three times; probably out of memory: use fewer workers"
     wanted[7] = Failure(Cell("m1", "10%"), "c", died)
@@ -101,8 +101,8 @@ def test_killed_processes_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_whoever_dies_wherever(seed: int, tmp_path: Path) -> None:
-    """Every cell has one outcome, a failure where workers always die; nothing is done twice but what a death undid."""
+def test_workers_may_die_anywhere(seed: int, tmp_path: Path) -> None:
+    """Every cell has one outcome, a failure where workers always die; only unfinished cells are run again."""
     random = Random(seed)
     turns = [(o.cell.method, o.clip) for o in expected(5, 4)]
     plan = {turn: random.choice(["done", "done", "fail", "lost once", "lost"]) for turn in turns}
@@ -134,8 +134,8 @@ def test_whoever_dies_wherever(seed: int, tmp_path: Path) -> None:
         (signal.raise_signal, signal.SIGKILL, Died("died with signal 9", MEMORY_HINT)),
     ],
 )
-def test_how_a_process_ended_is_told(target: Callable, argument: int, died: Died) -> None:
-    """Only what the system kills has probably used too much memory."""
+def test_the_end_of_a_process_is_described(target: Callable, argument: int, died: Died) -> None:
+    """Only SIGKILL hints at too little memory."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(argument,))
@@ -144,20 +144,20 @@ def test_how_a_process_ended_is_told(target: Callable, argument: int, died: Died
     assert processes._next_event(processes._Child(process, ours)) == died
 
 
-def test_a_maker_that_raises_ends_the_sweep_with_its_error(executor: Callable) -> None:
-    """It would raise for ever."""
+def test_a_factory_that_raises_ends_the_sweep_with_its_error(executor: Callable) -> None:
+    """Another attempt would raise again."""
     with pytest.raises(SweepError, match="There is no such model"):
         list(executor(fake_workers.no_model).run(tasks()))
 
 
-def test_a_maker_that_cannot_be_sent_is_named() -> None:
+def test_a_factory_that_cannot_be_pickled_is_named() -> None:
     """Before anything is started."""
     with pytest.raises(SweepError, match=r"Workers cannot be made in other processes.*lambda"):
         list(Processes(lambda device: fake_workers.no_model(device), 2).run(tasks()))
 
 
-def test_they_may_die_thrice_but_not_in_a_row(tmp_path: Path) -> None:
-    """One that became ready is the end of a row."""
+def test_failed_starts_count_only_in_a_row(tmp_path: Path) -> None:
+    """A worker that becomes ready resets the count."""
     good = maker(tmp_path, {("m0", "a"): "lost once"})
     starts = iter([lost, lost, good, lost, lost, good])
 
@@ -169,8 +169,8 @@ def test_they_may_die_thrice_but_not_in_a_row(tmp_path: Path) -> None:
     assert list(run_tasks(Changing(good, 0), 1, tasks(1))) == expected(1)
 
 
-def test_three_false_starts_in_a_row_end_the_sweep() -> None:
-    """Of whichever workers, and none is left."""
+def test_three_failed_starts_in_a_row_end_the_sweep() -> None:
+    """Of any workers; none is left."""
     pool = SimulatedPool(lost, 0)
     with pytest.raises(SweepError, match="three in a row died with signal 9"):
         list(run_tasks(pool, 2, tasks()))
@@ -190,7 +190,7 @@ def test_three_false_starts_in_a_row_end_the_sweep() -> None:
     ],
 )
 def test_a_worker_that_is_wrong_is_a_clear_error(what: str, kind: type, message: str, tmp_path: Path) -> None:
-    """Neither a hang nor a cell that is silently missing; what came before is not lost."""
+    """Not a hang, nor a missing cell; earlier outcomes are not lost."""
     pool = SimulatedPool(maker(tmp_path, {("m1", "a"): what}), 0)
     outcomes = run_tasks(pool, 2, tasks(1))
     assert next(outcomes) == done(Cell("m0", "10%"), "a")
@@ -201,7 +201,7 @@ def test_a_worker_that_is_wrong_is_a_clear_error(what: str, kind: type, message:
 
 @pytest.mark.parametrize(("what", "message"), [("raise", "ValueError: a bug"), ("unpicklable", "pickle|lambda")])
 def test_a_process_that_is_wrong_is_a_clear_error(what: str, message: str, tmp_path: Path) -> None:
-    """With its own traceback as the cause."""
+    """The cause holds the traceback of the worker."""
     with pytest.raises(SweepError, match=message) as caught:
         list(Processes(maker(tmp_path, {("m1", "a"): what}), 1).run(tasks(1)))
     assert "Traceback" in str(caught.value.__cause__)
@@ -209,14 +209,14 @@ def test_a_process_that_is_wrong_is_a_clear_error(what: str, message: str, tmp_p
 
 
 @pytest.mark.parametrize(("what", "message"), [("skip", "no outcome for m1 10% on a"), ("twice", "not asked for")])
-def test_a_wrong_worker_is_found_out_in_process_too(what: str, message: str, tmp_path: Path) -> None:
-    """The same account is kept."""
+def test_a_wrong_worker_is_detected_in_process_too(what: str, message: str, tmp_path: Path) -> None:
+    """The same checks apply."""
     with pytest.raises(SweepError, match=message):
         list(InProcess(maker(tmp_path, {("m1", "a"): what})).run(tasks(1)))
 
 
-def test_an_error_of_the_tasks_themselves_ends_everybody(tmp_path: Path) -> None:
-    """A clip that cannot be made is the sweep's error."""
+def test_an_error_of_the_tasks_iterable_ends_all_workers(tmp_path: Path) -> None:
+    """Such as a clip that cannot be made."""
     pool = SimulatedPool(maker(tmp_path), 0)
 
     def clips() -> Iterator[Task]:
@@ -228,8 +228,8 @@ def test_an_error_of_the_tasks_themselves_ends_everybody(tmp_path: Path) -> None
     assert pool.alive() == 0
 
 
-def test_workers_have_their_share_and_none_is_left_after_closing_early(tmp_path: Path) -> None:
-    """Each has a device and its share of the cores; what it is at when it is no longer wanted does not matter."""
+def test_workers_share_cores_and_devices_and_end_when_closed_early(tmp_path: Path) -> None:
+    """Even in the middle of a cell."""
     plan = {("m1", clip): "hang" for clip in "ab"}
     outcomes = Processes(maker(tmp_path, plan), 2, ("cuda:0", "cuda:1")).run(tasks(2))
     assert by_cell([next(outcomes), next(outcomes)]) == [done(Cell("m0", "10%"), clip) for clip in "ab"]
@@ -241,8 +241,8 @@ def test_workers_have_their_share_and_none_is_left_after_closing_early(tmp_path:
     assert {device for *_, device, _ in lines} == {"cuda:0", "cuda:1"}
 
 
-def test_a_replacement_takes_the_place_of_the_lost(tmp_path: Path) -> None:
-    """So two workers never share a device while another has none."""
+def test_a_replacement_takes_the_slot_of_the_dead_worker(tmp_path: Path) -> None:
+    """So two workers never share a device while another is idle."""
     plan = {("m1", clip): "lost once" for clip in "abcd"}
     list(run_tasks(SimulatedPool(maker(tmp_path, plan), 0), 2, tasks()))
     assert {" ".join(line.split()[1:]) for line in (tmp_path / "made").read_text().splitlines()} == {
@@ -253,7 +253,7 @@ def test_a_replacement_takes_the_place_of_the_lost(tmp_path: Path) -> None:
 
 @contextmanager
 def a_parent(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own group whose two workers hang in their second cell."""
+    """Run a parent process, in its own group, whose two workers hang in their second cell."""
     script = folder / "parent.py"
     script.write_text(
         textwrap.dedent(
@@ -281,7 +281,7 @@ def a_parent(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def workers_at_work(parent: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Both workers, once both have given an outcome."""
+    """Return both workers, once both have returned an outcome."""
     assert parent.stdout
     assert [parent.stdout.readline(), parent.stdout.readline()] == ["m0 10%\n", "m0 10%\n"]
     workers = workers_of(psutil.Process(parent.pid))
@@ -303,8 +303,8 @@ except KeyboardInterrupt:
 """
 
 
-def test_children_are_deaf_to_ctrl_c_and_end_when_the_parent_is_killed(tmp_path: Path) -> None:
-    """They see to it themselves: a killed parent cannot."""
+def test_children_ignore_ctrl_c_and_end_when_the_parent_is_killed(tmp_path: Path) -> None:
+    """A killed parent cannot end them."""
     with a_parent(tmp_path, PRINT) as parent:
         workers = workers_at_work(parent)
         for worker in workers:
@@ -321,7 +321,7 @@ def test_children_are_deaf_to_ctrl_c_and_end_when_the_parent_is_killed(tmp_path:
 
 
 def test_ctrl_c_is_the_parent_s_alone(tmp_path: Path) -> None:
-    """The whole group gets it, as from a terminal: the parent ends its children, which say nothing."""
+    """The whole group receives it, as from a terminal; the parent ends its children, which print nothing."""
     with a_parent(tmp_path, CATCH) as parent:
         workers = workers_at_work(parent)
         os.killpg(parent.pid, signal.SIGINT)
@@ -330,8 +330,8 @@ def test_ctrl_c_is_the_parent_s_alone(tmp_path: Path) -> None:
         wait_until(lambda: not any(worker.is_running() for worker in workers))
 
 
-def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defaults follow the machine."""
+def test_executors_are_chosen_by_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By GPUs and cores."""
     make = maker(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("kvpress_video.sweep.run.executors.cores", lambda: 8)
@@ -360,13 +360,13 @@ def test_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_wrong_choice(how: dict, kind: type, message: str, tmp_path: Path) -> None:
-    """Is named."""
+    """The error names it."""
     with pytest.raises(kind, match=message):
         choose(maker(tmp_path), **how)
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, not after clips were made."""
+    """Before any clip is made."""
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(KVPressVideoError, match=r"pip install 'kvpress-video\[ray\]'"):
         choose(maker(tmp_path), "ray")

@@ -1,4 +1,4 @@
-"""The gate of a build: what it catches, what it lets through, and what it says."""
+"""The CI gate: detected regressions, false alarms, and its reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def data(found: Sequence[Row], name: str = "new", **parts: Any) -> SweepData:
 
 
 class Sweeper:
-    """Answers as a seeded model gives them; reruns differ in a few that were near a tie."""
+    """Simulates the answers of a model; reruns differ in a few that were near a tie."""
 
     def __init__(self, seed: int, cells: Sequence[Cell] = CELLS, clips: int = CLIPS) -> None:
         self.draw = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ class Sweeper:
         }
 
     def run(self, flips: float = 0.01, worse: Cell | None = None, loss: float = 0.0, order: bool = False) -> list[Row]:
-        """One sweep; `worse` loses a share of what it gets right."""
+        """Make the rows of a sweep in which the cell `worse` loses a fraction of its right answers."""
 
         def score(cell: Cell) -> Score:
             def one(clip: int, number: int) -> float:
@@ -109,7 +109,7 @@ def test_the_order_of_the_answers_changes_nothing() -> None:
 
 
 def test_equally_good_sweeps_are_red_in_less_than_one_of_twenty_cases() -> None:
-    """Both sides draw a fifth of their answers anew: far more than a rerun does."""
+    """Both sweeps redraw a fifth of their answers: far more than a rerun does."""
     sweeper = Sweeper(3, CELLS[1:], clips=24)
     red = [not compare_sweeps(data(sweeper.run(0.2), "base"), data(sweeper.run(0.2))).green for _ in range(60)]
     assert sum(red) / len(red) <= 0.05
@@ -161,7 +161,7 @@ def thirds(clip: int, number: int) -> float:
 
 @pytest.mark.parametrize(("keep", "verdict"), [(1.0, "fell"), (0.95, "fell"), (0.8, "tolerated")])
 def test_what_must_be_kept_is_a_share_of_the_bases_accuracy(keep: float, verdict: str) -> None:
-    """One of eight answers falls: 87.5% are kept, which is more than 80% and significantly less than 95%."""
+    """One of eight right answers is lost: 87.5% are kept, more than 80% and significantly less than 95%."""
     base = rows(TAR, lambda *_: 1.0, 200, TASKS[:1])
     new = rows(TAR, lambda clip, number: float(clip % 8 > 0), 200, TASKS[:1])
     gate = compare_sweeps(data(base, "base"), data(new), keep)
@@ -172,7 +172,7 @@ def test_what_must_be_kept_is_a_share_of_the_bases_accuracy(keep: float, verdict
     assert overall.retention.mean == pytest.approx(overall.new.mean / overall.base.mean)
 
 
-def test_green_on_few_questions_says_what_it_could_not_have_seen() -> None:
+def test_green_on_few_questions_states_the_detectable_fall() -> None:
     base = rows(TAR, thirds, 5, TASKS[:2])
     gate = compare_sweeps(data(base, "base"), data(base))
     assert gate.green
@@ -261,7 +261,7 @@ def test_other_questions_are_not_compared(name: str) -> None:
         ({"bytes": 4096}, "tar 25% holds +100% bytes"),
     ],
 )
-def test_what_differs_beside_the_code_is_named(values: dict[str, Any], warning: str) -> None:
+def test_conditions_that_differ_are_named(values: dict[str, Any], warning: str) -> None:
     base = rows(TAR, thirds)
     gate = compare_sweeps(data(base, "base"), data(changed(base, "measured", **values)))
     assert warning in gate.warnings

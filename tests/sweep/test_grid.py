@@ -1,4 +1,4 @@
-"""Grids: from YAML, from Python and from flags; their cells; and what is said of those that cannot be run."""
+"""Grids from YAML, Python and flags, their cells, and errors in them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def refusal(folder: Path, text: str) -> str:
-    """What is said of a file, its folder left out."""
+    """Return the error for a file, without its folder."""
     with pytest.raises(SweepError) as caught:
         read_grid(written(folder, text))
     return str(caught.value).replace(f"{folder}/", "")

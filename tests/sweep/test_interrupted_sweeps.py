@@ -1,4 +1,4 @@
-"""Sweeps that are killed, again and again: what is resumed ends as what was never disturbed."""
+"""A sweep that is killed repeatedly and resumed ends with the rows of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
 
 def kill_after(command: list[str], folder: Path, more: int, whole_group: bool) -> bool:
-    """Run a command and kill it once that many more are answered; whether it was still running."""
+    """Run a command, kill it after some more answers, and return whether it was still running."""
     wanted = answered(folder) + more
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while running.poll() is None and answered(folder) < wanted:
@@ -42,7 +42,7 @@ def kill_after(command: list[str], folder: Path, more: int, whole_group: bool) -
 
 
 def contents(folder: Path) -> list[tuple]:
-    """Everything but times, and whether a prefill was shared, in order."""
+    """Return everything but times and shared prefills, in order."""
     with Store(folder) as store:
         assert not store.failures()
         rows = store.rows()
@@ -50,7 +50,7 @@ def contents(folder: Path) -> list[tuple]:
 
 
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:
-    """The sweep is killed with all its processes, or alone; then its workers end by themselves."""
+    """With all its processes, or alone; then its workers end by themselves."""
     file, folder = tmp_path / "grid.yaml", tmp_path / "killed"
     file.write_text(GRID)
     command = [sys.executable, "-m", "kvpress_video.cli", "sweep", str(file), "--out", str(folder), "--resume"]

@@ -1,4 +1,4 @@
-"""A real sweep whose worker is killed midway, by local processes and by Ray: the rows are those of one process."""
+"""A real sweep, on processes and on Ray, of which a worker is killed midway has the rows of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def busiest(names: tuple[str, ...]) -> int:
-    """The process below this one that has worked most, among those whose command line holds one of the names."""
+    """Return the child process with the most CPU time, among those whose command line holds one of the names."""
     below = psutil.Process(os.getpid()).children(recursive=True)
     found = [child for child in below if any(name in " ".join(child.cmdline()) for name in names)]
     return max(found, key=lambda child: sum(child.cpu_times()[:2])).pid

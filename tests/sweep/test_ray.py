@@ -1,4 +1,4 @@
-"""On Ray, tasks come to the same as here, whichever actors are lost, and nothing that was running before ends."""
+"""Ray gives the same outcomes as processes, whichever actors are lost, and leaves a running Ray alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ray: Any = pytest.importorskip("ray", reason="Ray is not installed")
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable_there() -> Iterator[None]:
-    """Ray's processes import what pickles name; the tests' folder is no package."""
+    """Let Ray's processes import the test support that pickles refer to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
             "PYTHONPATH",
@@ -37,14 +37,14 @@ def _importable_there() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray of two cores that this process was connected to before."""
+    """A Ray of two cores that this process is already connected to."""
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
 
-def test_the_same_outcomes_as_here_whoever_is_lost(cluster: None, tmp_path: Path) -> None:
-    """A lost actor's rest is done by another; a cell that fails, or that three actors die at, ends nothing."""
+def test_the_outcomes_are_the_same_whichever_actors_are_lost(cluster: None, tmp_path: Path) -> None:
+    """The rest of a lost actor's task is run by another; failed cells do not stop the others."""
     plan = {("m1", "a"): "die once", ("m1", "b"): "fail", ("m2", "c"): "die"}
     outcomes = by_cell(list(OnRay(maker(tmp_path, plan), workers=2).run(tasks())))
     wanted = expected()
@@ -57,13 +57,13 @@ def test_the_same_outcomes_as_here_whoever_is_lost(cluster: None, tmp_path: Path
     assert ray.is_initialized()
 
 
-def test_more_workers_than_cores_or_tasks_wait_and_are_not_waited_for(cluster: None, tmp_path: Path) -> None:
-    """Actors for which the cluster has no room hold no task back."""
+def test_surplus_workers_do_not_block(cluster: None, tmp_path: Path) -> None:
+    """Actors that cannot be scheduled hold no task."""
     assert by_cell(list(OnRay(maker(tmp_path), workers=5).run(tasks(3)))) == expected(3)
 
 
 def test_closing_early_ends_the_actors_and_their_tasks(cluster: None, tmp_path: Path) -> None:
-    """Whatever they are at."""
+    """Even in the middle of a cell."""
     outcomes = OnRay(maker(tmp_path, {("m1", clip): "hang" for clip in "abcd"}), workers=2).run(tasks())
     assert next(outcomes).cell == Cell("m0", "10%")
     outcomes.close()
@@ -72,13 +72,13 @@ def test_closing_early_ends_the_actors_and_their_tasks(cluster: None, tmp_path: 
 
 
 def test_no_tasks_need_no_actor(cluster: None, tmp_path: Path) -> None:
-    """Nothing is started for nothing."""
+    """No actor is started."""
     assert list(OnRay(maker(tmp_path)).run([])) == []
     assert not (tmp_path / "made").exists()
 
 
 def test_a_worker_that_is_wrong_is_a_clear_error(cluster: None, tmp_path: Path) -> None:
-    """The same as of a process, with its traceback."""
+    """As with a process, including the traceback."""
     outcomes = OnRay(maker(tmp_path, {("m1", "a"): "unpicklable"}), workers=1).run(tasks(1))
     assert next(outcomes) == done(Cell("m0", "10%"), "a")
     with pytest.raises(SweepError, match=r"outside of any cell: .*(pickle|lambda)") as caught:
@@ -86,22 +86,22 @@ def test_a_worker_that_is_wrong_is_a_clear_error(cluster: None, tmp_path: Path) 
     assert "scheduler.py" in str(caught.value.__cause__)
 
 
-def test_a_maker_that_raises_ends_the_sweep_with_its_error(cluster: None) -> None:
-    """It would raise for ever."""
+def test_a_factory_that_raises_ends_the_sweep_with_its_error(cluster: None) -> None:
+    """Another attempt would raise again."""
     with pytest.raises(SweepError, match="There is no such model"):
         list(OnRay(fake_workers.no_model, workers=1).run(tasks()))
 
 
 def test_another_address_than_the_one_connected_to_is_an_error(cluster: None, tmp_path: Path) -> None:
-    """The work would be done on the wrong cluster."""
+    """Tasks would run on the wrong cluster."""
     with pytest.raises(SweepError, match=r"connected to Ray at .*got 'other:6379'"):
         list(OnRay(maker(tmp_path), "other:6379").run(tasks(1)))
     here = ray.get_runtime_context().gcs_address
     assert list(OnRay(maker(tmp_path), here).run([])) == []
 
 
-def test_a_device_of_its_own(tmp_path: Path) -> None:
-    """Ray numbers the GPUs."""
+def test_a_numbered_device_is_refused(tmp_path: Path) -> None:
+    """Ray assigns the GPUs."""
     with pytest.raises(SweepError, match="'cuda:1'"):
         choose(maker(tmp_path), "ray", device="cuda:1")
     make = maker(tmp_path)
@@ -110,7 +110,7 @@ def test_a_device_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{free}", "nobody.invalid:6379", "nonsense", "head:port"])
 def test_a_wrong_address_is_named(address: str, tmp_path: Path) -> None:
-    """Soon: Ray itself would try for minutes."""
+    """Quickly: Ray itself would retry for minutes."""
     if ray.is_initialized():
         ray.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -119,8 +119,8 @@ def test_a_wrong_address_is_named(address: str, tmp_path: Path) -> None:
         list(OnRay(maker(tmp_path), address).run(tasks(1)))
 
 
-def test_a_ray_of_its_own_ends_with_the_run(tmp_path: Path) -> None:
-    """Started for the tasks, gone after them."""
+def test_a_ray_started_for_a_run_ends_with_it(tmp_path: Path) -> None:
+    """It is not left running."""
     if ray.is_initialized():
         ray.shutdown()
     assert by_cell(list(choose(maker(tmp_path), "ray", address="local").run(tasks(2)))) == expected(2)

@@ -36,7 +36,7 @@ def test_questions_that_agree_within_a_cluster_count_once() -> None:
 
 
 @pytest.mark.parametrize(("share", "alike"), [(0.75, 2.0), (0.9, 5.0), (0.4, 20.0)])
-def test_intervals_cover_the_truth_about_as_often_as_they_say(share: float, alike: float) -> None:
+def test_intervals_have_their_nominal_coverage(share: float, alike: float) -> None:
     """Beta-binomial clusters: each clip has its own difficulty."""
     draw = np.random.default_rng(0)
     clusters = np.repeat(np.arange(32), 8).tolist()
@@ -307,12 +307,12 @@ def test_holms_correction_done_by_hand() -> None:
     assert holm([]) == []
 
 
-def test_what_is_said_to_be_detectable_is_detected_four_times_in_five() -> None:
+def test_the_detectable_difference_is_detected_four_times_in_five() -> None:
     draw = np.random.default_rng(11)
     clusters = {number: number // 4 for number in range(240)}
 
     def run(drop: float) -> tuple[dict[int, bool], dict[int, bool]]:
-        """Reruns flip one answer in twenty; `drop` of the right ones are lost on top."""
+        """Flip one answer in twenty, as reruns do, and lose the fraction `drop` of the right ones."""
         base = draw.random(240) < draw.beta(14, 6, 60).repeat(4)
         new = np.where(draw.random(240) < 0.05, ~base, base)
         new &= draw.random(240) >= drop
@@ -325,7 +325,7 @@ def test_what_is_said_to_be_detectable_is_detected_four_times_in_five() -> None:
     assert 0.7 < seen < 0.9
 
 
-def test_where_nothing_differed_yet_little_is_not_taken_for_certain() -> None:
+def test_equal_answers_on_few_questions_can_hide_a_difference() -> None:
     """One answer of ten may well fall: no test could tell."""
     answers, clusters = dict.fromkeys(range(10), True), {number: number for number in range(10)}
     assert 0.3 < detectable(compare(pair(answers, answers, clusters))) < 0.9

@@ -1,4 +1,4 @@
-"""The store of a sweep: what goes in comes out, whoever writes, whatever kills the writer, whatever the file holds."""
+"""The store of a sweep: round trips, concurrent and killed writers, damaged files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MEASURED = remeasured(
 
 
 def done(cell: Cell, clip: str, word: str = "red", questions: int = QUESTIONS, **facts: Any) -> Done:
-    """Questions are numbered downwards, so that their order is not that of their names."""
+    """Number questions downwards, so that their order is not that of their names."""
     answers = tuple(
         Answered(str(questions - n), "needle", "", "", f"<video>\n'{n}' | ü\0\r\n", f"{word} {n}", "red", n / 7 or None)
         for n in range(questions)
@@ -120,7 +120,7 @@ def test_the_view_has_the_columns_of_every_export_with_json_in_it(tmp_path: Path
 
 
 def test_the_columns_are_those_of_every_store_of_this_format(tmp_path: Path) -> None:
-    """A change of them needs another format, or stores written before cannot be opened."""
+    """Changing them needs a new format, or earlier stores cannot be opened."""
     Store(tmp_path, plan()).close()
     found = {
         table: [
@@ -284,7 +284,7 @@ def filled(folder: Path, cells: int = 40) -> Path:
 
 
 def both_ways(folder: Path, match: str) -> None:
-    """The error comes to whoever reads and whoever writes, and the file stays as it is."""
+    """Readers and writers get the error, and the file stays as it is."""
     before = (folder / FILE).read_bytes()
     with pytest.raises(SweepError, match=match):
         Store(folder).rows()
@@ -390,7 +390,7 @@ MANY = [Cell("tar", str(n)) for n in range(1, 501)]
 
 
 def whole(folder: Path) -> int:
-    """How many cells and clips are in a store, all of them with all their answers."""
+    """Count the cells × clips of a store, and check that each has all its answers."""
     assert raw(folder, "PRAGMA integrity_check") == [("ok",)]
     assert raw(folder, "PRAGMA foreign_key_check") == []
     counts = Counter(raw(folder, "SELECT method, budget, clip FROM rows"))
@@ -458,7 +458,7 @@ def _write_until_killed(folder: Path) -> None:
 
 
 def _measured(folder: Path) -> int:
-    """Cells × clips in a store that somebody writes to, 0 where it is not there yet."""
+    """Count the cells × clips of a store that another process writes to; 0 before it exists."""
     try:
         with closing(sqlite3.connect(f"file:{folder / FILE}?mode=ro", uri=True)) as db:
             return int(db.execute("SELECT count(*) FROM measurements").fetchone()[0])
@@ -467,7 +467,7 @@ def _measured(folder: Path) -> int:
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_answers_and_the_rest_can_be_added(tmp_path: Path) -> None:
-    """Some while the store is made, some once a few more answers are there."""
+    """Some kills come while the store is created, some after a few more answers."""
     draw = random.Random(0)
     folder = tmp_path / "killed"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Lines, records and tables of a sweep, against means and intervals taken naively."""
+"""Summary rows, records and tables, against means and intervals computed naively."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FULL, TAR, VAN = Cell("full", "100%"), Cell("tar", "50%"), Cell("van", "50%")
 
 
 class Plain(Benchmark):
-    """A benchmark of which only the way to average matters."""
+    """A benchmark of which only the averaging matters."""
 
     def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
         raise NotImplementedError
@@ -74,7 +74,7 @@ def by_method(lines: Sequence[SummaryRow]) -> dict[str, SummaryRow]:
 # --- Lines ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_holds_accuracies_comparisons_and_costs() -> None:
+def test_a_row_holds_accuracies_comparisons_and_costs() -> None:
     lines = summarise(swept(), [], [FULL, TAR])
     assert [(line.method, line.budget, line.group) for line in lines] == [
         ("full", "100%", "still"),
@@ -152,7 +152,7 @@ def test_comparisons_are_on_the_clips_that_both_answered() -> None:
     assert (line.difference.mean, line.difference.questions, line.retention.mean) == (-0.125, 8, 0.875)
 
 
-def test_failed_cells_and_cells_that_never_ran_have_a_line() -> None:
+def test_failed_cells_and_cells_that_never_ran_have_a_row() -> None:
     failures = [Failure(VAN, f"0-00{clip}.mp4", f"BudgetError: {clip}") for clip in range(6)]
     never = Cell("snapkv", "50%")
     lines = by_method(summarise(swept(), failures, [FULL, TAR, VAN, never]))
@@ -258,7 +258,7 @@ def test_a_unit_may_spread_over_the_clips_of_a_video() -> None:
 
 
 def test_units_are_compared_over_the_questions_that_both_answered() -> None:
-    """One try is missing on the left; the right one failed it, which then does not count."""
+    """A question that only the full cache answered, and got wrong, does not count."""
     full = [replace(row, answered=replace(row.answered, unit="item")) for row in rows(FULL, halves)]
     mine = [
         replace(row, cell=TAR, answered=replace(row.answered, score=1.0))
@@ -336,7 +336,7 @@ def test_square_brackets_are_printed_as_they_are() -> None:
     assert "per-layer:shares=[1,2]" in printed(summarise(rows(cell, right), [], [cell]))
 
 
-def test_that_few_clips_cannot_tell_is_said() -> None:
+def test_the_detectable_difference_of_few_clips_is_noted() -> None:
     few = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "would often go undetected" in note]
     assert len(few) == 1
     assert "with 6 videos, differences from full below" in few[0]

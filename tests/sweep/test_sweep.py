@@ -1,4 +1,4 @@
-"""A whole sweep: what is dealt out, what an interruption leaves, and what is done on taking it up again."""
+"""A whole sweep: its tasks, interruptions and resumption."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(folder: Path, fake: Fake, ready: pytest.MonkeyPatch, grid: Any = GRID, *
     return run_sweep(grid, folder, **options)
 
 
-def test_all_cells_of_a_clip_are_dealt_together_and_models_one_after_the_other() -> None:
+def test_tasks_hold_all_cells_of_a_clip_and_go_model_by_model() -> None:
     grid = make_grid(methods=["tar", "van"], budgets=["50%"], benchmarks=WORLD, seeds=[0, 1],
                      models=["bundled", "bundled:dtype=bfloat16"])  # fmt: skip
     cells, clips = grid.cells(), {(WORLD, 0): CLIPS, (WORLD, 1): CLIPS[:1]}
@@ -183,7 +183,7 @@ def test_missing_files_are_told_before_anything_is_written(tmp_path: Path) -> No
 
 
 def test_a_sweep_of_the_bundled_model_in_processes_and_here(tmp_path: Path) -> None:
-    """The same rows, clip for clip, whoever runs them."""
+    """The rows are the same."""
     grid = make_grid(methods=["full", "infinipot-v:tar_ratio=.25"], budgets=["25%"], benchmarks=WORLD, device="cpu")
     rows = []
     for workers in (1, 2):
@@ -201,7 +201,7 @@ def test_a_sweep_of_the_bundled_model_in_processes_and_here(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("pattern", ["docs/**/*.md", "notebooks/*.ipynb", "README.md"])
 def test_guides_and_notebooks_import_from_the_face(pattern: str) -> None:
-    """What they show must not change with the files behind it."""
+    """Their imports must not depend on the layout of the package."""
     shown = {
         name.split(" as ")[0].strip()
         for file in Path(__file__).parents[2].glob(pattern)

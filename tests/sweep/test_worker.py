@@ -122,7 +122,7 @@ def test_a_measurement_says_how_it_was_made(worker: Worker, pieces: list[Clip]) 
 def test_a_store_gives_back_what_the_worker_measured(
     setup: Setup, points: list[tuple[str, str]], pieces: list[Clip], tmp_path: Path
 ) -> None:
-    """Three fields of a report are no columns: they follow from the cell and the columns."""
+    """Three fields of a report are not stored: they follow from the cell and the columns."""
     cells = [cell(*point) for point in points]
     found = run(Worker(setup), pieces[0], *cells)
     with Store(tmp_path, {"cells": [asdict(cell) for cell in cells]}) as store:
@@ -146,7 +146,7 @@ def test_the_question_sees_nothing_but_the_compressed_cache(worker: Worker, piec
     assert sum(scores[0]) < 0.5 * sum(scores[1])
 
 
-def test_a_cell_that_fails_is_told_and_the_others_go_on(worker: Worker, pieces: list[Clip]) -> None:
+def test_a_cell_that_fails_is_reported_and_the_others_go_on(worker: Worker, pieces: list[Clip]) -> None:
     """One entry cannot hold a whole frame and a bank."""
     outcomes = list(worker.run(task(pieces[0], cell("detachable", "1"), cell("tar"))))
     assert isinstance(outcomes[0], Failure)
@@ -212,7 +212,7 @@ def test_scores_that_mean_nothing_are_refused(pieces: list[Clip], score: Any) ->
 
 
 def scoring(score: Any) -> Benchmark:
-    """A benchmark that thinks the same of every answer."""
+    """Make a benchmark with the same score for every answer."""
 
     class Constant(Benchmark):
         def clips(self, seed: int, folder: Path) -> list[Clip]:

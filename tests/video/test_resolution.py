@@ -87,7 +87,7 @@ def test_a_session_holds_no_larger_frames_than_its_processor_needs(bundled: tupl
     path = write_video(tmp_path / "large.mp4", frames=8, size=(640, 960))
     session = kv.VideoSession(*bundled, "tar", budget=64)
     session.push_video(path, fps=None)
-    assert session._inbox.size == (128, 192)
+    assert session._queue.state.size == (128, 192)
     session.push_video(path, fps=None)
     assert session.stats.frames == 16
     full = kv.VideoSession(*bundled, "tar", budget=64)

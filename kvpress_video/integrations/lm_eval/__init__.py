@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: the model `kvpress-video`, registered by this import, and the bundled benchmark as tasks."""
+"""lm-evaluation-harness: the model `kvpress-video`, registered on import, and the bundled benchmark as tasks."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 MODEL = "kvpress-video"
 TASKS = Path(__file__).with_name("tasks")
-"""The folder of the tasks' YAML, for `--include_path`."""
+"""Folder of the tasks' YAML files, for `--include_path`."""
 
 
 def register() -> None:
-    """Make the model known to lm-eval by its name; again does no harm.
+    """Register the model in lm-eval; calling it again has no effect.
 
     Raises:
         KVPressVideoError: lm-eval is not installed.
     """
     try:
-        import_module("lm_eval.models")  # lm-eval fills its registry only as long as that is empty
+        import_module("lm_eval.models")  # first: lm-eval fills its registry only while that is empty
     except ImportError as error:
         raise KVPressVideoError(f"This needs lm-eval ({error}): pip install 'kvpress-video[lm-eval]'.") from error
     import_module(".model", __name__)
 
 
 def task_manager(*include_path: str | Path, include_defaults: bool = True, **metadata: Any) -> TaskManager:
-    """lm-eval's task manager with the bundled tasks: the group `kvpress_video_world` and what is in it.
+    """Make an lm-eval task manager with the bundled tasks, the group `kvpress_video_world`.
 
     Args:
         include_path: folders with more tasks.
-        include_defaults: whether lm-eval's own tasks are known too; looking through them takes seconds.
-        **metadata: of the tasks: `clips`, `clip_frames`, `clip_seed`, `clip_folder`, as in `world.load`.
+        include_defaults: whether to include lm-eval's own tasks; indexing them takes seconds.
+        **metadata: of the tasks: `clips`, `clip_frames`, `clip_seed`, `clip_folder`.
     """
     from lm_eval.tasks import TaskManager
 

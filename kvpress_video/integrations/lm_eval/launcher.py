@@ -1,4 +1,4 @@
-"""lm-eval's own command line, with this package's model and tasks known to it."""
+"""lm-eval's command line with this package's model and tasks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ...errors import KVPressVideoError
 from ..options import Options
 from . import MODEL, TASKS
 
-_SLIPS = ("No tasks specified", "Tasks not found")
+_USER_ERRORS = ("No tasks specified", "Tasks not found")
+"""Beginnings of the ValueErrors that lm-eval raises for wrong arguments."""
 
 
 def launch(arguments: Sequence[str]) -> None:
     """Run `lm-eval` with these arguments.
 
-    The model is `kvpress-video` unless they name one; its batch size is that of sweeps, not lm-eval's 1, unless they
-    give one; and the bundled tasks are known beside those of `--include_path`.
+    By default the model is `kvpress-video`, with the batch size of sweeps instead of lm-eval's 1. The bundled tasks are
+    added to those of `--include_path`.
 
     Raises:
-        KVPressVideoError: lm-eval is not installed, or the model cannot answer as asked.
+        KVPressVideoError: lm-eval is not installed, or the model does not support what is asked for.
     """
     from lm_eval._cli import HarnessCLI
     from lm_eval.config.evaluate_config import EvaluatorConfig
@@ -39,13 +40,13 @@ def launch(arguments: Sequence[str]) -> None:
         try:
             cli.execute(options)
         except ValueError as error:
-            if not str(error).startswith(_SLIPS):
+            if not str(error).startswith(_USER_ERRORS):
                 raise
             raise KVPressVideoError(f"{error} `kvpress-video lm-eval ls tasks` lists them.") from error
 
 
 def _complete(options: Namespace, written: dict[str, Any]) -> None:
-    """Add what neither the command line nor its YAML says."""
+    """Set the defaults that neither the command line nor its YAML sets."""
     included = getattr(options, "include_path", None) or written.get("include_path") or []
     options.include_path = [str(TASKS), *([included] if isinstance(included, str) else included)]
     if options.command == "run":
@@ -56,7 +57,7 @@ def _complete(options: Namespace, written: dict[str, Any]) -> None:
 
 @contextmanager
 def _as_command_line(arguments: Sequence[str]) -> Iterator[None]:
-    """lm-eval reads `sys.argv`, and adds the command `run` to it."""
+    """Replace `sys.argv`, which lm-eval reads and changes."""
     before, sys.argv = sys.argv, ["lm-eval", *arguments]
     try:
         yield

@@ -1,4 +1,4 @@
-"""The model `kvpress-video` of lm-eval: any supported checkpoint, with its cache compressed."""
+"""The lm-eval model `kvpress-video`: any supported checkpoint, with its cache compressed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..generation import Generation
 from ..options import Options, with_flags
 
 _MADE_BY = "kvpress-video"
-"""The key under which a file of cached answers says what made them."""
+"""Key of the options in a file of cached answers."""
 
 
 class Prompt(str):
-    """A context that is in the model's chat template already."""
+    """A context already written in the model's chat template."""
 
     __slots__ = ()
 
@@ -32,14 +32,16 @@ class KVPressVideoLM(LM):
     """Answers `generate_until` requests about videos.
 
     The video of a request is its only visual (`doc_to_image`): the path of a file, or frames in memory. The context
-    comes after it, in the model's chat template; with `--apply_chat_template` that has turns for system instruction and
-    examples, too.
+    follows it in the model's chat template; with `--apply_chat_template` the prompt also has turns for the system
+    instruction and examples.
     """
 
     MULTIMODAL = True
 
     def __init__(self, **arguments: Any) -> None:
-        """Args:
+        """Load the model.
+
+        Args:
             **arguments: the fields of `Options`, and settings of the method.
 
         Raises:
@@ -53,22 +55,22 @@ class KVPressVideoLM(LM):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> KVPressVideoLM:
-        """From `"key=value,…"`; lm-eval splits it at every comma."""
+        """Make the model from `"key=value,…"`, which lm-eval splits at every comma."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> KVPressVideoLM:
-        """From model arguments, and behind them lm-eval's own flags."""
+        """Make the model from arguments and lm-eval's own flags."""
         return cls(**with_flags(arg_dict, additional_config))
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The answers, in the order of the requests.
+        """Answer requests, in their order.
 
         Raises:
             VideoError: a request has no video, several, or one that cannot be read.
-            KVPressVideoError: answers that are not greedy are asked for.
+            KVPressVideoError: a request asks for decoding that is not greedy.
         """
         answers = [""] * len(requests)
         for place, answer in self._answerer.answer([self._request(request) for request in requests]):
@@ -77,19 +79,21 @@ class KVPressVideoLM(LM):
         return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
-        """Raises:
-        KVPressVideoError: always.
+        """Reject likelihood requests.
+
+        Raises:
+            KVPressVideoError: always.
         """
         tasks = ", ".join(sorted({str(request.task_name) for request in requests}))
         raise KVPressVideoError(
-            f"kvpress-video answers questions and gives no likelihoods, which {tasks} asks for: "
-            "take tasks whose output_type is generate_until."
+            f"kvpress-video has no likelihoods, which {tasks} asks for: choose tasks whose output_type is "
+            "generate_until."
         )
 
     loglikelihood_rolling = loglikelihood
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The whole conversation, with the placeholder of the video before the last thing that the user says."""
+        """Write a conversation in the chat template, with the video before the last text of the user."""
         asked = max(place for place, turn in enumerate(chat_history) if turn["role"] == "user")
         turns = [
             {"role": turn["role"], "content": [*[{"type": "video"}] * (place == asked), _text(turn["content"])]}
@@ -103,29 +107,29 @@ class KVPressVideoLM(LM):
         )
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The model's own, whichever is named."""
+        """Return the model's own template, whichever is named."""
         return str(self._answerer.processor.chat_template or "")
 
     @property
     def tokenizer_name(self) -> str:
-        """What lm-eval tells cached requests apart by."""
+        """The model's name in the keys of lm-eval's request cache."""
         return self._answerer.options.pretrained.replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What goes beside the results: what was asked of the cache, and what it held."""
+        """Return the compression asked for and achieved, to be stored with the results."""
         return {"kvpress_video": self._answerer.achieved()}
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Keep answers in a file (`--use_cache`), which lm-eval finds again by their questions alone.
+        """Cache answers in a file (`--use_cache`), in which lm-eval finds them by question alone.
 
         Raises:
             KVPressVideoError: the file has answers of another model, method or budget.
         """
-        kept, mine = cache_hook.dbdict, self._answerer.options.answers_differ_by
+        kept, mine = cache_hook.dbdict, self._answerer.options.determining_answers
         if kept is not None:
             if len(kept) and kept.get(_MADE_BY) != mine:
                 raise KVPressVideoError(
-                    f"{kept.filename} keeps answers of {kept.get(_MADE_BY, 'another model')}, not of {mine}: "
+                    f"{kept.filename} has answers of {kept.get(_MADE_BY, 'another model')}, not of {mine}: "
                     "give --use_cache another path."
                 )
             kept[_MADE_BY] = mine
@@ -135,7 +139,7 @@ class KVPressVideoLM(LM):
         context, generation, *visuals = request.args
         if not visuals or "visual" not in visuals[0]:
             raise VideoError(
-                f"The task {request.task_name} asks without a video: its doc_to_image must give a path or frames."
+                f"The task {request.task_name} asks without a video: its doc_to_image must return a path or frames."
             )
         return Request(
             footage(visuals[0]["visual"]),

@@ -25,7 +25,7 @@ class Comparison:
     """One method at one budget, compared on all questions that both sweeps answered, or on those of one task.
 
     Attributes:
-        model, benchmark, method, budget: as cells spell them.
+        model, benchmark, method, budget: as in the cells.
         task: its name, or `overall`.
         base, new: the accuracies of both sweeps on the shared questions.
         difference: new minus base.

@@ -25,7 +25,7 @@ class SummaryRow:
     Costs, from `entries` to `answer_seconds`, are means over clips; nan where there is none.
 
     Attributes:
-        model, benchmark, method, budget: as cells spell them.
+        model, benchmark, method, budget: as in the cells.
         group: of clips; empty for cells that finished none.
         against: the method it is compared with at the same budget; the full cache is at 100%.
         accuracies: per task, and `overall`; empty where nothing was scored.
@@ -117,7 +117,7 @@ def records(summary: Iterable[SummaryRow]) -> list[dict[str, Any]]:
 
 
 class _Key(NamedTuple):
-    """What one row summarises."""
+    """The identity of a summary row."""
 
     model: str
     benchmark: str
