@@ -172,14 +172,15 @@ def _wanted(
     facts: SessionFacts, tensors: Mapping[str, Tensor], adapter: Adapter
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every tensor that there has to be; how many entries and frames there are, the tensors say."""
-    stream, layers, text_model = facts["stream"], len(adapter.attentions), adapter.text_model
+    stream, layers = facts["stream"], len(adapter.attentions)
     if len(stream["rows"]) != layers:
         raise CacheError(f"tells of {len(stream['rows'])} layers, and the model has {layers}: {_AGAIN}")
     heads, width = adapter.kv_heads, adapter.head_dim
+    keys, values = adapter.cache_dtypes
     places = Places.COMPACT_WIDTH if facts["recipe"]["positions"] == "compact" else Places.WIDTH
     parts = {
-        "keys": (width, text_model.dtype),
-        "values": (width, text_model.dtype),
+        "keys": (width, keys),
+        "values": (width, values),
         "tags": (Tags.WIDTH, torch.int32),
         "places": (places, torch.float32),
     }
