@@ -150,7 +150,7 @@ class Adapter(ABC):
     def cache_dtypes(self) -> tuple[torch.dtype, torch.dtype]:
         """Dtypes of the keys and values that the attentions produce now.
 
-        Under autocast values have its dtype; keys are rotated in the dtype of the weights and have the wider of the two.
+        Under autocast values have its dtype; keys, rotated in the dtype of the weights, have the wider of the two.
         Stock cache layers store both in the dtype of the keys, compressed layers each in its own.
         """
         own: torch.dtype = self.text_model.dtype
