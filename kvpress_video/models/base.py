@@ -61,8 +61,13 @@ class Adapter(ABC):
     left_alone: ClassVar[frozenset[str]] = frozenset()
     image_blocks: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, wrapper: nn.Module | None = None) -> None:
+        """Args:
+        model: a transformers model.
+        wrapper: the module around it whose `generate()` is called; the model itself by default.
+        """
         self.model = model
+        self.wrapper = model if wrapper is None else wrapper
         self.config: Any = model.config
 
     @property

@@ -13,6 +13,7 @@ from ..budget import BudgetLike
 from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor
 from ..errors import CacheError, UnknownNameError
+from ..models.wrappers import unwrapped
 from ..utils.concurrency import model_lock
 
 
@@ -93,6 +94,7 @@ class Patch:
     def __init__(self, model: Any, run: Compression) -> None:
         self.ledger = Ledger()
         self._run = run
+        model = unwrapped(model)
         self._lock = model_lock(model)
         self._depth = 0
         with ExitStack() as undo:

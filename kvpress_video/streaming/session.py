@@ -97,7 +97,7 @@ class VideoSession:
             probes=self._talk.asking,
             bank_on=bank_on,
         )
-        self.lock = model_lock(model)
+        self.lock = model_lock(adapter.model)
         self._last_turn: tuple[Mark, dict[str, Any]] | None = None  # where to go back to without it
 
     @property

@@ -168,7 +168,7 @@ class Stream:
     def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
         """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
         with _as_new_prompt(self.adapter, layers_of(cache)):
-            output = self.adapter.model.generate(  # type: ignore[operator]
+            output = self.adapter.wrapper.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, past_key_values=cache, **options
             )
         new: list[list[int]] = output[:, ids.shape[1] :].tolist()
