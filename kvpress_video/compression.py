@@ -93,7 +93,8 @@ class Compression:
         method: Compressor,
         budget: Budget,
         options: PrefillOptions,
-        shared: SharedPrefill | None = None,
+        shared: SharedPrefill | None,
+        asked: Budget,
     ) -> None:
         self.reports: list[Report] = []
         self._asked: dict[str, Any] = {
@@ -102,7 +103,7 @@ class Compression:
             "stage": options.stage,
             "prefill": options.prefill,
             "positions": options.positions,
-            "asked": str(budget),
+            "asked": str(asked),
         }
         self._kept: list[Tensor] = []
         self._adapter = adapter = adapter_for(model)
@@ -198,7 +199,7 @@ def compress(
         method: a method's name, `"name:setting=value,…"`, or an instance.
         budget: `"25%"`, `0.25`, `6144` (visual entries per layer and KV head), `"256MiB"` (everything the cache holds
             after prefill; of a model that several processes share, this one's part). With several videos or images each
-            keeps its share.
+            keeps its share. A method that keeps everything (`"full"`) ignores it; the report states both.
         stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
             dropped tokens are then absent from `forward()`.
         prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps what stays but not
@@ -224,8 +225,10 @@ def compress(
     if stage not in made.stages:
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)
-    mode = resolved_prefill(prefill, stage, parsed, chunk)
-    return Compression(model, name, made, parsed, PrefillOptions(stage, mode, chunk, positions), shared)
+    allowed = Budget(1, "ratio") if made.keeps_all else parsed
+    mode = resolved_prefill(prefill, stage, allowed, chunk)
+    options = PrefillOptions(stage, mode, chunk, positions)
+    return Compression(model, name, made, allowed, options, shared, parsed)
 
 
 def check_achieved(budget: Budget, report: Report) -> None:

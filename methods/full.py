@@ -17,6 +17,7 @@ class Full(Compressor):
     """Keep every entry: the uncompressed cache, the reference of every comparison."""
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
+    keeps_all: ClassVar[bool] = True
     source: ClassVar[str] = "baseline"
 
     def select(self, entries: Entries, keep: int) -> Tensor:

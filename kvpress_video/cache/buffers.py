@@ -72,9 +72,11 @@ class Buffers:
         """Add entries: (batch, heads or 1, n, width) each."""
         self._write_late()
         needed = self.length + parts[0].shape[2]
-        if needed > self.capacity or self._frozen:
+        if needed > self.capacity or self._frozen or self._narrower_than(parts):
             growth = max(_LEAST_GROWTH, needed // 8) if self._whole else 0
-            self._move(self._filled() or parts, max(needed + growth, self.floor))
+            held = [have.to(torch.promote_types(have.dtype, part.dtype))
+                    for have, part in zip(self._filled(), parts, strict=False)]  # fmt: skip
+            self._move(held or parts, max(needed + growth, self.floor))
         self._write(parts, needed)
         self.length = needed
 
@@ -86,7 +88,7 @@ class Buffers:
             metadata: makes the rest, (batch, heads or 1, n, width) each.
         """
         needed = self.length + states[0].shape[2]
-        if needed > self.capacity or self._frozen:
+        if needed > self.capacity or self._frozen or self._narrower_than(states):
             self.append([*states, *metadata()])
             return
         for whole, part in zip(self._whole, states, strict=False):
@@ -160,6 +162,14 @@ class Buffers:
     def _fits(self, length: int) -> bool:
         """Whether the room is enough for so many entries, and not far too much."""
         return bool(self._whole) and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
+
+    def _narrower_than(self, parts: Sequence[Tensor]) -> bool:
+        """Whether keys or values would lose precision here: the cache was begun under autocast, which has ended."""
+        pairs = zip(self._whole[:_STATES], parts, strict=False)
+        return any(
+            whole.dtype != part.dtype and torch.promote_types(whole.dtype, part.dtype) != whole.dtype
+            for whole, part in pairs
+        )
 
     @property
     def _frozen(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ..compressor.entries import Context, Entries, Kind, Places, Tags
 from ..compressor.rope import Rope
@@ -350,10 +350,15 @@ class CompressedLayer(DynamicLayer):
         self._show()
 
 
-def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
+def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
     """Make the plain layers of an empty stock cache ours, in place; a cache that is ours already stays as it is.
 
-    Layers of other kinds (sliding, recurrent) are left alone.
+    Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` that was made without a configuration
+    gets the layers that it would have with it.
+
+    Args:
+        cache: as the model was given it.
+        config: of the text model.
 
     Returns:
         The layers that are ours.
@@ -365,8 +370,8 @@ def adopt(cache: Cache, layers: int) -> list[CompressedLayer]:
         raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
     if getattr(cache, "offloading", False):
         raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
-    while len(cache.layers) < layers and cache.layer_class_to_replicate is DynamicLayer:
-        cache.layers.append(DynamicLayer())
+    if cache.layer_class_to_replicate is DynamicLayer and not cache.get_seq_length():
+        cache.layers, cache.layer_class_to_replicate = DynamicCache(config=config).layers, None
     for number, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
             if layer.get_seq_length():

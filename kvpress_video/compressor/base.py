@@ -45,11 +45,13 @@ class Compressor:
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.
+        keeps_all: whether the method keeps every entry, so that a budget does not apply to it.
         source: publication or origin of the method.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ("cache",)
+    keeps_all: ClassVar[bool] = False
     source: ClassVar[str] = ""
 
     def scores(self, entries: Entries) -> Tensor:

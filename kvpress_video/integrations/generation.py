@@ -38,8 +38,8 @@ class Generation:
         """Read a task's `generation_kwargs`.
 
         Args:
-            given: `until`, `max_gen_toks` or `max_new_tokens`; sampling settings only where decoding stays greedy. Settings
-                of image preprocessing for other models are ignored.
+            given: `until`, `max_gen_toks` or `max_new_tokens`; sampling settings only where decoding stays greedy.
+                Settings of image preprocessing for other models are ignored.
             default_tokens: `max_new_tokens` where `given` sets no length.
 
         Raises:

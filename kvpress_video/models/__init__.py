@@ -16,6 +16,7 @@ from .qwen3_vl import Qwen3VL
 from .qwen_vl import QwenVL
 from .smolvlm import SmolVLM
 from .video_llama_3 import VideoLlama3
+from .wrappers import unwrapped
 
 ADAPTERS: tuple[type[Adapter], ...] = (
     *(QwenVL, Qwen3VL, Qwen35, LlavaOneVision, LlavaNextVideo, InternVL, SmolVLM, Gemma3, VideoLlama3),
@@ -24,12 +25,14 @@ _BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapte
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Make the adapter for a model.
+    """Make the adapter for a model, which PEFT or `torch.compile` may have wrapped.
 
     Raises:
         UnsupportedModelError: not a transformers model, no adapter for its family (the message lists what the model
-            lacks), no language-model head, or layers of a type that cannot be compressed.
+            lacks), no language-model head, layers of a type that cannot be compressed, or a wrapper that changes
+            prompts.
     """
+    given, model = model, unwrapped(model)
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UnsupportedModelError(f"Expected a loaded transformers model, got {type(model).__name__}.")
     model_type = getattr(model.config, "model_type", None)
@@ -39,7 +42,7 @@ def adapter_for(model: Any) -> Adapter:
                 f"{type(model).__name__} has no language-model head: load {model_type!r} with "
                 "AutoModelForImageTextToText and pass that."
             )
-        adapter = _BY_TYPE[model_type](model)
+        adapter = _BY_TYPE[model_type](model, given)
         kinds = set(adapter.layer_kinds) - {"full_attention"} - adapter.left_alone
         if kinds:
             raise UnsupportedModelError(

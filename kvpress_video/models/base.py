@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -14,6 +15,7 @@ from ..compressor.entries import Grid, Kind, Places, Tags
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
+from .devices import autocast_dtype
 from .items import MediaItem
 
 
@@ -59,8 +61,13 @@ class Adapter(ABC):
     left_alone: ClassVar[frozenset[str]] = frozenset()
     image_blocks: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, wrapper: nn.Module | None = None) -> None:
+        """Args:
+        model: a transformers model.
+        wrapper: the module around it whose `generate()` is called; the model itself by default.
+        """
         self.model = model
+        self.wrapper = model if wrapper is None else wrapper
         self.config: Any = model.config
 
     @property
@@ -144,17 +151,28 @@ class Adapter(ABC):
             )
         return int(heads // processes)
 
+    @property
+    def cache_dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        """Dtypes of the keys and values that the attentions produce now.
+
+        Under autocast values have its dtype; keys, rotated in the dtype of the weights, have the wider of the two.
+        Stock cache layers store both in the dtype of the keys, compressed layers each in its own.
+        """
+        own: torch.dtype = self.text_model.dtype
+        cast = autocast_dtype(self.text_model)
+        return (own, own) if cast is None else (torch.promote_types(own, cast), cast)
+
     def entry_bytes(self, compact: bool) -> int:
         """Compute the bytes of one cached entry of a layer: keys, values and metadata of this process's KV heads."""
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
-        return self.kv_heads * (2 * self.head_dim * self.text_model.dtype.itemsize + metadata)
+        return self.kv_heads * (self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes) + metadata)
 
     def beside_bytes(self, tokens: int) -> int:
         """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens: keys and values of windows."""
         if not self.sliding:
             return 0
         window = min(self.text_model.config.sliding_window - 1, tokens)
-        entry = 2 * self.kv_heads * self.head_dim * self.text_model.dtype.itemsize
+        entry = 2 * self.kv_heads * self.head_dim * self.cache_dtypes[0].itemsize
         return int(len(self.sliding) * window * entry)
 
     @property

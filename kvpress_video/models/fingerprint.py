@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..compressor.tensor_parallel import local, share_of
 from ..errors import CacheError
+from .wrappers import unwrapped
 
 _SAMPLE = 256  # approximate number of values read per parameter
 _NOT_COMPUTED_WITH = {
@@ -46,11 +47,12 @@ class Fingerprint(TypedDict):
 
 
 def fingerprint(model: Any) -> Fingerprint:
-    """Compute the fingerprint of a model from evenly spaced values of every parameter.
+    """Compute the fingerprint of a model, wrapped or not, from evenly spaced values of every parameter.
 
     Raises:
         CacheError: parameters are not in memory (offloaded).
     """
+    model = unwrapped(model)
     parameters, weights = hashlib.sha256(), hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.is_meta:

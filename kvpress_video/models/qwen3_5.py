@@ -30,9 +30,9 @@ class Qwen35(QwenVL):
         return {number: layer.linear_attn for number, (layer, kind) in pairs if kind == "linear_attention"}
 
     def beside_bytes(self, tokens: int) -> int:
-        states = 0
+        states, convolved = 0, self.cache_dtypes[1].itemsize
         for module in self.recurrences.values():
             recurrence: Any = module
-            states += recurrence.conv_dim * recurrence.conv_kernel_size * self.text_model.dtype.itemsize
+            states += recurrence.conv_dim * recurrence.conv_kernel_size * convolved
             states += recurrence.num_v_heads * recurrence.head_k_dim * recurrence.head_v_dim * _STATE_BYTES
         return states

@@ -18,6 +18,7 @@ from ..models.base import Adapter
 from ..models.devices import device_of
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
+from .gradient_checkpointing import cache_allowed
 from .options import PrefillOptions
 from .pass_reader import Arrival, ModelInputs, PassReader
 from .runner import Finished, PromptRunner
@@ -101,7 +102,8 @@ class ModelHooks:
                 raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
             inputs, self._inputs = replace(self._inputs, items=self.vision.take()), ModelInputs()
             try:
-                return self.runner.run(forward, kwargs, arrival or inputs)
+                with cache_allowed(self._adapter.text_model):
+                    return self.runner.run(forward, kwargs, arrival or inputs)
             except BaseException:
                 self.timer.clear()
                 raise

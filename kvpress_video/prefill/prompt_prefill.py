@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -128,7 +129,8 @@ class PromptPrefill:
             whole = self.reader.arrived(whole)
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
         alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
-        joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1])
+        widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
+        joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
         left = whole.logical
         for number, chunk in enumerate(visual):
             later = [*visual[number + 1 :], *([rest] if rest else [])]

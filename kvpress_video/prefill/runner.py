@@ -75,9 +75,10 @@ class PromptRunner:
         """
         if kwargs.get("use_cache") is False:
             raise CacheError("use_cache=False leaves no cache to compress: leave it on inside compress().")
+        config = self._adapter.text_model.config
         if kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = DynamicCache(config=self._adapter.text_model.config)
-        layers = adopt(kwargs["past_key_values"], len(self._adapter.attentions))
+            kwargs["past_key_values"] = DynamicCache(config=config)
+        layers = adopt(kwargs["past_key_values"], config)
         first, batch = layers[0], len(kwargs["inputs_embeds"])
         first.check_continues(batch, self._options.compact)
         rows = first.rows or [RowState()] * batch

@@ -13,6 +13,7 @@ from ..budget import BudgetLike
 from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor
 from ..errors import CacheError, UnknownNameError
+from ..models.wrappers import unwrapped
 from ..utils.concurrency import model_lock
 from ..utils.formatting import format_bytes
 from ..utils.method_patch import replaced
@@ -95,6 +96,7 @@ class Patch:
     def __init__(self, model: Any, compression: Compression) -> None:
         self.holder = StatsHolder()
         self._compression = compression
+        model = unwrapped(model)
         self._lock = model_lock(model)
         self._depth = 0
         with ExitStack() as undo:

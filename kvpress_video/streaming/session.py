@@ -100,7 +100,7 @@ class VideoSession:
             probes=self._conversation.asking,
             bank_on=bank_on,
         )
-        self.lock = model_lock(model)
+        self.lock = model_lock(adapter.model)
         self._before_last_turn: tuple[Mark, ConversationState] | None = None
 
     @property

@@ -93,10 +93,9 @@ class Stream:
         self._spatial = bool(self._rope.axes.any())
         self.timeline = Timeline(self._spatial)
         self.peak_bytes = 0
-        layers = len(adapter.attentions)
-        self._cap = layer_entries(budget, layers, adapter.entry_bytes(compact))
+        self._budget, layers = budget, len(adapter.attentions)
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
-        reserve = 0 if budget.unit == "ratio" else self._cap + chunk + len(self._probes) + room
+        reserve = 0 if budget.unit == "ratio" else self._most_entries() + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
         self.cache.layers = [
             *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
@@ -169,7 +168,7 @@ class Stream:
     def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
         """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
         with _as_new_prompt(self.adapter, layers_of(cache)):
-            output = self.adapter.model.generate(  # type: ignore[operator]
+            output = self.adapter.wrapper.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, past_key_values=cache, **options
             )
         new: list[list[int]] = output[:, ids.shape[1] :].tolist()
@@ -187,7 +186,11 @@ class Stream:
 
     def text_left(self) -> int:
         """Entries that a budget of bytes has room for."""
-        return self._cap - max(layer.physical for layer in self.layers)
+        return self._most_entries() - max(layer.physical for layer in self.layers)
+
+    def _most_entries(self) -> int:
+        """Return how many entries the budget allows each layer, in the dtypes that the model caches now."""
+        return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self._compact))
 
     def make_room(self, positions: int) -> None:
         """See to it that so many positions are left, by squeezing those of earlier frames under `compact`.

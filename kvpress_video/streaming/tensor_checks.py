@@ -44,10 +44,10 @@ def check_specs(state: SessionState, adapter: Adapter, found: Mapping[str, Tenso
 
 
 def _wanted(state: SessionState, adapter: Adapter, times: TensorSpec | None) -> dict[str, TensorSpec]:
-    stream, dtype = state.stream, adapter.text_model.dtype
+    stream, dtypes = state.stream, adapter.cache_dtypes
     places = Places.COMPACT_WIDTH if state.config.positions == "compact" else Places.WIDTH
     widths = (adapter.head_dim, adapter.head_dim, Tags.WIDTH, places)
-    kinds = tuple(zip(PARTS, widths, (dtype, dtype, torch.int32, torch.float32), strict=True))
+    kinds = tuple(zip(PARTS, widths, (*dtypes, torch.int32, torch.float32), strict=True))
     wanted = {
         f"layers.{layer}.{part}": TensorSpec((1, adapter.kv_heads, length, width), kind)
         for layer in range(len(stream.rows))
