@@ -109,7 +109,7 @@ def naming(path: Path) -> Iterator[None]:
         raise CacheError(f"{path} {error}.") from error
     except KVPressVideoError as error:
         raise type(error)(f"{path}: {error}") from error
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OverflowError, RuntimeError) as error:
         raise CacheError(f"{path} cannot be loaded: {error}") from error
 
 

@@ -16,7 +16,6 @@ from ..prefill.options import Positions, usual_chunk
 
 LARGEST_CHUNK = 2**31 - 1
 """Largest chunk in visual tokens: token indices are int32."""
-_BUDGET_LIMIT = 2**53
 _UNCAPPED_CHUNK = 2048  # visual tokens
 
 
@@ -52,8 +51,6 @@ class SessionConfig:
             raise BudgetError(
                 f"{self.cap} of an endless stream caps nothing: give a number of visual entries, or bytes."
             )
-        if self.cap.amount > _BUDGET_LIMIT:
-            raise BudgetError(f"A budget must be below 2**53, got {self.cap.amount:g}: no machine holds that.")
         for name, least in (("chunk", 1), ("position_limit", 1), ("text_room", 0)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -214,7 +214,7 @@ def test_configurations_that_other_versions_spell_otherwise(bundled: Any) -> Non
 def test_a_model_that_is_not_in_memory(bundled: Any) -> None:
     with torch.device("meta"):
         model = type(bundled[0])(bundled[0].config)
-    with pytest.raises(kv.CacheError, match=r"not in memory.* load it whole"):
+    with pytest.raises(kv.CacheError, match=r"not in memory.* load it without offloading"):
         fingerprint(model)
 
 
