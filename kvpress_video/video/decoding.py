@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .packets import decoded
+from .packets import decoded, demuxed
 from .source import Source
 from .timeline import Timeline
 
@@ -178,7 +178,7 @@ class _Player:
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Packets from here; after a seek from the first key frame, none if it is not one that the timeline knows."""
         begun = not self._sought
-        for packet in self._container.demux(self._stream):
+        for packet in demuxed(self._container, self._stream):
             if not begun and packet.is_keyframe:
                 pts, _, places = self._timeline.key_packets
                 begun = bool(((pts == packet.pts) & (places == packet.pos)).any())

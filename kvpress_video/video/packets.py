@@ -15,6 +15,7 @@ from .headers import MAX_SAMPLES
 from .source import Source
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from av.container.core import Container
     from av.packet import Packet
     from av.video.frame import VideoFrame
@@ -54,6 +55,14 @@ class PacketTable:
         """Return presentation and decoding timestamps (or `NO_TIME`), durations (0 if unknown), positions in the file
         (-1 if unknown) and whether each is a key frame, (5, packets)."""
         return np.array([np.frombuffer(column, np.int64) for column in self._columns])
+
+
+def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Demux a stream from here on, with the packet at the end that flushes the decoder."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return  # PyAV looks up streams that appear within the file and that it does not know, after this one has ended
 
 
 def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[VideoFrame]:

@@ -70,8 +70,10 @@ class Source:
             self.file.seek(0)
             given, protocols = self.file, "crypto,data"
         limits = {"max_pixels": str(MAX_PIXELS)}
+        # Titles may be in any encoding; from 19 on, PyAV expects that itself.
+        titles: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         try:
-            container = av.open(given, options={"protocol_whitelist": protocols, **limits})
+            container = av.open(given, options={"protocol_whitelist": protocols, **limits}, **titles)
         except av.error.FFmpegError as error:
             if isinstance(error, PermissionError):
                 raise VideoError(f"{self.name} cannot be read: permission denied.") from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import VideoError
 from .headers import check_header
-from .packets import NO_TIME, PacketTable, Ticks, decoded, is_broadcast
+from .packets import NO_TIME, PacketTable, Ticks, decoded, demuxed, is_broadcast
 from .source import MAX_PIXELS, Source
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def read_timeline(source: Source) -> Timeline:
     with source.open() as (container, stream):
         stream.codec_context.thread_count = 1
         table = PacketTable()
-        packets = table.note(container.demux(stream), source)
+        packets = table.note(demuxed(container, stream), source)
         first = next(decoded(packets, source), None)
         if first is None:
             raise _no_frames(source, container, stream, len(table))
@@ -172,7 +172,7 @@ def _plausible(times: Seconds, duration: float, decoding: Ticks, restarts: bool)
 def _count_frames(source: Source) -> int:
     with source.open() as (container, stream):
         stream.codec_context.thread_type = "AUTO"
-        return sum(1 for _ in decoded(container.demux(stream), source))
+        return sum(1 for _ in decoded(demuxed(container, stream), source))
 
 
 def _stated_rate(stream: VideoStream) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -176,3 +178,22 @@ def test_implausible_times(tmp_path: Path, delta: int) -> None:
     assert numbers_of(video.frames) == list(range(8))
     assert (np.diff(video.times) > 0).all()
     assert video.duration < 7 * 24 * 3600
+
+
+@pytest.mark.filterwarnings("ignore:.*(no usable timestamps|damaged frames)")
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.ts", "clip.flv"])
+def test_damaged_bytes_give_a_video_or_an_error(tmp_path: Path, name: str) -> None:
+    """Never another exception, nor times that do not rise."""
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    container = "mpegts" if name.endswith("ts") else None
+    whole = write_video(tmp_path / name, codec, frames=12, options={"bf": "2"}, container=container).read_bytes()
+    chance = random.Random(name)
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 3))):
+            place = chance.randrange(min(len(data), chance.choice((300, 10**6))))
+            doubled = data[place : place + 50] * 2
+            patch = chance.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", chance.randbytes(1), doubled))
+            data[place : place + chance.choice((len(patch), 50))] = patch
+        with suppress(VideoError):
+            assert (np.diff(read_video(bytes(data)).times) > 0).all()

@@ -235,6 +235,19 @@ def test_damaged_frames(tmp_path: Path, name: str, hole: int) -> None:
         read_video(path, start=1.8, end=1.9)
 
 
+@pytest.mark.parametrize("name", ["title.mp4", "title.mkv", "title.flv"])
+def test_titles_of_another_encoding(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "kino"
+        stream = file.add_stream("flv" if name.endswith("flv") else "libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(5), format="rgb24")))
+        file.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"kino", "кино".encode("cp1251")))
+    assert numbers_of(read_video(path).frames) == [5]
+
+
 def test_playlists_reach_no_network(tmp_path: Path) -> None:
     """A playlist under the name of a video must not make the reader open a connection."""
     asked = threading.Event()
