@@ -44,6 +44,7 @@ class Layer:
 
     Attributes:
         length: visual entries.
+        states: its keys and values, (1, kv_heads, text + visual, head_dim) each.
         bytes: of its keys and values.
     """
 
@@ -59,10 +60,10 @@ class Layer:
         self.length = grid.tokens
         random = torch.Generator(device).manual_seed(0)
         shape = (1, HEADS, TEXT + self.length, WIDTH)
-        self._states = [torch.randn(shape, generator=random, device=device).to(torch.bfloat16) for _ in range(2)]
-        self.bytes = sum(states.numel() * states.element_size() for states in self._states)
+        self.states = [torch.randn(shape, generator=random, device=device).to(torch.bfloat16) for _ in range(2)]
+        self.bytes = sum(states.numel() * states.element_size() for states in self.states)
         importance = torch.rand(self.length, generator=random, device=device)
-        keys, values = (part[:, :1, TEXT:] for part in self._states)
+        keys, values = (part[:, :1, TEXT:] for part in self.states)
         video = segment_entries(keys, values, grid, Context(), importance)
         index = torch.arange(TEXT, device=device, dtype=torch.int32)[None]
         tags = torch.cat([text_tags(index), video.tags[:, 0]], dim=1)
@@ -82,7 +83,7 @@ class Layer:
     def _fill(self) -> None:
         self._layer.reset()
         self._layer.incoming = self._chunk
-        self._layer.update(*self._states)
+        self._layer.update(*self.states)
 
     @property
     def gained(self) -> int:
@@ -99,21 +100,21 @@ class Layer:
         self._fill()
         reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
         kept = [{0: self.length // _KEPT}]
-        states = self._states[0][:, 0]
+        states = self.states[0][:, 0]
         return lambda: reduction.apply(
             [self._layer], 0, nn.Identity(), states, self._chunk, lambda rows, length, number: kept
         )
 
     def copy(self) -> Callable[[], Any]:
         """The work of copying keys and values once."""
-        to = [torch.empty_like(part) for part in self._states]
+        to = [torch.empty_like(part) for part in self.states]
         for part in to:
             part.zero_()  # memory that was never touched is not there yet
-        return lambda: [whole.copy_(part) for whole, part in zip(to, self._states, strict=True)]
+        return lambda: [whole.copy_(part) for whole, part in zip(to, self.states, strict=True)]
 
     def naive_tar(self) -> Callable[[], Any]:
         """The work of TaR's scores as its formula is written: every frame times every recent one, in fp32."""
-        frames = self._states[0][0, :, TEXT:].unflatten(1, (-1, ROWS * COLUMNS))
+        frames = self.states[0][0, :, TEXT:].unflatten(1, (-1, ROWS * COLUMNS))
 
         def work() -> Tensor:
             states = normalize(frames.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""What was asked of each benchmark, and which figures say whether it is so."""
+"""The goals of each benchmark, and the figures that decide them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ class Asked:
     """One goal.
 
     Attributes:
-        benchmark: whose figures it is about.
-        what: is to be so.
-        goal: in words.
-        figures: how `Figure.what` begins in those that say it.
-        gpu: whether it was asked of a GPU only.
+        benchmark: the benchmark that measures it.
+        what: the quantity, in words.
+        goal: its limit, in words.
+        figures: beginnings of `Figure.what` of the figures that decide it.
+        gpu: whether it is a goal for GPUs only.
+        device: whether the figures depend on the device; else they need no GPU.
     """
 
     benchmark: str
@@ -25,9 +26,10 @@ class Asked:
     goal: str
     figures: tuple[str, ...]
     gpu: bool = False
+    device: bool = True
 
     def of(self, figures: Sequence[Figure]) -> list[Figure]:
-        """Those that say it; where nothing was asked on their device, all that would."""
+        """The figures that decide it; of a goal for GPUs, also those of other devices."""
         found = [one for one in figures if one.benchmark == self.benchmark and one.what.startswith(self.figures)]
         return found if self.gpu else [one for one in found if one.goal is not None]
 
@@ -56,7 +58,26 @@ ASKED = (
         "≤ 4.6 %",
         ("text model's prefill ÷",),
     ),
+    Asked(
+        "modes",
+        "time of the split (25 %) and chunked prefill ÷ the stock prefill's",
+        "≤ 1.05 × split, ≤ 1 × chunked",
+        ("time ÷ the stock prefill's",),
+    ),
+    Asked("modes", "their peak memory ÷ the stock prefill's", "≤ 1 ×", ("peak memory ÷ the stock prefill's",)),
+    Asked(
+        "modes",
+        "their peak memory grows with the length to the power of",
+        "≤ 1.1",
+        ("growth of peak memory",),
+    ),
     Asked("decode", "tokens per second in equal memory, capped ÷ full caches", "≥ 10 ×", ("tokens per second ÷",)),
+    Asked(
+        "steps",
+        "time of a decoding step through the hooks ÷ the stock model's",
+        "≤ 1.02 ×, ≤ 1.05 × for the bundled model",
+        ("time of a step ÷ stock",),
+    ),
     Asked(
         "answer",
         "question to first token after an hour of stream",
@@ -68,4 +89,24 @@ ASKED = (
         "overhead", "`key-norm` and `snapkv` through the hooks, more than inline", "≤ 3 %", ("more time than inline",)
     ),
     Asked("sweep", "seconds of prefill, a run per cell ÷ one that all share", "≥ 5 ×", ("seconds of prefill,",)),
+    Asked(
+        "reading",
+        "time to sample 64 frames of a file ÷ decord's",
+        "≤ 1 ×",
+        ("time to sample 64 frames ÷",),
+        device=False,
+    ),
+    Asked("reading", "time to stream every frame ÷ decord's", "≤ 1 ×", ("time to stream every frame ÷",), device=False),
+    Asked("reading", "memory growth of a reader that waits", "≤ 8 MiB", ("memory growth",), device=False),
+    Asked(
+        "frame",
+        "compression's share of frame time at the 7B shape on an H200, computed",
+        "≤ 0.25 %",
+        ("compression's share of frame time, computed",),
+        device=False,
+    ),
+    Asked("peers", "time of a prefill at 25 % ÷ kvpress's", "≤ 1 ×", ("time of a prefill ÷",)),
+    Asked("peers", "peak memory of a prefill at 25 % ÷ kvpress's", "≤ 1 ×", ("peak memory of a prefill ÷",)),
+    Asked("peers", "time of a pass ÷ kvpress's, or the released InfiniPot-V's", "≤ 1 ×", ("time of a pass ÷",)),
+    Asked("peers", "peak memory of a pass ÷ theirs", "≤ 1 ×", ("peak memory of a pass ÷",)),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -32,6 +32,11 @@ class Scale:
         cache_bytes: room for conversations; None for what the device has left.
         new_tokens: decoded for each.
         overhead_tokens: visual tokens of a prompt whose prefill is timed with and without hooks.
+        deep_text: configuration of the text tower of `modes`, `steps` and `peers`, over `text`.
+        mode_tokens: visual tokens of the prompts of `modes`, ascending.
+        mode_budget: entries per layer and head of their chunked prefill.
+        step_entries: entries held while `steps` decodes.
+        video_seconds: length of the file that `reading` reads.
         clips: of the sweep.
         ratios: its budgets.
     """
@@ -50,6 +55,11 @@ class Scale:
     cache_bytes: int | None
     new_tokens: int
     overhead_tokens: int
+    deep_text: dict[str, Any]
+    mode_tokens: tuple[int, ...]
+    mode_budget: int
+    step_entries: int
+    video_seconds: int
     clips: int
     ratios: tuple[str, ...]
 
@@ -81,6 +91,14 @@ _TEXT_LAPTOP = {
     "num_key_value_heads": 2,
     "rope_scaling": {"rope_type": "default", "mrope_section": [16, 8, 8]},
 }
+_TEXT_DEEP = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 8,
+    "rope_scaling": {"rope_type": "default", "mrope_section": [16, 8, 8]},
+}
 _VISION_LAPTOP = {"out_hidden_size": 256, "tokens_per_second": 2}
 
 SCALES = {
@@ -99,6 +117,11 @@ SCALES = {
         cache_bytes=2**21,
         new_tokens=4,
         overhead_tokens=64,
+        deep_text={},
+        mode_tokens=(128, 256, 512),
+        mode_budget=128,
+        step_entries=256,
+        video_seconds=3,
         clips=1,
         ratios=("25%",),
     ),
@@ -117,6 +140,11 @@ SCALES = {
         cache_bytes=1_020_000_000,  # three full caches
         new_tokens=8,
         overhead_tokens=5_200,
+        deep_text=_TEXT_DEEP,
+        mode_tokens=(4_096, 8_192, 16_384),
+        mode_budget=2_048,
+        step_entries=8_192,
+        video_seconds=120,
         clips=8,
         ratios=("50%", "25%", "12.5%", "10%", "6.25%", "5%"),
     ),
@@ -135,6 +163,11 @@ SCALES = {
         cache_bytes=None,
         new_tokens=32,
         overhead_tokens=24_180,
+        deep_text={},
+        mode_tokens=(4_096, 8_192, 16_384),
+        mode_budget=2_048,
+        step_entries=8_192,
+        video_seconds=120,
         clips=8,
         ratios=("50%", "25%", "12.5%", "10%", "6.25%", "5%"),
     ),
@@ -149,11 +182,19 @@ class Bed:
         device: of everything.
         scale: the sizes.
         name: the scale's name.
+        brief: whether the longest measurements are left out.
     """
 
     device: torch.device
     scale: Scale
     name: str
+    brief: bool = False
+
+    def deep(self) -> Bed:
+        """The same with the text tower of `modes`, `steps` and `peers`."""
+        text = self.scale.text | self.scale.deep_text
+        vision = self.scale.vision | {"out_hidden_size": text["hidden_size"]} if text else self.scale.vision
+        return replace(self, scale=replace(self.scale, text=text, vision=vision))
 
     def model(self) -> tuple[Any, Any]:
         """A Qwen2.5-VL of the scale with random weights in eval mode, and a processor that never shrinks a frame."""
@@ -180,7 +221,7 @@ class Bed:
         return model.eval(), processor
 
 
-def bed(scale: str | None = None, device: str | None = None) -> Bed:
+def bed(scale: str | None = None, device: str | None = None, brief: bool = False) -> Bed:
     """Where to run: by default at the size of the 7B model where there is a GPU, else at that of a laptop.
 
     Raises:
@@ -190,4 +231,4 @@ def bed(scale: str | None = None, device: str | None = None) -> Bed:
     name = scale or ("7b" if where.type == "cuda" else "laptop")
     if name not in SCALES:
         raise unknown_name("scale", name, SCALES)
-    return Bed(where, SCALES[name], name)
+    return Bed(where, SCALES[name], name, brief)
