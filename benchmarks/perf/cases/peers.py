@@ -104,7 +104,7 @@ def _merged(rotation: Tensor, section: list[int]) -> Tensor:
 def _passes(bed: Bed, kvpress: Any, length: int) -> Iterator[Figure]:
     layer = Layer(length, bed.device, roomy=False)
     keys, values = layer.states
-    patches, keep = ROWS * COLUMNS, layer.length - int(EVICTED * layer.length)
+    patches, keep = ROWS * COLUMNS, int((1 - EVICTED) * layer.length)
     press, module = kvpress.KnormPress(compression_ratio=EVICTED), SimpleNamespace(head_dim=WIDTH)
     ready: dict[str, Callable[[], Callable[[], Any]]] = {
         "key-norm": lambda: layer.pass_of(make_method("key-norm")),
