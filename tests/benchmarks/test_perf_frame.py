@@ -54,6 +54,16 @@ def test_the_share_follows_from_bytes_operations_and_peak_rates(figures: list[Fi
         assert sum(one in asked.of([one]) for asked in ASKED) == (one.goal is not None)
 
 
+def test_operations_and_bytes_of_a_frame_are_figures_too(figures: list[Figure]) -> None:
+    for method in METHODS:
+        mine = {one.what: one for one in figures if one.case.startswith(method)}
+        raw = mine["compression's share of frame time, computed"].raw
+        assert mine["bytes that compression moves for a frame"].measured == raw["bytes_per_frame"] / 2**20
+        dispatched = mine["operations that compression dispatches for a frame"].measured
+        assert dispatched == raw["dispatched_per_frame"]
+        assert dispatched * raw["frames_per_chunk"] / raw["layers"] > 50
+
+
 def test_a_layer_of_the_stream_is_as_wide_as_one_of_the_7b_model(figures: list[Figure]) -> None:
     key_norm = next(one.raw for one in figures if one.unit == "%" and one.case.startswith("key-norm"))
     scale = SCALES["7b"]
@@ -77,6 +87,7 @@ def test_traffic_counts_reads_and_writes() -> None:
     (lambda states: states.zero_(), 400),
     (lambda states: states.index_select(0, torch.arange(10)), 10 * 8 + 10 * 8 + 2 * 10 * 4),
     (lambda states: states.mul_(2), 800),
+    (lambda states: states[:1].expand(1000).sum(), 4 + 4),
 ])  # fmt: skip
 def test_traffic_leaves_out_what_moves_nothing(operation: object, expected: int) -> None:
     states = torch.ones(100)

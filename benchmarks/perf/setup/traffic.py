@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 _WRITE_ONLY = ("aten.copy_", "aten.fill_", "aten.zero_")  # do not read what they overwrite
 _LOOK_UP = ("aten.gather", "aten.index_select", "aten.index.")  # read what they return, not all of their source
-_FREE = ("aten.empty", "aten.new_empty", "aten.detach", "aten.alias")
+_FREE = ("aten.empty", "aten.new_empty", "aten.detach", "aten.alias", "aten._unsafe_view")
 
 
 class Traffic(TorchDispatchMode):
@@ -40,13 +41,19 @@ class Traffic(TorchDispatchMode):
                 given = given[1:]
             if name.startswith(_LOOK_UP):
                 given = [*given[1:], *made]
-            self.bytes += sum(part.nbytes for part in (*given, *made))
+            self.bytes += sum(map(_bytes, (*given, *made)))
             self.operations += 1
         return output
 
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Bytes of the memory behind a tensor: dimensions it was expanded along count once."""
+    sides = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * prod(size for size, stride in sides if stride or not size)
 
 
 @contextmanager
