@@ -14,11 +14,13 @@ import pytest
 import torch
 from kvpress_video.benchmarks.perf import DEFAULT, Figure, Goal, bed, program
 from kvpress_video.benchmarks.perf.cases import peers as peers_module
+from kvpress_video.benchmarks.perf.cases.compress_pass import COLUMNS, ROWS, TEXT, Layer
 from kvpress_video.benchmarks.perf.results.goals import ASKED
 from kvpress_video.benchmarks.perf.setup.released_infinipot_v import compress, kept
 from safetensors import safe_open
 from torch import Tensor
 
+from kvpress_video import select
 from kvpress_video.errors import BenchmarkError
 
 TINY = bed("tiny", "cpu")
@@ -149,3 +151,13 @@ def test_figures_say_what_each_of_them_takes(found: list[Figure]) -> None:
         assert len(time) == len(peak) > 0
         assert all(one.unit == "ms" for one in time)
         assert all(one.measured == one.raw["peak_bytes"] / 2**20 for one in peak)
+
+
+def test_the_released_formula_and_this_package_keep_the_same_entries() -> None:
+    layer = Layer(972, torch.device("cpu"))
+    keys, values = (states.float() for states in layer.states)
+    keep = int(0.75 * layer.length)
+    theirs = kept(keys[:, :, TEXT:], values[:, :, TEXT:], ROWS * COLUMNS, keep, 0.5, 0.25)[0]
+    grid = (layer.length // (ROWS * COLUMNS), ROWS, COLUMNS)
+    ours = select("infinipot-v", keys[0], values[0], grid=grid, keep=keep, prefix=TEXT)
+    assert torch.equal(theirs, ours)

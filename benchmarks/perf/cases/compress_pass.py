@@ -95,11 +95,11 @@ class Layer:
         return {"seconds": spent, "copy_seconds": copied, "layer_bytes": self.bytes, "kept": self.length // _KEPT,
                 "rounds": rounds}  # fmt: skip
 
-    def pass_of(self, method: Compressor) -> Callable[[], Any]:
-        """The work of one compression; the layer is whole again when this returns."""
+    def pass_of(self, method: Compressor, keep: int | None = None) -> Callable[[], Any]:
+        """Fill the layer and return the work of compressing it to `keep` visual entries, a quarter by default."""
         self._fill()
         reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
-        kept = [{0: self.length // _KEPT}]
+        kept = [{0: self.length // _KEPT if keep is None else keep}]
         states = self.states[0][:, 0]
         return lambda: reduction.apply(
             [self._layer], 0, nn.Identity(), states, self._chunk, lambda rows, length, number: kept
