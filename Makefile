@@ -1,8 +1,8 @@
 # make demo               the comparison table, on the bundled model and freshly made clips (about four minutes on two cores)
-# make bench              what compression costs and saves here (about eight minutes on two cores), into docs/performance.md and
-#                         benchmarks/results/perf/$(BENCH).json; BENCH is the machine's name unless you give another
-# make bench-peers        the same against kvpress, in an environment of its own (.venv-peers), into
-#                         benchmarks/results/perf/$(BENCH)-peers.json
+# make bench              the cost and the savings of compression here (about ten minutes on two cores), into
+#                         docs/performance.md and benchmarks/results/perf/$(BENCH).json; BENCH defaults to the machine's name
+# make bench-peers        kvpress and the released InfiniPot-V against this package, in an environment of its own
+#                         (.venv-peers), into docs/performance.md and benchmarks/results/perf/$(BENCH)-peers.json
 # make test               ruff, mypy and the test suite, in .venv
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
@@ -26,6 +26,7 @@ bench: .venv/.ready
 
 bench-peers: .venv-peers/.ready
 	.venv-peers/bin/kvpress-video bench peers --out benchmarks/results/perf/$(BENCH)-peers.json
+	.venv-peers/bin/python -m kvpress_video.benchmarks.perf.results.page
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.ready

@@ -24,7 +24,8 @@ BENCHMARKS = {
     "frame": "frame",
     "peers": "peers",
 }
-DEFAULT = tuple(name for name in BENCHMARKS if name != "peers")  # which has an environment of its own
+DEFAULT = tuple(name for name in BENCHMARKS if name not in ("modes", "peers"))
+"""The benchmarks of a run that names none: without the longest one and the one that needs kvpress."""
 
 
 def program(name: str) -> Callable[[Bed], Iterator[Figure]]:

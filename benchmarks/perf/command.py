@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NAMES = (
     "pass, stream, prefill, modes, decode, steps, answer, overhead, sweep, reading, frame or peers "
-    "(default: all but peers, and modes without its longest prompt)"
+    "(default: all but modes, which takes half an hour on two cores, and peers, which needs kvpress)"
 )
 
 
@@ -44,7 +44,7 @@ def _bench(options: argparse.Namespace) -> int:
     for name in names:
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
-    where = bed(options.scale, options.device, brief=not options.names)
+    where = bed(options.scale, options.device)
     head = head_of(where)
     if options.out is not None:
         check(options.out, head)

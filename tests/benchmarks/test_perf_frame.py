@@ -9,8 +9,8 @@ import torch
 from kvpress_video.benchmarks.perf import SCALES, Figure, Goal, bed, program
 from kvpress_video.benchmarks.perf.cases import frame as frame_module
 from kvpress_video.benchmarks.perf.cases.frame import H200, frame_operations
-from kvpress_video.benchmarks.perf.results.goals import ASKED
-from kvpress_video.benchmarks.perf.setup.long_stream import chunk_of, watched
+from kvpress_video.benchmarks.perf.results.goals import TARGETS
+from kvpress_video.benchmarks.perf.setup.long_stream import chunk_of, long_stream
 from kvpress_video.benchmarks.perf.setup.traffic import Traffic, counted
 
 TINY = bed("tiny", "cpu")
@@ -29,7 +29,7 @@ def figures() -> Iterator[list[Figure]]:
 def test_operations_are_those_that_torch_counts_in_a_stream() -> None:
     model = TINY.model()[0]
     scale, chunk = TINY.scale, chunk_of(TINY)
-    counted_by_torch = watched(TINY).operations
+    counted_by_torch = long_stream(TINY).operations
     assert frame_operations(model, *scale.patches, scale.budget, chunk) == pytest.approx(counted_by_torch, rel=0.1)
 
 
@@ -51,7 +51,7 @@ def test_the_share_follows_from_bytes_operations_and_peak_rates(figures: list[Fi
         assert one.floor is not None
         assert one.floor < one.measured
         assert one.goal == (Goal(0.25) if method == "infinipot-v" else None)
-        assert sum(one in asked.of([one]) for asked in ASKED) == (one.goal is not None)
+        assert sum(one in asked.of([one]) for asked in TARGETS) == (one.goal is not None)
 
 
 def test_operations_and_bytes_of_a_frame_are_figures_too(figures: list[Figure]) -> None:

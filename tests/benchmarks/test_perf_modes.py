@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 import torch
 from kvpress_video.benchmarks.perf import SCALES, Figure, Goal, bed, program
-from kvpress_video.benchmarks.perf.cases import modes as modes_module
 from kvpress_video.benchmarks.perf.cases import steps as steps_module
 from kvpress_video.benchmarks.perf.cases.modes import exponent
 from kvpress_video.benchmarks.perf.cases.steps import STEPS, InPlaceLayer, decoders
-from kvpress_video.benchmarks.perf.results.goals import ASKED
+from kvpress_video.benchmarks.perf.results.goals import TARGETS
 from kvpress_video.benchmarks.perf.setup.text_prefill import COLUMNS, ROWS, TextPrefill
-from kvpress_video.benchmarks.perf.setup.timing import BusyClock, PeakMemory, WallClock, inside, measured, single_thread
+from kvpress_video.benchmarks.perf.setup.timing import (
+    BusyClock,
+    PeakMemory,
+    WallClock,
+    measured,
+    measured_calls,
+    single_thread,
+)
 from transformers.cache_utils import DynamicCache
 
 import kvpress_video as kv
@@ -90,17 +96,6 @@ def test_the_exponent_is_that_of_a_power_law() -> None:
     assert exponent(lengths, [3e-6 * n**2 for n in lengths]) == pytest.approx(2)
     assert exponent(lengths, [7.0] * 3) == pytest.approx(0)
     assert exponent(lengths, [1, 2, 8]) == pytest.approx(1.5)  # least squares, not the ends alone
-
-
-def test_a_brief_run_leaves_out_the_longest_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = {mode: [1.0] for mode in MODES}, dict.fromkeys(MODES, 1.0)
-    monkeypatch.setattr(modes_module, "TextPrefill", lambda model, tokens: None)
-    monkeypatch.setattr(modes_module, "_at", lambda *_: nothing)
-    *shorter, longest = (f"{tokens:,}" for tokens in TINY.scale.mode_tokens)
-    for brief, last in ((True, shorter[-1]), (False, longest)):
-        cases = {one.case.partition(", ")[2] for one in program("modes")(bed("tiny", "cpu", brief))}
-        lengths = [*shorter, longest][: 2 if brief else 3]
-        assert cases == {*(f"{tokens} visual tokens" for tokens in lengths), f"{lengths[0]} to {last} visual tokens"}
 
 
 def test_lengths_are_whole_frames_at_every_scale() -> None:
@@ -194,11 +189,11 @@ def test_steps_run_inside_the_compression(monkeypatch: pytest.MonkeyPatch) -> No
     around: list[Any] = []
     compress = kv.compress
 
-    def watched(*arguments: Any) -> kv.Compression:
+    def noted(*arguments: Any) -> kv.Compression:
         around.append(arguments[2])
         return compress(*arguments)
 
-    monkeypatch.setattr(steps_module.kv, "compress", watched)
+    monkeypatch.setattr(steps_module.kv, "compress", noted)
     with torch.no_grad():
         for decoder in found.values():
             decoder.step_seconds()
@@ -207,7 +202,7 @@ def test_steps_run_inside_the_compression(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_goals_of_modes_and_steps_are_on_the_page(modes: list[Figure], steps: list[Figure]) -> None:
     for figure in modes + steps:
-        assert sum(figure in asked.of([figure]) for asked in ASKED) == (figure.goal is not None), figure
+        assert sum(figure in asked.of([figure]) for asked in TARGETS) == (figure.goal is not None), figure
 
 
 def test_a_busy_clock_leaves_out_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +273,7 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
 
 def test_any_meter_goes_inside_a_module() -> None:
     module = torch.nn.Linear(8, 8, bias=False)
-    with inside(module, torch.device("cpu"), PeakMemory) as taken:
+    with measured_calls(module, torch.device("cpu"), PeakMemory) as taken:
         module(torch.zeros(4, 8))
     assert taken == [4 * 8 * 4]
 

@@ -15,7 +15,7 @@ import torch
 from kvpress_video.benchmarks.perf import DEFAULT, Figure, Goal, bed, program
 from kvpress_video.benchmarks.perf.cases import peers as peers_module
 from kvpress_video.benchmarks.perf.cases.compress_pass import COLUMNS, ROWS, TEXT, Layer
-from kvpress_video.benchmarks.perf.results.goals import ASKED
+from kvpress_video.benchmarks.perf.results.goals import TARGETS
 from kvpress_video.benchmarks.perf.setup.released_infinipot_v import compress, kept
 from safetensors import safe_open
 from torch import Tensor
@@ -96,7 +96,7 @@ def test_peers_compare_time_and_memory(found: list[Figure]) -> None:
         assert one.raw["kvpress"] == "0.5.5"
         if one.what.startswith("peak memory"):
             assert one.measured == pytest.approx(one.raw["peak_bytes"] / one.raw["peer_peak_bytes"])
-        assert sum(one in asked.of([one]) for asked in ASKED) == 1
+        assert sum(one in asked.of([one]) for asked in TARGETS) == 1
     assert set(PRESSED) == {"FakeKnorm", "MergedSnapKV"}
     for one in found:
         assert one.measured > 0, one

@@ -10,7 +10,7 @@ import pytest
 from kvpress_video.benchmarks.perf import Figure, bed, program
 from kvpress_video.benchmarks.perf.cases import reading as reading_module
 from kvpress_video.benchmarks.perf.cases.reading import OURS, PYAV, READERS, SAMPLED, idle_growth, write_video
-from kvpress_video.benchmarks.perf.results.goals import ASKED
+from kvpress_video.benchmarks.perf.results.goals import TARGETS
 
 pytest.importorskip("av", reason="PyAV writes the file")
 
@@ -89,4 +89,4 @@ def test_a_reader_that_decodes_on_demand_does_not_grow(video: Path, monkeypatch:
 
 def test_goals_of_reading_are_on_the_page(figures: list[Figure]) -> None:
     for figure in figures:
-        assert sum(figure in asked.of([figure]) for asked in ASKED) == (figure.goal is not None)
+        assert sum(figure in asked.of([figure]) for asked in TARGETS) == (figure.goal is not None)

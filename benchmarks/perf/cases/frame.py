@@ -78,11 +78,11 @@ def _share(moved: float, operations: float) -> float:
 
 
 def compression(method: str, shape: Bed) -> Traffic:
-    """The traffic of compressing one layer of a stream whose budget is full, counted on the CPU.
+    """Count the traffic of compressing one layer of a stream whose budget is full, on the CPU.
 
     Args:
         method: a method's name.
-        shape: whose budget, frames and dtype the stream has; its layers have the KV heads of the 7B model.
+        shape: budget, frames and dtype of the stream; its layer has the KV heads of the 7B model.
     """
     vision = {"out_hidden_size": _ONE_LAYER["hidden_size"], "depth": 1, "fullatt_block_indexes": []}
     scale = replace(shape.scale, text=_ONE_LAYER, vision=vision)
@@ -104,8 +104,8 @@ def frame_operations(model: Any, rows: int, columns: int, held: int, chunk: int)
 
     Args:
         model: a Qwen2.5-VL, on any device.
-        rows, columns: of the patches of a frame once they are merged.
-        held: entries that a chunk sees in the cache.
+        rows, columns: merged patches of a frame.
+        held: entries in the cache before a chunk.
         chunk: frames in a chunk; a token sees half of it on average.
     """
     text, vision = model.get_decoder(), model.model.visual

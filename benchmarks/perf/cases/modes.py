@@ -19,7 +19,7 @@ import kvpress_video as kv
 from ..results.measurement import Figure, Goal
 from ..setup.scales import Bed
 from ..setup.text_prefill import MeterOf, TextPrefill
-from ..setup.timing import BusyClock, PeakMemory, single_thread, turns
+from ..setup.timing import BusyClock, PeakMemory, interleaved, single_thread
 
 METHOD = "infinipot-v"
 STOCK = "stock"
@@ -39,7 +39,7 @@ def run(bed: Bed) -> Iterator[Figure]:
         "split": partial(kv.compress, model, METHOD, _RATIO),
         "chunked": partial(kv.compress, model, METHOD, bed.scale.mode_budget),
     }
-    lengths = bed.scale.mode_tokens[:-1] if bed.brief else bed.scale.mode_tokens
+    lengths = bed.scale.mode_tokens
     times: dict[str, list[float]] = {}
     peaks: dict[str, list[float]] = {}
     for tokens in lengths:
@@ -62,7 +62,7 @@ def _at(
     modes = (STOCK, *ways)
     with single_thread():
         peaks = {mode: measure(mode, PeakMemory) for mode in modes}
-        return turns({mode: partial(measure, mode, BusyClock) for mode in modes}, rounds, warm_up=0), peaks
+        return interleaved({mode: partial(measure, mode, BusyClock) for mode in modes}, rounds, warm_up=0), peaks
 
 
 def _figures(times: Mapping[str, Sequence[float]], peaks: Mapping[str, float], at: str) -> Iterator[Figure]:

@@ -2,9 +2,9 @@
 
 kvpress evicts three quarters of all entries, text included; here three quarters of the video are evicted and text
 stays. A prefill is measured in the text model, compression included, with the default prefill of a ratio. A pass
-compresses one layer of the 7B shape, as in `pass`, into buffers of the size that remains. The released InfiniPot-V keeps
-three quarters, as in its paper: it cannot keep fewer than twice its recent frames. kvpress needs older packages than the
-rest of the benchmarks: `make bench-peers` runs this in an environment of its own.
+compresses one layer of the 7B shape, as in `pass`, into buffers of the size that remains. The released InfiniPot-V
+keeps three quarters, as in its paper: it cannot keep fewer than twice its recent frames. kvpress needs older packages
+than the rest of the benchmarks: `make bench-peers` runs this in an environment of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..results.measurement import Figure, Goal
 from ..setup.released_infinipot_v import compress as released
 from ..setup.scales import Bed
 from ..setup.text_prefill import MeterOf, TextPrefill
-from ..setup.timing import BusyClock, PeakMemory, measured, peak_bytes, single_thread, turns
+from ..setup.timing import BusyClock, PeakMemory, interleaved, measured, peak_bytes, single_thread
 from .compress_pass import COLUMNS, ROWS, TEXT, WIDTH, Layer
 
 EVICTED = 0.75
@@ -75,7 +75,7 @@ def _prefills(bed: Bed, kvpress: Any, model: Any, tokens: int) -> Iterator[Figur
     with single_thread():
         peaks = {name: measure(name, PeakMemory) for name in contexts}
         works = {name: partial(measure, name, BusyClock) for name in contexts}
-        spent = turns(works, min(bed.scale.rounds, _ROUNDS), warm_up=0)
+        spent = interleaved(works, min(bed.scale.rounds, _ROUNDS), warm_up=0)
     yield from _against("prefill", f"{tokens:,} visual tokens", _PEERS, spent, peaks, "kvpress's")
 
 
@@ -118,7 +118,7 @@ def _passes(bed: Bed, kvpress: Any, length: int) -> Iterator[Figure]:
     rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short ones vary more
     works = {name: partial(_pass_seconds, make, bed.device) for name, make in ready.items()}
     with single_thread():
-        spent = turns(works, rounds)
+        spent = interleaved(works, rounds)
         peaks = {name: peak_bytes(make(), bed.device) for name, make in ready.items()}
     yield from _against("pass", f"{layer.length:,} entries", ours, spent, peaks, "the peer's")
 

@@ -1,7 +1,7 @@
 """Video reading: `read_video` and `read_in_groups` against decord and plain PyAV, on one generated file.
 
-Frames are sampled evenly over the video, and streamed from first to last. Memory is watched in a process of its own,
-which reads the first frames and then waits. decord is compared where it is installed.
+Frames are sampled evenly over the video, and streamed from first to last. Memory is that of a separate process, which
+reads the first frames and then waits. decord takes part if it is installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kvpress_video.video import read_in_groups
 
 from ..results.measurement import Figure, Goal
 from ..setup.scales import Bed
-from ..setup.timing import BusyClock, WallClock, measured, turns
+from ..setup.timing import BusyClock, WallClock, interleaved, measured
 
 SAMPLED, GROUP = 64, 32
 OURS, DECORD, PYAV = "read_video", "decord", "PyAV"
@@ -42,8 +42,8 @@ class Reader(NamedTuple):
     """A way to read a file.
 
     Attributes:
-        sample: reads `SAMPLED` frames, evenly spaced, of a file with so many: (n, height, width, 3).
-        stream: reads every frame in order, a group at a time.
+        sample: reads `SAMPLED` evenly spaced frames of a file, (n, height, width, 3); takes its path and frame count.
+        stream: reads every frame in order, `GROUP` at a time; takes the same.
     """
 
     sample: Callable[[Path, int], Any]
@@ -107,7 +107,7 @@ def run(bed: Bed) -> Iterator[Figure]:
         path = write_video(Path(folder) / "video.mp4", count)
         for what, read, warm_up in (("sample 64 frames", _sample, 1), ("stream every frame", _stream, 0)):
             works = {name: partial(_timed, partial(read, reader, path, count), bed) for name, reader in readers.items()}
-            yield from _times(what, turns(works, rounds, warm_up), raw)
+            yield from _times(what, interleaved(works, rounds, warm_up), raw)
         for name in readers:
             growth = idle_growth(name, path, count)
             yield Figure(

@@ -1,6 +1,6 @@
 """Decoding steps through the hooks, against the stock model on a cache of the same length.
 
-At ratio 1 nothing was evicted; capped, a longer video was brought down to as many entries. A step is one call of the
+At ratio 1 nothing was evicted; capped, a longer video was compressed to as many entries. A step is one call of the
 model's forward, without `generate()`. A second stock cache is timed like the others: its ratio to the first, and the
 spread of that ratio, are the resolution of the measurement. The stock cache copies itself in every step; the last row
 compares with one that is written in place.
@@ -25,7 +25,7 @@ from ..results.measurement import Figure, Goal
 from ..setup.prompts import video_prompt
 from ..setup.scales import Bed
 from ..setup.text_prefill import COLUMNS, ROWS
-from ..setup.timing import BusyClock, measured, single_thread, turns
+from ..setup.timing import BusyClock, interleaved, measured, single_thread
 
 METHOD = "key-norm"
 STEPS = 8
@@ -89,12 +89,12 @@ class Decoder:
 
 
 def compressed(model: Any, tokens: int, budget: str | int) -> Decoder:
-    """Prefill a video of so many tokens under a budget.
+    """Prefill a video under a budget.
 
     Args:
-        model: the model.
-        tokens: of the video, a multiple of `ROWS` × `COLUMNS`.
-        budget: as `kv.compress()` takes it.
+        model: a Qwen2.5-VL.
+        tokens: visual tokens, a multiple of `ROWS` × `COLUMNS`.
+        budget: budget of `kv.compress()`.
     """
     prompt = video_prompt(model, tokens // (ROWS * COLUMNS), ROWS, COLUMNS)
     with kv.compress(model, METHOD, budget):
@@ -134,7 +134,7 @@ def _of(model: Any, name: str, entries: int, bed: Bed, goal: Goal) -> Iterator[F
     works = {kind: decoder.step_seconds for kind, decoder in decoders(model, entries).items()}
     rounds = _ROUNDS * bed.scale.rounds
     with single_thread():
-        spent = turns(works, rounds)
+        spent = interleaved(works, rounds)
     at = f"{entries:,} entries"
     raw = {"steps": STEPS, "rounds": rounds, "threads": 1, "seconds": spent}
     for kind, taken in spent.items():

@@ -14,7 +14,7 @@ from typing import Any
 from ...publishing.sweep import fill_files
 from .. import BENCHMARKS
 from .file import read
-from .goals import ASKED, Asked
+from .goals import TARGETS, Target
 from .measurement import Figure
 from .profile_files import profiles
 from .tables import listed, ruled, shortened, spanning, verdict, with_unit, written
@@ -76,14 +76,14 @@ def summary(results: Sequence[Results], links: bool = True) -> str:
         *(column for each in results for column in (f"measured: {each.name}", "floor")),
     ]
     rows = [header if results else [*header, "measured"]]
-    for asked in ASKED:
+    for asked in TARGETS:
         cells = [cell for each in results for cell in _cells(asked, asked.of(each.figures), each.gpu)]
         name = f"[{asked.benchmark}](#{asked.benchmark})" if links else asked.benchmark
         rows.append([name, asked.what, asked.goal, *(cells or ["not measured yet"])])
     return ruled(rows, right=range(3, len(rows[0])))
 
 
-def _cells(asked: Asked, figures: Sequence[Figure], gpu: bool) -> tuple[str, str]:
+def _cells(asked: Target, figures: Sequence[Figure], gpu: bool) -> tuple[str, str]:
     if not figures:
         return "not measured", ""
     said = "asked of a GPU only" if asked.gpu and not gpu else verdict(figures)
@@ -141,9 +141,9 @@ def _grouped(figures: Iterable[Figure]) -> list[list[Figure]]:
     return list(groups.values())
 
 
-def _lacking_gpu(benchmark: str, results: Sequence[Results]) -> list[Asked]:
+def _lacking_gpu(benchmark: str, results: Sequence[Results]) -> list[Target]:
     on_gpu = [one for each in results if each.gpu for one in each.figures]
-    return [asked for asked in ASKED if asked.benchmark == benchmark and asked.device and not asked.of(on_gpu)]
+    return [asked for asked in TARGETS if asked.benchmark == benchmark and asked.device and not asked.of(on_gpu)]
 
 
 def machines(results: Sequence[Results]) -> str:

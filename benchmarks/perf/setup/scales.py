@@ -1,4 +1,4 @@
-"""How large the benchmarks are: the sizes of a model, and of what it is given."""
+"""Sizes of the benchmarks: of the model and of its inputs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ class Scale:
     """Sizes of a Qwen2.5-VL with random weights, and of every benchmark on it.
 
     Attributes:
-        what: in words.
+        what: the scale, in words.
         text, vision: configuration of the two towers, over that of the bundled model.
-        dtype: of weights and cache.
-        rounds: measured after a warm-up; their median counts.
-        entries: of the layers that are compressed in a pass.
+        dtype: dtype of weights and cache.
+        rounds: measured rounds after a warm-up.
+        entries: lengths of the layers of `pass`.
         minutes: lengths of streams, at a frame a second.
-        budget: of streams and capped conversations, entries.
+        budget: entries of streams and capped conversations.
         patches: (rows, columns) of a frame of a stream.
-        prefill_frames: frames of a prompt, of 18 × 18 tokens each.
-        conversation: tokens of a conversation whose cache is full.
-        cache_bytes: room for conversations; None for what the device has left.
-        new_tokens: decoded for each.
-        overhead_tokens: visual tokens of a prompt whose prefill is timed with and without hooks.
+        prefill_frames: frames of the prompt of `prefill`, of 18 × 18 tokens each.
+        conversation: tokens of a conversation with a full cache.
+        cache_bytes: memory for conversations; None for the free memory of the device.
+        new_tokens: tokens decoded for each conversation.
+        overhead_tokens: visual tokens of the prompt of `overhead`.
         deep_text: configuration of the text tower of `modes`, `steps` and `peers`, over `text`.
         mode_tokens: visual tokens of the prompts of `modes`, ascending.
         mode_budget: entries per layer and head of their chunked prefill.
         step_entries: entries held while `steps` decodes.
         video_seconds: length of the file that `reading` reads.
-        clips: of the sweep.
-        ratios: its budgets.
+        clips: clips of `sweep`.
+        ratios: budgets of `sweep`.
     """
 
     what: str
@@ -176,35 +176,33 @@ SCALES = {
 
 @dataclass(frozen=True, eq=False)
 class Bed:
-    """Where benchmarks run.
+    """A device and a scale to run benchmarks at.
 
     Attributes:
-        device: of everything.
+        device: device of models and tensors.
         scale: the sizes.
         name: the scale's name.
-        brief: whether the longest measurements are left out.
     """
 
     device: torch.device
     scale: Scale
     name: str
-    brief: bool = False
 
     def deep(self) -> Bed:
-        """The same with the text tower of `modes`, `steps` and `peers`."""
+        """The same bed with the text tower of `modes`, `steps` and `peers`."""
         text = self.scale.text | self.scale.deep_text
         vision = self.scale.vision | {"out_hidden_size": text["hidden_size"]} if text else self.scale.vision
         return replace(self, scale=replace(self.scale, text=text, vision=vision))
 
     def model(self) -> tuple[Any, Any]:
-        """A Qwen2.5-VL of the scale with random weights in eval mode, and a processor that never shrinks a frame."""
+        """Make a Qwen2.5-VL with random weights, in eval mode, and a processor that never shrinks a frame."""
         processor = load_bundled(device="cpu")[1]
         for part in (processor.image_processor, processor.video_processor):
             part.size = {"shortest_edge": 28 * 28, "longest_edge": 2**40}
         from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
         from transformers.utils import is_flash_attn_2_available
 
-        gc.collect()  # models of earlier benchmarks
+        gc.collect()  # free the models of earlier benchmarks
         dtype = str(self.scale.dtype).removeprefix("torch.")
         known = json.loads((files("kvpress_video") / "data" / "bundled" / "config.json").read_text())
         known["dtype"] = known["text_config"]["dtype"] = known["vision_config"]["dtype"] = dtype
@@ -221,8 +219,8 @@ class Bed:
         return model.eval(), processor
 
 
-def bed(scale: str | None = None, device: str | None = None, brief: bool = False) -> Bed:
-    """Where to run: by default at the size of the 7B model where there is a GPU, else at that of a laptop.
+def bed(scale: str | None = None, device: str | None = None) -> Bed:
+    """Choose device and scale: by default the 7B model on a GPU, else the laptop's size on the CPU.
 
     Raises:
         UnknownNameError: there is no such scale.
@@ -231,4 +229,4 @@ def bed(scale: str | None = None, device: str | None = None, brief: bool = False
     name = scale or ("7b" if where.type == "cuda" else "laptop")
     if name not in SCALES:
         raise unknown_name("scale", name, SCALES)
-    return Bed(where, SCALES[name], name, brief)
+    return Bed(where, SCALES[name], name)

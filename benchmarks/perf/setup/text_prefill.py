@@ -10,7 +10,7 @@ import torch
 
 from .prompts import video_prompt
 from .stock_model import StockPrefill
-from .timing import Meter, inside, measured
+from .timing import Meter, measured, measured_calls
 
 ROWS, COLUMNS = 8, 16
 
@@ -18,10 +18,7 @@ MeterOf = Callable[[torch.device], Meter]
 
 
 class TextPrefill:
-    """One prompt on one model, prefilled over and over.
-
-    The vision tower runs before the text model and is not measured.
-    """
+    """The measured prefill of one prompt on one model; the vision tower runs before it and is not part of it."""
 
     def __init__(self, model: Any, tokens: int) -> None:
         """Prepare a prompt with `tokens` visual tokens, a multiple of `ROWS` × `COLUMNS`, for a Qwen2.5-VL."""
@@ -35,6 +32,6 @@ class TextPrefill:
 
     def within(self, compression: AbstractContextManager, meter: MeterOf) -> float:
         """Measure the text model of `generate()` inside a compression."""
-        with inside(self._stock.text_model, self._model.device, meter) as taken, compression:
+        with measured_calls(self._stock.text_model, self._model.device, meter) as taken, compression:
             self._model.generate(**self._prompt, max_new_tokens=1)
         return sum(taken)

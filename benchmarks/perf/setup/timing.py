@@ -48,8 +48,8 @@ class WallClock:
 
 
 class BusyClock:
-    """Seconds of computation: CUDA events on a GPU, else CPU time of this process, to which other processes add
-    little."""
+    """Seconds of computation: CUDA events on a GPU, else the CPU time of this process, which other processes hardly
+    change."""
 
     def __init__(self, device: torch.device) -> None:
         self._events: list[torch.cuda.Event] = []
@@ -131,7 +131,7 @@ def peak_bytes(work: Work, device: torch.device) -> int:
     return int(measured(work, PeakMemory(device)))
 
 
-def turns(works: Mapping[Key, Callable[[], Found]], rounds: int, warm_up: int = 1) -> dict[Key, list[Found]]:
+def interleaved(works: Mapping[Key, Callable[[], Found]], rounds: int, warm_up: int = 1) -> dict[Key, list[Found]]:
     """Call each work once per round and collect the results, so that a slow moment of the machine slows them all."""
     found: dict[Key, list[Found]] = {name: [] for name in works}
     for number in range(warm_up + rounds):
@@ -145,11 +145,11 @@ def turns(works: Mapping[Key, Callable[[], Found]], rounds: int, warm_up: int = 
 def medians(works: Mapping[Key, Work], device: torch.device, rounds: int, warm_up: int = 1) -> dict[Key, float]:
     """Median elapsed seconds of each work, interleaved."""
     timed = {name: partial(seconds, work, device) for name, work in works.items()}
-    return {name: median(taken) for name, taken in turns(timed, rounds, warm_up).items()}
+    return {name: median(taken) for name, taken in interleaved(timed, rounds, warm_up).items()}
 
 
 @contextmanager
-def inside(
+def measured_calls(
     module: nn.Module, device: torch.device, meter: Callable[[torch.device], Meter] = WallClock
 ) -> Iterator[list[float]]:
     """Measure every call of a module, into a list that grows while the context is open."""

@@ -17,11 +17,11 @@ _FREE = ("aten.empty", "aten.new_empty", "aten.detach", "aten.alias", "aten._uns
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the memory traffic of operations; views cost nothing.
+    """A counter of the memory traffic of operations; views cost nothing.
 
     Attributes:
-        bytes: read and written.
-        operations: that moved any.
+        bytes: bytes read and written.
+        operations: operations other than views.
     """
 
     def __init__(self) -> None:
