@@ -46,12 +46,12 @@ def _speed(watch: LongStream, point: Point, since: int, rate: float) -> Figure:
 def _memory(bed: Bed, first: Point, now: Point) -> Iterator[Figure]:
     case = f"{METHOD}, {now.minutes} minutes"
     sizes = {
-        "peak memory of torch beside the weights": [point.allocated for point in (first, now)],
+        "peak memory of torch beyond the weights": [point.allocated for point in (first, now)],
         "buffers of the session": [point.stats.reserved_bytes for point in (first, now)],
         "fullest moment of the cache": [point.stats.peak_bytes for point in (first, now)],
         "resident memory of the process": [point.resident for point in (first, now)],
     }
-    asked = "peak memory of torch beside the weights" if bed.device.type == "cuda" else "resident memory of the process"
+    asked = "peak memory of torch beyond the weights" if bed.device.type == "cuda" else "resident memory of the process"
     for what, (before, after) in sizes.items():
         if after:
             yield Figure(
