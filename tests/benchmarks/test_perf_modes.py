@@ -168,12 +168,12 @@ def test_a_layer_in_place_holds_what_a_stock_one_does() -> None:
 
 
 def test_steps_are_compared_with_stock_and_stock_with_itself(steps: list[Figure]) -> None:
-    ratios = named(steps, "time of a step ÷ stock")
+    ratios, taken = named(steps, "time of a step ÷ stock"), named(steps, "time of a step")
     names = {case.partition(":")[0] for case in ratios}
     assert names == {"4 layers of 192", "bundled"}
     for case, one in ratios.items():
         name, _, kind = case.partition(",")[0].partition(": ")
-        spent = one.raw["seconds"]
+        spent = {kind: taken[f"{name}: {kind}, {case.partition(', ')[2]}"].raw["seconds"] for kind in (kind, "stock")}
         pairs = sorted(mine / stock for mine, stock in zip(spent[kind], spent["stock"], strict=True))
         assert len(pairs) == one.raw["rounds"]
         assert pairs[0] <= one.measured <= pairs[-1]

@@ -2,9 +2,9 @@
 
 kvpress evicts three quarters of all entries, text included; here three quarters of the video are evicted and text
 stays. A prefill is measured in the text model, compression included, with the default prefill of a ratio. A pass
-compresses one layer of the 7B shape, as in `pass`, into buffers of the size that remains. The released InfiniPot-V
-keeps three quarters, as in its paper: it cannot keep fewer than twice its recent frames. kvpress needs older packages
-than the rest of the benchmarks: `make bench-peers` runs this in an environment of its own.
+compresses one layer of the 7B shape once, as after a one-shot prefill. The released InfiniPot-V keeps three quarters,
+as in its paper: it cannot keep fewer than twice its recent frames. kvpress needs older packages than the rest of the
+benchmarks: `make bench-peers` runs this in an environment of its own.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _against(
 ) -> Iterator[Figure]:
     packages = {"kvpress": version("kvpress"), "threads": 1}
     for name, taken in spent.items():
-        raw = {"seconds": taken, "peak_bytes": peaks[name], **packages}
+        raw = {"rounds": len(taken), "peak_bytes": peaks[name], **packages}
         yield Figure("peers", f"{name}, {at}", f"time of a {work}", 1e3 * median(taken), "ms", raw=raw)
         yield Figure("peers", f"{name}, {at}", f"peak memory of a {work}", peaks[name] / 2**20, "MiB", raw=raw)
     for method, peer in pairs.items():
