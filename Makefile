@@ -1,6 +1,8 @@
 # make demo               the comparison table, on the bundled model and freshly made clips (about four minutes on two cores)
-# make bench              what compression costs and saves here (about eight minutes on two cores), into docs/performance.md and
-#                         benchmarks/results/perf/$(BENCH).json; BENCH is the machine's name unless you give another
+# make bench              the cost and the savings of compression here (about ten minutes on two cores), into
+#                         docs/performance.md and benchmarks/results/perf/$(BENCH).json; BENCH defaults to the machine's name
+# make bench-peers        kvpress and the released InfiniPot-V against this package, in an environment of its own
+#                         (.venv-peers), into docs/performance.md and benchmarks/results/perf/$(BENCH)-peers.json
 # make test               ruff, mypy and the test suite, in .venv
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
@@ -12,7 +14,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo bench test test-transformers clean
+.PHONY: demo bench bench-peers test test-transformers clean
 
 demo: .venv/.ready
 	rm -rf demo
@@ -21,6 +23,10 @@ demo: .venv/.ready
 bench: .venv/.ready
 	.venv/bin/kvpress-video bench --out benchmarks/results/perf/$(BENCH).json
 	.venv/bin/python -m kvpress_video.benchmarks.perf.results.page
+
+bench-peers: .venv-peers/.ready
+	.venv-peers/bin/kvpress-video bench peers --out benchmarks/results/perf/$(BENCH)-peers.json
+	.venv-peers/bin/python -m kvpress_video.benchmarks.perf.results.page
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.ready
@@ -33,22 +39,28 @@ test-transformers: .venv-5.17.0/.ready .venv-4.57.6/.ready
 	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2
 	OMP_NUM_THREADS=1 .venv-4.57.6/bin/pytest -n 2
 
-# $(call install,ENVIRONMENT,CONSTRAINTS): torch goes first, so that whatever asks for torch later finds its CPU build.
+# $(call install,ENVIRONMENT,CONSTRAINTS,PACKAGES): torch goes first, so that its CPU build satisfies later requirements.
 define install
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/pip install --quiet "$(CPU_TORCH)" || $(1)/bin/pip install --quiet "$(CPU_TORCH)" --index-url $(CPU_INDEX)
 	$(1)/bin/pip install --quiet --constraint $(2) "setuptools>=77"
-	$(1)/bin/pip install --quiet --constraint $(2) --no-build-isolation --editable ".[dev]"
+	$(1)/bin/pip install --quiet --constraint $(2) --no-build-isolation $(3)
 	touch $(1)/.ready
 endef
 
 .venv/.ready: constraints.txt pyproject.toml
-	$(call install,.venv,constraints.txt)
+	$(call install,.venv,constraints.txt,--editable ".[dev]")
 
 .venv-%/.ready: constraints.txt pyproject.toml
 	mkdir -p .venv-$*
 	sed -e '/^tokenizers\|^huggingface_hub/d' -e 's/^transformers==.*/transformers==$*/' constraints.txt > .venv-$*/constraints.txt
-	$(call install,.venv-$*,.venv-$*/constraints.txt)
+	$(call install,.venv-$*,.venv-$*/constraints.txt,--editable ".[dev]")
+
+.venv-peers/.ready: constraints.txt pyproject.toml
+	mkdir -p .venv-peers
+	sed -e '/^tokenizers\|^huggingface_hub/d' -e 's/^transformers==.*/transformers==4.57.6/' -e 's/^pandas==.*/pandas<3/' \
+	  constraints.txt > .venv-peers/constraints.txt
+	$(call install,.venv-peers,.venv-peers/constraints.txt,--editable . kvpress==0.5.5)
 
 clean:
 	rm -rf .venv .venv-* build demo *.egg-info .mypy_cache .pytest_cache .ruff_cache

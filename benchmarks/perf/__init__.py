@@ -1,4 +1,4 @@
-"""What compression costs and saves: one program per figure, at the size of a laptop or of a 7B model."""
+"""Benchmarks of time and memory: one program per question, at the size of a laptop or of a 7B model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from importlib import import_module
 from .results.measurement import Figure, Goal
 from .setup.scales import SCALES, Bed, bed
 
-__all__ = ["BENCHMARKS", "SCALES", "Bed", "Figure", "Goal", "bed", "program"]
+__all__ = ["BENCHMARKS", "DEFAULT", "SCALES", "Bed", "Figure", "Goal", "bed", "program"]
 
 BENCHMARKS = {
     "pass": "compress_pass",
     "stream": "stream",
     "prefill": "prefill",
+    "modes": "modes",
     "decode": "decode",
+    "steps": "steps",
     "answer": "answer",
     "overhead": "overhead",
     "sweep": "sweep",
+    "reading": "reading",
+    "frame": "frame",
+    "peers": "peers",
 }
+DEFAULT = tuple(name for name in BENCHMARKS if name not in ("modes", "peers"))
+"""The benchmarks of a run that names none: without the longest one and the one that needs kvpress."""
 
 
 def program(name: str) -> Callable[[Bed], Iterator[Figure]]:
-    """The program of a benchmark: it yields figures as it measures them."""
+    """The program of a benchmark, which yields figures as it measures them."""
     run: Callable[[Bed], Iterator[Figure]] = import_module(f"{__name__}.cases.{BENCHMARKS[name]}").run
     return run

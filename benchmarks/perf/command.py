@@ -1,4 +1,4 @@
-"""`kvpress-video bench`: what compression costs and saves on this machine."""
+"""`kvpress-video bench`: the cost and the savings of compression on this machine."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ if TYPE_CHECKING:
     from kvpress_video.benchmarks.perf import Figure
     from rich.table import Table
 
+_NAMES = (
+    "pass, stream, prefill, modes, decode, steps, answer, overhead, sweep, reading, frame or peers "
+    "(default: all but modes, which takes half an hour on two cores, and peers, which needs kvpress)"
+)
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    bench = commands.add_parser("bench", help="measure what compression costs and saves on this machine")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="pass, stream, prefill, … (default: all)")
-    bench.add_argument("--scale", help="tiny, laptop or 7b (default: 7b where there is a GPU, else laptop)")
-    bench.add_argument("--device", help="(default: cuda if there is one, else cpu)")
-    bench.add_argument("--out", type=Path, metavar="FILE", help="a JSON file for the rows, or to add them to")
+    bench = commands.add_parser("bench", help="measure the cost and the savings of compression on this machine")
+    bench.add_argument("names", nargs="*", metavar="NAME", help=_NAMES)
+    bench.add_argument("--scale", help="tiny, laptop or 7b (default: 7b on a GPU, else laptop)")
+    bench.add_argument("--device", help="device to run on (default: cuda if available, else cpu)")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write the figures to, or to add them to")
     bench.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler of torch, which else speaks on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler logs to stderr
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     quiet()
-    from kvpress_video.benchmarks.perf import BENCHMARKS, bed, program
+    from kvpress_video.benchmarks.perf import BENCHMARKS, DEFAULT, bed, program
     from kvpress_video.benchmarks.perf.results.file import check, head_of, keep
 
     from ...errors import unknown_name
 
-    names = options.names or list(BENCHMARKS)
+    names = options.names or DEFAULT
     for name in names:
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
@@ -55,7 +60,7 @@ def _bench(options: argparse.Namespace) -> int:
                 found += figures
                 if options.out is not None:
                     keep(options.out, head, name, figures)
-    finally:  # what was measured before a failure is shown
+    finally:  # after a failure, print the figures measured so far
         print_tables([_table(found)], [f"{head['device']}; {head['machine']}; {where.name}: {where.scale.what}"])
     return DONE
 

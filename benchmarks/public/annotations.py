@@ -1,4 +1,4 @@
-"""Read what a benchmark's authors wrote down: JSON, JSON lines or Parquet, with errors that name file and item."""
+"""Read annotations: JSON, JSON lines or Parquet, with errors that name file and item."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Record = Mapping[str, Any]
 
 
 def find_annotation(root: Path, patterns: Iterable[str]) -> Path:
-    """The first file under `root` that fits a pattern, the patterns in order.
+    """Find the first file under `root` that matches a pattern, trying the patterns in order.
 
     Raises:
-        BenchmarkError: `root` is no folder, or no file fits.
+        BenchmarkError: `root` is not a folder, or no file matches.
     """
     if not root.is_dir():
         raise BenchmarkError(f"There is no folder {root}: set path to the folder of the benchmark's local copy.")
@@ -28,10 +28,10 @@ def find_annotation(root: Path, patterns: Iterable[str]) -> Path:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        BenchmarkError: it is missing, or not JSON; the line is named.
+        BenchmarkError: it is missing, or not JSON; the error names the line.
     """
     text = _text(file)
     try:
@@ -41,10 +41,10 @@ def read_json(file: Path) -> Any:
 
 
 def read_records(file: Path) -> list[Record]:
-    """The records of a `.json` file that holds a list, of a `.jsonl` file, or of a `.parquet` file.
+    """Read the records of a `.json` file with a list, of a `.jsonl` file, or of a `.parquet` file.
 
     Raises:
-        BenchmarkError: it is missing or broken, holds something else, or pyarrow is needed and not installed.
+        BenchmarkError: it is missing or damaged, holds no records, or pyarrow is needed and not installed.
     """
     read = {".jsonl": _json_lines, ".parquet": _parquet}.get(file.suffix, read_json)
     records = read(file)
@@ -54,8 +54,10 @@ def read_records(file: Path) -> list[Record]:
 
 
 def need(record: Record, columns: Iterable[str], where: str) -> None:
-    """Raises:
-    BenchmarkError: columns are missing; those found and those expected are listed.
+    """Check that records have columns.
+
+    Raises:
+        BenchmarkError: columns are missing; the error lists those found and those expected.
     """
     columns = list(columns)
     if not isinstance(record, Mapping):
@@ -69,10 +71,10 @@ def need(record: Record, columns: Iterable[str], where: str) -> None:
 
 
 def need_list(value: Any, what: str, where: str) -> list[Any]:
-    """A list, whatever holds it.
+    """Read a list.
 
     Raises:
-        BenchmarkError: it is no list, or empty.
+        BenchmarkError: it is not a list, or empty.
     """
     if not isinstance(value, (list, tuple)) or not value:
         raise BenchmarkError(f"{where}: {what} should be a list, found {value!r}.")
@@ -80,10 +82,10 @@ def need_list(value: Any, what: str, where: str) -> list[Any]:
 
 
 def need_number(value: Any, what: str, where: str) -> float:
-    """A number.
+    """Read a number.
 
     Raises:
-        BenchmarkError: it is none.
+        BenchmarkError: it is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BenchmarkError(f"{where}: {what} should be a number, found {value!r}.")
@@ -91,10 +93,10 @@ def need_number(value: Any, what: str, where: str) -> float:
 
 
 def seconds(stamp: Any, where: str) -> float:
-    """Seconds of `"HH:MM:SS"` or `"MM:SS"`; seconds may have a fraction.
+    """Parse `"HH:MM:SS"` or `"MM:SS"`, with or without a fraction, into seconds.
 
     Raises:
-        BenchmarkError: it is no such time.
+        BenchmarkError: it is not such a time.
     """
     try:
         return float(sum(float(part) * 60**place for place, part in enumerate(reversed(str(stamp).split(":")))))

@@ -1,4 +1,4 @@
-"""What all public benchmarks have in common: a folder, and questions about pieces of the videos in it."""
+"""Base classes of public benchmarks: a folder, and questions about segments of the videos in it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .videos import PLACES, find_video, report_missing
 
 @dataclass(frozen=True)
 class Item:
-    """A question, and the piece of a video that may be seen for it.
+    """A question, and the part of a video that may be seen for it.
 
     Attributes:
-        question: with all that the model reads.
-        file: the video, as the annotation names it.
-        video: what the piece is cut from; the file itself by default.
+        question: the question, with the whole prompt.
+        file: name of the video in the annotation.
+        video: the video that the part is cut from; `file` by default.
         group: as in `Clip`.
-        start, end: the piece, in seconds.
-        duration: of the piece, in seconds, where it is known without them.
+        start, end: the part, in seconds.
+        duration: duration of the part in seconds, if known without `start` and `end`.
     """
 
     question: Question
@@ -40,17 +40,17 @@ class Item:
 
 @dataclass(frozen=True)
 class LocalCopy(Benchmark):
-    """A public benchmark, from the files that its authors hand out; nothing is downloaded.
+    """A public benchmark, from the files that its authors distribute; nothing is downloaded.
 
-    Questions about the same piece of a video make one clip.
+    Questions about the same part of a video make one clip.
 
     Attributes:
-        path: the folder of the local copy.
-        frames, fps: video frames to take of each piece, in all or per second; by default as the benchmark's own
-            evaluation does, or 64 where it leaves that open.
-        limit: how many clips to draw, others for each seed; all by default.
-        missing: `"error"` where videos are missing, or `"skip"` to go on without them, with a warning that lists them.
-        tasks: the tasks to ask about, with `+` between them; all by default.
+        path: folder of the local copy.
+        frames, fps: video frames to sample from each part, in total or per second; by default those of the benchmark's
+            own evaluation, or 64 if it does not say.
+        limit: number of clips to draw, depending on the seed; all by default.
+        missing: `"error"` if videos are missing, or `"skip"` to continue without them, with a warning that lists them.
+        tasks: the tasks to include, joined by `+`; all by default.
     """
 
     path: str = ""
@@ -68,8 +68,10 @@ class LocalCopy(Benchmark):
     """No more frames than this per second of a short piece, which would not hold them all."""
 
     def __post_init__(self) -> None:
-        """Raises:
-        BenchmarkError: an option is missing, or has a value that makes no sense.
+        """Check the options.
+
+        Raises:
+            BenchmarkError: an option is missing or invalid.
         """
         if not self.path:
             raise BenchmarkError(f"{self.title} needs path=…, the folder of its local copy.")
@@ -81,18 +83,18 @@ class LocalCopy(Benchmark):
 
     @abstractmethod
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of the annotation, in its order; of the tasks that are wanted, at least.
+        """Questions of the annotation in its order, at least those of the wanted tasks.
 
         Raises:
-            BenchmarkError: the annotation is missing or not what it should be.
+            BenchmarkError: the annotation is missing or malformed.
         """
 
     def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
-        """One clip for each piece of a video, in the order of the annotation.
+        """One clip for each part of a video, in the order of the annotation.
 
         Raises:
-            BenchmarkError: the annotation is missing or not what it should be, or videos are missing.
-            UnknownNameError: a task that is asked for does not exist.
+            BenchmarkError: the annotation is missing or malformed, or videos are missing.
+            UnknownNameError: there is no such task.
         """
         root = Path(self.path).expanduser()
         pieces: dict[tuple[str, float | None, float | None], list[Item]] = {}
@@ -105,20 +107,24 @@ class LocalCopy(Benchmark):
         return [clips[place] for place in sorted(random.Random(seed).sample(range(len(clips)), self.limit))]
 
     def wants(self, task: str) -> bool:
-        """Whether questions of a task are asked for."""
+        """Whether a task is included."""
         return not self.tasks or task in self.tasks.split("+")
 
     def one_of(self, option: str, known: Iterable[str]) -> None:
-        """Raises:
-        BenchmarkError: an option has another value than those known.
+        """Check that an option has one of its known values.
+
+        Raises:
+            BenchmarkError: it has another one.
         """
         value, known = getattr(self, option), list(known)
         if value not in known:
             raise BenchmarkError(f"{option} of {self.title} is one of {', '.join(known)}, got {value!r}.")
 
     def positive(self, option: str) -> None:
-        """Raises:
-        BenchmarkError: an option is set, and not to a number above zero.
+        """Check that an option is unset or above zero.
+
+        Raises:
+            BenchmarkError: it is neither.
         """
         value: Any = getattr(self, option)
         if value is not None and not (isinstance(value, (int, float)) and value > 0):
@@ -168,12 +174,12 @@ class LocalCopy(Benchmark):
 
 
 class MultipleChoice(LocalCopy):
-    """A public benchmark whose answers are letters of options; the one that an answer names is compared."""
+    """A public benchmark with multiple-choice answers, scored by the letter that an answer names."""
 
     def chosen(self, question: Question, answer: str) -> str:
-        """The letter of the option that an answer names, empty if it names none."""
+        """Letter of the option that an answer names, empty if it names none."""
         return first_letter(answer, len(question.options))
 
     def score(self, question: Question, answer: str) -> float | None:
-        """1 for the right option, 0 for another one or none; None where the right one is not public."""
+        """1 for the right option, 0 otherwise; None if the right one is not public."""
         return float(self.chosen(question, answer) == question.expected) if question.expected else None

@@ -22,12 +22,12 @@ PROMPT = "{question}\n{options}\nAnswer with the option's letter from the given 
 class EgoSchema(MultipleChoice):
     """EgoSchema. Its score is the mean over questions.
 
-    The authors publish no prompt for video language models: this is lmms-eval's, and so is the reading of answers: an
-    option with its letter, its words alone, or its letter; else the first letter of an option.
+    The authors publish no prompt for video language models: prompt and parsing of answers are lmms-eval's. An answer
+    names an option by letter and words, by words alone, or by its letter; else its first option letter counts.
 
     Attributes:
-        split: `"subset"`, the 500 videos with public answers, or `"full"`, which is asked and not scored: `submission`
-            has the numbers that its authors' server takes.
+        split: `"subset"`, the 500 videos with public answers, or `"full"`, which is not scored: `submission` gives
+            the numbers for its authors' server.
     """
 
     split: str = "subset"
@@ -36,14 +36,16 @@ class EgoSchema(MultipleChoice):
     source: ClassVar[str] = "Mangalam et al. 2023, arXiv 2308.09126, github.com/egoschema/EgoSchema"
 
     def __post_init__(self) -> None:
-        """Raises:
-        BenchmarkError: an option is missing, or has a value that makes no sense.
+        """Check the options.
+
+        Raises:
+            BenchmarkError: an option is missing or invalid.
         """
         super().__post_init__()
         self.one_of("split", ("subset", "full"))
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of the split."""
+        """Questions of the split."""
         file = find_annotation(root, ("questions.json", "*/questions.json"))
         answers = self._answers(root) if self.split == "subset" else {}
         records = read_records(file)
@@ -76,7 +78,7 @@ class EgoSchema(MultipleChoice):
         return first_letter(answer, len(question.options))
 
     def submission(self, question: Question, answer: str) -> int:
-        """The place of the option that an answer names, counted from 0; −1 if it names none."""
+        """Index of the option that an answer names; −1 if it names none."""
         return letters(len(question.options)).find(self.chosen(question, answer) or "-")
 
     def _answers(self, root: Path) -> dict[str, int]:

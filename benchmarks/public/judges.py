@@ -1,4 +1,4 @@
-"""Judges of open-ended answers: how one is plugged in, and what is put to a language model that is to be one."""
+"""Judges of open-ended answers: their entry points, and prompts for a language model as a judge."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ USER = (
 
 @cache
 def load_judge(name: str) -> Judge:
-    """A judge by its name in the entry-point group `kvpress_video.judges`, or by `"module:function"`.
+    """Load a judge by its name in the entry-point group `kvpress_video.judges`, or by `"module:function"`.
 
     Raises:
-        UnknownNameError: nothing installed has that name.
+        UnknownNameError: no installed package has a judge of that name.
         BenchmarkError: there is no such module or function.
     """
     if ":" not in name:
@@ -63,10 +63,10 @@ def load_judge(name: str) -> Judge:
 
 
 def judged(name: str, question: str, expected: str, answer: str) -> float:
-    """What a judge says of an answer.
+    """Judge an answer.
 
     Raises:
-        BenchmarkError: it says something else than a number in [0, 1].
+        BenchmarkError: the judge returns anything but a number in [0, 1].
     """
     score = load_judge(name)(question, expected, answer)
     if isinstance(score, str) or not 0 <= float(score) <= 1:
@@ -75,16 +75,16 @@ def judged(name: str, question: str, expected: str, answer: str) -> float:
 
 
 def judge_messages(question: str, expected: str, answer: str) -> list[dict[str, str]]:
-    """What VStream-QA's authors put to a language model that judges an answer, as messages of a chat."""
+    """Chat messages that ask a language model to judge an answer, as VStream-QA's authors word them."""
     user = USER.format(question=question, expected=expected, answer=answer)
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
 
 
 def read_verdict(reply: str) -> float:
-    """1 if such a judge's reply says yes, 0 if it says no; its score from 0 to 5 does not count towards accuracy.
+    """Parse such a judge's reply: 1 for yes, 0 for no; its score from 0 to 5 does not count towards accuracy.
 
     Raises:
-        BenchmarkError: it is not of the form that was asked for.
+        BenchmarkError: the reply does not have the requested form.
     """
     try:
         said = str(ast.literal_eval(reply.strip())["pred"]).lower()
@@ -96,10 +96,10 @@ def read_verdict(reply: str) -> float:
 
 
 def write_for_judge(file: Path, answers: Iterable[tuple[str, str, str, str]]) -> None:
-    """Writes JSON lines of `id` and `messages` for a language model to judge.
+    """Write JSON lines of `id` and `messages` for a language model to judge.
 
     Args:
-        file: it appears whole or not at all.
+        file: written atomically.
         answers: id, question, right answer and given answer of each.
     """
     with atomic_write(file) as scratch, scratch.open("w", encoding="utf-8") as out:

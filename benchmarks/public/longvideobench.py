@@ -26,13 +26,13 @@ PROMPT = "Question: {question}\n{options}\nAnswer with the option's letter from 
 class LongVideoBench(MultipleChoice):
     """LongVideoBench. Its score is the mean over questions; groups of duration are reported apart.
 
-    The wording is that of its authors' data loader, which puts the subtitles that cover a frame right after that frame;
-    here those of the piece stand together before the question. An answer without a letter counts as wrong, where the
-    authors draw a letter at random. Frames are at most one a second, as there.
+    The wording is that of its authors' data loader. The loader puts subtitles right after the frame they cover; here
+    those of the whole part precede the question. An answer without a letter counts as wrong, while the authors draw a
+    letter at random. Frames are at most one a second, as in the loader.
 
     Attributes:
         split: `"val"`, or `"test"`, whose answers are not public: it is asked, and not scored.
-        subtitles: whether they stand before the question, from `subtitles/`.
+        subtitles: whether subtitles precede the question, from `subtitles/`.
     """
 
     split: str = "val"
@@ -44,14 +44,16 @@ class LongVideoBench(MultipleChoice):
     most_per_second: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        """Raises:
-        BenchmarkError: an option is missing, or has a value that makes no sense.
+        """Check the options.
+
+        Raises:
+            BenchmarkError: an option is missing or invalid.
         """
         super().__post_init__()
         self.one_of("split", ANNOTATION)
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of the split."""
+        """Questions of the split."""
         file = find_annotation(root, ANNOTATION[self.split])
         records = read_records(file)
         columns = (

@@ -24,12 +24,12 @@ PROMPT = "{question}\nAnswer the question with the option letter"
 class LVBench(MultipleChoice):
     """LVBench. Its score is the mean over questions.
 
-    Both forms of its annotation are read: its authors' JSON lines, one video a line, whose questions hold their
-    options, and the one of lmms-eval, one question a row. The authors publish no prompt: this is lmms-eval's. Answers
-    are read as the authors do, the letter inside the first brackets; where there are none, the first letter of an
-    option is taken, which goes beyond their first character of the answer.
+    Both forms of its annotation are read: the authors' JSON lines, one video per line with its questions and options,
+    and that of lmms-eval, one question per row. The authors publish no prompt: this is lmms-eval's. Answers are parsed
+    as the authors do, by the letter inside the first brackets; without brackets, by the first option letter, while the
+    authors take the first character.
 
-    A question may test several abilities; they make one task together: "entity recognition, reasoning".
+    A question may test several abilities; together they make one task: "entity recognition, reasoning".
     """
 
     title: ClassVar[str] = "LVBench"
@@ -37,7 +37,7 @@ class LVBench(MultipleChoice):
     places: ClassVar[tuple[str, ...]] = (*PLACES, "all_videos", "scripts/videos")
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions, whichever form they are in."""
+        """Questions of either form of the annotation."""
         file = find_annotation(root, ANNOTATION)
         for number, record in enumerate(read_records(file)):
             where = f"{file}, item {number}"

@@ -55,11 +55,11 @@ PROMPT = (
 class MLVU(MultipleChoice):
     """MLVU, multiple choice. Its score (M-Avg) is the mean of the tasks' means; the two sets are never mixed.
 
-    The wording is that of its authors' scripts, where the first sentence is the system prompt and the last line starts
-    the answer; here both are part of the question. They take what stands before the first closing bracket as the
-    answer; where there is none, the first letter of an option is taken, so that "B." counts as well.
+    The wording is that of its authors' scripts, in which the first sentence is the system prompt and the last line
+    starts the answer; here both are part of the question. The authors parse the text before the first closing bracket;
+    without a bracket the first option letter counts, so that "B." is accepted as well.
 
-    The names of the test set's files are recalled, and were not checked.
+    The file names of the test set are from memory and were not checked.
 
     Attributes:
         split: `"dev"` (seven tasks, `json/1_plotQA.json` and so on) or `"test"` (nine tasks, one file).
@@ -73,9 +73,11 @@ class MLVU(MultipleChoice):
     places: ClassVar[tuple[str, ...]] = (*PLACES, "MLVU/video", "test_video", "MLVU_Test/video")
 
     def __post_init__(self) -> None:
-        """Raises:
-        BenchmarkError: an option is missing, or has a value that makes no sense.
-        UnknownNameError: the split has no such task.
+        """Check the options.
+
+        Raises:
+            BenchmarkError: an option is missing or invalid.
+            UnknownNameError: the split has no such task.
         """
         super().__post_init__()
         self.one_of("split", ("dev", "test"))
@@ -85,7 +87,7 @@ class MLVU(MultipleChoice):
                 raise unknown_name(f"task of {self.title} {self.split}", task, known)
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of the wanted tasks."""
+        """Questions of the wanted tasks."""
         return self._dev(root) if self.split == "dev" else self._test(root)
 
     def chosen(self, question: Question, answer: str) -> str:

@@ -1,4 +1,4 @@
-"""Multiple choice: options and their letters, and which one an answer names."""
+"""Multiple choice: options, their letters, and the letter that an answer names."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def letters(count: int) -> str:
 
 
 def plain_options(options: Sequence[Any]) -> tuple[str, ...]:
-    """The options without letters of their own: `"A. Black."` and `"(A) Black."` become `"Black."`.
+    """Strip letters from options: `"A. Black."` and `"(A) Black."` become `"Black."`.
 
-    Options of which not every one starts with its letter are left as they are.
+    If not every option starts with its letter, all are left as they are.
     """
     texts = [str(option).strip() for option in options]
     found = [
@@ -40,14 +40,14 @@ def plain_options(options: Sequence[Any]) -> tuple[str, ...]:
 
 
 def listed(options: Sequence[str], form: str = "{letter}. {option}") -> str:
-    """The options, one a line, each with its letter."""
+    """The options, one per line, each with its letter."""
     return "\n".join(
         form.format(letter=letter, option=option) for letter, option in zip(ascii_uppercase, options, strict=False)
     )
 
 
 def letter_at(index: Any, options: Sequence[str], where: str) -> str:
-    """The letter of an option by its place, counted from 0.
+    """The letter of an option by its index.
 
     Raises:
         BenchmarkError: there is no such option.
@@ -58,7 +58,7 @@ def letter_at(index: Any, options: Sequence[str], where: str) -> str:
 
 
 def known_letter(answer: Any, options: Sequence[str], where: str) -> str:
-    """The letter that an annotation gives as the answer.
+    """Read the letter of the right answer.
 
     Raises:
         BenchmarkError: no option has that letter.
@@ -70,10 +70,10 @@ def known_letter(answer: Any, options: Sequence[str], where: str) -> str:
 
 
 def letter_of(answer: Any, options: Sequence[str], where: str) -> str:
-    """The letter of the option whose text an annotation gives as the answer; the first where two read the same.
+    """Find the letter of the right answer by its text; the first of equal options.
 
     Raises:
-        BenchmarkError: no option reads so.
+        BenchmarkError: no option has that text.
     """
     texts = [str(option).strip() for option in options]
     if str(answer).strip() not in texts:
@@ -84,7 +84,7 @@ def letter_of(answer: Any, options: Sequence[str], where: str) -> str:
 def first_letter(answer: str, count: int) -> str:
     """The first capital letter of an option anywhere in an answer, phrases such as "The best answer is" left out.
 
-    Empty where there is none. So do Video-MME's own script, and lmms-eval for many others.
+    Empty if there is none. Video-MME's own script parses answers like this, and lmms-eval for many benchmarks.
     """
     for prefix in _PREFIXES:
         answer = answer.replace(prefix, "")
@@ -93,7 +93,7 @@ def first_letter(answer: str, count: int) -> str:
 
 
 def bracketed_letter(answer: str, count: int) -> str:
-    """The letter before the first closing bracket, as in `"(B) a dog"` or `"B) a dog"`; empty where there is none."""
+    """The letter before the first closing bracket, as in `"(B) a dog"` or `"B) a dog"`; empty if there is none."""
     before, bracket, _ = answer.partition(")")
     letter = before.rpartition("(")[2].strip()[-1:]
     return letter if bracket and letter and letter in letters(count) else ""

@@ -1,4 +1,4 @@
-"""OVO-Bench: what was, what is, and whether the video has shown enough to answer, at given times of a video."""
+"""OVO-Bench: questions about the past, the present and the sufficiency of what was seen, at given times of a video."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ FORWARD = {
 class OVOBench(LocalCopy):
     """OVO-Bench. Its score is the mean of backward, real-time and forward, each the mean of its tasks, as in the paper.
 
-    (The total that its authors' script prints is the mean of the twelve tasks instead.) Prompts and reading of answers
-    are those that its authors publish: an answer is right if the letter occurs in it, or "Yes" or "No"; of a count, all
-    digits of the answer together are the number. A question sees the video up to its time.
+    (The total printed by the authors' script is the mean of the twelve tasks instead.) Prompts and parsing of answers
+    are the authors': an answer is right if the letter, or "Yes" or "No", occurs in it; a count is the number that all
+    digits of the answer make. A question sees the video up to its time.
 
     Attributes:
         chunked: whether the local copy holds the cut videos, `chunked_videos/{id}.mp4` and
@@ -84,7 +84,7 @@ class OVOBench(LocalCopy):
     )  # fmt: skip
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions; one for each of its times where an item has several."""
+        """Questions; one per time if an item has several."""
         file = find_annotation(root, ("ovo_bench_new.json", "data/ovo_bench_new.json", "ovo_bench*.json"))
         for number, record in enumerate(read_records(file)):
             need(record, ("id", "task", "video"), f"{file}, item {number}")
@@ -100,7 +100,7 @@ class OVOBench(LocalCopy):
                 yield Item(question, f"{name}.mp4", source) if self.chunked else Item(question, source, end=time)
 
     def score(self, question: Question, answer: str) -> float:
-        """As its authors score each kind of task."""
+        """Score an answer by the authors' rule for its kind of task."""
         if question.task == "REC":
             return float("".join(re.findall(r"\d+", answer)) == question.expected)
         short = question.task in ("SSR", "CRR") and answer == question.expected[0]

@@ -17,15 +17,15 @@ from .videos import PLACES
 
 @dataclass(frozen=True)
 class RVS(LocalCopy):
-    """What RVS-Ego and RVS-Movie have in common, in the form in which ReKV's authors hand them out.
+    """Base class of RVS-Ego and RVS-Movie, in the format distributed by ReKV's authors.
 
-    A question stands alone in its prompt, and sees the video up to its `end_time`. Its score is the share of answers
-    that a judge accepts; without one, answers are recorded and not scored. Half a frame a second is recalled from
-    ReKV's paper, where the videos are long.
+    A prompt has one question, which sees the video up to its `end_time`. The score is the share of answers that a judge
+    accepts; without a judge, answers are recorded and not scored. Half a frame per second is from memory of ReKV's
+    paper.
 
     Attributes:
         judge: by name in the entry-point group `kvpress_video.judges`, or `"module:function"`: a function of question,
-            right answer and given answer that says how right it is, from 0 to 1.
+            right answer and given answer that returns a score from 0 to 1.
     """
 
     judge: str = ""
@@ -37,16 +37,18 @@ class RVS(LocalCopy):
     annotation: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Raises:
-        BenchmarkError: an option is missing, or has a value that makes no sense.
-        UnknownNameError: no judge has that name.
+        """Check the options.
+
+        Raises:
+            BenchmarkError: an option is missing or invalid.
+            UnknownNameError: no judge has that name.
         """
         super().__post_init__()
         if self.judge:
             load_judge(self.judge)
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of all conversations."""
+        """Questions of all conversations."""
         file = find_annotation(root, (self.annotation, f"*/{self.annotation}", f"*/*/{self.annotation}"))
         for number, record in enumerate(read_records(file)):
             need(record, ("video_id", "video_path", "conversations"), f"{file}, item {number}")
@@ -63,7 +65,7 @@ class RVS(LocalCopy):
                 yield Item(question, str(record["video_path"]), str(record["video_id"]), end=end)
 
     def score(self, question: Question, answer: str) -> float | None:
-        """What the judge says; None without one."""
+        """Verdict of the judge; None without one."""
         return judged(self.judge, question.text, question.expected, answer) if self.judge else None
 
 

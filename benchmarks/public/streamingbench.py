@@ -1,4 +1,4 @@
-"""StreamingBench: questions asked while a video runs; what comes after must not be seen."""
+"""StreamingBench: questions asked while a video plays; later frames must not be seen."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ TURN = (
 class StreamingBench(MultipleChoice):
     """StreamingBench. Its score is the mean over the questions of a part.
 
-    Prompts and windows are those of its authors' scripts: a question sees the video up to its time stamp. They compare
-    the first character of the answer; here it is the first letter of an option, which is the same where the answer
-    begins with one. One frame a second is recalled from the paper, for models such as Qwen2-VL, and was not checked.
+    Prompts and windows are those of its authors' scripts: a question sees the video up to its time stamp. The authors
+    compare the first character of the answer; here the first option letter counts, which is the same if the answer
+    begins with one. One frame per second, for models such as Qwen2-VL, is from memory of the paper and was not checked.
 
-    The proactive part asks once a second until the model says yes, which is not one question: it is not read.
+    The proactive part, which asks once a second until the model says yes, is not supported.
 
     Attributes:
-        part: `"real"`, real-time visual understanding; `"omni"`, which was made for sound as well; or `"sqa"`,
-            sequential questions: earlier ones stand before a question, with their right answers.
+        part: `"real"`, real-time visual understanding; `"omni"`, which includes sound; or `"sqa"`, sequential
+            questions, each preceded by the earlier ones with their right answers.
         context: seconds before the question that may be seen, 60 in the paper's main table; all by default.
     """
 
@@ -73,8 +73,10 @@ class StreamingBench(MultipleChoice):
     published_fps: ClassVar[float | None] = 1.0
 
     def __post_init__(self) -> None:
-        """Raises:
-        BenchmarkError: an option is missing, or has a value that makes no sense.
+        """Check the options.
+
+        Raises:
+            BenchmarkError: an option is missing or invalid.
         """
         super().__post_init__()
         if self.part == "proactive":
@@ -86,7 +88,7 @@ class StreamingBench(MultipleChoice):
         self.positive("context")
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of the part."""
+        """Questions of the part."""
         name = f"questions_{self.part}.json"
         file = find_annotation(root, (name, f"*/{name}", f"src/data/{name}"))
         for number, (record, before) in enumerate(_in_order(file)):
@@ -110,7 +112,7 @@ class StreamingBench(MultipleChoice):
 
 
 def _in_order(file: Path) -> Iterable[tuple[Record, Sequence[str]]]:
-    """Each question with the path of its video, and what was said before it in a sequence."""
+    """Each question with the path of its video, and the preceding dialogue of its sequence."""
     for number, entry in enumerate(need_list(read_json(file), "the annotation", str(file))):
         where = f"{file}, item {number}"
         said: list[str] = []
@@ -132,6 +134,6 @@ def _turn(asked: Record, where: str) -> str:
 
 
 def _options(record: Record, where: str) -> list[str]:
-    """The options with their letters; those that have them are left as they are."""
+    """Add letters to options that have none."""
     options = [str(option) for option in need_list(record["options"], "options", where)]
     return options if options[0].startswith("A.") else listed(options).split("\n")

@@ -15,7 +15,7 @@ _TAGS = re.compile(r"<[^>]+>")
 
 
 def srt_text(file: Path) -> str:
-    """What an `.srt` file says, one subtitle a line, without numbers, times and tags.
+    """Text of an `.srt` file, one subtitle per line, without numbers, times and tags.
 
     Raises:
         BenchmarkError: it cannot be read, or holds no subtitles.
@@ -36,15 +36,15 @@ def srt_text(file: Path) -> str:
 
 
 def json_text(file: Path, offset: float, duration: float) -> str:
-    """What LongVideoBench's subtitles say during a piece of a video, one a line.
+    """Text of LongVideoBench's subtitles during a part of a video, one per line.
 
     Args:
         file: a list of `{"timestamp": [start, end], "text"}` or of `{"start", "end", "line"}`.
-        offset: where the piece starts, in seconds.
-        duration: of the piece, in seconds.
+        offset: start of the part, in seconds.
+        duration: duration of the part, in seconds.
 
     Raises:
-        BenchmarkError: it is missing, or not of that form.
+        BenchmarkError: the file is missing or malformed.
     """
     said = []
     for number, record in enumerate(read_records(file)):

@@ -34,11 +34,11 @@ NO_SUBTITLES = "No subtitles available"
 class VideoMME(MultipleChoice):
     """Video-MME. Its score is the mean over questions; short, medium and long videos are reported apart.
 
-    Prompt and reading of answers are those that its authors publish. They show the subtitles of the sampled frames
-    alone; here all subtitles are shown. A video without subtitles gets lmms-eval's "No subtitles available".
+    Prompt and parsing of answers are its authors'. They show the subtitles of the sampled frames only; here all
+    subtitles are shown. A video without subtitles gets lmms-eval's "No subtitles available".
 
     Attributes:
-        subtitles: whether they stand before the question, from `subtitle/{videoID}.srt`.
+        subtitles: whether subtitles precede the question, from `subtitle/{videoID}.srt`.
     """
 
     subtitles: bool = False
@@ -47,7 +47,7 @@ class VideoMME(MultipleChoice):
     source: ClassVar[str] = "Fu et al. 2024, arXiv 2405.21075, github.com/MME-Benchmarks/Video-MME"
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All questions of the Parquet file."""
+        """Questions of the Parquet file."""
         file = find_annotation(root, ANNOTATION)
         records = read_records(file)
         for number, record in enumerate(records):
@@ -73,7 +73,7 @@ class VideoMME(MultipleChoice):
             yield Item(question, name, group=str(record["duration"]))
 
     def _subtitles(self, root: Path, names: list[str]) -> dict[str, str]:
-        """By video; those that have none are listed in a warning."""
+        """Read subtitles by video; a warning lists videos without any."""
         files = {name: [root / place / f"{name}.srt" for place in SUBTITLES] for name in names}
         found = {name: file for name, options in files.items() for file in options if file.is_file()}
         missing = [name for name in files if name not in found]

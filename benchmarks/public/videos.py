@@ -1,4 +1,4 @@
-"""Find the videos of a local copy, and list those that are missing."""
+"""Find the videos of a local copy, and report missing ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 10
 
 
 def find_video(root: Path, name: str, places: Iterable[str] = PLACES) -> Path | None:
-    """The video that an annotation names, or None.
+    """Find the video that an annotation names; None if there is none.
 
-    In every place, the name is tried as it is written (less a leading `/` or `./`), then without its folders; with the
-    ending that it has, then with others.
+    In each folder, the name is tried as written (without a leading `/` or `./`), then without its folders; with its own
+    suffix, then with others.
     """
     written = PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")))
     for place in places:
@@ -34,14 +34,14 @@ def find_video(root: Path, name: str, places: Iterable[str] = PLACES) -> Path | 
 def report_missing(
     what: str, missing: Sequence[str], count: int, root: Path, places: Collection[str], *, skip: bool
 ) -> None:
-    """Says which files are not there: as an error, or as a warning where they are to be skipped.
+    """List missing files in an error, or in a warning if they may be skipped.
 
     Args:
-        what: they are, in words: `"videos of MLVU"`.
-        missing: their names; nothing happens if there are none.
-        count: how many there should be.
-        root, places: where they were looked for.
-        skip: whether to go on without them.
+        what: the kind of files, in words: `"videos of MLVU"`.
+        missing: their names; if there are none, nothing happens.
+        count: expected number of files.
+        root, places: folders that were searched.
+        skip: whether to continue without them.
 
     Raises:
         BenchmarkError: files are missing, and `skip` is not set; or all of them are.

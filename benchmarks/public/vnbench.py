@@ -1,4 +1,4 @@
-"""VNBench (VideoNIAH): needles put into videos, to be found, ordered and counted."""
+"""VNBench (VideoNIAH): retrieving, ordering and counting of needles inserted into videos."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ PROMPT = "{question}\n{options}\nAnswer with the option's letter from the given 
 
 @dataclass(frozen=True)
 class VNBench(MultipleChoice):
-    """VNBench. Each question is asked four times with its options in other orders, and counts if all four are right.
+    """VNBench. Each question is asked four times with shuffled options, and is right if all four answers are.
 
-    Its score is the mean of retrieval, ordering and counting, each of which is the mean of its tasks. Prompt and
-    reading of answers are those that its authors publish: of what stands before the first full stop, the first letter
-    in the alphabet that occurs in it.
+    Its score is the mean of retrieval, ordering and counting, each the mean of its tasks. Prompt and parsing of answers
+    are the authors': the alphabetically first letter that occurs before the first full stop.
     """
 
     title: ClassVar[str] = "VNBench"
@@ -39,7 +38,7 @@ class VNBench(MultipleChoice):
     places: ClassVar[tuple[str, ...]] = (*PLACES, "VNBench", "VNBench_new")
 
     def items(self, root: Path) -> Iterable[Item]:
-        """All tries of all questions."""
+        """All four tries of each question."""
         file = find_annotation(root, ANNOTATION)
         records = read_records(file)
         for number, record in enumerate(records):
@@ -66,6 +65,6 @@ class VNBench(MultipleChoice):
             yield Item(question, str(record["video"]))
 
     def chosen(self, question: Question, answer: str) -> str:
-        """The first letter in the alphabet that occurs before the first full stop."""
+        """Alphabetically first letter before the first full stop."""
         before = answer.split(".")[0]
         return next((letter for letter in letters(len(question.options)) if letter in before), "")

@@ -1,4 +1,4 @@
-"""Result files: what they were made with, and records, one per line."""
+"""Result files: their provenance, and records, one per line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def provenance() -> dict[str, Any]:
 
 
 def write_result(file: Path, head: Mapping[str, Any], **tables: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSON file, all of it or nothing: what `head` holds, then each table, one record per line."""
+    """Write a JSON file atomically: the items of `head`, then each table, one record per line."""
     parts = [f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]
     for name, records in tables.items():
         lines = ",\n".join(f"  {json.dumps(record, ensure_ascii=False)}" for record in records)
@@ -41,7 +41,7 @@ def write_result(file: Path, head: Mapping[str, Any], **tables: Sequence[Mapping
 
 
 def _processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """The processor's name from /proc/cpuinfo, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]

@@ -44,7 +44,7 @@ def table(lines: Sequence[SummaryRow]) -> str:
 
 
 def fill(page: str, name: str, text: str) -> str:
-    """The page with `text` between the marks of this name.
+    """Put `text` between the marks of this name.
 
     Raises:
         BenchmarkError: the page has no such marks.
@@ -61,7 +61,7 @@ def fill_files(texts: Mapping[Path, Mapping[str, str]]) -> None:
     """Fill the marks of files, by name.
 
     Raises:
-        BenchmarkError: one of them has no such marks; all are as they were then.
+        BenchmarkError: a file has no such marks; no file is changed then.
     """
     pages = {file: file.read_text() for file in texts}
     for file, named in texts.items():
@@ -72,13 +72,13 @@ def fill_files(texts: Mapping[Path, Mapping[str, str]]) -> None:
 
 
 def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
-    """Write all that the repository keeps of a sweep.
+    """Write the repository's files about a sweep.
 
     Args:
-        sweep: its folder.
-        results: for its tables, against the full cache and against each of `RIVALS`, and its plan.
-        picture: accuracy against budget of the methods in `SHOWN`.
-        readme: whose table is replaced.
+        sweep: folder of the sweep.
+        results: folder for its tables, against the full cache and against each of `RIVALS`, and its plan.
+        picture: file for the figure: accuracy against budget of the methods in `SHOWN`.
+        readme: file whose table is replaced.
     """
     findings = Findings.read(sweep)
     write(results / "summary.csv", encode(records(findings.summary), "csv"))
@@ -92,7 +92,7 @@ def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
 
 
 def main() -> None:
-    """Publish the sweep that the command line names."""
+    """Publish the sweep named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", type=Path, help="folder of a finished sweep")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/demo"))

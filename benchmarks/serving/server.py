@@ -1,10 +1,10 @@
-"""A server of Qwen2.5-VL as one runs it without this package: FastAPI, its pool of threads, the stock `generate()`.
+"""A Qwen2.5-VL server that knows nothing of this package: FastAPI, its thread pool, the stock `generate()`.
 
     python -m kvpress_video.benchmarks.serving.server MODEL
     python -m kvpress_video.benchmarks.serving.server MODEL --patch infinipot-v 6144
 
-The second is the first with one line more, in `main`. Videos are named by a path, a `file://` or a `data:` URL.
-Requests run at the same time; stock transformers 4.57 mixes up their positions, unless the model is patched.
+`--patch` adds one line in `main`. Videos are given as a path, a `file://` or a `data:` URL. Requests run concurrently;
+stock transformers 4.57 mixes up their positions unless the model is patched.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FPS = 2
 
 
 class Link(BaseModel):
-    """Where a video is."""
+    """The location of a video."""
 
     url: str
 
@@ -42,26 +42,26 @@ class Part(BaseModel):
 
 
 class Message(BaseModel):
-    """One turn, as OpenAI's API words it."""
+    """One turn in the format of OpenAI's API."""
 
     role: str
     content: str | list[Part]
 
     @property
     def parts(self) -> list[Part]:
-        """Its content in pieces."""
+        """The content as a list of parts."""
         return [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
 class Request(BaseModel):
-    """What is asked of the model."""
+    """A chat completion request."""
 
     messages: list[Message]
     max_tokens: int = 64
 
 
 class Server:
-    """A model, its processor, and what the latest request's cache took, as `generate()` returned it."""
+    """A model, its processor, and the size of the latest request's cache."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
@@ -69,7 +69,7 @@ class Server:
         self.stats = {"requests": 0, "prompt_tokens": 0, "cache_bytes": 0}
 
     def inputs(self, messages: list[Message]) -> Any:
-        """Inputs of `generate()` for a conversation."""
+        """Make the inputs of `generate()` for a conversation."""
         from transformers.video_utils import load_video
 
         parts = [part for message in messages for part in message.parts]
@@ -106,13 +106,13 @@ class Server:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values that a cache holds."""
+    """Bytes of the keys and values in a cache."""
     held: list[Tensor] = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     return sum(part.numel() * part.element_size() for part in held)
 
 
 def make_app(server: Server) -> FastAPI:
-    """The HTTP side: `POST /v1/chat/completions` and `GET /stats`."""
+    """Make the HTTP application: `POST /v1/chat/completions` and `GET /stats`."""
     app = FastAPI()
 
     @app.post("/v1/chat/completions")
@@ -131,7 +131,7 @@ def _placed(part: Part) -> dict[str, str]:
 
 
 def _file(link: str, folder: str) -> str:
-    """The path of a video; one that comes in a `data:` URL is written to the folder."""
+    """Return the path of a video, after writing the content of a `data:` URL to the folder."""
     if link.startswith("data:"):
         file = Path(tempfile.mkstemp(dir=folder)[1])
         file.write_bytes(base64.b64decode(link.partition(",")[2]))
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--patch", nargs=2, metavar=("METHOD", "BUDGET"), help="compress the cache")
     options = parser.parse_args()
-    repair_torchvision()  # only where a CPU build of torch sits beside a CUDA build of torchvision
+    repair_torchvision()  # for a CPU build of torch with a CUDA build of torchvision
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype="auto").to(options.device).eval()

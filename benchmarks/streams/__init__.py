@@ -1,1 +1,1 @@
-"""Benchmarks of streams: how long, how many, how well."""
+"""Benchmarks of streams: length, number of sessions, accuracy."""

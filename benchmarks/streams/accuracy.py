@@ -1,10 +1,10 @@
-"""Accuracy in streaming form: what is still known of the beginning, and what of now, when a stream has ended.
+"""Accuracy at the end of a stream, about its beginning and about its last frame.
 
     python -m kvpress_video.benchmarks.streams.accuracy --out benchmarks/results/stream-accuracy.json
 
-Every clip is pushed into a `VideoSession`, which compresses as it goes and knows no question. Then all are asked, each
-leaving no trace. *Memory* questions are about shapes that flashed in the first quarter; the *present* question is where
-something is in the last frame.
+Every clip is pushed into a `VideoSession`, which compresses without knowing any question. Then all questions are asked,
+and none stays in the conversation. *Memory* questions are about shapes that flashed in the first quarter; the *present*
+question is where something is in the last frame.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def watch(clip: Clip, cell: Cell) -> dict[str, Any]:
     """Push a clip into a session and ask about it.
 
     Returns:
-        A row; `right` has one entry per question. Where the method cannot work inside the budget: `error`, no answers.
+        A row; `right` has one entry per question. A method that cannot work within the budget has `error` instead.
     """
     model, processor = _bundled()
     budget = None if cell.method == UNCOMPRESSED else cell.budget
@@ -86,7 +86,7 @@ def watch(clip: Clip, cell: Cell) -> dict[str, Any]:
 
 
 def watch_all(clips: Sequence[Clip], cells: Sequence[Cell], workers: int) -> Iterator[dict[str, Any]]:
-    """The rows of all cells on all clips, clip by clip, from several processes."""
+    """Run all cells on all clips in several processes, and return their rows clip by clip."""
     jobs = list(product(clips, cells))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
@@ -109,7 +109,7 @@ def _frames(path: Path) -> Frames:
 
 
 def head(clips: Sequence[Clip], cells: Sequence[Cell]) -> dict[str, Any]:
-    """What all rows share: provenance, and the settings of the methods."""
+    """Head of the results file: provenance, and the settings of the methods."""
     model, _ = _bundled()
     return {
         "what": WHAT,
@@ -127,17 +127,17 @@ def head(clips: Sequence[Clip], cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def described(clip: Clip) -> dict[str, Any]:
-    """A clip and its questions: family, words, answer."""
+    """Record of a clip and its questions: family, text, answer."""
     questions = [[question.family, question.text, question.answer] for question in _asked(clip)]
     return {"clip": Path(clip.path).name, "camera": clip.camera, "seed": clip.seed, "questions": questions}
 
 
 def main() -> None:
-    """Watch every clip with every method at every budget and write the rows."""
+    """Run every method at every budget on every clip and write the rows."""
     parser = argparse.ArgumentParser(description="Accuracy of methods in streaming form.")
-    parser.add_argument("--clips", type=int, default=48, help="half of each camera (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="seconds of each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the first clip (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=48, help="clips, half of each camera (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="seconds of each clip (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the first clip (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD")
     parser.add_argument("--budgets", nargs="+", default=BUDGETS, metavar="N", help="visual entries")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), metavar="N")

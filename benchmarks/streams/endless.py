@@ -1,11 +1,10 @@
-"""An endless stream: what a session holds, how fast it goes and what it still knows, after ever more frames.
+"""An endless stream: memory, speed and recall of a session after more and more frames.
 
     python -m kvpress_video.benchmarks.streams.endless --frames 1000 10000 100000 --method infinipot-v --budget 256 \\
         --out benchmarks/results/endless.json
 
-Each length runs in a process of its own. It shows one scene of the bundled world: shapes flash in its first minute and
-never again; then it goes on to its end, back, and forth, without a cut. Rows of other streams that the
-file holds already stay in it.
+Each length runs in a separate process, on one scene of the bundled world: shapes flash in its first minute and never
+again; then it runs to its end, back, and forth, without a cut. Rows of other streams in the file are kept.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ WHAT = "The bundled model watches one scene of the bundled world at two frames a
 
 @dataclass(frozen=True)
 class Plan:
-    """A stream to be watched.
+    """A stream to run.
 
     Attributes:
-        method, budget: of the session; no budget for `full`.
-        frames: how many are pushed.
-        clip: what is shown.
-        early: seconds of the clip that are shown once only: shapes flash in them.
+        method, budget: method and budget of the session; no budget for `full`.
+        frames: number of frames pushed.
+        clip: the clip that is played.
+        early: seconds of the clip that are played only once: shapes flash in them.
         position_limit: positions that the session may use.
         checkpoints: how often memory is measured and questions are asked.
     """
@@ -72,13 +71,13 @@ class Plan:
 
 
 def watch(plan: Plan) -> dict[str, Any]:
-    """Push the frames of a plan and measure on the way, in this process.
+    """Push the frames of a plan and measure at checkpoints, in this process.
 
     Returns:
-        A row: bytes of the cache at the end, at its fullest, and of its buffers; the process's resident set before the
+        A row: bytes of the cache at the end, at its peak, and of its buffers; the process's resident set before the
         first frame, and settled (`rss`: the median over the later half of the checkpoints); frames per second without
-        the time of asking; milliseconds per question (median); the highest position that the next token would have had;
-        answers and right answers by topic; and `trace`, the checkpoints.
+        the questions; milliseconds per question (median); the highest position of a next token; answers and right
+        answers by topic; and `trace`, the checkpoints.
     """
     model, processor = kv.load_bundled(device="cpu")
     steps = kv.read_video(plan.clip.path).frames
@@ -139,10 +138,10 @@ def watch(plan: Plan) -> dict[str, Any]:
 
 
 def path(steps: int, early: int) -> Iterator[int]:
-    """The order in which steps are shown: all, then back to where the early ones end, and forth, for ever.
+    """Yield steps in the order of play: all, then back to where the early ones end, and forth, for ever.
 
     Raises:
-        ValueError: there is nowhere to go back to.
+        ValueError: all steps are early ones.
     """
     if steps - early < 2:
         raise ValueError(f"a clip of {steps} steps, {early} of which are shown once, cannot go on: make it longer")
@@ -155,26 +154,32 @@ def _memory(stats: kv.SessionStats) -> dict[str, int]:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory."""
+    """Resident memory of this process, in bytes."""
     gc.collect()
     resident: int = psutil.Process().memory_info().rss
     return resident
 
 
 def alone(plan: Plan) -> dict[str, Any]:
-    """The row of a plan from a fresh process."""
+    """Run a plan in a fresh process and return its row."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         return pool.submit(watch, plan).result()
 
 
 def main() -> None:
-    """Watch streams of several lengths and write their rows."""
-    parser = argparse.ArgumentParser(description="What an endless stream costs.")
+    """Run streams of several lengths and write their rows."""
+    parser = argparse.ArgumentParser(description="Memory and speed of an endless stream.")
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 10_000, 100_000], metavar="N")
-    parser.add_argument("--method", default="infinipot-v", help="(default: %(default)s)")
+    parser.add_argument("--method", default="infinipot-v", help="compression method (default: %(default)s)")
     parser.add_argument("--budget", help="visual entries, or bytes such as 4MiB; none for full")
     parser.add_argument("--camera", choices=CAMERAS, nargs="+", default=["still"])
-    parser.add_argument("--position-limit", type=int, default=TRAINED, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--position-limit",
+        type=int,
+        default=TRAINED,
+        metavar="N",
+        help="positions a session may use (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = json.loads(options.out.read_text())["rows"] if options.out.exists() else []

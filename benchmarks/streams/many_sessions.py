@@ -1,9 +1,9 @@
-"""Questions to many capped sessions on one model: as one batch, against one after the other.
+"""Questions to many capped sessions on one model: in one batch, against one after another.
 
     python -m kvpress_video.benchmarks.streams.many_sessions --sessions 1 8 32 --out many-sessions.json
 
-Both ways alternate in one run, on the same sessions with the same questions; the answers must be equal. Medians of
-`--rounds` rounds after one that is not counted. On a GPU, give `--model` a checkpoint.
+Both ways alternate in one run, on the same sessions with the same questions; the answers must be equal. Times are
+medians of `--rounds` rounds after a warm-up. On a GPU, give `--model` a checkpoint.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _compare(sessions: Sequence[kv.VideoSession], questions: Sequence[str], length: int, rounds: int) -> dict[str, Any]:
-    """One row. Answers are made to go on for `length` tokens, so that both ways decode as much."""
+    """Measure one row. Every answer has `length` tokens, so that both ways decode as many."""
     options: Any = {"max_new_tokens": length, "min_new_tokens": length, "keep": False}
 
     def singly() -> list[str]:

@@ -40,7 +40,7 @@ COLOURS = {
 
 
 class Question(NamedTuple):
-    """A question of a clip: its place in the row's answers, its column, and the clip's camera."""
+    """A question of a clip: its index in the row's answers, its column, and the clip's camera."""
 
     clip: str
     number: int
@@ -54,7 +54,7 @@ class Answered:
 
     Attributes:
         cells: right or wrong by question.
-        errors: why a cell could not be run.
+        errors: error of each cell that could not be run.
     """
 
     cells: dict[Cell, dict[Question, bool]]
@@ -62,7 +62,7 @@ class Answered:
 
     @classmethod
     def read(cls, result: dict[str, Any]) -> Answered:
-        """From what `stream_accuracy` wrote."""
+        """Read the results of `accuracy`."""
         asked = {
             clip["clip"]: [
                 Question(clip["clip"], number, result["columns"][family], clip["camera"])
@@ -82,32 +82,32 @@ class Answered:
 
     @property
     def methods(self) -> list[str]:
-        """In order."""
+        """Methods in order of appearance."""
         return list(dict.fromkeys(cell.method for cell in self.cells))
 
     @property
     def budgets(self) -> list[str]:
-        """In order, the uncompressed cache's left out."""
+        """Budgets in order of appearance, without that of the uncompressed cache."""
         return list(dict.fromkeys(cell.budget for cell in self.cells if cell.method != UNCOMPRESSED))
 
     def of(self, method: str, budget: str, column: str, cameras: Sequence[str] = CAMERAS) -> dict[Question, bool]:
-        """Right or wrong by question, of one column; empty where the cell was not run."""
+        """Right or wrong by question, for one column; empty if the cell was not run."""
         found = self.cells.get(Cell(method, "100%" if method == UNCOMPRESSED else budget), {})
         return {asked: right for asked, right in found.items() if asked.column == column and asked.camera in cameras}
 
     def accuracy(self, method: str, budget: str, column: str, cameras: Sequence[str] = CAMERAS) -> Interval | None:
-        """None where the cell was not run."""
+        """Accuracy of a cell, None if it was not run."""
         found = self.of(method, budget, column, cameras)
         return accuracy(list(found.values()), [asked.clip for asked in found]) if found else None
 
     def difference(self, method: str, budget: str, column: str) -> Difference | None:
-        """To the reference on the same questions, both cameras; None where either was not run."""
+        """Paired difference to the reference over both cameras; None if either was not run."""
         left, right = (self.of(name, budget, column) for name in (method, REFERENCE))
         return compare(PairedScores.of(left, right, {asked: asked.clip for asked in left})) if left and right else None
 
 
 def accuracies(answered: Answered, column: str) -> str:
-    """Both cameras together, with 95% intervals; the best of each budget in bold."""
+    """Table of accuracies over both cameras, with 95% intervals; the best of each budget in bold."""
     rows = [["method", *answered.budgets]]
     compressed = [method for method in answered.methods if method != UNCOMPRESSED]
     best = {
@@ -125,7 +125,7 @@ def accuracies(answered: Answered, column: str) -> str:
 
 
 def by_camera(answered: Answered, column: str) -> str:
-    """Each camera alone."""
+    """Table of accuracies for each camera."""
     rows = [["still / moving", *answered.budgets]]
     for method in answered.methods:
         alone = [
@@ -138,7 +138,7 @@ def by_camera(answered: Answered, column: str) -> str:
 
 
 def differences(answered: Answered, column: str) -> str:
-    """To the reference, paired, with 95% intervals; in bold what remains after Bonferroni's correction."""
+    """Table of paired differences to the reference, with 95% intervals; bold after Bonferroni's correction."""
     rivals = [method for method in answered.methods if method not in (REFERENCE, UNCOMPRESSED)]
     comparisons = len(rivals) * len(answered.budgets)
     rows = [[f"against {REFERENCE}", *answered.budgets]]
@@ -153,7 +153,7 @@ def differences(answered: Answered, column: str) -> str:
 
 
 def memory(rows: Sequence[dict[str, Any]]) -> str:
-    """What each stream held, in KiB, and its process, in MiB."""
+    """Table of the cache (KiB) and the process (MiB) of each stream."""
     names = ["method", "camera", "frames", "of video", "entries", "cache", "at its fullest", "buffers", "process"]
     table = [names]
     for row in rows:
@@ -164,7 +164,7 @@ def memory(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def work(rows: Sequence[dict[str, Any]]) -> str:
-    """How fast each stream went, how far its positions came, and what it still knew."""
+    """Table of speed, highest position and recall of each stream."""
     names = ["method", "camera", "frames", "frames/s", "ms per question", "positions", "first minute", "in view"]
     table = [names]
     for row in rows:
@@ -176,7 +176,7 @@ def work(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def origin(made: Iterable[dict[str, Any]]) -> str:
-    """Where figures come from: a line for each machine, set of versions, and revision."""
+    """List of the machines, versions and revisions behind the figures."""
     lines = []
     for found in made:
         versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
@@ -189,7 +189,7 @@ def draw(answered: Answered, picture: Path) -> None:
 
     Args:
         answered: right and wrong answers.
-        picture: where to write; the ending says what (svg, png, pdf).
+        picture: file to write, in the format of its suffix (svg, png, pdf).
     """
     import matplotlib
 
@@ -227,7 +227,7 @@ def draw(answered: Answered, picture: Path) -> None:
 
 
 def _stream(row: dict[str, Any]) -> str:
-    """A stream's method, and how many positions it had where they are not as many as usual."""
+    """Name of a stream: its method, and its position limit if that is not the usual one."""
     limit = row["position_limit"]
     return str(row["method"]) + ("" if limit == TRAINED else f", {limit:,} positions")
 

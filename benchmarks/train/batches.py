@@ -1,8 +1,8 @@
-"""Training batches made on the device: one sequence per clip that holds the video and all of its questions.
+"""Training batches made on the device: one packed sequence per clip, with the video and all of its questions.
 
-Either each question sees the video and itself only, at the positions it would have alone, so that training on the
+Either each question sees the video and itself only, at the positions of a prompt of its own, so that training on the
 packed sequence equals asking one question per prompt; or the questions are the turns of one conversation. Nothing here
-waits for the device.
+synchronises with the device.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Batch:
     """B packed sequences of S positions; the last Q · L of them are Q question blocks of L."""
 
     patches: Tensor  # (B · T, 64, 1176)
-    sprites: Tensor  # (B · T · 16, 5) what the probe should read
-    before: Tensor  # (4,) token ids in front of the video
-    after: Tensor  # (B, 1 + Q · L) token ids behind it
+    sprites: Tensor  # (B · T · 16, 5) targets of the probe
+    before: Tensor  # (4,) token ids before the video
+    after: Tensor  # (B, 1 + Q · L) token ids after it
     positions: Tensor  # (3, B, S)
     mask: Tensor  # (1 or B, 1, S, S) bool: may row attend to column
     answer: Tensor  # (B, Q, W) the tokens of the answer, then IGNORED
-    answer_at: Tensor  # (B, Q, W) where in its block each of them is predicted
-    kind: Tensor  # (B, Q) which of `PLAN` each question is
+    answer_at: Tensor  # (B, Q, W) position in its block that predicts each of them
+    kind: Tensor  # (B, Q) index into `PLAN`
     moving: Tensor  # (B,)
 
 
@@ -75,7 +75,7 @@ class Phrasebook:
 
 
 def _rows(lists: list[list[int]], fill: int, width: int | None = None) -> Tensor:
-    """Lists of ids as one tensor, filled up on the right."""
+    """Lists of ids as one tensor, padded on the right."""
     width = width or max(map(len, lists))
     return torch.tensor([ids + [fill] * (width - len(ids)) for ids in lists])
 
@@ -83,7 +83,7 @@ def _rows(lists: list[list[int]], fill: int, width: int | None = None) -> Tensor
 def make_batch(
     book: Phrasebook, count: int, frames: int, generator: torch.Generator, conversation: bool = False
 ) -> Batch:
-    """`count` new clips of `frames` frames, half of them with a moving camera."""
+    """Make `count` new clips of `frames` frames, half of them with a moving camera."""
     device = generator.device
     moving = torch.arange(count, device=device) % 2 == 1
     scenes = sample_scenes(moving, frames, generator)
@@ -129,13 +129,13 @@ def make_batch(
 
 @cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """What the video processor subtracts from and divides pixels of 0 … 255 by, `(3, 1, 1)` each."""
+    """Mean and standard deviation of the video processor for pixels of 0 … 255, `(3, 1, 1)` each."""
     mean, std = torch.tensor([MEAN, STD], device=device).mul(255).view(2, 3, 1, 1).unbind(0)
     return mean, std
 
 
 def _sprites(scenes: Scenes) -> Tensor:
-    """For each token its shape, colour (0: none), whether it flashes, row and column, `(B, T, 16, 5)`."""
+    """Shape, colour (0: none), flashing, row and column of each token, `(B, T, 16, 5)`."""
     batch, frames = scenes.offset.shape[:2]
     device = scenes.offset.device
     found = torch.zeros(batch, frames + 1, TOKENS, 3, dtype=torch.long, device=device)
@@ -156,10 +156,10 @@ def _positions(used: Tensor, length: Tensor, frames: int, dice: Tensor, conversa
     """Positions `(3, B, S)`; `used` (B, 1 + Q · L) tells tokens behind the video from the gaps between them, `length`
     (B, Q) is that of each question's prompt alone, and `dice` (2, B) in 0 … 1 chooses.
 
-    Text behind a video goes on after its largest position up to transformers 4.57, and after its height and width from
-    5.x on; there, tokens generated follow the prompt in `generate()`, and the largest position in a bare `forward()`.
-    Clips learn all three ways. Frames are a second apart in most clips, two or four seconds in some, so that dropped
-    frames are nothing new to the model.
+    Text after a video continues from its largest position up to transformers 4.57, and from its height and width from
+    5.x on; there, generated tokens follow the prompt in `generate()`, and the largest position in a bare `forward()`.
+    Clips train all three ways. Frames are a second apart in most clips, two or four seconds in some, so that the model
+    has seen dropped frames.
     """
     device = used.device
     start = 4

@@ -1,4 +1,4 @@
-"""What video compression does to a picture, imitated on whole batches: less colour detail, coarser frequencies."""
+"""Imitation of video compression artefacts on whole batches: less colour detail, coarser frequencies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _cosines(device: torch.device) -> Tensor:
 
 @cache
 def _coarseness(device: torch.device) -> Tensor:
-    """How much coarser each of the 64 frequencies is quantised than the mean brightness, `(64,)`."""
+    """Quantisation step of each of the 64 frequencies relative to that of the mean brightness, `(64,)`."""
     step = torch.arange(BLOCK, dtype=torch.float32, device=device)
     return (1 + (step[:, None] + step) / 6).flatten()
 
@@ -34,13 +34,13 @@ TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
 def _mix(weights: tuple[tuple[float, ...], ...], planes: list[Tensor]) -> list[Tensor]:
-    """Weighted sums of planes, one for each row of weights."""
+    """Weighted sums of planes, one per row of weights."""
     first, second, third = planes
     return [first * a + second * b + third * c for a, b, c in weights]
 
 
 def compress_like_video(video: Tensor, generator: torch.Generator) -> Tensor:
-    """`video` (B, T, 2, 3, H, W), 0 … 255, after an imitated encoder of random quality per clip; 16 divides H and W."""
+    """Pass `video` (B, T, 2, 3, H, W), 0 … 255, through an imitated encoder of random quality; 16 divides H and W."""
     batch = video.shape[0]
     device = video.device
     luma, *chroma = _mix(TO_LUMA_CHROMA, list(video.unbind(3)))

@@ -1,7 +1,7 @@
 """Ask a model about held-out clips as a user would: mp4 file, processor, `generate()`.
 
-`python -m kvpress_video.benchmarks.train.evaluate FOLDER --frames 32 64` prints one line a length with the accuracy of
-each family and camera.
+`python -m kvpress_video.benchmarks.train.evaluate FOLDER --frames 32 64` prints one line per length with the accuracy
+of each family and camera.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from ..world.render import render
 
 
 def read_video(path: Path) -> torch.Tensor:
-    """All video frames of a file, uint8 `(N, 3, H, W)`."""
+    """Read all video frames of a file, uint8 `(N, 3, H, W)`."""
     return torch.from_numpy(kv.read_video(path).frames).permute(0, 3, 1, 2)
 
 
 def render_video(clip: Clip) -> torch.Tensor:
-    """The video frames of a clip as they were before the file was encoded, uint8 `(N, 3, H, W)`."""
+    """Render the video frames of a clip without encoding, uint8 `(N, 3, H, W)`."""
     scenes, _, generator = draw_scene(clip.seed, clip.frames, clip.camera)
     return render(scenes, NOISE, generator)[0].flatten(0, 1).byte()
 
 
 @torch.no_grad()
 def answer(model: Any, processor: Any, video: torch.Tensor, question: str) -> str:
-    """The model's answer to a question about a video (N, 3, H, W) of two frames a second."""
+    """Answer a question about a video (N, 3, H, W) of two frames per second."""
     content = [{"type": "video"}, {"type": "text", "text": question}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     metadata = {"fps": FPS, "total_num_frames": len(video), "frames_indices": list(range(len(video)))}
@@ -51,7 +51,7 @@ def answer(model: Any, processor: Any, video: torch.Tensor, question: str) -> st
 
 
 def evaluate(model: Any, processor: Any, clips: list[Clip], raw: bool = False) -> dict[str, dict[str, float]]:
-    """Accuracy by camera and family over clips; `raw` leaves the video file out."""
+    """Accuracy by camera and family over clips; `raw` skips the video file."""
     right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips:
         video = render_video(clip) if raw else read_video(clip.path)
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model and its processor")
     parser.add_argument("--frames", type=int, nargs="+", default=[32], help="lengths of the clips (default 32)")
     parser.add_argument("--clips", type=int, default=100, help="clips of each length (default 100)")
-    parser.add_argument("--raw", action="store_true", help="leave out the video files: the frames before encoding")
+    parser.add_argument("--raw", action="store_true", help="use the frames before encoding instead of the video files")
     options = parser.parse_args()
     repair_torchvision()
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration

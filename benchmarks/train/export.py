@@ -22,7 +22,7 @@ LOGGED_EVERY = 10
 
 
 def export(trained: Path, out: Path) -> None:
-    """Write model, tokenizer, processor and training log of `trained` to `out`, file by file atomically."""
+    """Write model, tokenizer, processor and training log of `trained` to `out`, each file atomically."""
     repair_torchvision()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -62,7 +62,7 @@ def export(trained: Path, out: Path) -> None:
 
 
 def _readable_everywhere(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with its rotary settings where transformers 4.57 looks; 5.x reads them there, too."""
+    """Put the rotary settings of a configuration where both transformers 4.57 and 5.x read them."""
     text = dict(config["text_config"])
     rope = text.pop("rope_parameters")
     text["rope_theta"] = rope["rope_theta"]
@@ -81,7 +81,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trained", type=Path, help="folder that training wrote")
+    parser.add_argument("trained", type=Path, help="output folder of training")
     parser.add_argument("out", type=Path, help="folder of the checkpoint")
     options = parser.parse_args()
     export(options.trained, options.out)

@@ -65,9 +65,9 @@ def model_config(tokens: dict[str, int], vocabulary: int = 1024) -> Any:
 
 
 class SpriteProbe(nn.Module):
-    """A linear reading of every visual token: shape and colour in its cell (or none) and the cell's row and column.
+    """A linear probe of every visual token: shape and colour in its cell (or none), and the cell's row and column.
 
-    Trained beside the model to teach its vision what to look for, then dropped.
+    Trained with the model as an auxiliary loss of its vision tower, then dropped.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -93,21 +93,21 @@ def vision_rotation(head_dim: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 def _merged_order(grid: Tensor) -> Tensor:
-    """An (8, 8) grid of patches flattened so that the four patches of a merged token are neighbours."""
+    """Flatten an (8, 8) grid of patches so that the four patches of a merged token are neighbours."""
     return grid.view(MERGED, 2, MERGED, 2).transpose(1, 2).reshape(-1)
 
 
 def patchify(video: Tensor) -> Tensor:
-    """Normalised `(B, T, 2, 3, 112, 112)` to patches `(B · T, 64, 1176)` in the video processor's order."""
+    """Cut normalised frames `(B, T, 2, 3, 112, 112)` into patches `(B · T, 64, 1176)`, in the processor's order."""
     batch, frames = video.shape[:2]
     patches = video.view(batch, frames, 2, 3, MERGED, 2, PATCH, MERGED, 2, PATCH)
     return patches.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(batch * frames, GRID * GRID, -1)
 
 
 def see(visual: Any, patches: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """What `visual` makes of whole frames at once: patches `(N, 64, 1176)` to tokens `(N, 16, hidden)`.
+    """Run `visual` on a batch of frames: patches `(N, 64, 1176)` to tokens `(N, 16, hidden)`.
 
-    The stock module loops over frames; here they are a batch. Equal for 112 × 112 frames, where all attention is full.
+    The stock module loops over frames. The results are equal for 112 × 112 frames, whose attention is all full.
     """
     projection = visual.patch_embed.proj.weight
     x = functional.linear(patches, projection.view(projection.shape[0], -1))

@@ -42,7 +42,7 @@ _SPLIT = (
 
 
 def build_processor(folder: Path) -> Any:
-    """A `Qwen2_5_VLProcessor` whose files are written to `folder`; a 112 × 112 video is not resized by it."""
+    """Make a `Qwen2_5_VLProcessor` that does not resize 112 × 112 videos, and write its files to `folder`."""
     repair_torchvision()
     import transformers
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
@@ -71,7 +71,7 @@ def build_processor(folder: Path) -> Any:
 
 
 def _trained_tokenizer() -> Any:
-    """A byte-level BPE tokenizer in which every word of the world's questions and answers is one token."""
+    """Train a byte-level BPE tokenizer in which every word of the world's questions and answers is one token."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))

@@ -1,4 +1,4 @@
-"""One training step, run eagerly or, on CUDA, replayed as a graph: make a batch, learn from it, keep count."""
+"""One training step, eager or replayed as a CUDA graph: make a batch, update the model, accumulate metrics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .batches import IGNORED, Batch, Phrasebook, make_batch
 from .model import SpriteProbe, see, vision_rotation
 
 PROBE_WEIGHT = 0.1
-"""Weight of the probe's summed losses beside the answers' loss."""
+"""Weight of the probe's summed losses, relative to the answers' loss."""
 LARGEST_GRADIENT = 1.0
 
 
 class Step:
-    """Everything one step touches; nothing in it waits for the device."""
+    """State of a training step; nothing in it synchronises with the device."""
 
     def __init__(self, model: Any, probe: SpriteProbe, book: Phrasebook, generator: torch.Generator) -> None:
         self.model, self.probe, self.book, self.generator = model, probe, book, generator
@@ -47,7 +47,7 @@ class Step:
             group["lr"].fill_(rate)
 
     def __call__(self, clips: int, frames: int, conversation: bool = False) -> None:
-        """Learn from `clips` new clips of `frames` frames, their questions asked one by one or in a conversation."""
+        """Train on `clips` new clips of `frames` frames, with their questions one by one or as a conversation."""
         size = (clips, frames, conversation)
         graph = self._graph(size) if self._use_graphs else None
         if graph is None:
@@ -56,7 +56,7 @@ class Step:
             graph.replay()
 
     def report(self) -> dict[str, Any]:
-        """Mean losses, and accuracy by frames, camera and family, since the last report (waits for the device)."""
+        """Mean losses, and accuracy by frames, camera and family, since the last report (synchronises)."""
         answer, probe, steps = self._losses_seen.tolist()
         report: dict[str, Any] = {"answer": round(answer / steps, 4), "probe": round(probe / steps, 4), "accuracy": {}}
         for frames, marks in sorted(self._marks.items()):
@@ -70,7 +70,7 @@ class Step:
         return report
 
     def _graph(self, size: tuple[int, int, bool]) -> torch.cuda.CUDAGraph | None:
-        """The captured step of this size: two eager steps warm it up; eager for good if capturing fails."""
+        """The captured step of this size, after two eager warm-up steps; eager for good if capturing fails."""
         if size not in self._graphs:
             try:
                 side = torch.cuda.Stream()
@@ -108,7 +108,7 @@ class Step:
             marks += torch.stack([~batch.moving, batch.moving]).float() @ counted
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of the answers, of the probe, and which questions `(B, Q)` were answered right (teacher-forced)."""
+        """Loss of the answers, loss of the probe, and right answers `(B, Q)` (teacher-forced)."""
         inner = self.model.model
         seen = see(inner.visual, batch.patches, self.rotation)
         probe = self.probe(seen.flatten(0, 1), batch.sprites)

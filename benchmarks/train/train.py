@@ -1,7 +1,7 @@
 """Train the bundled model: `python -m kvpress_video.benchmarks.train.train --out FOLDER`.
 
-The schedule is by the clock: `--seconds` is the whole training, `--share` what this run may take of it, and `--resume`
-goes on from a checkpoint that an earlier run wrote to a folder. Checkpoints are written every minute.
+The schedule follows the clock: `--seconds` is the duration of the whole training, `--share` the part of this run, and
+`--resume` continues from a checkpoint of an earlier run. Checkpoints are written every minute.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def step_seed(seed: int, steps: int) -> int:
-    """Seed of the clips from step `steps` on, always below the held-out ones."""
+    """Seed of the clips from step `steps` on, below the held-out seeds."""
     return (seed + steps) % HELD_OUT_SEED
 
 
 def train(step: Step, course: Course, options: argparse.Namespace) -> None:
-    """Step until this run's share or the whole training is over, with a report every 50 steps."""
+    """Train until the end of this run's share or of the whole training, and report every 50 steps."""
     began = saved = time.monotonic()
     earlier = course.seconds
     dice = random.Random(options.seed + course.steps)
@@ -96,7 +96,7 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
 
 
 class Course:
-    """Where the training stands: how long the clips are by now, and how far the schedule has come."""
+    """Progress of the training: the current length of clips, and the position in the schedule."""
 
     def __init__(self, frames_per_step: int) -> None:
         self.frames_per_step = frames_per_step
@@ -110,14 +110,14 @@ class Course:
         return max(2, min(self.frames_per_step // frames, 256) // 2 * 2)
 
     def draw(self, dice: random.Random) -> int:
-        """Length of the next clips: every other time the stage's, until the last stage."""
+        """Length of the next clips: that of the stage every other time, until the last stage."""
         if self.stage < len(STAGES) - 1 and dice.random() < 0.5:
             return STAGES[self.stage]
         lengths = [length for length in MIX if length <= STAGES[self.stage]]
         return dice.choices(lengths, [MIX[length] for length in lengths])[0]
 
     def learn(self, accuracy: dict[int, dict[str, dict[str, float]]]) -> None:
-        """Go on to longer clips once most questions about the present length are answered right."""
+        """Advance to longer clips once most questions about the current length are answered right."""
         frames = STAGES[self.stage]
         if self.stage == len(STAGES) - 1 or frames not in accuracy:
             return
@@ -128,7 +128,7 @@ class Course:
             self.reports_in_stage = 0
 
     def rate(self, total: float) -> float:
-        """Learning rate now, of its highest: a short warm-up, then a cosine down to 2%."""
+        """Learning rate as a share of the highest: a short warm-up, then a cosine down to 2%."""
         progress = min(self.seconds / total, 1.0)
         return min(1.0, (self.steps + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
@@ -140,7 +140,7 @@ class Course:
 
 
 def _save(out: Path, step: Step, course: Course) -> None:
-    """Write the model and what `--resume` needs, each file under a temporary name first."""
+    """Write the model and the state for `--resume`, each file atomically."""
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         step.model.save_pretrained(scratch)
         moments = step.optimizer.state_dict()
@@ -155,7 +155,7 @@ def _save(out: Path, step: Step, course: Course) -> None:
 
 
 def _load(folder: Path, step: Step) -> dict[str, Any]:
-    """Put a checkpoint's weights and optimizer moments into `step`; the course's state is returned."""
+    """Load a checkpoint's weights and optimizer moments into `step`, and return the course's state."""
     step.model.load_state_dict(type(step.model).from_pretrained(folder).state_dict())
     content = torch.load(folder / "training.pt", map_location=step.device)
     step.probe.load_state_dict(content["probe"])
@@ -171,14 +171,14 @@ def _load(folder: Path, step: Step) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
-    parser.add_argument("--resume", type=Path, help="folder of an earlier checkpoint to go on from")
-    parser.add_argument("--seconds", type=float, default=1080, help="length of the whole training (default 1080)")
+    parser.add_argument("--resume", type=Path, help="folder of a checkpoint to continue from")
+    parser.add_argument("--seconds", type=float, default=1080, help="duration of the whole training (default 1080)")
     parser.add_argument("--share", type=float, default=math.inf, help="seconds this run may take (default: all)")
     parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (default 0.0015)")
     parser.add_argument("--save-every", type=float, default=60, help="seconds between checkpoints (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default 0)")
-    parser.add_argument("--device", help="where to train (default: a GPU if there is one)")
+    parser.add_argument("--device", help="device to train on (default: cuda if available, else cpu)")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Common English words the tokenizer should know beside the words of the world's questions."""
+"""Common English words for the tokenizer, in addition to the words of the world's questions."""
 
 WORDS = """
 a about above after again all also always am an and another any anything appear appeared are around as ask at away

@@ -1,4 +1,4 @@
-"""The world as a benchmark: clips are made where they are missing."""
+"""The procedural world as a benchmark; missing clips are made."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _APART = 1_000_000
 
 @dataclass(frozen=True)
 class World(Benchmark):
-    """Made videos of 112 × 112 pixels, and questions that separate what compression breaks.
+    """Procedural videos of 112 × 112 pixels, and questions that separate the failures of compression.
 
     Attributes:
-        count: how many clips.
-        frames: of each, as the model counts them; the file holds twice as many.
-        camera: `"still"`, `"moving"`, or `"both"`, which takes turns.
+        count: number of clips.
+        frames: frames of each clip, as the model counts them; the file holds twice as many.
+        camera: `"still"`, `"moving"`, or `"both"`, alternating.
     """
 
     count: int = 48
@@ -33,7 +33,7 @@ class World(Benchmark):
     source: ClassVar[str] = "comes with kvpress-video"
 
     def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
-        """Clips of held-out scenes, other ones for each seed."""
+        """Clips of held-out scenes, different for each seed."""
         try:
             made = make_clips(self.count, self.frames, self.camera, HELD_OUT_SEED + seed * _APART, folder=folder)
         except (ValueError, OSError) as error:
@@ -53,10 +53,10 @@ class World(Benchmark):
         ]
 
     def outline(self, seed: int, folder: Path) -> tuple[Clip, Sequence[int]]:
-        """One clip is made; there are as many questions about each."""
+        """Outline of the benchmark, from one clip: all have the same number of questions."""
         [first] = replace(self, count=min(self.count, 1)).clips(seed, folder)
         return first, [len(first.questions)] * self.count
 
     def score(self, question: Question, answer: str) -> float:
-        """1 for the right words, whatever their case and final stop."""
+        """1 for the right words, ignoring case and a final stop."""
         return float(same_words(answer, question.expected))

@@ -1,4 +1,4 @@
-"""Clips on disk: real mp4 files with their questions, made once and reused."""
+"""Clips on disk: mp4 files with their questions, made once and reused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Clip:
 def draw_scene(
     seed: int, frames: int, camera: str, flashing: int | None = None
 ) -> tuple[Scenes, tuple[Question, ...], torch.Generator]:
-    """The scene of a seed, its questions, and the generator that goes on to draw its noise."""
+    """The scene of a seed, its questions, and the generator for its noise."""
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator, flashing)
     return scenes, ask(scenes, generator).questions(0), generator
@@ -81,9 +81,8 @@ def make_clips(
 ) -> list[Clip]:
     """Make `count` clips with seeds `seed`, `seed + 1`, … in `folder`, with one `clips.json`.
 
-    `camera` is "still", "moving", or "both", which takes turns; `flashing` is that of `make_clip`. Files that are there
-    already and match are reused; files are written under a temporary name and renamed, so that an interrupted call
-    leaves nothing half-written.
+    `camera` is "still", "moving", or "both", alternating; `flashing` is that of `make_clip`. Matching files are reused,
+    new ones are written atomically.
     """
     _check(frames, seed, flashing)
     if count < 1:
@@ -119,7 +118,7 @@ def make_clips(
 
 
 def load_clips(folder: Path) -> list[Clip]:
-    """The clips that `make_clips` left in `folder`."""
+    """Load the clips that `make_clips` wrote to `folder`."""
     folder = Path(folder)
     if not (folder / "clips.json").is_file():
         raise FileNotFoundError(f"no clips.json in {folder}: make clips there first, with make_clips(..., folder=...)")
@@ -134,7 +133,7 @@ def load_clips(folder: Path) -> list[Clip]:
 
 
 def _show(progress: Progress, done: int, total: int) -> None:
-    """Start the progress bar if it is not there yet, and move it on."""
+    """Start the progress bar if necessary, and advance it."""
     if not progress.tasks:
         progress.start()
         progress.add_task("Rendering clips", total=total)
@@ -159,7 +158,7 @@ def _record(clip: Clip) -> dict[str, Any]:
 
 
 def _reusable(path: Path, record: dict[str, Any] | None) -> Clip | None:
-    """The clip at `path` if the index knows it and the file is the one it knows."""
+    """The clip at `path` if the index has it and its file is unchanged."""
     if record is None or not path.is_file() or _digest(path) != record["sha256"]:
         return None
     questions = tuple(Question(**question) for question in record["questions"])
@@ -167,7 +166,7 @@ def _reusable(path: Path, record: dict[str, Any] | None) -> Clip | None:
 
 
 def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of `clips.json` by file name; empty if there are none, or none of this version of the world."""
+    """The records of `clips.json` by file name; empty if there are none of this version of the world."""
     with suppress(FileNotFoundError, json.JSONDecodeError):
         index = json.loads((folder / "clips.json").read_text())
         if index.get("world") == WORLD_VERSION:
@@ -177,8 +176,9 @@ def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_mp4(path: Path, frames: torch.Tensor) -> None:
-    """Encode uint8 `frames` (N, 3, H, W): H.264 where the build has it, MPEG-4 otherwise. The same frames give the same
-    file every time; x264's macroblock tree would not.
+    """Encode uint8 `frames` (N, 3, H, W): H.264 if the build has it, else MPEG-4.
+
+    Equal frames give equal files, which is why x264's macroblock tree is off.
     """
     import av
 

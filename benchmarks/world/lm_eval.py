@@ -1,4 +1,4 @@
-"""The bundled benchmark as lm-eval sees it: documents and their scores."""
+"""The bundled benchmark for lm-eval: documents and scores."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def load(
     clip_folder: str | Path | None = None,
     **others: Any,
 ) -> dict[str, Dataset]:
-    """The questions of one family about the clips of one camera; clips are made where they are missing.
+    """Load the questions of one family about the clips of one camera; missing clips are made.
 
     Args:
-        family, camera: which.
-        clips: how many clips, those of both cameras together.
-        clip_frames: of each, as the model counts them.
-        clip_seed: of which clips.
-        clip_folder: where they are kept; by default `$KVPRESS_VIDEO_CLIPS`, or else a folder of the user's cache.
-        **others: metadata for somebody else: lm-eval hands over that of all tasks, and the model's arguments too.
+        family, camera: family of questions, and camera of clips.
+        clips: number of clips, both cameras together.
+        clip_frames: frames of each clip, as the model counts them.
+        clip_seed: seed of the clips.
+        clip_folder: folder of the clips; by default `$KVPRESS_VIDEO_CLIPS`, else a folder in the user's cache.
+        **others: ignored: lm-eval passes the metadata of all tasks, and the model's arguments.
 
     Raises:
-        UnknownNameError: one of the others looks as if it was meant for here.
+        UnknownNameError: one of the others resembles an argument of this function.
         BenchmarkError: clips cannot be made, or there are none of this camera.
     """
     for name in others:
@@ -64,12 +64,12 @@ def load(
 
 
 def score(document: dict[str, str], answers: list[str]) -> dict[str, float]:
-    """Whether the answer is right, as in sweeps."""
+    """Score an answer as sweeps do."""
     return {"exact_match": float(same_words(answers[0], document["answer"]))}
 
 
 def clips_folder() -> Path:
-    """Where clips are kept if nobody says otherwise."""
+    """Default folder of the clips."""
     named = os.environ.get(CLIPS)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(cache) / "kvpress-video" / "world"

@@ -1,4 +1,4 @@
-"""Questions about a scene, as integers (for training on a device) and as plain English (for everybody else)."""
+"""Questions about a scene, as integers (for training on a device) and in plain English."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ MARKS = ((20, 20, 20), (230, 60, 60), (60, 230, 60), (235, 235, 235))
 
 
 def render(scenes: Scenes, noise: float, generator: torch.Generator) -> Tensor:
-    """Two noisy video frames of each frame of each scene: `(B, T, 2, 3, 112, 112)` float in 0 … 255."""
+    """Render two noisy video frames for each frame of each scene: `(B, T, 2, 3, 112, 112)` float in 0 … 255."""
     clean = render_clean(scenes)[:, :, None].expand(-1, -1, 2, -1, -1, -1)
     grain = torch.randn(*clean.shape[:3], 1, SIDE, SIDE, generator=generator, device=clean.device)
     return (clean + noise * grain).round_().clamp_(0, 255)
 
 
 def render_clean(scenes: Scenes) -> Tensor:
-    """The frames without noise, `(B, T, 3, 112, 112)`."""
+    """Render the frames without noise, `(B, T, 3, 112, 112)`."""
     view = _pixels(scenes.offset.device)
     looked_at = _scene_coordinates(scenes, view)
     image = _sample(_backdrop(scenes), looked_at)
@@ -90,7 +90,7 @@ def _stamp(image: Tensor, away: Tensor, shape: Tensor, colour: Tensor) -> Tensor
 
 
 def _at_frame(moments: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Which event, if any, happens in each frame: index `(B, T)` and whether there is one `(B, T)`."""
+    """The event of each frame: its index `(B, T)`, and whether there is one `(B, T)`."""
     match = moments[:, None] == torch.arange(frames, device=moments.device)[None, :, None]
     return match.int().argmax(-1), match.any(-1)
 

@@ -1,7 +1,7 @@
-"""What happens in a clip: sprites that stay, one that hops, shapes that flash, and the camera that looks on.
+"""Scenes: sprites that stay, one that hops, shapes that flash, and a camera.
 
 The scene is a torus of 4 × 4 cells exactly as large as the view, so that a panning camera never loses an object. A
-*place* is a cell of the view. All positions are pixels, (x, y), of the scene or, where it says so, of the view.
+*place* is a cell of the view. All positions are pixels, (x, y), of the scene or, where noted, of the view.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Scenes:
 
 
 def in_view(at: Tensor, offset: Tensor, zoom: Tensor) -> Tensor:
-    """Where the camera shows the scene point `at`, in pixels of the view; all broadcast."""
+    """Position in the view, in pixels, of the scene point `at`; arguments broadcast."""
     middle = SIDE / 2
     return ((at - offset).remainder(SIDE) - middle) * zoom + middle
 
@@ -177,7 +177,7 @@ def _phase(dice: _Dice, count: int, frames: int, shortest: float, longest: float
 
 
 def _moments(dice: _Dice, number: Tensor, most: int, first: int, frames: int) -> Tensor:
-    """For each scene, `number` (B,) of its `first` frames, ascending, filled up with `frames` to `(B, most)`."""
+    """Draw `number` (B,) of the `first` frames of each scene, ascending, padded with `frames` to `(B, most)`."""
     order = dice.order(first, number.shape[0])[:, :most]
     moments = torch.full((number.shape[0], most), frames, device=dice.device)
     moments[:, : order.shape[1]] = order
@@ -186,7 +186,7 @@ def _moments(dice: _Dice, number: Tensor, most: int, first: int, frames: int) ->
 
 
 def _free_cells(dice: _Dice, seen: Tensor, moments: Tensor) -> Tensor:
-    """A random cell of the view for each moment `(B, M)`, away from the sprites' cells `seen` (B, T, 3) just then."""
+    """Draw a cell of the view for each moment `(B, M)`, away from the cells `seen` (B, T, 3) of the sprites."""
     count, most = moments.shape
     at = moments.clamp(max=seen.shape[1] - 1)[..., None].expand(-1, -1, seen.shape[2])
     taken = seen.gather(1, at)

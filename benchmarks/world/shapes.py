@@ -1,4 +1,4 @@
-"""The vocabulary of the world: shapes, colours, numbers and places, and the masks the shapes are drawn with."""
+"""The vocabulary of the world: shapes, colours, numbers and places, and the masks of the shapes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import BENCHMARKS, SCALES, Bed, Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import BENCHMARKS, DEFAULT, SCALES, Bed, Figure, Goal, bed, program
 from kvpress_video.benchmarks.perf.cases import overhead as overhead_module
 from kvpress_video.benchmarks.perf.cases import sweep as sweep_module
 from kvpress_video.benchmarks.perf.cases.compress_pass import Layer
@@ -19,7 +19,7 @@ from kvpress_video.benchmarks.perf.cases.prefill import Prefill
 from kvpress_video.benchmarks.perf.results.file import check, head_of, keep, read
 from kvpress_video.benchmarks.perf.setup.prompts import video_prompt
 from kvpress_video.benchmarks.perf.setup.stock_model import StockPrefill
-from kvpress_video.benchmarks.perf.setup.timing import inside, medians, turns
+from kvpress_video.benchmarks.perf.setup.timing import interleaved, measured_calls, medians
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicCache
@@ -125,7 +125,7 @@ def test_sweep_divides_the_seconds_of_one_grid_run_twice() -> None:
 def test_sweep_fails_where_sharing_changes_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     said = iter(["a circle", "a square"])
 
-    class Told(sweep_module.Swept):
+    class Told(sweep_module.SweepRun):
         def answers(self) -> dict[Any, Any]:
             return {"what was it?": (next(said),)}
 
@@ -157,14 +157,14 @@ def test_works_take_turns_and_warm_up_is_not_counted() -> None:
         order.append(name)
         return len(order)
 
-    assert turns({"a": lambda: work("a"), "b": lambda: work("b")}, rounds=2) == {"a": [3, 5], "b": [4, 6]}
+    assert interleaved({"a": lambda: work("a"), "b": lambda: work("b")}, rounds=2) == {"a": [3, 5], "b": [4, 6]}
     assert order == ["a", "b"] * 3
     assert set(medians({"a": lambda: work("a")}, TINY.device, rounds=1, warm_up=0)) == {"a"}
 
 
 def test_inside_times_each_call_and_leaves_no_hook() -> None:
     module = torch.nn.Linear(2, 2)
-    with inside(module, TINY.device) as taken:
+    with measured_calls(module, TINY.device) as taken:
         module(torch.zeros(1, 2))
         module(torch.zeros(1, 2))
     module(torch.zeros(1, 2))
@@ -265,6 +265,26 @@ def test_bench_knows_its_benchmarks_and_scales(
     with pytest.raises(UnknownNameError, match=r"(?i)did you mean 'laptop'"):
         bed("labtop")
     assert all(callable(program(name)) for name in BENCHMARKS)
+
+
+def test_bench_without_names_runs_the_default_and_help_names_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def imported(name: str) -> Any:
+        asked.append(name.rpartition(".")[2])
+        return type("Module", (), {"run": staticmethod(two_figures)})
+
+    monkeypatch.setattr("kvpress_video.benchmarks.perf.import_module", imported)
+    assert main(["bench", "--scale", "tiny", "--device", "cpu"]) == 0
+    assert asked == [BENCHMARKS[name] for name in DEFAULT]
+    assert set(BENCHMARKS) - set(DEFAULT) == {"modes", "peers"}
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(BENCHMARKS).replace(", peers", " or peers") in said
 
 
 def test_a_pass_is_measured_where_it_stays_and_where_it_moves() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from kvpress_video.benchmarks.perf import Figure, Goal, bed, program
 from kvpress_video.benchmarks.perf.cases.answer import full_seconds
-from kvpress_video.benchmarks.perf.results.goals import ASKED, Asked
+from kvpress_video.benchmarks.perf.results.goals import TARGETS, Target
 from kvpress_video.benchmarks.perf.setup.hardware_limits import arithmetic_rate, copy_rate
-from kvpress_video.benchmarks.perf.setup.long_stream import PARTS, Watch, watched
+from kvpress_video.benchmarks.perf.setup.long_stream import PARTS, LongStream, long_stream
 
 import kvpress_video as kv
 
@@ -27,8 +27,8 @@ def stream() -> list[Figure]:
 
 
 @pytest.fixture(scope="module")
-def watch(stream: list[Figure]) -> Watch:
-    return watched(TINY)
+def watch(stream: list[Figure]) -> LongStream:
+    return long_stream(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +83,14 @@ def test_the_parts_make_up_the_whole(stream: list[Figure]) -> None:
     assert 0 < floor < 100
 
 
-def test_questions_are_no_part_of_frame_time(watch: Watch) -> None:
+def test_questions_are_no_part_of_frame_time(watch: LongStream) -> None:
     first, last = watch.points
     for name in PARTS:
         assert first.parts[name] < last.parts[name] <= last.parts["all"]
     assert last.stats.text_entries == first.stats.text_entries  # a question leaves nothing behind
 
 
-def test_operations_are_counted_as_linear_layers_and_attention_have_them(watch: Watch) -> None:
+def test_operations_are_counted_as_linear_layers_and_attention_have_them(watch: LongStream) -> None:
     model = TINY.model()[0]
     tokens = TINY.scale.patches[0] * TINY.scale.patches[1]
     text = sum(part.numel() for part in model.model.language_model.layers.parameters() if part.ndim == 2)
@@ -99,7 +99,7 @@ def test_operations_are_counted_as_linear_layers_and_attention_have_them(watch: 
     assert linear < watch.operations < 2 * linear
 
 
-def test_the_first_token_is_timed_from_the_question(answer: list[Figure], watch: Watch) -> None:
+def test_the_first_token_is_timed_from_the_question(answer: list[Figure], watch: LongStream) -> None:
     first = one(answer, "question to first token")
     assert first.measured == 1e3 * watch.points[-1].first_token > 0
     assert first.goal is None
@@ -142,19 +142,19 @@ def test_the_full_cache_is_attended_to_and_left_as_it_was(monkeypatch: pytest.Mo
     assert len(seen) == 2 * len(model.get_decoder().layers)  # warm-up and one round, each from the same cache
 
 
-@pytest.mark.parametrize("asked", [asked for asked in ASKED if asked.benchmark in ("stream", "answer")])
-def test_the_page_finds_a_figure_for_every_goal(asked: Asked, stream: list[Figure], answer: list[Figure]) -> None:
+@pytest.mark.parametrize("asked", [asked for asked in TARGETS if asked.benchmark in ("stream", "answer")])
+def test_the_page_finds_a_figure_for_every_goal(asked: Target, stream: list[Figure], answer: list[Figure]) -> None:
     assert asked.of(stream + answer)
 
 
 def test_every_goal_is_on_the_page(stream: list[Figure], answer: list[Figure]) -> None:
     for figure in stream + answer:
-        assert sum(figure in asked.of([figure]) for asked in ASKED) == (
+        assert sum(figure in asked.of([figure]) for asked in TARGETS) == (
             figure.goal is not None or figure.unit in GPU_ONLY
         )
 
 
-def test_model_and_session_go_with_the_stream(watch: Watch) -> None:
+def test_model_and_session_go_with_the_stream(watch: LongStream) -> None:
     assert not {"_session", "_frames", "_spent"} & vars(watch).keys()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kvpress_video.benchmarks.perf import BENCHMARKS, Figure, Goal
 from kvpress_video.benchmarks.perf.results.file import read as read_results
-from kvpress_video.benchmarks.perf.results.goals import ASKED
+from kvpress_video.benchmarks.perf.results.goals import TARGETS
 from kvpress_video.benchmarks.perf.results.page import publish, texts
 from kvpress_video.benchmarks.perf.results.profile import PATHS, measure
 from kvpress_video.benchmarks.perf.results.profile_files import keep, read
@@ -20,6 +20,7 @@ from kvpress_video.benchmarks.publishing.sweep import fill
 from kvpress_video.errors import BenchmarkError
 
 ROOT = Path(__file__).parents[2]
+ANYWHERE = ("reading", "frame")  # goals that no GPU has a part in
 PASS, SPEED = "compressing ÷ copying keys and values", "frames (of two pictures each) per second"
 FIGURES = (
     Figure("pass", "tar, 6,144 entries", PASS, 2.5, "×", Goal(4), 0.5, "it is read"),
@@ -51,7 +52,7 @@ def test_every_goal_has_its_row_with_what_was_asked(folder: Path) -> None:
     page, readme = texts(folder)
     for table in (page["summary"], readme["performance"]):
         rows = goals(table)
-        assert [row[1:3] for row in rows] == [[asked.what, asked.goal] for asked in ASKED]
+        assert [row[1:3] for row in rows] == [[asked.what, asked.goal] for asked in TARGETS]
         assert {row[0].partition("]")[0].strip("[") for row in rows} == set(BENCHMARKS)
 
 
@@ -74,13 +75,50 @@ def test_what_was_not_reached_is_said_in_words(folder: Path) -> None:
     assert "Asked: ≥ 5 ×. Reached." in texts(folder)[0]["sweep"]
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("benchmark", [name for name in BENCHMARKS if name not in ANYWHERE])
 def test_a_missing_gpu_is_said_of_every_goal(folder: Path, benchmark: str) -> None:
     text = texts(folder)[0][benchmark]
     said = next(line for line in text.splitlines() if line.startswith("No GPU was at hand"))
-    for asked in ASKED:
+    for asked in TARGETS:
         assert (f"{asked.what} ({asked.goal})" in said) == (asked.benchmark == benchmark)
     assert f"kvpress-video bench {benchmark} --out benchmarks/results/perf/NAME.json" in said
+
+
+@pytest.mark.parametrize("benchmark", ANYWHERE)
+def test_no_gpu_is_missed_where_none_is_used(folder: Path, benchmark: str) -> None:
+    text = texts(folder)[0][benchmark]
+    assert f"Not measured yet: `kvpress-video bench {benchmark} --out" in text
+    assert "No GPU" not in text
+
+
+def test_files_of_one_machine_share_a_column(folder: Path) -> None:
+    one = Figure(
+        "peers", "key-norm and KnormPress, 4,096 visual tokens", "time of a prefill ÷ kvpress's", 1.5, "×", Goal(1)
+    )
+    results(folder, "cpu-peers", "cpu: x86_64, 2 threads", (one,))
+    page, readme = texts(folder)
+    rows = {(row[0], row[1]): row[3:] for row in goals(readme["performance"])}
+    assert readme["performance"].count("measured: cpu: x86_64, 2 threads, laptop") == 1
+    assert rows["peers", "time of a prefill at 25 % ÷ kvpress's"][0] == "1.5 × (not reached)"
+    assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"][0] == "6.25 × (reached)"
+    assert page["machines"].count("an oven") == 2
+    assert page["peers"].count("**cpu: x86_64, 2 threads, laptop**") == 1
+
+
+def test_different_goals_in_one_table_are_told_apart(folder: Path) -> None:
+    ratio = "time ÷ the stock prefill's"
+    found = tuple(
+        Figure("modes", f"{mode}, 4,096 visual tokens", ratio, 1.04, "×", Goal(limit))
+        for mode, limit in (("split", 1.05), ("chunked", 1))
+    )
+    results(
+        folder, "cpu", "cpu: x86_64, 2 threads", (*found, Figure("modes", "split, all", "growth", 1.2, "", Goal(1.1)))
+    )
+    text = texts(folder)[0]["modes"]
+    assert "Asked of split: ≤ 1.05 ×. Reached." in text
+    assert "Asked of chunked: ≤ 1 ×. Not reached: chunked, 4,096 visual tokens (1.04 ×)." in text
+    assert "Asked: ≤ 1.1. Not reached: split, all (1.2)." in text
+    assert "| split | **1.2** |" in text
 
 
 def test_a_gpu_is_judged_by_its_own_goals(folder: Path) -> None:
@@ -98,7 +136,7 @@ def test_a_gpu_is_judged_by_its_own_goals(folder: Path) -> None:
 def test_without_results_the_page_says_so(tmp_path: Path) -> None:
     page, readme = texts(tmp_path)
     for table in (page["summary"], readme["performance"]):
-        assert [row[3] for row in goals(table)] == ["not measured yet"] * len(ASKED)
+        assert [row[3] for row in goals(table)] == ["not measured yet"] * len(TARGETS)
     for benchmark in BENCHMARKS:
         assert f"Not measured yet: `kvpress-video bench {benchmark} --out" in page[benchmark]
     assert page["machines"].startswith("Nothing was measured yet")
@@ -203,4 +241,4 @@ def test_every_committed_figure_with_a_goal_belongs_to_one_that_was_asked() -> N
         rows: list[dict[str, Any]] = read_results(file)[1]
         for figure in map(Figure.of, rows):
             if figure.goal is not None:
-                assert sum(figure in asked.of([figure]) for asked in ASKED) == 1, json.dumps(figure.record())
+                assert sum(figure in asked.of([figure]) for asked in TARGETS) == 1, json.dumps(figure.record())

@@ -1,8 +1,8 @@
-"""The answer: from a question to the first token of its answer, after a long stream.
+"""Time from a question to the first token of its answer, after a long stream.
 
-The session answers by `ask()`, with tokenizer, template and `generate()`. The full cache beside it is a stock one of
-random keys and values, as long as the stream where that fits into memory; its figure is one bare forward pass of as
-many tokens as the question has, and the choice of a token.
+The session answers with `ask()`: tokenizer, template and `generate()`. It is compared with a stock cache of random keys
+and values, as long as the stream if that fits into memory, and one forward pass of as many tokens as the question has,
+argmax included.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from transformers.cache_utils import DynamicCache
 
 from ..results.measurement import Figure, Goal
 from ..setup.hardware_limits import copy_rate
-from ..setup.long_stream import METHOD, Point, Watch, watched
+from ..setup.long_stream import METHOD, LongStream, Point, long_stream
 from ..setup.scales import Bed
 from ..setup.timing import free_bytes, medians
 
-_SHARE_OF_FREE = 0.6  # the rest is for what attention needs beside the cache
+_SHARE_OF_FREE = 0.6  # the rest is workspace of attention
 
 
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of the answer."""
-    watch = watched(bed)
+    """Measure the first token after the shortest and the longest stream, and on a full cache."""
+    watch = long_stream(bed)
     first, last = (watch.until(minutes) for minutes in (min(bed.scale.minutes), max(bed.scale.minutes)))
     rate = copy_rate(bed.device)
     case = f"{METHOD}, {last.minutes} minutes"
@@ -45,7 +45,7 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 
 @torch.no_grad()
-def _against_full(bed: Bed, watch: Watch, last: Point) -> Figure:
+def _against_full(bed: Bed, watch: LongStream, last: Point) -> Figure:
     rows, columns = bed.scale.patches
     per_minute = 60 * rows * columns
     entry = watch.entry_bytes * watch.layers
@@ -67,12 +67,12 @@ def _against_full(bed: Bed, watch: Watch, last: Point) -> Figure:
 
 
 def full_seconds(bed: Bed, entries: int, question: int) -> float:
-    """Seconds to the first token on a stock cache.
+    """Seconds to the first token on a stock cache (median).
 
     Args:
-        bed: where.
-        entries: of the cache, random ones.
-        question: tokens of the pass.
+        bed: device, scale and model.
+        entries: length of the cache, filled with random keys and values.
+        question: tokens of the forward pass.
     """
     model, _ = bed.model()
     text: Any = model.get_decoder()

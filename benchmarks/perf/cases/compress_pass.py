@@ -1,9 +1,9 @@
-"""The pass: compressing one layer, against copying its keys and values once.
+"""One compression pass over a layer, against one copy of its keys and values.
 
 A layer of Qwen2.5-VL-7B (four KV heads of 128, bf16) holds thirty text entries and a video of 9 × 18 = 162 patches a
-frame; a quarter of the video stays. The copy goes into memory that is there already, and the layer keeps its room, as
-it does under a cap; that it moves to a smaller one, as after a one-shot compression, is measured too. Scratch is what
-the pass holds at its fullest beyond the layer and the room that it moves to, against the bytes of its keys and values.
+frame; a quarter of the video is kept. The copy goes into allocated memory. The layer keeps its buffers, as under a cap;
+moving to smaller buffers, as after a one-shot compression, is measured as well. Scratch is the peak memory of the pass
+beyond the layer and its new buffers, in bytes of its keys and values.
 """
 
 from __future__ import annotations
@@ -40,29 +40,32 @@ _RECENT = 0.25
 
 
 class Layer:
-    """A layer to be compressed, over and over.
+    """A layer that can be filled and compressed repeatedly.
 
     Attributes:
         length: visual entries.
+        states: its keys and values, (1, kv_heads, text + visual, head_dim) each.
         bytes: of its keys and values.
     """
 
     def __init__(self, length: int, device: torch.device, roomy: bool = True) -> None:
-        """Args:
-        length: visual entries, brought down to whole frames.
-        device: of everything.
-        roomy: whether the layer keeps its room, as under a cap; else it moves to one that fits, as after a one-shot
-            compression.
+        """Make random keys, values and metadata.
+
+        Args:
+            length: visual entries, rounded down to whole frames.
+            device: device of all tensors.
+            roomy: whether the layer keeps its buffers, as under a cap; else it moves to smaller ones, as after a
+                one-shot compression.
         """
         frames = length // (ROWS * COLUMNS)
         grid = Grid(frames, ROWS, COLUMNS)
         self.length = grid.tokens
         random = torch.Generator(device).manual_seed(0)
         shape = (1, HEADS, TEXT + self.length, WIDTH)
-        self._states = [torch.randn(shape, generator=random, device=device).to(torch.bfloat16) for _ in range(2)]
-        self.bytes = sum(states.numel() * states.element_size() for states in self._states)
+        self.states = [torch.randn(shape, generator=random, device=device).to(torch.bfloat16) for _ in range(2)]
+        self.bytes = sum(states.numel() * states.element_size() for states in self.states)
         importance = torch.rand(self.length, generator=random, device=device)
-        keys, values = (part[:, :1, TEXT:] for part in self._states)
+        keys, values = (part[:, :1, TEXT:] for part in self.states)
         video = segment_entries(keys, values, grid, Context(), importance)
         index = torch.arange(TEXT, device=device, dtype=torch.int32)[None]
         tags = torch.cat([text_tags(index), video.tags[:, 0]], dim=1)
@@ -82,39 +85,39 @@ class Layer:
     def _fill(self) -> None:
         self._layer.reset()
         self._layer.begin_pass(self._chunk)
-        self._layer.update(*self._states)
+        self._layer.update(*self.states)
 
     @property
     def gained(self) -> int:
-        """Bytes of the room that the layer has moved to; 0 where it has stayed."""
+        """Bytes of the layer's new buffers; 0 if it kept its own."""
         return 0 if self._layer.reserved_bytes == self._whole_bytes else self._layer.reserved_bytes
 
     def raw(self, spent: float, copied: float, rounds: int) -> dict[str, Any]:
-        """What a figure is computed from."""
+        """Raw numbers of a figure."""
         return {"seconds": spent, "copy_seconds": copied, "layer_bytes": self.bytes, "kept": self.length // _KEPT,
                 "rounds": rounds}  # fmt: skip
 
-    def pass_of(self, method: Compressor) -> Callable[[], Any]:
-        """The work of one compression; the layer is whole again when this returns."""
+    def pass_of(self, method: Compressor, keep: int | None = None) -> Callable[[], Any]:
+        """Fill the layer and return the work of compressing it to `keep` visual entries, a quarter by default."""
         self._fill()
         reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
-        kept = [{0: self.length // _KEPT}]
-        states = self._states[0][:, 0]
+        kept = [{0: self.length // _KEPT if keep is None else keep}]
+        states = self.states[0][:, 0]
         peak = PeakBytes([self._layer])
         return lambda: reduction.apply(
             [self._layer], self._layer, nn.Identity(), states, self._chunk, lambda rows, length, number: kept, peak
         )
 
     def copy(self) -> Callable[[], Any]:
-        """The work of copying keys and values once."""
-        to = [torch.empty_like(part) for part in self._states]
+        """Return the work of copying keys and values once."""
+        to = [torch.empty_like(part) for part in self.states]
         for part in to:
-            part.zero_()  # memory that was never touched is not there yet
-        return lambda: [whole.copy_(part) for whole, part in zip(to, self._states, strict=True)]
+            part.zero_()  # touch the memory, so that the system maps it now
+        return lambda: [whole.copy_(part) for whole, part in zip(to, self.states, strict=True)]
 
     def naive_tar(self) -> Callable[[], Any]:
-        """The work of TaR's scores as its formula is written: every frame times every recent one, in fp32."""
-        frames = self._states[0][0, :, TEXT:].unflatten(1, (-1, ROWS * COLUMNS))
+        """Return the work of TaR's scores by the letter of its formula: every frame times every recent one, in fp32."""
+        frames = self.states[0][0, :, TEXT:].unflatten(1, (-1, ROWS * COLUMNS))
 
         def work() -> Tensor:
             states = normalize(frames.float(), dim=-1)
@@ -124,7 +127,7 @@ class Layer:
         return work
 
     def tar(self) -> Callable[[], Any]:
-        """The work of TaR's scores as the method computes them."""
+        """Return the work of TaR's scores as the method computes them."""
         self._fill()
         whole = self._layer.entries(Context(grid=self._chunk.rows[0].grids[0]))
         video, method = whole.slice(TEXT, len(whole)), make_method("tar", recent_ratio=_RECENT)
@@ -133,7 +136,7 @@ class Layer:
 
 @torch.inference_mode()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of the pass."""
+    """Measure time and scratch of every method, and TaR's two forms."""
     for length in bed.scale.entries:
         rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short ones vary more
         layer, moving = Layer(length, bed.device), Layer(length, bed.device, roomy=False)
@@ -175,7 +178,7 @@ def _prepared(layer: Layer, name: str) -> Callable[[], Callable[[], Any]]:
     return lambda: layer.pass_of(make_method(name))
 
 
-_FLOOR_IS = "what is scored is read once, and what stays is read and written once"
+_FLOOR_IS = "what is scored is read once, and what is kept is read and written once"
 _SCORED = {
     "tar": 1,
     "van": 1,
@@ -188,12 +191,12 @@ _SCORED = {
 
 
 def _floor(name: str) -> float:
-    """What has to be read and written at least, in copies of keys and values; metadata left out."""
+    """The least traffic, in copies of keys and values; metadata left out."""
     return _SCORED.get(name, 0) / 4 + 1 / _KEPT
 
 
 def _in_turn(works: dict[str, Callable[[], Callable[[], Any]]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of works that have to be made ready each time."""
+    """Median seconds of works that need preparation before each run, interleaved."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(1 + rounds):
         for name, ready in works.items():

@@ -1,13 +1,13 @@
-"""Decoding at equal memory: as many conversations with full caches as fit, against as many capped ones.
+"""Decoding at equal memory: as many conversations with full caches as fit, against as many capped ones as fit.
 
-A conversation is a video and what was said of it. A full cache is the stock one, filled with random keys and values; a
-capped one was compressed and then repeated, and goes on inside `compress()`. Both are decoded by the model's own
-forward, all conversations in one batch. How many fit follows from the bytes that one of them occupies once it has been
-decoded, metadata and room to grow included. What was evicted takes neither room nor time, so the video of a capped
+A conversation is a video and the text after it. A full cache is a stock one, filled with random keys and values; a
+capped one was compressed and then repeated, and continues inside `compress()`. Both are decoded by the model's own
+forward, all conversations in one batch. Their number follows from the bytes that one of them occupies after decoding,
+metadata and spare capacity included. Evicted entries cost neither memory nor time, so the video of a capped
 conversation is only two and a half times as long as its budget.
 
-The stock cache is copied for every token. A second figure leaves that out: as many full caches in our layers, which
-grow in place.
+The stock cache is copied for every token. A second figure leaves that out: as many full caches in this package's
+layers, which grow in place.
 """
 
 from __future__ import annotations
@@ -30,47 +30,47 @@ from kvpress_video.errors import BenchmarkError
 from ..results.measurement import Figure, Goal
 from ..setup.prompts import video_prompt
 from ..setup.scales import Bed
-from ..setup.timing import free_bytes, peak_bytes, seconds, turns
+from ..setup.timing import free_bytes, interleaved, peak_bytes, seconds
 
 _METHOD = "key-norm"
-_SHARE_OF_FREE = 0.8  # the rest is for what decoding needs beside the caches
-_WATCHED = 2  # tokens while memory is watched
+_SHARE_OF_FREE = 0.8  # the rest is workspace of decoding
+_WATCHED = 2  # tokens decoded while memory is measured
 
 
 class Conversations(ABC):
-    """Conversations of one kind, as many as are asked for, on one model."""
+    """A batch of conversations of one kind on one model."""
 
     def __init__(self, model: Any, bed: Bed) -> None:
         self._model, self._bed = model, bed
 
     @abstractmethod
     def cache(self, count: int) -> Any:
-        """A new cache that holds `count` conversations."""
+        """Make a cache of `count` conversations."""
 
     @abstractmethod
     def occupied(self, cache: Any) -> int:
-        """Bytes that a cache takes up."""
+        """Bytes that a cache occupies."""
 
     def around(self) -> AbstractContextManager:
-        """What they are decoded inside."""
+        """The context of their decoding."""
         return nullcontext()
 
     def bytes_of_one(self) -> int:
-        """Bytes that one takes up at the end."""
+        """Bytes that one conversation occupies after decoding."""
         cache = self.cache(1)
         with self.around():
             self._decode(cache, 1, self._bed.scale.new_tokens)
         return self.occupied(cache)
 
     def seconds(self, count: int) -> float:
-        """Seconds of decoding all of them."""
-        torch.cuda.empty_cache()  # tensors of the other kinds had other sizes
+        """Seconds of decoding `count` conversations."""
+        torch.cuda.empty_cache()  # the other kinds left blocks of other sizes
         cache = self.cache(count)
         with self.around():
             return seconds(partial(self._decode, cache, count, self._bed.scale.new_tokens), self._bed.device)
 
     def peak(self, count: int) -> int:
-        """Bytes of the caches and, at most, of what decoding holds beside them."""
+        """Bytes of the caches and the peak of decoding."""
         torch.cuda.empty_cache()
         cache = self.cache(count)
         held = self.occupied(cache)
@@ -86,10 +86,10 @@ class Conversations(ABC):
 
 
 class Full(Conversations):
-    """With stock caches, of all their tokens."""
+    """Conversations with stock caches of all their tokens."""
 
     def cache(self, count: int) -> DynamicCache:
-        """Random keys and values."""
+        """Make a cache of random keys and values."""
         config = self._model.get_decoder().config
         attention = self._model.get_decoder().layers[0].self_attn
         shape = 1, config.num_key_value_heads, self._bed.scale.conversation, attention.head_dim
@@ -108,7 +108,7 @@ class Full(Conversations):
 
 
 class InPlace(Full):
-    """With full caches that are not copied for every token."""
+    """Conversations with full caches that grow in place."""
 
     def _empty(self, config: Any) -> DynamicCache:
         cache = DynamicCache(config=config)
@@ -122,7 +122,7 @@ class InPlace(Full):
 
 
 class Capped(Conversations):
-    """Whose video was compressed to the budget."""
+    """Conversations whose video was compressed to the budget."""
 
     def __init__(self, model: Any, bed: Bed) -> None:
         super().__init__(model, bed)
@@ -133,11 +133,11 @@ class Capped(Conversations):
         self._one = output.past_key_values
 
     def around(self) -> AbstractContextManager:
-        """The compression, which has nothing more to compress."""
+        """The compression; nothing is left to evict."""
         return kv.compress(self._model, _METHOD, self._bed.scale.budget, prefill="split")
 
     def cache(self, count: int) -> Any:
-        """The compressed one, repeated."""
+        """Repeat the compressed conversation."""
         cache = copy.deepcopy(self._one)
         cache.batch_repeat_interleave(count)
         return cache
@@ -148,13 +148,13 @@ class Capped(Conversations):
 
     @property
     def entries(self) -> int:
-        """Of one conversation, in each layer."""
+        """Entries of one conversation in each layer."""
         return layers_of(self._one)[0].physical
 
 
 @torch.no_grad()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of decoding."""
+    """Measure tokens per second of all three kinds in equal memory."""
     model, _ = bed.model()
     capped = Capped(model, bed)
     kinds: dict[str, Conversations] = {
@@ -167,7 +167,7 @@ def run(bed: Bed) -> Iterator[Figure]:
         raise BenchmarkError(f"No full cache of {each['full']:,} bytes fits into {room:,}: choose another scale.")
     spent = {
         name: median(taken)
-        for name, taken in turns(
+        for name, taken in interleaved(
             {name: partial(kind.seconds, counts[name]) for name, kind in kinds.items()}, bed.scale.rounds
         ).items()
     }
@@ -194,7 +194,7 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 
 def room_of(bed: Bed) -> int:
-    """Bytes that conversations may take up."""
+    """Bytes that conversations may occupy."""
     if bed.scale.cache_bytes is not None:
         return bed.scale.cache_bytes
     return int(_SHARE_OF_FREE * free_bytes(bed.device))

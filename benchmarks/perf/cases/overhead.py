@@ -1,9 +1,9 @@
-"""The hooks: a prefill compressed through them, against a stock prefill whose cache is then compressed inline.
+"""Overhead of the hooks: a prefill compressed through them, against a stock prefill whose cache is compressed inline.
 
 Both read the whole prompt in one pass (`prefill="whole"`) and end with the same entries, which is checked. The text
-model is timed, compression included; features of the video come out of a `SharedPrefill`, so no vision tower dilutes
-the difference. Inline, the scores are a few lines of torch on the stock cache; SnapKV's queries are made of the hidden
-states that a plain hook on each attention holds on to.
+model is timed, compression included; the video's features come from a `SharedPrefill`, so that the vision tower does
+not dilute the difference. Inline, the scores are a few lines of torch on the stock cache; SnapKV's queries are computed
+from hidden states that a plain hook on each attention records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..results.measurement import Figure, Goal
 from ..setup.prompts import video_prompt
 from ..setup.scales import Bed
 from ..setup.stock_model import StockPrefill
-from ..setup.timing import inside, seconds, turns
+from ..setup.timing import interleaved, measured_calls, seconds
 
 _WINDOW, _KERNEL = 32, 5
 _KEPT = 4  # a quarter
@@ -35,18 +35,18 @@ _ROUNDING = 1e-4
 
 
 class Spent(NamedTuple):
-    """Seconds of a prefill, compression included, and of compression where that is known."""
+    """Seconds of a prefill, compression included, and of the compression if known."""
 
     seconds: float
     compressing: float = 0.0
 
 
-class Thinned(NamedTuple):
-    """What was kept of one layer.
+class Eviction(NamedTuple):
+    """Scores and kept entries of one layer.
 
     Attributes:
         scores: of its visual entries, (1, kv_heads, visual).
-        kept: indices of the entries that are left, (1, kv_heads, n), ascending.
+        kept: indices of the kept entries, (1, kv_heads, n), ascending.
     """
 
     scores: Tensor
@@ -54,7 +54,7 @@ class Thinned(NamedTuple):
 
 
 class Prefill:
-    """One prompt, and its prefill in the ways to compare."""
+    """One prompt and the prefills to compare."""
 
     def __init__(self, bed: Bed) -> None:
         rows, columns = bed.scale.patches
@@ -69,17 +69,17 @@ class Prefill:
         self._once = kv.SharedPrefill()
 
     def timed(self, work: Callable[[], Any]) -> Spent:
-        """Without the hooks."""
+        """Time a prefill without the hooks."""
         return Spent(seconds(work, self.device))
 
     def hooked(self, method: str) -> Spent:
-        """Through the hooks."""
-        with inside(self.stock.text_model, self.device) as taken, self._compressing(method) as compression:
+        """Time a prefill through the hooks."""
+        with measured_calls(self.stock.text_model, self.device) as taken, self._compressing(method) as compression:
             self.model.generate(**self.prompt, max_new_tokens=1)
         return Spent(sum(taken), compression.report.compress_seconds)
 
     def kept(self, method: str) -> list[Tensor]:
-        """What stays through the hooks: per layer the indices of its entries, (1, kv_heads, n), ascending."""
+        """Indices of the entries kept through the hooks, per layer, (1, kv_heads, n), ascending."""
         with self._compressing(method) as compression:
             self.model.generate(**self.prompt, max_new_tokens=1)
         return compression.kept
@@ -88,16 +88,16 @@ class Prefill:
         return kv.compress(self.model, method, self.keep, prefill="whole", shared=self._once)
 
 
-def key_norm(prefill: Prefill) -> list[Thinned]:
-    """The shortest keys of a stock prefill."""
+def key_norm(prefill: Prefill) -> list[Eviction]:
+    """Keep the entries with the shortest keys after a stock prefill."""
     end = prefill.first + prefill.visual
     return [
         thin(layer, -layer.keys[:, :, prefill.first : end].float().norm(dim=-1), prefill) for layer in prefill.stock()
     ]
 
 
-def snapkv(prefill: Prefill) -> list[Thinned]:
-    """What the last queries of a stock prefill attend to."""
+def snapkv(prefill: Prefill) -> list[Eviction]:
+    """Keep the entries that the last queries of a stock prefill attend to."""
     layers = prefill.stock.text_model.layers
     rope, end = Rope.of(prefill.stock.text_model), prefill.first + prefill.visual
     position = prefill.stock.positions[:, None, -_WINDOW:]
@@ -124,15 +124,15 @@ def _note(hidden: list[Tensor], module: Any, args: tuple, kwargs: dict[str, Any]
     hidden.append(kwargs["hidden_states"][:, -_WINDOW:])
 
 
-def thin(layer: Any, scores: Tensor, prefill: Prefill) -> Thinned:
-    """Leave the best visual entries and the text in a layer of a stock cache."""
+def thin(layer: Any, scores: Tensor, prefill: Prefill) -> Eviction:
+    """Evict all but the best visual entries and the text from a layer of a stock cache."""
     chosen = scores.topk(prefill.keep, dim=-1).indices.sort(dim=-1).values + prefill.first
     text = torch.arange(layer.keys.shape[2], device=scores.device).expand(*scores.shape[:2], -1)
     before, after = text[..., : prefill.first], text[..., prefill.first + prefill.visual :]
     kept = torch.cat([before, chosen, after], dim=-1)
     index = kept[..., None].expand(-1, -1, -1, layer.keys.shape[-1])
     layer.keys, layer.values = layer.keys.gather(2, index), layer.values.gather(2, index)
-    return Thinned(scores, kept)
+    return Eviction(scores, kept)
 
 
 INLINE = {"key-norm": key_norm, "snapkv": snapkv}
@@ -140,7 +140,7 @@ INLINE = {"key-norm": key_norm, "snapkv": snapkv}
 
 @torch.no_grad()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of the overhead."""
+    """Time each method through the hooks and inline."""
     prefill = Prefill(bed)
     rounds = _ROUNDS * bed.scale.rounds
     swapped = {name: differing(prefill, name) for name in INLINE}
@@ -148,7 +148,7 @@ def run(bed: Bed) -> Iterator[Figure]:
     for name, inline in INLINE.items():
         works[f"{name} inline"] = partial(prefill.timed, partial(inline, prefill))
         works[f"{name} hooked"] = partial(prefill.hooked, name)
-    found = turns(works, rounds)
+    found = interleaved(works, rounds)
     stock = [one.seconds for one in found["stock"]]
     for name in INLINE:
         inline_s, hooked_s = ([one.seconds for one in found[f"{name} {how}"]] for how in ("inline", "hooked"))
@@ -166,10 +166,10 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 
 def differing(prefill: Prefill, name: str) -> int:
-    """How many entries only one of the two ways keeps; their scores are that of the last one kept, but for rounding.
+    """Count the entries that only one of the two ways keeps: ties of the lowest kept score, up to rounding.
 
     Raises:
-        BenchmarkError: they are not.
+        BenchmarkError: the ways differ in more than ties.
     """
     count = 0
     for number, (inline, hooked) in enumerate(zip(INLINE[name](prefill), prefill.kept(name), strict=True)):

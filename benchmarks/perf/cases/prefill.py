@@ -1,8 +1,8 @@
-"""The prefill: a video in full, against eight tokens of every frame, average-pooled or chosen before prefill.
+"""Prefill of a video in full, against eight tokens of every frame, average-pooled or chosen before prefill.
 
-What is asked for is the time in the text model, the choosing or pooling included: the vision tower's work does not
-shrink. That is timed apart, with the attention that `standby` reads of it, and both together make a figure of their
-own. While the text model is timed, the tower's features come out of a `SharedPrefill`.
+The goal is about the time in the text model, pooling or choosing included: the vision tower has the same work in both.
+The tower is timed separately, with the attention that `standby` reads from it, and both together are a second figure.
+While the text model is timed, the tower's features come from a `SharedPrefill`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ..results.measurement import Figure, Goal
 from ..setup.prompts import video_prompt
 from ..setup.scales import Bed
 from ..setup.stock_model import StockPrefill
-from ..setup.timing import inside, seconds, turns
+from ..setup.timing import interleaved, measured_calls, seconds
 
 METHODS = ("average-pooling", "standby")
 ROWS, COLUMNS, KEPT = 18, 18, 8
-_ROUNDS = 3  # at most: a prefill in full is long, and far from the others
+_ROUNDS = 3  # at most: a full prefill is long, and the difference large
 
 
 class Prefill:
     """The prefill of one prompt, in full or shortened.
 
     Attributes:
-        tokens: of the prompt.
-        visual: tokens of its video.
-        kept: how many of those a shortened prefill has.
-        text_model: what is timed.
+        tokens: tokens of the prompt.
+        visual: visual tokens of the prompt.
+        kept: visual tokens of a shortened prefill.
+        text_model: the module that is timed.
     """
 
     def __init__(self, bed: Bed) -> None:
@@ -55,7 +55,7 @@ class Prefill:
     def shortened(self, method: str) -> float:
         """Seconds in the text model, compression included."""
         compression = kv.compress(self._model, method, self.kept, stage="input", shared=self._once)
-        with inside(self.text_model, self._device) as taken, compression:
+        with measured_calls(self.text_model, self._device) as taken, compression:
             self._model.generate(**self._prompt, max_new_tokens=1)
         return sum(taken)
 
@@ -64,7 +64,7 @@ class Prefill:
         return seconds(self._encode, self._device)
 
     def tower(self, method: str) -> float:
-        """Seconds in the vision tower where a method may look at its attention."""
+        """Seconds in the vision tower if a method may read its attention."""
         with kv.compress(self._model, method, self.kept, stage="input"):
             return seconds(self._encode, self._device)
 
@@ -73,7 +73,7 @@ class Prefill:
         return self._model.model.get_video_features(prompt["pixel_values_videos"], prompt["video_grid_thw"])
 
     def flops(self, tokens: int) -> float:
-        """Floating-point operations of the text model's layers on a prompt: linear in its tokens, and their square."""
+        """Floating-point operations of the text model's layers on a prompt of `tokens`."""
         config = self.text_model.config
         weights = sum(part.numel() for part in self.text_model.layers.parameters() if part.ndim == 2)
         heads = self.text_model.layers[0].self_attn.head_dim * config.num_attention_heads
@@ -82,13 +82,13 @@ class Prefill:
 
 @torch.no_grad()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of the prefill."""
+    """Time the shortened prefills against the full one."""
     prefill = Prefill(bed)
     rounds = min(bed.scale.rounds, _ROUNDS)
     tower = {"full": prefill.stock_tower} | {name: partial(prefill.tower, name) for name in METHODS}
     text = {"full": prefill.full} | {name: partial(prefill.shortened, name) for name in METHODS}
-    towers = {name: work() for name, work in tower.items()}  # it is warm: the prompt went through it once
-    texts = {name: median(taken) for name, taken in turns(text, rounds).items()}
+    towers = {name: work() for name, work in tower.items()}  # warm already: the prompt was encoded once
+    texts = {name: median(taken) for name, taken in interleaved(text, rounds).items()}
     short = prefill.tokens - prefill.visual + prefill.kept
     floor = 100 * prefill.flops(short) / prefill.flops(prefill.tokens)
     for name in METHODS:

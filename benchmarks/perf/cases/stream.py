@@ -1,6 +1,6 @@
-"""The stream: what a session holds and how fast it goes, after ever more minutes.
+"""A long stream: memory and speed of a session after 1, 10 and 60 minutes, or as long as the scale says.
 
-A frame of the stream is one temporal step of the model, which is made of two pictures; there is one each second.
+A frame of the stream is one temporal step of the model, made of two pictures; there is one each second.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..results.measurement import Figure, Goal
 from ..setup.hardware_limits import arithmetic_rate, copy_rate
-from ..setup.long_stream import METHOD, PARTS, Point, Watch, watched
+from ..setup.long_stream import METHOD, PARTS, LongStream, Point, long_stream
 from ..setup.scales import Bed
 
 _WORK = "operations of both towers, counted on a chunk, at the rate of one large matrix product"
@@ -17,8 +17,8 @@ _READ = "keys and values of the budget and a chunk read once, at the rate of a l
 
 
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of the stream."""
-    watch = watched(bed)
+    """Measure speed, memory and shares of frame time."""
+    watch = long_stream(bed)
     rate = arithmetic_rate(bed.device, bed.scale.dtype)
     lengths = sorted(bed.scale.minutes)
     since, points = 0, []
@@ -32,7 +32,7 @@ def run(bed: Bed) -> Iterator[Figure]:
     yield from _shares(watch, points[-1])
 
 
-def _speed(watch: Watch, point: Point, since: int, rate: float) -> Figure:
+def _speed(watch: LongStream, point: Point, since: int, rate: float) -> Figure:
     gpu = watch.bed.device.type == "cuda"
     raw = {"frames": point.frames, "pictures": 2 * point.frames, "seconds": point.seconds,
            "operations_per_frame": watch.operations, "operations_per_second": rate}  # fmt: skip
@@ -46,12 +46,12 @@ def _speed(watch: Watch, point: Point, since: int, rate: float) -> Figure:
 def _memory(bed: Bed, first: Point, now: Point) -> Iterator[Figure]:
     case = f"{METHOD}, {now.minutes} minutes"
     sizes = {
-        "peak memory of torch beside the weights": [point.allocated for point in (first, now)],
+        "peak memory of torch beyond the weights": [point.allocated for point in (first, now)],
         "buffers of the session": [point.stats.reserved_bytes for point in (first, now)],
         "fullest moment of the cache": [point.stats.peak_bytes for point in (first, now)],
         "resident memory of the process": [point.resident for point in (first, now)],
     }
-    asked = "peak memory of torch beside the weights" if bed.device.type == "cuda" else "resident memory of the process"
+    asked = "peak memory of torch beyond the weights" if bed.device.type == "cuda" else "resident memory of the process"
     for what, (before, after) in sizes.items():
         if after:
             yield Figure(
@@ -61,7 +61,7 @@ def _memory(bed: Bed, first: Point, now: Point) -> Iterator[Figure]:
             )  # fmt: skip
 
 
-def _held(watch: Watch, point: Point) -> Figure:
+def _held(watch: LongStream, point: Point) -> Figure:
     entry = watch.entry_bytes * watch.layers
     full = point.stats.visual_tokens * entry
     held = point.stats.reserved_bytes
@@ -74,8 +74,8 @@ def _held(watch: Watch, point: Point) -> Figure:
     )  # fmt: skip
 
 
-def _shares(watch: Watch, point: Point) -> Iterator[Figure]:
-    """Where the time goes. What the device and the CPU do at once counts twice; the rest is what remains."""
+def _shares(watch: LongStream, point: Point) -> Iterator[Figure]:
+    """Shares of frame time; work that device and CPU do at once counts twice, and the rest is the difference to all."""
     bed, spent = watch.bed, point.parts
     frames = 60 * point.minutes
     rows, columns = bed.scale.patches

@@ -1,7 +1,7 @@
-"""The sweep: one prefill of each clip for all cells that compress once, against one prefill per cell.
+"""A sweep with one prefill of each clip for all cells that compress once, against one prefill per cell.
 
-One grid of the bundled model on the bundled world, run both ways in one process; every answer must be the same. The
-model is the bundled one at any scale, as random weights answer nothing that could be compared.
+One grid of the bundled model on the bundled world is run both ways in one process; all answers must be equal. The model
+is the bundled one at every scale, since answers of random weights say nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ METHODS = ("random", "recent", "key-norm", "snapkv", "tar", "van", "infinipot-v"
 _FRAMES = 32
 
 
-class Swept(NamedTuple):
-    """The rows of a sweep, and the seconds it took, clips that were read and answers that were scored included."""
+class SweepRun(NamedTuple):
+    """The rows of a sweep, and its seconds, reading of clips and scoring of answers included."""
 
     rows: list[Row]
     seconds: float
 
     def costs(self) -> dict[str, float]:
-        """Seconds, by what they were spent on."""
+        """Seconds by kind of work."""
         measured = {(row.cell, row.clip): row.measured for row in self.rows}.values()
         return {
             "prefill_seconds": sum(one.report.prefill_seconds for one in measured),
@@ -43,7 +43,7 @@ class Swept(NamedTuple):
         }
 
     def answers(self) -> dict[Any, tuple[Any, ...]]:
-        """What each question was answered with, and what the cache held."""
+        """Answer and size of the cache by question."""
         found = {}
         for row in self.rows:
             report = row.measured.report
@@ -52,7 +52,7 @@ class Swept(NamedTuple):
 
 
 def run(bed: Bed) -> Iterator[Figure]:
-    """Figures of the sweep."""
+    """Run the grid both ways and compare seconds."""
     asked = {
         "models": ["bundled"],
         "benchmarks": [f"world:count={bed.scale.clips},frames={_FRAMES}"],
@@ -77,11 +77,11 @@ def run(bed: Bed) -> Iterator[Figure]:
     yield Figure("sweep", case, "all seconds, a run per cell ÷ shared", each["seconds"] / once["seconds"], "×", raw=raw)
 
 
-def _swept(asked: dict[str, Any], folder: Path) -> Swept:
+def _swept(asked: dict[str, Any], folder: Path) -> SweepRun:
     started = time.perf_counter()
     done = run_sweep(make_grid(**asked), folder, workers=1)
     if done.failures:
         raise BenchmarkError(f"A cell of the sweep could not be run: {done.failures[0].error}")
     seconds = time.perf_counter() - started
     with Store(folder) as store:
-        return Swept(store.rows(), seconds)
+        return SweepRun(store.rows(), seconds)

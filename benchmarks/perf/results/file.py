@@ -18,17 +18,17 @@ _SAME = ("device", "machine", "scale", "versions")
 
 
 def head_of(bed: Bed) -> dict[str, Any]:
-    """What a results file says of where it was measured."""
+    """Head of a results file: machine, device, scale and versions."""
     made = provenance()
     del made["revision"], made["command"]
     return {**made, "device": device_name(bed.device), "scale": bed.name, "what": bed.scale.what}
 
 
 def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a results file says of its machine, and its rows.
+    """Read the head and the rows of a results file.
 
     Raises:
-        BenchmarkError: it is not one.
+        BenchmarkError: it is not a results file.
     """
     try:
         found = json.loads(file.read_text())
@@ -42,7 +42,7 @@ def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def check(file: Path, head: Mapping[str, Any]) -> None:
-    """See to it that figures of this machine may join those of a file.
+    """Check that figures of this machine may be added to a file.
 
     Raises:
         BenchmarkError: the file holds figures of another machine, scale or versions.
@@ -57,7 +57,7 @@ def check(file: Path, head: Mapping[str, Any]) -> None:
 
 
 def keep(file: Path, head: Mapping[str, Any], benchmark: str, figures: Sequence[Figure]) -> None:
-    """Write the figures of a benchmark in place of those that the file holds of it; the others stay."""
+    """Replace the figures of a benchmark in a file, and keep those of the others."""
     rows = read(file)[1] if file.exists() else []
     revision = provenance()["revision"]
     rows = [row for row in rows if row["benchmark"] != benchmark]

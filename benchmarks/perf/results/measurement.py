@@ -1,4 +1,4 @@
-"""One measured figure, beside what was asked and what would be possible."""
+"""One measured figure, with its goal and its floor."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure is asked to be.
+    """A bound on a figure.
 
     Attributes:
         limit: in the figure's unit.
-        least: whether more is better; else less is.
+        least: whether it is a lower bound; else it is an upper one.
     """
 
     limit: float
     least: bool = False
 
     def met(self, measured: float) -> bool:
-        """Whether a figure is what was asked."""
+        """Whether a figure reaches the goal."""
         return measured >= self.limit if self.least else measured <= self.limit
 
     def __str__(self) -> str:
@@ -32,15 +32,15 @@ class Figure:
     """One figure: one row of a results file.
 
     Attributes:
-        benchmark: which program measured it.
-        case: what it was measured on, such as `"tar, 24,576 entries"`.
-        what: what it says, such as `"compressing ÷ copying keys and values"`.
-        measured: in `unit`.
-        unit: `"×"`, `"%"`, `"ms"`, `"fps"` …
-        goal: what was asked, None where nothing was asked on this kind of device.
-        floor: the best that is possible, None where nothing bounds it.
-        floor_is: why it is that.
-        raw: what it was computed from: seconds, bytes, sizes, rounds.
+        benchmark: the program that measured it.
+        case: method and size, such as `"tar, 24,576 entries"`; tables have a row per text before the first comma.
+        what: the quantity, such as `"compressing ÷ copying keys and values"`.
+        measured: its value, in `unit`.
+        unit: `"×"`, `"%"`, `"ms"`, `"fps"` …; empty for pure numbers.
+        goal: its bound, None if there is none on this kind of device.
+        floor: the best possible value, None if nothing bounds it.
+        floor_is: the reason for the floor.
+        raw: the numbers it was computed from: seconds, bytes, sizes, rounds.
     """
 
     benchmark: str
@@ -55,16 +55,16 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is what was asked; None where nothing was."""
+        """Whether it reaches its goal; None without a goal."""
         return None if self.goal is None else self.goal.met(self.measured)
 
     def record(self) -> dict[str, Any]:
-        """As a results file holds it."""
+        """The row of a results file."""
         return asdict(self)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Figure:
-        """From what a results file holds."""
+        """Read a row of a results file."""
         known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         goal = known.get("goal")
         return cls(**{**known, "goal": Goal(**goal) if goal else None})

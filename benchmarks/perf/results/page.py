@@ -1,30 +1,30 @@
-"""Write what was measured into `docs/performance.md`, and its goals into the README.
+"""Write the measured figures into `docs/performance.md`, and the goals into the README.
 
-Run `python -m kvpress_video.benchmarks.perf.results.page` after `kvpress-video bench --out` wrote its results there.
+Run `python -m kvpress_video.benchmarks.perf.results.page` after `kvpress-video bench --out` wrote a results file.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...publishing.sweep import fill_files
 from .. import BENCHMARKS
 from .file import read
-from .goals import ASKED, Asked
+from .goals import TARGETS, Target
 from .measurement import Figure
 from .profile_files import profiles
-from .tables import listed, ruled, shortened, spanning, verdict, written
+from .tables import listed, ruled, shortened, spanning, verdict, with_unit, written
 
 _COMMAND = "kvpress-video bench {} --out benchmarks/results/perf/NAME.json"
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a results file holds.
+    """The contents of a results file.
 
     Attributes:
         head: machine, device, scale, versions.
@@ -41,7 +41,7 @@ class Results:
         """Read a file.
 
         Raises:
-            BenchmarkError: it is no results file.
+            BenchmarkError: it is not a results file.
         """
         head, rows = read(file)
         revisions = dict.fromkeys(shortened(str(row.get("revision"))) for row in rows)
@@ -49,7 +49,7 @@ class Results:
 
     @property
     def gpu(self) -> bool:
-        """Whether it comes from one."""
+        """Whether the device is a GPU."""
         return str(self.head["device"]).startswith("cuda")
 
     @property
@@ -58,8 +58,17 @@ class Results:
         return f"{self.head['device']}, {self.head['scale']}"
 
 
+def joined(results: Sequence[Results]) -> list[Results]:
+    """One `Results` per device and scale: a benchmark with other packages has a file of its own."""
+    found: dict[str, Results] = {}
+    for each in results:
+        known = found.get(each.name)
+        found[each.name] = replace(each, figures=known.figures + each.figures) if known else each
+    return list(found.values())
+
+
 def summary(results: Sequence[Results], links: bool = True) -> str:
-    """A row per goal: what was asked, and what each machine measured beside the floor."""
+    """A row per goal, with the measured figures and the floor of each machine."""
     header = [
         "benchmark",
         "figure",
@@ -67,14 +76,14 @@ def summary(results: Sequence[Results], links: bool = True) -> str:
         *(column for each in results for column in (f"measured: {each.name}", "floor")),
     ]
     rows = [header if results else [*header, "measured"]]
-    for asked in ASKED:
+    for asked in TARGETS:
         cells = [cell for each in results for cell in _cells(asked, asked.of(each.figures), each.gpu)]
         name = f"[{asked.benchmark}](#{asked.benchmark})" if links else asked.benchmark
         rows.append([name, asked.what, asked.goal, *(cells or ["not measured yet"])])
     return ruled(rows, right=range(3, len(rows[0])))
 
 
-def _cells(asked: Asked, figures: Sequence[Figure], gpu: bool) -> tuple[str, str]:
+def _cells(asked: Target, figures: Sequence[Figure], gpu: bool) -> tuple[str, str]:
     if not figures:
         return "not measured", ""
     said = "asked of a GPU only" if asked.gpu and not gpu else verdict(figures)
@@ -84,7 +93,7 @@ def _cells(asked: Asked, figures: Sequence[Figure], gpu: bool) -> tuple[str, str
 
 
 def section(benchmark: str, results: Sequence[Results]) -> str:
-    """All figures of a benchmark, machine by machine, and what no machine has measured."""
+    """All figures of a benchmark, machine by machine, and the goals that no GPU has measured."""
     parts = []
     for each in results:
         figures = [one for one in each.figures if one.benchmark == benchmark]
@@ -108,13 +117,17 @@ def _table(figures: Sequence[Figure]) -> str:
         cells.setdefault(name, {})[rest] = written(figure)
     columns = list(dict.fromkeys(rest for found in cells.values() for rest in found))
     rows = [["", *columns], *([name, *(found.get(rest, "") for rest in columns)] for name, found in cells.items())]
-    asked = [figure for figure in figures if figure.goal is not None]
     lines = [f"{one.what}:\n", ruled(rows, right=range(1, len(rows[0])))]
-    if asked:
-        goal = asked[0].goal
-        missed = [f"{figure.case} ({figure.measured:.3g} {one.unit})" for figure in asked if not figure.met]
+    goals = dict.fromkeys(figure.goal for figure in figures if figure.goal is not None)
+    for goal in goals:
+        asked = [figure for figure in figures if figure.goal == goal]
+        names = ", ".join(dict.fromkeys(figure.case.partition(", ")[0] for figure in asked))
+        missed = [
+            f"{figure.case} ({with_unit(f'{figure.measured:.3g}', one.unit)})" for figure in asked if not figure.met
+        ]
         lines.append(
-            f"Asked: {goal} {one.unit}. " + (f"Not reached: {'; '.join(missed)}.\n" if missed else "Reached.\n")
+            f"Asked{f' of {names}' if len(goals) > 1 else ''}: {with_unit(str(goal), one.unit)}. "
+            + (f"Not reached: {'; '.join(missed)}.\n" if missed else "Reached.\n")
         )
     whys = dict.fromkeys(figure.floor_is for figure in figures if figure.floor_is)
     lines += [f"Floor: {why}.\n" for why in whys]
@@ -128,13 +141,13 @@ def _grouped(figures: Iterable[Figure]) -> list[list[Figure]]:
     return list(groups.values())
 
 
-def _lacking_gpu(benchmark: str, results: Sequence[Results]) -> list[Asked]:
+def _lacking_gpu(benchmark: str, results: Sequence[Results]) -> list[Target]:
     on_gpu = [one for each in results if each.gpu for one in each.figures]
-    return [asked for asked in ASKED if asked.benchmark == benchmark and not asked.of(on_gpu)]
+    return [asked for asked in TARGETS if asked.benchmark == benchmark and asked.device and not asked.of(on_gpu)]
 
 
 def machines(results: Sequence[Results]) -> str:
-    """Where the figures come from."""
+    """The machine, versions and revision of each results file."""
     if not results:
         return f"Nothing was measured yet: `{_COMMAND.format('').replace('  ', ' ')}`.\n"
     return listed(
@@ -146,39 +159,40 @@ def machines(results: Sequence[Results]) -> str:
 
 
 def readme_table(results: Sequence[Results]) -> str:
-    """The summary, and that there was no GPU where there was none."""
+    """The summary, with a note if none of the machines has a GPU."""
     none = "" if any(each.gpu for each in results) else "\nNo GPU was at hand.\n"
     return summary(results, links=False) + none
 
 
 def texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """What goes between the marks of the page, and of the README.
+    """Texts between the marks of the page, and of the README, by mark.
 
     Args:
-        folder: of results files, and of profiles in its `profiles/`.
+        folder: holds results files, and profiles in `profiles/`.
 
     Raises:
-        BenchmarkError: a file in it is something else.
+        BenchmarkError: a file in it is neither.
     """
-    results = [Results.of(file) for file in sorted(folder.glob("*.json"))]
-    page = {"summary": summary(results), "machines": machines(results)}
+    files = [Results.of(file) for file in sorted(folder.glob("*.json"))]
+    results = joined(files)
+    page = {"summary": summary(results), "machines": machines(files)}
     page |= {name: section(name, results) for name in BENCHMARKS}
     page["profiles"] = profiles(folder / "profiles")
     return page, {"performance": readme_table(results)}
 
 
 def publish(folder: Path, page: Path, readme: Path) -> None:
-    """Fill the marks of the page and of the README; only what stands between them changes.
+    """Fill the marks of the page and of the README, and change nothing else.
 
     Raises:
-        BenchmarkError: a results file or a mark is not what it should be.
+        BenchmarkError: a results file is damaged, or a mark is missing.
     """
     of_page, of_readme = texts(folder)
     fill_files({page: of_page, readme: of_readme})
 
 
 def main() -> None:
-    """Publish the results that the command line names."""
+    """Publish the results in the folder named on the command line."""
     parser = argparse.ArgumentParser(description="Publish performance.")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/perf"))
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))

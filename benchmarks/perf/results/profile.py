@@ -1,11 +1,11 @@
-"""Profile a hot path, before it is changed or after, into a file that the page of performance shows.
+"""Profile a hot path before or after a change, into a file that the performance page shows.
 
     out=benchmarks/results/perf/profiles/pass.json
     python -m kvpress_video.benchmarks.perf.results.profile pass before --out $out
     python -m kvpress_video.benchmarks.perf.results.profile pass after --why "…" --out $out
 
-`pass` compresses one layer, `push` shows a chunk of frames to a session whose budget is full, `decode` asks that
-session. The seconds are a median without the profiler; operations are counted by the time that is theirs alone.
+`pass` compresses one layer, `push` pushes a chunk of frames into a session whose budget is full, `decode` asks that
+session. Seconds are a median without the profiler; operations are ranked by self time.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _SHOWN = 12
 
 
 def compress(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
-    """One pass over the longest layer of the scale: what that is, and what makes its work ready."""
+    """One pass over the longest layer of the scale: its name, and the preparation of its work."""
     layer = Layer(max(bed.scale.entries), bed.device)
     made = make_method(method)
     return f"One pass of {method} over {layer.length:,} entries", lambda: layer.pass_of(made)
 
 
 def push(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
-    """A chunk of frames."""
+    """A chunk of frames pushed into a full session."""
     session, frames = _full_session(bed, method)
     rows, columns = bed.scale.patches
     return (
@@ -54,7 +54,7 @@ def push(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
 
 
 def decode(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
-    """A question, and as many tokens as the scale decodes."""
+    """A question to a full session, and as many tokens as the scale decodes."""
     session, _ = _full_session(bed, method)
     count = bed.scale.new_tokens
 
@@ -68,7 +68,7 @@ PATHS = {"pass": compress, "push": push, "decode": decode}
 
 
 def _full_session(bed: Bed, method: str) -> tuple[kv.VideoSession, Any]:
-    """A session whose budget is full, and a chunk of frames."""
+    """Make a session whose budget is full, and a chunk of frames."""
     model, processor = bed.model()
     session = kv.VideoSession(model, processor, method, bed.scale.budget)
     frames = noise(bed, model.config.vision_config, chunk_of(bed))
@@ -84,10 +84,11 @@ def _show(session: kv.VideoSession, frames: Any) -> None:
 
 
 def measure(ready: Callable[[], Work], device: torch.device, rounds: int) -> tuple[float, list[list[Any]]]:
-    """Median seconds of the work, and its most expensive operations.
+    """Time a work and profile its operations.
 
     Returns:
-        Seconds, and rows of operation, calls, milliseconds and share (percent) of all, for one round.
+        Median seconds, and one row per operation, most expensive first: name, calls, self time (ms) and its share (%),
+        for one round.
     """
     spent = [seconds(ready(), device) for _ in range(1 + rounds)][1:]
     gpu = device.type == "cuda"
@@ -99,7 +100,7 @@ def measure(ready: Callable[[], Work], device: torch.device, rounds: int) -> tup
     taken = {
         event.key: (event.count, float(event.self_device_time_total if gpu else event.self_cpu_time_total))
         for event in profile.key_averages()
-        if event.device_type == DeviceType.CPU  # operations; kernels are the time of those that started them
+        if event.device_type == DeviceType.CPU  # operations; a kernel counts as time of the operation that launched it
     }
     whole = sum(time for _, time in taken.values())
     most = sorted(taken.items(), key=lambda item: -item[1][1])[:_SHOWN]
@@ -109,14 +110,14 @@ def measure(ready: Callable[[], Work], device: torch.device, rounds: int) -> tup
 
 
 def main() -> None:
-    """Profile the path that the command line names."""
+    """Profile the path named on the command line."""
     parser = argparse.ArgumentParser(description="Profile a hot path.")
     parser.add_argument("path", choices=PATHS)
     parser.add_argument("side", choices=SIDES)
-    parser.add_argument("--method", default="infinipot-v", help="(default: %(default)s)")
-    parser.add_argument("--scale", help="tiny, laptop or 7b (default: 7b where there is a GPU, else laptop)")
-    parser.add_argument("--device", help="(default: cuda if there is one, else cpu)")
-    parser.add_argument("--why", help="what was found, and what was changed")
+    parser.add_argument("--method", default="infinipot-v", help="compression method (default: %(default)s)")
+    parser.add_argument("--scale", help="tiny, laptop or 7b (default: 7b on a GPU, else laptop)")
+    parser.add_argument("--device", help="device to run on (default: cuda if available, else cpu)")
+    parser.add_argument("--why", help="finding and change, in words")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
     where = bed(options.scale, options.device)

@@ -1,4 +1,4 @@
-"""Profiles of hot paths, before they were changed and after: their files, and what the page says of them."""
+"""Profiles of hot paths before and after a change: their files, and their text on the page."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _NONE = (
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A profile: `path`, `why`, `machine`, and one or both of `before` and `after`, each with `revision`, `seconds` and
-    `table`: rows of operation, calls, milliseconds and share of all.
+    """Read a profile: `path`, `why`, `machine`, and one or both of `before` and `after`.
+
+    Each side has `revision`, `seconds` and `table`: rows of operation, calls, milliseconds and share of all.
 
     Raises:
-        BenchmarkError: the file holds something else.
+        BenchmarkError: the file holds no profile.
     """
     try:
         found: dict[str, Any] = json.loads(file.read_text())
@@ -41,13 +42,13 @@ def _whole(side: Mapping[str, Any]) -> bool:
 
 
 def keep(file: Path, path: str, why: str | None, machine: str, side: str, measured: Mapping[str, Any]) -> None:
-    """Write one side of a profile; the other stays.
+    """Write one side of a profile, and keep the other.
 
     Args:
         file: may hold the other side.
-        path: what was profiled.
-        why: what had to change and was changed; as it was when None.
-        machine: in words.
+        path: the profiled path, in words.
+        why: finding and change, in words; None keeps the file's.
+        machine: the machine, in words.
         side: `"before"` or `"after"`.
         measured: `revision`, `seconds`, `table`.
 
@@ -66,10 +67,10 @@ def keep(file: Path, path: str, why: str | None, machine: str, side: str, measur
 
 
 def profiles(folder: Path) -> str:
-    """What the page says of the profiles in a folder.
+    """Text of the page about the profiles in a folder.
 
     Raises:
-        BenchmarkError: a file in it is none.
+        BenchmarkError: a file in it holds no profile.
     """
     return "\n".join(_said(read(file)) for file in sorted(folder.glob("*.json"))) or _NONE
 

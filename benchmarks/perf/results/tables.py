@@ -8,25 +8,30 @@ from .measurement import Figure
 
 
 def number(value: float) -> str:
-    """Three digits of it, more where it has more before the point."""
+    """A number with three significant digits, or more if its integer part has more."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def with_unit(text: str, unit: str) -> str:
+    """A number and its unit, if it has one."""
+    return f"{text} {unit}" if unit else text
+
+
 def shortened(revision: str) -> str:
-    """The first digits of a revision, and that the checkout was changed where it was."""
+    """The first digits of a revision, with `-dirty` if the checkout was changed."""
     commit, dirty, _ = revision.partition("-dirty")
     return commit[:7] + dirty
 
 
 def spanning(values: Iterable[float], unit: str) -> str:
-    """From the least to the most."""
+    """The range of values."""
     found = sorted(values)
     low, high = number(found[0]), number(found[-1])
-    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+    return with_unit(low if low == high else f"{low} to {high}", unit)
 
 
 def verdict(figures: Sequence[Figure]) -> str:
-    """Whether figures are what was asked."""
+    """Whether figures reach their goals."""
     met = [one for one in figures if one.met]
     if len(met) == len(figures):
         return "reached"
@@ -34,14 +39,14 @@ def verdict(figures: Sequence[Figure]) -> str:
 
 
 def written(figure: Figure) -> str:
-    """What was measured, and its floor."""
+    """A figure and its floor, in bold if it misses its goal."""
     floor = "" if figure.floor is None else f" (floor {number(figure.floor)})"
-    text = f"{number(figure.measured)} {figure.unit}{floor}"
+    text = with_unit(number(figure.measured), figure.unit) + floor
     return f"**{text}**" if figure.met is False else text
 
 
 def ruled(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """A markdown table; the first row is its header, some columns stand to the right."""
+    """A markdown table: the first row is the header, columns in `right` are right-aligned."""
     header, *body = rows
     rule = ["---:" if column in right else "---" for column in range(len(header))]
     return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *body])

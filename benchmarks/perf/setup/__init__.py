@@ -1,1 +1,1 @@
-"""What a case runs on: models, prompts, clocks."""
+"""Models, prompts and meters of the cases."""

@@ -1,4 +1,4 @@
-"""What a device can do at most, measured on it."""
+"""Peak rates of a device, measured on it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from .timing import medians
 
 _ROUNDS = 5
-_COPIED = {"cuda": 2**31, "cpu": 2**28}  # bytes, many times what caches hold
+_COPIED = {"cuda": 2**31, "cpu": 2**28}  # bytes, far more than processor caches hold
 _SIDE = {"cuda": 8192, "cpu": 1024}
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes per second, read and written both counted, of copying a large tensor."""
+    """Bytes per second of copying a large tensor, reads and writes both counted."""
     source = torch.zeros(_COPIED[device.type], dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     spent = medians({"copy": lambda: target.copy_(source)}, device, _ROUNDS)["copy"]
@@ -20,7 +20,7 @@ def copy_rate(device: torch.device) -> float:
 
 
 def arithmetic_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiplications and additions per second, each counted, of a large matrix product."""
+    """Operations per second of a large matrix product, multiplications and additions both counted."""
     side = _SIDE[device.type]
     one, other = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(one)

@@ -1,7 +1,7 @@
-"""A session that watches a long stream, measured on its way: what `stream` and `answer` tell of.
+"""A session on a long stream, measured at several lengths for `stream` and `answer`.
 
-A frame is one temporal step of the model: two pictures, half a second apart. They are noise, a few in rotation; what is
-computed does not depend on what they show.
+A frame is one temporal step of the model: two pictures, half a second apart. They are noise, a few in rotation: time
+and memory do not depend on their content.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import kvpress_video as kv
 from kvpress_video.utils.timing import DeviceTimer
 
 from .scales import Bed
-from .timing import turns, wait
+from .timing import interleaved, wait
 
 METHOD = "infinipot-v"
 QUESTION = "what is in view now?"
 PARTS = ("processor", "vision tower", "text model", "compression")
 _ROTATION = 8  # frames
-_UNCOUNTED = {  # by torch, until told how
+_UNCOUNTED = {  # by torch, without a formula of ours
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3])
 }
 _SECONDS = 60
@@ -41,12 +41,12 @@ class Point:
     """A stream at one of its lengths.
 
     Attributes:
-        minutes: watched so far, 60 frames each.
-        frames, seconds: since the point before, and what pushing them took.
-        parts: what all seconds so far went to, by the names in `PARTS` and `"all"`.
-        stats: the session's.
-        resident: bytes of the process in memory.
-        allocated: most bytes that torch ever had on the GPU since the stream began, beside the weights; 0 on a CPU.
+        minutes: length of the stream so far, 60 frames each.
+        frames, seconds: frames since the point before, and seconds of pushing them.
+        parts: seconds so far by the names in `PARTS`, and `"all"`.
+        stats: the session's statistics.
+        resident: resident memory of the process, in bytes.
+        allocated: peak memory of torch on the GPU since the stream began, weights left out, in bytes; 0 on a CPU.
         first_token: seconds from a question to the first token of its answer (median).
     """
 
@@ -60,18 +60,18 @@ class Point:
     first_token: float
 
 
-class Watch:
-    """A stream of a scale's sizes, watched as far as anyone asked.
+class LongStream:
+    """A stream of a scale's sizes, continued on demand.
 
     Attributes:
-        bed: where it runs.
+        bed: device, scale and model.
         points: the lengths reached so far.
-        chunk: frames that are worked through at once.
-        layers: whose caches are compressed.
-        entry_bytes: keys and values of an entry in one of them, all heads.
-        token_bytes: weights that are read for every token of an answer.
-        question: tokens of a question and the words around it.
-        operations: multiplications and additions, each counted, per frame where the cache is full.
+        chunk: frames of one chunk.
+        layers: number of layers whose caches are compressed.
+        entry_bytes: bytes of keys and values of an entry in one layer, all heads.
+        token_bytes: bytes of the weights read for every token of an answer.
+        question: tokens of a question, chat template included.
+        operations: multiplications and additions, each counted, per frame while the budget is full.
     """
 
     def __init__(self, bed: Bed) -> None:
@@ -97,7 +97,7 @@ class Watch:
             torch.cuda.reset_peak_memory_stats(bed.device)
 
     def until(self, minutes: int) -> Point:
-        """The stream at one of the scale's lengths; model and session go when the longest is reached."""
+        """Continue to one of the scale's lengths; model and session are freed at the longest."""
         for length in self.bed.scale.minutes[len(self.points) :]:
             if length > minutes:
                 break
@@ -113,7 +113,7 @@ class Watch:
         self._session.flush()
 
     def _warm_up(self) -> float:
-        """Fill a session's budget and ask it; the operations per frame of what follows."""
+        """Fill a session's budget, ask it, and count the operations per frame after that."""
         rows, columns = self.bed.scale.patches
         self._push(self.bed.scale.budget // (rows * columns) + 1)
         self._first_token()
@@ -134,12 +134,12 @@ class Watch:
         allocated = torch.cuda.max_memory_allocated(device) - self._weights if device.type == "cuda" else 0
         parts = {**self._spent.so_far(), "all": self._seconds}
         stats = self._session.stats
-        first_token = median(turns({"ask": self._first_token}, self.bed.scale.rounds)["ask"])
+        first_token = median(interleaved({"ask": self._first_token}, self.bed.scale.rounds)["ask"])
         self._spent.forget()
         return Point(minutes, frames, seconds, parts, stats, resident, allocated, first_token)
 
     def _first_token(self) -> float:
-        """Seconds from a question to the first token of its answer; the session is as it was."""
+        """Seconds from a question to the first token of its answer; the session is left as it was."""
         listener = _Listener()
         wait(self.bed.device)
         asked = time.perf_counter()
@@ -149,13 +149,13 @@ class Watch:
 
 
 @lru_cache(maxsize=1)
-def watched(bed: Bed) -> Watch:
-    """The stream of a bed: one for all who ask."""
-    return Watch(bed)
+def long_stream(bed: Bed) -> LongStream:
+    """The stream of a bed, shared by the cases."""
+    return LongStream(bed)
 
 
 class _Listener:
-    """A streamer that notes when tokens came, and how many; first those of the question."""
+    """A streamer that records arrival times and numbers of tokens, those of the question first."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, int]] = []
@@ -168,8 +168,7 @@ class _Listener:
 
 
 class _Spent:
-    """What the seconds of a session's pushes go to. On a GPU they are counted on its clock, the processor's on the
-    CPU's."""
+    """Seconds of a session's pushes by part: CUDA events on a GPU, elapsed time for the processor and on a CPU."""
 
     def __init__(self, session: kv.VideoSession, device: torch.device) -> None:
         self._watches = {
@@ -177,7 +176,7 @@ class _Spent:
             **{name: DeviceTimer(device) for name in PARTS[1:3]},
         }
         compressing: Any = session.stream._hooks.timer
-        compressing.clear = lambda: None  # it is read at the end, not after every pass
+        compressing.clear = lambda: None  # taken at the end, not after every pass
         self._compressing = compressing
         adapter, processor = session.stream.adapter, session.processor
         processor.video_processor = self._timed("processor", processor.video_processor)
@@ -194,7 +193,7 @@ class _Spent:
         return run
 
     def forget(self) -> None:
-        """Leave out what was done since `so_far`."""
+        """Discard the time since `so_far`."""
         for watch in (*self._watches.values(), self._compressing):
             DeviceTimer.clear(watch)
 
@@ -204,12 +203,12 @@ class _Spent:
             self._so_far[name] += watch.take(name)
         compressing = self._compressing.take("compress")
         self._so_far["compression"] += compressing
-        self._so_far["text model"] -= compressing  # it goes on between the text model's layers
+        self._so_far["text model"] -= compressing  # it runs inside the text model
         return dict(self._so_far)
 
 
 def chunk_of(bed: Bed) -> int:
-    """Frames that a session works through at once: what fits into a third of its budget."""
+    """Frames of one chunk of a session: those that fit into a third of its budget."""
     rows, columns = bed.scale.patches
     return max(1, bed.scale.budget // 3 // (rows * columns))
 

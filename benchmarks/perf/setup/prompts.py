@@ -1,4 +1,4 @@
-"""A prompt with a random video: what is in it changes no time."""
+"""A prompt with a random video: its content does not affect time or memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TEXT = 10
 
 
 def video_prompt(model: Any, frames: int, rows: int, columns: int) -> dict[str, Tensor]:
-    """What `model.generate` is given: text, a video, and text that asks, on the model's device.
+    """Make arguments of `model.generate()`: text, a video and text, on the model's device.
 
     Args:
         model: a Qwen2.5-VL.
-        frames: of the model, of two video frames each.
-        rows, columns: of the patches that each frame has once they are merged.
+        frames: temporal steps of the model, of two video frames each.
+        rows, columns: merged patches of a frame.
     """
     config, device = model.config, model.device
     vision, draw = config.vision_config, torch.Generator(device).manual_seed(0)

@@ -1,10 +1,10 @@
-"""How large the benchmarks are: the sizes of a model, and of what it is given."""
+"""Sizes of the benchmarks: of the model and of its inputs."""
 
 from __future__ import annotations
 
 import gc
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -19,21 +19,26 @@ class Scale:
     """Sizes of a Qwen2.5-VL with random weights, and of every benchmark on it.
 
     Attributes:
-        what: in words.
+        what: the scale, in words.
         text, vision: configuration of the two towers, over that of the bundled model.
-        dtype: of weights and cache.
-        rounds: measured after a warm-up; their median counts.
-        entries: of the layers that are compressed in a pass.
+        dtype: dtype of weights and cache.
+        rounds: measured rounds after a warm-up.
+        entries: lengths of the layers of `pass`.
         minutes: lengths of streams, at a frame a second.
-        budget: of streams and capped conversations, entries.
+        budget: entries of streams and capped conversations.
         patches: (rows, columns) of a frame of a stream.
-        prefill_frames: frames of a prompt, of 18 × 18 tokens each.
-        conversation: tokens of a conversation whose cache is full.
-        cache_bytes: room for conversations; None for what the device has left.
-        new_tokens: decoded for each.
-        overhead_tokens: visual tokens of a prompt whose prefill is timed with and without hooks.
-        clips: of the sweep.
-        ratios: its budgets.
+        prefill_frames: frames of the prompt of `prefill`, of 18 × 18 tokens each.
+        conversation: tokens of a conversation with a full cache.
+        cache_bytes: memory for conversations; None for the free memory of the device.
+        new_tokens: tokens decoded for each conversation.
+        overhead_tokens: visual tokens of the prompt of `overhead`.
+        deep_text: configuration of the text tower of `modes`, `steps` and `peers`, over `text`.
+        mode_tokens: visual tokens of the prompts of `modes`, ascending.
+        mode_budget: entries per layer and head of their chunked prefill.
+        step_entries: entries held while `steps` decodes.
+        video_seconds: length of the file that `reading` reads.
+        clips: clips of `sweep`.
+        ratios: budgets of `sweep`.
     """
 
     what: str
@@ -50,6 +55,11 @@ class Scale:
     cache_bytes: int | None
     new_tokens: int
     overhead_tokens: int
+    deep_text: dict[str, Any]
+    mode_tokens: tuple[int, ...]
+    mode_budget: int
+    step_entries: int
+    video_seconds: int
     clips: int
     ratios: tuple[str, ...]
 
@@ -81,6 +91,14 @@ _TEXT_LAPTOP = {
     "num_key_value_heads": 2,
     "rope_scaling": {"rope_type": "default", "mrope_section": [16, 8, 8]},
 }
+_TEXT_DEEP = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 8,
+    "rope_scaling": {"rope_type": "default", "mrope_section": [16, 8, 8]},
+}
 _VISION_LAPTOP = {"out_hidden_size": 256, "tokens_per_second": 2}
 
 SCALES = {
@@ -99,6 +117,11 @@ SCALES = {
         cache_bytes=2**21,
         new_tokens=4,
         overhead_tokens=64,
+        deep_text={},
+        mode_tokens=(128, 256, 512),
+        mode_budget=128,
+        step_entries=256,
+        video_seconds=3,
         clips=1,
         ratios=("25%",),
     ),
@@ -117,6 +140,11 @@ SCALES = {
         cache_bytes=1_020_000_000,  # three full caches
         new_tokens=8,
         overhead_tokens=5_200,
+        deep_text=_TEXT_DEEP,
+        mode_tokens=(4_096, 8_192, 16_384),
+        mode_budget=2_048,
+        step_entries=8_192,
+        video_seconds=120,
         clips=8,
         ratios=("50%", "25%", "12.5%", "10%", "6.25%", "5%"),
     ),
@@ -135,6 +163,11 @@ SCALES = {
         cache_bytes=None,
         new_tokens=32,
         overhead_tokens=24_180,
+        deep_text={},
+        mode_tokens=(4_096, 8_192, 16_384),
+        mode_budget=2_048,
+        step_entries=8_192,
+        video_seconds=120,
         clips=8,
         ratios=("50%", "25%", "12.5%", "10%", "6.25%", "5%"),
     ),
@@ -143,10 +176,10 @@ SCALES = {
 
 @dataclass(frozen=True, eq=False)
 class Bed:
-    """Where benchmarks run.
+    """A device and a scale to run benchmarks at.
 
     Attributes:
-        device: of everything.
+        device: device of models and tensors.
         scale: the sizes.
         name: the scale's name.
     """
@@ -155,15 +188,21 @@ class Bed:
     scale: Scale
     name: str
 
+    def deep(self) -> Bed:
+        """The same bed with the text tower of `modes`, `steps` and `peers`."""
+        text = self.scale.text | self.scale.deep_text
+        vision = self.scale.vision | {"out_hidden_size": text["hidden_size"]} if text else self.scale.vision
+        return replace(self, scale=replace(self.scale, text=text, vision=vision))
+
     def model(self) -> tuple[Any, Any]:
-        """A Qwen2.5-VL of the scale with random weights in eval mode, and a processor that never shrinks a frame."""
+        """Make a Qwen2.5-VL with random weights, in eval mode, and a processor that never shrinks a frame."""
         processor = load_bundled(device="cpu")[1]
         for part in (processor.image_processor, processor.video_processor):
             part.size = {"shortest_edge": 28 * 28, "longest_edge": 2**40}
         from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
         from transformers.utils import is_flash_attn_2_available
 
-        gc.collect()  # models of earlier benchmarks
+        gc.collect()  # free the models of earlier benchmarks
         dtype = str(self.scale.dtype).removeprefix("torch.")
         known = json.loads((files("kvpress_video") / "data" / "bundled" / "config.json").read_text())
         known["dtype"] = known["text_config"]["dtype"] = known["vision_config"]["dtype"] = dtype
@@ -181,7 +220,7 @@ class Bed:
 
 
 def bed(scale: str | None = None, device: str | None = None) -> Bed:
-    """Where to run: by default at the size of the 7B model where there is a GPU, else at that of a laptop.
+    """Choose device and scale: by default the 7B model on a GPU, else the laptop's size on the CPU.
 
     Raises:
         UnknownNameError: there is no such scale.

@@ -1,4 +1,4 @@
-"""The stock text model, given what `model.generate()` gives it."""
+"""The stock text model, called with the arguments of `model.generate()`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers.cache_utils import DynamicCache
 
 
 class StockPrefill:
-    """The text model's prefill of one prompt, over and over, without the vision tower.
+    """The text model's prefill of one prompt, repeatable, without the vision tower.
 
     Attributes:
-        text_model: whose forward it is.
+        text_model: the text model.
     """
 
     def __init__(self, model: Any, prompt: Mapping[str, Tensor]) -> None:
@@ -35,7 +35,7 @@ class StockPrefill:
         return self._arguments["position_ids"][-3:].permute(1, 2, 0)
 
     def __call__(self) -> list[Any]:
-        """The layers of a stock cache after the prompt."""
+        """Prefill the prompt and return the layers of its stock cache."""
         cache = DynamicCache(config=self.text_model.config)
         self.text_model(**self._arguments | {"past_key_values": cache})
         return list(cache.layers)
