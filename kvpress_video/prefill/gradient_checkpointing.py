@@ -23,8 +23,8 @@ def cache_allowed(text_model: Any) -> Iterator[None]:
         return
     if torch.is_grad_enabled():
         raise CacheError(
-            "Gradient checkpointing leaves no cache to compress in training mode: call the model under torch.no_grad(), "
-            "or call model.eval() or model.gradient_checkpointing_disable() first."
+            "Gradient checkpointing leaves no cache to compress in training mode: call the model under "
+            "torch.no_grad(), or call model.eval() or model.gradient_checkpointing_disable() first."
         )
     modules = [part for part in (text_model, *text_model.layers) if getattr(part, "gradient_checkpointing", False)]
     try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -12,9 +10,7 @@ from typing import Any
 from ..budget import BudgetLike
 from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor
-from ..errors import CacheError, UnknownNameError
-from ..models.wrappers import unwrapped
-from ..utils.concurrency import model_lock
+from ..errors import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -91,18 +87,10 @@ class Patch:
         ledger: where it counts.
     """
 
-    def __init__(self, model: Any, run: Compression) -> None:
+    def __init__(self, run: Compression) -> None:
         self.ledger = Ledger()
         self._run = run
-        model = unwrapped(model)
-        self._lock = model_lock(model)
-        self._depth = 0
-        with ExitStack() as undo:
-            undo.enter_context(run)
-            for name in ("generate", "forward"):
-                undo.callback(_restore, model, name, model.__dict__.get(name))
-                setattr(model, name, self._one_at_a_time(name, getattr(model, name)))
-            self._undo = undo.pop_all()
+        run.attach(self._count)
 
     def __enter__(self) -> Patch:
         return self
@@ -123,29 +111,10 @@ class Patch:
         Raises:
             CacheError: called from within a request.
         """
-        with self._lock:
-            if self._depth:
-                raise CacheError("remove() was called from within a request: call it after, or from another thread.")
-            self._undo.close()
+        self._run.remove()
 
-    def _one_at_a_time(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, one thread after another: stock models and the hooks keep state of the request in flight."""
-
-        @functools.wraps(call)
-        def serialised(*args: Any, **kwargs: Any) -> Any:
-            with self._lock:
-                self._depth += 1
-                try:
-                    return call(*args, **kwargs)
-                finally:
-                    self._depth -= 1
-                    if not self._depth:
-                        self._count(name == "generate")
-
-        return serialised
-
-    def _count(self, requests: int) -> None:
-        self.ledger.statistics = self.stats.after(requests, self._run.reports)
+    def _count(self, call: str) -> None:
+        self.ledger.statistics = self.stats.after(call == "generate", self._run.reports)
         self._run.reports.clear()
 
 
@@ -170,10 +139,4 @@ def patch(model: Any, method: str | Compressor, budget: BudgetLike, **options: A
     """
     if "shared" in options:
         raise UnknownNameError("A deployment cannot share prefills: they would pile up. Leave shared=… out.")
-    return Patch(model, compress(model, method, budget, **options))
-
-
-def _restore(owner: Any, name: str, own: Any) -> None:
-    delattr(owner, name)
-    if own is not None:
-        setattr(owner, name, own)
+    return Patch(compress(model, method, budget, **options))
