@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any, get_args
@@ -18,7 +20,10 @@ from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
+from .utils.concurrency import model_lock
 from .utils.formatting import format_bytes
+from .utils.method_patch import replaced
+from .utils.turns import Turns
 
 _NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
 
@@ -111,15 +116,41 @@ class Compression:
         if options.prefill == "chunked" and options.chunk is None:
             options = replace(options, chunk=usual_chunk(budget, adapter, options.compact))
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
+        self._turns = Turns(model_lock(adapter.model))
+        self._undo = ExitStack()
 
     def __enter__(self) -> Compression:
-        self._hooks.attach()
+        return self.attach()
+
+    def attach(self, finished: Callable[[str], None] | None = None) -> Compression:
+        """Put the compression on the model, once the call in flight is done.
+
+        Args:
+            finished: called with `"generate"` or `"forward"` after each call of the model.
+        """
+        model, lock = self._adapter.model, model_lock(self._adapter.model)
+        turns = Turns(lock, finished)
+        with lock, ExitStack() as undo:
+            self._hooks.attach()
+            undo.callback(self._hooks.remove)
+            for name in ("generate", "forward"):
+                undo.enter_context(replaced(model, name, turns.serialised(name)))
+            self._turns, self._undo = turns, undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hooks.remove()
+        self.remove()
+
+    def remove(self) -> None:
+        """Leave the model as it was before, once the calls that were begun are done.
+
+        Raises:
+            CacheError: called from within one of them.
+        """
+        with self._turns.ending():
+            self._undo.close()
 
     @property
     def report(self) -> Report:
@@ -193,6 +224,12 @@ def compress(
     share its prefill. A budget of tokens or bytes is a hard cap: the vision tower and the text model work through the
     video in chunks of whole frames, every layer is compressed after each, and the cache never holds more than the
     budget and one chunk (pixels and visual embeddings of the whole video, which `generate()` is handed, stay).
+
+    Every `generate()` on this model is compressed while the context is open, whichever thread calls it; threads take
+    turns, one whole call after another. Leaving the context waits for the calls that were begun, and gives threads that
+    were started inside and have not called the model yet a second to do so: then `generate()` in a thread with a
+    streamer may outlive the block. A thread that waits for something that happens only after the block has to be given
+    that before. Ctrl-C ends the wait; the model is then the stock one.
 
     Args:
         model: a loaded model of a supported family, on any device or `device_map`.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -12,11 +10,8 @@ from typing import Any
 from ..budget import BudgetLike
 from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor
-from ..errors import CacheError, UnknownNameError
-from ..models.wrappers import unwrapped
-from ..utils.concurrency import model_lock
+from ..errors import UnknownNameError
 from ..utils.formatting import format_bytes
-from ..utils.method_patch import replaced
 
 
 @dataclass(frozen=True)
@@ -93,17 +88,10 @@ class Patch:
         holder: current statistics.
     """
 
-    def __init__(self, model: Any, compression: Compression) -> None:
+    def __init__(self, compression: Compression) -> None:
         self.holder = StatsHolder()
         self._compression = compression
-        model = unwrapped(model)
-        self._lock = model_lock(model)
-        self._depth = 0
-        with ExitStack() as undo:
-            undo.enter_context(compression)
-            for name in ("generate", "forward"):
-                undo.enter_context(replaced(model, name, functools.partial(self._serialised, name)))
-            self._undo = undo.pop_all()
+        compression.attach(self._count)
 
     def __enter__(self) -> Patch:
         return self
@@ -124,29 +112,10 @@ class Patch:
         Raises:
             CacheError: called from within a request.
         """
-        with self._lock:
-            if self._depth:
-                raise CacheError("remove() was called from within a request: call it after, or from another thread.")
-            self._undo.close()
+        self._compression.remove()
 
-    def _serialised(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a method so that threads take turns: stock models and the hooks keep state of the request in flight."""
-
-        @functools.wraps(call)
-        def serialised(*args: Any, **kwargs: Any) -> Any:
-            with self._lock:
-                self._depth += 1
-                try:
-                    return call(*args, **kwargs)
-                finally:
-                    self._depth -= 1
-                    if not self._depth:
-                        self._count(name == "generate")
-
-        return serialised
-
-    def _count(self, requests: int) -> None:
-        self.holder.stats = self.stats.after(requests, self._compression.reports)
+    def _count(self, call: str) -> None:
+        self.holder.stats = self.stats.after(call == "generate", self._compression.reports)
         self._compression.reports.clear()
 
 
@@ -171,4 +140,4 @@ def patch(model: Any, method: str | Compressor, budget: BudgetLike, **options: A
     """
     if "shared" in options:
         raise UnknownNameError("A deployment cannot share prefills: they would pile up. Leave shared=… out.")
-    return Patch(model, compress(model, method, budget, **options))
+    return Patch(compress(model, method, budget, **options))

@@ -28,6 +28,8 @@ from ..prefill.hooks import ModelHooks
 from ..prefill.options import PrefillOptions
 from ..prefill.pass_reader import Arrival
 from ..prefill.token_layout import TokenLayout
+from ..utils.concurrency import model_lock, under_lock
+from ..utils.method_patch import replaced
 from .position_rescaling import rescale_to
 from .timeline import Timeline
 
@@ -113,12 +115,17 @@ class Stream:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The hooks are on, for as long as something is fed or generated."""
-        self._hooks.attach()
-        try:
+        """Keep the hooks on while something is fed or generated, under the model's lock.
+
+        Calls of the model from other threads wait for the lock, and find the stock model.
+        """
+        model = self.adapter.model
+        with ExitStack() as undo:
+            for name in ("generate", "forward"):
+                undo.enter_context(replaced(model, name, partial(under_lock, model_lock(model))))
+            self._hooks.attach()
+            undo.callback(self._hooks.remove)
             yield
-        finally:
-            self._hooks.remove()
 
     @torch.no_grad()
     def feed_frames(self, inputs: Any, seconds: Sequence[float], before: Sequence[int] = ()) -> None:

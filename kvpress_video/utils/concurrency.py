@@ -1,10 +1,11 @@
-"""Deferred Ctrl-C and one lock per model."""
+"""Deferred Ctrl-C, and one lock per model."""
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -35,3 +36,14 @@ def model_lock(model: Any) -> Any:
     """Return the model's reentrant lock, held by whoever runs the model with hooks on it."""
     with _GUARD:
         return _LOCKS.setdefault(model, threading.RLock())
+
+
+def under_lock(lock: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a call that waits for a lock and holds it."""
+
+    @functools.wraps(call)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return call(*args, **kwargs)
+
+    return locked

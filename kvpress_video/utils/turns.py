@@ -1,0 +1,107 @@
+"""Calls of one model from several threads: they take turns, and whoever ends them waits for those that were begun."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
+
+from ..errors import CacheError
+
+_GRACE = 1.0  # seconds that a thread has to make its first call
+_POLL = 0.01
+
+
+class Turns:
+    """Serialises the calls of some methods of a model while they are replaced.
+
+    Stock models and hooks keep state of the call in flight, so that calls of several threads would mix.
+    """
+
+    def __init__(self, lock: Any, finished: Callable[[str], None] | None = None) -> None:
+        """Args:
+        lock: of the model, held during each call.
+        finished: called with the name of a method after each outermost call, in its turn.
+        """
+        self._lock = lock
+        self._finished = finished
+        self._known = WeakSet(threading.enumerate())
+        self._owner: int | None = None
+        self._begun = 0  # calls that have or wait for their turn
+        self._ending = self._ended = False
+        self._changed = threading.Condition()
+
+    def serialised(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return the wrapper of a method for `replaced`; nested calls belong to the turn of the outermost."""
+
+        def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+            def in_turn(*args: Any, **kwargs: Any) -> Any:
+                if self._owner == threading.get_ident():
+                    return call(*args, **kwargs)
+                with self._turn(name):
+                    return call(*args, **kwargs)
+
+            return in_turn
+
+        return wrap
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the turns: wait for the calls that were begun, and hold back later ones until the context is left.
+
+        Threads that were started since, and have made no call yet, get a second to make their first. An interrupt
+        (Ctrl-C) ends the wait.
+
+        Raises:
+            CacheError: this thread is in the middle of a call.
+        """
+        if self._owner == threading.get_ident():
+            raise CacheError(
+                "The compression was to be removed from within a request: leave the block or call remove() after it, "
+                "or from another thread."
+            )
+        try:
+            if not self._ended:
+                self._await_newcomers()
+            with self._changed:
+                self._ending = True
+                self._changed.wait_for(lambda: not self._begun)
+        finally:
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._ending, self._ended = False, True
+                    self._changed.notify_all()
+
+    def _await_newcomers(self) -> None:
+        until = time.monotonic() + _GRACE
+        self._known.add(threading.current_thread())
+        while time.monotonic() < until and any(thread not in self._known for thread in threading.enumerate()):
+            time.sleep(_POLL)
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._ending)
+            self._known.add(threading.current_thread())
+            self._begun += not (ended := self._ended)
+        if ended:
+            yield
+            return
+        try:
+            with self._lock:
+                self._owner = threading.get_ident()
+                try:
+                    yield
+                finally:
+                    self._owner = None
+                    if self._finished is not None:
+                        self._finished(name)
+        finally:
+            with self._changed:
+                self._begun -= 1
+                self._changed.notify_all()
