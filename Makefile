@@ -3,7 +3,8 @@
 #                         docs/performance.md and benchmarks/results/perf/$(BENCH).json; BENCH defaults to the machine's name
 # make bench-peers        kvpress and the released InfiniPot-V against this package, in an environment of its own
 #                         (.venv-peers), into docs/performance.md and benchmarks/results/perf/$(BENCH)-peers.json
-# make test               ruff, mypy and the test suite, in .venv
+# make test               ruff, mypy and the test suite without its slow tests, in .venv
+# make test-all           the same with the slow tests
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
 CPU_TORCH := torch==2.13.0+cpu
@@ -14,7 +15,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo bench bench-peers test test-transformers clean
+.PHONY: demo bench bench-peers test test-all test-transformers clean
 
 demo: .venv/.ready
 	rm -rf demo
@@ -28,16 +29,17 @@ bench-peers: .venv-peers/.ready
 	.venv-peers/bin/kvpress-video bench peers --out benchmarks/results/perf/$(BENCH)-peers.json
 	.venv-peers/bin/python -m kvpress_video.benchmarks.perf.results.page
 
-test: export OMP_NUM_THREADS := 1
-test: .venv/.ready
+test test-all: export OMP_NUM_THREADS := 1
+test: SELECTED := -m "not slow"
+test test-all: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2
+	.venv/bin/pytest -n 2 $(SELECTED)
 
 test-transformers: .venv-5.17.0/.ready .venv-4.57.6/.ready
-	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2
-	OMP_NUM_THREADS=1 .venv-4.57.6/bin/pytest -n 2
+	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 .venv-4.57.6/bin/pytest -n 2 -m "not slow"
 
 # $(call install,ENVIRONMENT,CONSTRAINTS,PACKAGES): torch goes first, so that its CPU build satisfies later requirements.
 define install

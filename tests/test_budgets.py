@@ -18,6 +18,7 @@ from kvpress_video.budget import Budget
 from kvpress_video.cache.allocation import allocate
 from kvpress_video.compression import check_achieved
 from kvpress_video.errors import BudgetError
+from kvpress_video.models import adapter_for
 
 RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12
@@ -39,7 +40,10 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
     with kv.compress(model, method, ratio, **SETTINGS.get(method, {})) as run:
         output = answer(model, inputs, new=2).output
     text = inputs["input_ids"].shape[1] - visual
+    placeholders = torch.tensor(list(adapter_for(model).placeholders.values()))
+    words = (~torch.isin(inputs["input_ids"][0], placeholders)).nonzero().flatten()
     for layer, kept in zip(compressed(output.past_key_values), run.kept, strict=True):
+        assert all(bool(torch.isin(words, head).all()) for head in kept[0])  # text is never evicted
         if method != "per-layer":
             assert kept.shape[2] == text + keep
         held = kept[kept >= 0].reshape(kept.shape)

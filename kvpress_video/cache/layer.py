@@ -1,4 +1,7 @@
-"""A cache layer with two lengths: logical (tokens seen, which sets positions) and physical (entries held)."""
+"""A cache layer with two lengths: logical (tokens seen, which sets positions) and physical (entries held).
+
+One class fills this file: everything that transformers expects of a cache layer, and what compression adds to it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from ..compressor.entries import Context, Entries, Kind, Places, Tags
 from ..compressor.rope import Rope
@@ -348,53 +351,3 @@ class CompressedLayer(DynamicLayer):
     def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self._buffers.map_rows(change)
         self._show()
-
-
-def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
-    """Make the plain layers of an empty stock cache ours, in place; a cache that is ours already stays as it is.
-
-    Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` that was made without a configuration
-    gets the layers that it would have with it.
-
-    Args:
-        cache: as the model was given it.
-        config: of the text model.
-
-    Returns:
-        The layers that are ours.
-
-    Raises:
-        CacheError: the cache was filled without us, or is of a kind that does not grow (static, quantised, offloaded).
-    """
-    if not isinstance(cache, Cache):
-        raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
-    if getattr(cache, "offloading", False):
-        raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
-    if cache.layer_class_to_replicate is DynamicLayer and not cache.get_seq_length():
-        cache.layers, cache.layer_class_to_replicate = DynamicCache(config=config).layers, None
-    for number, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            if layer.get_seq_length():
-                raise CacheError("The cache was filled without compression: start with a new one inside compress().")
-            cache.layers[number] = CompressedLayer()
-    ours = [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
-    if not ours:
-        kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
-        raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
-    return ours
-
-
-def layers_of(cache: Cache) -> list[CompressedLayer]:
-    """The layers of a cache that are ours."""
-    return [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
-
-
-@contextmanager
-def all_or_broken(layers: Sequence[CompressedLayer]) -> Iterator[None]:
-    """Mark the layers of a cache as broken where a change to each of them ends halfway."""
-    try:
-        yield
-    except BaseException:
-        for layer in layers:
-            layer.end_pass(failed=True)
-        raise

@@ -13,9 +13,10 @@ from ..attention.layer_compressor import LayerCompressor, PeakBytes
 from ..attention.masks import FLASH, keeps_stock_mask, layer_mask
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
+from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import ForwardPass
-from ..cache.layer import CompressedLayer, all_or_broken
+from ..cache.layer import CompressedLayer
 from ..models.base import Adapter
 from .shared import RecordedLayer, RecordedPrefill
 

@@ -9,9 +9,10 @@ from transformers.cache_utils import DynamicCache
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
 from ..budget import Budget
+from ..cache.adoption import adopt
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState
-from ..cache.layer import CompressedLayer, adopt
+from ..cache.layer import CompressedLayer
 from ..errors import CacheError
 from ..models.base import Adapter
 from .options import PrefillOptions

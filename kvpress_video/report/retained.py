@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..cache.layer import CompressedLayer, layers_of
+from ..cache.adoption import layers_of
+from ..cache.layer import CompressedLayer
 from ..compression import compress
 from ..compressor.entries import Context, Tags
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET

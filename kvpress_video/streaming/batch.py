@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from ..cache.layer import CompressedLayer, all_or_broken, layers_of
+from ..cache.adoption import all_or_broken, layers_of
+from ..cache.layer import CompressedLayer
 from ..compressor.entries import Context, Entries
 from ..errors import CacheError
 from ..models.devices import device_of

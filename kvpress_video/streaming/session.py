@@ -1,4 +1,7 @@
-"""Video sessions: push frames and ask questions at any time, inside one fixed budget."""
+"""Video sessions: push frames and ask questions at any time, inside one fixed budget.
+
+One class fills this file: the public interface of sessions, most of which is documentation.
+"""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ..budget import Budget
+from ..cache.adoption import all_or_broken, layers_of
 from ..cache.allocation import layer_entries
 from ..cache.forward_pass import RowState, text_tags
-from ..cache.layer import CompressedLayer, LayerMark, all_or_broken, layers_of
+from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
 from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Context, Grid, Kind, Tags, grid_tags

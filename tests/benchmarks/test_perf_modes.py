@@ -24,7 +24,7 @@ from kvpress_video.benchmarks.perf.setup.timing import (
 from transformers.cache_utils import DynamicCache
 
 import kvpress_video as kv
-from kvpress_video.cache.layer import layers_of
+from kvpress_video.cache.adoption import layers_of
 
 TINY = bed("tiny", "cpu")
 MODES = ("stock", "whole", "split", "chunked")

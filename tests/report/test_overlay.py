@@ -15,7 +15,7 @@ from PIL import Image
 from summary_rows import overlay
 
 import kvpress_video as kv
-from kvpress_video.cache.layer import layers_of
+from kvpress_video.cache.adoption import layers_of
 from kvpress_video.cli import look as look_command
 from kvpress_video.errors import KVPressVideoError, MissingInputError, UnknownNameError, VideoError
 from kvpress_video.report import draw_overlay, look

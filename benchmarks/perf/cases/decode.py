@@ -24,7 +24,8 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 import kvpress_video as kv
-from kvpress_video.cache.layer import CompressedLayer, layers_of
+from kvpress_video.cache.adoption import layers_of
+from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.errors import BenchmarkError
 
 from ..results.measurement import Figure, Goal

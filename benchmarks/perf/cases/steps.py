@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import kvpress_video as kv
-from kvpress_video.cache.layer import layers_of
+from kvpress_video.cache.adoption import layers_of
 from kvpress_video.models.loading import load_bundled
 
 from ..results.measurement import Figure, Goal

@@ -1,0 +1,62 @@
+"""Take over the layers of a stock cache, and change all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from ..errors import CacheError
+from .layer import CompressedLayer
+
+
+def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
+    """Replace the plain layers of an empty stock cache by compressed ones, in place, unless that was done before.
+
+    Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` that was made without a configuration
+    gets the layers that it would have with it.
+
+    Args:
+        cache: as the model was given it.
+        config: of the text model.
+
+    Returns:
+        The compressed layers.
+
+    Raises:
+        CacheError: the cache was filled without us, or is of a kind that does not grow (static, quantised, offloaded).
+    """
+    if not isinstance(cache, Cache):
+        raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
+    if getattr(cache, "offloading", False):
+        raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
+    if cache.layer_class_to_replicate is DynamicLayer and not cache.get_seq_length():
+        cache.layers, cache.layer_class_to_replicate = DynamicCache(config=config).layers, None
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            if layer.get_seq_length():
+                raise CacheError("The cache was filled without compression: start with a new one inside compress().")
+            cache.layers[number] = CompressedLayer()
+    ours = [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
+    if not ours:
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
+        raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
+    return ours
+
+
+def layers_of(cache: Cache) -> list[CompressedLayer]:
+    """Return the compressed layers of a cache."""
+    return [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
+
+
+@contextmanager
+def all_or_broken(layers: Sequence[CompressedLayer]) -> Iterator[None]:
+    """Mark the layers of a cache as broken where a change to each of them ends halfway."""
+    try:
+        yield
+    except BaseException:
+        for layer in layers:
+            layer.end_pass(failed=True)
+        raise
