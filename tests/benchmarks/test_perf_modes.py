@@ -105,6 +105,8 @@ def test_lengths_are_whole_frames_at_every_scale() -> None:
         assert list(scale.mode_tokens) == sorted(scale.mode_tokens)
     text = bed("laptop", "cpu").deep().model()[0].get_decoder().config
     assert (text.num_hidden_layers, text.hidden_size) == (8, 512)
+    largest = bed("7b", "cpu")
+    assert largest.deep().scale == largest.scale  # the 7B model itself
 
 
 def test_a_text_prefill_measures_the_text_model_alone() -> None:
