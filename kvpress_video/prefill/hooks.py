@@ -18,6 +18,7 @@ from ..models.base import Adapter
 from ..models.devices import device_of
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
+from .assisted_generation import checked_guesses
 from .gradient_checkpointing import cache_allowed
 from .options import PrefillOptions
 from .pass_reader import Arrival, ModelInputs, PassReader
@@ -84,6 +85,8 @@ class ModelHooks:
             undo.enter_context(self.vision.attached())
             undo.callback(inner.register_forward_pre_hook(_InputHook(self), with_kwargs=True).remove)
             undo.enter_context(replaced(text, "forward", self._text_forward))
+            checked = checked_guesses(self._adapter.placeholders.values())
+            undo.enter_context(replaced(self._adapter.model, "_get_candidate_generator", checked))
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
