@@ -287,7 +287,7 @@ def test_the_form_and_grouping_of_frames_make_no_difference(form: str) -> None:
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.xfail(raises=TypeError, reason="numpy has none"))],
+    [torch.float16, torch.bfloat16],
 )
 def test_frames_in_a_model_s_own_precision(dtype: torch.dtype) -> None:
     """As a decoder on the GPU hands them on."""
