@@ -30,7 +30,7 @@ _NOTHING = "Nothing was compressed: call model.generate() with a video or an ima
 
 @dataclass(frozen=True)
 class Report:
-    """What was asked of one prefill, and what was achieved, measured on the cache afterwards.
+    """Request and outcome of one prefill, measured on the cache afterwards.
 
     Attributes:
         method, settings, stage, prefill, positions: what compressed, and how.
@@ -179,8 +179,8 @@ class Compression:
         held = [[sum(row.held.values()) for row in layer.rows] for layer in layers]
         seen = [sum(row.seen.values()) for row in layers[0].rows]
         text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
-        beside = len(seen) * self._adapter.beside_bytes(layers[0].logical)
-        held_bytes = beside + sum(layer.bytes for layer in layers)
+        uncompressed = len(seen) * self._adapter.uncompressed_bytes(layers[0].logical)
+        held_bytes = uncompressed + sum(layer.bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
         compressing = self._hooks.timer.take("compress")
         self.reports.append(
@@ -191,8 +191,8 @@ class Compression:
                 visual_tokens=max(seen),
                 ratio=sum(map(sum, held)) / (len(layers) * sum(seen)),
                 bytes=held_bytes,
-                peak_bytes=max(beside + peak, held_bytes),
-                full_bytes=beside + sum(layer.stock_bytes for layer in layers),
+                peak_bytes=max(uncompressed + peak, held_bytes),
+                full_bytes=uncompressed + sum(layer.stock_bytes for layer in layers),
                 logical_length=layers[0].logical,
                 prefill_seconds=self._hooks.timer.take("prefill") - compressing,
                 compress_seconds=compressing,

@@ -1,1 +1,1 @@
-"""What happens around each attention: masks, captured queries, and the compression of its layer."""
+"""Attention: masks, captured queries, and the compression of a layer after its attention."""

@@ -32,7 +32,7 @@ def check_attention(implementation: str | None) -> str:
 
 
 def real_columns(mask: Any, ids: Tensor) -> Tensor:
-    """Which token ids are no padding, (batch, n) bool.
+    """Return which token ids are not padding, (batch, n) bool.
 
     Args:
         mask: the text model's: None, (batch, keys), or one 4-D mask per kind of layer, whose last query sees every
@@ -54,7 +54,7 @@ def real_columns(mask: Any, ids: Tensor) -> Tensor:
 
 
 def without_masks(given: Any) -> Any:
-    """What the text model takes in place of stock masks that no longer fit: the hooks bring others."""
+    """Return the argument that replaces stock masks which no longer fit; the hooks supply others."""
     return dict.fromkeys(given) if isinstance(given, Mapping) else None
 
 
@@ -116,7 +116,7 @@ def brings_images(forward_pass: ForwardPass) -> bool:
 
 
 def real_tokens(forward_pass: ForwardPass, device: torch.device) -> Tensor:
-    """Which tokens of a pass are no padding, (batch, n) bool."""
+    """Return which tokens of a pass are not padding, (batch, n) bool."""
     return forward_pass.tags[..., Tags.INDEX].to(device) >= 0
 
 

@@ -26,7 +26,7 @@ def rows_of(layer: Any, rows: Tensor) -> Any:
 
 @contextmanager
 def follow_rows(recurrence: nn.Module, number: int, forward_pass: ForwardPass) -> Iterator[None]:
-    """Let a recurrent module take in each row of a pass as if it were alone.
+    """Run a recurrent module on each row of a pass as if the row were alone.
 
     The stock module expects a row's padding in front of its sequence only. In the chunks that a prompt is cut into,
     padding comes at any time, and at their end there may be probes, which no state may take in.

@@ -18,7 +18,7 @@ from .masks import FLASH, brings_images, built, image_blocks, real_tokens
 
 
 def check_sliding(adapter: Adapter, stage: str) -> None:
-    """See to it that sliding layers, if there are any, can follow.
+    """Check that sliding layers, if there are any, can follow.
 
     Raises:
         UnsupportedModelError: tokens would be missing from their windows.
@@ -101,7 +101,7 @@ class SlidingPass:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all sliding layers on a device do in a pass.
+    """The work of all sliding layers on one device in a pass.
 
     Attributes:
         mask: of the attention.

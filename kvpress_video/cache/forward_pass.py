@@ -18,7 +18,7 @@ _EMPTY: Mapping[int, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class RowState:
-    """What the host knows of one row of a layer, so that nothing has to be read back from the device.
+    """Host-side state of one row of a layer, so that nothing has to be read back from the device.
 
     Attributes:
         padding: padding entries held.
@@ -74,7 +74,7 @@ def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> Mapping[int, i
 
 @dataclass(frozen=True)
 class TokenMetadata:
-    """What is known of each token of a pass.
+    """Metadata of the tokens of a pass.
 
     Attributes:
         tags: (batch, n, Tags.WIDTH) int32.
@@ -89,9 +89,11 @@ class DecodedMetadata:
     """The metadata of one decoded token in every row, made when something reads it: a decoding step does not."""
 
     def __init__(self, index: int, positions: Tensor) -> None:
-        """Args:
-        index: original token index.
-        positions: (axes, batch, 1) or (batch, 1), as the text model takes them.
+        """Describe the token without making its metadata.
+
+        Args:
+            index: original token index.
+            positions: (axes, batch, 1) or (batch, 1), as the text model takes them.
         """
         self._index, self._positions = index, positions
 

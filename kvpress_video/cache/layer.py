@@ -51,10 +51,12 @@ class CompressedLayer(DynamicLayer):
     values: Any
 
     def __init__(self, reserve: int = 0, rows: Sequence[RowState] = (), logical: int = 0) -> None:
-        """Args:
-        reserve: entries to make room for with the first one.
-        rows: what is known of each row before the first pass.
-        logical: tokens seen before the first pass.
+        """Make an empty layer.
+
+        Args:
+            reserve: entries to make room for with the first one.
+            rows: what is known of each row before the first pass.
+            logical: tokens seen before the first pass.
         """
         super().__init__()
         self._buffers = Buffers(reserve)
@@ -180,7 +182,7 @@ class CompressedLayer(DynamicLayer):
 
     @contextmanager
     def hidden_prefix(self) -> Iterator[None]:
-        """Let `get_seq_length()` start at zero here: `generate()` takes what it is given for the whole prompt."""
+        """Count `get_seq_length()` from here on, since `generate()` takes its input for the whole prompt."""
         self._hidden = self.logical
         try:
             yield

@@ -39,13 +39,13 @@ class CopyStream:
 
 
 class CudaCopyStream(CopyStream):
-    """Copies on a stream of their own, beside what the device computes."""
+    """Asynchronous copies on a CUDA side stream, concurrent with what the device computes."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
 
     def copy(self, room: Sequence[Tensor], parts: Sequence[Tensor]) -> Callable[[], None]:
-        """As above; the copies begin once the device is done with everything that it was told so far."""
+        """Copy on the side stream, after everything that was queued on the device so far."""
         self._stream.wait_stream(self._computing)
         with torch.cuda.stream(self._stream):
             super().copy(room, parts)

@@ -23,8 +23,8 @@ BANKS = ("device", *_KINDS)
 
 
 class OffloadedBuffers(Buffers):
-    """What a layer holds: its own buffers are the metadata of all entries; the keys and values of the leading ones
-    are in a bank, those of the rest beside the metadata.
+    """Entries of an offloaded layer: metadata of all of them, with the keys and values of the leading ones
+    are in a bank, those of the rest are on the device.
     """
 
     def __init__(self, bank: OffloadStorage, scratch: StagingBuffers, reserve: int) -> None:
@@ -69,7 +69,7 @@ class OffloadedBuffers(Buffers):
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """What is held, on the device: views, valid until the next change, or until two other layers were read."""
+        """Return what is held, on the device: views, valid until the next change or the reading of two other layers."""
         banked, rest = self._bank.length, self._rest.held
         if not banked:
             return (*rest, *self.metadata)
@@ -80,7 +80,7 @@ class OffloadedBuffers(Buffers):
         return (*(whole[:, :, : self.length] for whole in half.room), *self.metadata)
 
     def prefetch_next(self) -> None:
-        """Let the next layer's bank come while this layer computes."""
+        """Prefetch the next layer's bank while this layer computes."""
         self._scratch.prefetch_after(self._bank)
 
     def append(self, parts: Sequence[Tensor]) -> None:
@@ -129,7 +129,7 @@ class OffloadedBuffers(Buffers):
         self._scratch.forget(self._bank)
 
     def _unchanged(self, parts: Sequence[Tensor]) -> int:
-        """How many of these are in the bank as they are, up to the first that is not, or that is not at hand."""
+        """Count the leading entries that the bank holds unchanged and that are staged on the device."""
         right, room = self._scratch.known(self._bank)
         length = min(right, self._bank.length, parts[0].shape[2])
         same = torch.ones(length, dtype=torch.bool, device=parts[0].device)
@@ -138,7 +138,7 @@ class OffloadedBuffers(Buffers):
         return int(same.int().cumprod(0).sum())
 
     def _trim(self) -> None:
-        """Let go of all beyond the entries that count, such as those of an `append` that was broken off."""
+        """Drop entries beyond the length, such as those of an interrupted `append`."""
         self._bank.length = min(self._bank.length, self.length)
         self._rest.length = self.length - self._bank.length
         self._scratch.forget(self._bank, self.length)
@@ -150,10 +150,12 @@ class OffloadedLayer(CompressedLayer):
     _buffers: OffloadedBuffers
 
     def __init__(self, buffers: OffloadedBuffers, banked: Callable[[Entries], int], rows: Sequence[RowState]) -> None:
-        """Args:
-        buffers: empty ones.
-        banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
-        rows: what is known of each row before the first pass.
+        """Make an empty layer.
+
+        Args:
+            buffers: empty ones.
+            banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
+            rows: what is known of each row before the first pass.
         """
         super().__init__(rows=rows)
         self._buffers, self._banked = buffers, banked
@@ -174,7 +176,7 @@ class OffloadedLayer(CompressedLayer):
 
     @values.setter
     def values(self, _: Any) -> None:
-        """As with keys."""
+        """Ignore the assignment, as for keys."""
 
     @property
     def bank_bytes(self) -> int:
@@ -187,13 +189,13 @@ class OffloadedLayer(CompressedLayer):
         return self._buffers.device_bytes
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """As every layer; meanwhile the next layer's bank begins to come."""
+        """Append keys and values and prefetch the next layer's bank."""
         held = super().update(key_states, value_states, *args, **kwargs)
         self._buffers.prefetch_next()
         return held
 
     def keep(self, plan: EvictionPlan) -> None:
-        """As every layer, by way of copies: what is banked may change."""
+        """Apply an eviction plan through copies, since the bank may change."""
         self.replace(plan.of(self.entries(Context())), plan.rows)
 
     def _copy(self, part: int) -> Tensor | None:

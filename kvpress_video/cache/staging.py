@@ -33,7 +33,7 @@ class Slot:
         return sum(part.numel() * part.element_size() for part in self.room)
 
     def fetch(self, bank: OffloadStorage, length: int, reserve: int) -> None:
-        """Let a bank's entries come, to where there is room for `length`."""
+        """Copy a bank's entries into the slot, with room for `length` entries."""
         fits = self.room and all(
             (have.dtype, have.shape[:2], have.shape[3:]) == (part.dtype, part.shape[:2], part.shape[3:])
             and have.shape[2] >= length
@@ -55,14 +55,16 @@ class Slot:
 
 
 class StagingBuffers:
-    """Where attention reads layers that have a bank: two halves on each device, which all layers take turns in.
+    """Two staging slots on each device, used in turn by all layers that have a bank.
 
     While one layer computes on one half, the bank of the next is copied into the other.
     """
 
     def __init__(self, reserve: int) -> None:
-        """Args:
-        reserve: entries that a half has room for at least.
+        """Make empty slots.
+
+        Args:
+            reserve: entries that a half has room for at least.
         """
         self._reserve = reserve
         self._halves: dict[torch.device, list[Slot]] = defaultdict(lambda: [Slot(), Slot()])  # used last comes last
@@ -82,14 +84,14 @@ class StagingBuffers:
         return half
 
     def prefetch_after(self, bank: OffloadStorage) -> None:
-        """Let the next layer's bank come; after the last layer the first is next."""
+        """Prefetch the bank of the layer after this one; the first follows the last."""
         following = self._banks[(self._banks.index(bank) + 1) % len(self._banks)]
         if following.length:
             half = self._found(following) or self._halves[following.device][0]
             half.fetch(following, following.length, self._reserve)
 
     def known(self, bank: OffloadStorage) -> tuple[int, Sequence[Tensor]]:
-        """How many of the leading entries of a bank's layer are at hand, and where."""
+        """Return how many leading entries of a bank's layer are staged, and the buffers that hold them."""
         half = self._found(bank)
         if half is None or not half.right:
             return 0, ()

@@ -62,9 +62,11 @@ class Adapter(ABC):
     image_blocks: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, wrapper: nn.Module | None = None) -> None:
-        """Args:
-        model: a transformers model.
-        wrapper: the module around it whose `generate()` is called; the model itself by default.
+        """Serve one model.
+
+        Args:
+            model: a transformers model.
+            wrapper: the module around it whose `generate()` is called; the model itself by default.
         """
         self.model = model
         self.wrapper = model if wrapper is None else wrapper
@@ -167,7 +169,7 @@ class Adapter(ABC):
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
         return self.kv_heads * (self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes) + metadata)
 
-    def beside_bytes(self, tokens: int) -> int:
+    def uncompressed_bytes(self, tokens: int) -> int:
         """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens: keys and values of windows."""
         if not self.sliding:
             return 0

@@ -29,7 +29,7 @@ class Qwen35(QwenVL):
         pairs = enumerate(zip(self.text_model.layers, self.layer_kinds, strict=True))
         return {number: layer.linear_attn for number, (layer, kind) in pairs if kind == "linear_attention"}
 
-    def beside_bytes(self, tokens: int) -> int:
+    def uncompressed_bytes(self, tokens: int) -> int:
         states, convolved = 0, self.cache_dtypes[1].itemsize
         for module in self.recurrences.values():
             recurrence: Any = module

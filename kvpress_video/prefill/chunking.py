@@ -112,7 +112,7 @@ def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Ch
 
 
 def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
-    """Which part each column of a row belongs to; text goes with the frame that it precedes."""
+    """Return the chunk of each column of a row; text goes with the frame that it precedes."""
     numbers = np.zeros(len(tags), dtype=np.int64)
     where = np.flatnonzero(visual)
     if most is None or not len(where):
@@ -145,7 +145,7 @@ def _part(chosen: np.ndarray, rows: Sequence[RowState], tags: np.ndarray) -> Chu
 
 
 def _row(tags: np.ndarray, whole: RowState) -> RowState:
-    """What some tokens (n, Tags.WIDTH) bring to their row."""
+    """Return the change of state that some tokens (n, Tags.WIDTH) make to their row."""
     segment = tags[:, Tags.SEGMENT]
     found = {number: segment == number for number in whole.grids if (segment == number).any()}
     counts = {number: int(mask.sum()) for number, mask in found.items()}

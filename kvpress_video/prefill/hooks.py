@@ -51,13 +51,15 @@ class ModelHooks:
         finished: Finished,
         shared: SharedPrefill | None = None,
     ) -> None:
-        """Args:
-        adapter: of the model.
-        method: chooses the entries.
-        budget: of the cache.
-        options: where and in which pieces prompts are compressed.
-        finished: is told of every prefill with visual tokens.
-        shared: prefills to start from, and to add to.
+        """Prepare the hooks; `attach` puts them on.
+
+        Args:
+            adapter: of the model.
+            method: chooses the entries.
+            budget: of the cache.
+            options: where and in which pieces prompts are compressed.
+            finished: is told of every prefill with visual tokens.
+            shared: prefills to start from, and to add to.
         """
         self._adapter = adapter
         compact = options.compact

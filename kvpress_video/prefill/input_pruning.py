@@ -21,7 +21,7 @@ def drop_embeddings(
     rows: Sequence[RowState],
     shares: Sequence[Mapping[int, int]],
 ) -> ForwardPass:
-    """Shorten the text model's embeddings and what runs beside them; the cache still counts all tokens as seen.
+    """Shorten the text model's embeddings and aligned features; the cache still counts all tokens as seen.
 
     Args:
         arguments: of the text model; embeddings and deepstack features are replaced.

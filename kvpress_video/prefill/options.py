@@ -44,7 +44,7 @@ class PrefillOptions:
     ) -> BudgetAllocator:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
         layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
-        uncompressed = adapter.beside_bytes(tokens + self.text_room)
+        uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
         return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, self.text_room)
 
 
@@ -70,6 +70,6 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
 
 def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
     """Return a third of the entries that the budget allows a layer, as InfiniPot-V takes it (C/M = .75)."""
-    window = adapter.beside_bytes(adapter.text_model.config.max_position_embeddings)
+    window = adapter.uncompressed_bytes(adapter.text_model.config.max_position_embeddings)
     entries = layer_entries(budget, len(adapter.attentions), adapter.entry_bytes(compact), uncompressed=window)
     return max(1, entries // 3)

@@ -66,7 +66,7 @@ class PassInFlight:
 
     @contextmanager
     def _announced(self) -> Iterator[None]:
-        """Let the layers know what their updates bring; a pass that fails leaves the cache marked as broken."""
+        """Announce the pass to the layers; if it fails, the cache is marked as broken."""
         for layer in self.layers:
             layer.begin_pass(self.forward_pass)
         with all_or_broken(self.layers):

@@ -23,7 +23,7 @@ from .vision_tower import Items
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What the model was called with, before it became embeddings.
+    """Inputs of a call of the model, before they become embeddings.
 
     Attributes:
         ids: token ids (batch, n), None where the call had none.
@@ -58,10 +58,12 @@ class PassReader:
     """
 
     def __init__(self, adapter: Adapter, attentive: bool, rope: Rope | None) -> None:
-        """Args:
-        adapter: of the model.
-        attentive: whether every visual token needs an importance.
-        rope: rotation of the keys under compact positions, else None.
+        """Make a reader for one model.
+
+        Args:
+            adapter: of the model.
+            attentive: whether every visual token needs an importance.
+            rope: rotation of the keys under compact positions, else None.
         """
         self._adapter = adapter
         self._attentive = attentive
@@ -189,7 +191,7 @@ class PassReader:
 
 
 def _continued(layout: TokenLayout, rows: Sequence[RowState], kwargs: dict[str, Any]) -> TokenLayout:
-    """Let a pass of text go on from the positions that the rows count, and tell the text model's arguments."""
+    """Continue a pass of text at the positions that the rows count, and set them in the text model's arguments."""
     valid = layout.tags[..., Tags.INDEX] >= 0
     start = torch.tensor([row.following for row in rows], device=valid.device)
     position = start[:, None] + (valid.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -42,14 +42,16 @@ class PromptRunner:
         finished: Finished,
         shared: SharedPrefill | None = None,
     ) -> None:
-        """Args:
-        adapter: of the model.
-        compressor: applies the method to a layer.
-        budget: of the cache.
-        options: where and in which pieces prompts are compressed.
-        reader: reads the text model's arguments.
-        finished: is told of every prefill.
-        shared: prefills to start from, and to add to; only split ones do.
+        """Make a runner for one model.
+
+        Args:
+            adapter: of the model.
+            compressor: applies the method to a layer.
+            budget: of the cache.
+            options: where and in which pieces prompts are compressed.
+            reader: reads the text model's arguments.
+            finished: is told of every prefill.
+            shared: prefills to start from, and to add to; only split ones do.
         """
         self.reused = False
         self._adapter = adapter

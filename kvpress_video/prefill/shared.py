@@ -20,7 +20,7 @@ _TAIL = 64  # newest hidden states that are kept of every layer, for methods tha
 
 @dataclass(frozen=True)
 class RecordedLayer:
-    """What a pass gave one layer before it was compressed.
+    """Keys, values and hidden states of one layer before it was compressed.
 
     Attributes:
         attention: its attention module.
@@ -64,7 +64,7 @@ class RecordedPrefill:
         self.others, self.hidden = _uncompressed(cache, len(hidden)), hidden
 
     def put_others(self, cache: Cache) -> None:
-        """Let those layers of an empty cache hold it too."""
+        """Copy the recorded layers that are not compressed into an empty cache."""
         for number, layer in self.others.items():
             cache.layers[number] = rows_of(layer, torch.arange(self.content.shape[0]))
 
@@ -131,7 +131,7 @@ class SharedPrefill:
         self._passes = [known for known in self._passes if not known.same(finished)] + [finished]
 
     def encoded(self, arguments: Mapping[str, Any], settings: Any) -> Any:
-        """What the vision tower made of equal arguments under equal settings, None if it has not seen them."""
+        """Return the features of equal arguments under equal settings, None if there are none."""
         given, settings = tensors(arguments), (settings, _plain(arguments))
         for known, how, made in self._encoded:
             alike = how == settings and known.keys() == given.keys()

@@ -17,7 +17,7 @@ from ..models.items import MediaItem
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """What a pass adds: tags (batch, n, Tags.WIDTH) int32, importance (batch, n) fp32, and a `RowState` per row."""
+    """Layout of a pass: tags (batch, n, Tags.WIDTH) int32, importance (batch, n) fp32, and a `RowState` per row."""
 
     tags: Tensor
     importance: Tensor

@@ -47,13 +47,15 @@ class VisionRecorder:
         timer: DeviceTimer | None = None,
         shared: SharedPrefill | None = None,
     ) -> None:
-        """Args:
-        adapter: of the model.
-        standby: how importance is measured; None for not at all.
-        group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
-            frame is never cut, nor are any-resolution images.
-        timer: counts the vision tower's work under `"prefill"`.
-        shared: what was encoded before, to start from and to add to.
+        """Make a recorder; `attached` starts it.
+
+        Args:
+            adapter: of the model.
+            standby: how importance is measured; None for not at all.
+            group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
+                frame is never cut, nor are any-resolution images.
+            timer: counts the vision tower's work under `"prefill"`.
+            shared: what was encoded before, to start from and to add to.
         """
         self.items: Items = {}
         self._adapter = adapter
@@ -118,7 +120,7 @@ class VisionRecorder:
         return call
 
     def _known(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[MediaItem]]:
-        """What the tower makes of the items, or made of equal ones; and what there is to know of each."""
+        """Encode the items, or reuse the features of equal ones; return features and items."""
         if self._shared is None:
             return self._read(kind, encode, arguments)
         self._shared.belongs_to(self._adapter.model)
@@ -143,7 +145,7 @@ class VisionRecorder:
         return encoded, self._with_importance(items, order)
 
     def _encode(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[int]]:
-        """What the tower makes of the items, and for each item the ordinal of the one encoded for it."""
+        """Encode the items; return the features and, for each item, the ordinal of the one encoded for it."""
         given = self._adapter.unpack(kind, arguments)
         if given is None:
             return encode(**arguments), []

@@ -54,7 +54,7 @@ class Rescaling:
         return found
 
     def next_position(self, position: int) -> int:
-        """Where text goes that would have followed everything at `position`."""
+        """Return the new position of text that would have followed everything at `position`."""
         return position - self.runs[-1].end + self.moved[-1].end
 
     def __call__(self, positions: Tensor) -> Tensor:

@@ -39,14 +39,14 @@ _VIDEO = 0  # the segment of a stream's frames
 
 
 class Mark(NamedTuple):
-    """Where a stream is: the state of every layer, and the frames so far."""
+    """A point in a stream to return to: the state of every layer, and the timeline."""
 
     layers: tuple[LayerMark, ...]
     timeline: Timeline
 
 
 class Stream:
-    """What a model has seen: one row of text and frames, under a cap.
+    """An endless sequence of text and frames in one capped cache.
 
     Attributes:
         cache: a transformers cache.
@@ -67,12 +67,14 @@ class Stream:
         probes: Sequence[int],
         bank_on: str = "device",
     ) -> None:
-        """Args:
-        chunk: most visual tokens of one feeding.
-        text_room: text entries that a budget of bytes is kept free for after every feeding.
-        position_limit: positions that the model knows; what its configuration says when None.
-        probes: token ids that may ask after each feeding, for methods that look at attention.
-        bank_on: where entries live that the method considers banked.
+        """Make an empty stream.
+
+        Args:
+            chunk: most visual tokens of one feeding.
+            text_room: text entries that a budget of bytes is kept free for after every feeding.
+            position_limit: positions that the model knows; what its configuration says when None.
+            probes: token ids that may ask after each feeding, for methods that look at attention.
+            bank_on: where entries live that the method considers banked.
         """
         if adapter.written_times:
             raise UnsupportedModelError(
@@ -201,7 +203,7 @@ class Stream:
         return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self._compact))
 
     def make_room(self, positions: int) -> None:
-        """See to it that so many positions are left, by squeezing those of earlier frames under `compact`.
+        """Make sure that enough positions are left, by rescaling those of earlier frames under `compact`.
 
         Raises:
             CacheError: text alone takes too many.
@@ -284,7 +286,7 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _as_new_prompt(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
-    """Let `generate()` take its input for a whole prompt, and leave no rope deltas on the model."""
+    """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
     deltas = getattr(adapter.inner, "rope_deltas", None)
     with ExitStack() as undo:
         for layer in layers:

@@ -15,7 +15,7 @@ from .position_rescaling import Rescaling, Run
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a frame stands.
+    """Position and time of a frame.
 
     Attributes:
         position: temporal position, a fraction after a squeeze.

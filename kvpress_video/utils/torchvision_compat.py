@@ -8,7 +8,7 @@ import torch
 
 
 def repair_torchvision() -> None:
-    """Let `import torchvision` succeed where only its compiled operators are missing; otherwise do nothing.
+    """Make `import torchvision` succeed where only its compiled operators are missing; otherwise do nothing.
 
     Beside a CPU torch, torchvision's compiled library does not load, and its import then fails on two operators that it
     describes to torch without having defined them. HuggingFace's video processors use neither.

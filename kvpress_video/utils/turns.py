@@ -22,9 +22,11 @@ class Turns:
     """
 
     def __init__(self, lock: Any, finished: Callable[[str], None] | None = None) -> None:
-        """Args:
-        lock: of the model, held during each call.
-        finished: called with the name of a method after each outermost call, in its turn.
+        """Prepare turns for one model.
+
+        Args:
+            lock: of the model, held during each call.
+            finished: called with the name of a method after each outermost call, in its turn.
         """
         self._lock = lock
         self._finished = finished

@@ -54,7 +54,7 @@ def read_in_groups(
     size: int = 32,
     max_pixels: int | None = None,
 ) -> tuple[int, Generator[Video, None, None]]:
-    """As `read_video`, `size` frames at a time, so that memory does not grow with the video.
+    """Read a video like `read_video`, `size` frames at a time, so that memory does not grow with its length.
 
     Frames are decoded as the groups are consumed. Groups of large frames have fewer of them, to fit into 256 MiB.
 

@@ -183,7 +183,7 @@ def differing(prefill: Prefill, name: str) -> int:
 
 
 def _mask(kept: Tensor, scores: Tensor, prefill: Prefill) -> Tensor:
-    """Which visual entries are kept, (1, kv_heads, visual)."""
+    """Return which visual entries are kept, (1, kv_heads, visual)."""
     visual = kept.long() - prefill.first
     visual = visual[(visual >= 0) & (visual < prefill.visual)].view(*scores.shape[:2], prefill.keep)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(2, visual, value=True)

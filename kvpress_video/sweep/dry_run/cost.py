@@ -111,7 +111,7 @@ class PromptCost:
 
     @property
     def _sliding_bytes(self) -> int:
-        return self.adapter.beside_bytes(self.size.tokens)
+        return self.adapter.uncompressed_bytes(self.size.tokens)
 
     def _chunk(self, budget: str) -> int:
         return usual_chunk(Budget.parse(budget), self.adapter, self._compact)

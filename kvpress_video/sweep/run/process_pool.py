@@ -129,7 +129,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _sigint_ignored() -> Iterator[None]:
-    """Let processes started within ignore Ctrl-C from the beginning."""
+    """Make processes that are started inside ignore Ctrl-C from the beginning."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
