@@ -23,9 +23,7 @@ BANKS = ("device", *_KINDS)
 
 
 class OffloadedBuffers(Buffers):
-    """Entries of an offloaded layer: metadata of all of them, with the keys and values of the leading ones
-    are in a bank, those of the rest are on the device.
-    """
+    """Entries of an offloaded layer: keys and values of the leading ones are in a bank, all else is on the device."""
 
     def __init__(self, bank: OffloadStorage, scratch: StagingBuffers, reserve: int) -> None:
         super().__init__(reserve)
