@@ -16,6 +16,7 @@ from ..compressor.base import Compressor
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
+from ..utils.eager import uncompiled
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .assisted_generation import checked_guesses
@@ -84,6 +85,7 @@ class ModelHooks:
         if any(isinstance(hook, _InputHook) for hook in inner._forward_pre_hooks.values()):
             raise UnsupportedModelError("This model is being compressed already: leave that compression first.")
         with ExitStack() as undo:
+            undo.enter_context(uncompiled((self._adapter.model, inner, text)))
             undo.enter_context(self.vision.attached())
             undo.callback(inner.register_forward_pre_hook(_InputHook(self), with_kwargs=True).remove)
             undo.enter_context(replaced(text, "forward", self._text_forward))

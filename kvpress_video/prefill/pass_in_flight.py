@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
@@ -112,14 +113,15 @@ class PassInFlight:
         if adapter.sliding:
             sliding = SlidingPass(adapter, tokens_seen(self.layers[0]), forward_pass)
             before += [(attention, sliding.before_attention) for attention in adapter.sliding]
-        compresses = forward_pass.compress or forward_pass.probes
         with ExitStack() as undo:
             for attention, hook in before:
                 handle = attention.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
                 undo.callback(handle.remove)
-            for attention in adapter.attentions if compresses else ():
-                handle = attention.register_forward_hook(self._after_attention, with_kwargs=True, prepend=True)
-                undo.callback(handle.remove)
+            if forward_pass.compress or forward_pass.probes:
+                after = torch.compiler.disable(self._after_attention)  # layers may be compiled
+                for attention in adapter.attentions:
+                    handle = attention.register_forward_hook(after, with_kwargs=True, prepend=True)
+                    undo.callback(handle.remove)
             for number, recurrence in adapter.recurrences.items():
                 undo.enter_context(follow_rows(recurrence, number, forward_pass))
             yield

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
+import torch
+
 Method = Callable[..., Any]
 
 
@@ -44,7 +46,7 @@ class ReplacedMethod:
 
 @contextmanager
 def replaced(owner: Any, name: str, wrap: Callable[[Method], Method]) -> Iterator[None]:
-    """Replace `owner.name` inside the context.
+    """Replace `owner.name` inside the context; `torch.compile` does not trace into the replacement.
 
     Args:
         owner: the object; its class stays as it is.
@@ -52,7 +54,7 @@ def replaced(owner: Any, name: str, wrap: Callable[[Method], Method]) -> Iterato
         wrap: makes the replacement from the bound method that stands there now.
     """
     stock = getattr(owner, name)
-    stand_in = ReplacedMethod(owner, name, stock, wrap(stock))
+    stand_in = ReplacedMethod(owner, name, stock, torch.compiler.disable(wrap(stock)))
     setattr(owner, name, stand_in)
     try:
         yield

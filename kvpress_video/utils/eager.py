@@ -1,0 +1,21 @@
+"""Run modules without `torch.compile` for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def uncompiled(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let modules on which `compile()` was called run eagerly inside the context."""
+    calls = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
+    try:
+        for module, _ in calls:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in calls:
+            module._compiled_call_impl = call
