@@ -61,6 +61,7 @@ class PromptRunner:
         self._reader = reader
         self._finished = finished
         self._shared = shared if options.prefill == "split" else None
+        self._allocator(0, 1)  # KV heads that processes cannot share equally fail here, before any work
 
     def run(self, forward: Forward, kwargs: dict[str, Any], given: ModelInputs | Arrival) -> Any:
         """Do what one call of the text model asks for, and return what it would return.

@@ -93,4 +93,4 @@ def test_a_session_holds_no_larger_frames_than_its_processor_needs(bundled: tupl
     full = kv.VideoSession(*bundled, "tar", budget=64)
     full.push(np.zeros((640, 960, 3), np.uint8))
     full.push_video(path, fps=None)
-    assert full._inbox.size == (640, 960)
+    assert full._queue.state.size == (640, 960)
