@@ -319,6 +319,7 @@ class CompressedLayer(DynamicLayer):
         Raises:
             CacheError: that would reach back to where entries were evicted.
         """
+        tokens = int(tokens)  # some versions of transformers pass a tensor
         remove = -tokens if tokens <= 0 else max(self.get_seq_length() - tokens, 0)
         if not remove or self.tags is None or self.places is None:
             return

@@ -40,7 +40,10 @@ def test_report_counts_what_is_held(family: str) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family)])
     with torch.no_grad(), autocast():
-        stock = held_bytes(model(**inputs).past_key_values)
+        try:
+            stock = held_bytes(model(**inputs).past_key_values)
+        except RuntimeError as error:
+            pytest.skip(f"the stock model does not run under autocast in this version: {error}")
         with kv.compress(model, "van", "50%", prefill="whole") as run:
             cache = model(**inputs).past_key_values
         layer = compressed(cache)[0]
@@ -56,6 +59,11 @@ def test_budget_of_bytes_is_used_up(cast: torch.dtype, weights: torch.dtype) -> 
     model = zoo.build("qwen2_5_vl", "sdpa", weights)
     inputs = zoo.inputs(model, [video_prompt("qwen2_5_vl", 24)])
     budget = 100 * KIB
+    try:
+        with autocast(cast):
+            answer(model, inputs, new=1)
+    except RuntimeError as error:
+        pytest.skip(f"the stock model does not run so in this version: {error}")
     with autocast(cast), kv.compress(model, "van", budget=f"{budget}B") as run:
         cache = answer(model, inputs, new=1).output.past_key_values
     entry = sum(layer.bytes // layer.physical for layer in compressed(cache))
