@@ -118,13 +118,20 @@ def test_guessed_placeholders_are_text() -> None:
 def test_conversation_goes_on_from_the_cache(family: str) -> None:
     model = model_of(family)
     more = zoo.inputs(model, [zoo.Prompt([zoo.Text(7, seed=9)])])["input_ids"]
+
+    def two_turns(options: dict[str, Any]) -> Tensor:
+        said, _, cache = passes(model, zoo.inputs(model, [prompt(family)]), **options)
+        ids = torch.cat([said, more], dim=1)
+        return passes(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, past_key_values=cache)[0]
+
+    try:
+        two_turns(LOOKUP)
+    except RuntimeError as error:
+        pytest.skip(f"the stock model cannot go on from such a cache in this version: {error}")
     found = []
     for options in ({}, LOOKUP):
         with kv.compress(model, "van", "30%"):
-            said, _, cache = passes(model, zoo.inputs(model, [prompt(family)]), **options)
-            ids = torch.cat([said, more], dim=1)
-            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            found.append(passes(model, given, past_key_values=cache)[0])
+            found.append(two_turns(options))
     assert torch.equal(*found)
 
 
