@@ -18,7 +18,7 @@ from .compressor.registry import make_method
 from .errors import BudgetError, CacheError, unknown_name
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
-from .prefill.options import Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
+from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
 from .utils.concurrency import model_lock
 from .utils.formatting import format_bytes
@@ -33,12 +33,15 @@ class Report:
     """Request and outcome of one prefill, measured on the cache afterwards.
 
     Attributes:
-        method, settings, stage, prefill, positions: what compressed, and how.
+        method, settings, stage, prefill, positions, labels: what compressed, and how.
         asked: the budget as asked.
         entries: visual entries held per layer, per KV head, in the fullest row.
+        label_entries: entries held of the text that belongs to one frame (its time or number), per layer and KV head,
+            in the row that holds most; none with `labels="keep"`, which counts it as text.
         text_entries: text entries held per layer and KV head, in the fullest row.
         visual_tokens: visual tokens seen, in the row with most.
-        ratio: visual entries held over visual tokens seen, all rows and layers.
+        label_tokens: label tokens seen, in the row with most.
+        ratio: visual and label entries held over visual and label tokens seen, all rows and layers.
         bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
             are never compressed, included. Of a model that several processes share (tensor parallel), this one's part,
             as all bytes here.
@@ -68,6 +71,9 @@ class Report:
     prefill_seconds: float = field(default=0.0, compare=False)
     compress_seconds: float = field(default=0.0, compare=False)
     shared: bool = field(default=False, compare=False)
+    labels: str = "spread"
+    label_entries: tuple[int, ...] = ()
+    label_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, as they go into result rows."""
@@ -76,10 +82,11 @@ class Report:
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
         held = f"{high}" if low == high else f"{low} to {high}"
+        labels = f", {max(self.label_entries)} of {self.label_tokens} label entries" if self.label_tokens else ""
         cache, full = (format_bytes(size, "MiB") for size in (self.bytes, self.full_bytes))
         return (
             f"{self.method} at {self.asked}: {held} of {self.visual_tokens} visual entries per layer and head "
-            f"({self.ratio:.1%}), {self.text_entries} text entries; {cache} of {full}; "
+            f"({self.ratio:.1%}){labels}, {self.text_entries} text entries; {cache} of {full}; "
             f"logical length {self.logical_length}"
         )
 
@@ -108,6 +115,7 @@ class Compression:
             "stage": options.stage,
             "prefill": options.prefill,
             "positions": options.positions,
+            "labels": options.labels,
             "asked": str(asked),
         }
         self._kept: list[Tensor] = []
@@ -176,9 +184,11 @@ class Compression:
         return self._kept
 
     def _measure(self, layers: list[CompressedLayer], peak: int) -> None:
-        held = [[sum(row.held.values()) for row in layer.rows] for layer in layers]
+        held = [[row.visual for row in layer.rows] for layer in layers]
+        labels = [[row.label_tokens for row in layer.rows] for layer in layers]
         seen = [sum(row.seen.values()) for row in layers[0].rows]
-        text = [layer.physical - row.padding - sum(row.held.values()) for layer in layers for row in layer.rows]
+        named = [sum(row.labels_seen.values()) for row in layers[0].rows]
+        text = [row.text(layer.physical) for layer in layers for row in layer.rows]
         uncompressed = len(seen) * self._adapter.uncompressed_bytes(layers[0].logical)
         held_bytes = uncompressed + sum(layer.bytes for layer in layers)
         self._kept = [layer.kept for layer in layers]
@@ -189,7 +199,9 @@ class Compression:
                 entries=tuple(max(rows) for rows in held),
                 text_entries=max(text),
                 visual_tokens=max(seen),
-                ratio=sum(map(sum, held)) / (len(layers) * sum(seen)),
+                ratio=sum(map(sum, held + labels)) / (len(layers) * sum(seen + named)),
+                label_entries=tuple(max(rows) for rows in labels),
+                label_tokens=max(named),
                 bytes=held_bytes,
                 peak_bytes=max(uncompressed + peak, held_bytes),
                 full_bytes=uncompressed + sum(layer.stock_bytes for layer in layers),
@@ -210,6 +222,7 @@ def compress(
     prefill: Prefill = "auto",
     chunk: int | None = None,
     positions: Positions = "keep",
+    labels: Labels = "spread",
     shared: SharedPrefill | None = None,
     **settings: Any,
 ) -> Compression:
@@ -245,15 +258,27 @@ def compress(
             and bytes, and split for ratios, whose meaning depends on the whole video.
         chunk: visual tokens per chunk; whole frames, at least one. By default a third of the budget.
         positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
+        labels: what becomes of the text that a processor writes for each frame (its time or number, what opens and
+            closes it). It belongs to its frame and costs budget like a visual entry. `"spread"`: as long as visual
+            entries have to go, a quarter of the budget at most holds labels, of the newest frame and of frames spread
+            evenly over time, the same in every head and layer; `"drop"`: none of it, so that positions alone tell time;
+            `"keep"`: all of it, on top of the budget, which then caps nothing in families that write some. Families
+            without such text (Qwen2-VL, Qwen2.5-VL, LLaVA) know no difference.
         shared: a `SharedPrefill`, for several one-shot compressions of the same prompt.
         **settings: the method's settings.
 
     Raises:
         BudgetError: the budget cannot be read.
-        UnknownNameError: unknown method, setting, stage or positions, or a method that cannot work at that stage.
+        UnknownNameError: unknown method, setting, stage, positions or labels, or a method that cannot work at that
+            stage.
         UnsupportedModelError: the model's family, attention or rope is not supported.
     """
-    choices = (("stage", stage, Stage), ("prefill", prefill, Prefill), ("positions", positions, Positions))
+    choices = (
+        ("stage", stage, Stage),
+        ("prefill", prefill, Prefill),
+        ("positions", positions, Positions),
+        ("labels", labels, Labels),
+    )
     for what, value, choice in choices:
         if value not in (known := get_args(choice)):
             raise unknown_name(what, value, known)
@@ -264,7 +289,7 @@ def compress(
     parsed = Budget.parse(budget)
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
     mode = resolved_prefill(prefill, stage, allowed, chunk)
-    options = PrefillOptions(stage, mode, chunk, positions)
+    options = PrefillOptions(stage, mode, chunk, positions, labels=labels)
     return Compression(model, name, made, allowed, options, shared, parsed)
 
 
@@ -277,8 +302,9 @@ def check_achieved(budget: Budget, report: Report) -> None:
     if budget.unit == "bytes":
         held, allowed, unit = report.bytes, int(budget.amount), "bytes"
     else:
-        per_layer = budget.entries(report.visual_tokens) if budget.unit == "ratio" else int(budget.amount)
-        held, allowed = sum(report.entries), len(report.entries) * per_layer
-        unit = "visual entries per KV head over all layers"
+        seen = report.visual_tokens + report.label_tokens
+        per_layer = budget.entries(seen) if budget.unit == "ratio" else int(budget.amount)
+        held, allowed = sum(report.entries) + sum(report.label_entries), len(report.entries) * per_layer
+        unit = "visual and label entries per KV head over all layers"
     if held > allowed:
         raise BudgetError(f"{report.method} holds {held} {unit} where {budget} allows {allowed}.")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, Grid, Kept, Kind, make_method, top
+from kvpress_video.compressor import Compressor, Entries, Grid, Kept, is_visual, make_method, top
 from kvpress_video.errors import BudgetError, UnknownNameError
 
 from ._ranks import rank
@@ -114,7 +114,7 @@ class Detachable(Compressor):
         grid = entries.context.grid
         if grid is None or grid.frames == 1:
             return len(entries)
-        visual = entries.kind > Kind.TEXT
+        visual = is_visual(entries.kind)
         held = visual.sum(dim=-1, keepdim=True)
         window = self._share(int(held.min()))
         older = held - (window - window % grid.patches)

@@ -18,7 +18,6 @@ from kvpress_video.budget import Budget
 from kvpress_video.cache.allocation import allocate
 from kvpress_video.compression import check_achieved
 from kvpress_video.errors import BudgetError
-from kvpress_video.models import adapter_for
 
 RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12
@@ -31,7 +30,6 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
     model = model_of(family)
     rows, columns = zoo.grid(family)
     visual = FRAMES * rows * columns
-    keep = int(ratio * visual + 0.5)
     inputs = zoo.inputs(model, [video_prompt(family, FRAMES)])
     if method == "per-layer" and ratio > 2 / 3:  # its first layers would need more than there is
         with kv.compress(model, method, ratio), pytest.raises(kv.BudgetError, match="layer 0"):
@@ -39,9 +37,10 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
         return
     with kv.compress(model, method, ratio, **SETTINGS.get(method, {})) as run:
         output = answer(model, inputs, new=2).output
-    text = inputs["input_ids"].shape[1] - visual
-    placeholders = torch.tensor(list(adapter_for(model).placeholders.values()))
-    words = (~torch.isin(inputs["input_ids"][0], placeholders)).nonzero().flatten()
+    labels = run.report.label_tokens
+    keep = int(ratio * (visual + labels) + 0.5)
+    text = inputs["input_ids"].shape[1] - visual - labels
+    words = torch.isin(inputs["input_ids"][0], torch.tensor(zoo.WORDS)).nonzero().flatten()
     for layer, kept in zip(compressed(output.past_key_values), run.kept, strict=True):
         assert all(bool(torch.isin(words, head).all()) for head in kept[0])  # text is never evicted
         if method != "per-layer":
@@ -50,9 +49,9 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
         assert (held.diff(dim=-1) > 0).all()
         assert layer.keys.shape[2] == kept.shape[2] + 1  # one new token was fed back
     assert sum(kept.shape[2] for kept in run.kept) == len(run.kept) * (text + keep)
-    assert sum(run.report.entries) == keep * len(run.kept)
+    assert sum(run.report.entries) + sum(run.report.label_entries) == keep * len(run.kept)
     assert run.report.visual_tokens == visual
-    assert run.report.ratio == pytest.approx(keep / visual)
+    assert run.report.ratio == pytest.approx(keep / (visual + labels))
 
 
 @pytest.mark.parametrize("stage", ["cache", "input"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from generation import METHODS, SETTINGS, answer, model_of, two_videos, video_prompt
+from generation import METHODS, SETTINGS, after_frames, answer, model_of, two_videos, video_prompt
 from reference_masks import blinded_answer, evicted
 from torch import Tensor
 
@@ -53,8 +53,7 @@ def test_compressed_answers_equal_the_stock_model_with_evicted_entries_masked(
         ours = answer(model, inputs)
     hidden = [evicted(kept[0], length) for kept in run.kept]
     assert all(layer.any() for layer in hidden)
-    after_video = zoo.expected_layout(family, prompt)[-1].token + 1
-    blind_from = after_video if prefill == "split" else length
+    blind_from = after_frames(model, inputs["input_ids"][0]) if prefill == "split" else length
     masked = blinded_answer(model, inputs, hidden, ours.tokens, blind_from)
     torch.testing.assert_close(ours.logits, masked, rtol=0, atol=1e-5)
     stock = answer(model, inputs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..cache.allocation import Shares
 from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
@@ -17,9 +18,6 @@ from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
 from ..utils.timing import DeviceTimer
 from .queries import last_queries
-
-Shares = Sequence[Mapping[int, int]]
-"""Entries to keep of each segment, by row."""
 
 
 class PeakBytes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
-from ..compressor.entries import Kind, Tags
+from ..compressor.entries import Tags, is_visual
 from ..errors import UnsupportedModelError
 
 FLASH = ("flash_attention_2", "flash_attention_3")
@@ -124,7 +124,7 @@ def image_blocks(forward_pass: ForwardPass, device: torch.device) -> Tensor:
     """The image that each token of a pass belongs to, (batch, n) int64: neighbouring visual tokens are one image, -1
     is text.
     """
-    visual = forward_pass.tags[..., Tags.KIND].to(device) > Kind.TEXT
+    visual = is_visual(forward_pass.tags[..., Tags.KIND].to(device))
     starts = visual & ~visual.roll(1, dims=1)
     starts[:, 0] = visual[:, 0]
     return torch.where(visual, starts.long().cumsum(dim=1), -1)

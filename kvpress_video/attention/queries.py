@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compressor.entries import Entries, Kind, Queries
+from ..compressor.entries import Entries, Queries, is_visual
 from ..compressor.rope import Rope
 from ..utils.blocks import iter_fp32_blocks
 from .masks import FLASH
@@ -39,7 +39,7 @@ def last_queries(
     states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
     index = entries.index[:, 0, -count:]
     if blocks and attention.config._attn_implementation not in FLASH:
-        index = index.gather(1, _image_ends(entries.kind[:, 0, -count:] > Kind.TEXT))
+        index = index.gather(1, _image_ends(is_visual(entries.kind[:, 0, -count:])))
     grouped = states.reshape(batch, heads, -1, width)
     parts = []
     for where, keys in iter_fp32_blocks(entries.keys):

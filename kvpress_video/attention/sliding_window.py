@@ -33,8 +33,8 @@ def check_sliding(adapter: Adapter, stage: str) -> None:
 def tokens_seen(layer: CompressedLayer) -> list[int]:
     """Tokens that each row of a layer has seen, evicted ones included and padding left out."""
     return [
-        layer.physical - row.padding - sum(row.held.values()) + sum(row.seen.values()) for row in layer.rows
-    ]  # text is never evicted
+        row.text(layer.physical) + sum(map(row.tokens_seen, row.seen)) for row in layer.rows
+    ]  # text that belongs to no frame is never evicted
 
 
 @dataclass

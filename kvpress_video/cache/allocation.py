@@ -5,12 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ..budget import Budget
 from ..compressor.base import Compressor, checked_layer_budgets
 from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
+from .frame_labels import spread_labels
+
+LABEL_SHARE = 0.25
+"""Most of a segment's budget that its labels take while visual entries have to go."""
+
+
+class Share(NamedTuple):
+    """Entries of one segment that a head keeps.
+
+    Attributes:
+        visual: number of visual entries.
+        labels: tokens of each label, by frame; the same labels in every head.
+    """
+
+    visual: int
+    labels: Mapping[int, int] = MappingProxyType({})
+
+    @property
+    def entries(self) -> int:
+        """All of them."""
+        return self.visual + sum(self.labels.values())
+
+    def holds(self, row: RowState, segment: int) -> bool:
+        """Say whether that is everything which a row holds of the segment."""
+        return self.visual >= row.held[segment] and len(self.labels) == len(row.labels.get(segment, ()))
+
+
+Shares = Sequence[Mapping[int, Share]]
+"""Entries to keep of each segment, by row."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +57,7 @@ class BudgetAllocator:
         uncompressed: bytes of one row in layers that are not compressed; a budget of bytes pays for them too.
         text_room: text entries that a budget of bytes leaves free.
         waiting: text entries that follow in later chunks of the prompt.
+        label_share: most of a segment's budget that labels take while visual entries have to go; 0 keeps no label.
     """
 
     budget: Budget
@@ -36,9 +68,10 @@ class BudgetAllocator:
     uncompressed: int = 0
     text_room: int = 0
     waiting: int = 0
+    label_share: float = LABEL_SHARE
     _asked: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def shares(self, rows: Sequence[RowState], length: int, layer: int | None = None) -> list[Mapping[int, int]]:
+    def shares(self, rows: Sequence[RowState], length: int, layer: int | None = None) -> Shares:
         """Return the entries to keep of each segment, per row and head.
 
         Args:
@@ -55,7 +88,7 @@ class BudgetAllocator:
     def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
         """Whether every layer may keep all that the rows hold."""
         return all(
-            share[segment] >= row.held[segment]
+            share[segment].holds(row, segment)
             for layer in range(self.layers)
             for share, row in zip(self.shares(rows, length, layer), rows, strict=True)
             for segment in row.held
@@ -72,14 +105,14 @@ class BudgetAllocator:
         texts = self._texts(rows, length)
         seen = [(row, text) for row, text in zip(rows, texts, strict=True) if row.seen]
         for (row, text), layer in product(seen, range(self.layers)):
-            available, mine = sum(row.held.values()), self._wanted(row, text, texts, layer)
+            available, mine = row.visual + row.label_tokens, self._wanted(row, text, texts, layer)
             if self._total(row, text) <= available < mine:
                 raise BudgetError(
-                    f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} visual entries there "
-                    "are: lower the budget or spread it more evenly."
+                    f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} entries of frames "
+                    "there are: lower the budget or spread it more evenly."
                 )
 
-    def _shares(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> Mapping[int, int]:
+    def _shares(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> Mapping[int, Share]:
         if not row.seen:
             return {}
         mine = self._wanted(row, text, texts, layer)
@@ -88,12 +121,40 @@ class BudgetAllocator:
                 f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"
                 f" uncompressed {text} text entries: ask for more."
             )
-        return allocate(mine, row.seen, row.held)
+        self._check_labels(row, mine)
+        seen = {segment: row.tokens_seen(segment) for segment in row.seen}
+        labels = {segment: row.labels.get(segment, {}) for segment in row.held}
+        held = {segment: count + sum(labels[segment].values()) for segment, count in row.held.items()}
+        shares = allocate(mine, seen, held)
+        return {segment: self._share(share, row.held[segment], labels[segment]) for segment, share in shares.items()}
+
+    def _share(self, entries: int, visual: int, labels: Mapping[int, int]) -> Share:
+        """Divide the entries of a segment between its visual tokens and its labels."""
+        if entries >= visual + sum(labels.values()):
+            return Share(visual, labels)
+        if not self.label_share or not labels:
+            return Share(min(entries, visual))
+        newest = labels[max(labels)]
+        room = max(int(self.label_share * entries), entries - visual, newest if newest < entries else 0)
+        kept = spread_labels(labels, room, entries - visual)
+        if sum(kept.values()) >= entries:
+            kept = spread_labels(labels, room)
+        return Share(min(entries - sum(kept.values()), visual), kept)
+
+    def _check_labels(self, row: RowState, entries: int) -> None:
+        """Raise BudgetError where a row's entries have no room for the longest label of any video and its frame."""
+        longest = [max(frames.values()) for frames in row.labels.values() if frames]
+        if self.label_share and longest and entries <= min(longest) and entries < row.visual + row.label_tokens:
+            raise BudgetError(
+                f"{self.budget} leaves {entries} entries for frames, but the text that the processor writes for one "
+                f"frame takes {min(longest)} and its frame at least one: ask for {min(longest) + 1} or more, or pass "
+                "labels='drop'."
+            )
 
     def _texts(self, rows: Sequence[RowState], length: int) -> list[int]:
         """Text entries of each row, those that follow and those that room is kept for included."""
         more = self.waiting + self.text_room
-        return [length + more - row.padding - sum(row.held.values()) for row in rows]
+        return [row.text(length) + more for row in rows]
 
     def _wanted(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> int:
         padding = max(texts) - text if self.budget.unit == "bytes" else 0
@@ -110,7 +171,7 @@ class BudgetAllocator:
         if self.budget.unit == "tokens":
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
-            return self.budget.entries(sum(row.seen.values()))
+            return self.budget.entries(sum(map(row.tokens_seen, row.seen)))
         length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed)
         if length <= text:
             least = self.batch * (self.uncompressed + (text + 1) * self.layers * self.entry_bytes)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compressor.entries import Entries, Places, Tags
+from ..compressor.entries import Entries, Kind, Places, Tags
 from ..compressor.rope import Rope
 
 
@@ -18,9 +18,10 @@ def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]
             spatial: bool) -> tuple[Tensor, list[int]]:  # fmt: skip
     """New positions for a pass, the same in every layer and head.
 
-    Time inside each visual run shrinks by the ratio of its segment that is kept, from the run's first position on;
-    rows and columns keep their offsets (M-RoPE), and everything after moves up to follow. A model with 1-D positions
-    squeezes its only axis. Text keeps its spacing.
+    Time inside each run of frames shrinks by the ratio of its segment's visual tokens that is kept, from the run's
+    first position on; rows and columns keep their offsets (M-RoPE), and everything after moves up to follow. A model
+    with 1-D positions squeezes its only axis. Labels between frames are part of the run: what their frames free, they
+    free too; rows and columns then keep their offsets from the time of their frame. Other text keeps its spacing.
 
     Args:
         tags: (batch, n, Tags.WIDTH), on the host.
@@ -35,6 +36,7 @@ def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]
     old = position.double().numpy()
     new = np.empty_like(old)
     later = []
+    kinds = tags[..., Tags.KIND].numpy()
     for row, segments in enumerate(tags[..., Tags.SEGMENT].numpy()):
         shift = shifts[row]
         for run in np.split(np.arange(len(segments)), np.flatnonzero(np.diff(segments)) + 1):
@@ -47,11 +49,14 @@ def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]
             follows = run[-1] + 1 < len(segments)
             extent = old[row, run[-1] + 1, 0] - origin if follows else offset.max() + 1
             squeezed = math.ceil((offset[:, 0].max() + 1) * ratio)
-            if spatial:
+            if not spatial:
+                offset *= ratio
+            elif (kinds[row, run] == Kind.LABEL).any():
+                offset -= offset[:, :1] * (1 - ratio)
+                squeezed = math.ceil(offset.max()) + 1
+            else:
                 squeezed = max(squeezed, int(offset[:, 1:].max()) + 1)
                 offset[:, 0] *= ratio
-            else:
-                offset *= ratio
             new[row, run] = origin - shift + offset
             shift += int(extent) - min(int(extent), squeezed)
         later.append(shift - shifts[row])

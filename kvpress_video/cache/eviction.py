@@ -13,7 +13,10 @@ from torch import Tensor
 from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Kind
 from ..compressor.results import MethodCall
+from .allocation import Share, Shares
 from .forward_pass import RowState
+
+_PADDING, _LABELS = -3, -2  # where they come in the order of segments; text has segment -1
 
 
 class Merged(NamedTuple):
@@ -63,13 +66,11 @@ class EvictionPlan:
                 whole[row, :, : left.padding] = nothing
 
 
-def plan_eviction(
-    entries: Entries, rows: Sequence[RowState], keep: Sequence[Mapping[int, int]], method: Compressor
-) -> EvictionPlan:
+def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, method: Compressor) -> EvictionPlan:
     """Choose the entries that stay in a batch whose rows may differ in layout.
 
-    Text stays. Padding is dropped, and added only where rows end up with different lengths. The method runs once per
-    segment for all rows of the same layout.
+    Text stays, and so do the labels that a share names. Padding is dropped, and added only where rows end up with
+    different lengths. The method runs once per segment for all rows of the same layout.
 
     Args:
         entries: everything the layer holds, (batch, heads, n, …), in sequence order.
@@ -84,37 +85,45 @@ def plan_eviction(
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        layout = (row.held, row.grids, row.starts, keep[number])
-        groups[(row.padding, row.loose, *(tuple(sorted(part.items())) for part in layout))].append(number)
+        layout = (row.held, row.grids, row.starts)
+        labels = tuple(tuple(frames.items()) for frames in row.labels.values())
+        stays = tuple((segment, mine.visual, tuple(mine.labels)) for segment, mine in sorted(keep[number].items()))
+        parts = (tuple(sorted(part.items())) for part in layout)
+        groups[(row.padding, row.loose, *parts, labels, stays)].append(number)
     length = max(
-        len(entries) - row.padding - sum(row.held.values()) + sum(_left(row, share).values())
+        row.text(len(entries)) + sum(mine.entries for mine in share.values())
         for row, share in zip(rows, keep, strict=True)
     )
     slots = torch.zeros((*entries.keys.shape[:2], length), dtype=torch.long, device=entries.keys.device)
     merged, after = [], list(rows)
     for group in groups.values():
         row, share = rows[group[0]], keep[group[0]]
-        stays, stand_ins = _plan_group(entries.rows(group), row, share, method)
-        padding = length - stays.shape[2]
-        for number, mine in zip(group, stays, strict=True):
+        chosen, stand_ins = _plan_group(entries.rows(group), row, share, method)
+        padding = length - chosen.shape[2]
+        for number, mine in zip(group, chosen, strict=True):
             slots[number, :, padding:] = mine
         merged += [Merged(group, where + padding, made) for where, made in stand_ins]
         for number in group:
             after[number] = replace(
-                rows[number], padding=padding, held=_left(row, share), starts=_starts_left(row, share), loose=False
+                rows[number],
+                padding=padding,
+                held={segment: mine.visual for segment, mine in share.items()},
+                labels={segment: mine.labels for segment, mine in share.items() if mine.labels},
+                starts=_starts_left(row, share),
+                loose=False,
             )
     return EvictionPlan(slots, merged, after)
 
 
 def _plan_group(
-    entries: Entries, row: RowState, keep: Mapping[int, int], method: Compressor
+    entries: Entries, row: RowState, keep: Mapping[int, Share], method: Compressor
 ) -> tuple[Tensor, list[tuple[Tensor, Entries]]]:
     """Return the slots that stay, (rows, heads, n) ascending, and merged entries with their places among those."""
     stay, made = [], []
-    for segment, part, slots in _parts(entries, row):
-        if segment is None or keep[segment] >= len(part):
+    for segment, part, slots in _parts(entries, row, keep):
+        if segment is None or keep[segment].visual >= len(part):
             stay.append(slots)
-        elif wanted := keep[segment]:
+        elif wanted := keep[segment].visual:
             part = replace(part, context=replace(part.context, grid=row.grids[segment]))
             chosen, merged = MethodCall(method, part, wanted).reduce()
             stay.append(slots.gather(2, chosen))
@@ -126,23 +135,28 @@ def _plan_group(
     return whole, [(torch.searchsorted(whole, slots), merged) for slots, merged in made]
 
 
-def _parts(entries: Entries, row: RowState) -> Iterator[tuple[int | None, Entries, Tensor]]:
-    """Iterate over segments and the text around them (None), with their entries and slots."""
+def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterator[tuple[int | None, Entries, Tensor]]:
+    """Iterate over the segments with their entries and slots, and over the slots of the text around them and of the
+    labels that stay (None).
+    """
     if _in_order(row):
         slots = torch.arange(len(entries), device=entries.keys.device).expand(*entries.keys.shape[:2], -1)
         done = row.padding
         for segment in sorted(row.held, key=row.starts.__getitem__):
             start = row.padding + row.starts[segment]
             stop = start + row.held[segment]
-            yield None, entries.slice(done, start), slots[..., done:start]
+            yield None, entries, slots[..., done:start]
             yield segment, entries.slice(start, stop), slots[..., start:stop]
             done = stop
-        yield None, entries.slice(done, len(entries)), slots[..., done:]
+        yield None, entries, slots[..., done:]
         return
-    label = torch.where(entries.index < 0, -2, entries.segment)
-    by_segment = label.argsort(dim=-1, stable=True)
-    start = len(entries) - sum(row.held.values())
-    yield None, entries.slice(row.padding, start), by_segment[..., row.padding : start]
+    group = torch.where(entries.kind == Kind.LABEL, _LABELS, entries.segment)
+    by_segment = torch.where(entries.index < 0, _PADDING, group).argsort(dim=-1, stable=True)
+    first = row.padding + row.label_tokens
+    labels, start = by_segment[..., row.padding : first], len(entries) - row.visual
+    yield None, entries, by_segment[..., first:start]
+    stays = torch.tensor(_label_places(row, keep), dtype=torch.long, device=labels.device)
+    yield None, entries, labels.index_select(-1, stays)
     for segment in sorted(row.held):
         stop = start + row.held[segment]
         slots = by_segment[..., start:stop]
@@ -150,22 +164,28 @@ def _parts(entries: Entries, row: RowState) -> Iterator[tuple[int | None, Entrie
         start = stop
 
 
+def _label_places(row: RowState, keep: Mapping[int, Share]) -> list[int]:
+    """Return which of a row's label tokens, counted in sequence order, stay."""
+    frames = [
+        (tokens, frame in keep[segment].labels)
+        for segment, held in sorted(row.labels.items())
+        for frame, tokens in held.items()
+    ]
+    each = (stays for tokens, stays in frames for _ in range(tokens))
+    return [place for place, stays in enumerate(each) if stays]
+
+
 def _in_order(row: RowState) -> bool:
     """Check that each segment occupies one contiguous range of slots whose start is known."""
-    return not row.loose and row.held.keys() <= row.starts.keys()
+    return not row.loose and not row.labels and row.held.keys() <= row.starts.keys()
 
 
-def _left(row: RowState, keep: Mapping[int, int]) -> dict[int, int]:
-    """Return the entries of each segment after eviction."""
-    return {segment: min(keep[segment], held) for segment, held in row.held.items()}
-
-
-def _starts_left(row: RowState, keep: Mapping[int, int]) -> dict[int, int]:
+def _starts_left(row: RowState, keep: Mapping[int, Share]) -> dict[int, int]:
     """Return where the segments start after eviction; empty if text lies between the entries of any."""
     if not row.held.keys() <= row.starts.keys():
         return {}
-    left, starts, gone = _left(row, keep), {}, 0
+    starts, gone = {}, 0
     for segment in sorted(row.held, key=row.starts.__getitem__):
         starts[segment] = row.starts[segment] - gone
-        gone += row.held[segment] - left[segment]
+        gone += row.held[segment] - keep[segment].visual
     return starts

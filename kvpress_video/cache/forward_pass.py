@@ -23,6 +23,9 @@ class RowState:
     Attributes:
         padding: padding entries held.
         held, seen: visual entries held, and visual tokens seen, per segment ordinal.
+        labels: tokens held of each frame's label, by segment ordinal and frame, both ascending; a label is held whole
+            or not at all.
+        labels_seen: label tokens seen, per segment ordinal.
         grids: grid of each segment, with the frames seen so far.
         starts: how many entries, padding not counted, come before each segment; a segment has none where text is
             between its entries.
@@ -37,9 +40,29 @@ class RowState:
     seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
     grids: Mapping[int, Grid] = field(default_factory=lambda: _EMPTY)
     starts: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
+    labels: Mapping[int, Mapping[int, int]] = field(default_factory=lambda: _EMPTY)
+    labels_seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
     loose: bool = False
     shift: int = 0
     following: int | None = None
+
+    @property
+    def visual(self) -> int:
+        """Visual entries held, of all segments."""
+        return sum(self.held.values())
+
+    @property
+    def label_tokens(self) -> int:
+        """Label tokens held, of all segments."""
+        return sum(sum(frames.values()) for frames in self.labels.values())
+
+    def text(self, length: int) -> int:
+        """Return how many of `length` slots hold text that belongs to no frame."""
+        return length - self.padding - self.visual - self.label_tokens
+
+    def tokens_seen(self, segment: int) -> int:
+        """Return how many tokens of a segment were seen, its labels included."""
+        return self.seen[segment] + self.labels_seen.get(segment, 0)
 
     def after(self, new: RowState, length: int) -> RowState:
         """This row, of `length` slots, once the tokens of `new` follow it."""
@@ -52,10 +75,18 @@ class RowState:
             _added(self.seen, new.seen),
             {**self.grids, **new.grids},
             self._starts_after(new, entries),
+            self._labels_after(new),
+            _added(self.labels_seen, new.labels_seen),
             self.loose or new.loose or (new.padding > 0 and entries > 0),
             self.shift + new.shift,
             None if self.following is None else self.following + (new.following or 0),
         )
+
+    def _labels_after(self, new: RowState) -> Mapping[int, Mapping[int, int]]:
+        joined = dict(self.labels)
+        for segment, frames in new.labels.items():
+            joined[segment] = _added(joined.get(segment, _EMPTY), frames)
+        return joined
 
     def _starts_after(self, new: RowState, entries: int) -> Mapping[int, int]:
         starts = dict(self.starts)

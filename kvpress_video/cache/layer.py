@@ -325,7 +325,7 @@ class CompressedLayer(DynamicLayer):
             return
         newest = self.tags[:, :, -remove:]
         evicted = remove > self.physical or bool((newest[:, :, 0, Tags.INDEX] != self.logical - remove).any())
-        if evicted or bool((newest[..., Tags.KIND] > Kind.TEXT).any()):
+        if evicted or bool((newest[..., Tags.KIND] != Kind.TEXT).any()):
             raise CacheError(f"Cannot crop {remove} tokens: visual tokens are among them. Crop text only.")
         self.drop_last(remove)
         self.logical -= remove

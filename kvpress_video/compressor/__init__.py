@@ -1,7 +1,7 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
 from .base import Compressor, Kept, check_observer, top
-from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, segment_entries
+from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, is_visual, segment_entries
 from .registry import make_method
 from .selection import select
 
@@ -17,6 +17,7 @@ __all__ = [
     "Tags",
     "check_observer",
     "grid_tags",
+    "is_visual",
     "make_method",
     "segment_entries",
     "select",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from .tensor_parallel import UNSHARDED, HeadSharding
 
 
 class Kind(IntEnum):
-    """Kind of a token."""
+    """Kind of a token; a label is text that belongs to one frame, such as its time."""
 
     PADDING = -1
     TEXT = 0
     IMAGE = 1
     VIDEO = 2
+    LABEL = 3
 
 
 class Grid(NamedTuple):
@@ -61,6 +62,11 @@ class Places:
     IMPORTANCE = 3
     PRESENT, TARGET = slice(4, 7), slice(7, 10)
     WIDTH, COMPACT_WIDTH = 4, 10
+
+
+def is_visual(kind: Any) -> Any:
+    """Say of each kind, an integer array or tensor, whether it is that of an image's or a video's token."""
+    return (kind == Kind.IMAGE) | (kind == Kind.VIDEO)
 
 
 def take_slots(states: Tensor, chosen: Tensor) -> Tensor:

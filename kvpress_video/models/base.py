@@ -50,6 +50,8 @@ class Adapter(ABC):
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
         frames_per_step: video frames per temporal step.
         written_times: whether the prompt contains the time or number of each frame as text.
+        label_closes: tokens after a frame's last visual token that belong to its label; the rest of the text up to the
+            next frame opens that.
         left_alone: types of text layers, in addition to full attention, whose stock caches are not compressed.
         image_blocks: whether attention within an image is bidirectional, so that no pass may split an image.
     """
@@ -58,6 +60,7 @@ class Adapter(ABC):
     interleaved_rope: ClassVar[bool] = False
     frames_per_step: int = 1
     written_times: ClassVar[bool] = False
+    label_closes: ClassVar[int] = 0
     left_alone: ClassVar[frozenset[str]] = frozenset()
     image_blocks: ClassVar[bool] = False
 

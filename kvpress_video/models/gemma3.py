@@ -38,6 +38,7 @@ class Gemma3(ImageFrames):
     left_alone = frozenset({"sliding_attention"})
     image_blocks = True
     label = _BareOrLabelled(least=_BARE + 1, most=24)
+    label_closes = 1  # <end_of_image>
 
     def tokens_along(self, patches: int) -> int:
         return round(self.config.mm_tokens_per_image**0.5)

@@ -19,6 +19,7 @@ class InternVL(ImageFrames):
 
     model_types = ("internvl",)
     label = FrameLabel(least=5, most=12, first=5)  # </img> \n Frame 1 2 3 : ␣ <img>
+    label_closes = 2  # </img> \n
 
     def tokens_along(self, patches: int) -> int:
         return int(patches * self.config.downsample_ratio)

@@ -18,6 +18,7 @@ class Qwen3VL(QwenVL):
     model_types = ("qwen3_vl", "qwen3_vl_moe")
     interleaved_rope = True
     written_times = True
+    label_closes = 1  # <|vision_end|>
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:

@@ -23,6 +23,7 @@ class SmolVLM(ImageFrames):
 
     model_types = ("smolvlm",)
     label = FrameLabel(least=8, most=16)  # <fake_token_around_image> \n Frame ␣from ␣ 0 0 : 0 1 : <fake…> <global-img>
+    label_closes = 1  # <fake_token_around_image>
 
     def tokens_along(self, patches: int) -> int:
         scale: int = self.config.scale_factor

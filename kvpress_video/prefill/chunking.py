@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..cache.forward_pass import ForwardPass, RowState
-from ..compressor.entries import Kind, Places, Tags
+from ..compressor.entries import Kind, Places, Tags, is_visual
 from ..errors import MissingInputError
+from .token_layout import label_counts, label_state
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Chunk:
         columns: (batch, n) int64, on the host; 0 where padded.
         real: (batch, n) bool, on the host.
         rows: what these columns bring to each row.
-        text: columns of each row that are no visual token, probes left out.
+        text: columns of each row that belong to no frame, probes left out.
         probes: how many of the columns, the last ones, only ask and are not kept.
     """
 
@@ -68,7 +69,7 @@ class Chunk:
 
 
 class Chunks(NamedTuple):
-    """Parts that end in a visual token each, and the text after the last; None where there is none in any row."""
+    """Parts that end with a frame each, and the text after the last; None where there is none in any row."""
 
     visual: list[Chunk]
     rest: Chunk | None
@@ -93,34 +94,35 @@ def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Ch
 
     Args:
         chunk: the pass.
-        most: visual tokens of one part; whole frames, at least one. None puts all of them into one part.
+        most: visual and label tokens of one part; whole frames, at least one. None puts all of them into one part.
         blocks: whether neighbouring visual tokens see each other both ways, so that no cut may come between them.
     """
     tags = chunk.tags.cpu().numpy()
-    valid, visual = tags[..., Tags.INDEX] >= 0, tags[..., Tags.KIND] > Kind.TEXT
+    valid, framed = tags[..., Tags.INDEX] >= 0, tags[..., Tags.SEGMENT] >= 0
     column = np.arange(tags.shape[1])
     last = np.where(
-        visual.any(axis=1), np.where(visual, column, -1).max(axis=1) + 1, np.where(valid, column, 0).max(axis=1)
+        framed.any(axis=1), np.where(framed, column, -1).max(axis=1) + 1, np.where(valid, column, 0).max(axis=1)
     )
     before = valid & (column < last[:, None])
     after = valid & ~before
-    number = np.stack([_part_numbers(row, seen, most, blocks) for row, seen in zip(tags, visual, strict=True)])
+    number = np.stack([_part_numbers(row, most, blocks) for row in tags])
     parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
     shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
     parts[0] = replace(parts[0], rows=shifted)
     return Chunks(parts, _part(after, chunk.rows, tags) if after.any() else None)
 
 
-def _part_numbers(tags: np.ndarray, visual: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
-    """Return the chunk of each column of a row; text goes with the frame that it precedes."""
+def _part_numbers(tags: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
+    """Return the chunk of each column of a row; text goes with the frame that it precedes, a label with its own."""
     numbers = np.zeros(len(tags), dtype=np.int64)
-    where = np.flatnonzero(visual)
+    where = np.flatnonzero(tags[:, Tags.SEGMENT] >= 0)
     if most is None or not len(where):
         return numbers
     frame = tags[where][:, [Tags.SEGMENT, Tags.FRAME]]
     apart = (frame[1:] != frame[:-1]).any(axis=1)
     if blocks:
-        apart &= np.diff(where) > 1
+        visual = is_visual(tags[where, Tags.KIND])
+        apart &= ~(visual[1:] & visual[:-1]) | (np.diff(where) > 1)
     starts = np.flatnonzero(np.r_[True, apart])
     sizes = np.diff(np.r_[starts, len(where)])
     filled = 0
@@ -139,14 +141,15 @@ def _part(chosen: np.ndarray, rows: Sequence[RowState], tags: np.ndarray) -> Chu
     real = np.arange(length) >= length - counts[:, None]
     columns[real] = chosen.nonzero()[1]
     mine = [_row(tags[row][mask], whole) for row, (mask, whole) in enumerate(zip(chosen, rows, strict=True))]
-    text = [int(count) - sum(row.held.values()) for count, row in zip(counts, mine, strict=True)]
+    text = [row.text(int(count)) for count, row in zip(counts, mine, strict=True)]
     padded = [replace(row, padding=int(length - count)) for row, count in zip(mine, counts, strict=True)]
     return Chunk(torch.from_numpy(columns), torch.from_numpy(real), padded, text)
 
 
 def _row(tags: np.ndarray, whole: RowState) -> RowState:
     """Return the change of state that some tokens (n, Tags.WIDTH) make to their row."""
-    segment = tags[:, Tags.SEGMENT]
+    visual = is_visual(tags[:, Tags.KIND])
+    segment = np.where(visual, tags[:, Tags.SEGMENT], -1)
     found = {number: segment == number for number in whole.grids if (segment == number).any()}
     counts = {number: int(mask.sum()) for number, mask in found.items()}
     grids = {
@@ -155,7 +158,9 @@ def _row(tags: np.ndarray, whole: RowState) -> RowState:
     }
     first = {number: int(mask.argmax()) for number, mask in found.items()}
     starts = {number: start for number, start in first.items() if found[number][start : start + counts[number]].all()}
-    return RowState(0, counts, counts, grids, starts)
+    named = tags[tags[:, Tags.KIND] == Kind.LABEL]
+    labels = {number: label_counts(named[named[:, Tags.SEGMENT] == number, Tags.FRAME]) for number in whole.labels}
+    return RowState(0, counts, counts, grids, starts, *label_state(labels))
 
 
 def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:

@@ -69,7 +69,8 @@ class ModelHooks:
         self.timer = DeviceTimer(device_of(adapter.text_model))
         compressor = LayerCompressor(method, rope, self.timer, adapter.spread, adapter.image_blocks)
         self.vision = VisionRecorder(adapter, standby, options.chunk or _VISION_GROUP, self.timer, shared)
-        reader = PassReader(adapter, self.vision.attentive, rope if compact else None)
+        labelled = options.labels != "keep"
+        reader = PassReader(adapter, self.vision.attentive, rope if compact else None, labelled)
         self.runner = PromptRunner(adapter, compressor, budget, options, reader, finished, shared)
         self._inputs = ModelInputs()
         self._undo = ExitStack()

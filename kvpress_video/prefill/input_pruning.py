@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..cache.allocation import Shares
 from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..compressor.base import Compressor
-from ..compressor.entries import Context, Entries, Kind
+from ..compressor.entries import Context, Entries, is_visual
 from ..errors import CacheError
 from ..models.base import Adapter
 
@@ -19,7 +20,7 @@ def drop_embeddings(
     arguments: dict[str, Any],
     forward_pass: ForwardPass,
     rows: Sequence[RowState],
-    shares: Sequence[Mapping[int, int]],
+    shares: Shares,
 ) -> ForwardPass:
     """Shorten the text model's embeddings and aligned features; the cache still counts all tokens as seen.
 
@@ -27,7 +28,7 @@ def drop_embeddings(
         arguments: of the text model; embeddings and deepstack features are replaced.
         forward_pass: the whole pass.
         rows: what the cache holds before it.
-        shares: per row, entries to keep of each segment.
+        shares: entries to keep.
 
     Returns:
         The pass that is left.
@@ -36,7 +37,7 @@ def drop_embeddings(
         CacheError: videos that are in the cache already would have to shrink.
     """
     for row, share in zip(rows, shares, strict=True):
-        if any(share[segment] < held for segment, held in row.held.items()):
+        if not all(share[segment].holds(row, segment) for segment in row.held):
             raise CacheError("stage='input' cannot shrink earlier videos to make room: use a ratio or stage='cache'.")
     embeddings = arguments["inputs_embeds"][:, None]
     aligned = adapter.take_aligned(arguments)
@@ -48,5 +49,5 @@ def drop_embeddings(
     left = plan_eviction(entries, forward_pass.rows, mine, method)
     entries = left.of(entries)
     arguments["inputs_embeds"] = entries.keys[:, 0]
-    adapter.put_aligned(arguments, entries.values[:, 0], entries.kind[:, 0] > Kind.TEXT)
+    adapter.put_aligned(arguments, entries.values[:, 0], is_visual(entries.kind[:, 0]))
     return forward_pass.with_metadata(entries.tags[:, 0], entries.places[:, 0], rows=left.rows, compress=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..budget import Budget
-from ..cache.allocation import BudgetAllocator, layer_entries
+from ..cache.allocation import LABEL_SHARE, BudgetAllocator, layer_entries
 from ..compressor.base import Compressor
 from ..errors import BudgetError
 from ..models.base import Adapter
@@ -14,6 +14,7 @@ from ..models.base import Adapter
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
+Labels = Literal["spread", "keep", "drop"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PrefillOptions:
         chunk: visual tokens of one chunk, and most that the vision tower encodes at once.
         positions: `"keep"` or `"compact"`.
         text_room: text entries that a budget of bytes leaves free.
+        labels: `"spread"`, `"keep"` or `"drop"`, see `compress`.
     """
 
     stage: Stage = "cache"
@@ -33,6 +35,7 @@ class PrefillOptions:
     chunk: int | None = None
     positions: Positions = "keep"
     text_room: int = 0
+    labels: Labels = "spread"
 
     @property
     def compact(self) -> bool:
@@ -45,7 +48,9 @@ class PrefillOptions:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
         layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
         uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
-        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, self.text_room)
+        share = LABEL_SHARE if self.labels == "spread" else 0
+        room = self.text_room
+        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, room, label_share=share)
 
 
 def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:

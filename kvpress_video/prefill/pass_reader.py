@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..attention.masks import real_columns, without_masks
+from ..cache.allocation import Shares
 from ..cache.compaction import compact
 from ..cache.forward_pass import DecodedMetadata, ForwardPass, RowState, text_tags
 from ..cache.layer import CompressedLayer
-from ..compressor.entries import Kind, Places, Tags, at_target
+from ..compressor.entries import Kind, Places, Tags, at_target, is_visual
 from ..compressor.rope import Rope
 from ..errors import MissingInputError, UnsupportedModelError
 from ..models.base import Adapter
@@ -57,17 +58,19 @@ class PassReader:
     With a `rope` (compact positions) every place also carries a present and a target position.
     """
 
-    def __init__(self, adapter: Adapter, attentive: bool, rope: Rope | None) -> None:
+    def __init__(self, adapter: Adapter, attentive: bool, rope: Rope | None, labelled: bool = True) -> None:
         """Make a reader for one model.
 
         Args:
             adapter: of the model.
             attentive: whether every visual token needs an importance.
             rope: rotation of the keys under compact positions, else None.
+            labelled: whether the text of each frame is told from other text.
         """
         self._adapter = adapter
         self._attentive = attentive
         self._rope = rope
+        self._closes = adapter.label_closes if labelled else None
 
     def read(
         self,
@@ -117,7 +120,7 @@ class PassReader:
         whole: ForwardPass,
         rows: Sequence[RowState],
         after: Sequence[RowState],
-        shares: Sequence[Mapping[int, int]],
+        shares: Shares,
     ) -> ForwardPass:
         """Give a pass its compact target positions, and its rows the shift that they bring.
 
@@ -127,7 +130,7 @@ class PassReader:
             shares: by row, entries to keep of each segment.
         """
         ratios = [
-            {segment: share[segment] / row.seen[segment] for segment in new.held}
+            {segment: share[segment].visual / row.seen[segment] for segment in new.held}
             for share, row, new in zip(shares, after, whole.rows, strict=True)
         ]
         spatial = self._rope is not None and bool(self._rope.axes.any())
@@ -176,13 +179,13 @@ class PassReader:
         valid = real_columns(kwargs.get("attention_mask"), ids)
         first = [max(row.seen, default=-1) + 1 for row in rows]
         items = with_shown(inputs.items, inputs.shown)
-        layout = lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, items, past, first)
+        layout = lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, items, past, first, self._closes)
         if self._adapter.image_blocks and layout.visual and inputs.types is None:
             raise MissingInputError(
                 f"{self._adapter.config.model_type!r} reads an image both ways only where token_type_ids say so: pass "
                 "what its processor returns, token_type_ids included."
             )
-        if self._attentive and bool(layout.importance[layout.tags[..., Tags.KIND] > Kind.TEXT].isnan().any()):
+        if self._attentive and bool(layout.importance[is_visual(layout.tags[..., Tags.KIND])].isnan().any()):
             raise MissingInputError(
                 f"The vision tower of {self._adapter.config.model_type!r} gives no importance for an input of this "
                 "prompt (any-resolution images have none): choose a method that does not need vision attention."

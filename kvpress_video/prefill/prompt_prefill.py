@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
-from ..cache.allocation import BudgetAllocator
+from ..cache.allocation import BudgetAllocator, Shares
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
-from ..compressor.entries import Kind, Tags
+from ..compressor.entries import Tags, is_visual
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
@@ -104,7 +104,7 @@ class PromptPrefill:
         kwargs: dict[str, Any],
         whole: ForwardPass,
         rows: Sequence[RowState],
-        shares: Sequence[Mapping[int, int]],
+        shares: Shares,
     ) -> ForwardPass:
         """Drop or merge visual embeddings; return the pass that is left."""
         timer, arrived = self.compressor.timer, self.reader.arrived(whole)
@@ -198,7 +198,7 @@ class PromptPrefill:
         rows = len(chunk.rows)
         arguments = kwargs | {"inputs_embeds": columns.take(kwargs["inputs_embeds"][:rows])}
         if aligned is not None:
-            visual = chunk.tags[..., Tags.KIND] > Kind.TEXT
+            visual = is_visual(chunk.tags[..., Tags.KIND])
             self.adapter.put_aligned(arguments, columns.take(aligned[:rows]), visual)
         self.reader.rewrite(arguments, chunk)
         return arguments

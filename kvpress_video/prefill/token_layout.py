@@ -13,6 +13,7 @@ from ..cache.forward_pass import RowState
 from ..compressor.entries import Kind, Tags, grid_tags
 from ..errors import UnsupportedModelError
 from ..models.items import MediaItem
+from .frame_labels import label_frames
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def lay_out(
     items: Mapping[Kind, Sequence[MediaItem]],
     past: int,
     first_segment: Sequence[int],
+    closes: int | None = None,
 ) -> TokenLayout:
     """Tag every token of a pass.
 
@@ -47,6 +49,7 @@ def lay_out(
             items were encoded (beams, several samples), each stands for its repetitions.
         past: logical length before the pass.
         first_segment: per row, the ordinal of its next segment.
+        closes: tokens after a frame's last visual token that belong to its label; None to take labels for text.
 
     Raises:
         UnsupportedModelError: placeholders and items do not fit each other.
@@ -63,7 +66,7 @@ def lay_out(
     for row in range(batch):
         pieces = [piece for kind in found for piece in _pieces(found[kind][row], owner[kind][row], kind)]
         pieces.sort(key=lambda piece: piece.where[0])
-        grids, counts, starts = {}, {}, {}
+        grids, counts, starts, labels = {}, {}, {}, {}
         for segment, piece in enumerate(_segments(pieces, ids[row]), first_segment[row]):
             grid, ordinals = piece.item.grid, piece.item.ordinals
             where = piece.where[: len(ordinals)]
@@ -74,11 +77,28 @@ def lay_out(
             grids[segment], counts[segment] = grid, len(ordinals)
             if where[-1] - where[0] == len(where) - 1:
                 starts[segment] = int(valid[row, : where[0]].sum())
+            if closes is not None and piece.kind is Kind.VIDEO:
+                label = label_frames(ids[row], where, ordinals // grid.patches, closes)
+                mine = label >= 0
+                tags[row, mine, Tags.KIND : Tags.ROW] = [Kind.LABEL, segment, 0]
+                tags[row, mine, Tags.FRAME] = label[mine]
+                labels[segment] = label_counts(label[mine])
         padding = int((~valid[row]).sum())
         loose = bool(valid[row, :padding].any())
-        rows.append(RowState(padding, counts, counts, grids, starts, loose))
+        rows.append(RowState(padding, counts, counts, grids, starts, *label_state(labels), loose=loose))
     tags[~valid.numpy()] = -1
     return TokenLayout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
+
+
+def label_counts(frames: np.ndarray) -> dict[int, int]:
+    """Count the label tokens of each frame, given the frame of each token, (n,)."""
+    return dict(zip(*(part.tolist() for part in np.unique(frames, return_counts=True)), strict=True))
+
+
+def label_state(labels: Mapping[int, Mapping[int, int]]) -> tuple[Mapping[int, Mapping[int, int]], Mapping[int, int]]:
+    """Return the labels of each segment that a pass brings, segments without any left out, and how many tokens."""
+    found = {segment: frames for segment, frames in labels.items() if frames}
+    return found, {segment: sum(frames.values()) for segment, frames in found.items()}
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,15 @@ class RowModel(_Model):
         """Convert to a row."""
         grids = {segment: Grid(*sizes) for segment, sizes in self.grids.items()}
         return RowState(
-            self.padding, self.held, self.seen, grids, self.starts, self.loose, self.shift, self.following
-        )  # fmt: skip
+            self.padding,
+            self.held,
+            self.seen,
+            grids,
+            self.starts,
+            loose=self.loose,
+            shift=self.shift,
+            following=self.following,
+        )
 
 
 class RunModel(_Model):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.registry import method_names
+from kvpress_video.models import adapter_for
 
 METHODS = [name for name in method_names() if name != "full"]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,6 +47,20 @@ def answer(model: Any, inputs: dict[str, Tensor], new: int = 5, **options: Any) 
     """Greedy unless the options say otherwise."""
     output = model.generate(**inputs, max_new_tokens=new, output_logits=True, return_dict_in_generate=True, **options)
     return Answer(output.sequences[:, -new:], torch.stack(output.logits, dim=1), output)
+
+
+def after_frames(model: Any, ids: Tensor) -> int:
+    """The place after the last frame of a prompt (n,) whose last video has several, and after the tokens that close
+    every frame."""
+    adapter = adapter_for(model)
+    visual = torch.isin(ids, torch.tensor(list(adapter.placeholders.values()))).nonzero().flatten().tolist()
+    ends = [one + 1 for one, next_one in zip(visual, [*visual[1:], None], strict=True) if next_one != one + 1]
+    end = ends[-1]
+    for closing in ids[ends[-2] : ends[-2] + adapter.label_closes].tolist():
+        if int(ids[end]) != closing:
+            break
+        end += 1
+    return end
 
 
 def forced(tokens: Tensor, length: int) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from kvpress_video.attention.layer_compressor import LayerCompressor, PeakBytes
+from kvpress_video.cache.allocation import Share
 from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.base import Compressor
@@ -101,7 +102,7 @@ class Layer:
         """Fill the layer and return the work of compressing it to `keep` visual entries, a quarter by default."""
         self._fill()
         reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
-        kept = [{0: self.length // _KEPT if keep is None else keep}]
+        kept = [{0: Share(self.length // _KEPT if keep is None else keep)}]
         states = self.states[0][:, 0]
         peak = PeakBytes([self._layer])
         return lambda: reduction.apply(

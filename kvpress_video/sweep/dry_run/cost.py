@@ -70,7 +70,7 @@ class PromptCost:
             Budget.parse(budget), make_method(UNCOMPRESSED), self._layers, self._entry_bytes, 1, self._sliding_bytes
         )
         [share] = allocator.shares([RowState(held=visual, seen=visual)], self.size.tokens)
-        return sum(share.values())
+        return sum(mine.visual for mine in share.values())
 
     def cache_bytes(self, budget: str) -> int:
         """Return the bytes that the cache of one question holds after the prefill, metadata included."""
