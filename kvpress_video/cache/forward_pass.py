@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..compressor.entries import Grid, Kind, Tags
-
-_EMPTY: Mapping[int, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,10 @@ class RowState:
     """
 
     padding: int = 0
-    held: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    grids: Mapping[int, Grid] = field(default_factory=lambda: _EMPTY)
-    starts: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
+    held: Mapping[int, int] = field(default_factory=dict)
+    seen: Mapping[int, int] = field(default_factory=dict)
+    grids: Mapping[int, Grid] = field(default_factory=dict)
+    starts: Mapping[int, int] = field(default_factory=dict)
     loose: bool = False
     shift: int = 0
     following: int | None = None
