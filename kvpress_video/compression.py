@@ -20,7 +20,7 @@ from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
-from .utils.concurrency import model_lock
+from .utils.concurrency import entered, model_lock
 from .utils.formatting import format_bytes
 from .utils.method_patch import replaced
 from .utils.turns import Turns
@@ -130,11 +130,9 @@ class Compression:
         """
         model, lock = self._adapter.model, model_lock(self._adapter.model)
         turns = Turns(lock, finished)
+        methods = (replaced(model, name, turns.serialised(name)) for name in ("generate", "forward"))
         with lock, ExitStack() as undo:
-            self._hooks.attach()
-            undo.callback(self._hooks.remove)
-            for name in ("generate", "forward"):
-                undo.enter_context(replaced(model, name, turns.serialised(name)))
+            undo.enter_context(entered([self._hooks.attached(), *methods]))
             self._turns, self._undo = turns, undo.pop_all()
         return self
 
@@ -252,11 +250,14 @@ def compress(
         BudgetError: the budget cannot be read.
         UnknownNameError: unknown method, setting, stage or positions, or a method that cannot work at that stage.
         UnsupportedModelError: the model's family, attention or rope is not supported.
+        CacheError: `shared` is no `SharedPrefill`.
     """
     choices = (("stage", stage, Stage), ("prefill", prefill, Prefill), ("positions", positions, Positions))
     for what, value, choice in choices:
         if value not in (known := get_args(choice)):
             raise unknown_name(what, value, known)
+    if not isinstance(shared, SharedPrefill | None):
+        raise CacheError(f"shared must be a SharedPrefill, got {type(shared).__name__} {shared!r:.80}.")
     made = make_method(method, **settings)
     name = method.partition(":")[0] if isinstance(method, str) else type(method).__name__
     if stage not in made.stages:

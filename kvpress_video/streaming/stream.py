@@ -29,9 +29,9 @@ from ..prefill.hooks import ModelHooks
 from ..prefill.options import PrefillOptions
 from ..prefill.pass_reader import Arrival
 from ..prefill.token_layout import TokenLayout
-from ..utils.concurrency import model_lock, under_lock
+from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
-from .position_rescaling import rescale_to
+from .position_rescaling import Rescaling, rescale_to
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
@@ -44,6 +44,11 @@ class Mark(NamedTuple):
     layers: tuple[LayerMark, ...]
     timeline: Timeline
 
+    def squeezed(self, change: Rescaling) -> Mark:
+        """Return the same point after a squeeze."""
+        layers = tuple(layer._replace(rows=tuple(_squeezed(layer.rows, change))) for layer in self.layers)
+        return Mark(layers, self.timeline.squeezed(change))
+
 
 class Stream:
     """An endless sequence of text and frames in one capped cache.
@@ -51,6 +56,7 @@ class Stream:
     Attributes:
         cache: a transformers cache.
         timeline: where the frames stand.
+        remembered: a mark that follows every squeeze, so that it can be returned to later; no frames came since.
         peak_bytes: the most that the cache ever held.
     """
 
@@ -97,6 +103,7 @@ class Stream:
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
         self.timeline = Timeline(self._spatial)
+        self.remembered: Mark | None = None
         self.peak_bytes = 0
         self._budget, layers = budget, len(adapter.attentions)
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
@@ -123,11 +130,9 @@ class Stream:
         Calls of the model from other threads wait for the lock, and find the stock model.
         """
         model = self.adapter.model
-        with ExitStack() as undo:
-            for name in ("generate", "forward"):
-                undo.enter_context(replaced(model, name, partial(under_lock, model_lock(model))))
-            self._hooks.attach()
-            undo.callback(self._hooks.remove)
+        locked = partial(under_lock, model_lock(model))
+        methods = (replaced(model, name, locked) for name in ("generate", "forward"))
+        with entered([*methods, self._hooks.attached()]):
             yield
 
     @torch.no_grad()
@@ -194,6 +199,11 @@ class Stream:
             layer.rewind(where)
         self.timeline = mark.timeline
 
+    def check_whole(self) -> None:
+        """Raise CacheError if a push, or a squeeze, failed halfway."""
+        for layer in self.layers:
+            layer.check_whole()
+
     def text_left(self) -> int:
         """Entries that a budget of bytes has room for."""
         return self._most_entries() - max(layer.physical for layer in self.layers)
@@ -223,11 +233,12 @@ class Stream:
 
     def _squeeze(self, wanted: int, most: int) -> None:
         change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most)
-        with all_or_broken(self.layers):
+        timeline, remembered = self.timeline.squeezed(change), self.remembered and self.remembered.squeezed(change)
+        with defer_sigint(), all_or_broken(self.layers):
             for layer in self.layers:
-                rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
+                rows = _squeezed(layer.rows, change)
                 layer.move(change(layer.entries(Context()).present), self._rope, rows)
-        self.timeline = self.timeline.squeezed(change)
+            self.timeline, self.remembered = timeline, remembered
 
     def _text_tags(self, length: int) -> Tensor:
         return text_tags(self.layers[0].logical + torch.arange(length)[None])
@@ -267,6 +278,10 @@ class Stream:
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
         self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
+
+
+def _squeezed(rows: Sequence[RowState], change: Rescaling) -> list[RowState]:
+    return [replace(row, following=change.next_position(row.following or 0)) for row in rows]
 
 
 def _text_positions(start: int, length: int) -> Tensor:
