@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -302,12 +302,15 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def _as_new_prompt(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
     """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
-    deltas = getattr(adapter.inner, "rope_deltas", None)
-    with ExitStack() as undo:
-        for layer in layers:
-            undo.enter_context(layer.hidden_prefix())
-        try:
-            yield
-        finally:
-            if hasattr(adapter.inner, "rope_deltas"):
-                adapter.inner.rope_deltas = deltas
+    with entered([_rope_deltas_kept(adapter.inner), *(layer.hidden_prefix() for layer in layers)]):
+        yield
+
+
+@contextmanager
+def _rope_deltas_kept(inner: Any) -> Iterator[None]:
+    deltas = getattr(inner, "rope_deltas", None)
+    try:
+        yield
+    finally:
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = deltas
