@@ -20,7 +20,7 @@ from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
-from .utils.concurrency import model_lock
+from .utils.concurrency import entered, model_lock
 from .utils.formatting import format_bytes
 from .utils.method_patch import replaced
 from .utils.turns import Turns
@@ -124,7 +124,7 @@ class Compression:
         if options.prefill == "chunked" and options.chunk is None:
             options = replace(options, chunk=usual_chunk(budget, adapter, options.compact))
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
-        self._turns = Turns(model_lock(adapter.model))
+        self._turns = Turns(adapter.model)
         self._undo = ExitStack()
 
     def __enter__(self) -> Compression:
@@ -137,12 +137,10 @@ class Compression:
             finished: called with `"generate"` or `"forward"` after each call of the model.
         """
         model, lock = self._adapter.model, model_lock(self._adapter.model)
-        turns = Turns(lock, finished)
+        turns = Turns(model, finished)
+        methods = (replaced(model, name, turns.serialised(name)) for name in ("generate", "forward"))
         with lock, ExitStack() as undo:
-            self._hooks.attach()
-            undo.callback(self._hooks.remove)
-            for name in ("generate", "forward"):
-                undo.enter_context(replaced(model, name, turns.serialised(name)))
+            undo.enter_context(entered([self._hooks.attached(), *methods]))
             self._turns, self._undo = turns, undo.pop_all()
         return self
 
@@ -240,9 +238,9 @@ def compress(
 
     Every `generate()` on this model is compressed while the context is open, whichever thread calls it; threads take
     turns, one whole call after another. Leaving the context waits for the calls that were begun, and gives threads that
-    were started inside and have not called the model yet a second to do so: then `generate()` in a thread with a
-    streamer may outlive the block. A thread that waits for something that happens only after the block has to be given
-    that before. Ctrl-C ends the wait; the model is then the stock one.
+    were started inside, hold the model and have not called it yet a second to do so: then `generate()` in a thread with
+    a streamer may outlive the block. A thread that waits for something that happens only after the block has to be
+    given that before. Ctrl-C ends the wait; the model is then the stock one.
 
     Args:
         model: a loaded model of a supported family, on any device or `device_map`.
@@ -272,6 +270,7 @@ def compress(
         UnknownNameError: unknown method, setting, stage, positions or labels, or a method that cannot work at that
             stage.
         UnsupportedModelError: the model's family, attention or rope is not supported.
+        CacheError: `shared` is no `SharedPrefill`.
     """
     choices = (
         ("stage", stage, Stage),
@@ -282,6 +281,8 @@ def compress(
     for what, value, choice in choices:
         if value not in (known := get_args(choice)):
             raise unknown_name(what, value, known)
+    if not isinstance(shared, SharedPrefill | None):
+        raise CacheError(f"shared must be a SharedPrefill, got {type(shared).__name__} {shared!r:.80}.")
     made = make_method(method, **settings)
     name = method.partition(":")[0] if isinstance(method, str) else type(method).__name__
     if stage not in made.stages:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kvpress_video.sweep.benchmark import Clip as Piece
 
-pytest_plugins = ("offloading",)
+pytest_plugins = ("offloading", "forged_sessions")
 
 repair_torchvision()
 torch.set_num_threads(1)  # two test processes share two cores

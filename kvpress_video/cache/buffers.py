@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Buffers:
         self.floor = floor
         self._whole: tuple[Tensor, ...] = ()
         self._late: list[Metadata] = []  # metadata of the newest entries, not yet written
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._write_late()  # functions cannot be pickled
+        return self.__dict__
 
     @property
     def capacity(self) -> int:
@@ -81,11 +86,11 @@ class Buffers:
         self.length = needed
 
     def append_step(self, states: Sequence[Tensor], metadata: Metadata) -> None:
-        """Add decoded tokens: their metadata, which only compression reads, is written when something asks for it.
+        """Add a decoded token: its metadata, which only compression reads, is written when something asks for it.
 
         Args:
-            states: keys and values, (batch, heads, n, width) each.
-            metadata: makes the rest, (batch, heads or 1, n, width) each.
+            states: keys and values, (batch, heads, 1, width) each.
+            metadata: makes the rest, (batch, heads or 1, 1, width) each.
         """
         needed = self.length + states[0].shape[2]
         if needed > self.capacity or self._frozen or self._narrower_than(states):
@@ -129,8 +134,8 @@ class Buffers:
         self._whole, self.length = tuple(kept), length
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries."""
-        self._write_late()
+        """Forget the newest entries; metadata of theirs that is not yet written is never made."""
+        del self._late[max(0, len(self._late) - entries) :]
         self.length -= entries
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -180,12 +185,10 @@ class Buffers:
     def _move(self, like: Sequence[Tensor], capacity: int) -> None:
         """Move to new buffers, shaped like `like`."""
         heads = max(part.shape[1] for part in like)
-        old, self._whole = (
-            self._filled(),
-            tuple(self._empty(part, (part.shape[0], heads, capacity, part.shape[3])) for part in like),
-        )
-        for whole, part in zip(self._whole, old, strict=False):
+        moved = tuple(self._empty(part, (part.shape[0], heads, capacity, part.shape[3])) for part in like)
+        for whole, part in zip(moved, self._filled(), strict=False):
             whole[:, :, : self.length] = part
+        self._whole = moved  # last, so that an interruption before it loses nothing
 
     def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         """A new buffer."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..compressor.entries import Grid, Kind, Tags
-
-_EMPTY: Mapping[int, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,12 @@ class RowState:
     """
 
     padding: int = 0
-    held: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    grids: Mapping[int, Grid] = field(default_factory=lambda: _EMPTY)
-    starts: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
-    labels: Mapping[int, Mapping[int, int]] = field(default_factory=lambda: _EMPTY)
-    labels_seen: Mapping[int, int] = field(default_factory=lambda: _EMPTY)
+    held: Mapping[int, int] = field(default_factory=dict)
+    seen: Mapping[int, int] = field(default_factory=dict)
+    grids: Mapping[int, Grid] = field(default_factory=dict)
+    starts: Mapping[int, int] = field(default_factory=dict)
+    labels: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    labels_seen: Mapping[int, int] = field(default_factory=dict)
     loose: bool = False
     shift: int = 0
     following: int | None = None
@@ -85,7 +82,7 @@ class RowState:
     def _labels_after(self, new: RowState) -> Mapping[int, Mapping[int, int]]:
         joined = dict(self.labels)
         for segment, frames in new.labels.items():
-            joined[segment] = _added(joined.get(segment, _EMPTY), frames)
+            joined[segment] = _added(joined.get(segment, {}), frames)
         return joined
 
     def _starts_after(self, new: RowState, entries: int) -> Mapping[int, int]:

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetError, KVPressVideoError, MethodError, MissingInputError, unknown_name
+from ..utils.numbers import is_whole
 from .entries import Entries, take_slots
 from .results import Kept, MethodCall, check_scores, rankable
 
@@ -165,7 +165,7 @@ def _check_capture(name: str, need: str, observer: Compressor) -> None:
         )
     for setting in settings[:1]:
         value = getattr(observer, setting)
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        if not is_whole(value) or value < 1:
             raise MethodError(
                 f"{name} needs {need!r}, whose setting {setting} must be a whole number above zero, got {value!r}."
             )
@@ -222,7 +222,7 @@ def _asked(call: str, ask: Callable[[], Any]) -> int:
         raise
     except Exception as error:
         raise MethodError(f"{call}: {type(error).__name__}: {error}") from error
-    if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+    if not is_whole(number) or number < 0:
         raise MethodError(f"{call} returned {number!r}: return a whole number from 0.")
     return int(number)
 

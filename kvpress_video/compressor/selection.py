@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import BudgetError, MissingInputError
+from ..utils.numbers import is_whole
 from .base import Compressor
 from .entries import Context, Grid, segment_entries
 from .registry import make_method
@@ -73,7 +73,7 @@ def select(
 def _entries(keep: int | str, tokens: int) -> int:
     """Convert `keep` to a number of entries, out of `tokens`."""
     share = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*", keep) if isinstance(keep, str) else None
-    if share is None and (isinstance(keep, bool) or not isinstance(keep, Integral)):
+    if share is None and not is_whole(keep):
         raise BudgetError(f"Cannot read keep={keep!r}: give a number of entries, or a share such as '25%'.")
     count = int(keep) if share is None else int(float(share[1]) / 100 * tokens + 0.5)
     if not 0 < count <= tokens:

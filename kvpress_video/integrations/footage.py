@@ -15,9 +15,7 @@ from PIL.Image import Image
 
 from ..errors import VideoError
 from ..video.reader import Frames, Video, read_video
-
-DEFAULT_FPS = 2.0
-"""Frame rate assumed for frames in memory."""
+from ..video.selection import USUAL_FPS
 
 
 class Footage(Protocol):
@@ -79,7 +77,7 @@ class Pictures:
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
         """Return all frames, whatever is asked for."""
-        return Video.from_frames(self.frames, fps or DEFAULT_FPS)
+        return Video.from_frames(self.frames, fps or USUAL_FPS)
 
 
 @singledispatch

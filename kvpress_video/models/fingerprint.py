@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads that of `typing` from Python 3.12 on
 
 from ..compressor.tensor_parallel import local, share_of
 from ..errors import CacheError

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ _VISION_GROUP = 2048  # most visual tokens that the vision tower encodes at once
 class ModelHooks:
     """One method with one budget on one model.
 
-    Between `attach` and `remove` the model's own calls run through a `PromptRunner`. A deep copy of the model made
+    While they are `attached`, the model's own calls run through a `PromptRunner`. A deep copy of the model made
     meanwhile is a stock model.
 
     Attributes:
@@ -52,7 +52,7 @@ class ModelHooks:
         finished: Finished,
         shared: SharedPrefill | None = None,
     ) -> None:
-        """Prepare the hooks; `attach` puts them on.
+        """Prepare the hooks; `attached` puts them on.
 
         Args:
             adapter: of the model.
@@ -73,10 +73,10 @@ class ModelHooks:
         reader = PassReader(adapter, self.vision.attentive, rope if compact else None, labelled)
         self.runner = PromptRunner(adapter, compressor, budget, options, reader, finished, shared)
         self._inputs = ModelInputs()
-        self._undo = ExitStack()
 
-    def attach(self) -> None:
-        """Put the hooks on the model.
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the hooks on the model inside the context.
 
         Raises:
             UnsupportedModelError: another compression is on this model, or its attention cannot be served.
@@ -92,11 +92,7 @@ class ModelHooks:
             undo.enter_context(replaced(text, "forward", self._text_forward))
             checked = checked_guesses(self._adapter.placeholders.values())
             undo.enter_context(replaced(self._adapter.model, "_get_candidate_generator", checked))
-            self._undo = undo.pop_all()
-
-    def remove(self) -> None:
-        """Take everything off again; the model is as it was before."""
-        self._undo.close()
+            yield
 
     def note_inputs(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note the token ids, which only the outer module sees, for the text model's call that follows."""

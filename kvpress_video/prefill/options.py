@@ -10,6 +10,7 @@ from ..cache.allocation import LABEL_SHARE, BudgetAllocator, layer_entries
 from ..compressor.base import Compressor
 from ..errors import BudgetError
 from ..models.base import Adapter
+from ..utils.numbers import is_whole
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
@@ -59,6 +60,8 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     Raises:
         BudgetError: mode, stage, budget and chunk do not go together.
     """
+    if chunk is not None and not is_whole(chunk):
+        raise BudgetError(f"chunk must be a whole number of visual tokens, got {chunk!r}.")
     if chunk is not None and chunk < 1:
         raise BudgetError(f"A chunk must hold at least one visual token, got {chunk}.")
     if prefill == "auto":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
 from ..models.base import Adapter
+from ..utils.concurrency import entered
 from .shared import RecordedLayer, RecordedPrefill
 
 
@@ -68,12 +70,12 @@ class PassInFlight:
     @contextmanager
     def _announced(self) -> Iterator[None]:
         """Announce the pass to the layers; if it fails, the cache is marked as broken."""
-        for layer in self.layers:
-            layer.begin_pass(self.forward_pass)
         with all_or_broken(self.layers):
+            for layer in self.layers:
+                layer.begin_pass(self.forward_pass)
             yield
-        for layer in self.layers:
-            layer.end_pass()
+            for layer in self.layers:
+                layer.end_pass()
 
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
         """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
@@ -113,17 +115,14 @@ class PassInFlight:
         if adapter.sliding:
             sliding = SlidingPass(adapter, tokens_seen(self.layers[0]), forward_pass)
             before += [(attention, sliding.before_attention) for attention in adapter.sliding]
-        with ExitStack() as undo:
-            for attention, hook in before:
-                handle = attention.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
-                undo.callback(handle.remove)
-            if forward_pass.compress or forward_pass.probes:
-                after = torch.compiler.disable(self._after_attention)  # layers may be compiled
-                for attention in adapter.attentions:
-                    handle = attention.register_forward_hook(after, with_kwargs=True, prepend=True)
-                    undo.callback(handle.remove)
-            for number, recurrence in adapter.recurrences.items():
-                undo.enter_context(follow_rows(recurrence, number, forward_pass))
+        after = adapter.attentions if forward_pass.compress or forward_pass.probes else ()
+        with entered(
+            [
+                *(_registered(attention.register_forward_pre_hook, hook) for attention, hook in before),
+                *(_registered(attention.register_forward_hook, partial(_uncompiled(), self)) for attention in after),
+                *(follow_rows(each, number, forward_pass) for number, each in adapter.recurrences.items()),
+            ]
+        ):
             yield
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -151,3 +150,19 @@ class PassInFlight:
             window = self.compressor.window(self.forward_pass)
             self.recording.note(module, layer, kwargs["hidden_states"], window)
         self.compress(module, layer, kwargs["hidden_states"])
+
+
+@contextmanager
+def _registered(register: Callable[..., Any], hook: Callable[..., Any]) -> Iterator[None]:
+    handle = register(hook, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@cache
+def _uncompiled() -> Callable[..., None]:
+    """Return the hook that compresses, into which `torch.compile` does not trace: layers may be compiled."""
+    hook: Callable[..., None] = torch.compiler.disable(PassInFlight._after_attention)
+    return hook

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
+from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator, Shares
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
@@ -55,7 +56,7 @@ class PromptPrefill:
         self.peak = PeakBytes(self.layers)
 
     def run(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, rows: Sequence[RowState]) -> Any:
-        """Prefill the prompt and compress the cache. A prefill that fails between two chunks breaks the cache.
+        """Prefill the prompt and compress the cache. A prefill that fails once chunks are read breaks the cache.
 
         Args:
             forward: the text model's own forward.
@@ -63,15 +64,6 @@ class PromptPrefill:
             whole: the tokens of the prompt.
             rows: what the cache holds before it.
         """
-        before = self.layers[0].logical
-        try:
-            return self._run(forward, kwargs, whole, rows)
-        except BaseException:
-            for layer in self.layers if self.layers[0].logical != before else ():
-                layer.end_pass(failed=True)
-            raise
-
-    def _run(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, rows: Sequence[RowState]) -> Any:
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
         length = first.physical + whole.length
@@ -127,6 +119,11 @@ class PromptPrefill:
         self._check_outputs(kwargs)
         if self.options.prefill == "chunked":
             whole = self.reader.arrived(whole)
+        with all_or_broken(self.layers):
+            return self._chunk_by_chunk(forward, kwargs, whole, chunks)
+
+    def _chunk_by_chunk(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks) -> Any:
+        visual, rest = chunks
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
         alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])

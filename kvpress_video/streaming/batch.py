@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,8 @@ def ask_all(
 ) -> list[str]:
     """Ask each session its question; they are decoded together, and answer as each would alone.
 
-    The caches are copied into one batch for as long as it takes.
+    The caches are copied into one batch for as long as it takes. A failed or interrupted answer leaves every session as
+    it was.
 
     Args:
         sessions: different ones on one model, with the same positions; any methods, budgets and lengths.
@@ -67,13 +69,16 @@ def ask_all(
         ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
         replies = [_until(row, ends) for row in output]
         marks = [stream.mark() for stream in streams]
-        if keep:
-            for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
-                _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
-        return [
-            session.finish(question, reply, keep, before)
-            for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
-        ]
+        with ExitStack() as undo:
+            for session in sessions:
+                undo.enter_context(session.undone_on_failure())
+            if keep:
+                for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
+                    _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
+            return [
+                session.finish(question, reply, keep, before)
+                for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
+            ]
 
 
 def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, get_args
 
 from ..budget import Budget, BudgetLike
@@ -13,6 +14,7 @@ from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
 from ..errors import BudgetError, unknown_name
 from ..models.base import Adapter
 from ..prefill.options import Positions, usual_chunk
+from ..utils.numbers import is_whole
 
 LARGEST_CHUNK = 2**31 - 1
 """Largest chunk in visual tokens: token indices are int32."""
@@ -53,12 +55,14 @@ class SessionConfig:
             )
         for name, least in (("chunk", 1), ("position_limit", 1), ("text_room", 0)):
             value = getattr(self, name)
+            if value is not None and not is_whole(value):
+                raise BudgetError(f"{name} must be a whole number, got {value!r}.")
             if value is not None and value < least:
                 raise BudgetError(f"{name} must be at least {least}, got {value}.")
         if self.chunk is not None and self.chunk > LARGEST_CHUNK:
             raise BudgetError(f"chunk must be at most {LARGEST_CHUNK} visual tokens, got {self.chunk}.")
-        if not 0 < self.fps < math.inf:
-            raise BudgetError(f"fps must be a number above zero, got {self.fps}.")
+        if not isinstance(self.fps, Real) or not 0 < self.fps < math.inf:
+            raise BudgetError(f"fps must be a number above zero, got {self.fps!r}.")
 
     @property
     def cap(self) -> Budget:

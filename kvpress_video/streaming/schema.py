@@ -10,7 +10,7 @@ import math
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -229,23 +229,11 @@ class SessionModel(_Model):
         )
 
 
-class FingerprintModel(_Model):
-    """A `Fingerprint`."""
-
-    architecture: str
-    dtype: str
-    share: str
-    config: dict[str, Any]
-    parameters: str
-    weights: str
-    transformers: str
-
-
 class FileModel(_Model):
     """All JSON of a file."""
 
     session: SessionModel
-    model: FingerprintModel
+    model: Fingerprint
 
 
 def dump(state: SessionState, model: Fingerprint) -> str:
@@ -255,7 +243,7 @@ def dump(state: SessionState, model: Fingerprint) -> str:
         CacheError: a value is out of the schema's range.
     """
     with _explained():
-        written = FileModel(session=SessionModel.of(state), model=FingerprintModel(**model))
+        written = FileModel(session=SessionModel.of(state), model=model)
     return json.dumps(written.model_dump(mode="json", by_alias=True), allow_nan=False)
 
 
@@ -267,7 +255,7 @@ def parse(text: str) -> tuple[SessionModel, Fingerprint]:
     """
     with _explained():
         found = FileModel.model_validate_json(text)
-        return found.session, cast(Fingerprint, found.model.model_dump())
+        return found.session, found.model
 
 
 @contextmanager

@@ -6,8 +6,7 @@ One class fills this file: the public interface of sessions, most of which is do
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from numbers import Integral
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Positions
 from ..utils.concurrency import defer_sigint, model_lock
+from ..utils.numbers import is_whole
 from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .config import SessionConfig
@@ -104,7 +104,7 @@ class VideoSession:
             bank_on=bank_on,
         )
         self.lock = model_lock(adapter.model)
-        self._before_last_turn: tuple[Mark, ConversationState] | None = None
+        self._before_last_turn: ConversationState | None = None
 
     @property
     def turns(self) -> list[Turn]:
@@ -164,7 +164,7 @@ class VideoSession:
                 self.stream.feed_frames(batch.inputs, batch.seconds, self._conversation.before_frames())
                 self._conversation.watched()
                 self._queue.clear()
-                self._before_last_turn = None
+                self.stream.remembered = None
 
     def ask(
         self, question: str, *, max_new_tokens: int = 128, keep: bool = True, streamer: Any = None, **generation: Any
@@ -183,18 +183,30 @@ class VideoSession:
         """
         with self.lock:
             ids = self.prepare(question, max_new_tokens)
-            before = self.stream.mark()
-            try:
+            with self.undone_on_failure():
+                before = self.stream.mark()
                 with self.stream.attached():
                     reply = self.stream.generate(
                         ids, max_new_tokens=max_new_tokens, streamer=streamer, **{"do_sample": False} | generation
                     )
-            except BaseException:
-                self.stream.rewind(before)
-                raise
-            if not keep:
-                self.stream.rewind(before)
-            return self.finish(question, reply, keep, before)
+                if not keep:
+                    self.stream.rewind(before)
+                return self.finish(question, reply, keep, before)
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """Return the session to its present state where the context ends in an error or a Ctrl-C."""
+        stream, remembered = self.stream.mark(), self.stream.remembered
+        conversation, before_last_turn = self._conversation.state, self._before_last_turn
+        try:
+            yield
+        except BaseException:
+            with defer_sigint():
+                self.stream.rewind(stream)
+                self.stream.remembered = remembered
+                self._conversation.restore(conversation)
+                self._before_last_turn = before_last_turn
+            raise
 
     def prepare(self, question: str, max_new_tokens: int) -> list[int]:
         """Flush queued frames, reserve space and return the prompt's token ids.
@@ -202,7 +214,7 @@ class VideoSession:
         Raises:
             BudgetError: as in `ask`.
         """
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        if not is_whole(max_new_tokens) or max_new_tokens < 1:
             raise BudgetError(f"max_new_tokens must be a whole number above zero, got {max_new_tokens!r}.")
         self.flush()
         ids = self._conversation.question(question)
@@ -220,22 +232,24 @@ class VideoSession:
         """Decode an answer's token ids and, if it is kept, record the turn and the stream's mark `before` it."""
         if not keep:
             return self._conversation.text(reply)
-        self._before_last_turn = before, self._conversation.state
+        self.stream.remembered, self._before_last_turn = before, self._conversation.state
         return self._conversation.answered(question, reply)
 
     def take_back(self) -> None:
         """Forget the last question and its answer.
 
         Raises:
-            CacheError: there is none, or frames followed it.
+            CacheError: there is none, frames followed it, or a push failed halfway.
         """
         with self.lock:
-            if self._before_last_turn is None:
+            before, conversation = self.stream.remembered, self._before_last_turn
+            if before is None or conversation is None:
                 raise CacheError("There is no question to take back, or frames were seen since it was asked.")
-            before, conversation = self._before_last_turn
-            self.stream.rewind(before)
-            self._conversation.restore(conversation)
-            self._before_last_turn = None
+            self.stream.check_whole()
+            with defer_sigint():
+                self.stream.rewind(before)
+                self._conversation.restore(conversation)
+                self.stream.remembered = None
 
     def stream_answer(self, question: str, **options: Any) -> Iterator[str]:
         """Ask as in `ask`, and yield the answer piece by piece while it is generated.

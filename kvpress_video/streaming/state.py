@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,14 +69,13 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
         CacheError: a pass failed halfway.
     """
     layers = stream.layers
-    for layer in layers:
-        layer.check_whole()
+    stream.check_whole()
     tensors = {}
     for number, layer in enumerate(layers):
         for part in PARTS if layer.physical else ():
             copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
-    rows = tuple(_copied(layer.rows[0]) for layer in layers)
+    rows = tuple(layer.rows[0] for layer in layers)
     return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes), tensors
 
 
@@ -88,9 +87,3 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
         parts = [tensors[name].to(device) for part in PARTS if (name := f"layers.{number}.{part}") in tensors]
         layer.restore(parts, state.logical, [row])
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
-
-
-def _copied(row: RowState) -> RowState:
-    """Copy a row with dictionaries of its own, which can be pickled."""
-    held, seen, grids, starts = dict(row.held), dict(row.seen), dict(row.grids), dict(row.starts)
-    return replace(row, held=held, seen=seen, grids=grids, starts=starts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,9 +29,9 @@ from ..prefill.hooks import ModelHooks
 from ..prefill.options import PrefillOptions
 from ..prefill.pass_reader import Arrival
 from ..prefill.token_layout import TokenLayout
-from ..utils.concurrency import model_lock, under_lock
+from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
-from .position_rescaling import rescale_to
+from .position_rescaling import Rescaling, rescale_to
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
@@ -44,6 +44,11 @@ class Mark(NamedTuple):
     layers: tuple[LayerMark, ...]
     timeline: Timeline
 
+    def squeezed(self, change: Rescaling) -> Mark:
+        """Return the same point after a squeeze."""
+        layers = tuple(layer._replace(rows=tuple(_squeezed(layer.rows, change))) for layer in self.layers)
+        return Mark(layers, self.timeline.squeezed(change))
+
 
 class Stream:
     """An endless sequence of text and frames in one capped cache.
@@ -51,6 +56,7 @@ class Stream:
     Attributes:
         cache: a transformers cache.
         timeline: where the frames stand.
+        remembered: a mark that follows every squeeze, so that it can be returned to later; no frames came since.
         peak_bytes: the most that the cache ever held.
     """
 
@@ -97,6 +103,7 @@ class Stream:
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
         self.timeline = Timeline(self._spatial)
+        self.remembered: Mark | None = None
         self.peak_bytes = 0
         self._budget, layers = budget, len(adapter.attentions)
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
@@ -123,11 +130,9 @@ class Stream:
         Calls of the model from other threads wait for the lock, and find the stock model.
         """
         model = self.adapter.model
-        with ExitStack() as undo:
-            for name in ("generate", "forward"):
-                undo.enter_context(replaced(model, name, partial(under_lock, model_lock(model))))
-            self._hooks.attach()
-            undo.callback(self._hooks.remove)
+        locked = partial(under_lock, model_lock(model))
+        methods = (replaced(model, name, locked) for name in ("generate", "forward"))
+        with entered([*methods, self._hooks.attached()]):
             yield
 
     @torch.no_grad()
@@ -194,6 +199,11 @@ class Stream:
             layer.rewind(where)
         self.timeline = mark.timeline
 
+    def check_whole(self) -> None:
+        """Raise CacheError if a push, or a squeeze, failed halfway."""
+        for layer in self.layers:
+            layer.check_whole()
+
     def text_left(self) -> int:
         """Entries that a budget of bytes has room for."""
         return self._most_entries() - max(layer.physical for layer in self.layers)
@@ -223,11 +233,12 @@ class Stream:
 
     def _squeeze(self, wanted: int, most: int) -> None:
         change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most)
-        with all_or_broken(self.layers):
+        timeline, remembered = self.timeline.squeezed(change), self.remembered and self.remembered.squeezed(change)
+        with defer_sigint(), all_or_broken(self.layers):
             for layer in self.layers:
-                rows = [replace(row, following=change.next_position(row.following or 0)) for row in layer.rows]
+                rows = _squeezed(layer.rows, change)
                 layer.move(change(layer.entries(Context()).present), self._rope, rows)
-        self.timeline = self.timeline.squeezed(change)
+            self.timeline, self.remembered = timeline, remembered
 
     def _text_tags(self, length: int) -> Tensor:
         return text_tags(self.layers[0].logical + torch.arange(length)[None])
@@ -269,6 +280,10 @@ class Stream:
         self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
 
 
+def _squeezed(rows: Sequence[RowState], change: Rescaling) -> list[RowState]:
+    return [replace(row, following=change.next_position(row.following or 0)) for row in rows]
+
+
 def _text_positions(start: int, length: int) -> Tensor:
     return (start + torch.arange(length, dtype=torch.float32))[:, None].expand(-1, 3)
 
@@ -287,12 +302,15 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def _as_new_prompt(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
     """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
-    deltas = getattr(adapter.inner, "rope_deltas", None)
-    with ExitStack() as undo:
-        for layer in layers:
-            undo.enter_context(layer.hidden_prefix())
-        try:
-            yield
-        finally:
-            if hasattr(adapter.inner, "rope_deltas"):
-                adapter.inner.rope_deltas = deltas
+    with entered([_rope_deltas_kept(adapter.inner), *(layer.hidden_prefix() for layer in layers)]):
+        yield
+
+
+@contextmanager
+def _rope_deltas_kept(inner: Any) -> Iterator[None]:
+    deltas = getattr(inner, "rope_deltas", None)
+    try:
+        yield
+    finally:
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = deltas

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +26,20 @@ def defer_sigint() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if received and callable(before):
         before(*received[0])
+
+
+@contextmanager
+def entered(contexts: Iterable[AbstractContextManager[Any]]) -> Iterator[None]:
+    """Enter contexts, and leave them again, without a Ctrl-C halfway through either."""
+    with ExitStack() as undo:
+        with defer_sigint():
+            for context in contexts:
+                undo.enter_context(context)
+        try:
+            yield
+        finally:
+            with defer_sigint():
+                undo.close()
 
 
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()

@@ -17,7 +17,7 @@ from .timeline import Seconds, Timeline, read_timeline
 from .video import Video
 
 USUAL_FPS = 2.0
-"""Frames per second to sample where a caller leaves it open."""
+"""Frames per second to sample, or of frames in memory, where a caller leaves it open."""
 MAX_BYTES = 2 << 30
 """Memory for the frames of one `read`, unless `max_frames` allows more."""
 GROUP_BYTES = 256 << 20

@@ -335,3 +335,44 @@ def test_a_conversation_that_began_in_inference_mode_goes_on_without_it(mode: An
                 logits.append(output.logits[:, -1])
                 token = output.logits[:, -1:].argmax(-1)
     torch.testing.assert_close(torch.stack(logits, 1), wanted.logits[:, 3:], rtol=0, atol=1e-5)
+
+
+def test_late_metadata_that_cannot_be_made_is_asked_for_again_or_dropped() -> None:
+    """A failure loses nothing; entries that are dropped need no metadata."""
+    buffers, parts = Buffers(), some(1, 2, 6)
+    buffers.append([part[:, :, :3] for part in parts])
+    makers: list[Callable[[], Sequence[Tensor]]] = [
+        lambda: [part[:, :, 3:4] for part in parts[2:]],
+        lambda: [part[:, :, 4:5] for part in parts[2:]],
+        lambda: (_ for _ in ()).throw(MemoryError),
+    ]
+    for slot, make in enumerate(makers, 3):
+        buffers.append_step([part[:, :, slot : slot + 1] for part in parts[:2]], make)
+    for read in (lambda: buffers.held, lambda: buffers.metadata, lambda: buffers.append([p[:, :, 5:] for p in parts])):
+        with pytest.raises(MemoryError):
+            read()
+        assert buffers.length == 6
+    buffers.drop_last(1)
+    for held, part in zip(buffers.held, parts, strict=True):
+        assert torch.equal(held, part[:, :, :5])
+    buffers.append_step([part[:, :, 5:] for part in parts[:2]], lambda: [part[:, :, 5:] for part in parts[2:]])
+    buffers.drop_last(2)
+    for held, part in zip(buffers.held, parts, strict=True):
+        assert torch.equal(held, part[:, :, :4])
+
+
+def test_a_move_that_fails_halfway_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffers, parts, calls = Buffers(), some(1, 2, 8), [0]
+    buffers.append([part[:, :, :6] for part in parts])
+
+    def filled() -> tuple[Tensor, ...]:
+        calls[0] += 1
+        held = Buffers._filled(buffers)
+        return held if calls[0] == 1 else (*held[:3], held[3][:, :, :2])  # which cannot be copied
+
+    with monkeypatch.context() as patched:
+        patched.setattr(buffers, "_filled", filled)
+        with pytest.raises(RuntimeError, match="must match"):
+            buffers.append([part[:, :, 6:] for part in parts])
+    for held, part in zip(buffers.held, parts, strict=True):
+        assert torch.equal(held, part[:, :, :6])

@@ -453,6 +453,9 @@ def test_a_second_video_in_a_second_turn() -> None:
     [
         (40, {"chunk": 0}, "at least one visual token, got 0"),
         (40, {"chunk": -3}, "at least one visual token, got -3"),
+        (40, {"chunk": 2.5}, r"chunk must be a whole number of visual tokens, got 2\.5"),
+        (40, {"chunk": "8"}, "chunk must be a whole number of visual tokens, got '8'"),
+        ("25%", {"chunk": True}, "chunk must be a whole number of visual tokens, got True"),
         (40, {"chunk": 8, "prefill": "split"}, "chunk=8 has no meaning with prefill='split'"),
         (40, {"chunk": 8, "prefill": "whole"}, "chunk=8 has no meaning with prefill='whole'"),
         ("25%", {"prefill": "chunked"}, "chunked prefill at 25% needs chunk"),

@@ -269,3 +269,9 @@ def test_a_request_that_failed_is_not_counted_in_the_next(monkeypatch: pytest.Mo
 def test_a_deployment_refuses_to_pile_prefills_up() -> None:
     with pytest.raises(kv.UnknownNameError, match="shared"):
         kv.patch(zoo.build(QWEN, "sdpa"), "van", "50%", shared=kv.SharedPrefill())
+
+
+@pytest.mark.parametrize("shared", [3, True, kv.SharedPrefill])
+def test_what_is_no_shared_prefill_is_refused(shared: Any) -> None:
+    with pytest.raises(kv.CacheError, match="shared must be a SharedPrefill, got"):
+        kv.compress(model_of(zoo.FAMILIES[0]), "van", "50%", shared=shared)

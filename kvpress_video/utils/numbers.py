@@ -1,0 +1,11 @@
+"""Recognise whole numbers."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or numpy; true and false are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
