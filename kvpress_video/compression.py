@@ -124,7 +124,7 @@ class Compression:
         if options.prefill == "chunked" and options.chunk is None:
             options = replace(options, chunk=usual_chunk(budget, adapter, options.compact))
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
-        self._turns = Turns(adapter.model)
+        self._turns = Turns(model_lock(adapter.model))
         self._undo = ExitStack()
 
     def __enter__(self) -> Compression:
@@ -137,7 +137,7 @@ class Compression:
             finished: called with `"generate"` or `"forward"` after each call of the model.
         """
         model, lock = self._adapter.model, model_lock(self._adapter.model)
-        turns = Turns(model, finished)
+        turns = Turns(lock, finished)
         methods = (replaced(model, name, turns.serialised(name)) for name in ("generate", "forward"))
         with lock, ExitStack() as undo:
             undo.enter_context(entered([self._hooks.attached(), *methods]))
@@ -238,9 +238,9 @@ def compress(
 
     Every `generate()` on this model is compressed while the context is open, whichever thread calls it; threads take
     turns, one whole call after another. Leaving the context waits for the calls that were begun, and gives threads that
-    were started inside, hold the model and have not called it yet a second to do so: then `generate()` in a thread with
-    a streamer may outlive the block. A thread that waits for something that happens only after the block has to be
-    given that before. Ctrl-C ends the wait; the model is then the stock one.
+    were started inside and have not called the model yet a second to do so: then `generate()` in a thread with a
+    streamer may outlive the block. A thread that waits for something that happens only after the block has to be given
+    that before. Ctrl-C ends the wait; the model is then the stock one.
 
     Args:
         model: a loaded model of a supported family, on any device or `device_map`.

@@ -177,20 +177,6 @@ def test_thread_that_never_calls_the_model_does_not_hold_up_the_block(
     idle.join()
 
 
-def test_threads_that_do_not_hold_the_model_are_not_waited_for(model: Any, inputs: list[dict[str, Tensor]]) -> None:
-    done, pool = threading.Event(), ThreadPoolExecutor(2)
-    with kv.compress(model, METHOD, BUDGET):
-        idle = threading.Thread(target=done.wait)
-        idle.start()
-        pool.submit(int).result()
-        answer(model, inputs[0])
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 0.5
-    done.set()
-    idle.join()
-    pool.shutdown()
-
-
 def test_method_taken_inside_is_the_stock_one_afterwards(model: Any, inputs: list[dict[str, Tensor]]) -> None:
     stock = answer(model, inputs[0]).logits
     with kv.compress(model, METHOD, BUDGET):

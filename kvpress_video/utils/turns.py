@@ -10,8 +10,6 @@ from typing import Any
 from weakref import WeakSet
 
 from ..errors import CacheError
-from .concurrency import model_lock
-from .reach import reaches
 
 _GRACE = 1.0  # seconds that a thread has to make its first call
 _POLL = 0.01
@@ -23,18 +21,18 @@ class Turns:
     Stock models and hooks keep state of the call in flight, so that calls of several threads would mix.
     """
 
-    def __init__(self, model: Any, finished: Callable[[str], None] | None = None) -> None:
+    def __init__(self, lock: Any, finished: Callable[[str], None] | None = None) -> None:
         """Prepare turns for one model.
 
         Args:
-            model: whose lock is held during each call.
+            lock: of the model, held during each call.
             finished: called with the name of a method after each outermost call, in its turn.
         """
-        self._model, self._lock = model, model_lock(model)
+        self._lock = lock
         self._finished = finished
         self._known = WeakSet(threading.enumerate())
         self._owner: int | None = None
-        self._calling: set[int] = set()  # threads that have or wait for their turn
+        self._begun = 0  # calls that have or wait for their turn
         self._ending = self._ended = False
         self._changed = threading.Condition()
 
@@ -56,8 +54,8 @@ class Turns:
     def ending(self) -> Iterator[None]:
         """End the turns: wait for the calls that were begun, and hold back later ones until the context is left.
 
-        Threads that were started since, can reach the model, and have made no call yet, get a second to make their
-        first. An interrupt (Ctrl-C) ends the wait.
+        Threads that were started since, and have made no call yet, get a second to make their first. An interrupt
+        (Ctrl-C) ends the wait.
 
         Raises:
             CacheError: this thread is in the middle of a call.
@@ -72,7 +70,7 @@ class Turns:
                 self._await_newcomers()
             with self._changed:
                 self._ending = True
-                self._changed.wait_for(lambda: not self._calling)
+                self._changed.wait_for(lambda: not self._begun)
         finally:
             try:
                 yield
@@ -84,37 +82,28 @@ class Turns:
     def _await_newcomers(self) -> None:
         until = time.monotonic() + _GRACE
         self._known.add(threading.current_thread())
-        while time.monotonic() < until and any(map(self._may_call, threading.enumerate())):
+        while time.monotonic() < until and any(thread not in self._known for thread in threading.enumerate()):
             time.sleep(_POLL)
-
-    def _may_call(self, thread: threading.Thread) -> bool:
-        return thread not in self._known and reaches(thread, self._model)
 
     @contextmanager
     def _turn(self, name: str) -> Iterator[None]:
-        caller = threading.get_ident()
-        try:
-            if self._begins(caller):
-                with self._lock:
-                    self._owner = caller
-                    try:
-                        yield
-                    finally:
-                        self._owner = None
-                        if self._finished is not None:
-                            self._finished(name)
-            else:
-                yield
-        finally:
-            with self._changed:
-                self._calling.discard(caller)
-                self._changed.notify_all()
-
-    def _begins(self, caller: int) -> bool:
-        """Enter a call, once none are held back; return whether the turns last."""
         with self._changed:
             self._changed.wait_for(lambda: not self._ending)
             self._known.add(threading.current_thread())
-            if not self._ended:
-                self._calling.add(caller)
-            return not self._ended
+            self._begun += not (ended := self._ended)
+        if ended:
+            yield
+            return
+        try:
+            with self._lock:
+                self._owner = threading.get_ident()
+                try:
+                    yield
+                finally:
+                    self._owner = None
+                    if self._finished is not None:
+                        self._finished(name)
+        finally:
+            with self._changed:
+                self._begun -= 1
+                self._changed.notify_all()
