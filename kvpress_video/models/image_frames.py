@@ -23,6 +23,7 @@ class ImageFrames(Adapter):
     """
 
     written_times = True
+    unstreamed = "writes the time or number of every frame into its prompt in a form that streams do not write yet"
     label: ClassVar[FrameLabel]
 
     @property

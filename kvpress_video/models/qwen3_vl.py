@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import demand
+from .base import FrameText, demand
 from .qwen_vl import QwenVL
 
 
@@ -19,6 +19,23 @@ class Qwen3VL(QwenVL):
     interleaved_rope = True
     written_times = True
     label_closes = 1  # <|vision_end|>
+
+    def video_markup(self, processor: Any) -> FrameText:
+        return FrameText(processor.vision_start_token, processor.vision_end_token)
+
+    def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
+        start, end = self.video_markup(processor)
+        return [FrameText(f"<{time:.1f} seconds>{start}", end) for time in seconds]
+
+    def step_seconds(self, times: Sequence[float]) -> list[float]:
+        """Return the mean of the first and the last frame of each step, which the processor writes."""
+        step = self.frames_per_step
+        parts = (times[start : start + step] for start in range(0, len(times), step))
+        return [(part[0] + part[-1]) / 2 for part in parts]
+
+    def aligned_inputs(self, aligned: Tensor, visual: Tensor) -> dict[str, Any]:
+        levels = len(self.config.vision_config.deepstack_visual_indexes)
+        return {"visual_pos_masks": visual, "deepstack_visual_embeds": list(aligned.chunk(levels, dim=-1))}
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:

@@ -30,6 +30,7 @@ class VideoLlama3(Adapter):
 
     model_types = ("video_llama_3",)
     written_times = True
+    unstreamed = "writes the time of every frame into its prompt in a form that streams do not write yet"
 
     @property
     def placeholders(self) -> Mapping[Kind, int]:

@@ -76,17 +76,17 @@ class VisionRecorder:
         taken, self.items = self.items, {}
         return taken
 
-    def encode(self, inputs: Any) -> tuple[Tensor, MediaItem]:
+    def encode(self, inputs: Any) -> tuple[Tensor, Tensor | None, MediaItem]:
         """Encode the frames of one piece of video.
 
         Args:
             inputs: what the model's processor makes of them, on the model's device.
 
         Returns:
-            The visual embeddings (tokens, d), and what is known of them.
+            The visual embeddings (tokens, d), deepstack features (tokens, levels·d) or None, and what is known of them.
         """
-        features, _ = self._adapter.encode(inputs)
-        return features, self.take()[Kind.VIDEO][0]
+        features, aligned = self._adapter.encode(inputs)
+        return features, aligned, self.take()[Kind.VIDEO][0]
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedModelError
+from ..models.base import FrameText
 
+_NOTHING = FrameText()
 _FIRST, _ANSWER, _SECOND = "first-question", "first-answer", "second-question"
 
 
@@ -29,12 +31,13 @@ class ChatTemplate:
     next_text: str
 
     @classmethod
-    def of(cls, processor: Any, system: str | None = None) -> ChatTemplate:
+    def of(cls, processor: Any, system: str | None = None, around: FrameText = _NOTHING) -> ChatTemplate:
         """Extract the markup from a processor's chat template by rendering short conversations.
 
         Args:
             processor: has `apply_chat_template` and `video_token`.
             system: system message that replaces the template's own.
+            around: what the template writes around a video and the text of its frames replaces; left out.
 
         Raises:
             UnsupportedModelError: the template does not write the parts in order.
@@ -54,9 +57,16 @@ class ChatTemplate:
         first, answered = ("user", False, _FIRST), ("assistant", False, _ANSWER)
         video = processor.video_token
         open_video, close_video, ask = _split(render(("user", True, _FIRST)), video, _FIRST)
+        if not (open_video.endswith(around.opens) and close_video.startswith(around.closes)):
+            raise UnsupportedModelError(
+                f"The processor's chat template does not write {around.opens!r} and {around.closes!r} around a "
+                "video: a stream cannot tell what the text of its frames replaces."
+            )
         open_text, _ = _split(render(first), _FIRST)
         _, next_video, _, _ = _split(render(first, answered, ("user", True, _SECOND)), _ANSWER, video, _SECOND)
         _, next_text, _ = _split(render(first, answered, ("user", False, _SECOND)), _ANSWER, _SECOND)
+        next_video = next_video.removesuffix(around.opens)
+        open_video, close_video = open_video.removesuffix(around.opens), close_video.removeprefix(around.closes)
         return cls(open_video, open_text, close_video, ask, next_video, next_text)
 
 

@@ -25,7 +25,8 @@ from .state import SessionState, Snapshot
 from .tensor_checks import by_size, check_specs, check_tensor
 from .tensor_file import DamagedError, TensorFile, TensorSpec
 
-FORMAT, VERSION = "kvpress-video session", "2"
+FORMAT, VERSION = "kvpress-video session", "3"
+READABLE = ("2", VERSION)
 _METADATA = {"format", "version", "facts", "sha256"}
 _AGAIN = "copy it again, or save the session again"
 
@@ -142,10 +143,10 @@ def _check_format(metadata: Mapping[str, str]) -> None:
             f"holds tensors but no session, its format is {metadata.get('format')!r}: give a file that "
             "VideoSession.save() wrote"
         )
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in READABLE:
         raise CacheError(
-            f"is of version {metadata.get('version')!r} and this package reads {VERSION!r}: use the version of "
-            "kvpress-video that wrote it, or a newer one"
+            f"is of version {metadata.get('version')!r} and this package reads {' and '.join(READABLE)}: use the "
+            "version of kvpress-video that wrote it, or a newer one"
         )
     if metadata.keys() != _METADATA:
         raise CacheError(f"is damaged, it is described by {', '.join(sorted(metadata))}: {_AGAIN}")

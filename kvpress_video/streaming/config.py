@@ -13,7 +13,7 @@ from ..compressor.base import Compressor
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
 from ..errors import BudgetError, unknown_name
 from ..models.base import Adapter
-from ..prefill.options import Positions, usual_chunk
+from ..prefill.options import Labels, Positions, usual_chunk
 from ..utils.numbers import is_whole
 
 LARGEST_CHUNK = 2**31 - 1
@@ -27,7 +27,7 @@ class SessionConfig:
 
     Raises:
         BudgetError: a budget is missing or caps nothing, or a number is out of range.
-        UnknownNameError: unknown method, setting or positions.
+        UnknownNameError: unknown method, setting, positions or labels.
     """
 
     method: str | Compressor
@@ -39,11 +39,13 @@ class SessionConfig:
     text_room: int
     position_limit: int | None
     bank_on: str
+    labels: Labels
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if self.positions not in (known := get_args(Positions)):
-            raise unknown_name("positions", self.positions, known)
+        for what, choice in (("positions", Positions), ("labels", Labels)):
+            if (value := getattr(self, what)) not in (known := get_args(choice)):
+                raise unknown_name(what, value, known)
         self.make_method()
         if self.budget is None and self.method != UNCOMPRESSED:
             raise BudgetError(f"{self.method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")

@@ -35,13 +35,15 @@ def conflict(place: str, problem: str) -> NoReturn:
 
 
 def text_entries(stream: StreamState) -> int:
-    """Text entries per layer and KV head: all text that was seen, since none is evicted."""
-    return stream.logical - (stream.timeline.grid.tokens if stream.timeline.grid else 0)
+    """Text entries per layer and KV head, labels not counted: all that was seen, since none is evicted."""
+    frames = stream.timeline.grid.tokens if stream.timeline.grid else 0
+    return stream.logical - frames - sum(stream.rows[0].labels_seen.values() if stream.rows else ())
 
 
 def entries(stream: StreamState, layer: int) -> int:
     """Entries of a layer per KV head."""
-    return text_entries(stream) + stream.rows[layer].held.get(VIDEO, 0)
+    row = stream.rows[layer]
+    return text_entries(stream) + row.visual + row.label_tokens
 
 
 def check_state(state: SessionState, adapter: Adapter) -> None:
@@ -53,7 +55,7 @@ def check_state(state: SessionState, adapter: Adapter) -> None:
     stream, layers = state.stream, len(adapter.attentions)
     if len(stream.rows) != layers:
         raise Contradiction(f"tells of {len(stream.rows)} layers, and the model has {layers}")
-    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()))
+    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()), adapter.written_times)
     _check_tokens(stream)
     for layer in range(layers):
         _check_row(stream, layer)
@@ -62,12 +64,14 @@ def check_state(state: SessionState, adapter: Adapter) -> None:
     _check_budget(state, adapter)
 
 
-def _check_timeline(timeline: Timeline, spatial: bool) -> None:
+def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
     place, grid, runs, base, last = "stream.timeline", timeline.grid, timeline.runs, timeline.base, timeline.last
     if timeline.spatial != spatial:
         _state_conflict(
             f"{place}.spatial", f"is {timeline.spatial}, but the model has {'M-RoPE' if spatial else '1-D'} positions"
         )
+    if timeline.labelled != labelled:
+        _state_conflict(f"{place}.labelled", f"is {timeline.labelled}, which the model's family is not")
     if grid is None or last is None or not runs:
         if grid or last or runs or base:
             _state_conflict(place, "needs grid, runs and last together")
@@ -121,9 +125,21 @@ def _check_row(stream: StreamState, layer: int) -> None:
             _state_conflict(
                 f"{place}.held", f"has {held} entries of segment {segment}, but {seen.get(segment, 0)} were seen"
             )
+    _check_labels(stream, layer)
     for segment, start in row.starts.items():
         if segment not in row.held or start > text_entries(stream):
             _state_conflict(f"{place}.starts", f"puts segment {segment} at {start}, where its entries cannot be")
+
+
+def _check_labels(stream: StreamState, layer: int) -> None:
+    row, place, frames = stream.rows[layer], f"stream.rows[{layer}]", stream.timeline.frames
+    if row.labels_seen != stream.rows[0].labels_seen or row.labels_seen.keys() - row.seen.keys():
+        _state_conflict(f"{place}.labels_seen", "differs from the first row's, or names segments that were not seen")
+    for segment, held in row.labels.items():
+        if list(held) != sorted(held) or any(frame >= frames for frame in held):
+            _state_conflict(f"{place}.labels", f"needs ascending frames below {frames}")
+        if sum(held.values()) > row.labels_seen.get(segment, 0):
+            _state_conflict(f"{place}.labels", f"hold more than the {row.labels_seen.get(segment, 0)} tokens seen")
 
 
 def _check_conversation(state: SessionState, vocabulary: int) -> None:
@@ -160,7 +176,7 @@ def _check_budget(state: SessionState, adapter: Adapter) -> None:
     stream, cap, layers = state.stream, state.config.cap, len(state.stream.rows)
     if cap.unit == "ratio":
         return
-    counted = sum(row.held.get(VIDEO, 0) for row in stream.rows)
+    counted = sum(row.visual + row.label_tokens for row in stream.rows)
     if cap.unit == "bytes":
         counted += layers * text_entries(stream)
     most = layers * layer_entries(cap, layers, adapter.entry_bytes(state.config.positions == "compact"))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..models.base import Adapter
 from .chat_template import ChatTemplate
+from .frame_tokens import LabelIds
 
 
 class Turn(NamedTuple):
@@ -41,15 +43,17 @@ class Conversation:
         asking: token ids between a question and its answer.
     """
 
-    def __init__(self, processor: Any, system: str | None) -> None:
+    def __init__(self, processor: Any, system: str | None, adapter: Adapter) -> None:
         """Read the chat template.
 
         Args:
             processor: has a tokenizer and a chat template.
             system: system message.
+            adapter: the model's, which knows what its processor writes for each frame.
         """
+        self._processor, self._adapter = processor, adapter
         self._tokenizer = processor.tokenizer
-        self._template = ChatTemplate.of(processor, system)
+        self._template = ChatTemplate.of(processor, system, adapter.video_markup(processor))
         self.asking = self._ids(self._template.ask)
         self._unsaid: tuple[int, ...]
         self.restore(ConversationState())
@@ -57,6 +61,22 @@ class Conversation:
     def before_frames(self) -> list[int]:
         """Return the token ids that open a run of frames; none inside one."""
         return [] if self._watching else self._opening(self._template.open_video, self._template.next_video)
+
+    def labels(self, seconds: Sequence[float], first: int) -> list[LabelIds]:
+        """Return the token ids around each temporal step.
+
+        Args:
+            seconds: when each is shown.
+            first: ordinal of the first of them in the session, from 0.
+        """
+        texts = self._adapter.frame_texts(self._processor, seconds, first)
+        return [LabelIds(self._ids(text.opens), self._ids(text.closes)) for text in texts]
+
+    @property
+    def label_tokens(self) -> int:
+        """Tokens around the first temporal step of a session."""
+        [label] = self.labels([0.0], 0)
+        return len(label.opens) + len(label.closes)
 
     def question(self, question: str) -> list[int]:
         """Return the token ids of a question with the markup before and after it."""
@@ -106,5 +126,5 @@ class Conversation:
         return [*self._unsaid, *self._ids(following)] if self._begun else self._ids(first, special=True)
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"] if text or special else []
         return ids

@@ -69,15 +69,17 @@ class FrameQueue:
         state: everything else that the next frames depend on.
     """
 
-    def __init__(self, processor: Any, adapter: Adapter, chunk: int, fps: float) -> None:
+    def __init__(self, processor: Any, adapter: Adapter, chunk: int, fps: float, label_tokens: int = 0) -> None:
         """Start empty.
 
         Args:
             processor: its video processor sets the visual tokens of a frame.
             adapter: the model's.
-            chunk: visual tokens per chunk, rounded down to whole frames, at least one temporal step.
+            chunk: visual and label tokens per chunk, rounded down to whole frames, at least one temporal step.
             fps: frames per second where no times are given.
+            label_tokens: tokens of text around a temporal step.
         """
+        self._label_tokens = label_tokens
         self._processor, self._adapter, self._chunk_tokens, self._fps = processor, adapter, chunk, fps
         self._chunk_frames: int | None = None
         self.frames: list[Frames] = []
@@ -140,7 +142,7 @@ class FrameQueue:
 
     def batch(self) -> FrameBatch:
         """Process all queued frames; an odd one at the end makes a temporal step by itself, as in the processor."""
-        return FrameBatch(process(self._processor, self.frames), self.times[:: self._adapter.frames_per_step])
+        return FrameBatch(process(self._processor, self.frames), self._adapter.step_seconds(self.times))
 
     def clear(self) -> None:
         """Drop the queued frames."""
@@ -151,7 +153,7 @@ class FrameQueue:
         first = self._adapter.unpack(Kind.VIDEO, process(self._processor, [one] * step))
         if first is None:
             raise VideoError("The vision tower cannot be given these frames one by one.")
-        return step * max(1, self._chunk_tokens // first[0].grid.patches)
+        return step * max(1, self._chunk_tokens // (first[0].grid.patches + self._label_tokens))
 
     def tensors(self) -> dict[str, Tensor]:
         """Copy the queued frames, (frames, height, width, 3) uint8, and their times, (frames,) fp64 seconds."""

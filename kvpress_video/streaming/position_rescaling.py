@@ -36,18 +36,21 @@ class Rescaling:
         runs: as they were.
         factor: what a run's time is multiplied by.
         spatial: whether rows and columns are axes of their own, which only move (M-RoPE).
+        labelled: whether text stands between the frames of a run; their rows and columns then move with their time.
     """
 
     runs: Sequence[Run]
     factor: float
     spatial: bool
+    labelled: bool = False
 
     @property
     def moved(self) -> list[Run]:
         """The runs as they are afterwards."""
         found, saved = [], 0
         for run in self.runs:
-            length = max(math.ceil((run.end - run.start) * self.factor), run.least)
+            fixed = run.least if self.labelled else 0  # the last frame's rows and columns
+            length = max(math.ceil((run.end - run.start - fixed) * self.factor) + fixed, run.least)
             length = min(length, run.end - run.start)
             found.append(Run(run.start - saved, run.start - saved + length, run.least))
             saved += run.end - run.start - length
@@ -69,12 +72,16 @@ class Rescaling:
         inside = region % 2 == 1
         start = time.new_tensor([0, *edges])[region]
         squeezed = (positions - start[..., None]) * (self.factor - 1)
-        if self.spatial:
+        if self.spatial and self.labelled:
+            squeezed = squeezed[..., :1].expand_as(squeezed)
+        elif self.spatial:
             squeezed[..., 1:] = 0
         return torch.where(inside[..., None], moved + squeezed, moved)
 
 
-def rescale_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None) -> Rescaling:
+def rescale_to(
+    runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None, labelled: bool = False
+) -> Rescaling:
     """The squeeze that brings the next position from `following` down to `wanted`, or at least to `most`.
 
     Raises:
@@ -91,8 +98,8 @@ def rescale_to(runs: Sequence[Run], following: int, wanted: int, spatial: bool, 
     low, high = 0.0, 1.0
     for _ in range(24):
         factor = (low + high) / 2
-        if Rescaling(runs, factor, spatial).next_position(following) <= max(wanted, least):
+        if Rescaling(runs, factor, spatial, labelled).next_position(following) <= max(wanted, least):
             low = factor
         else:
             high = factor
-    return Rescaling(runs, low, spatial)
+    return Rescaling(runs, low, spatial, labelled)

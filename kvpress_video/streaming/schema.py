@@ -1,6 +1,7 @@
 """Schema of the JSON in a session file: types and ranges of every value, and the conversion from and to a state.
 
-Aliases are the names of format version 2. Imported only where sessions are saved and loaded, as is pydantic.
+Aliases are the names of format version 2; what has a default came with version 3. Imported only where sessions are
+saved and loaded, as is pydantic.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class ConfigModel(_Model):
     text_room: Count
     position_limit: Positive | None
     bank_on: str
+    labels: Literal["spread", "keep", "drop"] = "spread"
 
     def build(self) -> SessionConfig:
         """Convert to the arguments of a session.
@@ -106,6 +108,8 @@ class RowModel(_Model):
     seen: dict[Count, Count]
     grids: dict[Count, GridSizes]
     starts: dict[Count, Count]
+    labels: dict[Count, dict[Count, Positive]] = Field(default_factory=dict)
+    labels_seen: dict[Count, Count] = Field(default_factory=dict)
     loose: bool
     shift: Count
     following: Count
@@ -119,6 +123,8 @@ class RowModel(_Model):
             self.seen,
             grids,
             self.starts,
+            self.labels,
+            self.labels_seen,
             loose=self.loose,
             shift=self.shift,
             following=self.following,
@@ -153,13 +159,14 @@ class TimelineModel(_Model):
     runs: tuple[RunModel, ...]
     base: MomentModel | None
     last: MomentModel | None
+    labelled: bool = False
 
     def build(self) -> Timeline:
         """Convert to a timeline."""
         runs = tuple(Run(run.start, run.end, run.least) for run in self.runs)
         base = None if self.base is None else self.base.build()
         last = None if self.last is None else self.last.build()
-        return Timeline(self.spatial, self.grid and Grid(*self.grid), runs, base, last)
+        return Timeline(self.spatial, self.grid and Grid(*self.grid), runs, base, last, self.labelled)
 
 
 class StreamModel(_Model):

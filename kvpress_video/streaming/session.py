@@ -14,7 +14,7 @@ from ..budget import BudgetLike
 from ..compressor.base import Compressor
 from ..errors import BudgetError, CacheError
 from ..models import adapter_for
-from ..prefill.options import Positions
+from ..prefill.options import Labels, Positions
 from ..utils.concurrency import defer_sigint, model_lock
 from ..utils.numbers import is_whole
 from ..video.reader import VideoSource, read_in_groups
@@ -58,6 +58,7 @@ class VideoSession:
         text_room: int = 512,
         position_limit: int | None = None,
         bank_on: str = "device",
+        labels: Labels = "spread",
         **settings: Any,
     ) -> None:
         """Start an empty session.
@@ -77,6 +78,8 @@ class VideoSession:
             bank_on: where keys and values of the bank are stored: on the model's `"device"`, on the `"cpu"` or on
                 `"disk"` (temporary files). The bank is all that went through compression or, for `detachable`, what is
                 outside its window. Answers are the same.
+            labels: what becomes of the text that the processor writes for each frame, as in `compress`: `"spread"` and
+                `"drop"` count it in the budget, `"keep"` lets it grow on top.
             **settings: settings of the method.
 
         Raises:
@@ -86,12 +89,12 @@ class VideoSession:
         """
         adapter = adapter_for(model)
         self._config = SessionConfig(
-            method, budget, positions, chunk, fps, system, text_room, position_limit, bank_on, settings
+            method, budget, positions, chunk, fps, system, text_room, position_limit, bank_on, labels, settings
         ).resolved(adapter)
         tokens = self._config.chunk_for(adapter)
         self.model, self.processor, self.positions = model, processor, positions
-        self._conversation = Conversation(processor, system)
-        self._queue = FrameQueue(processor, adapter, tokens, fps)
+        self._conversation = Conversation(processor, system, adapter)
+        self._queue = FrameQueue(processor, adapter, tokens, fps, self._conversation.label_tokens)
         self.stream = Stream(
             adapter,
             self._config.make_method(),
@@ -102,6 +105,7 @@ class VideoSession:
             text_room=self._config.reserved_text or 0,
             probes=self._conversation.asking,
             bank_on=bank_on,
+            labels=labels,
         )
         self.lock = model_lock(adapter.model)
         self._before_last_turn: ConversationState | None = None
@@ -161,7 +165,8 @@ class VideoSession:
                 return
             batch = self._queue.batch()
             with defer_sigint(), self.stream.attached():
-                self.stream.feed_frames(batch.inputs, batch.seconds, self._conversation.before_frames())
+                labels = self._conversation.labels(batch.seconds, self.stream.timeline.frames)
+                self.stream.feed_frames(batch.inputs, batch.seconds, self._conversation.before_frames(), labels)
                 self._conversation.watched()
                 self._queue.clear()
                 self.stream.remembered = None

@@ -19,7 +19,9 @@ class SessionStats:
         seconds: time of the last frame, None before the first.
         visual_tokens: visual tokens seen.
         entries: visual entries per KV head, of each layer.
-        text_entries: text entries per layer and KV head.
+        label_tokens: label tokens seen: text that the processor writes for a frame.
+        label_entries: label entries per KV head, of each layer.
+        text_entries: text entries per layer and KV head, labels not counted.
         bytes: keys, values and metadata in the cache, all layers.
         bank_bytes: part of `bytes` that is stored off the model's device.
         reserved_bytes: the cache's buffers, unfilled room included.
@@ -38,14 +40,17 @@ class SessionStats:
     reserved_bytes: int
     peak_bytes: int
     position: int
+    label_tokens: int = 0
+    label_entries: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
         held = f"{high}" if low == high else f"{low} to {high}"
         time = "" if self.seconds is None else f", up to {self.seconds:.1f} s"
+        labels = f", {max(self.label_entries)} of {self.label_tokens} label entries" if self.label_tokens else ""
         now, peak = (format_bytes(size, "MiB") for size in (self.bytes, self.peak_bytes))
         return (
-            f"{self.frames} frames{time}; {held} of {self.visual_tokens} visual entries per layer and head, "
+            f"{self.frames} frames{time}; {held} of {self.visual_tokens} visual entries per layer and head{labels}, "
             f"{self.text_entries} text entries; {now}, at most {peak}"
         )
 
@@ -53,14 +58,16 @@ class SessionStats:
 def measure(stream: Stream, queue: FrameQueue) -> SessionStats:
     """Measure a session."""
     layers = stream.layers
-    held = [sum(layer.rows[0].held.values()) for layer in layers]
+    held = [layer.rows[0].visual for layer in layers]
     return SessionStats(
         frames=queue.state.count,
         waiting=len(queue.frames),
         seconds=queue.state.last_time,
         visual_tokens=sum(layers[0].rows[0].seen.values()),
         entries=tuple(held),
-        text_entries=layers[0].physical - held[0],
+        text_entries=layers[0].rows[0].text(layers[0].physical),
+        label_tokens=sum(layers[0].rows[0].labels_seen.values()),
+        label_entries=tuple(layer.rows[0].label_tokens for layer in layers),
         bytes=sum(layer.bytes for layer in layers),
         bank_bytes=sum(layer.bank_bytes for layer in layers),
         reserved_bytes=sum(layer.reserved_bytes for layer in layers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,16 +21,17 @@ from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
 from ..compressor.base import Compressor, checked_banked
-from ..compressor.entries import Context, Grid, Kind, Tags, grid_tags
+from ..compressor.entries import Context, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
 from ..prefill.hooks import ModelHooks
-from ..prefill.options import PrefillOptions
+from ..prefill.options import Labels, PrefillOptions
 from ..prefill.pass_reader import Arrival
-from ..prefill.token_layout import TokenLayout
+from ..prefill.token_layout import TokenLayout, label_state
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
+from .frame_tokens import FrameTokens, LabelIds
 from .position_rescaling import Rescaling, rescale_to
 from .timeline import Timeline
 
@@ -72,6 +73,7 @@ class Stream:
         text_room: int,
         probes: Sequence[int],
         bank_on: str = "device",
+        labels: Labels = "spread",
     ) -> None:
         """Make an empty stream.
 
@@ -81,11 +83,12 @@ class Stream:
             position_limit: positions that the model knows; what its configuration says when None.
             probes: token ids that may ask after each feeding, for methods that look at attention.
             bank_on: where entries live that the method considers banked.
+            labels: what becomes of the text of frames, see `compress`.
         """
-        if adapter.written_times:
+        if adapter.unstreamed:
             raise UnsupportedModelError(
-                f"{type(adapter.model).__name__} writes the time of every frame as text, which would grow without end: "
-                "use compress() with a budget of tokens or bytes, whose prefill is capped."
+                f"{type(adapter.model).__name__} {adapter.unstreamed}: use compress() with a budget of tokens or "
+                "bytes, whose prefill is capped."
             )
         if adapter.sliding:
             raise UnsupportedModelError(
@@ -96,13 +99,16 @@ class Stream:
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self._compact = compact
-        options = PrefillOptions(chunk=chunk, positions="compact" if compact else "keep", text_room=text_room)
+        options = PrefillOptions(
+            chunk=chunk, positions="compact" if compact else "keep", text_room=text_room, labels=labels
+        )
         self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         observer: Any = method.observer
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
-        self.timeline = Timeline(self._spatial)
+        self._labelled = labels != "keep"
+        self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
         self.remembered: Mark | None = None
         self.peak_bytes = 0
         self._budget, layers = budget, len(adapter.attentions)
@@ -136,32 +142,47 @@ class Stream:
             yield
 
     @torch.no_grad()
-    def feed_frames(self, inputs: Any, seconds: Sequence[float], before: Sequence[int] = ()) -> None:
+    def feed_frames(
+        self, inputs: Any, seconds: Sequence[float], before: Sequence[int] = (), labels: Sequence[LabelIds] = ()
+    ) -> None:
         """Append frames.
 
         Args:
             inputs: what the model's processor makes of them.
             seconds: when each temporal step is shown.
             before: token ids of the text that opens a run.
+            labels: token ids around each temporal step; none by default.
         """
-        features, item = self._hooks.vision.encode(inputs.to(device_of(self.adapter.inner)))
+        features, aligned, item = self._hooks.vision.encode(inputs.to(device_of(self.adapter.inner)))
         grid, seen = item.grid, self.timeline.grid
         if seen is not None and seen[1:] != grid[1:]:
             raise VideoError(
                 f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
-        longest = max(1, self.position_limit // (4 * grid.frames)) if self._compact and self._spatial else None
+        tokens = FrameTokens(grid, labels or [LabelIds((), ())] * grid.frames)
         for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
-            visual, timeline = self.timeline.shown(self.adapter, grid, seconds, start, longest)
+            shown, timeline = self._placed(tokens, seconds, start)
             end = timeline.runs[-1].end
             self.make_room(end - self.following)
         text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
-        embeddings = torch.cat([self._embed(before), features, self._embed(self._probes)])
-        layout = self._frame_layout(grid, len(before), item.importance, end)
-        self._feed(embeddings, layout, torch.cat([text, visual, asking]), len(self._probes))
+        frames = tokens.embedded(features, self._embed(tokens.ids))
+        embeddings = torch.cat([self._embed(before), frames, self._embed(self._probes)])
+        layout = self._frame_layout(tokens, len(before), item.importance, end)
+        more = {}
+        if aligned is not None:
+            more = self.adapter.aligned_inputs(aligned, is_visual(layout.tags[..., Tags.KIND]).to(aligned.device))
+        self._feed(embeddings, layout, torch.cat([text, shown, asking]), len(self._probes), more)
         self.timeline = timeline
+
+    def _placed(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
+        """(t, h, w) of each token of frames that a run could begin with at `start`, and the timeline with them."""
+        if self.timeline.labelled:
+            return self.timeline.counted(tokens, seconds, start)
+        frames = tokens.grid.frames
+        longest = max(1, self.position_limit // (4 * frames)) if self._compact and self._spatial else None
+        return self.timeline.shown(self.adapter, tokens.grid, seconds, start, longest)
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
         """The model's own `generate()` on what was seen and these tokens.
@@ -232,7 +253,7 @@ class Stream:
         self._squeeze(min(self.position_limit // 2, most), most)
 
     def _squeeze(self, wanted: int, most: int) -> None:
-        change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most)
+        change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most, self.timeline.labelled)
         timeline, remembered = self.timeline.squeezed(change), self.remembered and self.remembered.squeezed(change)
         with defer_sigint(), all_or_broken(self.layers):
             for layer in self.layers:
@@ -243,18 +264,26 @@ class Stream:
     def _text_tags(self, length: int) -> Tensor:
         return text_tags(self.layers[0].logical + torch.arange(length)[None])
 
-    def _frame_layout(self, grid: Grid, before: int, importance: Tensor | None, end: int) -> TokenLayout:
-        seen, length = self.timeline.frames, before + grid.tokens + len(self._probes)
-        tags = self._text_tags(length)
-        visual = slice(before, before + grid.tokens)
-        tags[0, visual, Tags.KIND :] = grid_tags(grid, Kind.VIDEO, _VIDEO, first_frame=seen)[:, Tags.KIND :]
-        found = torch.full((1, length), torch.nan)
+    def _frame_layout(self, tokens: FrameTokens, before: int, importance: Tensor | None, end: int) -> TokenLayout:
+        seen, grid, visual = self.timeline.frames, tokens.grid, tokens.visual
+        tags = self._text_tags(before + len(visual) + len(self._probes))
+        frames = slice(before, before + len(visual))
+        index = self.layers[0].logical + before
+        tags[0, frames] = tokens.tags(index, _VIDEO, seen, self._labelled)
+        found = torch.full(tags.shape[:2], torch.nan)
         if importance is not None:
-            found[0, visual] = importance.float().cpu()
-        count = {_VIDEO: grid.tokens}
-        grids = {_VIDEO: grid._replace(frames=seen + grid.frames)}
-        starts = {_VIDEO: before}
-        return TokenLayout(tags, found, [RowState(0, count, count, grids, starts, following=end - self.following)])
+            found[0, frames][visual] = importance.float().cpu()
+        labels, labels_seen = label_state({_VIDEO: tokens.label_counts(seen)} if self._labelled else {})
+        row = RowState(
+            held={_VIDEO: grid.tokens},
+            seen={_VIDEO: grid.tokens},
+            grids={_VIDEO: grid._replace(frames=seen + grid.frames)},
+            starts={_VIDEO: before} if bool(visual.all()) else {},
+            labels=labels,
+            labels_seen=labels_seen,
+            following=end - self.following,
+        )
+        return TokenLayout(tags, found, [row])
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         device = device_of(self.adapter.inner)
@@ -264,7 +293,9 @@ class Stream:
         return embedded
 
     @torch.no_grad()
-    def _feed(self, embeddings: Tensor, layout: TokenLayout, positions: Tensor, probes: int = 0) -> None:
+    def _feed(
+        self, embeddings: Tensor, layout: TokenLayout, positions: Tensor, probes: int, more: Mapping[str, Any]
+    ) -> None:
         whole = bool((positions == positions.round()).all())
         axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
         self.adapter.text_model(
@@ -273,6 +304,7 @@ class Stream:
             past_key_values=self.cache,
             use_cache=True,
             arrival=Arrival(layout, probes),
+            **more,
         )
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:

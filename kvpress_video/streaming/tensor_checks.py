@@ -93,12 +93,17 @@ def _check_tags(name: str, tags: Tensor, stream: StreamState, layer: int) -> Non
     """Check tags, (kv_heads, entries, Tags.WIDTH) int32."""
     row, grid = stream.rows[layer], stream.timeline.grid or Grid(0, 0, 0)
     held, index, visual = row.held.get(VIDEO, 0), tags[..., Tags.INDEX].long(), tags[..., Tags.KIND] == Kind.VIDEO
+    label = tags[..., Tags.KIND] == Kind.LABEL
     if (index.diff(dim=-1) <= 0).any() or (index < 0).any() or (index >= stream.logical).any():
         conflict(name, f"needs ascending token indices from 0 to {stream.logical - 1}")
-    if (~visual & (tags[..., Tags.KIND] != Kind.TEXT)).any() or (visual.sum(-1) != held).any():
-        conflict(name, f"needs {held} entries of video per head and text otherwise")
+    if (~(visual | label) & (tags[..., Tags.KIND] != Kind.TEXT)).any() or (visual.sum(-1) != held).any():
+        conflict(name, f"needs {held} entries of video per head, labels, and text otherwise")
+    wanted = [frame for frame, tokens in row.labels.get(VIDEO, {}).items() for _ in range(tokens)]
+    if any(head[mask][:, Tags.SEGMENT : Tags.ROW].tolist() != [[VIDEO, frame] for frame in wanted]
+           for head, mask in zip(tags, label, strict=True)):  # fmt: skip
+        conflict(name, f"needs the {len(wanted)} label entries of its row in every head, in order of their frames")
     limits = tags.new_tensor([VIDEO + 1, *grid])
-    seen, text = tags[visual][:, Tags.SEGMENT :], tags[~visual][:, Tags.SEGMENT :]
+    seen, text = tags[visual][:, Tags.SEGMENT :], tags[~visual & ~label][:, Tags.SEGMENT :]
     if (seen < 0).any() or (seen >= limits).any() or (text != -1).any():
         conflict(name, f"has frames, rows or columns outside of {grid.frames}×{grid.rows}×{grid.columns}")
     start = row.starts.get(VIDEO)

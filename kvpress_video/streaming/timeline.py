@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..compressor.entries import Grid
 from ..models.base import Adapter
+from .frame_tokens import FrameTokens
 from .position_rescaling import Rescaling, Run
 
 
@@ -38,6 +39,8 @@ class Timeline:
         runs: frames that no text interrupts, in positions.
         base: the moment that times of the open run count from; None where text came last.
         last: the last frame.
+        labelled: whether each frame has text of its own that tells its time: positions then count tokens, and time does
+            not move them.
     """
 
     spatial: bool
@@ -45,6 +48,7 @@ class Timeline:
     runs: tuple[Run, ...] = ()
     base: Moment | None = None
     last: Moment | None = None
+    labelled: bool = False
 
     @property
     def frames(self) -> int:
@@ -87,6 +91,22 @@ class Timeline:
         last = Moment(times[-1], seconds[-1], seen - 1)
         earlier = self.runs[:-1] if self.base else self.runs
         return positions, Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), base, last)
+
+    def counted(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
+        """Further frames with labels, whose positions go on from `start`.
+
+        Returns:
+            (t, h, w) of each of their tokens, (n, 3) fp32, and the timeline that they belong to.
+        """
+        grid = tokens.grid
+        positions, end = tokens.counted(start, self.spatial)
+        seen = self.frames + grid.frames
+        last = Moment(float(positions[tokens.visual][-1, 0]), seconds[-1], seen - 1)
+        least = max(grid.rows, grid.columns) + len(tokens.labels[-1].closes) if self.spatial else 1
+        run = Run(self.runs[-1].start if self.base else start, end, least)
+        earlier = self.runs[:-1] if self.base else self.runs
+        timeline = Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), self.base or last, last, True)
+        return positions, timeline
 
     def interrupted(self) -> Timeline:
         """Text comes next: frames after it begin another run."""

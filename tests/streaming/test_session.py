@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import math
 import time
 import weakref
@@ -85,11 +86,25 @@ def stock_logits(
         positions.extend([(following + number,) * 3 for number in range(len(tokens))])
         following += len(tokens)
 
+    timed = config.model_type.startswith("qwen3")
+    start, end = (processor.vision_start_token, processor.vision_end_token) if timed else ("", "")
     for number, (before, *after) in enumerate(pieces[:-1]):
-        say(tokenizer(before, add_special_tokens=number == 0)["input_ids"])
-        for text in after:
+        say(tokenizer(before.removesuffix(start), add_special_tokens=number == 0)["input_ids"])
+        for text in (text.removeprefix(end) for text in after):
             event = next(shown)
             inputs.append(processor.video_processor(videos=[event.frames], do_sample_frames=False, return_tensors="pt"))
+            if timed:
+                frames, rows, columns = inputs[-1]["video_grid_thw"][0].tolist()
+                for step in [event.times[first : first + 2] for first in range(0, 2 * frames, 2)]:
+                    say(
+                        tokenizer(f"<{(step[0] + step[-1]) / 2:.1f} seconds>{start}", add_special_tokens=False)[
+                            "input_ids"
+                        ]
+                    )
+                    say([config.video_token_id] * (rows * columns // 4))
+                    say(tokenizer(end, add_special_tokens=False)["input_ids"])
+                say(tokenizer(text, add_special_tokens=False)["input_ids"])
+                continue
             placed = _placed(config, inputs[-1], event.times, following)
             ids.extend([config.video_token_id] * len(placed))
             positions.extend(placed)
@@ -103,8 +118,9 @@ def stock_logits(
         given["pixel_values_videos"] = torch.cat([each["pixel_values_videos"] for each in inputs])
     axes = torch.tensor(positions).T[:, None]
     spatial = "vl" in config.model_type
-    given["position_ids"] = axes if spatial else axes[0]
-    if spatial and "mm_token_type_ids" in model.forward.__code__.co_varnames:
+    if not timed:  # the stock model finds the positions of frames with labels by itself
+        given["position_ids"] = axes if spatial else axes[0]
+    if spatial and "mm_token_type_ids" in inspect.signature(model.forward).parameters:
         given["mm_token_type_ids"] = 2 * (torch.tensor([ids]) == config.video_token_id).int()
     logits = model(input_ids=torch.tensor([ids]), **given).logits[0]
     return [logits[start - 1 : start - 1 + length] for start, length in starts]

@@ -48,6 +48,7 @@ class TinyProcessor:
     """The processor of a tiny model: its chat template, and pixels of frames as they are."""
 
     video_token = "<|video|>"
+    vision_start_token, vision_end_token = "<|start|>", "<|end|>"
 
     def __init__(self, family: str) -> None:
         self.tokenizer = TinyTokenizer()
@@ -83,7 +84,11 @@ def _normal(frames: Images) -> Tensor:
 
 
 QWEN = zoo.FAMILIES[0]
-STREAMED = [family for family in ("qwen2_5_vl", "qwen2_vl", "llava_next_video") if family in zoo.FAMILIES]
+STREAMED = [
+    family
+    for family in ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "qwen3_vl", "qwen3_vl_moe")
+    if family in zoo.FAMILIES
+]
 SIDES = {"llava_next_video": 24, "llava_onevision": 20}
 
 
