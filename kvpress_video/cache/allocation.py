@@ -24,7 +24,8 @@ class Share(NamedTuple):
 
     Attributes:
         visual: number of visual entries.
-        labels: tokens of each label, by frame; the same labels in every head.
+        labels: tokens of each label, by frame, the same in every head; of a label that would exceed the budget the last
+            ones.
     """
 
     visual: int
@@ -37,7 +38,7 @@ class Share(NamedTuple):
 
     def holds(self, row: RowState, segment: int) -> bool:
         """Say whether that is everything which a row holds of the segment."""
-        return self.visual >= row.held[segment] and len(self.labels) == len(row.labels.get(segment, ()))
+        return self.visual >= row.held[segment] and self.labels == row.labels.get(segment, {})
 
 
 Shares = Sequence[Mapping[int, Share]]
@@ -136,10 +137,13 @@ class BudgetAllocator:
             return Share(min(entries, visual))
         newest = labels[max(labels)]
         room = max(int(self.label_share * entries), entries - visual, newest if newest < entries else 0)
-        kept = spread_labels(labels, room, entries - visual)
-        if sum(kept.values()) >= entries:
-            kept = spread_labels(labels, room)
-        return Share(min(entries - sum(kept.values()), visual), kept)
+        kept = spread_labels(labels, room)
+        left = entries - sum(kept.values())
+        for frame in reversed(labels):
+            if frame not in kept and left > visual:
+                kept[frame] = min(labels[frame], left - visual)
+                left -= kept[frame]
+        return Share(left, {frame: kept[frame] for frame in labels if frame in kept})
 
     def _check_labels(self, row: RowState, entries: int) -> None:
         """Raise BudgetError where a row's entries have no room for the longest label of any video and its frame."""

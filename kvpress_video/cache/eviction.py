@@ -86,8 +86,10 @@ def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, meth
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         layout = (row.held, row.grids, row.starts)
-        labels = tuple(tuple(frames.items()) for frames in row.labels.values())
-        stays = tuple((segment, mine.visual, tuple(mine.labels)) for segment, mine in sorted(keep[number].items()))
+        labels = tuple((segment, *frames.items()) for segment, frames in sorted(row.labels.items()))
+        stays = tuple(
+            (segment, mine.visual, tuple(mine.labels.items())) for segment, mine in sorted(keep[number].items())
+        )
         parts = (tuple(sorted(part.items())) for part in layout)
         groups[(row.padding, row.loose, *parts, labels, stays)].append(number)
     length = max(
@@ -166,13 +168,13 @@ def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterat
 
 def _label_places(row: RowState, keep: Mapping[int, Share]) -> list[int]:
     """Return which of a row's label tokens, counted in sequence order, stay."""
-    frames = [
-        (tokens, frame in keep[segment].labels)
-        for segment, held in sorted(row.labels.items())
-        for frame, tokens in held.items()
-    ]
-    each = (stays for tokens, stays in frames for _ in range(tokens))
-    return [place for place, stays in enumerate(each) if stays]
+    places: list[int] = []
+    end = 0
+    for segment, held in sorted(row.labels.items()):
+        for frame, tokens in held.items():
+            end += tokens
+            places += range(end - keep[segment].labels.get(frame, 0), end)
+    return places
 
 
 def _in_order(row: RowState) -> bool:

@@ -20,8 +20,7 @@ class RowState:
     Attributes:
         padding: padding entries held.
         held, seen: visual entries held, and visual tokens seen, per segment ordinal.
-        labels: tokens held of each frame's label, by segment ordinal and frame, both ascending; a label is held whole
-            or not at all.
+        labels: tokens held of each frame's label, by segment ordinal and frame, both ascending.
         labels_seen: label tokens seen, per segment ordinal.
         grids: grid of each segment, with the frames seen so far.
         starts: how many entries, padding not counted, come before each segment; a segment has none where text is

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 
 
-def spread_labels(labels: Mapping[int, int], room: int, least: int = 0) -> dict[int, int]:
+def spread_labels(labels: Mapping[int, int], room: int) -> dict[int, int]:
     """Choose the labels that stay.
 
     As long as they take more than `room`, the one goes without which the gap between its neighbours is smallest, the
@@ -18,16 +18,15 @@ def spread_labels(labels: Mapping[int, int], room: int, least: int = 0) -> dict[
     Args:
         labels: tokens of each frame's label, by frame, ascending.
         room: most tokens that may stay.
-        least: tokens that have to stay, at the cost of a last label that exceeds `room`.
 
     Returns:
         The labels that stay, as `labels`; none where the newest does not fit.
     """
-    return dict(_spread(tuple(labels.items()), room, least))
+    return dict(_spread(tuple(labels.items()), room))
 
 
 @lru_cache(maxsize=16)
-def _spread(labels: tuple[tuple[int, int], ...], room: int, least: int) -> Mapping[int, int]:
+def _spread(labels: tuple[tuple[int, int], ...], room: int) -> Mapping[int, int]:
     taken = sum(tokens for _, tokens in labels)
     frames = [frame for frame, _ in labels]
     before, after = list(range(-1, len(frames) - 1)), list(range(1, len(frames) + 1))
@@ -39,8 +38,6 @@ def _spread(labels: tuple[tuple[int, int], ...], room: int, least: int) -> Mappi
         left, right = before[place], after[place]
         if gap != frames[right] - frames[left]:
             continue  # a neighbour went since: the wider gap is in the heap as well
-        if taken - labels[place][1] < least:
-            break
         gone.add(place)
         taken -= labels[place][1]
         after[left], before[right] = right, left
@@ -48,7 +45,7 @@ def _spread(labels: tuple[tuple[int, int], ...], room: int, least: int) -> Mappi
             if 0 < other < len(frames) - 1:
                 heappush(inner, (frames[after[other]] - frames[before[other]], other))
     for place in (0, len(labels) - 1):
-        if taken > room and labels and place not in gone and taken - labels[place][1] >= least:
+        if taken > room and labels and place not in gone:
             gone.add(place)
             taken -= labels[place][1]
     return MappingProxyType({frame: tokens for place, (frame, tokens) in enumerate(labels) if place not in gone})
