@@ -50,14 +50,13 @@ class TaR(Compressor):
         Raises:
             BudgetError: the entries do not fill whole frames under `entries="official"`.
         """
+        if self._whole_frames(entries):
+            return self._scores_of_first(entries, len(entries))
         if entries.grid.frames == 1:
             return entries.keys.new_zeros(entries.keys.shape[:3], dtype=torch.float32)
         recent = self._recent_frames(entries)
-        if self._whole_frames(entries):
-            patches = len(entries) // pseudo_frames(entries)
-            return -likeness(entries.keys, mean_frame(entries.keys[:, :, -recent * patches :], patches))
         newest = entries.slice(max(0, len(entries) - recent * entries.grid.patches), len(entries))
-        reference = mean_of_patches(newest, self._last(newest, recent))
+        reference = mean_of_patches(newest, newest.frame >= entries.grid.frames - recent)
         return -likeness(entries.keys, reference, entries.patch.long())
 
     def select(self, entries: Entries, keep: int) -> Tensor:
@@ -65,17 +64,25 @@ class TaR(Compressor):
         protected, patches = self._recent_frames(entries), entries.grid.patches
         if protected * patches > keep:
             protected = min(keep // patches, max(1, keep // 2 // patches))
-        return top(self.scores(entries).masked_fill(self._last(entries, protected), torch.inf), keep)
+        if not self._whole_frames(entries):
+            last = entries.frame >= entries.grid.frames - protected
+            return top(self.scores(entries).masked_fill(last, torch.inf), keep)
+        past = len(entries) - protected * patches
+        chosen = top(self._scores_of_first(entries, past), keep - protected * patches)
+        recent = torch.arange(past, len(entries), device=chosen.device)
+        return torch.cat([chosen, recent.expand(*chosen.shape[:2], -1)], dim=-1)
+
+    def _scores_of_first(self, entries: Entries, count: int) -> Tensor:
+        """Score the first `count` entries of whole frames."""
+        keys = entries.keys[:, :, :count]
+        if entries.grid.frames == 1:
+            return keys.new_zeros(keys.shape[:3], dtype=torch.float32)
+        patches = len(entries) // pseudo_frames(entries)
+        recent = self._recent_frames(entries) * patches
+        return -likeness(keys, mean_frame(entries.keys[:, :, -recent:], patches))
 
     def _recent_frames(self, entries: Entries) -> int:
         return max(1, int(len(entries) / entries.grid.patches * self.recent_ratio))
-
-    def _last(self, entries: Entries, frames: int) -> Tensor:
-        """Mark the entries of the last `frames` frames, broadcastable to (batch, kv_heads, n) bool."""
-        if self._whole_frames(entries):
-            place = torch.arange(len(entries), device=entries.keys.device)
-            return place >= len(entries) - frames * entries.grid.patches
-        return entries.frame >= entries.grid.frames - frames
 
     def _whole_frames(self, entries: Entries) -> bool:
         return entries.complete or self.entries == "official"

@@ -133,7 +133,8 @@ def image_blocks(forward_pass: ForwardPass, device: torch.device) -> Tensor:
 def causal(held: int, implementation: str, states: Tensor) -> Tensor:
     """Build the mask of a pass on held entries, all without padding: each query sees them and the pass up to itself.
 
-    sdpa's own causal form aligns the first query with the first key, so it cannot serve here.
+    sdpa's own causal form aligns the first query with the first key, so it cannot serve here, and on a CPU its
+    `causal_lower_right` makes such a mask in every layer.
 
     Args:
         held: entries before the pass.

@@ -39,7 +39,7 @@ def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
             if layer.get_seq_length():
                 raise CacheError("The cache was filled without compression: start with a new one inside compress().")
             cache.layers[number] = CompressedLayer()
-    ours = [layer for layer in cache.layers if isinstance(layer, CompressedLayer)]
+    ours = layers_of(cache)
     if not ours:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
         raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .forward_pass import Metadata, joined_metadata
+
 _LEAST_GROWTH = 64
 _TURNS = 16
 _STATES = 2  # keys and values come first, then metadata
 _MOST_LATE = 256
-
-
-Metadata = Callable[[], Sequence[Tensor]]
 
 
 class Buffers:
@@ -31,7 +30,7 @@ class Buffers:
         self.length = 0
         self.floor = floor
         self._whole: tuple[Tensor, ...] = ()
-        self._late: list[Metadata] = []  # metadata of the newest entries, not yet written
+        self._late: list[Metadata] = []  # of the newest entries, not yet written
 
     def __getstate__(self) -> dict[str, Any]:
         self._write_late()  # functions cannot be pickled
@@ -61,7 +60,7 @@ class Buffers:
     @property
     def states(self) -> tuple[Tensor, ...]:
         """Return keys and values: views, valid until the next change."""
-        return tuple(part.narrow(2, 0, self.length) for part in self._whole[:_STATES])
+        return tuple([part.narrow(2, 0, self.length) for part in self._whole[:_STATES]])
 
     @property
     def metadata(self) -> tuple[Tensor, ...]:
@@ -77,7 +76,7 @@ class Buffers:
         """Add entries: (batch, heads or 1, n, width) each."""
         self._write_late()
         needed = self.length + parts[0].shape[2]
-        if needed > self.capacity or self._frozen or self._narrower_than(parts):
+        if needed > self.capacity or not self._takes(parts):
             growth = max(_LEAST_GROWTH, needed // 8) if self._whole else 0
             held = [have.to(torch.promote_types(have.dtype, part.dtype))
                     for have, part in zip(self._filled(), parts, strict=False)]  # fmt: skip
@@ -90,15 +89,15 @@ class Buffers:
 
         Args:
             states: keys and values, (batch, heads, 1, width) each.
-            metadata: makes the rest, (batch, heads or 1, 1, width) each.
+            metadata: its tags and places.
         """
-        needed = self.length + states[0].shape[2]
-        if needed > self.capacity or self._frozen or self._narrower_than(states):
-            self.append([*states, *metadata()])
+        start, added = self.length, states[0].shape[2]
+        if start + added > self.capacity or not self._takes(states):
+            self.append([*states, *joined_metadata([metadata], states[0].device)])
             return
         for whole, part in zip(self._whole, states, strict=False):
-            whole.narrow(2, self.length, part.shape[2]).copy_(part)
-        self.length = needed
+            whole.narrow(2, start, added).copy_(part)
+        self.length = start + added
         self._late.append(metadata)
         if len(self._late) == _MOST_LATE:
             self._write_late()
@@ -154,8 +153,7 @@ class Buffers:
         states, metadata = self._whole[:_STATES], self._whole[_STATES:]
         if self._frozen:
             metadata = tuple(part.clone() for part in metadata)
-        for whole, steps in zip(metadata, zip(*(make() for make in self._late), strict=True), strict=True):
-            part = torch.cat(steps, dim=2)
+        for whole, part in zip(metadata, joined_metadata(self._late, states[0].device), strict=True):
             whole[:, :, self.length - part.shape[2] : self.length] = part
         self._whole = (*states, *metadata)
         self._late = []  # last, so that an interruption before it loses nothing
@@ -168,19 +166,24 @@ class Buffers:
         """Whether the room is enough for so many entries, and not far too much."""
         return bool(self._whole) and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
 
-    def _narrower_than(self, parts: Sequence[Tensor]) -> bool:
-        """Whether keys or values would lose precision here: the cache was begun under autocast, which has ended."""
-        pairs = zip(self._whole[:_STATES], parts, strict=False)
-        return any(
-            whole.dtype != part.dtype and torch.promote_types(whole.dtype, part.dtype) != whole.dtype
-            for whole, part in pairs
-        )
+    def _takes(self, parts: Sequence[Tensor]) -> bool:
+        """Whether keys and values can be written in place.
+
+        Autograd forbids it, and so does an inference mode that has ended. They would lose precision where the cache was
+        begun under autocast, which has ended.
+        """
+        ended = not torch.is_inference_mode_enabled()
+        for whole, part in zip(self._whole[:_STATES], parts, strict=False):
+            if whole.requires_grad or (ended and whole.is_inference()):
+                return False
+            if whole.dtype != part.dtype and torch.promote_types(whole.dtype, part.dtype) != whole.dtype:
+                return False
+        return True
 
     @property
     def _frozen(self) -> bool:
         """Whether autograd, or an inference mode that has ended, forbids to write in place."""
-        ended = not torch.is_inference_mode_enabled()
-        return any(part.requires_grad or (ended and part.is_inference()) for part in self._whole[:_STATES])
+        return not self._takes(self._whole)
 
     def _move(self, like: Sequence[Tensor], capacity: int) -> None:
         """Move to new buffers, shaped like `like`."""

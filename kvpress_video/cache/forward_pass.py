@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class RowState:
 
     def after(self, new: RowState, length: int) -> RowState:
         """This row, of `length` slots, once the tokens of `new` follow it."""
-        if new == RowState():
+        if new == _NOTHING:
             return self
         entries = length - self.padding
         return RowState(
@@ -95,6 +96,9 @@ class RowState:
         return starts
 
 
+_NOTHING = RowState()
+
+
 def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> Mapping[int, int]:
     return {**counts, **{segment: counts.get(segment, 0) + count for segment, count in more.items()}}
 
@@ -113,29 +117,54 @@ class TokenMetadata:
 
 
 class DecodedMetadata:
-    """The metadata of one decoded token in every row, made when something reads it: a decoding step does not."""
+    """The metadata of decoded tokens, the same number in every row, made when something reads it: a decoding step does
+    not.
+    """
 
     def __init__(self, index: int, positions: Tensor) -> None:
-        """Describe the token without making its metadata.
+        """Describe the tokens without making their metadata.
 
         Args:
-            index: original token index.
-            positions: (axes, batch, 1) or (batch, 1), as the text model takes them.
+            index: original token index of the first; the others follow it.
+            positions: (axes, batch, n) or (batch, n), as the text model takes them.
         """
         self._index, self._positions = index, positions
 
     @cached_property
     def tags(self) -> Tensor:
-        """(batch, 1, Tags.WIDTH) int32."""
-        batch = self._positions.shape[-2]
-        return text_tags(torch.full((batch, 1), self._index, device=self._positions.device))
+        """(batch, n, Tags.WIDTH) int32."""
+        batch, length = self._positions.shape[-2:]
+        index = self._index + torch.arange(length, device=self._positions.device)
+        return text_tags(index.expand(batch, -1))
 
     @cached_property
     def places(self) -> Tensor:
-        """(batch, 1, Places.WIDTH) fp32."""
+        """(batch, n, Places.WIDTH) fp32."""
         axes = (self._positions[-3:] if self._positions.ndim == 3 else self._positions[None]).expand(3, -1, -1)
         importance = torch.full_like(axes[:1], torch.nan, dtype=torch.float32)
         return torch.cat([axes.float(), importance]).permute(1, 2, 0)
+
+    def follows(self, other: DecodedMetadata) -> bool:
+        """Whether these tokens come right after others, at positions of the same form."""
+        mine, before = self._positions.shape, other._positions.shape
+        return self._index == other._index + before[-1] and mine[:-1] == before[:-1]
+
+    @classmethod
+    def joined(cls, steps: Sequence[DecodedMetadata]) -> DecodedMetadata:
+        """Describe the tokens of several steps, each of which follows the one before it."""
+        return steps[0] if len(steps) == 1 else cls(steps[0]._index, torch.cat([step._positions for step in steps], -1))
+
+
+Metadata = TokenMetadata | DecodedMetadata
+
+
+def joined_metadata(steps: Sequence[Metadata], device: torch.device) -> list[Tensor]:
+    """Return tags and places of the tokens of several passes, (batch, 1, n, width) each, on a device."""
+    decoded = [step for step in steps if isinstance(step, DecodedMetadata)]
+    if len(decoded) == len(steps) and all(step.follows(before) for before, step in pairwise(decoded)):
+        steps = [DecodedMetadata.joined(decoded)]
+    parts = [step.tags for step in steps], [step.places for step in steps]
+    return [(torch.cat(part, dim=1) if len(part) > 1 else part[0]).to(device)[:, None] for part in parts]
 
 
 @dataclass(frozen=True)
@@ -153,7 +182,7 @@ class ForwardPass:
         probes: tokens at its end that only ask, for methods that look at their attention; no layer keeps them.
     """
 
-    metadata: TokenMetadata | DecodedMetadata
+    metadata: Metadata
     length: int
     logical: int
     rows: Sequence[RowState]
@@ -183,8 +212,7 @@ class ForwardPass:
 
     @cached_property
     def _changes_rows(self) -> bool:
-        nothing = RowState()
-        return any(row != nothing for row in self.rows)
+        return any(row != _NOTHING for row in self.rows)
 
     def rows_after(self, rows: list[RowState], length: int) -> list[RowState]:
         """Return the states of rows of `length` slots once this pass follows.

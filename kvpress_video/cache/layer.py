@@ -20,7 +20,7 @@ from ..errors import CacheError
 from .buffers import Buffers
 from .compaction import moved
 from .eviction import EvictionPlan
-from .forward_pass import ForwardPass, RowState, text_tags
+from .forward_pass import ForwardPass, RowState, joined_metadata, text_tags
 
 
 class LayerMark(NamedTuple):
@@ -139,15 +139,12 @@ class CompressedLayer(DynamicLayer):
         """
         self.check_whole()
         arriving = self._incoming or self._plain_text(key_states)
-        device, before = key_states.device, self.physical
-
-        def metadata() -> list[Tensor]:
-            return [part.to(device)[:, None] for part in (arriving.tags, arriving.places)]
-
+        before = self.physical
         if arriving.length == 1:
-            self._buffers.append_step([key_states, value_states], metadata)
+            self._buffers.append_step([key_states, value_states], arriving.metadata)
         else:
-            self._buffers.append([key_states, value_states, *metadata()])
+            metadata = joined_metadata([arriving.metadata], key_states.device)
+            self._buffers.append([key_states, value_states, *metadata])
         self.rows = arriving.rows_after(self.rows or [RowState()] * len(key_states), before)
         self.logical += arriving.logical
         self._show()

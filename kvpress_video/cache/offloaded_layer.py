@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..compressor.entries import Context, Entries
 from ..errors import unknown_name
-from .buffers import Buffers, Metadata
+from .buffers import Buffers
 from .eviction import EvictionPlan
-from .forward_pass import RowState
+from .forward_pass import Metadata, RowState, joined_metadata
 from .layer import CompressedLayer
 from .offload import DiskStorage, HostStorage, OffloadStorage
 from .staging import StagingBuffers
@@ -89,7 +89,7 @@ class OffloadedBuffers(Buffers):
 
     def append_step(self, states: Sequence[Tensor], metadata: Metadata) -> None:
         """Add decoded tokens as any others."""
-        self.append([*states, *metadata()])
+        self.append([*states, *joined_metadata([metadata], states[0].device)])
 
     def assign(self, parts: Sequence[Tensor], banked: int = 0) -> None:
         """Hold these entries instead, the first `banked` of them in the bank, where only those from the first change

@@ -257,6 +257,6 @@ def top(scores: Tensor, keep: int) -> Tensor:
     above, level = scores > lowest, scores == lowest
     room = keep - above.sum(dim=-1, keepdim=True)
     stays = above | (level & (level.cumsum(dim=-1, dtype=torch.int32) <= room))
-    turn = (stays.cumsum(dim=-1) - 1).masked_fill_(~stays, keep)
+    turn = torch.where(stays, stays.cumsum(dim=-1), 0)  # the first slot takes what does not stay
     places = torch.arange(length, device=scores.device).expand_as(turn)
-    return turn.new_empty((*turn.shape[:-1], keep + 1)).scatter_(-1, turn, places)[..., :keep].contiguous()
+    return turn.new_empty((*turn.shape[:-1], keep + 1)).scatter_(-1, turn, places)[..., 1:].contiguous()

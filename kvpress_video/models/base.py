@@ -89,7 +89,7 @@ class Adapter(ABC):
         """Module that receives `input_ids` and has `get_image_features` and `get_video_features`."""
         return self.model.base_model
 
-    @property
+    @cached_property
     def text_model(self) -> Any:
         """Decoder with `layers[i].self_attn` and `rotary_emb`."""
         return self.model.get_decoder()  # type: ignore[operator]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,22 +11,25 @@ import torch
 from ..errors import CacheError
 
 
-@contextmanager
-def cache_allowed(text_model: Any) -> Iterator[None]:
+def cache_allowed(text_model: Any) -> AbstractContextManager:
     """Suspend the gradient checkpointing of a text model for a pass that needs no gradient, as in `generate()`.
 
     Raises:
         CacheError: a gradient is needed.
     """
     if not (text_model.training and getattr(text_model, "gradient_checkpointing", False)):
-        yield
-        return
+        return nullcontext()
     if torch.is_grad_enabled():
         raise CacheError(
             "Gradient checkpointing leaves no cache to compress in training mode: call the model under "
             "torch.no_grad(), or call model.eval() or model.gradient_checkpointing_disable() first."
         )
-    modules = [part for part in (text_model, *text_model.layers) if getattr(part, "gradient_checkpointing", False)]
+    parts = (text_model, *text_model.layers)
+    return _without_checkpointing([part for part in parts if getattr(part, "gradient_checkpointing", False)])
+
+
+@contextmanager
+def _without_checkpointing(modules: Sequence[Any]) -> Iterator[None]:
     try:
         for module in modules:
             module.gradient_checkpointing = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -27,6 +26,7 @@ from .runner import Finished, PromptRunner
 from .shared import SharedPrefill
 from .vision_tower import VisionRecorder
 
+_NO_INPUTS = ModelInputs()
 _VISION_GROUP = 2048  # most visual tokens that the vision tower encodes at once, where no chunk says
 
 
@@ -72,7 +72,7 @@ class ModelHooks:
         labelled = options.labels != "keep"
         reader = PassReader(adapter, self.vision.attentive, rope if compact else None, labelled)
         self.runner = PromptRunner(adapter, compressor, budget, options, reader, finished, shared)
-        self._inputs = ModelInputs()
+        self._inputs = _NO_INPUTS
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -104,7 +104,8 @@ class ModelHooks:
         def run(*args: Any, arrival: Arrival | None = None, **kwargs: Any) -> Any:
             if args:
                 raise UnsupportedModelError("The text model was called with positional arguments: pass them by name.")
-            inputs, self._inputs = replace(self._inputs, items=self.vision.take()), ModelInputs()
+            noted, self._inputs = self._inputs, _NO_INPUTS
+            inputs = ModelInputs(noted.ids, noted.types, noted.shown, self.vision.take())
             try:
                 with cache_allowed(self._adapter.text_model):
                     return self.runner.run(forward, kwargs, arrival or inputs)

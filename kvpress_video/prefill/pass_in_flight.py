@@ -15,7 +15,6 @@ from ..attention.layer_compressor import LayerCompressor, PeakBytes
 from ..attention.masks import FLASH, keeps_stock_mask, layer_mask
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
-from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
@@ -57,8 +56,17 @@ class PassInFlight:
             kwargs: its arguments.
         """
         by_layer = not self._set_common_mask(kwargs)
-        with self._announced(), self._hooked(by_layer):
-            return forward(**kwargs)
+        with self._announced():
+            if not by_layer and not self._hooks_layers:
+                return forward(**kwargs)
+            with self._hooked(by_layer):
+                return forward(**kwargs)
+
+    @property
+    def _hooks_layers(self) -> bool:
+        """Whether modules of the text model need hooks even where one mask fits all layers. Decoding needs none."""
+        adapter, forward_pass = self.adapter, self.forward_pass
+        return bool(forward_pass.compress or forward_pass.probes or adapter.sliding or adapter.recurrences)
 
     def replay(self, recorded: Sequence[RecordedLayer]) -> None:
         """Fill the layers with what an equal pass gave them, and compress each."""
@@ -70,12 +78,15 @@ class PassInFlight:
     @contextmanager
     def _announced(self) -> Iterator[None]:
         """Announce the pass to the layers; if it fails, the cache is marked as broken."""
-        with all_or_broken(self.layers):
+        failed = True
+        try:
             for layer in self.layers:
                 layer.begin_pass(self.forward_pass)
             yield
+            failed = False
+        finally:
             for layer in self.layers:
-                layer.end_pass()
+                layer.end_pass(failed)
 
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
         """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
@@ -97,7 +108,10 @@ class PassInFlight:
 
     def _layers_alike(self) -> bool:
         length, rows = self.layers[0].physical, self.layers[0].rows
-        return all(layer.physical == length and (layer.rows is rows or layer.rows == rows) for layer in self.layers)
+        for layer in self.layers:
+            if layer.physical != length or (layer.rows is not rows and layer.rows != rows):
+                return False
+        return True
 
     def compress(self, attention: Any, layer: CompressedLayer, states: Tensor) -> None:
         """Compress a layer that holds the pass; `states` (batch, n, hidden) are what its attention was given."""

@@ -41,10 +41,15 @@ class Turns:
 
         def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
             def in_turn(*args: Any, **kwargs: Any) -> Any:
-                if self._owner == threading.get_ident():
+                if self._owner == threading.get_ident() or not self._begin():
                     return call(*args, **kwargs)
-                with self._turn(name):
-                    return call(*args, **kwargs)
+                try:
+                    with self._lock:
+                        return self._owned(name, call, args, kwargs)
+                finally:
+                    with self._changed:
+                        self._begun -= 1
+                        self._changed.notify_all()
 
             return in_turn
 
@@ -85,25 +90,22 @@ class Turns:
         while time.monotonic() < until and any(thread not in self._known for thread in threading.enumerate()):
             time.sleep(_POLL)
 
-    @contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
+    def _begin(self) -> bool:
+        """Register a call of this thread, unless the turns have ended; return whether it has to take its turn."""
+        thread = threading.current_thread()
         with self._changed:
-            self._changed.wait_for(lambda: not self._ending)
-            self._known.add(threading.current_thread())
-            self._begun += not (ended := self._ended)
-        if ended:
-            yield
-            return
+            while self._ending:
+                self._changed.wait()
+            if thread not in self._known:
+                self._known.add(thread)
+            self._begun += not self._ended
+            return not self._ended
+
+    def _owned(self, name: str, call: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        self._owner = threading.get_ident()
         try:
-            with self._lock:
-                self._owner = threading.get_ident()
-                try:
-                    yield
-                finally:
-                    self._owner = None
-                    if self._finished is not None:
-                        self._finished(name)
+            return call(*args, **kwargs)
         finally:
-            with self._changed:
-                self._begun -= 1
-                self._changed.notify_all()
+            self._owner = None
+            if self._finished is not None:
+                self._finished(name)

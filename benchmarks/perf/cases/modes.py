@@ -1,8 +1,9 @@
-"""Prefill modes: whole, split and chunked, against the stock model's prefill of the same prompt.
+"""Prefill modes: whole, split, chunked and input, against the stock model's prefill of the same prompt.
 
 Only the text model is measured, compression included: the vision tower runs before it and costs the same in every
-mode. Peak memory is what the text model allocates beyond the weights, the pixels and the embeddings it is given. Whole
-and split keep a quarter of the video, chunked a fixed number of entries.
+mode. Peak memory is what the text model allocates beyond the weights, the pixels and the embeddings it is given. Whole,
+split and input keep a quarter of the video, chunked a fixed number of entries. Input drops embeddings before the text
+model sees them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..setup.scales import Bed
 from ..setup.text_prefill import MeterOf, TextPrefill
 from ..setup.timing import BusyClock, PeakMemory, interleaved, single_thread
 
-METHOD = "infinipot-v"
+METHOD, INPUT_METHOD = "infinipot-v", "uniform"
 STOCK = "stock"
 _RATIO = "25%"
 _ROUNDS = 3  # at most: a prefill is long
@@ -38,6 +39,7 @@ def run(bed: Bed) -> Iterator[Figure]:
         "whole": partial(kv.compress, model, METHOD, _RATIO, prefill="whole"),
         "split": partial(kv.compress, model, METHOD, _RATIO),
         "chunked": partial(kv.compress, model, METHOD, bed.scale.mode_budget),
+        "input": partial(kv.compress, model, INPUT_METHOD, _RATIO, stage="input"),
     }
     lengths = bed.scale.mode_tokens
     times: dict[str, list[float]] = {}
