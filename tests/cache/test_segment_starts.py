@@ -13,6 +13,7 @@ import zoo
 from generation import METHODS, SETTINGS, answer, model_of, two_videos
 
 import kvpress_video as kv
+from kvpress_video.cache.allocation import Share
 from kvpress_video.cache.eviction import plan_eviction
 from kvpress_video.cache.forward_pass import RowState
 from kvpress_video.cache.layer import CompressedLayer
@@ -178,7 +179,9 @@ def test_a_row_with_padding_inside_is_not_taken_for_one_with_padding_in_front() 
     states = torch.randn(2, 1, 8, 4)
     entries = Entries(states, states, tags, torch.zeros(2, 1, 8, 4), Context())
     row = RowState(2, {0: 3}, {0: 3}, {0: Grid(3, 1, 1)}, {0: 2})
-    left = plan_eviction(entries, [row, replace(row, loose=True)], [{0: 1}, {0: 1}], make_method("recent"))
+    left = plan_eviction(
+        entries, [row, replace(row, loose=True)], [{0: Share(1)}, {0: Share(1)}], make_method("recent")
+    )
     assert left.slots[:, 0].tolist() == [[2, 3, 6, 7], [0, 1, 6, 7]]
 
 

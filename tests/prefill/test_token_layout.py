@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 import kvpress_video as kv
-from kvpress_video.compressor.entries import Kind, Tags
+from kvpress_video.compressor.entries import Kind, Tags, is_visual
 from kvpress_video.models import adapter_for
 from kvpress_video.models.standby_attention import cell_grid
 
@@ -29,7 +29,7 @@ def test_every_visual_token_is_tagged_with_what_it_shows(family: str) -> None:
     for row, prompt in enumerate(prompts):
         padding = int((inputs["attention_mask"][row] == 0).sum())
         assert (tags[row, :padding] == -1).all()
-        visual = tags[row][tags[row, :, Tags.KIND] > Kind.TEXT].tolist()
+        visual = tags[row][is_visual(tags[row, :, Tags.KIND])].tolist()
         expected = zoo.expected_layout(family, prompt)
         if "llava" in family:  # an any-resolution image is one row of tokens, newlines among them
             visual = [entry for entry in visual if entry[Tags.KIND] == Kind.VIDEO]

@@ -31,6 +31,7 @@ class PromptSize:
         frames: video frames read.
         tokens: of the whole prompt.
         visual: how many of them stand for the video.
+        labels: how many of them are text that belongs to one frame.
         common_suffix: tokens at the end that are the same for all questions.
     """
 
@@ -38,11 +39,12 @@ class PromptSize:
     tokens: int
     visual: int
     common_suffix: int
+    labels: int = 0
 
     @property
     def text(self) -> int:
-        """Tokens that are not visual."""
-        return self.tokens - self.visual
+        """Tokens that belong to no frame."""
+        return self.tokens - self.visual - self.labels
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class PromptCost:
     setup: Setup
 
     def kept(self, budget: str) -> int:
-        """Return the visual entries per layer and KV head that a budget leaves.
+        """Return the visual and label entries per layer and KV head that a budget leaves.
 
         Raises:
             BudgetError: a budget of bytes cannot hold the text and one visual entry.
@@ -69,8 +71,10 @@ class PromptCost:
         allocator = BudgetAllocator(
             Budget.parse(budget), make_method(UNCOMPRESSED), self._layers, self._entry_bytes, 1, self._sliding_bytes
         )
-        [share] = allocator.shares([RowState(held=visual, seen=visual)], self.size.tokens)
-        return sum(mine.visual for mine in share.values())
+        labels = {0: dict.fromkeys(range(self.size.labels), 1)} if self.size.labels else {}
+        row = RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self.size.labels})
+        [share] = allocator.shares([row], self.size.tokens)
+        return sum(mine.entries for mine in share.values())
 
     def cache_bytes(self, budget: str) -> int:
         """Return the bytes that the cache of one question holds after the prefill, metadata included."""

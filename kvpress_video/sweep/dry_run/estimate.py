@@ -10,8 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from ...compressor.entries import Kind
 from ...models.base import Adapter
+from ...prefill.frame_labels import label_frames
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, read_clip
@@ -174,10 +177,14 @@ def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptS
     ids = prepare(processor, outline.video, outline.asked[longest])["input_ids"][0]
     kind = Kind.VIDEO if Kind.VIDEO in adapter.placeholders else Kind.IMAGE
     suffix = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*reversed_ids, strict=False))
+    where = (ids == adapter.placeholders[kind]).numpy().nonzero()[0]
+    frames = np.cumsum(np.r_[0, np.diff(where) > 1])
+    labels = label_frames(ids.numpy(), where, frames, adapter.label_closes) if adapter.written_times else np.array([])
     return PromptSize(
         frames=len(outline.video),
         tokens=len(ids),
-        visual=int((ids == adapter.placeholders[kind]).sum()),
+        visual=len(where),
+        labels=int((labels >= 0).sum()),
         common_suffix=sum(1 for _ in suffix),
     )
 
