@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..utils.questions import check_question
 from .chat_template import ChatTemplate
 
 
@@ -47,7 +48,12 @@ class Conversation:
         Args:
             processor: has a tokenizer and a chat template.
             system: system message.
+
+        Raises:
+            QuestionError: the system message is no text, or contains a special token of the model.
         """
+        if system is not None:
+            check_question(processor, system, "system message")
         self._tokenizer = processor.tokenizer
         self._template = ChatTemplate.of(processor, system)
         self.asking = self._ids(self._template.ask)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Positions
 from ..utils.concurrency import defer_sigint, model_lock
+from ..utils.questions import check_new_tokens, check_question
 from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .config import SessionConfig
@@ -180,6 +180,7 @@ class VideoSession:
 
         Raises:
             BudgetError: a budget of bytes has no room for the turn, or `max_new_tokens` is no whole number above zero.
+            QuestionError: the question is no text, or contains a special token of the model.
         """
         with self.lock:
             ids = self.prepare(question, max_new_tokens)
@@ -201,9 +202,10 @@ class VideoSession:
 
         Raises:
             BudgetError: as in `ask`.
+            QuestionError: as in `ask`.
         """
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
-            raise BudgetError(f"max_new_tokens must be a whole number above zero, got {max_new_tokens!r}.")
+        check_new_tokens(max_new_tokens)
+        check_question(self.processor, question)
         self.flush()
         ids = self._conversation.question(question)
         text = len(ids) + max_new_tokens
