@@ -79,10 +79,14 @@ def check_folder(path_or_name: str | Path) -> None:
     """Reject a mistyped path before the hub is queried for a model of that name.
 
     Raises:
-        UnknownNameError: the name is a path without a checkpoint.
+        UnknownNameError: the name is a path without a checkpoint, or longer than any.
     """
     path, text = Path(path_or_name).expanduser(), str(path_or_name)
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UnknownNameError(f"{text!r:.80} cannot be looked up as a folder: {error.strerror}.") from error
+    if there:
         if not (path / "config.json").is_file():
             raise UnknownNameError(f"{path} holds no checkpoint: it has no config.json.")
     elif isinstance(path_or_name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:

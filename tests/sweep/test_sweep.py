@@ -278,6 +278,12 @@ def test_a_sweep_may_go_on_elsewhere_and_failures_are_those_of_its_cells(
     assert run(tmp_path, Fake(), ready, smaller, resume=True).failures == ()
 
 
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "cannot hold a NUL character"), ("a" * 300, "File name too long")])
+def test_a_folder_with_an_impossible_name(tmp_path: Path, ready: pytest.MonkeyPatch, name: str, said: str) -> None:
+    with pytest.raises(SweepError, match=said):
+        run(tmp_path / name, Fake(), ready)
+
+
 def test_missing_files_are_told_before_anything_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     with pytest.raises(BenchmarkError, match="nowhere"):

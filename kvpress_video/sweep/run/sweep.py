@@ -82,12 +82,13 @@ def run_sweep(
         BenchmarkError: a benchmark's files are missing.
         KVPressVideoError: the model or the executor cannot be started.
     """
-    folder, cells = Path(folder).resolve(), grid.cells()
+    cells = grid.cells()
     spread = any("device_map" in parse(model)[1] for model in grid.models)
     if workers is None and spread and executor == "local":
         workers = 1
     chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
     Store.check(folder, _plan(grid.setup, cells, {}), resume=resume)
+    folder = Path(folder).resolve()
     clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
     plan = {**_plan(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
     with Store(folder, plan, resume=resume) as store:
