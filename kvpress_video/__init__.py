@@ -1,30 +1,68 @@
-"""Training-free KV-cache compression for video, on any HuggingFace multimodal LLM."""
+"""Training-free KV-cache compression for video, on any HuggingFace multimodal LLM.
 
-from .budget import Budget
-from .compression import Compression, Report, compress
-from .compressor.base import Compressor, top
-from .compressor.entries import Entries
-from .compressor.selection import select
-from .errors import (
-    BudgetError,
-    CacheError,
-    KVPressVideoError,
-    MethodError,
-    MissingInputError,
-    UnknownNameError,
-    UnsupportedModelError,
-    VideoError,
-)
-from .models.loading import load, load_bundled
-from .prefill.shared import SharedPrefill
-from .question import Answer, ask
-from .serving.patch import patch
-from .streaming.batch import ask_all
-from .streaming.conversation import Turn
-from .streaming.session import VideoSession
-from .streaming.stats import SessionStats
-from .video.prompt import prepare
-from .video.reader import Video, read_video
+Names are imported when they are first used: importing the package alone loads neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .compression import Compression, Report, compress
+    from .compressor.base import Compressor, top
+    from .compressor.entries import Entries
+    from .compressor.selection import select
+    from .errors import (
+        BudgetError,
+        CacheError,
+        KVPressVideoError,
+        MethodError,
+        MissingInputError,
+        QuestionError,
+        UnknownNameError,
+        UnsupportedModelError,
+        VideoError,
+    )
+    from .models.loading import load, load_bundled
+    from .prefill.shared import SharedPrefill
+    from .question import Answer, ask
+    from .serving.patch import patch
+    from .streaming.batch import ask_all
+    from .streaming.conversation import Turn
+    from .streaming.session import VideoSession
+    from .streaming.stats import SessionStats
+    from .video.prompt import prepare
+    from .video.reader import Video, read_video
+
+_MODULES = {
+    "budget": ("Budget",),
+    "compression": ("Compression", "Report", "compress"),
+    "compressor.base": ("Compressor", "top"),
+    "compressor.entries": ("Entries",),
+    "compressor.selection": ("select",),
+    "errors": (
+        "BudgetError",
+        "CacheError",
+        "KVPressVideoError",
+        "MethodError",
+        "MissingInputError",
+        "QuestionError",
+        "UnknownNameError",
+        "UnsupportedModelError",
+        "VideoError",
+    ),
+    "models.loading": ("load", "load_bundled"),
+    "prefill.shared": ("SharedPrefill",),
+    "question": ("Answer", "ask"),
+    "serving.patch": ("patch",),
+    "streaming.batch": ("ask_all",),
+    "streaming.conversation": ("Turn",),
+    "streaming.session": ("VideoSession",),
+    "streaming.stats": ("SessionStats",),
+    "video.prompt": ("prepare",),
+    "video.reader": ("Video", "read_video"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Answer",
@@ -37,6 +75,7 @@ __all__ = [
     "KVPressVideoError",
     "MethodError",
     "MissingInputError",
+    "QuestionError",
     "Report",
     "SessionStats",
     "SharedPrefill",
@@ -57,3 +96,19 @@ __all__ = [
     "select",
     "top",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or one of the package's own modules, when it is first used."""
+    if name in _HOME:
+        found = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in {module.partition(".")[0] for module in _MODULES}:
+        return import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -122,7 +122,7 @@ class Compression:
         self._adapter = adapter = adapter_for(model)
         check_sliding(adapter, options.stage)
         if options.prefill == "chunked" and options.chunk is None:
-            options = replace(options, chunk=usual_chunk(budget, adapter, options.compact))
+            options = replace(options, chunk=usual_chunk(asked, adapter, options.compact))
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
         self._turns = Turns(model_lock(adapter.model))
         self._undo = ExitStack()
@@ -289,7 +289,7 @@ def compress(
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
-    mode = resolved_prefill(prefill, stage, allowed, chunk)
+    mode = resolved_prefill(prefill, stage, parsed if prefill == "chunked" else allowed, chunk)
     options = PrefillOptions(stage, mode, chunk, positions, labels=labels)
     return Compression(model, name, made, allowed, options, shared, parsed)
 

@@ -34,6 +34,10 @@ class MissingInputError(KVPressVideoError, ValueError):
     """An input that a method or model needs and that was not captured or not given."""
 
 
+class QuestionError(KVPressVideoError, ValueError):
+    """A question that a model cannot be asked: no text, or text that it reads as something else."""
+
+
 class VideoError(KVPressVideoError, ValueError):
     """A video that is missing or unreadable, or that has no frames in the requested range."""
 

@@ -13,6 +13,7 @@ from .compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from .errors import BudgetError
 from .models.devices import device_of
 from .prefill.options import Positions, Stage
+from .utils.questions import check_new_tokens, check_question
 from .video.prompt import prepare
 from .video.reader import Video, VideoSource
 from .video.resolution import frame_pixels
@@ -60,11 +61,14 @@ def ask(
         max_new_tokens: of the answer.
 
     Raises:
+        QuestionError: the question is no text, or contains a special token of the model.
         VideoError: the video cannot be read.
-        BudgetError: the method needs a budget, or cannot reach it.
+        BudgetError: the method needs a budget, or cannot reach it; or `max_new_tokens` is no whole number above zero.
         UnknownNameError: unknown method, setting, stage or positions.
         UnsupportedModelError: the model cannot be compressed.
     """
+    check_new_tokens(max_new_tokens)
+    check_question(processor, question)
     if budget is None:
         if method != UNCOMPRESSED:
             raise BudgetError(f"{method!r} needs a budget, such as '25%', 6144 or '256MiB'.")

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from kvpress_video.utils.files import atomic_write
+from kvpress_video.utils.files import atomic_write, check_target, make_folder
 
 from .questions import Question, ask
 from .render import render
@@ -90,7 +90,8 @@ def make_clips(
     if camera not in (*CAMERAS, "both"):
         raise ValueError(f"camera is {camera!r}: choose 'still', 'moving' or 'both'")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    check_target(folder / "clips.json")
     known = _read_index(folder)
     clips: list[Clip] = []
     started = time.monotonic()
@@ -158,20 +159,24 @@ def _record(clip: Clip) -> dict[str, Any]:
 
 
 def _reusable(path: Path, record: dict[str, Any] | None) -> Clip | None:
-    """The clip at `path` if the index has it and its file is unchanged."""
-    if record is None or not path.is_file() or _digest(path) != record["sha256"]:
+    """The clip at `path` if the index has it whole and its file is unchanged."""
+    if record is None or not path.is_file():
         return None
-    questions = tuple(Question(**question) for question in record["questions"])
-    return Clip(path, record["camera"], record["seed"], record["frames"], record["fps"], questions)
+    try:
+        if _digest(path) != record["sha256"]:
+            return None
+        questions = tuple(Question(**question) for question in record["questions"])
+        return Clip(path, record["camera"], record["seed"], record["frames"], record["fps"], questions)
+    except (KeyError, TypeError):
+        return None
 
 
 def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of `clips.json` by file name; empty if there are none of this version of the world."""
-    with suppress(FileNotFoundError, json.JSONDecodeError):
+    """The records of `clips.json` by file name; empty if it is damaged or has none of this version of the world."""
+    with suppress(FileNotFoundError, ValueError, AttributeError, KeyError, RecursionError):
         index = json.loads((folder / "clips.json").read_text())
         if index.get("world") == WORLD_VERSION:
-            clips: dict[str, dict[str, Any]] = index["clips"]
-            return clips
+            return dict(index["clips"].items())
     return {}
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..compressor.registry import UNCOMPRESSED
-from .common import DONE, Commands, cache_options, load_model, model_options, quiet
+from .common import DONE, Commands, cache_options, load_model, model_options, quiet, whole_number
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     ask = commands.add_parser("ask", help="answer one question about one video")
     ask.set_defaults(run=_ask)
-    ask.add_argument("clip", type=Path, metavar="CLIP", help="video file")
+    ask.add_argument("clip", metavar="CLIP", help="video file")
     ask.add_argument("question", metavar="QUESTION", help="text of the question")
     model_options(ask)
     ask.add_argument("--method", default=UNCOMPRESSED, help="name or name:setting=value,… (default: %(default)s)")
@@ -24,7 +23,7 @@ def add(commands: Commands) -> None:
     ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to watch")
     ask.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=whole_number(1),
         default=64,
         metavar="N",
         help="maximum length of the answer (default: %(default)s)",
@@ -34,12 +33,15 @@ def add(commands: Commands) -> None:
 
 def _ask(options: argparse.Namespace) -> int:
     quiet()
+    from ..budget import Budget
     from ..compressor.registry import make_method
     from ..question import ask
     from ..video.resolution import frame_pixels
     from ..video.selection import USUAL_FPS, select
 
     make_method(options.method)
+    if options.budget is not None:
+        Budget.parse(options.budget)
     chosen = select(
         options.clip,
         fps=options.fps,

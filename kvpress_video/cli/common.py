@@ -14,8 +14,20 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-DONE, CELLS_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, CELLS_FAILED, WRONG = 0, 1, 2
 _WIDE = 1000
+_MOST = 2**31
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers of at least `least`, for an option."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text[:20]) < _MOST):
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number from {least} to {_MOST - 1}")
+        return int(text)
+
+    return read
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:

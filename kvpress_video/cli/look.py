@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         description="Compress a clip with several methods, and draw the patches that each keeps over its frames.",
     )
     look.set_defaults(run=_look)
-    look.add_argument("clip", type=Path, metavar="CLIP", help="video file")
+    look.add_argument("clip", metavar="CLIP", help="video file")
     look.add_argument("--methods", required=True, help="methods to compare: a,b:setting=1,…")
     look.add_argument("--budget", required=True, help="budget of all methods: 10%%, 6144 (visual entries) or 256MiB")
     look.add_argument(
@@ -43,6 +43,7 @@ def _look(options: argparse.Namespace) -> int:
     from ..report.page import write_overlay
     from ..report.retained import look
     from ..report.style import check_suffix
+    from ..sweep.results.export import check_output
     from ..video.resolution import frame_pixels
     from ..video.selection import USUAL_FPS, select
 
@@ -51,6 +52,7 @@ def _look(options: argparse.Namespace) -> int:
         make_method(method)
     Budget.parse(options.budget)
     check_suffix(options.out, (".html",))
+    check_output(options.out)
     chosen = select(options.clip, fps=options.fps, start=options.start, end=options.end, default_fps=USUAL_FPS)
     model, processor = load_model(options)
     video = chosen.read(max_pixels=frame_pixels(processor))

@@ -14,19 +14,26 @@ def add(commands: Commands) -> None:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    from dataclasses import MISSING, fields
-
-    from ..compressor.registry import method_class, method_names
+    from ..compressor.registry import method_names
 
     for name in method_names():
         try:
-            found = method_class(name)
+            lines = _described(name)
         except Exception as error:
-            print(f"{name}\n    cannot be loaded: {error}")
-            continue
-        settings = [f"{f.name}" if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(found)]
-        print(f"{name}\n    {next(iter((found.__doc__ or '').strip().splitlines()), 'no description')}")
-        print(f"    settings: {', '.join(settings) or 'none'}; stages: {', '.join(found.stages)}")
-        if found.source:
-            print(f"    source: {found.source}")
+            lines = [f"cannot be loaded: {error}"]
+        print("\n    ".join([name, *lines]))
     return DONE
+
+
+def _described(name: str) -> list[str]:
+    from dataclasses import MISSING, fields
+
+    from ..compressor.registry import method_class
+
+    found = method_class(name)
+    settings = [f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(found)]
+    return [
+        next(iter((found.__doc__ or "").strip().splitlines()), "no description"),
+        f"settings: {', '.join(settings) or 'none'}; stages: {', '.join(found.stages)}",
+        *([f"source: {found.source}"] if found.source else []),
+    ]

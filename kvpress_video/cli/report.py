@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..compressor.registry import UNCOMPRESSED
-from .common import DONE, Commands, progress_steps, quiet
+from .common import DONE, Commands, progress_steps, quiet, whole_number
 
 KINDS = (".png", ".svg")
 PAGES = (".html", ".htm")
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     report.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
     report.add_argument(
         "--overlay-clips",
-        type=int,
+        type=whole_number(0),
         default=1,
         metavar="N",
         help="clips of each group to compress again to draw the retained patches (default: %(default)s)",
@@ -46,20 +46,26 @@ def _report(options: argparse.Namespace) -> int:
     from ..errors import unknown_name
     from ..report import draw_curves, draw_heatmap, draw_pareto
     from ..report.findings import Findings
-    from ..sweep.results.export import write
+    from ..report.page import page_file
+    from ..sweep.results.export import check_output, write
     from ..sweep.stats.text import markdown
 
     if options.out is not None and options.out.suffix.lower() not in ("", *PAGES):
         raise unknown_name("suffix of a report", options.out.suffix, PAGES)
+    figures = {
+        options.figures / f"{draw.__name__.removeprefix('draw_')}{kind}": draw
+        for draw in (draw_curves, draw_pareto, draw_heatmap)
+        for kind in (KINDS if options.figures is not None else ())
+    }
+    page = page_file(options.folder if options.out is None else options.out)
+    for file in filter(None, (page, *figures, options.markdown)):
+        check_output(file)
     with progress_steps("reading") as update:
         findings = Findings.read(options.folder, options.against)
         title = options.title or f"Sweep {options.folder.resolve().name}"
         how = {"overlay_clips": options.overlay_clips, "device": options.device}
         written = [findings.write_page(options.out, title=title, progress=update, **how)]
-        if options.figures is not None:
-            for draw in (draw_curves, draw_pareto, draw_heatmap):
-                name = draw.__name__.removeprefix("draw_")
-                written += [draw(findings.summary, options.figures / f"{name}{kind}") for kind in KINDS]
+        written += [draw(findings.summary, file) for file, draw in figures.items()]
         if options.markdown is not None:
             write(options.markdown, markdown(findings.summary, title).encode())
             written.append(options.markdown)

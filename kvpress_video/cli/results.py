@@ -41,9 +41,11 @@ def add(commands: Commands) -> None:
 def _results(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ..sweep.results.export import encode, format_for, write
+    from ..sweep.results.export import check_output, encode, format_for, write
 
     format = format_for(options.out, options.format)
+    if options.out is not None:
+        check_output(options.out)
     with Console(stderr=True).status(f"Reading {options.folder}"):
         found, types, failures = _read(options)
         content = encode(found, format, types)

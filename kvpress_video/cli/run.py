@@ -14,6 +14,7 @@ def add(commands: Commands) -> None:
         help="run a command with compression on the models that it loads",
         usage="%(prog)s --method METHOD --budget BUDGET [OPTION …] -- COMMAND …",
         description="Run a command, such as a server, as it is: every supported model that it loads is compressed.",
+        epilog="transformers serve needs torchcodec to read videos: see docs/deployments.md.",
     )
     run.set_defaults(run=_run)
     run.add_argument("--method", required=True, help="name or name:setting=value,…")

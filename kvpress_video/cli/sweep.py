@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compressor.registry import UNCOMPRESSED
-from .common import CELLS_FAILED, DONE, INTERRUPTED, Commands, print_tables, progress, progress_steps, quiet
+from .common import CELLS_FAILED, DONE, Commands, print_tables, progress, progress_steps, quiet, whole_number
+from .interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from ..sweep.grid.spec import Grid
     from ..sweep.run.sweep import SweepResult
 
+SUMMARY, TABLE = "summary.csv", "table.md"
 TABLE_METHODS = (
     "full,random,uniform,recent,sink-window,key-norm,snapkv,tar,van,infinipot-v,standby,novelty,standby-novelty,"
     "average-pooling,memory-bank,streammem,hermes,detachable"
@@ -63,7 +65,7 @@ def add(commands: Commands) -> None:
     run.add_argument("--address", help="address of a running Ray cluster")
     run.add_argument(
         "--overlay-clips",
-        type=int,
+        type=whole_number(0),
         default=1,
         metavar="N",
         help="clips per group with retained patches drawn in the report (default: %(default)s)",
@@ -113,8 +115,15 @@ def _grid(options: argparse.Namespace) -> Grid:
 
 
 def _run(grid: Grid, options: argparse.Namespace) -> SweepResult:
+    from ..models.devices import check_device
+    from ..report.page import FILE
+    from ..sweep.results.export import check_output
     from ..sweep.run.sweep import run_sweep
 
+    if options.executor == "local" and grid.setup.device is not None:
+        check_device(grid.setup.device)
+    for name in (FILE, TABLE, SUMMARY):
+        check_output(options.out / name)
     with progress() as bar:
         task = bar.add_task("preparing clips and models", total=None)
 
@@ -137,8 +146,8 @@ def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | No
     title = "Sweep (interrupted)" if swept.interrupted else "Sweep"
     with progress_steps("comparing") as update:
         findings = Findings.read(swept.folder, options.against)
-        write(swept.folder / "summary.csv", encode(records(findings.summary), "csv"))
-        write(swept.folder / "table.md", markdown(findings.summary, title).encode())
+        write(swept.folder / SUMMARY, encode(records(findings.summary), "csv"))
+        write(swept.folder / TABLE, markdown(findings.summary, title).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
         findings.write_page(title=title, overlay_clips=overlays, device=device, progress=update)
     print_tables(tables(findings.summary), notes(findings.summary))

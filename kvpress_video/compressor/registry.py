@@ -10,13 +10,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from ..errors import KVPressVideoError, UnknownNameError, unknown_name
+from ..utils.entry_points import is_own, package_of
 from ..utils.warnings import warn_caller
 from .base import Compressor, check_observer
 
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
-_OWN = f"{__name__.partition('.')[0]}."
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Registry(Generic[Made]):
         points = self._found()
         if name not in points:
             raise unknown_name(self.what, name, points)
-        declared = f"The {self.what} {name!r} of {_package(points[name])} ({points[name].value})"
+        declared = f"The {self.what} {name!r} of {package_of(points[name])} ({points[name].value})"
         try:
             loaded = points[name].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UnknownNameError(
                 f"{declared} cannot be loaded: {type(error).__name__}: {error}. Update or uninstall that package."
             ) from error
@@ -100,24 +100,14 @@ class Registry(Generic[Made]):
 def _points(group: str) -> dict[str, EntryPoint]:
     """Find the entry points of a group, one for each name."""
     chosen: dict[str, EntryPoint] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: (not _is_own(point), _package(point))):
+    for point in sorted(entry_points(group=group), key=lambda point: (not is_own(point), package_of(point))):
         used = chosen.setdefault(point.name, point)
         if used.value != point.value:
             warn_caller(
-                f"{_package(used)} and {_package(point)} both declare {point.name!r} in the entry points {group!r}: "
-                f"{used.value} is used, {point.value} is not. Rename the latter."
+                f"{package_of(used)} and {package_of(point)} both declare {point.name!r} in the entry points "
+                f"{group!r}: {used.value} is used, {point.value} is not. Rename the latter."
             )
     return chosen
-
-
-def _is_own(point: EntryPoint) -> bool:
-    return point.value.startswith(_OWN)
-
-
-def _package(point: EntryPoint) -> str:
-    """Name the package that declares an entry point."""
-    dist = getattr(point, "dist", None)
-    return f"package {dist.name}" if dist is not None else "an unnamed package"
 
 
 def _needed(field: Field[Any]) -> bool:

@@ -5,7 +5,38 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..errors import UnknownNameError, UnsupportedModelError
+
+
+def parse_device(device: torch.device | str) -> torch.device:
+    """Read the name of a device.
+
+    Raises:
+        UnknownNameError: no device is called that.
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UnknownNameError(f"There is no device {device!r:.80}: write 'cpu', 'cuda' or 'cuda:1'.") from error
+
+
+def check_device(device: torch.device | str) -> None:
+    """Check that this process can use a device.
+
+    Raises:
+        UnknownNameError: no device is called that, or this machine or torch has none.
+    """
+    found = parse_device(device)
+    if found.type == "meta":
+        raise UnknownNameError("The device 'meta' holds no values: write 'cpu', 'cuda' or 'cuda:1'.")
+    try:
+        torch.empty(1, device=found)
+    except (AssertionError, RuntimeError, ImportError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnknownNameError(
+            f"The device {str(found)!r} cannot be used here ({reason}): write 'cpu', or run on a machine that has it, "
+            "with a torch built for it."
+        ) from error
 
 
 def device_of(module: nn.Module) -> torch.device:

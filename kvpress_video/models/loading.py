@@ -11,6 +11,7 @@ import torch
 from ..compressor.registry import parse
 from ..errors import UnknownNameError, unknown_name
 from ..utils.torchvision_compat import repair_torchvision
+from .devices import check_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -34,11 +35,14 @@ def load(
         device_map: placement of a large model on several devices, as in transformers; excludes `device`.
 
     Raises:
-        UnknownNameError: there is no such checkpoint, it is not a multimodal model, or both `device` and `device_map`
-            are given.
+        UnknownNameError: there is no such checkpoint, device, dtype or attention, the checkpoint is damaged or not a
+            multimodal model, or both `device` and `device_map` are given.
     """
     if device is not None and device_map is not None:
         raise UnknownNameError(f"Give either device={device!r} or device_map={device_map!r}, not both.")
+    if device is not None:
+        check_device(device)
+    check_dtype(dtype)
     check_folder(path_or_name)
     repair_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -49,21 +53,40 @@ def load(
         model: Any = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype or "auto", attn_implementation=attention, device_map=device_map
         )
-    except (OSError, ValueError) as error:
-        raise UnknownNameError(f"Cannot load a multimodal model from {name!r}: {error}") from error
+    except Exception as error:
+        explained = isinstance(error, (OSError, ValueError, ImportError))
+        reason = str(error) if explained else f"{type(error).__name__}: {error}"
+        raise UnknownNameError(f"Cannot load a multimodal model from {name!r}: {reason}") from error
     if device_map is None:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model.eval(), processor
+
+
+def check_dtype(dtype: torch.dtype | str | None) -> None:
+    """Check a dtype of weights: None and `"auto"` are the checkpoint's.
+
+    Raises:
+        UnknownNameError: it is no floating-point dtype of torch.
+    """
+    if dtype is None or (isinstance(dtype, str) and dtype in DTYPES):
+        return
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise unknown_name("dtype", str(dtype), DTYPES)
 
 
 def check_folder(path_or_name: str | Path) -> None:
     """Reject a mistyped path before the hub is queried for a model of that name.
 
     Raises:
-        UnknownNameError: the name is a path without a checkpoint.
+        UnknownNameError: the name is a path without a checkpoint, or longer than any.
     """
     path, text = Path(path_or_name).expanduser(), str(path_or_name)
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UnknownNameError(f"{text!r:.80} cannot be looked up as a folder: {error.strerror}.") from error
+    if there:
         if not (path / "config.json").is_file():
             raise UnknownNameError(f"{path} holds no checkpoint: it has no config.json.")
     elif isinstance(path_or_name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
@@ -71,6 +94,7 @@ def check_folder(path_or_name: str | Path) -> None:
 
 
 BUNDLED = "bundled"
+DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
 """Settings that `load` takes, and that may follow a model's name in a text."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..compressor.registry import UNCOMPRESSED
-from ..errors import unknown_name
+import torch
+
+from ..compressor.registry import UNCOMPRESSED, make_method
+from ..errors import KVPressVideoError, unknown_name
 from ..models.loading import load_model
 from ..sweep.benchmark import BENCHMARKS, Clip, read_clip
 from ..sweep.cells import Cell
@@ -18,6 +21,7 @@ from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
 from ..sweep.run.sweep import CLIPS
 from ..sweep.stats.summary import SummaryRow, summarise
+from ..utils.warnings import warn_caller
 from ..video.resolution import frame_pixels
 from .page import write_report
 from .ranking import budgets_of, compare_with_best, compressed, finished, leaders, nearest_budget
@@ -82,13 +86,17 @@ class Findings:
             device: of models that name none.
             progress: called with the current step, and how many parts of it are done, of how many (0 if unknown).
 
-        Raises:
-            KVPressVideoError: a model, benchmark or clip for the overlays cannot be loaded.
+        A model, benchmark, clip or method that is gone costs its overlays only: the page and a warning say so.
         """
         progress("comparing", 0, 0)
         against_best = compare_with_best(self.summary, self.rows, self.cells)
+        missing: list[str] = []
         done = partial(progress, "drawing patches")
-        drawn = overlays(self.summary, self.cells, self.folder, overlay_clips, device=device, done=done)
+        drawn = overlays(
+            self.summary, self.cells, self.folder, overlay_clips, device=device, done=done, missing=missing.append
+        )
+        for message in dict.fromkeys(missing):
+            warn_caller(message)
         progress("writing the report", 0, 0)
         return write_report(
             file or self.folder,
@@ -97,6 +105,7 @@ class Findings:
             facts=facts(self.rows, self.plan),
             failures=self.failures,
             overlays=drawn,
+            missing_overlays=list(dict.fromkeys(missing)),
             against_best=against_best,
         )
 
@@ -143,6 +152,7 @@ def overlays(
     *,
     device: str | None = None,
     done: Callable[[int, int], None] = lambda done, total: None,
+    missing: Callable[[str], None] = lambda message: None,
 ) -> list[Overlay]:
     """Compress some clips of a sweep again and record which patches the best methods keep.
 
@@ -152,33 +162,50 @@ def overlays(
         count: clips of each group, for each model and benchmark.
         device: of models that name none.
         done: called with the compressions done, of how many.
-
-    Raises:
-        BenchmarkError: a benchmark's files are missing.
-        UnknownNameError: a model or benchmark cannot be loaded.
-        VideoError: a clip cannot be read.
+        missing: called with what cannot be drawn and why, where a benchmark, model, clip or method cannot be loaded or
+            does not work any more.
     """
     jobs = []
     for (model, benchmark), seed in _suites(cells).items():
         suite = [row for row in finished(summary) if (row.model, row.benchmark) == (model, benchmark)]
         methods, budget = best_methods(suite)
         if methods and budget and count > 0:
-            clips = _first_of_each_group(BENCHMARKS.make(benchmark).clips(seed, folder / CLIPS), count)
-            jobs += [(model, methods, budget, clip) for clip in clips]
+            with _missing(f"clips of {benchmark}", missing):
+                clips = _first_of_each_group(BENCHMARKS.make(benchmark).clips(seed, folder / CLIPS), count)
+                usable = _usable(methods, missing)
+                jobs += [(model, usable, budget, clip) for clip in clips if usable]
     runs, total = itertools.count(1), sum(len(methods) for _, methods, _, _ in jobs)
     loaded: dict[str, Any] = {}
     found = []
     done(0, total)
     for name, methods, budget, clip in jobs:
-        if name not in loaded:
-            loaded = {name: load_model(name, device)}
-        model, processor = loaded[name]
-        video = read_clip(clip, frame_pixels(processor))
-        question = clip.questions[0].text
         title = " · ".join(filter(None, (clip.name, clip.group, budget)))
-        found.append(
-            look(model, processor, video, methods, budget, question, title=title, done=lambda: done(next(runs), total))
-        )
+        with _missing(title, missing):
+            if name not in loaded:
+                loaded = {name: load_model(name, device)}
+            model, processor = loaded[name]
+            video = read_clip(clip, frame_pixels(processor))
+            question = clip.questions[0].text
+            how: Any = {"title": title, "done": lambda: done(next(runs), total)}
+            found.append(look(model, processor, video, methods, budget, question, **how))
+    return found
+
+
+@contextmanager
+def _missing(subject: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Report an error inside the block as patches that cannot be drawn."""
+    try:
+        yield
+    except (KVPressVideoError, torch.OutOfMemoryError) as error:
+        report(f"The retained patches of {subject} are not drawn: {error}")
+
+
+def _usable(methods: Sequence[str], missing: Callable[[str], None]) -> list[str]:
+    found = []
+    for method in methods:
+        with _missing(method, missing):
+            make_method(method)
+            found.append(method)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, make_folder
 from ..utils.formatting import format_bytes, format_seconds
 from .curves import curves
 from .heatmap import at_budget, heatmap
@@ -115,6 +115,7 @@ def write_report(
     facts: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     overlays: Sequence[Overlay] = (),
+    missing_overlays: Sequence[str] = (),
     against_best: Sequence[SummaryRow] = (),
 ) -> Path:
     """Write the page atomically.
@@ -126,20 +127,32 @@ def write_report(
         facts: provenance: versions, device, settings.
         failures: of the sweep.
         overlays: to show.
+        missing_overlays: sentences about those that could not be drawn.
         against_best: from `compare_with_best`; with them the page marks ties.
 
     Returns:
         The file.
     """
-    path = Path(folder_or_file)
-    file = path if path.suffix.lower() in (".html", ".htm") else path / FILE
+    file = page_file(folder_or_file)
     text = render(
-        summary, title=title, facts=facts or {}, failures=failures, overlays=overlays, against_best=against_best
+        summary,
+        title=title,
+        facts=facts or {},
+        failures=failures,
+        overlays=overlays,
+        missing_overlays=missing_overlays,
+        against_best=against_best,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with atomic_write(file) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
     return file
+
+
+def page_file(folder_or_file: str | Path) -> Path:
+    """Return the file of a page, which is `report.html` in a folder."""
+    path = Path(folder_or_file)
+    return path if path.suffix.lower() in (".html", ".htm") else path / FILE
 
 
 def write_overlay(overlay: Overlay, file: str | Path) -> Path:
@@ -165,6 +178,7 @@ def render(
     facts: Mapping[str, Any],
     failures: Sequence[Failure],
     overlays: Sequence[Overlay],
+    missing_overlays: Sequence[str],
     against_best: Sequence[SummaryRow],
 ) -> str:
     """Render the page as text; arguments as in `write_report`."""
@@ -193,6 +207,7 @@ def render(
         facts=facts,
         failures=_by_error(failures),
         overlays=[inline(draw_overlay(overlay), f"Retained patches of {overlay.title}") for overlay in overlays],
+        missing_overlays=missing_overlays,
         overall=OVERALL,
         against=next((row.against for row in summary), UNCOMPRESSED),
         paired=bool(against_best),

@@ -118,6 +118,8 @@ def _cost_axis(axes: Axes, values: Sequence[float], format: Callable[[float], st
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     if not values:
+        axes.xaxis.set_major_locator(NullLocator())
+        axes.xaxis.set_minor_locator(NullLocator())
         return
     low, high = min(values), max(values)
     margin = max((high / low) ** 0.07, 1.01)

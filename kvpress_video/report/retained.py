@@ -17,6 +17,7 @@ from ..compressor.entries import Context, Tags
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..errors import MissingInputError, VideoError
 from ..models import adapter_for
+from ..utils.questions import check_question
 from ..video.prompt import prepare
 from ..video.reader import Frames, Seconds, Video
 
@@ -96,6 +97,7 @@ def look(
     Raises:
         VideoError: fewer than one frame is to be shown.
         MissingInputError: no method is named.
+        QuestionError: the question is no text, or contains a special token of the model.
         BudgetError: the budget cannot be read or reached.
         UnknownNameError: unknown method or setting.
         UnsupportedModelError: the model cannot be compressed.
@@ -104,8 +106,10 @@ def look(
         raise VideoError(f"At least one frame must be shown, got {shown}.")
     if not methods:
         raise MissingInputError("Name at least one method whose patches are to be shown.")
+    asked = question or _DEFAULT_QUESTION
+    check_question(processor, asked)
     retained = []
-    inputs = prepare(processor, video, question or _DEFAULT_QUESTION).to(model.device)
+    inputs = prepare(processor, video, asked).to(model.device)
     for method in methods:
         retained.append(_retained(model, processor, inputs, method, budget, answers=question is not None))
         done()
@@ -115,7 +119,7 @@ def look(
     pictures = _pictures(processor, video, np.minimum(chosen * step, len(video) - 1))
     times = video.times[np.minimum(np.arange(frames) * step, len(video) - 1)]
     name = title or (video.path.name if video.path else "video")
-    return Overlay(name, pictures, chosen, times, tuple(retained), question)
+    return Overlay(name.encode(errors="backslashreplace").decode(), pictures, chosen, times, tuple(retained), question)
 
 
 def kept_shares(layers: Sequence[CompressedLayer]) -> NDArray[np.float64]:

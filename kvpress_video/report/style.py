@@ -16,7 +16,7 @@ import numpy as np
 
 from ..compressor.registry import UNCOMPRESSED
 from ..errors import unknown_name
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,6 +105,7 @@ def drawing() -> Iterator[None]:
         "grid.color": GRID,
         "grid.linewidth": 0.7,
         "text.color": INK,
+        "text.parse_math": False,
         "xtick.color": FAINT,
         "ytick.color": FAINT,
         "xtick.labelcolor": INK,
@@ -143,7 +144,7 @@ def save(figure: Figure, file: str | Path) -> Path:
     """
     path = Path(file)
     check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with drawing(), atomic_write(path) as scratch:
         figure.savefig(scratch, format=path.suffix[1:].lower(), facecolor="white", metadata=_undated(path.suffix))
     return path

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,21 @@ from .deployment import VARIABLE
 
 STARTUP = Path(__file__).parent / "startup"
 """Folder with a `sitecustomize.py`, which every Python process with this folder on its path runs first."""
+
+
+def missing_decoder(command: Sequence[str]) -> str | None:
+    """Return what a server needs to read videos and this installation lacks; None where nothing is known to be missing.
+
+    Args:
+        command: program and arguments.
+    """
+    served = Path(command[0]).name == "transformers" and command[1:2] == ["serve"]
+    if not served or find_spec("torchcodec") is not None:
+        return None
+    return (
+        "transformers serve reads videos with torchcodec, which is not installed here: requests with one will fail. "
+        "Install the torchcodec that belongs to your torch, or serve the model with kv.patch() in code of your own."
+    )
 
 
 def launch(command: Sequence[str], method: str, budget: str, **options: Any) -> NoReturn:
@@ -36,6 +52,8 @@ def launch(command: Sequence[str], method: str, budget: str, **options: Any) -> 
         raise UnknownNameError(f"There is no command {command[0]!r}: check its spelling and PATH.")
     with suppress(UnsupportedModelError):  # compress() checks the settings before the model, which is None here
         compress(None, method, budget, **options)
+    if note := missing_decoder(command):
+        print(f"kvpress-video: {note}", file=sys.stderr)
     settings = {"method": method, "budget": budget, **options}
     path = os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH"))))
     sys.stdout.flush()

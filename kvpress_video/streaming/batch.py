@@ -45,7 +45,9 @@ def ask_all(
 
     Raises:
         CacheError: the sessions do not belong into one batch.
-        BudgetError: a budget of bytes has no room for question and answer. Nothing is asked then.
+        BudgetError: a budget of bytes has no room for question and answer, or `max_new_tokens` is no whole number above
+            zero. Nothing is asked then.
+        QuestionError: a question is no text, or contains a special token of the model. Nothing is asked then.
     """
     asked = [questions] * len(sessions) if isinstance(questions, str) else list(questions)
     _check(sessions, asked)

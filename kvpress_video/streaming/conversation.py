@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..models.base import Adapter
+from ..utils.questions import check_question
 from .chat_template import ChatTemplate
 from .frame_tokens import LabelIds
 
@@ -50,7 +51,12 @@ class Conversation:
             processor: has a tokenizer and a chat template.
             system: system message.
             adapter: the model's, which knows what its processor writes for each frame.
+
+        Raises:
+            QuestionError: the system message is no text, or contains a special token of the model.
         """
+        if system is not None:
+            check_question(processor, system, "system message")
         self._processor, self._adapter = processor, adapter
         self._tokenizer = processor.tokenizer
         self._template = ChatTemplate.of(processor, system, adapter.video_markup(processor))

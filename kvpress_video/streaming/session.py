@@ -16,7 +16,7 @@ from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Labels, Positions
 from ..utils.concurrency import defer_sigint, model_lock
-from ..utils.numbers import is_whole
+from ..utils.questions import check_new_tokens, check_question
 from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .config import SessionConfig
@@ -185,6 +185,7 @@ class VideoSession:
 
         Raises:
             BudgetError: a budget of bytes has no room for the turn, or `max_new_tokens` is no whole number above zero.
+            QuestionError: the question is no text, or contains a special token of the model.
         """
         with self.lock:
             ids = self.prepare(question, max_new_tokens)
@@ -218,9 +219,10 @@ class VideoSession:
 
         Raises:
             BudgetError: as in `ask`.
+            QuestionError: as in `ask`.
         """
-        if not is_whole(max_new_tokens) or max_new_tokens < 1:
-            raise BudgetError(f"max_new_tokens must be a whole number above zero, got {max_new_tokens!r}.")
+        check_new_tokens(max_new_tokens)
+        check_question(self.processor, question)
         self.flush()
         ids = self._conversation.question(question)
         text = len(ids) + max_new_tokens

@@ -74,6 +74,16 @@ class Task:
     cells: tuple[Cell, ...]
 
 
+def suite_of(benchmark: str, seed: int) -> str:
+    """Name the clips of a benchmark at a seed, in the plan of a sweep."""
+    return f"{benchmark} seed {seed}"
+
+
+def checkpoint_of(model: str) -> str:
+    """Name the files of a model, in the plan of a sweep."""
+    return f"model {model}"
+
+
 def prefill_of(setup: Setup, budget: str) -> Prefill:
     """Resolve how the prompt is prefilled at a budget.
 

@@ -16,6 +16,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_LONGEST_NAME = 255  # bytes
 _NAME_BYTES = 200  # of the target's name in a temporary name, which may take 255 in all
 
 
@@ -56,6 +57,33 @@ def atomic_write(path: Path, *, mode: int | None = None, durable: bool = False) 
         if error.errno is None or error.filename not in (None, str(scratch), scratch, str(target.parent)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_target(path: Path) -> None:
+    """Check that a file may be written, before the work whose result goes there; its folder need not exist.
+
+    Raises:
+        OSError: `path` is a folder, a device or a pipe, has an impossible name, or lies in no folder that may be
+            written.
+    """
+    if kind := irregular_kind(path):
+        raise OSError(errno.EINVAL, f"It is {kind}, not a regular file", str(path))
+    target = Path(os.path.realpath(path))
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in target.parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+    folder = next(folder for folder in target.parents if os.path.lexists(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"The folder {folder} may not be written", str(path))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        OSError: it cannot be made; `filename` is `path` or the one above it that is in the way.
+    """
+    _existing(path)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def irregular_kind(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +226,31 @@ def test_an_empty_folder_is_explained(tmp_path: Path) -> None:
 def test_the_same_clip_is_the_same_file_every_time(tmp_path: Path) -> None:
     files = [make_clip(tmp_path / f"{number}.mp4", frames=24, camera="moving").path for number in range(6)]
     assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "[]",
+        "{",
+        "[" * 10_000,
+        '{"world": 2}',
+        '{"world": 2, "clips": []}',
+        '{"world": 2, "clips": {"still-2-1000000000.mp4": {}}}',
+        '{"world": 2, "clips": {"still-2-1000000000.mp4": 1}}',
+        "\xff",
+    ],
+)
+def test_a_damaged_index_is_made_again(tmp_path: Path, index: str) -> None:
+    (tmp_path / "clips.json").write_bytes(index.encode("latin-1"))
+    (tmp_path / "still-2-1000000000.mp4").write_text("no clip")
+    [clip] = make_clips(1, frames=2, camera="still", folder=tmp_path)
+    assert [clip] == load_clips(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_an_index_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "clips.json")
+    with pytest.raises(OSError, match="a device or pipe"):
+        make_clips(1, frames=2, folder=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["clips.json"]

@@ -24,6 +24,17 @@ def test_budget_is_ignored_and_the_report_says_so(budget: str | int, stage: kv.c
     assert {*run.report.entries} == {run.report.visual_tokens}
 
 
+@pytest.mark.parametrize("budget", [16, "20KiB"])
+def test_a_chunked_prefill_without_a_chunk_takes_that_of_the_budget(budget: str | int) -> None:
+    """As for every other method in the loop; the budget of everything, a ratio, has none."""
+    model = model_of("qwen2_5_vl")
+    inputs = zoo.inputs(model, [video_prompt("qwen2_5_vl", 12)])
+    with kv.compress(model, "full", budget, prefill="chunked") as run:
+        kept = answer(model, inputs)
+    assert torch.allclose(kept.logits, answer(model, inputs).logits, atol=1e-5)
+    assert (run.report.prefill, run.report.ratio) == ("chunked", 1)
+
+
 def test_patch_with_it_serves_the_stock_answers() -> None:
     model = model_of("qwen2_5_vl")
     inputs = zoo.inputs(model, [video_prompt("qwen2_5_vl", 12)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -181,6 +184,28 @@ def test_the_command_writes_a_picture(tmp_path: Path, clips: list[Clip], capsys:
     with Image.open(out) as picture:
         assert picture.width > 600
         assert len(picture.getcolors(maxcolors=2**24) or ()) > 100
+
+
+def test_the_command_draws_a_clip_whatever_its_name(tmp_path: Path, clips: list[Clip]) -> None:
+    """Names that are formulas to matplotlib, and names that are not UTF-8."""
+    for name in ("$x^{$.mp4", os.fsdecode(b"caf\xe9.mp4")):
+        shutil.copy(clips[0].path, tmp_path / name)
+        asked = [
+            "--methods",
+            "tar",
+            "--budget",
+            "25%",
+            "--question",
+            "Is it $x^{$?",
+            "--frames",
+            "1",
+            "--device",
+            "cpu",
+        ]
+        assert run(str(tmp_path / name), *asked, "--out", str(tmp_path / "look.svg")) == 0
+        text = html.unescape((tmp_path / "look.svg").read_text())
+        assert "“Is it $x^{$?”" in text
+        assert name.encode(errors="backslashreplace").decode() in text
 
 
 @pytest.mark.parametrize(

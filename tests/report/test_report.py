@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import html
+import io
 import random
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -21,9 +25,10 @@ from kvpress_video.report import compare_with_best, draw_curves, draw_heatmap, d
 from kvpress_video.report.curves import curves, spread
 from kvpress_video.report.findings import best_methods, facts
 from kvpress_video.report.heatmap import heatmap
+from kvpress_video.report.page import write_overlay
 from kvpress_video.report.pareto import MEMORY, TIME, pareto
 from kvpress_video.report.ranking import budgets_of, nearest_budget, pareto_front, rank
-from kvpress_video.report.style import assign_styles
+from kvpress_video.report.style import assign_styles, drawing
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import Store
@@ -385,6 +390,63 @@ def test_the_command_needs_no_clips_where_no_patches_are_asked_for(
     assert "Retained patches" not in out.read_text()
     assert "vs tar" in out.read_text()
     assert not (folder / "clips").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "drawn"),
+    [
+        (
+            "UPDATE cells SET method = 'gone' WHERE method = 'van'; DELETE FROM measurements WHERE cell IN "
+            "(SELECT id FROM cells WHERE budget = '12.5%')",
+            "of gone are not drawn: Unknown method 'gone'",
+            True,
+        ),
+        (
+            "UPDATE cells SET method = 'gone' WHERE method = 'tar'",
+            "of gone are not drawn: Unknown method 'gone'",
+            False,
+        ),
+        ("UPDATE cells SET model = '/models/gone'", "are not drawn: There is no model folder /models/gone", False),
+    ],
+)
+def test_the_report_lives_when_a_method_or_a_model_is_gone(
+    folder: Path, change: str, message: str, drawn: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The tables need the answers alone, and the page says what could not be drawn."""
+    with closing(sqlite3.connect(folder / "sweep.sqlite")) as db, db:
+        db.executescript(change)
+    assert run(str(folder), "--device", "cpu") == 0
+    text = html.unescape((folder / "report.html").read_text())
+    assert message in text
+    assert message in " ".join(str(warning.message) for warning in recwarn)
+    assert ("Retained patches of still-8" in text) is drawn
+
+
+def test_every_name_and_question_is_drawn_as_it_is(tmp_path: Path) -> None:
+    """matplotlib would read text between dollars as a formula, and fail where it is none."""
+    odd = "$x^{$ \\frac & <b> 10% {} _"
+    lines = [line(method, budget, group=odd, model=f"m{odd}", benchmark=benchmark)
+             for benchmark in (odd, "b") for method in (odd, "tar", "van") for budget in ("50%", "25%")]  # fmt: skip
+    lines += [line("full", "100%", ratio=1.0, group=odd, model=f"m{odd}", benchmark=odd)]
+    lines = [replace(each, accuracies={**each.accuracies, odd: each.accuracies["needle"]}) for each in lines]
+    drawn = replace(overlay([odd, "tar"]), question=odd, title=odd)
+    drawn = replace(drawn, retained=tuple(replace(kept, answer=odd) for kept in drawn.retained))
+    for suffix in (".png", ".svg", ".pdf"):
+        for draw in (draw_curves, draw_pareto, draw_heatmap):
+            draw(lines, tmp_path / f"{draw.__name__}{suffix}")
+        write_overlay(drawn, tmp_path / f"overlay{suffix}")
+    for name in ("draw_curves", "draw_pareto", "draw_heatmap", "overlay"):
+        assert odd in html.unescape((tmp_path / f"{name}.svg").read_text())
+    text = html.unescape(page_of(tmp_path, lines, title=odd, overlays=[drawn]))
+    assert f"“{odd}”" in text
+
+
+def test_axes_without_points_have_no_formulas_for_ticks() -> None:
+    for draw in (pareto, curves):
+        with drawing():
+            figure = draw([line("tar", bytes=0.0, compress_seconds=0.0, answer_seconds=0.0), whole(bytes=0.0)])
+            figure.savefig(io.BytesIO(), format="png")
+        assert not [text for axes in figure.axes for text in axes.get_xticklabels() if "$" in text.get_text()]
 
 
 def test_the_command_refuses_what_cannot_be(folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import kvpress_video as kv
 from kvpress_video.cli import main
+from kvpress_video.serving import launch
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip
@@ -206,3 +207,22 @@ def test_a_command_that_cannot_be_started(tmp_path: Path, capfd: pytest.CaptureF
     file.chmod(0o755)
     assert main(["run", "--method", "tar", "--budget", "40", "--", str(file)]) == 2
     assert f"Cannot start '{file}': " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "installed", "said"),
+    [
+        (["transformers", "serve", "model"], False, True),
+        (["/venv/bin/transformers", "serve"], False, True),
+        (["transformers", "serve"], True, False),
+        (["transformers", "chat"], False, False),
+        (["python", "serve"], False, False),
+        (["transformers"], False, False),
+    ],
+)
+def test_a_server_without_its_decoder_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], installed: bool, said: bool
+) -> None:
+    monkeypatch.setattr(launch, "find_spec", lambda name: object() if installed else None)
+    note = launch.missing_decoder(command)
+    assert (note is not None and "torchcodec" in note) is said

@@ -68,6 +68,21 @@ def test_csv_holds_every_row_with_exact_numbers(folder: Path, capsys: pytest.Cap
     assert [float(record["ratio"]) for record in found] == [1 / 3] * 12
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_text_that_a_spreadsheet_would_run_is_text_in_csv(start: str) -> None:
+    formula = f"{start}HYPERLINK(0)"
+    content = encode([{"answer": formula, "nested": [formula], "score": 1}], "csv").decode()
+    [record] = csv.DictReader(io.StringIO(content, newline=""))
+    assert record == {"answer": f"'{formula}", "nested": json.dumps([formula]), "score": "1"}
+    assert json.loads(encode([{"answer": formula}], "json")) == [{"answer": formula}]
+
+
+@pytest.mark.parametrize("number", [-1, -0.5, -1e-300, float("-inf"), "-1", "+.5", "-2.", "-1e-3", "1-2", "", "a=b"])
+def test_numbers_and_plain_text_are_exact_in_csv(number: Any) -> None:
+    [record] = csv.DictReader(io.StringIO(encode([{"a": number, "b": ""}], "csv").decode(), newline=""))
+    assert record["a"] == str(number)
+
+
 def test_parquet_holds_every_row_with_proper_types(folder: Path, tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from sweep_rows import TASKS, Score, done, remeasured, rows
 
-from kvpress_video import cli
 from kvpress_video.cli import compare as command
+from kvpress_video.cli import program as cli
 from kvpress_video.errors import SweepError, UnknownNameError
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.gate.compare import Gate, compare_sweeps

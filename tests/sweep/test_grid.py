@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -342,3 +345,51 @@ def test_the_example_of_the_guide_is_a_grid(tmp_path: Path) -> None:
     _, example, *_ = guide.split("```yaml\n")
     grid = read_grid(written(tmp_path, example.split("```")[0]))
     assert len(grid.cells()) == 2 * 1 * 2 * (1 + 4 * 5)
+
+
+def bomb(key: str = "") -> str:
+    lines = ['a: &a ["x","x","x","x","x","x","x","x","x"]']
+    lines += [f"{name}: &{name} [{','.join(['*' + chr(ord(name) - 1)] * 9)}]" for name in "bcdefghi"]
+    return "\n".join([*lines, key, "methods: [tar]", "budgets: [50%]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb(), "too large for a grid: with its aliases it has more than 10000 values"),
+        (bomb("? *i\n: 1"), "too large for a grid"),
+        ("methods: [" + "x," * 20_000 + "]", "too large for a grid"),
+        ("methods: " + "[" * 20_000, "nested too deeply for a grid"),
+        ("methods: [tar]\n#" + "x" * 2**17, "it has 131088 bytes, and a grid at most 131072"),
+        (f"methods: [tar]\nseeds: {[*range(4000)]}\nbudgets: {[*range(2, 4000)]}", "up to 15,992,000 cells"),
+    ],
+)
+def test_a_grid_without_measure_is_refused_with_little_memory(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SweepError, match=message):
+            read_grid(path)
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value", ["!!float ''", "!!int ''", "!!bool x", "!!timestamp x", "!!binary '*'", "!!python/name:os.system ''"]
+)
+def test_a_tag_that_does_not_fit_its_value_is_an_error_at_its_place(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SweepError, match=r"grid.yaml:2:10: budgets"):
+        read_grid(written(tmp_path, f"methods: [tar]\nbudgets: [{value}]\n"))
+
+
+def test_a_key_that_is_a_list_is_an_error_at_its_place(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"grid.yaml:3:3: <sequence>: A key must be a name"):
+        read_grid(written(tmp_path, "methods: [tar]\nbudgets: [50%]\n? [a]\n: 1\n"))
+
+
+@pytest.mark.parametrize(("make", "said"), [(os.mkfifo, "it is a device or pipe"), (os.mkdir, "Is a directory")])
+def test_a_grid_that_is_no_file_is_refused(tmp_path: Path, make: Any, said: str) -> None:
+    make(tmp_path / "grid.yaml")
+    with pytest.raises(SweepError, match=said):
+        read_grid(tmp_path / "grid.yaml")

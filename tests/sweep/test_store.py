@@ -356,6 +356,62 @@ def test_a_file_with_a_damaged_page_is_an_error(tmp_path: Path) -> None:
     both_ways(tmp_path, "malformed.*damaged")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE measurements SET settings = '{'", "in the column 'settings' '{' is not JSON"),
+        ("UPDATE measurements SET settings = '[]'", "'settings' .* is not dict"),
+        ("UPDATE measurements SET entries = '[]'", "'entries' the list is empty"),
+        ("UPDATE measurements SET entries = '[1, \"2\"]'", "'entries' '2' is not int"),
+        ("UPDATE measurements SET versions = x'00'", "'versions' b'.x00' is not JSON"),
+        ("UPDATE measurements SET bytes = -1", "'bytes' -1 is negative"),
+        ("UPDATE measurements SET ratio = 'half'", "'ratio' 'half' is not int or float"),
+        ("UPDATE measurements SET ratio = 0", "'ratio' 0.0 is no share above 0"),
+        ("UPDATE measurements SET ratio = 1.5", "'ratio' 1.5 is no share above 0"),
+        ("UPDATE measurements SET ratio = 9e999", "'ratio' inf is not finite"),
+        ("UPDATE measurements SET frames = 'many'", "'frames' 'many' is not int"),
+        ("UPDATE answers SET score = 7", "'score' 7.0 is not between 0 and 1"),
+        ("UPDATE answers SET score = 'right'", "'score' 'right' is not"),
+        ("UPDATE answers SET answer = x'FF'", "'answer' b'.xff' is not str"),
+        ("UPDATE cells SET method = x'FF'", "'method' b'.xff' is not str"),
+        ("UPDATE cells SET seed = 'one'", "'seed' 'one' is not int"),
+        ("UPDATE plan SET value = 'x' WHERE key = 'setup'", "'x' is not JSON"),
+        ("UPDATE plan SET value = '[1]' WHERE key = 'setup'", "the plan's setup are .1."),
+        ("UPDATE plan SET value = '{\"a\": 1}' WHERE key = 'clips'", "the plan's clips are"),
+        ("UPDATE plan SET value = replace(hex(zeroblob(9999)), '00', '[') WHERE key = 'clips'", "is not JSON"),
+    ],
+)
+def test_a_damaged_value_in_a_sound_file_is_an_error_that_names_it(tmp_path: Path, change: str, message: str) -> None:
+    file = filled(tmp_path)
+    raw(tmp_path, change)
+
+    def read() -> None:
+        with Store(tmp_path) as store:
+            store.rows()
+            _ = store.plan
+
+    with pytest.raises(SweepError, match=f"Cannot use {file}: .*{message}.*It is damaged"):
+        read()
+
+
+def test_damaged_failures_and_names_of_clips(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    with Store(tmp_path, plan(), resume=True) as store:
+        store.fail(Failure(CELLS[-1], "a.mp4", "There is no video caf\udce9.mp4."))
+        assert [failure.error for failure in store.failures()] == ["There is no video caf\\udce9.mp4."]
+    raw(tmp_path, "UPDATE failures SET error = x'FF'")
+    raw(tmp_path, "UPDATE measurements SET clip = x'FF' WHERE id = 1")
+    with Store(tmp_path) as store:
+        for read in (store.failures, store.finished):
+            with pytest.raises(SweepError, match="is no name of a clip and no error"):
+                read()
+
+
+def test_a_cell_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"Cannot write '/models/caf.*udce9' to .*: it is not UTF-8. Rename it."):
+        Store(tmp_path, plan([Cell("tar", "25%", "/models/caf\udce9")]))
+
+
 def test_folders_of_any_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a b", "50%", "what?mode=memory", "#1", "ü;'\"", "file:x"):

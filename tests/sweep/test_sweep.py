@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
 from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from kvpress_video.sweep import BENCHMARKS, Cell, Setup, Store, SweepResult, mak
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Task
 from kvpress_video.sweep.results.records import Failure, Outcome
+from kvpress_video.sweep.results.store import FILE
 from kvpress_video.sweep.run import sweep
 from kvpress_video.sweep.run.sweep import missing_tasks
 
@@ -150,6 +154,105 @@ def test_questions_that_changed_are_not_mixed_with_old_answers(tmp_path: Path, r
     assert run(tmp_path, Fake(), ready, resume=True).jobs == 10
 
 
+def videos(folder: Path, ready: pytest.MonkeyPatch) -> list[Clip]:
+    """The clips with files of their own, the first and the second in one."""
+    found = [replace(clip, path=folder / name) for clip, name in zip(CLIPS, ("a.mp4", "a.mp4", "b.mp4"), strict=True)]
+    for clip in found:
+        clip.path.write_bytes(b"video" * 1000)
+    ready.setattr(BENCHMARKS.get("world"), "clips", lambda self, seed, folder: found)
+    return found
+
+
+def test_a_video_that_changed_is_not_mixed_with_old_answers(tmp_path: Path, ready: pytest.MonkeyPatch) -> None:
+    first, _, last = videos(tmp_path, ready)
+    run(tmp_path / "sweep", Fake(stop=7), ready)  # the third clip has no answers yet
+    with Store(tmp_path / "sweep") as store:
+        assert store.plan["files"][f"{WORLD} seed 0"]["2.mp4"]["size"] == 5000
+    last.path.write_bytes(b"another video")
+    first.path.touch()
+    run(tmp_path / "sweep", Fake(stop=1), ready, resume=True)
+    first.path.write_bytes(b"video" * 999 + b"vidoe")
+    with pytest.raises(SweepError, match=r"2 files have changed since .*, 0.mp4 of world.* seed 0 first: put the earl"):
+        run(tmp_path / "sweep", Fake(), ready, resume=True)
+    first.path.write_bytes(b"video" * 1000)
+    assert run(tmp_path / "sweep", Fake(), ready, resume=True).done == 12
+    last.path.write_bytes(b"video" * 1000)
+    with pytest.raises(SweepError, match=r"1 files have changed since .*, 2.mp4 of world"):
+        run(tmp_path / "sweep", Fake(), ready, resume=True)
+
+
+def test_a_large_video_that_was_written_again_is_a_warning(tmp_path: Path, ready: pytest.MonkeyPatch) -> None:
+    first = videos(tmp_path, ready)[0]
+    first.path.write_bytes(bytes(2**21))
+    run(tmp_path / "sweep", Fake(), ready)
+    os.utime(first.path, (1, 1))
+    with pytest.warns(UserWarning, match=r"2 files were written again since .*, 0.mp4 of world"):
+        run(tmp_path / "sweep", Fake(), ready, resume=True)
+
+
+def test_a_checkpoint_that_changed_is_not_mixed_with_old_answers(tmp_path: Path, ready: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (model / name).write_text("one")
+    grid = GRID.replaced(models=[f"{model}:dtype=float32"])
+    run(tmp_path / "sweep", Fake(stop=7), ready, grid)
+    (model / "README.md").write_text("two")
+    run(tmp_path / "sweep", Fake(stop=1), ready, grid, resume=True)
+    (model / "model.safetensors").write_text("two")
+    with pytest.raises(SweepError, match=r"1 files have changed since .*, model.safetensors of model .*float32 first"):
+        run(tmp_path / "sweep", Fake(), ready, grid, resume=True)
+
+
+def test_a_store_that_knows_no_files_is_taken_up(tmp_path: Path, ready: pytest.MonkeyPatch) -> None:
+    """As written before files were recorded."""
+    first = videos(tmp_path, ready)[0]
+    run(tmp_path / "sweep", Fake(stop=7), ready)
+    with closing(sqlite3.connect(tmp_path / "sweep" / FILE)) as db, db:
+        assert db.execute("DELETE FROM plan WHERE key = 'files'").rowcount == 1
+    first.path.write_bytes(b"another")
+    assert run(tmp_path / "sweep", Fake(), ready, resume=True).done == 12
+
+
+def foreign(folder: Path, ready: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / FILE).write_text("method,budget\n" * 100)
+
+
+def taken(folder: Path, ready: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / FILE).mkdir()
+
+
+def answers(folder: Path, ready: pytest.MonkeyPatch) -> None:
+    run(folder, Fake(), ready)
+
+
+def other(folder: Path, ready: pytest.MonkeyPatch) -> None:
+    run(folder, Fake(), ready, GRID.replaced(batch=3))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "resume", "message"),
+    [
+        (foreign, False, "not written by a sweep: choose another folder"),
+        (foreign, True, "not written by a sweep"),
+        (taken, False, "is a folder and no sweep"),
+        (answers, False, "already holds 24 answers"),
+        (other, True, "holds another sweep: setup.batch is 3 there and 8 here"),
+        (lambda folder, ready: folder.write_text(""), False, "Cannot write a sweep to .*: Not a directory"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused_before_any_clip_is_made(
+    tmp_path: Path, ready: pytest.MonkeyPatch, prepare: Any, resume: bool, message: str
+) -> None:
+    prepare(tmp_path / "sweep", ready)
+    ready.setattr(BENCHMARKS.get("world"), "clips", lambda self, seed, folder: pytest.fail("clips were made"))
+    with pytest.raises(SweepError, match=message):
+        run(tmp_path / "sweep", Fake(), ready, resume=resume)
+    assert not (tmp_path / "sweep" / "clips").exists()
+
+
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
@@ -173,6 +276,12 @@ def test_a_sweep_may_go_on_elsewhere_and_failures_are_those_of_its_cells(
     run(tmp_path, Fake(), ready)
     smaller = GRID.replaced(methods=["full", "tar"], device="cuda:0", reuse=False)
     assert run(tmp_path, Fake(), ready, smaller, resume=True).failures == ()
+
+
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "cannot hold a NUL character"), ("a" * 300, "File name too long")])
+def test_a_folder_with_an_impossible_name(tmp_path: Path, ready: pytest.MonkeyPatch, name: str, said: str) -> None:
+    with pytest.raises(SweepError, match=said):
+        run(tmp_path / name, Fake(), ready)
 
 
 def test_missing_files_are_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,23 @@ def test_small_batches_give_the_same_answers(worker: Worker, pieces: list[Clip])
         [one.answer for one in done.answers] for done in whole
     ]
     assert [done.measured.report.entries for done in small] == [done.measured.report.entries for done in whole]
+
+
+def test_a_budget_too_small_for_a_question_names_its_bytes_and_not_the_batchs(
+    worker: Worker, pieces: list[Clip]
+) -> None:
+    """What the error asks for is enough: the budget of a grid is that of one question."""
+    [failure] = worker.run(task(pieces[0], cell("tar", "4KiB")))
+    assert isinstance(failure, Failure)
+    found = re.fullmatch(
+        r"BudgetError: 4KiB cannot hold the \d+ text entries of 1 row\(s\) .* at least .* \((\d+) bytes\)\.",
+        failure.error,
+    )
+    assert found, failure.error
+    [done] = run(worker, pieces[0], cell("tar", f"{found[1]}B"))
+    assert done.measured.report.bytes <= int(found[1])
+    [failure] = worker.run(task(pieces[0], cell("tar", f"{int(found[1]) - 1}B")))
+    assert isinstance(failure, Failure)
 
 
 def test_a_measurement_says_how_it_was_made(worker: Worker, pieces: list[Clip]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ import pytest
 
 from kvpress_video.streaming.checkpoint import write_snapshot
 from kvpress_video.sweep.results.export import write
-from kvpress_video.utils.files import atomic_write
+from kvpress_video.utils.files import atomic_write, check_target, make_folder
 
 DEAD = 99_999_999  # above any pid_max of Linux
 
@@ -153,7 +154,7 @@ def test_a_folder_that_is_missing_or_a_file(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from kvpress_video.utils.files import atomic_write
+from kvpress_video.utils.files import atomic_write, check_target, make_folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with atomic_write(Path(sys.argv[1])) as scratch:
@@ -203,7 +204,7 @@ def test_what_killed_writers_left_is_removed_and_what_live_ones_write_is_not(tmp
 LOCKED = """
 import os, sys
 from pathlib import Path
-from kvpress_video.utils.files import atomic_write
+from kvpress_video.utils.files import atomic_write, check_target, make_folder
 with atomic_write(Path(sys.argv[1])) as scratch:
     scratch.write_text("from another container")
     os.rename(scratch, sys.argv[2])
@@ -236,3 +237,85 @@ def test_a_folder_that_cannot_be_listed_can_be_written_to(tmp_path: Path, monkey
     monkeypatch.setattr(os, "scandir", refuse)
     put(tmp_path / "a", "text")
     assert (tmp_path / "a").read_text() == "text"
+
+
+def test_a_target_is_checked_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in {
+        "folder": "It is a folder",
+        "pipe": "It is a device or pipe",
+        "file/new/a": "Not a directory",
+        "new/" + "a" * 300: "File name too long",
+        "a\0b": "cannot hold a NUL character",
+    }.items():
+        with pytest.raises(OSError, match=said):
+            check_target(tmp_path / name)
+    for name in ("a", "file", "new/folder/a", "é" * 127):
+        check_target(tmp_path / name)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+def test_a_target_in_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for any user but root."""
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
+    with pytest.raises(OSError, match=f"The folder {tmp_path} may not be written"):
+        check_target(tmp_path / "new" / "a")
+
+
+def test_a_folder_with_an_impossible_name(tmp_path: Path) -> None:
+    for name, said in (("a\0b", "cannot hold a NUL character"), ("a" * 300, "File name too long")):
+        with pytest.raises(OSError, match=said):
+            make_folder(tmp_path / name)
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+@pytest.mark.parametrize("suffix", [".csv", ".html", ".png", ".svg", ".pdf", ".json", ".kvv"])
+def test_every_writer_keeps_permissions_and_links_and_refuses_pipes(tmp_path: Path, suffix: str, bundled: Any) -> None:
+    from kvpress_video.benchmarks.perf.results.file import check, keep
+    from kvpress_video.benchmarks.perf.results.measurement import Figure
+    from summary_rows import line, overlay, whole
+
+    from kvpress_video import VideoSession
+    from kvpress_video.errors import KVPressVideoError
+    from kvpress_video.report import draw_curves, write_report
+    from kvpress_video.report.page import write_overlay
+
+    def bench(path: Path) -> None:
+        check(path, head)
+        keep(path, head, "pass", [Figure("pass", "case", "what", 1.0, "ms")])
+
+    lines = [whole(), line("tar")]
+    writers: dict[str, Any] = {
+        ".csv": lambda path: write(path, b"text"),
+        ".html": lambda path: write_report(path, lines, title="A sweep"),
+        ".png": lambda path: draw_curves(lines, path),
+        ".svg": lambda path: write_overlay(overlay(), path),
+        ".pdf": lambda path: write_overlay(overlay(), path),
+        ".json": bench,
+        ".kvv": VideoSession(*bundled, budget=20).save,
+    }
+    real, link, pipe = (tmp_path / f"{name}{suffix}" for name in ("real", "link", "pipe"))
+    head = dict.fromkeys(("device", "machine", "scale", "versions"), "here")
+    real.write_text(json.dumps({**head, "rows": []}))
+    real.chmod(0o600)
+    link.symlink_to(real.name)
+    os.mkfifo(pipe)
+    abandoned = tmp_path / f".{real.name}.{DEAD}.0123abcd.tmp"
+    abandoned.write_text("part")
+    before = real.read_bytes()
+    writers[suffix](link)
+    assert mode_of(real) == 0o600
+    assert link.is_symlink()
+    assert real.read_bytes() != before
+    assert not abandoned.exists()
+    with pytest.raises((OSError, KVPressVideoError), match="device or pipe"):
+        writers[suffix](pipe)
+    assert pipe.is_fifo()
+    with pytest.raises((OSError, KVPressVideoError), match="too long"):
+        writers[suffix](tmp_path / f"{'a' * 300}{suffix}")
+    with pytest.raises((OSError, KVPressVideoError), match="NUL"):
+        writers[suffix](tmp_path / f"a\0b{suffix}")

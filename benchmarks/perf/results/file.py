@@ -9,6 +9,7 @@ from typing import Any
 
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.run.environment import device_name
+from kvpress_video.utils.files import check_target
 
 from ...publishing.provenance import provenance, write_result
 from ..setup.scales import Bed
@@ -33,8 +34,9 @@ def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         found = json.loads(file.read_text())
         rows = found.pop("rows")
+        _ = [row["benchmark"] for row in rows]
         missing = [name for name in _SAME if name not in found]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: {error}.") from error
     if missing:
         raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: it does not say {', '.join(missing)}.")
@@ -45,8 +47,12 @@ def check(file: Path, head: Mapping[str, Any]) -> None:
     """Check that figures of this machine may be added to a file.
 
     Raises:
-        BenchmarkError: the file holds figures of another machine, scale or versions.
+        BenchmarkError: the file cannot be written, or holds figures of another machine, scale or versions.
     """
+    try:
+        check_target(file)
+    except OSError as error:
+        raise BenchmarkError(f"Cannot write {file}: {error.strerror}.") from error
     if not file.exists():
         return
     known, _ = read(file)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kvpress_video.errors import unknown_name
+from kvpress_video.models.devices import check_device
 from kvpress_video.models.loading import load_bundled
 
 
@@ -223,8 +224,10 @@ def bed(scale: str | None = None, device: str | None = None) -> Bed:
     """Choose device and scale: by default the 7B model on a GPU, else the laptop's size on the CPU.
 
     Raises:
-        UnknownNameError: there is no such scale.
+        UnknownNameError: there is no such scale, or no such device here.
     """
+    if device is not None:
+        check_device(device)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = scale or ("7b" if where.type == "cuda" else "laptop")
     if name not in SCALES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
+from math import prod
 from typing import Any
 
 from ...budget import Budget
@@ -12,6 +13,8 @@ from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_metho
 from ...errors import BudgetError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
 from ..cells import Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, InvalidValueError
+
+MAX_CELLS = 1_000_000
 
 GridPath = tuple[str | int, ...]
 """Location in a grid: `("methods", 2, "infinipot-v", "tar_ratio")`."""
@@ -36,6 +39,11 @@ class Grid:
     benchmarks: tuple[str, ...] = ("world",)
     seeds: tuple[int, ...] = (0,)
     setup: Setup = field(default_factory=Setup)
+
+    @property
+    def most_cells(self) -> int:
+        """The number of combinations, those that are the same cell counted twice."""
+        return prod(map(len, (self.models, self.benchmarks, self.seeds, self.methods, self.budgets)))
 
     def cells(self) -> list[Cell]:
         """List every combination once, by model, benchmark, seed, method and budget; `full` at 100% only."""
@@ -132,7 +140,10 @@ def check_grid(parts: Mapping[str, Any]) -> tuple[Grid, list[Problem]]:
     checker.checked(lambda budgets: _check_prefill(setup, budgets), asked, "prefill")
     lists = {name: tuple(dict.fromkeys(items.values())) for name, items in found.items()}
     lists["budgets"] = _distinct(lists["budgets"])
-    return Grid(**lists, setup=setup), checker.problems
+    grid = Grid(**lists, setup=setup)
+    if (most := grid.most_cells) > MAX_CELLS:
+        checker.add((), SweepError(f"The grid has up to {most:,} cells, and a sweep at most {MAX_CELLS:,}: split it."))
+    return grid, checker.problems
 
 
 class _Checker:

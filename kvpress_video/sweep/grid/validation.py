@@ -8,18 +8,16 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import Any, get_args
 
-import torch
-
 from ...attention.masks import check_attention
 from ...budget import Budget
 from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, unknown_name
-from ...models.loading import BUNDLED, MODEL_SETTINGS, check_folder
+from ...models.devices import parse_device
+from ...models.loading import BUNDLED, DTYPES, MODEL_SETTINGS, check_folder
 from ...prefill.options import Positions, Prefill, Stage
 from ..benchmark import BENCHMARKS
 
 _PLACEMENTS = ("device", "device_map")
-_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 _RAISED = (KVPressVideoError, TypeError, ValueError, ImportError)
 """Errors that constructors of methods and benchmarks, third-party ones included, may raise."""
 
@@ -105,8 +103,8 @@ def _check_model_setting(setting: str, value: Any) -> None:
         raise unknown_name("setting of a model", setting, MODEL_SETTINGS)
     if not isinstance(value, str):
         raise UnknownNameError(f"The setting {setting!r} of a model takes a string, got {value!r}.")
-    if setting == "dtype" and value not in _DTYPES:
-        raise unknown_name("dtype", value, _DTYPES)
+    if setting == "dtype" and value not in DTYPES:
+        raise unknown_name("dtype", value, DTYPES)
     if setting == "attention":
         check_attention(value)
     if setting == "device":
@@ -139,10 +137,7 @@ def _choice(noun: str, choices: Any) -> Callable[[Any], str]:
 
 
 def _device(value: Any) -> str:
-    try:
-        return str(torch.device(value))
-    except (RuntimeError, TypeError) as error:
-        raise UnknownNameError(f"There is no device {value!r}: write 'cpu', 'cuda' or 'cuda:1'.") from error
+    return str(parse_device(value))
 
 
 def _count(value: Any) -> int:

@@ -10,7 +10,13 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from ...errors import SweepError
+from ...utils.files import irregular_kind
 from .spec import Grid, GridPath, Problem, check_grid, list_problems
+
+MAX_BYTES = 2**17
+"""Size of the largest grid that is read."""
+MAX_VALUES = 10_000
+"""Most values in a grid, those that aliases repeat included."""
 
 
 def read_grid(path: str | Path, **flags: Any) -> Grid:
@@ -21,16 +27,11 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
         **flags: parts that replace the file's, as `flag_parts` returns them.
 
     Raises:
-        SweepError: the file is missing or not YAML, or the grid is invalid. All errors are listed, with file, line,
-            column, key and value.
+        SweepError: the file is missing, not YAML or larger than any grid, also by its aliases or its nesting, or the
+            grid is invalid. All errors are listed, with file, line, column, key and value.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SweepError(f"Cannot read the grid {file}: {reason}.") from error
-    document = _Document(text, file)
+    document = _Document(_text(file), file)
     parts = {**document.parts, **flags}
     grid, problems = check_grid(parts)
     own = [problem for problem in document.problems if problem.path[0] not in flags]
@@ -38,6 +39,18 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
         lines = sorted(document.located(problem, flags) for problem in found)
         raise SweepError(list_problems([line for _, line in lines], str(file)))
     return grid
+
+
+def _text(file: Path) -> str:
+    try:
+        if (kind := irregular_kind(file)) and not file.is_dir():
+            raise SweepError(f"Cannot read the grid {file}: it is {kind}. Give the path of a YAML file.")
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise SweepError(f"{file} is too large for a grid: it has {size} bytes, and a grid at most {MAX_BYTES}.")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SweepError(f"Cannot read the grid {file}: {reason}.") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,12 +75,15 @@ class _Document:
         self._file = file
         self._nodes: dict[GridPath, Node] = {}
         self._read_as: dict[GridPath, tuple[str, Any]] = {}
+        self._values = 0
         try:
             self._loader = _Loader(text)
             root = self._loader.get_single_node()
         except yaml.MarkedYAMLError as error:
             place = _place(error.problem_mark or error.context_mark)
             raise SweepError(f"{file}{place}: this is not YAML: {error.problem or error.context}.") from error
+        except RecursionError as error:
+            raise SweepError(f"{file} is nested too deeply for a grid.") from error
         except yaml.YAMLError as error:
             raise SweepError(f"{file}: this is not YAML: {' '.join(str(error).split())}.") from error
         if root is None:
@@ -93,6 +109,11 @@ class _Document:
         return mark.line, f"{self._file}{_place(mark)}: {problem}{hint}"
 
     def _plain(self, node: Node, path: GridPath, above: tuple[Node, ...]) -> Any:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise SweepError(
+                f"{self._file} is too large for a grid: with its aliases it has more than {MAX_VALUES} values."
+            )
         if node in above:
             self._add(path, "This refers to itself.")
             return None
@@ -107,7 +128,7 @@ class _Document:
     def _mapping(self, node: MappingNode, path: GridPath, above: tuple[Node, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in node.value:
-            inner = (*path, str(key.value))
+            inner = (*path, key.value if isinstance(key, ScalarNode) else f"<{key.id}>")
             first = self._nodes.get(inner)
             self._nodes[inner] = key
             if not isinstance(key, ScalarNode):
@@ -121,8 +142,9 @@ class _Document:
     def _scalar(self, node: Node, path: GridPath) -> Any:
         try:
             value = self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            self._add(path, f"Cannot read {node.value!r} as {node.tag}: {getattr(error, 'problem', error)}.")
+        except Exception as error:  # constructors raise what their conversion does
+            reason = getattr(error, "problem", None) or error
+            self._add(path, f"Cannot read {node.value!r:.80} as {node.tag}: {reason}.")
             return node.value
         if not isinstance(value, str) and not _looks_like(value, node.value):
             self._read_as[path] = (node.value, value)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from ...errors import SweepError, unknown_name
-from ...utils.files import atomic_write
+from ...utils.files import atomic_write, check_target, make_folder
 
 Records: TypeAlias = Sequence[Mapping[str, Any]]
 
 PARQUET = "parquet"
+_BREAK = "\r\n"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 SUFFIXES = {
     ".csv": "csv",
     ".parquet": PARQUET,
@@ -47,7 +51,9 @@ def format_for(out: Path | None, name: str | None) -> str:
 def encode(records: Records, format: str, types: Mapping[str, str] | None = None) -> bytes:
     """Encode records as the content of a file.
 
-    Numbers and strings are exact, except in Markdown, where floats have four digits. Dictionaries are JSON text in CSV,
+    Numbers and strings are exact, except in Markdown, where floats have four digits, and in CSV, where an apostrophe
+    precedes text that a spreadsheet would run as a formula: that begins with `=`, `+`, `-`, `@`, a tab or a line break
+    and is no number. Dictionaries are JSON text in CSV,
     Parquet and Markdown; so are lists in CSV and Markdown.
 
     Args:
@@ -74,34 +80,52 @@ def write(out: Path, content: bytes) -> None:
         SweepError: it cannot be written.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         with atomic_write(out) as scratch:
             scratch.write_bytes(content)
     except OSError as error:
         raise SweepError(f"Cannot write {out}: {error.strerror}.") from error
 
 
+def check_output(out: Path) -> None:
+    """Check that a file can be written, before the work whose result goes there.
+
+    Raises:
+        SweepError: it cannot.
+    """
+    try:
+        check_target(out)
+    except OSError as error:
+        raise SweepError(f"Cannot write {out}: {error.strerror}.") from error
+
+
 def _csv(records: Records, types: Mapping[str, str]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator=_BREAK)  # quotes both characters
     writer.writerow(types)
-    writer.writerows([_flat(record[column]) for column in types] for record in records)
-    return text.getvalue().encode()
+    writer.writerows([_harmless(_flat(record[column])) for column in types] for record in records)
+    return "".join(f"{line.removesuffix(_BREAK)}\n" for line in lines).encode(errors="backslashreplace")
+
+
+def _harmless(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would run as a formula; numbers are left as they are."""
+    formula = isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if formula else value
 
 
 def _json(records: Records, types: Mapping[str, str]) -> bytes:
-    return "[{}\n]\n".format(",".join("\n" + _to_json(record) for record in records)).encode()
+    return "[{}\n]\n".format(",".join("\n" + _to_json(record) for record in records)).encode(errors="backslashreplace")
 
 
 def _jsonl(records: Records, types: Mapping[str, str]) -> bytes:
-    return "".join(_to_json(record) + "\n" for record in records).encode()
+    return "".join(_to_json(record) + "\n" for record in records).encode(errors="backslashreplace")
 
 
 def _markdown(records: Records, types: Mapping[str, str]) -> bytes:
     numeric = {column for column in types if all(isinstance(record[column], int | float | None) for record in records)}
     rules = ["--:" if column in numeric else ":--" for column in types]
     lines = [list(types), rules, *([_cell(record[column]) for column in types] for record in records)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines).encode()
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines).encode(errors="backslashreplace")
 
 
 def _parquet(records: Records, types: Mapping[str, str]) -> bytes:

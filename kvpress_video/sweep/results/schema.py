@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,10 @@ FORMAT = 1
 """Version of the tables."""
 
 
+class DamagedValueError(ValueError):
+    """A value in a store that no sweep can have written."""
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -22,24 +27,77 @@ def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def from_json(text: Any) -> Any:
+    """Read JSON text.
+
+    Raises:
+        DamagedValueError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedValueError(f"{text!r:.80} is not JSON") from error
+
+
+def _of(*types: type) -> Callable[[Any], Any]:
+    """Return a function that passes values of these types on."""
+
+    def check(value: Any) -> Any:
+        if type(value) not in types:
+            raise DamagedValueError(f"{value!r:.80} is not {' or '.join(kind.__name__ for kind in types)}")
+        return value
+
+    return check
+
+
+def _finite(*others: type) -> Callable[[Any], Any]:
+    """Return a function that passes finite numbers on, and values of other types."""
+    typed = _of(int, float, *others)
+
+    def check(value: Any) -> Any:
+        if typed(value) is not None and not math.isfinite(value):
+            raise DamagedValueError(f"{value!r} is not finite")
+        return value
+
+    return check
+
+
+def _count(value: Any) -> Any:
+    if _of(int)(value) < 0:
+        raise DamagedValueError(f"{value!r:.80} is negative")
+    return value
+
+
+def _entries(text: Any) -> Any:
+    values = _of(list)(from_json(text))
+    if not values:
+        raise DamagedValueError("the list is empty")
+    return [_count(value) for value in values]
+
+
+def _mapping(text: Any) -> Any:
+    return _of(dict)(from_json(text))
+
+
 @dataclass(frozen=True)
 class _Kind:
+    """Type of a column: in SQL, and how values are written and read, with a check that they are of the type."""
+
     sql: str
+    read: Callable[[Any], Any]
     write: Callable[[Any], Any] = _same
-    read: Callable[[Any], Any] = _same
 
 
-_JSON = _Kind("TEXT NOT NULL", _to_json, json.loads)
 _KINDS = {
-    "str": _Kind("TEXT NOT NULL"),
-    "str | None": _Kind("TEXT"),
-    "int": _Kind("INTEGER NOT NULL"),
-    "float": _Kind("REAL NOT NULL"),
-    "float | None": _Kind("REAL"),
-    "bool": _Kind("INTEGER NOT NULL", read=bool),
-    "list[int]": _JSON,
-    "dict[str, Any]": _JSON,
-    "dict[str, str]": _JSON,
+    "str": _Kind("TEXT NOT NULL", _of(str)),
+    "str | None": _Kind("TEXT", _of(str, type(None))),
+    "int": _Kind("INTEGER NOT NULL", _count),
+    "float": _Kind("REAL NOT NULL", _finite()),
+    "float | None": _Kind("REAL", _finite(type(None))),
+    "bool": _Kind("INTEGER NOT NULL", lambda value: bool(_count(value))),
+    "list[int]": _Kind("TEXT NOT NULL", _entries, _to_json),
+    "dict[str, Any]": _Kind("TEXT NOT NULL", _mapping, _to_json),
+    "dict[str, str]": _Kind("TEXT NOT NULL", _mapping, _to_json),
 }
 
 
@@ -68,9 +126,18 @@ class Columns:
         return [kind.write(record[name]) for name, kind in self._kinds.items()]
 
     def read(self, values: Iterable[Any]) -> dict[str, Any]:
-        """Convert SQL values back to a record."""
-        pairs = zip(self._kinds.items(), values, strict=True)
-        return {name: kind.read(value) for (name, kind), value in pairs}
+        """Convert SQL values back to a record.
+
+        Raises:
+            DamagedValueError: a value is not of the type of its column.
+        """
+        record = {}
+        for (name, kind), value in zip(self._kinds.items(), values, strict=True):
+            try:
+                record[name] = kind.read(value)
+            except DamagedValueError as error:
+                raise DamagedValueError(f"in the column {name!r} {error}") from error
+        return record
 
 
 CELL, ANSWERED, MEASURED = Columns(CELL_COLUMNS), Columns(ANSWERED_COLUMNS), Columns(MEASURED_COLUMNS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from itertools import groupby
@@ -14,15 +14,27 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import SweepError
-from ..cells import Cell
+from ...utils.file_state import same_content
+from ...utils.files import check_target, irregular_kind, make_folder
+from ...utils.warnings import warn_caller
+from ..cells import Cell, checkpoint_of, suite_of
 from .records import COLUMNS, Answered, Done, Failure, Measured, Row
-from .schema import ANSWERED, APPLICATION_ID, CELL, CREATE, FORMAT, MEASURED
+from .schema import (
+    ANSWERED,
+    APPLICATION_ID,
+    CELL,
+    CREATE,
+    FORMAT,
+    MEASURED,
+    DamagedValueError,
+    from_json,
+)
 
 FILE = "sweep.sqlite"
 BUSY_TIMEOUT = 60.0
 """Seconds to wait for another writer."""
 
-_GROWING = ("cells", "clips")
+_GROWING = ("cells", "clips", "files")
 _HINTS = {
     "not a database": "It was not written by a sweep: choose another folder, or move it away.",
     "malformed": "It is damaged: restore a copy, or remove it and run the sweep again.",
@@ -51,8 +63,8 @@ class Store:
         Args:
             folder: of the sweep; created with a plan.
             plan: everything that determines the rows, in plain types; `"cells"` is the list of `asdict(Cell)`.
-            resume: whether the store may already hold answers. New cells and clips are added to its plan; everything
-                else must be equal.
+            resume: whether the store may already hold answers. New cells, clips and files are added to its plan;
+                everything else must be equal, and so must the files that answers were made with.
 
         Raises:
             SweepError: there is no store to read, or it is damaged, not a store, or of another version; with a plan, it
@@ -62,6 +74,29 @@ class Store:
         self.file = self.folder / FILE
         with self._explained():
             self._db = self._to_read() if plan is None else self._to_write(json.loads(json.dumps(dict(plan))), resume)
+
+    @classmethod
+    def check(cls, folder: str | Path, plan: Mapping[str, Any], *, resume: bool = False) -> None:
+        """Check that a plan may be run in a folder, as opening it does, and change nothing.
+
+        Args:
+            folder: of the sweep; it need not exist.
+            plan: as in `__init__`; its clips and files may be missing.
+            resume: as in `__init__`.
+
+        Raises:
+            SweepError: as in `__init__`.
+        """
+        file = Path(folder) / FILE
+        try:
+            if kind := irregular_kind(file):
+                raise SweepError(f"{file} is {kind} and no sweep: choose another folder, or move it away.")
+            check_target(file)
+        except OSError as error:
+            raise SweepError(f"Cannot write a sweep to {folder}: {error.strerror}. Choose another folder.") from error
+        if file.exists() and file.stat().st_size:
+            with cls(folder) as store, store._explained():
+                store._check_plan(json.loads(json.dumps(dict(plan))), resume, store._db)
 
     def __enter__(self) -> Store:
         return self
@@ -91,15 +126,13 @@ class Store:
         """Return all rows, in the order of the plan, then of the clips' names, then of the questions."""
         with self._explained():
             found = self._db.execute("SELECT * FROM rows").fetchall()
-        rows = []
-        for (*cell_values, clip), group in groupby(found, key=lambda values: values[:_CELL_TO_CLIP]):
-            answers = list(group)
-            cell = Cell(**CELL.read(cell_values))
-            measured = Measured.from_columns(cell, MEASURED.read(answers[0][_TO_ANSWER:]))
-            for values in answers:
-                answered = Answered(**ANSWERED.read(values[_CELL_TO_CLIP:_TO_ANSWER]))
-                rows.append(Row(cell, clip, measured, answered))
-        return rows
+            rows = []
+            for (*cell_values, clip), group in groupby(found, key=lambda values: values[:_CELL_TO_CLIP]):
+                answers = list(group)
+                cell = Cell(**CELL.read(cell_values))
+                measured = _measured(cell, answers[0][_TO_ANSWER:])
+                rows += [Row(cell, clip, measured, _answered(values[_CELL_TO_CLIP:_TO_ANSWER])) for values in answers]
+            return rows
 
     def add(self, done: Done) -> None:
         """Store all answers of a cell on a clip in one transaction, unless the store already has them.
@@ -130,7 +163,7 @@ class Store:
         with self._explained(), _transaction(self._db) as db:
             where = (self._id(failure.cell), failure.clip)
             if not db.execute("SELECT 1 FROM measurements WHERE cell = ? AND clip = ?", where).fetchone():
-                db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (*where, failure.error))
+                db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (*where, _encodable(failure.error)))
 
     def _id(self, cell: Cell) -> int:
         found = self._db.execute(f"SELECT id FROM cells WHERE ({CELL.names}) = ({CELL.marks})", astuple(cell))
@@ -138,12 +171,12 @@ class Store:
             return number
         raise SweepError(f"{cell!r} is not a cell of the sweep in {self.folder}.")
 
-    def _pairs(self, columns: str, table: str) -> Iterator[tuple[Any, ...]]:
+    def _pairs(self, columns: str, table: str) -> list[tuple[Any, ...]]:
         with self._explained():
             found = self._db.execute(
                 f"SELECT {CELL.of('c')}, {columns} FROM {table} m JOIN cells c ON c.id = m.cell ORDER BY c.id, m.clip"
             ).fetchall()
-        return ((Cell(**CELL.read(values[: len(CELL)])), *values[len(CELL) :]) for values in found)
+            return [(Cell(**CELL.read(values[: len(CELL)])), *map(_text, values[len(CELL) :])) for values in found]
 
     def _to_read(self) -> sqlite3.Connection:
         if not self.file.is_file():
@@ -158,7 +191,7 @@ class Store:
 
     def _to_write(self, plan: dict[str, Any], resume: bool) -> sqlite3.Connection:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         except OSError as error:
             raise SweepError(f"Cannot make the folder {self.folder}: {error.strerror}.") from error
         with _opened(self.file, "mode=rwc") as db:
@@ -168,7 +201,7 @@ class Store:
                         db.execute(statement)
                 else:
                     self._check(db)
-                    self._check_plan(_plan(db), plan, resume, *db.execute("SELECT count(*) FROM answers").fetchone())
+                    self._check_plan(plan, resume, db)
                 _extend(db, plan)
             with suppress(sqlite3.OperationalError):  # without a write-ahead log readers and writers take turns
                 db.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -192,7 +225,8 @@ class Store:
                 "read it with that version, or run the sweep again in another folder."
             )
 
-    def _check_plan(self, found: dict[str, Any], asked: dict[str, Any], resume: bool, answers: int) -> None:
+    def _check_plan(self, asked: dict[str, Any], resume: bool, db: sqlite3.Connection) -> None:
+        found, (answers,) = _plan(db), db.execute("SELECT count(*) FROM answers").fetchone()
         if answers and not resume:
             raise SweepError(
                 f"{self.folder} already holds {answers} answers: pass --resume to complete it, "
@@ -213,11 +247,39 @@ class Store:
             raise SweepError(
                 f"{self.folder} holds another sweep: {'; '.join(changed)}. Choose another folder, or run that sweep."
             )
+        self._check_files(found.get("files", {}), asked.get("files", {}), db)
+
+    def _check_files(self, found: dict[str, Any], asked: dict[str, Any], db: sqlite3.Connection) -> None:
+        """Check that the videos and checkpoints which answered are still the same."""
+        changed: list[str] = []
+        written: list[str] = []
+        for group, name in _files_in_use(db, asked):
+            before, now = found.get(group, {}).get(name), asked[group][name]
+            same = True if before is None else same_content(before, now)
+            if not same:
+                (written if same is None else changed).append(f"{name} of {group}")
+        if changed:
+            raise SweepError(
+                f"{len(changed)} files have changed since answers in {self.folder} were made with them, {changed[0]} "
+                "first: put the earlier ones back, or run the sweep in another folder."
+            )
+        if written:
+            warn_caller(
+                f"{len(written)} files were written again since answers in {self.folder} were made with them, "
+                f"{written[0]} first. Size and samples are the same; if the rest may not be, run the sweep in another "
+                "folder."
+            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except DamagedValueError as error:
+            raise SweepError(f"Cannot use {self.file}: {error}. {_HINTS['malformed']}") from error
+        except UnicodeEncodeError as error:
+            raise SweepError(
+                f"Cannot write {error.object!r:.80} to {self.file}: it is not UTF-8. Rename it."
+            ) from error
         except sqlite3.Error as error:
             hints = (hint for words, hint in _HINTS.items() if words in str(error))
             raise SweepError(" ".join((f"Cannot use {self.file}: {error}.", *hints))) from error
@@ -253,9 +315,52 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 
 
 def _plan(db: sqlite3.Connection) -> dict[str, Any]:
-    written = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
+    written = {key: _part(key, value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
     cells = db.execute(f"SELECT {CELL.names} FROM cells ORDER BY id")
     return {**written, "cells": [CELL.read(values) for values in cells]}
+
+
+def _files_in_use(db: sqlite3.Connection, files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield group and name of the files that answers in the store depend on."""
+    measured = "FROM measurements m JOIN cells c ON c.id = m.cell"
+    for benchmark, seed, clip in db.execute(f"SELECT DISTINCT c.benchmark, c.seed, m.clip {measured}"):
+        if clip in files.get(suite_of(benchmark, seed), {}):
+            yield suite_of(benchmark, seed), clip
+    for (model,) in db.execute(f"SELECT DISTINCT c.model {measured}"):
+        yield from ((checkpoint_of(model), name) for name in files.get(checkpoint_of(model), {}))
+
+
+def _part(key: str, text: str) -> Any:
+    """Read a part of a plan."""
+    value = from_json(text)
+    nested = value.values() if key in _GROWING and isinstance(value, dict) else ()
+    if key in (*_GROWING, "setup") and not all(isinstance(each, dict) for each in (value, *nested)):
+        raise DamagedValueError(f"the plan's {key} are {value!r:.80}")
+    return value
+
+
+def _measured(cell: Cell, values: Sequence[Any]) -> Measured:
+    measured = Measured.from_columns(cell, MEASURED.read(values))
+    if not 0 < measured.report.ratio <= 1:
+        raise DamagedValueError(f"in the column 'ratio' {measured.report.ratio!r} is no share above 0")
+    return measured
+
+
+def _answered(values: Sequence[Any]) -> Answered:
+    answered = Answered(**ANSWERED.read(values))
+    if answered.score is not None and not 0 <= answered.score <= 1:
+        raise DamagedValueError(f"in the column 'score' {answered.score!r} is not between 0 and 1")
+    return answered
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise DamagedValueError(f"{value!r:.80} is no name of a clip and no error")
+    return value
 
 
 def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from ...compressor.registry import parse
 from ...errors import BenchmarkError
 from ..benchmark import BENCHMARKS, Clip
-from ..cells import Cell, Setup, Task
+from ..cells import Cell, Setup, Task, suite_of
 from ..grid.spec import Grid
 from ..results.records import Done, Failure
 from ..results.store import Store
 from .environment import git_revision, versions
 from .executors import Executor, choose
+from .files import states_of
 from .worker import Worker
 
 CLIPS = "clips"
@@ -76,17 +77,21 @@ def run_sweep(
         progress: called with the cells × clips handled, their total, and the latest cell.
 
     Raises:
-        SweepError: the folder holds a sweep and `resume` is not given, or holds a different sweep.
+        SweepError: the folder holds a sweep and `resume` is not given, or holds a different sweep, or a video or a
+            checkpoint has changed since it answered. All but the latter is known before any clip is made.
         BenchmarkError: a benchmark's files are missing.
         KVPressVideoError: the model or the executor cannot be started.
     """
-    folder, cells = Path(folder).resolve(), grid.cells()
+    cells = grid.cells()
     spread = any("device_map" in parse(model)[1] for model in grid.models)
     if workers is None and spread and executor == "local":
         workers = 1
     chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
+    Store.check(folder, _plan(grid.setup, cells, {}), resume=resume)
+    folder = Path(folder).resolve()
     clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
-    with Store(folder, _plan(grid.setup, cells, clips), resume=resume) as store:
+    plan = {**_plan(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
+    with Store(folder, plan, resume=resume) as store:
         interrupted = _run(chosen, cells, clips, store, progress)
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
         done = len(wanted & store.finished())
@@ -170,6 +175,6 @@ def _plan(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object
         "revision": git_revision(),
         "cells": [asdict(cell) for cell in cells],
         "clips": {
-            f"{name} seed {seed}": {clip.name: _digest(clip) for clip in found} for (name, seed), found in clips.items()
+            suite_of(name, seed): {clip.name: _digest(clip) for clip in found} for (name, seed), found in clips.items()
         },
     }

@@ -13,10 +13,11 @@ from ...budget import Budget
 from ...compression import Report, check_achieved, compress
 from ...compressor.base import Compressor
 from ...compressor.registry import make_method, parse
-from ...errors import BenchmarkError, UnknownNameError
+from ...errors import BenchmarkError, BudgetError, UnknownNameError
 from ...models.devices import device_of
 from ...models.loading import load_model
 from ...prefill.shared import SharedPrefill
+from ...utils.questions import check_question
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ...video.resolution import frame_pixels
@@ -93,12 +94,19 @@ class Worker:
 
     def _answer(self, cell: Cell, clip: _Prepared) -> Done:
         method, budget = seeded(cell), Budget.parse(cell.budget)
-        reports, replies, seconds = [], [], 0.0
+        reports: list[tuple[Report, int]] = []
+        replies: list[str] = []
+        seconds = 0.0
         for batch, count in clip.batches:
             inputs = batch.to(device_of(self._model))
             asked = budget.for_rows(count)
             started = time.perf_counter()
-            report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)
+            try:
+                report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)
+            except BudgetError:
+                if budget.unit == "bytes" and count > 1:
+                    self._explain(clip, len(replies), inputs, method, budget)
+                raise
             seconds += time.perf_counter() - started
             check_achieved(asked, report)
             reports.append((report, count))
@@ -118,6 +126,16 @@ class Worker:
             for question, prompt, reply in zip(clip.clip.questions, clip.prompts, replies, strict=True)
         )
         return Done(cell, clip.clip.name, measured, answered)
+
+    def _explain(self, clip: _Prepared, first: int, inputs: Any, method: Compressor, budget: Budget) -> None:
+        """Ask the longest question of a batch alone, whose error names the bytes of one question as the budget does.
+
+        Raises:
+            BudgetError: the budget is too small for it.
+        """
+        longest = first + int(inputs["attention_mask"].sum(dim=1).argmax())
+        alone = prepare(self._processor, clip.video, clip.clip.questions[longest].text)
+        self._generate(alone.to(device_of(self._model)), method, budget, clip.max_new_tokens)
 
     def _generate(self, inputs: Any, method: Compressor, budget: Budget, most: int) -> tuple[Report, list[str]]:
         how: Any = {"stage": self.setup.stage, "prefill": self.setup.prefill, "positions": self.setup.positions}
@@ -182,9 +200,12 @@ class _Prepared:
         """Read the video of a task and tokenise the prompts about it.
 
         Raises:
+            QuestionError: a question contains a special token of the model.
             VideoError: the video cannot be read.
         """
         clip, benchmark = task.clip, BENCHMARKS.make(task.benchmark)
+        for question in clip.questions:
+            check_question(processor, question.text)
         video = read_clip(clip, frame_pixels(processor))
         batches = []
         for start in range(0, len(clip.questions), setup.batch):

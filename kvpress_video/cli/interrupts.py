@@ -1,0 +1,81 @@
+"""Ctrl-C of a command: one line and exit code 130, from the first import on."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+INTERRUPTED = 130
+_AGAIN = 0.01  # seconds: by then the callback has returned
+MESSAGE = "kvpress-video: interrupted"
+
+
+def replaceable() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt here: in the main thread, where no one handles or ignores it."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End the process on Ctrl-C inside a block that only imports, where an exception might be lost or changed."""
+    if not replaceable():
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def end(number: int = 0, frame: FrameType | None = None) -> NoReturn:
+    """End the process as an interrupted one, without any clean-up."""
+    os.write(2, f"{MESSAGE}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+class Interrupts:
+    """Remembers Ctrl-C while a command runs, and raises it again where it was raised in vain.
+
+    Attributes:
+        received: whether there was one.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch Ctrl-C inside the block."""
+        if not replaceable():
+            yield
+            return
+        before = sys.unraisablehook
+        signal.signal(signal.SIGINT, self._receive)
+        sys.unraisablehook = self._again
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        raise KeyboardInterrupt
+
+    def _again(self, unraisable: Any) -> None:
+        """Raise a Ctrl-C again that hit a destructor or a callback, which cannot raise."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            again = threading.Timer(_AGAIN, _thread.interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            sys.__unraisablehook__(unraisable)

@@ -1,0 +1,91 @@
+"""Parse the command line, run its command, and turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from ..errors import KVPressVideoError
+from . import ask, compare, lm_eval, look, methods, report, results, run, sweep
+from .common import DONE, WRONG
+from .interrupts import INTERRUPTED, MESSAGE, Interrupts, ending_at_once
+from .plug_ins import add_installed
+
+COMMANDS: tuple[ModuleType, ...] = (sweep, results, report, look, compare, lm_eval, ask, run, methods)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: of the command line; those of this process by default.
+
+    Returns:
+        The exit code.
+    """
+    _prepare_output()
+    interrupts = Interrupts()
+    try:
+        with ending_at_once():
+            options = _parse(arguments)
+        with interrupts.watched():
+            code: int = options.run(options)
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        return DONE
+    except KeyboardInterrupt:
+        print(MESSAGE, file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        said = _described(error)
+        if said is None and not interrupts.received:
+            raise
+        if interrupts.received:
+            print(MESSAGE, file=sys.stderr)
+        if said is not None:
+            print(f"kvpress-video: {said}", file=sys.stderr)
+        return INTERRUPTED if interrupts.received else WRONG
+    finally:
+        _end_output()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="kvpress-video", description="KV-cache compression for video.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    add_installed(commands)
+    return parser.parse_args(arguments)
+
+
+def _described(error: Exception) -> str | None:
+    """Describe an error that the user can do something about; None for any other."""
+    if isinstance(error, (KVPressVideoError, OSError)):
+        return str(error)
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in str(error):
+        return f"Out of memory: take fewer frames or a smaller budget, model or batch. {error}".strip()
+    return None
+
+
+def _prepare_output() -> None:
+    """Write what the terminal's encoding lacks with escapes, and nowhere what goes to a closed stream."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end_output() -> None:
+    """Drop what cannot be written to stdout, so that the interpreter does not try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
