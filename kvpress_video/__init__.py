@@ -23,6 +23,7 @@ from .streaming.batch import ask_all
 from .streaming.conversation import Turn
 from .streaming.session import VideoSession
 from .streaming.stats import SessionStats
+from .utils.torchvision_compat import repair_torchvision
 from .video.prompt import prepare
 from .video.reader import Video, read_video
 
@@ -57,3 +58,5 @@ __all__ = [
     "select",
     "top",
 ]
+
+repair_torchvision()

@@ -22,8 +22,6 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from torch import Tensor
 
-from kvpress_video.utils.torchvision_compat import repair_torchvision
-
 FPS = 2
 
 
@@ -147,7 +145,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--patch", nargs=2, metavar=("METHOD", "BUDGET"), help="compress the cache")
     options = parser.parse_args()
-    repair_torchvision()  # for a CPU build of torch with a CUDA build of torchvision
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype="auto").to(options.device).eval()

@@ -10,7 +10,6 @@ import torch
 
 from ..compressor.registry import parse
 from ..errors import UnknownNameError, unknown_name
-from ..utils.torchvision_compat import repair_torchvision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -40,7 +39,6 @@ def load(
     if device is not None and device_map is not None:
         raise UnknownNameError(f"Give either device={device!r} or device_map={device_map!r}, not both.")
     check_folder(path_or_name)
-    repair_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     name = str(path_or_name)
