@@ -8,6 +8,7 @@
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
 CPU_TORCH := torch==2.13.0+cpu
+CPU_TORCHVISION := torchvision==0.28.0+cpu
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 BENCH ?= $(shell hostname -s)
 
@@ -41,10 +42,14 @@ test-transformers: .venv-5.17.0/.ready .venv-4.57.6/.ready
 	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2 -m "not slow"
 	OMP_NUM_THREADS=1 .venv-4.57.6/bin/pytest -n 2 -m "not slow"
 
-# $(call install,ENVIRONMENT,CONSTRAINTS,PACKAGES): torch goes first, so that its CPU build satisfies later requirements.
+# $(call install,ENVIRONMENT,CONSTRAINTS,PACKAGES): the CPU builds go first, so that they satisfy later requirements. Where
+# that of torchvision cannot be reached, PyPI's CUDA build is installed, which the package makes importable.
 define install
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/pip install --quiet "$(CPU_TORCH)" || $(1)/bin/pip install --quiet "$(CPU_TORCH)" --index-url $(CPU_INDEX)
+	$(1)/bin/pip install --quiet --no-deps "$(CPU_TORCHVISION)" \
+	  || $(1)/bin/pip install --quiet --no-deps "$(CPU_TORCHVISION)" --index-url $(CPU_INDEX) --timeout 15 --retries 1 \
+	  || echo "No CPU build of torchvision can be reached: PyPI's is installed instead."
 	$(1)/bin/pip install --quiet --constraint $(2) "setuptools>=77"
 	$(1)/bin/pip install --quiet --constraint $(2) --no-build-isolation $(3)
 	touch $(1)/.ready

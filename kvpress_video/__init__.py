@@ -6,6 +6,8 @@ Names are imported when they are first used: importing the package alone loads n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .utils.torchvision_compat import repair_when_imported
+
 if TYPE_CHECKING:
     from .budget import Budget
     from .compression import Compression, Report, compress
@@ -112,3 +114,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+repair_when_imported()

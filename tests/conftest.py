@@ -1,4 +1,4 @@
-"""Repairs torchvision before any model class is imported, where a CPU torch sits beside a CUDA torchvision."""
+"""Fixtures of all tests. The package is imported before any model class, so that torchvision can be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from kvpress_video.utils.torchvision_compat import repair_torchvision
+import kvpress_video  # noqa: F401
 
 if TYPE_CHECKING:
     from kvpress_video.benchmarks.world import Clip
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("offloading", "forged_sessions")
 
-repair_torchvision()
 torch.set_num_threads(1)  # two test processes share two cores
 
 

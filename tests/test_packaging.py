@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("kvpress_video", "methods", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
+
+
+def test_the_makefile_installs_the_versions_of_the_constraints() -> None:
+    makefile, constraints = (ROOT / "Makefile").read_text(), (ROOT / "constraints.txt").read_text().splitlines()
+    for name in ("torch", "torchvision"):
+        (built,) = re.findall(rf"^CPU_{name.upper()} := {name}==(\S+)\+cpu$", makefile, re.MULTILINE)
+        assert {f"{name}=={built}", f"{name}=={built}+cpu"} & set(constraints)
 
 
 @pytest.fixture(scope="module")

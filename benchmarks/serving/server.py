@@ -3,26 +3,25 @@
     python -m kvpress_video.benchmarks.serving.server MODEL
     python -m kvpress_video.benchmarks.serving.server MODEL --patch infinipot-v 6144
 
-`--patch` adds one line in `main`. Videos are given as a path, a `file://` or a `data:` URL. Requests run concurrently;
-stock transformers 4.57 mixes up their positions unless the model is patched.
+`--patch` adds one line in `main`. Videos are given as a path, a `file://` or a `data:` URL; nothing is fetched.
+Requests run concurrently; stock transformers 4.57 mixes up their positions unless the model is patched.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import binascii
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlparse
 
 import uvicorn
-from fastapi import FastAPI
-from pydantic import BaseModel
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
 from torch import Tensor
-
-from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 FPS = 2
 
@@ -30,34 +29,40 @@ FPS = 2
 class Link(BaseModel):
     """The location of a video."""
 
-    url: str
+    url: str = Field(min_length=1)
 
 
-class Part(BaseModel):
-    """A piece of a message."""
+class Text(BaseModel):
+    """A text in a message."""
 
-    type: Literal["text", "video_url"]
-    text: str = ""
-    video_url: Link | None = None
+    type: Literal["text"]
+    text: str
+
+
+class Video(BaseModel):
+    """A video in a message."""
+
+    type: Literal["video_url"]
+    video_url: Link
 
 
 class Message(BaseModel):
     """One turn in the format of OpenAI's API."""
 
-    role: str
-    content: str | list[Part]
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Annotated[Text | Video, Field(discriminator="type")]]
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Text | Video]:
         """The content as a list of parts."""
-        return [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+        return [Text(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
 class Request(BaseModel):
     """A chat completion request."""
 
-    messages: list[Message]
-    max_tokens: int = 64
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int = Field(64, ge=1, le=4096)
 
 
 class Server:
@@ -69,14 +74,13 @@ class Server:
         self.stats = {"requests": 0, "prompt_tokens": 0, "cache_bytes": 0}
 
     def inputs(self, messages: list[Message]) -> Any:
-        """Make the inputs of `generate()` for a conversation."""
-        from transformers.video_utils import load_video
+        """Make the inputs of `generate()` for a conversation.
 
+        Raises:
+            HTTPException: a video cannot be read.
+        """
         parts = [part for message in messages for part in message.parts]
-        with tempfile.TemporaryDirectory() as folder:
-            links = [part.video_url.url for part in parts if part.video_url is not None]
-            files: list[Any] = [_file(link, folder) for link in links]
-            loaded = [load_video(file, fps=FPS, backend="pyav") for file in files]
+        loaded = [_load(part.video_url.url) for part in parts if isinstance(part, Video)]
         turns = [{"role": message.role, "content": [_placed(part) for part in message.parts]} for message in messages]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         videos: dict[str, Any] = {}
@@ -126,17 +130,52 @@ def make_app(server: Server) -> FastAPI:
     return app
 
 
-def _placed(part: Part) -> dict[str, str]:
-    return {"type": "text", "text": part.text} if part.video_url is None else {"type": "video"}
+def _placed(part: Text | Video) -> dict[str, str]:
+    return {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "video"}
 
 
-def _file(link: str, folder: str) -> str:
-    """Return the path of a video, after writing the content of a `data:` URL to the folder."""
-    if link.startswith("data:"):
-        file = Path(tempfile.mkstemp(dir=folder)[1])
-        file.write_bytes(base64.b64decode(link.partition(",")[2]))
-        return str(file)
-    return unquote(urlparse(link).path) if link.startswith("file:") else link
+def _load(link: str) -> Any:
+    """Read the frames of a video, and what there is to know about them.
+
+    Raises:
+        HTTPException: there is none, or it cannot be read.
+    """
+    from transformers.video_utils import load_video
+
+    with tempfile.TemporaryDirectory() as folder:
+        file: Any = str(_file(link, Path(folder)))
+        try:
+            return load_video(file, fps=FPS, backend="pyav")
+        except Exception as error:  # decoders raise what they like
+            raise HTTPException(400, f"The video {link:.80} cannot be read: {error}") from error
+
+
+def _file(link: str, folder: Path) -> Path:
+    """Find the file of a video; the content of a `data:` URL is written to the folder.
+
+    Raises:
+        HTTPException: the link is another URL, broken, or leads to no file.
+    """
+    scheme, _, rest = link.partition(":")
+    if scheme == "data":
+        return _written(rest, folder / "video")
+    if "://" in link and scheme != "file":
+        raise HTTPException(400, f"{link:.80} is not fetched: send a file:// or data: URL.")
+    path = Path(unquote(urlparse(link).path) if scheme == "file" else link)
+    if "\0" in link or not path.is_file():
+        raise HTTPException(400, f"There is no video {link:.80}.")
+    return path
+
+
+def _written(data: str, path: Path) -> Path:
+    head, _, content = data.partition(",")
+    try:
+        path.write_bytes(base64.b64decode(content, validate=True))
+    except binascii.Error as error:
+        raise HTTPException(400, f"The data: URL of a video is not in base64: {error}.") from error
+    if not head.endswith(";base64") or not content:
+        raise HTTPException(400, f"A data: URL of a video is data:video/…;base64,…, not data:{head:.80},…")
+    return path
 
 
 def main() -> None:
@@ -147,7 +186,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--patch", nargs=2, metavar=("METHOD", "BUDGET"), help="compress the cache")
     options = parser.parse_args()
-    repair_torchvision()  # for a CPU build of torch with a CUDA build of torchvision
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype="auto").to(options.device).eval()

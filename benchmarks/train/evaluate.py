@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 import kvpress_video as kv
-from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 from ..world import FAMILIES, Clip, make_clips
 from ..world.clips import FPS, NOISE, draw_scene
@@ -71,7 +70,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100, help="clips of each length (default 100)")
     parser.add_argument("--raw", action="store_true", help="use the frames before encoding instead of the video files")
     options = parser.parse_args()
-    repair_torchvision()
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32).eval()

@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kvpress_video.utils.torchvision_compat import repair_torchvision
-
 from .processor import CHAT_TEMPLATE, build_processor
 
 LOGGED_EVERY = 10
@@ -23,7 +21,6 @@ LOGGED_EVERY = 10
 
 def export(trained: Path, out: Path) -> None:
     """Write model, tokenizer, processor and training log of `trained` to `out`, each file atomically."""
-    repair_torchvision()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     out.mkdir(parents=True, exist_ok=True)

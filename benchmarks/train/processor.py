@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kvpress_video.utils.torchvision_compat import repair_torchvision
-
 from ..world.questions import ANSWERS, TEMPLATES
 from ..world.scene import SIDE
 from ..world.shapes import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
@@ -43,7 +41,6 @@ _SPLIT = (
 
 def build_processor(folder: Path) -> Any:
     """Make a `Qwen2_5_VLProcessor` that does not resize 112 × 112 videos, and write its files to `folder`."""
-    repair_torchvision()
     import transformers
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 

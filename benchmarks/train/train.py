@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 
-from kvpress_video.utils.torchvision_compat import repair_torchvision
-
 from ..world.clips import HELD_OUT_SEED
 from .batches import Phrasebook
 from .model import SpriteProbe, model_config
@@ -43,7 +41,6 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
-    repair_torchvision()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     with tempfile.TemporaryDirectory() as folder:

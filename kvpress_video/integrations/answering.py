@@ -81,10 +81,13 @@ class Answerer:
         videos: dict[Hashable, list[int]] = {}
         for place, request in enumerate(requests):
             videos.setdefault(request.footage.key, []).append(place)
+        before = self.short_videos
         for places in track(list(videos.values()), "Answering", console=Console(stderr=True), transient=True):
             video = self._read(requests[places[0]].footage)
             for batch in self._batches(requests, places):
                 yield from zip(batch, self._answer(video, [requests[place] for place in batch]), strict=True)
+        if self.short_videos > before:
+            logger.warning("%d of the %d videos were that short.", self.short_videos - before, len(videos))
 
     def achieved(self) -> dict[str, Any]:
         """Describe the compression asked for and, once there are answers, the one achieved over all batches."""

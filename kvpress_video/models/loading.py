@@ -10,7 +10,6 @@ import torch
 
 from ..compressor.registry import parse
 from ..errors import UnknownNameError, unknown_name
-from ..utils.torchvision_compat import repair_torchvision
 from .devices import check_device
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ def load(
         check_device(device)
     check_dtype(dtype)
     check_folder(path_or_name)
-    repair_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     name = str(path_or_name)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .packets import decoded, demuxed
+from ..errors import VideoError
+from .packets import decoded, demuxed, is_broadcast
 from .source import Source
 from .timeline import Timeline
 
@@ -165,15 +166,32 @@ class _Player:
         self._place, self._shown, self._next = -1, None, None
 
     def _placed(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode on from here, and find each frame's place in the timeline."""
+        """Decode on from here, and find each frame's place in the timeline; after a seek, as long as they are in order.
+
+        Raises:
+            VideoError: timestamps do not rise in the order in which frames are shown.
+        """
         ticks = self._timeline.ticks
         frames = decoded(self._packets(), self._source)
         if ticks is None:
             yield from enumerate(frames)
             return
+        last = 0
         for frame in frames:
             if frame.pts is not None and frame.pts >= ticks[0]:
-                yield int(np.searchsorted(ticks, frame.pts, side="right")) - 1, frame
+                place = int(np.searchsorted(ticks, frame.pts, side="right")) - 1
+                if place < last and not is_broadcast(self._container):
+                    if self._sought:
+                        return
+                    raise self._disordered(last)
+                yield place, frame
+                last = place
+
+    def _disordered(self, place: int) -> VideoError:
+        return VideoError(
+            f"{self._source.name} has wrong timestamps: after {self._timeline.times[place]:g} s they go back, although "
+            "its frames are in order. Copy its stream into a new file (ffmpeg -fflags +genpts -i … -c copy …)."
+        )
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Packets from here; after a seek from the first key frame, none if it is not one that the timeline knows."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -17,7 +20,19 @@ MAX_SAMPLES = 5_000_000
 
 _MAX_EDITED = 4 * MAX_SAMPLES
 _MAX_BOXES = 1_000_000
-_OUTER = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf")
+_MAX_INFLATED = 64 << 20
+_MAX_DESCRIBED = 16 << 20
+_OUTER = frozenset(
+    b"moov trak mdia minf stbl edts moof traf dinf mvex udta tref wave sinf schi ilst rmra rmda iprp ipco".split()
+)
+"""Boxes in which FFmpeg looks for others of any type, also where none belongs."""
+_DISGUISES = (b"free", b"hoov")
+_SOUND = frozenset(
+    b"raw |sowt|twos|NONE|lpcm|in24|in32|fl32|fl64|ulaw|alaw|ima4|MAC3|MAC6|agsm|.mp1|.mp2|.mp3|QDM2|QDMC|Qclp"
+    b"|ms\x00\x02|ms\x00\x11|ms\x00\x55".split(b"|")
+)
+"""Sample entries of sound that may be counted in moments instead of packets."""
+_TABLES = re.compile(b"stsz|stz2|elst|trun|sgpd")
 _DATA = (b"mdat", b"moov", b"moof")
 _ISO = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"sidx")
 
@@ -48,7 +63,8 @@ def check_header(file: BinaryIO, name: str) -> int:
         return _end_of_segment(file)
     if head[:4] == b"FLV\x01":
         return _end_of_tags(file, size)
-    return _check_boxes(file, size, name, known=head[4:] in _ISO)
+    declared = _check_boxes(file, size, size, name)
+    return declared if head[4:] in _ISO else 0
 
 
 def _end_of_segment(file: BinaryIO) -> int:
@@ -88,27 +104,38 @@ class _Track:
     """The declared counts of one track of an ISO file."""
 
     samples: int = 0
-    bytes_each: int = 1
+    needed: int = 0
     edits: int = 1
+    groups: int = 0
     handlers: set[bytes] = field(default_factory=set)
-    sample_times: tuple[int, ...] = ()
+    entries: set[bytes] = field(default_factory=set)
+    is_reordered: bool = False
+    sample_times: set[tuple[int, ...]] = field(default_factory=set)
     chunks: int = 0
     chunk_runs: bytes = b""
 
     def read(self, file: BinaryIO, kind: bytes, start: int, end: int) -> None:
         """Take over what a box of the track says."""
         if kind == b"stsz":
-            each, self.samples = _numbers(file, start + 4, 2)
-            self.bytes_each = max(1, each)
+            each, samples = _numbers(file, start + 4, 2)
+            self.samples, self.needed = max(self.samples, samples), max(self.needed, samples * max(1, each))
         elif kind == b"stz2":
-            self.samples = _numbers(file, start + 8, 1)[0]
+            self.samples = max(self.samples, _numbers(file, start + 8, 1)[0])
         elif kind == b"elst":
-            self.edits = max(1, _numbers(file, start + 4, 1)[0])
+            self.edits = max(self.edits, _numbers(file, start + 4, 1)[0])
+        elif kind == b"sgpd":
+            version, _, *counts = _numbers(file, start, 4)
+            self.groups = max(self.groups, counts[bool(version >> 24)])
+        elif kind == b"stsd":
+            file.seek(start + 12)
+            self.entries.add(file.read(4))
         elif kind == b"hdlr":
             file.seek(start + 8)
             self.handlers.add(file.read(4))
         elif kind == b"stts":
-            self.sample_times = _numbers(file, start + 4, 3)
+            self.sample_times.add(_numbers(file, start + 4, 3)[::2])
+        elif kind == b"ctts":
+            self.is_reordered = True
         elif kind in (b"stco", b"co64"):
             self.chunks = _numbers(file, start + 4, 1)[0]
         elif kind == b"stsc":
@@ -122,12 +149,20 @@ class _Track:
             VideoError: there are more samples than the file has bytes, or than can be read.
         """
         entries = self.samples
-        if b"soun" in self.handlers and b"vide" not in self.handlers and self.sample_times[::2] == (1, 1):
+        if self._is_counted_sound():
             entries = self._pcm_samples() // 1024 + self.chunks  # PCM is indexed 1024 samples at a time
-        elif self.samples * self.bytes_each > size:
+        elif max(self.samples, self.needed) > size:
             raise _too_many(name, f"{self.samples:,} samples in {size:,} bytes")
+        if self.groups > min(size, MAX_SAMPLES):
+            raise _too_many(name, f"{self.groups:,} groups of samples in {size:,} bytes")
         if entries > MAX_SAMPLES or (self.edits > 1 and entries * self.edits > _MAX_EDITED):
             raise _too_many(name, f"{entries:,} samples" + f" in {self.edits:,} edits" * (self.edits > 1))
+
+    def _is_counted_sound(self) -> bool:
+        """Whether each moment of sound is a sample."""
+        sound = b"soun" in self.handlers and b"vide" not in self.handlers
+        plain = self.sample_times == {(1, 1)} and not self.is_reordered
+        return sound and plain and bool(self.entries) and self.entries <= _SOUND
 
     def _pcm_samples(self) -> int:
         runs = (
@@ -139,23 +174,57 @@ class _Track:
         return int((lengths.clip(0) * runs[:, 1]).sum())
 
 
-def _check_boxes(file: BinaryIO, size: int, name: str, known: bool) -> int:
+def _check_boxes(file: BinaryIO, length: int, size: int, name: str) -> int:
+    """Check the boxes of an ISO file of `size` bytes, or `length` bytes of boxes that it holds compressed.
+
+    Returns:
+        Where its data should end.
+    """
     declared = fragments = 0
     tracks = [_Track()]
-    for kind, start, end in _boxes(file, size, name):
-        if known and kind in _DATA:
+    for kind, start, end in _boxes(file, length, name):
+        if kind in _DATA:
             declared = max(declared, end)
         if kind == b"trak":
             tracks.append(_Track())
         elif kind == b"trun":
             fragments += _numbers(file, start + 4, 1)[0]
+        elif kind == b"cmov":
+            inflated = _inflated(file, start, min(end, length), name)
+            _check_boxes(io.BytesIO(inflated), len(inflated), size, name)
         else:
             tracks[-1].read(file, kind, start, end)
+        if kind == b"stsd":
+            for inner, place in _tables_within(file, start, min(end, length), name):
+                tracks[-1].read(file, inner, place, end)
     for track in tracks:
         track.check(size, name)
     if fragments > min(size, MAX_SAMPLES):
         raise _too_many(name, f"{fragments:,} samples in {size:,} bytes")
     return declared
+
+
+def _tables_within(file: BinaryIO, start: int, end: int, name: str) -> Iterator[tuple[bytes, int]]:
+    """Tables among the descriptions of samples, where none belongs, yet FFmpeg reads them."""
+    if end - start > _MAX_DESCRIBED:
+        raise _too_many(name, f"descriptions of samples of {end - start:,} bytes")
+    file.seek(start)
+    for found in _TABLES.finditer(file.read(max(0, end - start))):
+        yield found[0], start + found.end()
+
+
+def _inflated(file: BinaryIO, start: int, end: int, name: str) -> bytes:
+    """Boxes that old QuickTime files hold compressed."""
+    file.seek(start)
+    _, found, packed = file.read(max(0, end - start)).partition(b"cmvd")
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(packed[4:], _MAX_INFLATED) if found else b""
+    except zlib.error:
+        return b""
+    if len(inflated) == _MAX_INFLATED and not inflater.eof:
+        raise _too_many(name, f"a compressed header of over {_MAX_INFLATED:,} bytes")
+    return inflated
 
 
 def _boxes(file: BinaryIO, size: int, name: str) -> Iterator[tuple[bytes, int, int]]:
@@ -178,10 +247,25 @@ def _boxes(file: BinaryIO, size: int, name: str) -> Iterator[tuple[bytes, int, i
             return
         yield kind, body, end
         start = end
-        if kind in _OUTER:
+        inner = _inner(file, kind, body, min(end, ends[-1]))
+        if inner is not None:
             ends.append(min(end, ends[-1]))
-            start = body
+            start = inner
     raise _too_many(name, f"over {_MAX_BOXES:,} boxes")
+
+
+def _inner(file: BinaryIO, kind: bytes, start: int, end: int) -> int | None:
+    """Where the first box within a box begins, if FFmpeg looks for any."""
+    if kind in _OUTER:
+        return start
+    if kind in _DISGUISES:
+        file.seek(start + 4)
+        return start if file.read(4) in (b"mvhd", b"cmov") else None
+    if kind == b"meta":
+        file.seek(start)
+        head = file.read(min(_MAX_DESCRIBED, max(0, end - start)))
+        return next((start + found.start() - 4 for found in re.finditer(b"hdlr", head) if not found.start() % 4), None)
+    return None
 
 
 def _numbers(file: BinaryIO, place: int, count: int) -> tuple[int, ...]:

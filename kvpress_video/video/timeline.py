@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,6 +33,9 @@ MAX_GAP = 10.0
 
 _USUAL_RATE = 25.0
 _ONE_A_PACKET = ("h264", "hevc", "av1", "libdav1d")
+_WITHOUT_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
+_SAMPLE = 16
+"""Frames whose timestamps are compared with the order in which they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Timeline:
 
 
 def read_timeline(source: Source) -> Timeline:
-    """Read the timestamps of all frames. One frame is decoded: the first that a player shows.
+    """Read the timestamps of all frames. Only the first is decoded, and some more where timestamps may be guesses.
 
     Raises:
         VideoError: the file cannot be opened, has no frames, none that can be decoded, or too many.
@@ -79,12 +85,14 @@ def read_timeline(source: Source) -> Timeline:
         stream.codec_context.thread_count = 1
         table = PacketTable()
         packets = table.note(demuxed(container, stream), source)
-        first = next(decoded(packets, source), None)
+        frames = decoded(packets, source)
+        first = next(frames, None)
         if first is None:
             raise _no_frames(source, container, stream, len(table))
+        in_order = _is_in_order(container, first, frames)
         for _ in packets:
             pass
-        clock = _clock(source, stream, table.rows(), first.pts, restarts=is_broadcast(container))
+        clock = _clock(source, container, stream, table.rows(), first.pts, in_order)
         return Timeline(
             *clock,
             height=first.height,
@@ -97,7 +105,28 @@ def read_timeline(source: Source) -> Timeline:
 
 def _is_complete(container: InputContainer, stream: VideoStream) -> bool:
     """Whether each packet of a format holds one frame that is shown."""
-    return container.format.name.startswith(("mov", "matroska")) and stream.codec_context.name in _ONE_A_PACKET
+    return _states_times(container) and stream.codec_context.name in _ONE_A_PACKET
+
+
+def _states_times(container: InputContainer) -> bool:
+    """Whether a format states when each frame is shown, so that FFmpeg need not guess it."""
+    return container.format.name.startswith(("mov", "matroska"))
+
+
+def _has_times(container: InputContainer) -> bool:
+    """Whether a format has any timestamps: FFmpeg gives raw streams 25 frames per second."""
+    return not int(container.format.flags) & _WITHOUT_TIMES
+
+
+def _is_in_order(container: InputContainer, first: VideoFrame, rest: Iterator[VideoFrame]) -> bool:
+    """Whether timestamps rise in the order in which a decoder shows the first frames."""
+    if _states_times(container) or is_broadcast(container):
+        return True
+    ticks = [first.pts]
+    with suppress(VideoError):  # reading may begin behind the damage
+        ticks.extend(frame.pts for frame in islice(rest, _SAMPLE - 1))
+    known = [tick for tick in ticks if tick is not None]
+    return all(before <= after for before, after in pairwise(known))
 
 
 def _no_frames(source: Source, container: InputContainer, stream: VideoStream, packets: int) -> VideoError:
@@ -117,13 +146,15 @@ class _Clock(NamedTuple):
     key_packets: Ticks = np.zeros((3, 0), np.int64)
 
 
-def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, restarts: bool) -> _Clock:
+def _clock(
+    source: Source, container: InputContainer, stream: VideoStream, rows: Ticks, first: int | None, in_order: bool
+) -> _Clock:
     """Time the frames.
 
     Args:
         rows: of the table of packets.
         first: presentation timestamp of the first frame that can be decoded.
-        restarts: whether timestamps may restart within a file of this format.
+        in_order: whether those of the first frames rise in the order in which they are shown.
     """
     decodable = rows[:2, int(np.argmax(rows[0] == (NO_TIME if first is None else first))) :]
     timed = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
@@ -131,18 +162,23 @@ def _clock(source: Source, stream: VideoStream, rows: Ticks, first: int | None, 
     ticks = np.unique(pts)
     rate = _stated_rate(stream)
     second = 1 / float(stream.time_base or 1)  # in ticks: a whole number in most formats
-    times = (ticks - ticks[:1]) / second
-    duration = _duration(ticks, int(durations[pts == ticks[-1:]].max(initial=0)), second / rate) / second
-    if 2 * len(ticks) < decodable.shape[1] or not _plausible(times, duration, decodable[1], restarts):
+    shown, decoding = ticks, np.unique(dts)
+    if container.format.name == "avi" and len(decoding) == len(ticks):  # the others are guesses
+        shown = decoding
+    times = (shown - shown[:1]) / second
+    duration = _duration(shown, int(durations[pts == ticks[-1:]].max(initial=0)), second / rate) / second
+    # A decoder may reorder frames, yet timestamps follow the order of the packets, as in AVI, which only counts them:
+    # the n-th timestamp belongs to the n-th frame that is shown.
+    counted = stream.codec_context.has_b_frames and (np.diff(pts) > 0).all()
+    usable = _has_times(container) and 2 * len(ticks) >= decodable.shape[1] and (counted or in_order)
+    if not usable or not _plausible(times, duration, decodable[1], restarts=is_broadcast(container)):
         warnings.warn(
             f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second.",
             stacklevel=4,
         )
         count = _count_frames(source)
         return _Clock(np.arange(count) / rate, count / rate)
-    if stream.codec_context.has_b_frames and (np.diff(pts) > 0).all():
-        # The decoder may reorder frames, yet timestamps follow the order of the packets, as in AVI, which only counts
-        # them: the n-th timestamp belongs to the n-th frame that is shown.
+    if counted:
         return _Clock(times, duration)
     timed = timed[:, keys > 0]
     pts, dts, _, positions, _ = timed[:, np.argsort(timed[0], kind="stable")]
@@ -185,10 +221,19 @@ def _stated_rate(stream: VideoStream) -> float:
 
 def _orientation(frame: VideoFrame) -> NDArray[np.int64]:
     """The display matrix of a frame, rounded to quarter turns and mirror images."""
-    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        found: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none of a frame's side data if it does not know the type of one of them
+        return _turned(frame.rotation)
     if found is None:
         return np.eye(2, dtype=np.int64)
     (a, b, _), (c, d, _), _ = np.frombuffer(bytes(found), np.int32).reshape(3, 3).astype(np.int64)
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return np.array([[np.sign(a) or 1, 0], [0, np.sign(d) or 1]])
     return np.array([[0, np.sign(b) or 1], [np.sign(c) or 1, 0]])
+
+
+def _turned(degrees: int) -> NDArray[np.int64]:
+    """The display matrix of a number of quarter turns, given in degrees counter-clockwise."""
+    once = np.array([[0, -1], [1, 0]])
+    return np.linalg.matrix_power(once, round(degrees / 90) % 4)

@@ -156,6 +156,22 @@ def test_a_part_of_a_video(model: Any, world: list[Clip]) -> None:
     assert half * 2 == whole
 
 
+def test_short_videos_are_answered_said_once_and_counted(
+    integration: Any, model: Any, world: list[Clip], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clip with a frame less than asked for must not end a run of hours; lmms-eval's results have no place for it."""
+    found = len(kv.read_video(world[0].path))
+    wanting = integration.KVPressVideoChat.create_from_arg_string(
+        f"method=tar,budget=25%,frames={found + 1},device=cpu"
+    )
+    asked = documents(world)[:4]
+    assert ask(wanting, asked, max_new_tokens=4) == ask(model, asked, max_new_tokens=4)
+    said = [record.getMessage() for record in caplog.records]
+    first = f"{world[0].path} has fewer frames than frames={found + 1}: all {found} are taken, as of every such video."
+    assert [line for line in said if "fewer frames" in line] == [first]
+    assert [line for line in said if "that short" in line] == ["2 of the 2 videos were that short."]
+
+
 def test_the_registry_finds_the_model(integration: Any) -> None:
     manifest = integration.manifest()
     assert manifest.model_id == "kvpress_video"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 BITS = 6
@@ -89,6 +91,47 @@ def shift(source: Path, target: Path, seconds: float, container_options: dict[st
     return target
 
 
+def edited(path: Path, parts: Sequence[tuple[float | None, float]]) -> Path:
+    """Give an MP4 an edit list in place: the start of each part in seconds (None shows nothing) and its length."""
+    data = bytearray(path.read_bytes())
+    (media,) = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)
+    (movie,) = struct.unpack_from(">I", data, data.index(b"mvhd") + 16)
+    place = data.index(b"elst") - 4
+    length, _, _, _, _, first = struct.unpack_from(">I4sIIIi", data, place)
+    entries = [
+        struct.pack(">IiI", round(lasts * movie), -1 if start is None else first + round(start * media), 1 << 16)
+        for start, lasts in parts
+    ]
+    box = struct.pack(">I4sII", 16 + 12 * len(entries), b"elst", 0, len(entries)) + b"".join(entries)
+    data[place : place + length] = box
+    for outer in (b"edts", b"trak", b"moov"):  # behind the frames, whose places in the file stay
+        start = data.index(outer) - 4
+        struct.pack_into(">I", data, start, struct.unpack_from(">I", data, start)[0] + len(box) - length)
+    path.write_bytes(bytes(data))
+    return path
+
+
+def write_streams(path: Path, kinds: Sequence[str]) -> Path:
+    """Write a stream of 20 numbered frames per `"default"` or `"other"`, counting on, and a picture per `"cover"`."""
+    marks = {"default": Disposition.default, "other": Disposition(0), "cover": Disposition.attached_pic}
+    with av.open(str(path), "w") as file:
+        streams: list[Any] = []
+        for kind in kinds:
+            stream: Any = file.add_stream("mjpeg" if kind == "cover" else "libx264", rate=10)
+            stream.width, stream.height, stream.disposition = 96, 64, marks[kind]
+            stream.pix_fmt = "yuvj420p" if kind == "cover" else "yuv420p"
+            streams.append(stream)
+        for number in range(20):
+            for place, (kind, stream) in enumerate(zip(kinds, streams, strict=True)):
+                if kind == "cover" and number:
+                    continue
+                picture = np.zeros((64, 96, 3), np.uint8) if kind == "cover" else numbered(20 * place + number)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            file.mux(stream.encode(None))
+    return path
+
+
 def looped(source: Path, target: Path, times: int) -> Path:
     """Repeat a file's packets, so that a long video takes no longer to write than a short one."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
@@ -114,6 +157,12 @@ def turned(path: Path, matrix: Sequence[int]) -> Path:
     data[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
     path.write_bytes(bytes(data))
     return path
+
+
+def decoded_frames(path: Path) -> NDArray[np.uint8]:
+    """What PyAV itself decodes, one frame after the other."""
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
 
 def decoded_times(path: Path) -> list[float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -178,6 +180,49 @@ def test_implausible_times(tmp_path: Path, delta: int) -> None:
     assert numbers_of(video.frames) == list(range(8))
     assert (np.diff(video.times) > 0).all()
     assert video.duration < 7 * 24 * 3600
+
+
+READ_ALL = """
+import resource, sys, warnings
+from contextlib import suppress
+from pathlib import Path
+from kvpress_video.errors import VideoError
+from kvpress_video.video.reader import read_video
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+warnings.simplefilter("ignore")
+read_video(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (16 << 30,) * 2)
+before = peak()
+for path in sorted(Path(sys.argv[2]).iterdir()):
+    with suppress(VideoError):
+        read_video(path.read_bytes())
+    assert peak() < before + 256, (path, before, peak())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip.mp4", "fragments.mp4", "clip.mov", "clip.mkv", "clip.avi", "clip.mxf"])
+def test_no_header_ends_the_process_or_takes_much_memory(tmp_path: Path, name: str) -> None:
+    """Counts and lengths of hundreds of headers are replaced by large ones."""
+    options = {"movflags": "frag_keyframe+empty_moov"} if name.startswith("frag") else {}
+    rate = 25 if name.endswith("mxf") else 10
+    codec = {".avi": "mpeg4", ".mxf": "mpeg2video"}.get(Path(name).suffix, "libx264")
+    whole = write_video(tmp_path / name, codec, frames=8, rate=rate, container_options=options)
+    header, folder, chance = whole.read_bytes(), tmp_path / "changed", random.Random(name)
+    folder.mkdir()
+    starts = [0, max(0, header.rfind(b"moov") - 4)]
+    for number in range(400):
+        data = bytearray(header)
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            place = min(chance.choice(starts) + chance.randrange(1500), len(data) - 4)
+            many = chance.choice((0xFFFFFFFF, 0x7FFFFFFF, 100_000_000, 0x10000000))
+            struct.pack_into(chance.choice("<>") + "I", data, place, many)
+        (folder / f"{number}").write_bytes(bytes(data))
+    done = subprocess.run([sys.executable, "-c", READ_ALL, str(whole), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.filterwarnings("ignore:.*(no usable timestamps|damaged frames)")

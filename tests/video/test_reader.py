@@ -332,24 +332,6 @@ def test_the_package_imports_nothing_heavy_for_videos() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_torchvision_is_repaired_once_and_only_when_asked() -> None:
-    code = (
-        "from kvpress_video.utils.torchvision_compat import repair_torchvision as repair\n"
-        "repair(); repair()\n"
-        "import torchvision.transforms.v2\n"
-        "from transformers import Qwen2VLVideoProcessor\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_torchvision_that_is_absent_is_left_alone() -> None:
-    code = (
-        "import sys; sys.modules['torchvision'] = None\n"
-        "from kvpress_video.utils.torchvision_compat import repair_torchvision; repair_torchvision()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_at_most_takes_what_there_is(clip: Path) -> None:
     assert shown(read_video(clip, frames=30, at_most=True)) == list(range(24))
     assert read_video(clip, fps=1000, at_most=True).fps == 4.0

@@ -25,7 +25,6 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BenchmarkError
-from kvpress_video.utils.torchvision_compat import repair_torchvision
 
 from ..results.measurement import Figure, Goal
 from ..setup.released_infinipot_v import compress as released
@@ -50,7 +49,6 @@ def run(bed: Bed) -> Iterator[Figure]:
     """
     if importlib.util.find_spec("kvpress") is None:
         raise BenchmarkError("peers compares with kvpress, which is not installed here: run `make bench-peers`.")
-    repair_torchvision()
     kvpress = importlib.import_module("kvpress")
     logging.getLogger("kvpress").setLevel(logging.ERROR)  # it warns of every model it was not tested with
     with torch.inference_mode():

@@ -72,7 +72,7 @@ def load_modeling(loader: Any, module: Any) -> None:
 
 
 def load_torchvision(loader: Any, module: Any) -> None:
-    """Import torchvision; if compiled operators are missing, repair it as `kvpress_video.load` does."""
+    """Import torchvision; if compiled operators are missing, repair it as `import kvpress_video` does."""
     try:
         loader.exec_module(module)
     except RuntimeError:
@@ -83,6 +83,7 @@ def load_torchvision(loader: Any, module: Any) -> None:
         del sys.modules["torchvision"]
         hook.loading.pop("torchvision")
         repair.repair_torchvision()
+        importlib.import_module("torchvision")
 
 
 def report_on_sigterm() -> None:

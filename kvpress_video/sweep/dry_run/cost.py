@@ -19,7 +19,6 @@ from ...models import adapter_for
 from ...models.base import Adapter
 from ...models.loading import BUNDLED, check_folder
 from ...prefill.options import usual_chunk
-from ...utils.torchvision_compat import repair_torchvision
 from ..cells import Cell, Setup, prefill_of, probe_of
 
 
@@ -132,7 +131,6 @@ def read_model(text: str) -> tuple[Adapter, Any]:
         UnsupportedModelError: its family is not supported.
     """
     name, settings = parse(text)
-    repair_torchvision()
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     with _folder(name) as folder:
