@@ -157,8 +157,8 @@ def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterat
     first = row.padding + row.label_tokens
     labels, start = by_segment[..., row.padding : first], len(entries) - row.visual
     yield None, entries, by_segment[..., first:start]
-    stays = torch.tensor(_label_places(row, keep), dtype=torch.long, device=labels.device)
-    yield None, entries, labels.index_select(-1, stays)
+    for stays in _label_ranges(row, keep):
+        yield None, entries, labels[..., stays.start : stays.stop]
     for segment in sorted(row.held):
         stop = start + row.held[segment]
         slots = by_segment[..., start:stop]
@@ -166,15 +166,19 @@ def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterat
         start = stop
 
 
-def _label_places(row: RowState, keep: Mapping[int, Share]) -> list[int]:
-    """Return which of a row's label tokens, counted in sequence order, stay."""
-    places: list[int] = []
-    end = 0
+def _label_ranges(row: RowState, keep: Mapping[int, Share]) -> Iterator[range]:
+    """Iterate over the ranges of a row's label tokens, counted in sequence order, that stay."""
+    start, end = 0, 0
     for segment, held in sorted(row.labels.items()):
         for frame, tokens in held.items():
+            stays = keep[segment].labels.get(frame, 0)
+            if stays < tokens:
+                if end > start:
+                    yield range(start, end)
+                start = end + tokens - stays
             end += tokens
-            places += range(end - keep[segment].labels.get(frame, 0), end)
-    return places
+    if end > start:
+        yield range(start, end)
 
 
 def _in_order(row: RowState) -> bool:

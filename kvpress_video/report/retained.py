@@ -13,7 +13,7 @@ from PIL import Image
 from ..cache.adoption import layers_of
 from ..cache.layer import CompressedLayer
 from ..compression import compress
-from ..compressor.entries import Context, Tags
+from ..compressor.entries import Context, Tags, is_visual
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..errors import MissingInputError, VideoError
 from ..models import adapter_for
@@ -143,7 +143,7 @@ def kept_shares(layers: Sequence[CompressedLayer]) -> NDArray[np.float64]:
     for number, layer in enumerate(layers):
         tags = layer.entries(Context()).tags[0].expand(heads, -1, -1).cpu().numpy()
         for head in range(heads):
-            mine = tags[head][tags[head][:, Tags.SEGMENT] == segment]
+            mine = tags[head][(tags[head][:, Tags.SEGMENT] == segment) & is_visual(tags[head][:, Tags.KIND])]
             held[number, head, mine[:, Tags.FRAME], mine[:, Tags.ROW], mine[:, Tags.COLUMN]] = 1
     return held.mean(axis=(0, 1))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.cache.buffers import Buffers
-from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
+from kvpress_video.cache.forward_pass import ForwardPass, RowState, TokenMetadata, text_tags
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Context, Entries, Places, Tags
 
@@ -337,17 +337,27 @@ def test_a_conversation_that_began_in_inference_mode_goes_on_without_it(mode: An
     torch.testing.assert_close(torch.stack(logits, 1), wanted.logits[:, 3:], rtol=0, atol=1e-5)
 
 
+class Unmade:
+    """Metadata that there is no memory for."""
+
+    @property
+    def tags(self) -> Tensor:
+        raise MemoryError
+
+    places = tags
+
+
 def test_late_metadata_that_cannot_be_made_is_asked_for_again_or_dropped() -> None:
     """A failure loses nothing; entries that are dropped need no metadata."""
-    buffers, parts = Buffers(), some(1, 2, 6)
+    buffers, parts = Buffers(), some(1, 1, 6)
     buffers.append([part[:, :, :3] for part in parts])
-    makers: list[Callable[[], Sequence[Tensor]]] = [
-        lambda: [part[:, :, 3:4] for part in parts[2:]],
-        lambda: [part[:, :, 4:5] for part in parts[2:]],
-        lambda: (_ for _ in ()).throw(MemoryError),
-    ]
-    for slot, make in enumerate(makers, 3):
-        buffers.append_step([part[:, :, slot : slot + 1] for part in parts[:2]], make)
+
+    def of(slot: int) -> TokenMetadata:
+        return TokenMetadata(*(part[:, 0, slot : slot + 1] for part in parts[2:]))
+
+    late: list[Any] = [of(3), of(4), Unmade()]
+    for slot, metadata in enumerate(late, 3):
+        buffers.append_step([part[:, :, slot : slot + 1] for part in parts[:2]], metadata)
     for read in (lambda: buffers.held, lambda: buffers.metadata, lambda: buffers.append([p[:, :, 5:] for p in parts])):
         with pytest.raises(MemoryError):
             read()
@@ -355,7 +365,7 @@ def test_late_metadata_that_cannot_be_made_is_asked_for_again_or_dropped() -> No
     buffers.drop_last(1)
     for held, part in zip(buffers.held, parts, strict=True):
         assert torch.equal(held, part[:, :, :5])
-    buffers.append_step([part[:, :, 5:] for part in parts[:2]], lambda: [part[:, :, 5:] for part in parts[2:]])
+    buffers.append_step([part[:, :, 5:] for part in parts[:2]], of(5))
     buffers.drop_last(2)
     for held, part in zip(buffers.held, parts, strict=True):
         assert torch.equal(held, part[:, :, :4])

@@ -13,7 +13,7 @@ from reference_masks import blinded_answer, evicted
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.compressor.entries import Grid, Kind, Tags
+from kvpress_video.compressor.entries import Grid, Kind, Tags, is_visual
 from kvpress_video.models import adapter_for
 
 FAMILY = "video_llama_3"
@@ -51,7 +51,7 @@ def test_every_token_that_is_there_is_tagged_with_what_it_shows() -> None:
     for row, prompt in enumerate(prompts):
         padding = int((inputs["attention_mask"][row] == 0).sum())
         tags = layer.tags[row, 0]
-        assert tags[tags[:, Tags.KIND] > Kind.TEXT].tolist() == [
+        assert tags[is_visual(tags[:, Tags.KIND])].tolist() == [
             [padding + slot.token, kinds[slot.kind], slot.segment, slot.frame, slot.row, slot.col]
             for slot in zoo.expected_layout(FAMILY, prompt)
         ]
@@ -69,7 +69,7 @@ def test_importance_goes_with_its_token() -> None:
         with kv.compress(model, "standby", "100%", n=4):
             cache = model(**zoo.inputs(model, [zoo.Prompt([first, part, last])]), use_cache=True).past_key_values
         layer = compressed(cache)[0]
-        visual = layer.tags[0, 0, :, Tags.KIND] > Kind.TEXT
+        visual = is_visual(layer.tags[0, 0, :, Tags.KIND])
         places = map(tuple, layer.tags[0, 0, visual, Tags.FRAME :].tolist())
         found.append(dict(zip(places, layer.places[0, 0, visual, 3].tolist(), strict=True)))
     some, every = found
@@ -103,7 +103,8 @@ def test_answers_equal_the_stock_model_with_evicted_entries_masked(method: str) 
     with kv.compress(model, method, "50%", **SETTINGS.get(method, {})) as run:
         ours = answer(model, inputs)
     assert run.report.visual_tokens == tokens_of(prompt)
-    assert sum(run.report.entries) == pytest.approx(len(run.kept) * tokens_of(prompt) / 2, abs=len(run.kept))
+    held, seen = sum(run.report.entries) + sum(run.report.label_entries), tokens_of(prompt) + run.report.label_tokens
+    assert held == pytest.approx(len(run.kept) * seen / 2, abs=len(run.kept))
     hidden = [evicted(kept[0], length) for kept in run.kept]
     after_video = zoo.expected_layout(FAMILY, prompt)[-1].token + 1
     torch.testing.assert_close(
@@ -197,7 +198,7 @@ def test_the_processor_leaves_out_what_does_not_change() -> None:
         layer = compressed(answer(model, inputs, new=1).output.past_key_values)[0]
     assert run.report.visual_tokens == 12 + 3 * 6
     visual = layer.tags[0, 0][layer.tags[0, 0, :, Tags.KIND] == Kind.VIDEO]
-    assert len(visual) == 15
+    assert len(visual) + max(run.report.label_entries) == (30 + run.report.label_tokens + 1) // 2
     later = visual[visual[:, Tags.FRAME] > 0]
     assert len(later)
     assert (later[:, Tags.COLUMN] >= 2).all()

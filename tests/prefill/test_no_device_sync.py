@@ -11,6 +11,7 @@ import pytest
 import torch
 from generation import METHODS, SETTINGS
 
+from kvpress_video.cache.allocation import Share
 from kvpress_video.cache.eviction import plan_eviction
 from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
@@ -32,8 +33,8 @@ def queries(length: int) -> Queries:
     return Queries(states, states[..., 0], torch.empty(1, length, dtype=torch.long, device=NOWHERE))
 
 
-def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer:
-    """A layer of text, a video and more text, whose tensors hold nothing."""
+def filled(starts: dict[int, int], width: int = Places.WIDTH, labels: dict[int, int] | None = None) -> CompressedLayer:
+    """A layer of text, a video and more text, some of it labels of its frames, whose tensors hold nothing."""
     length = GRID.tokens
     states = torch.empty(1, HEADS, 2 * TEXT + length, WIDTH, device=NOWHERE)
     video = segment_entries(*(states[:, :1, TEXT : TEXT + length],) * 2, GRID, Context())
@@ -42,17 +43,17 @@ def filled(starts: dict[int, int], width: int = Places.WIDTH) -> CompressedLayer
     places = torch.empty(1, 2 * TEXT + length, width, device=NOWHERE)
     counts = {0: length}
     layer = CompressedLayer()
-    layer.begin_pass(
-        ForwardPass.of(tags, places, tags.shape[1], [RowState(0, counts, counts, {0: GRID}, starts)], compress=True)
-    )
+    named = {0: labels} if labels else {}
+    row = RowState(0, counts, counts, {0: GRID}, starts, named, {0: sum(labels.values())} if labels else {})
+    layer.begin_pass(ForwardPass.of(tags, places, tags.shape[1], [row], compress=True))
     layer.update(states, states)
     return layer
 
 
-def compress(layer: CompressedLayer, method: Compressor, keep: int) -> None:
+def compress(layer: CompressedLayer, method: Compressor, keep: int, labels: dict[int, int] | None = None) -> None:
     """As a later layer is; what all layers have in common is looked at in the first."""
     context = Context(layer=1, layers=4, rope=rope(), queries=queries(4))
-    layer.keep(plan_eviction(layer.entries(context), layer.rows, [{0: keep}], method))
+    layer.keep(plan_eviction(layer.entries(context), layer.rows, [{0: Share(keep, labels or {})}], method))
 
 
 @pytest.mark.parametrize("starts", [{0: TEXT}, {}], ids=["in one piece", "between text"])
@@ -63,6 +64,16 @@ def test_compressing_a_layer_asks_the_device_nothing(method: str, starts: dict[i
         compress(layer, made, keep)
         assert layer.keys.device == NOWHERE
         assert layer.physical == 2 * TEXT + keep
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_evicting_labels_asks_the_device_nothing(method: str) -> None:
+    labels = dict.fromkeys(range(TEXT), 1)
+    made, layer = make_method(method, **SETTINGS.get(method, {})), filled({}, labels=labels)
+    compress(layer, made, 36, dict.fromkeys(range(1, TEXT), 1))
+    assert layer.physical == 2 * TEXT + 36 - 1
+    compress(layer, made, 24)
+    assert layer.physical == TEXT + 24
 
 
 def test_a_method_that_asks_is_noticed() -> None:
@@ -94,11 +105,12 @@ def test_rows_that_are_not_alike_are_compressed_without_waiting(method: str) -> 
     entries = segment_entries(states, states, GRID, context, importance)
     counts = {0: GRID.tokens}
     rows = [RowState(0, counts, counts, {0: GRID}, {0: 0}) for _ in range(2)]
-    plan_eviction(entries, rows, [{0: 36}, {0: 48}], made)  # what is made once, such as windows, is there now
+    keep = [{0: Share(36)}, {0: Share(48)}]
+    plan_eviction(entries, rows, keep, made)  # what is made once, such as windows, is there now
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        left = plan_eviction(entries, rows, [{0: 36}, {0: 48}], made)
+        left = plan_eviction(entries, rows, keep, made)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert left.slots.shape[2] == 48
