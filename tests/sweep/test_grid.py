@@ -379,7 +379,7 @@ def test_a_grid_without_measure_is_refused_with_little_memory(tmp_path: Path, te
     "value", ["!!float ''", "!!int ''", "!!bool x", "!!timestamp x", "!!binary '*'", "!!python/name:os.system ''"]
 )
 def test_a_tag_that_does_not_fit_its_value_is_an_error_at_its_place(tmp_path: Path, value: str) -> None:
-    with pytest.raises(SweepError, match=r"grid.yaml:2:10: budgets"):
+    with pytest.raises(SweepError, match=r"grid.yaml:2:11: budgets\[0\]"):
         read_grid(written(tmp_path, f"methods: [tar]\nbudgets: [{value}]\n"))
 
 
