@@ -244,6 +244,8 @@ class Held:
 
     entries: tuple[int, ...]
     visual_tokens: int = 128
+    label_entries: tuple[int, ...] = ()
+    label_tokens: int = 0
     bytes: int = 1000
     method: str = "tar"
 

@@ -53,7 +53,7 @@ def test_compressed_answers_equal_the_stock_model_with_evicted_entries_masked(
         ours = answer(model, inputs)
     hidden = [evicted(kept[0], length) for kept in run.kept]
     assert all(layer.any() for layer in hidden)
-    blind_from = after_frames(model, inputs["input_ids"][0]) if prefill == "split" else length
+    blind_from = after_frames(family, prompt, inputs["input_ids"][0]) if prefill == "split" else length
     masked = blinded_answer(model, inputs, hidden, ours.tokens, blind_from)
     torch.testing.assert_close(ours.logits, masked, rtol=0, atol=1e-5)
     stock = answer(model, inputs)

@@ -93,7 +93,7 @@ def test_beam_search_equals_scoring_each_beam_alone(family: str, attention: str)
             **inputs, max_new_tokens=5, num_beams=3, num_return_sequences=3, return_dict_in_generate=True,
             output_scores=True, length_penalty=0.0,
         )  # fmt: skip
-        assert run.report.ratio == pytest.approx(0.5, abs=0.006)
+        assert run.report.ratio == pytest.approx(0.5, abs=0.02)
         for row, prompt in enumerate(prompts):
             single = zoo.inputs(model, [prompt])
             for beam in range(3):
@@ -132,7 +132,7 @@ def test_bfloat16(method: str, family: str) -> None:
     with kv.compress(model, method, "50%", **SETTINGS.get(method, {})) as run:
         found = answer(model, zoo.inputs(model, [video_prompt(family, 12)]), new=2)
     assert found.logits.isfinite().all()
-    assert run.report.ratio == pytest.approx(0.5, abs=0.006)
+    assert run.report.ratio == pytest.approx(0.5, abs=0.02)
     assert all(layer.keys.dtype == torch.bfloat16 for layer in compressed(found.output.past_key_values))
 
 
@@ -256,7 +256,7 @@ def test_misuse_is_explained() -> None:
         with pytest.raises(kv.UnsupportedModelError, match="already"), kv.compress(model, "tar", "50%"):
             pass
         answer(model, inputs, new=1)
-        assert run.report.ratio == pytest.approx(0.5, abs=0.006)
+        assert run.report.ratio == pytest.approx(0.5, abs=0.02)
         with pytest.raises(kv.CacheError, match="use_cache"):
             model(**inputs, use_cache=False)
         with pytest.raises(kv.CacheError, match="without compression"):

@@ -14,6 +14,7 @@ import pytest
 import saved_sessions
 import torch
 import zoo
+from forged_sessions import forge, parts
 from generation import METHODS, SETTINGS
 from kvpress_video.methods.novelty import Novelty
 from safetensors import safe_open
@@ -291,8 +292,8 @@ def keys_of(value: Any) -> Any:
     return [keys_of(item) for item in value[:1]] if isinstance(value, list) else type(value)
 
 
-def test_the_json_of_format_2(tmp_path: Path, bundled: Any) -> None:
-    """Written as it is read: by every version that writes format 2."""
+def test_the_json_of_format_3(tmp_path: Path, bundled: Any) -> None:
+    """Written as it is read: by every version that writes format 3."""
     session = lived(*bundled, method="infinipot-v", budget="1500KB", text_room=80, tar_ratio=0.25, bank_on="cpu")
     session.push(frames(16, seed=3))
     session.flush()
@@ -300,7 +301,7 @@ def test_the_json_of_format_2(tmp_path: Path, bundled: Any) -> None:
     with safe_open(tmp_path / "a.kvv", "pt") as file:
         metadata = file.metadata()
     assert metadata.keys() == {"format", "version", "facts", "sha256"}
-    assert (metadata["format"], metadata["version"]) == ("kvpress-video session", "2")
+    assert (metadata["format"], metadata["version"]) == ("kvpress-video session", "3")
     found = json.loads(metadata["facts"])
     assert found["model"] == plain(fingerprint(bundled[0]))
     assert found["session"]["recipe"] == {
@@ -313,10 +314,12 @@ def test_the_json_of_format_2(tmp_path: Path, bundled: Any) -> None:
         "text_room": 80,
         "position_limit": None,
         "bank_on": "cpu",
+        "labels": "spread",
         "tar_ratio": 0.25,
     }
     moment = {"position": float, "seconds": float, "frame": int}
     counts = {"padding": int, "held": {"0": int}, "seen": {"0": int}, "grids": {"0": [int]}, "starts": {}}
+    counts |= {"labels": {}, "labels_seen": {}}
     assert keys_of({name: part for name, part in found["session"].items() if name != "recipe"}) == {
         "stream": {
             "logical": int,
@@ -327,12 +330,27 @@ def test_the_json_of_format_2(tmp_path: Path, bundled: Any) -> None:
                 "runs": [{"start": int, "end": int, "least": int}],
                 "base": moment,
                 "last": moment,
+                "labelled": bool,
             },
             "peak_bytes": int,
         },
         "talk": {"turns": [[str]], "begun": bool, "watching": bool, "unsaid": []},
         "inbox": {"count": int, "last_time": float, "size": [int], "told": float, "untold": int},
     }
+
+
+def test_a_file_of_format_2_is_read_too(tmp_path: Path, bundled: Any) -> None:
+    """It has nothing of labels."""
+    session = lived(*bundled, budget=200)
+    session.save(tmp_path / "a.kvv")
+    metadata, facts, tensors = parts(tmp_path / "a.kvv")
+    del facts["session"]["recipe"]["labels"], facts["session"]["stream"]["timeline"]["labelled"]
+    for row in facts["session"]["stream"]["rows"]:
+        del row["labels"], row["labels_seen"]
+    forge(tmp_path / "old.kvv", metadata | {"version": "2"}, json.dumps(facts), tensors)
+    loaded = kv.VideoSession.load(tmp_path / "old.kvv", *bundled)
+    assert loaded.snapshot().state == session.snapshot().state
+    assert same(saved_sessions.go_on(loaded), saved_sessions.go_on(session))
 
 
 def test_a_snapshot_can_be_sent_to_another_process(bundled: Any) -> None:

@@ -213,7 +213,7 @@ def first_of(kind: Kind, column: int, value: int) -> Callable[[Tensor], Tensor]:
 
 
 INDICES = "needs ascending token indices from 0 to 503"
-KINDS = "needs 100 entries of video per head and text otherwise"
+KINDS = "needs 100 entries of video per head, labels, and text otherwise"
 INFINITE = "layers.0.places has positions that are not finite"
 SLOTS = "has frames, rows or columns outside of 29×4×4"
 VALUES: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {

@@ -49,14 +49,13 @@ def answer(model: Any, inputs: dict[str, Tensor], new: int = 5, **options: Any) 
     return Answer(output.sequences[:, -new:], torch.stack(output.logits, dim=1), output)
 
 
-def after_frames(model: Any, ids: Tensor) -> int:
-    """The place after the last frame of a prompt (n,) whose last video has several, and after the tokens that close
-    every frame."""
-    adapter = adapter_for(model)
-    visual = torch.isin(ids, torch.tensor(list(adapter.placeholders.values()))).nonzero().flatten().tolist()
-    ends = [one + 1 for one, next_one in zip(visual, [*visual[1:], None], strict=True) if next_one != one + 1]
-    end = ends[-1]
-    for closing in ids[ends[-2] : ends[-2] + adapter.label_closes].tolist():
+def after_frames(family: str, prompt: zoo.Prompt, ids: Tensor) -> int:
+    """The place in ids (n,) after the last frame of a prompt and the tokens that close it, as they close the one
+    before."""
+    *_, last = slots = zoo.expected_layout(family, prompt)
+    before = [slot.token + 1 for slot in slots if (slot.segment, slot.frame) == (last.segment, last.frame - 1)]
+    end, closes = last.token + 1, adapter_for(model_of(family)).label_closes
+    for closing in ids[before[-1] : before[-1] + closes].tolist() if before else ():
         if int(ids[end]) != closing:
             break
         end += 1
