@@ -21,10 +21,12 @@ class Qwen3VL(QwenVL):
     label_closes = 1  # <|vision_end|>
 
     def video_markup(self, processor: Any) -> FrameText:
+        if hasattr(processor, "replace_video_token"):  # since transformers 5 the marks around a video stay
+            return FrameText()
         return FrameText(processor.vision_start_token, processor.vision_end_token)
 
     def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
-        start, end = self.video_markup(processor)
+        start, end = processor.vision_start_token, processor.vision_end_token
         return [FrameText(f"<{time:.1f} seconds>{start}", end) for time in seconds]
 
     def step_seconds(self, times: Sequence[float]) -> list[float]:
