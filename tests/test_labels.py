@@ -15,6 +15,7 @@ import kvpress_video as kv
 from kvpress_video.compressor.entries import Kind, Tags
 
 LABELLED = [family for family in zoo.FAMILIES if family not in ("qwen2_vl", "qwen2_5_vl") and "llava" not in family]
+FIRST = "qwen3_vl"
 BUDGET = 60
 MINE = SETTINGS | {"per-layer": {"shares": (1.1, 0.9)}, "detachable": {"scorer": "van", "window": 0.8}}
 
@@ -24,9 +25,15 @@ def label_frames(tags: Tensor) -> set[int]:
     return set(tags[tags[:, Tags.KIND] == Kind.LABEL][:, Tags.FRAME].tolist())
 
 
-@pytest.mark.parametrize("family", LABELLED)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("labels", ["spread", "drop"])
+CASES = [
+    pytest.param(method, family, labels, marks=() if method == "infinipot-v" or family == FIRST else pytest.mark.slow)
+    for method in METHODS
+    for family in LABELLED
+    for labels in ("spread", "drop")
+]
+
+
+@pytest.mark.parametrize(("method", "family", "labels"), CASES)
 def test_frames_and_labels_are_exactly_the_budget(method: str, family: str, labels: Any) -> None:
     model = model_of(family)
     rows, columns = zoo.grid(family)
