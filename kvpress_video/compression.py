@@ -71,9 +71,9 @@ class Report:
     prefill_seconds: float = field(default=0.0, compare=False)
     compress_seconds: float = field(default=0.0, compare=False)
     shared: bool = field(default=False, compare=False)
-    labels: str = "spread"
-    label_entries: tuple[int, ...] = ()
-    label_tokens: int = 0
+    labels: str = field(default="spread", compare=False)
+    label_entries: tuple[int, ...] = field(default=(), compare=False)
+    label_tokens: int = field(default=0, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, as they go into result rows."""
