@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from .errors import BudgetError, unknown_name
+from .errors import BudgetError, check_choice
 from .utils.warnings import warn_caller
 
 BudgetLike: TypeAlias = "Budget | str | int | float"
@@ -33,8 +33,7 @@ class Budget:
     unit: Unit
 
     def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise unknown_name("unit of a budget", str(self.unit), get_args(Unit))
+        check_choice("unit of a budget", self.unit, Unit)
         if isinstance(self.amount, bool) or not isinstance(self.amount, Real):
             raise BudgetError(f"The amount of a budget is a number, got {self.amount!r}.")
         if not 0 < self.amount < _MOST:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from .budget import Budget, BudgetLike
 from .cache.layer import CompressedLayer
 from .compressor.base import Compressor
 from .compressor.registry import make_method
-from .errors import BudgetError, CacheError, unknown_name
+from .errors import BudgetError, CacheError, check_choice, unknown_name
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
@@ -279,8 +279,7 @@ def compress(
         ("labels", labels, Labels),
     )
     for what, value, choice in choices:
-        if value not in (known := get_args(choice)):
-            raise unknown_name(what, value, known)
+        check_choice(what, value, choice)
     if not isinstance(shared, SharedPrefill | None):
         raise CacheError(f"shared must be a SharedPrefill, got {type(shared).__name__} {shared!r:.80}.")
     made = make_method(method, **settings)

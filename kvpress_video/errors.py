@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, get_args
 
 
 class KVPressVideoError(Exception):
@@ -48,6 +49,21 @@ class BenchmarkError(KVPressVideoError, ValueError):
 
 class SweepError(KVPressVideoError, ValueError):
     """A sweep that cannot run as requested, or a store that cannot be read."""
+
+
+def check_choice(what: str, value: Any, choices: Any) -> None:
+    """Check that a value is one of a `Literal` type.
+
+    Args:
+        what: noun for the value.
+        value: to check.
+        choices: the `Literal`.
+
+    Raises:
+        UnknownNameError: it is none.
+    """
+    if value not in (known := get_args(choices)):
+        raise unknown_name(what, str(value), known)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:

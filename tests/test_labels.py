@@ -14,7 +14,6 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Kind, Tags
 
-LABELLED = [family for family in zoo.FAMILIES if family not in ("qwen2_vl", "qwen2_5_vl") and "llava" not in family]
 FIRST = "qwen3_vl"
 BUDGET = 60
 MINE = SETTINGS | {"per-layer": {"shares": (1.1, 0.9)}, "detachable": {"scorer": "van", "window": 0.8}}
@@ -28,7 +27,7 @@ def label_frames(tags: Tensor) -> set[int]:
 CASES = [
     pytest.param(method, family, labels, marks=() if method == "infinipot-v" or family == FIRST else pytest.mark.slow)
     for method in METHODS
-    for family in LABELLED
+    for family in zoo.LABELLED
     for labels in ("spread", "drop")
 ]
 
@@ -61,7 +60,7 @@ def test_frames_and_labels_are_exactly_the_budget(method: str, family: str, labe
 
 
 @pytest.mark.parametrize("labels", ["spread", "drop", "keep"])
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 def test_a_budget_that_holds_everything_changes_nothing(family: str, labels: Any) -> None:
     model = model_of(family, "eager")
     inputs = zoo.inputs(model, [two_videos(family)])
@@ -74,7 +73,7 @@ def test_a_budget_that_holds_everything_changes_nothing(family: str, labels: Any
         assert run.report.ratio == 1
 
 
-@pytest.mark.parametrize("family", [family for family in LABELLED if family != "gemma3"])  # it attends both ways
+@pytest.mark.parametrize("family", [family for family in zoo.LABELLED if family != "gemma3"])  # it attends both ways
 @pytest.mark.parametrize("method", ["van", "tar", "snapkv", "recent"])
 @pytest.mark.parametrize("labels", ["spread", "drop"])
 def test_answers_equal_the_stock_model_that_cannot_see_what_was_evicted(
@@ -92,7 +91,7 @@ def test_answers_equal_the_stock_model_that_cannot_see_what_was_evicted(
     torch.testing.assert_close(ours.logits, masked, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 def test_a_ratio_is_a_share_of_frames_and_labels(family: str) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family, 20)])
@@ -106,7 +105,7 @@ def test_a_ratio_is_a_share_of_frames_and_labels(family: str) -> None:
     assert f"of {report.label_tokens} label entries" in str(report)
 
 
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 @pytest.mark.parametrize("prefill", ["whole", "split"])
 def test_rows_of_a_padded_batch_hold_what_they_would_alone(family: str, prefill: Any) -> None:
     model = model_of(family)
@@ -119,7 +118,7 @@ def test_rows_of_a_padded_batch_hold_what_they_would_alone(family: str, prefill:
         torch.testing.assert_close(together.logits[row], single.logits[0], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 def test_a_budget_without_room_for_a_label_and_its_frame_names_the_least_that_has(family: str) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family, 12)])
@@ -134,7 +133,7 @@ def test_a_budget_without_room_for_a_label_and_its_frame_names_the_least_that_ha
     assert set(run.report.entries) == {4}
 
 
-@pytest.mark.parametrize("family", [family for family in LABELLED if family != "gemma3"])
+@pytest.mark.parametrize("family", [family for family in zoo.LABELLED if family != "gemma3"])
 @pytest.mark.parametrize("labels", ["spread", "drop"])
 def test_labels_go_before_prefill_too(family: str, labels: Any) -> None:
     model = model_of(family)
@@ -145,7 +144,7 @@ def test_labels_go_before_prefill_too(family: str, labels: Any) -> None:
     assert run.report.entries[0] + run.report.label_entries[0] == int(0.4 * seen + 0.5)
 
 
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 def test_labels_of_evicted_frames_free_their_positions(family: str) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family, 24)])

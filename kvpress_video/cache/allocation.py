@@ -13,7 +13,7 @@ from ..compressor.base import Compressor, checked_layer_budgets
 from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
-from .frame_labels import spread_labels
+from .label_choice import spread_labels
 
 LABEL_SHARE = 0.25
 """Most of a segment's budget that its labels take while visual entries have to go."""

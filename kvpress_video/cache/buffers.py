@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +30,6 @@ class Buffers:
         self.floor = floor
         self._whole: tuple[Tensor, ...] = ()
         self._late: list[Metadata] = []  # of the newest entries, not yet written
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._write_late()  # functions cannot be pickled
-        return self.__dict__
 
     @property
     def capacity(self) -> int:

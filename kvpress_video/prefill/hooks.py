@@ -69,8 +69,7 @@ class ModelHooks:
         self.timer = DeviceTimer(device_of(adapter.text_model))
         compressor = LayerCompressor(method, rope, self.timer, adapter.spread, adapter.image_blocks)
         self.vision = VisionRecorder(adapter, standby, options.chunk or _VISION_GROUP, self.timer, shared)
-        labelled = options.labels != "keep"
-        reader = PassReader(adapter, self.vision.attentive, rope if compact else None, labelled)
+        reader = PassReader(adapter, self.vision.attentive, rope if compact else None, options.labelled)
         self.runner = PromptRunner(adapter, compressor, budget, options, reader, finished, shared)
         self._inputs = _NO_INPUTS
 

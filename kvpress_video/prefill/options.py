@@ -43,6 +43,11 @@ class PrefillOptions:
         """Whether positions are compacted."""
         return self.positions == "compact"
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the text of frames is told from other text."""
+        return self.labels != "keep"
+
     def allocator(
         self, adapter: Adapter, method: Compressor, budget: Budget, tokens: int = 0, batch: int = 1
     ) -> BudgetAllocator:

@@ -13,7 +13,7 @@ from ..cache.forward_pass import RowState
 from ..compressor.entries import Kind, Tags, grid_tags
 from ..errors import UnsupportedModelError
 from ..models.items import MediaItem
-from .frame_labels import label_frames
+from .label_tokens import label_frames
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
-from typing import Any, get_args
+from typing import Any
 
 from ..budget import Budget, BudgetLike
 from ..compressor.base import Compressor
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
-from ..errors import BudgetError, unknown_name
+from ..errors import BudgetError, check_choice
 from ..models.base import Adapter
 from ..prefill.options import Labels, Positions, usual_chunk
 from ..utils.numbers import is_whole
@@ -44,8 +44,7 @@ class SessionConfig:
 
     def __post_init__(self) -> None:
         for what, choice in (("positions", Positions), ("labels", Labels)):
-            if (value := getattr(self, what)) not in (known := get_args(choice)):
-                raise unknown_name(what, value, known)
+            check_choice(what, getattr(self, what), choice)
         self.make_method()
         if self.budget is None and self.method != UNCOMPRESSED:
             raise BudgetError(f"{self.method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")

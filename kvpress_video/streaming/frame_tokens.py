@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -36,13 +37,13 @@ class FrameTokens:
         """Token ids of all labels, in order."""
         return [token for label in self.labels for part in label for token in part]
 
-    @property
+    @cached_property
     def frames(self) -> Tensor:
         """Frame of each token, (n,) int64, from 0."""
         counts = [len(label.opens) + self.grid.patches + len(label.closes) for label in self.labels]
         return torch.arange(self.grid.frames).repeat_interleave(torch.tensor(counts))
 
-    @property
+    @cached_property
     def visual(self) -> Tensor:
         """Which tokens are patches, (n,) bool."""
         counts = [(len(label.opens), self.grid.patches, len(label.closes)) for label in self.labels]

@@ -107,7 +107,7 @@ class Stream:
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
-        self._labelled = labels != "keep"
+        self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
         self.remembered: Mark | None = None
         self.peak_bytes = 0
@@ -143,7 +143,7 @@ class Stream:
 
     @torch.no_grad()
     def feed_frames(
-        self, inputs: Any, seconds: Sequence[float], before: Sequence[int] = (), labels: Sequence[LabelIds] = ()
+        self, inputs: Any, seconds: Sequence[float], before: Sequence[int], labels: Sequence[LabelIds]
     ) -> None:
         """Append frames.
 
@@ -151,7 +151,7 @@ class Stream:
             inputs: what the model's processor makes of them.
             seconds: when each temporal step is shown.
             before: token ids of the text that opens a run.
-            labels: token ids around each temporal step; none by default.
+            labels: token ids around each temporal step.
         """
         features, aligned, item = self._hooks.vision.encode(inputs.to(device_of(self.adapter.inner)))
         grid, seen = item.grid, self.timeline.grid
@@ -160,7 +160,7 @@ class Stream:
                 f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
-        tokens = FrameTokens(grid, labels or [LabelIds((), ())] * grid.frames)
+        tokens = FrameTokens(grid, labels)
         for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
             shown, timeline = self._placed(tokens, seconds, start)

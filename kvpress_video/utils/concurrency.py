@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -29,11 +29,8 @@ def defer_sigint() -> Iterator[None]:
 
 
 @contextmanager
-def entered(contexts: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
+def entered(contexts: Iterable[AbstractContextManager[Any]]) -> Iterator[None]:
     """Enter contexts, and leave them again, without a Ctrl-C halfway through either."""
-    if not contexts:
-        yield
-        return
     with ExitStack() as undo:
         with defer_sigint():
             for context in contexts:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 from ..errors import BudgetError, QuestionError
+from .numbers import is_whole
 
 _PLACEHOLDERS = ("image_token", "video_token", "audio_token")
 
@@ -59,5 +59,5 @@ def check_new_tokens(count: Any) -> None:
     Raises:
         BudgetError: it is no whole number above zero.
     """
-    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+    if not is_whole(count) or count < 1:
         raise BudgetError(f"max_new_tokens must be a whole number above zero, got {count!r:.80}.")

@@ -30,6 +30,7 @@ from kvpress_video.models import adapter_for
 from kvpress_video.prefill.chunking import cut
 from kvpress_video.sweep.cells import Setup
 from kvpress_video.sweep.dry_run.cost import PromptCost, PromptSize
+from kvpress_video.sweep.dry_run.estimate import _Outline, _prompt_size
 from kvpress_video.video.prompt import encode, prompt_text
 from kvpress_video.video.resolution import frame_pixels
 
@@ -493,6 +494,16 @@ def test_bytes_are_those_of_all_layers(window: int, budget: Any) -> None:
     cost = PromptCost(adapter_for(model), size, Setup())
     assert cost.cache_bytes(str(budget)) == report.bytes
     assert cost.stock_bytes == report.full_bytes
+
+
+def test_an_estimate_counts_the_labels_of_a_prompt(video: kv.Video) -> None:
+    model, made = model_of(FAMILY), processor()
+    size = _prompt_size(_Outline(video, [QUESTION], {0: [1]}, 4), made, adapter_for(model))
+    with kv.compress(model, "van", "50%") as run, torch.no_grad():
+        model(**kv.prepare(made, video, QUESTION), use_cache=True)
+    assert (size.visual, size.labels) == (run.report.visual_tokens, run.report.label_tokens)
+    assert size.labels > 0
+    assert size.text == run.report.text_entries
 
 
 def test_a_batch_pays_for_every_window() -> None:

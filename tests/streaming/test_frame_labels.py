@@ -12,10 +12,10 @@ from generation import model_of
 from sessions import footage, frames_for, tiny
 
 import kvpress_video as kv
-from kvpress_video.compressor.entries import Kind, Tags
+from kvpress_video.compressor.entries import Grid, Kind, Tags
 from kvpress_video.models import adapter_for
 from kvpress_video.streaming.conversation import Conversation
-from kvpress_video.streaming.frame_tokens import FrameTokens
+from kvpress_video.streaming.frame_tokens import FrameTokens, LabelIds
 
 FAMILY = "qwen3_vl"
 pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
@@ -95,9 +95,6 @@ def test_rows_and_columns_stay_with_the_time_of_their_frame_when_positions_run_o
 
 
 def test_tokens_of_frames_without_labels_are_one_piece() -> None:
-    from kvpress_video.compressor.entries import Grid
-    from kvpress_video.streaming.frame_tokens import LabelIds
-
     tokens = FrameTokens(Grid(3, 2, 2), [LabelIds((), ())] * 3)
     assert tokens.visual.tolist() == [True] * 12
     assert tokens.label_counts(0) == {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...compressor.entries import Kind
 from ...models.base import Adapter
-from ...prefill.frame_labels import label_frames
+from ...prefill.label_tokens import label_frames
 from ...video.prompt import prepare, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, read_clip
@@ -179,7 +179,7 @@ def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptS
     suffix = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*reversed_ids, strict=False))
     where = (ids == adapter.placeholders[kind]).numpy().nonzero()[0]
     frames = np.cumsum(np.r_[0, np.diff(where) > 1])
-    labels = label_frames(ids.numpy(), where, frames, adapter.label_closes) if adapter.written_times else np.array([])
+    labels = label_frames(ids.numpy(), where, frames, adapter.label_closes)
     return PromptSize(
         frames=len(outline.video),
         tokens=len(ids),

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any
 
 from ...attention.masks import check_attention
 from ...budget import Budget
 from ...compressor.registry import METHODS, Registry, parse, spell
-from ...errors import KVPressVideoError, UnknownNameError, unknown_name
+from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
 from ...models.loading import BUNDLED, DTYPES, MODEL_SETTINGS, check_folder
 from ...prefill.options import Positions, Prefill, Stage
@@ -129,8 +129,7 @@ def _seed(value: Any) -> int:
 
 def _choice(noun: str, choices: Any) -> Callable[[Any], str]:
     def check(value: Any) -> str:
-        if value not in (known := get_args(choices)):
-            raise unknown_name(noun, str(value), known)
+        check_choice(noun, value, choices)
         return str(value)
 
     return check

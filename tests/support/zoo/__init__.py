@@ -47,6 +47,7 @@ __all__ = [
     "DROPPING",
     "FAMILIES",
     "IMAGE",
+    "LABELLED",
     "MERGE",
     "PAD",
     "PATCH",
@@ -70,6 +71,9 @@ __all__ = [
 
 TABLE = qwen.TABLE | gemma3.TABLE | qwen3_5.TABLE | video_llama_3.TABLE | internvl.TABLE | smolvlm.TABLE | llava.TABLE
 FAMILIES: tuple[str, ...] = tuple(TABLE) if not transformers.__version__.startswith("4.") else ("qwen2_5_vl",)
+
+LABELLED = tuple(family for family in FAMILIES if family not in ("qwen2_vl", "qwen2_5_vl") and "llava" not in family)
+"""Families that write something for each frame."""
 
 DROPPING = tuple(family for family in FAMILIES if family != "gemma3")  # whose tokens can go before prefill
 

@@ -11,10 +11,10 @@ import zoo
 from generation import compressed, model_of, video_prompt
 
 import kvpress_video as kv
+from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Kind, Tags
-from kvpress_video.prefill.frame_labels import label_frames
+from kvpress_video.prefill.label_tokens import label_frames
 
-LABELLED = [family for family in zoo.FAMILIES if family not in ("qwen2_vl", "qwen2_5_vl") and "llava" not in family]
 V = 99  # a visual token
 
 
@@ -41,7 +41,7 @@ def test_tokens_between_frames_are_labels(ids: list[int], closes: int, expected:
     assert labels_of(ids, closes) == expected
 
 
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 def test_labels_of_every_family_are_told_from_text(family: str) -> None:
     model = model_of(family)
     prompt = video_prompt(family, frames=5)
@@ -61,7 +61,7 @@ def test_labels_of_every_family_are_told_from_text(family: str) -> None:
     assert bool(label[inside].all())  # nothing between two frames is left on top of the budget
 
 
-@pytest.mark.parametrize("family", LABELLED)
+@pytest.mark.parametrize("family", zoo.LABELLED)
 def test_labels_are_text_where_they_are_kept(family: str) -> None:
     model = model_of(family)
     with kv.compress(model, "random", "100%", labels="keep") as run:
@@ -72,8 +72,6 @@ def test_labels_are_text_where_they_are_kept(family: str) -> None:
 
 @pytest.mark.skipif("qwen3_vl" not in zoo.FAMILIES, reason="needs transformers 5")
 def test_a_chunk_ends_after_the_tokens_that_close_its_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvpress_video.cache.layer import CompressedLayer
-
     family = "qwen3_vl"
     model = model_of(family)
     ends: list[int] = []

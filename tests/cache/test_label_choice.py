@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from kvpress_video.cache.frame_labels import spread_labels
+from kvpress_video.cache.label_choice import spread_labels
 
 
 @pytest.mark.parametrize("room", [10, 25, 30, 95, 100, 400, 1000])
