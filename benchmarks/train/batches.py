@@ -23,6 +23,7 @@ from ..world.scene import CELLS, Scenes, sample_scenes
 from ..world.shapes import SHAPES
 from .compression_artefacts import compress_like_video
 from .families import Family
+from .packed_attention import Packing
 from .vision import MEAN, STD, TOKENS, patchify
 
 IGNORED = -100
@@ -49,6 +50,7 @@ class Batch:
     after: Tensor  # (B, 1 + Q · L) token ids after it
     positions: Tensor  # (3, B, S)
     mask: Tensor  # (1 or B, 1, S, S) bool: may row attend to column
+    packing: Packing | None  # says the same, unless the questions are a conversation
     answer: Tensor  # (B, Q, W) the tokens of the answer, then IGNORED
     answer_at: Tensor  # (B, Q, W) position in its block that predicts each of them
     kind: Tensor  # (B, Q) index into the family's plan
@@ -147,6 +149,7 @@ def make_batch(
         after=after,
         positions=family.positions(opening.visual, used, length - book.turn, dice, conversation),
         mask=mask,
+        packing=None if conversation else Packing(len(opening.ids) + 1, questions, book.turn),
         answer=answer,
         answer_at=place - 1,
         kind=kind,

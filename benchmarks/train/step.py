@@ -13,6 +13,7 @@ from ..world.clips import CAMERAS
 from ..world.questions import KINDS
 from .batches import IGNORED, Batch, Phrasebook, make_batch
 from .families import Family
+from .packed_attention import use_packed_attention
 from .vision import SpriteProbe, vision_rotation
 
 PROBE_WEIGHT = 0.1
@@ -29,6 +30,7 @@ class Step:
     def __init__(self, model: Any, probe: SpriteProbe, book: Phrasebook, generator: torch.Generator) -> None:
         self.model, self.probe, self.book, self.generator = model, probe, book, generator
         self.family = book.family
+        use_packed_attention(model.model.language_model)
         self.device = generator.device
         vision = model.config.vision_config
         self.rotation = vision_rotation(vision.hidden_size // vision.num_heads, self.device)
@@ -139,6 +141,7 @@ def run(family: Family, model: Any, batch: Batch, rotation: tuple[Tensor, Tensor
         inputs_embeds=embedded.index_copy(1, opening.shown, tokens.view(count, -1, tokens.shape[-1])),
         position_ids=batch.positions,
         use_cache=False,
+        packing=batch.packing,
         **family.text_inputs(batch.mask, visual, added),
     ).last_hidden_state
     return hidden, tokens

@@ -43,7 +43,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
     step = new_step(options.family, options.out, device)
-    course = Course(options.frames_per_step, options.clips_per_step, options.longest)
+    course = Course(options.frames_per_step, options.clips_per_step, options.longest, options.patience)
     if options.resume:
         course.restore(_load(options.resume, step))
     earlier = (options.resume / "log.jsonl").read_text() if options.resume else ""
@@ -98,8 +98,10 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
 class Course:
     """Progress of the training: the current length of clips, and the position in the schedule."""
 
-    def __init__(self, frames_per_step: int, clips_per_step: int = 256, longest: int = STAGES[-1]) -> None:
-        self._frames, self._clips = frames_per_step, clips_per_step
+    def __init__(
+        self, frames_per_step: int, clips_per_step: int = 256, longest: int = STAGES[-1], patience: int = 40
+    ) -> None:
+        self._frames, self._clips, self._patience = frames_per_step, clips_per_step, patience
         self._stages = [stage for stage in STAGES if stage <= longest]
         self.stage = 0
         self.reports_in_stage = 0
@@ -124,7 +126,7 @@ class Course:
             return
         self.reports_in_stage += 1
         scores = [score for camera in accuracy[frames].values() for score in camera.values()]
-        if sum(scores) / len(scores) > 0.8 or self.reports_in_stage > 40:
+        if sum(scores) / len(scores) > 0.8 or self.reports_in_stage > self._patience:
             self.stage += 1
             self.reports_in_stage = 0
 
@@ -179,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=STAGES[-1], help="frames of the longest clips (default 256)")
     parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
     parser.add_argument("--clips-per-step", type=int, default=256, help="most clips in a batch (default 256)")
+    parser.add_argument("--patience", type=int, default=40, help="reports before longer clips come anyway (default 40)")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (default 0.0015)")
     parser.add_argument("--save-every", type=float, default=60, help="seconds between checkpoints (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default 0)")

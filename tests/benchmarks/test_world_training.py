@@ -15,6 +15,7 @@ import transformers
 from kvpress_video.benchmarks.train.batches import IGNORED, Batch, Phrasebook, make_batch
 from kvpress_video.benchmarks.train.evaluate import answer, read_video
 from kvpress_video.benchmarks.train.families import FAMILIES
+from kvpress_video.benchmarks.train.packed_attention import use_packed_attention
 from kvpress_video.benchmarks.train.step import Step, run
 from kvpress_video.benchmarks.train.vision import SpriteProbe, vision_rotation
 from kvpress_video.benchmarks.world import make_clips
@@ -122,6 +123,19 @@ def test_training_on_a_conversation_equals_one_prompt_that_holds_it(trained: tup
         inputs = prompt_inputs(model, batch, clip, batch.after[clip][used[clip]])
         alone = model(**inputs).logits[0, -int(used[clip].sum()) :]
         torch.testing.assert_close(alone[1:], packed[clip][used[clip, 1:]], atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("conversation", [False, True])
+def test_packed_attention_equals_a_mask(trained: tuple[Phrasebook, Any], conversation: bool) -> None:
+    book, model = trained
+    batch = draw(book, 13, conversation)
+    masked = packed_logits(book, model, batch)
+    packed = copy.deepcopy(model)
+    use_packed_attention(packed.model.language_model)
+    found = packed_logits(book, packed, batch)
+    for question, at in enumerate(batch.answer_at[0]):
+        torch.testing.assert_close(found[0, question, at], masked[0, question, at], atol=1e-4, rtol=1e-4)
 
 
 def test_a_second_is_answered_with_the_digits_of_its_label(trained: tuple[Phrasebook, Any]) -> None:
