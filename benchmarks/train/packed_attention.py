@@ -47,15 +47,15 @@ def _attend(
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return mixed.transpose(1, 2), None
     count, shared = len(query), packing.shared
-    front = [part[:, :, :shared] for part in (query, key, value)]
-    first = functional.scaled_dot_product_attention(*front, is_causal=True)
+    front, keys, values = (part[:, :, :shared] for part in (query, key, value))
+    first = functional.scaled_dot_product_attention(front, keys, values, is_causal=True)
     blocks = [
         part[:, :, shared:].unflatten(2, (packing.blocks, -1)).transpose(1, 2).flatten(0, 1)
         for part in (query, key, value)
     ]
     keys, values = (
         torch.cat([whole.repeat_interleave(packing.blocks, dim=0), own], dim=2)
-        for whole, own in zip(front[1:], blocks[1:], strict=True)
+        for whole, own in zip((keys, values), blocks[1:], strict=True)
     )
     size = blocks[0].shape[2]
     index = torch.arange(shared + size, device=query.device)

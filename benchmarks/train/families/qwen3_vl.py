@@ -84,7 +84,7 @@ class Qwen3VL(Family):
         from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
         edge = SIDE * SIDE
-        pixels = {"patch_size": PATCH, "image_mean": list(MEAN), "image_std": list(STD)}
+        pixels: dict[str, Any] = {"patch_size": PATCH, "image_mean": list(MEAN), "image_std": list(STD)}
         return Qwen3VLProcessor(
             image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": edge}, **pixels),
             tokenizer=tokenizer,
