@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .families import FAMILIES
 from .processor import CHAT_TEMPLATE, build_processor
 
@@ -28,7 +26,7 @@ def export(trained: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
         scratch = Path(name)
-        family.load(trained).to(getattr(torch, family.dtype)).save_pretrained(scratch)
+        family.load(trained, family.dtype).save_pretrained(scratch)
         processor = build_processor(family, scratch / "processor")
         processor.image_processor.save_pretrained(scratch)
         processor.video_processor.save_pretrained(scratch)

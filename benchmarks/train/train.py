@@ -46,8 +46,9 @@ def main() -> None:
     course = Course(options.frames_per_step, options.clips_per_step, options.longest, options.patience)
     if options.resume:
         course.restore(_load(options.resume, step))
-    earlier = (options.resume / "log.jsonl").read_text() if options.resume else ""
-    (options.out / "log.jsonl").write_text(earlier)
+    earlier = (options.resume / "log.jsonl").read_text().splitlines() if options.resume else []
+    known = [f"{line}\n" for line in earlier if json.loads(line)["step"] <= course.steps]
+    (options.out / "log.jsonl").write_text("".join(known))
     step.generator.manual_seed(step_seed(options.seed, course.steps))
     size = sum(p.numel() for p in step.model.parameters())
     print(f"{size:,} parameters on {device}, {course.seconds:.0f} s trained of {options.seconds:.0f}", flush=True)
@@ -120,13 +121,14 @@ class Course:
         return dice.choices(lengths, [MIX[length] for length in lengths])[0]
 
     def learn(self, accuracy: dict[int, dict[str, dict[str, float]]]) -> None:
-        """Advance to longer clips once most questions about the current length are answered right."""
+        """Advance to longer clips once most questions about the current length, of every family, are answered right."""
         frames = self._stages[self.stage]
         if self.stage == len(self._stages) - 1 or frames not in accuracy:
             return
         self.reports_in_stage += 1
         scores = [score for camera in accuracy[frames].values() for score in camera.values()]
-        if sum(scores) / len(scores) > 0.8 or self.reports_in_stage > self._patience:
+        learnt = sum(scores) / len(scores) > 0.8 and min(scores) > 0.5
+        if learnt or self.reports_in_stage > self._patience:
             self.stage += 1
             self.reports_in_stage = 0
 

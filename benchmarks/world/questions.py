@@ -72,7 +72,6 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 PLAN = ("flash colour", "flash place", "first", "last", "count", "colour", "colour", "place")
 """The kinds asked about every clip, in this order; the two `colour` questions are about the two staying sprites."""
-TIMED_PLAN = (*PLAN, "when")
 
 _CHOICES = [(kind, text) for kind, (_, texts) in KINDS.items() for text in texts]
 TEMPLATES = tuple(text for _, text in _CHOICES)
@@ -155,11 +154,12 @@ def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
     return Asked(template, shape, answer)
 
 
-def ask_when(scenes: Scenes, generator: torch.Generator) -> Asked:
-    """Ask when one of the flashes of each scene was."""
+def ask_when(scenes: Scenes, generator: torch.Generator, questions: int = 1) -> Asked:
+    """Ask when some of the flashes of each scene were; the same more than once if there are not as many."""
     count, device = len(scenes.moving), scenes.moving.device
-    flash = (torch.randint(60, (count,), generator=generator, device=device) % scenes.flash_count)[:, None]
-    wording = torch.randint(len(KINDS["when"][1]), (count, 1), generator=generator, device=device)
+    first = torch.randint(60, (count, 1), generator=generator, device=device)
+    flash = (first + torch.arange(questions, device=device)) % scenes.flash_count[:, None]
+    wording = torch.randint(len(KINDS["when"][1]), (count, questions), generator=generator, device=device)
     frame = scenes.flash_frame.gather(1, flash)
     return Asked(_FIRST["when"] + wording, scenes.flash_shape.gather(1, flash), len(ANSWERS) + frame)
 

@@ -88,9 +88,9 @@ class Family(ABC):
         """Make a model with random weights."""
         return self._class(self.model_class)(config)
 
-    def load(self, folder: Path) -> Any:
-        """Load a model in fp32."""
-        return self._class(self.model_class).from_pretrained(folder, dtype=torch.float32)
+    def load(self, folder: Path, dtype: str = "float32") -> Any:
+        """Load a model with weights of this dtype."""
+        return self._class(self.model_class).from_pretrained(folder, dtype=getattr(torch, dtype))
 
     def _class(self, name: str) -> Any:
         import transformers

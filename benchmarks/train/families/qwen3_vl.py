@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...world.clips import LONGEST
-from ...world.questions import TIMED_PLAN, Asked, ask, ask_when
+from ...world.questions import PLAN, Asked, ask, ask_when
 from ...world.scene import SIDE, Scenes
 from ..vision import MEAN, MERGED, PATCH, STD, TOKENS, merged_order, through_blocks
 from .base import FRONT, Family
 
 LATEST = 999
 """Seconds that are written have at most three digits."""
+WHEN = 3
+"""Questions about a clip that ask when something was: with fewer, this is learnt long after everything else."""
 
 
 class Qwen3VL(Family):
@@ -27,7 +29,7 @@ class Qwen3VL(Family):
     model_class = "Qwen3VLForConditionalGeneration"
     processor_class = "Qwen3VLProcessor"
     dtype = "bfloat16"
-    plan = TIMED_PLAN
+    plan = (*PLAN, *["when"] * WHEN)
     one_text = False
 
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
@@ -111,7 +113,7 @@ class Qwen3VL(Family):
         return FRONT + "".join(f"<{time:.1f} seconds>{frame}" for time in seconds)
 
     def ask(self, scenes: Scenes, generator: torch.Generator) -> Asked:
-        return ask(scenes, generator).joined(ask_when(scenes, generator))
+        return ask(scenes, generator).joined(ask_when(scenes, generator, WHEN))
 
     def positions(self, visual: Tensor, used: Tensor, length: Tensor, dice: Tensor, conversation: bool) -> Tensor:
         """Compute positions `(3, B, S)`: a frame takes as many as its side, and text one per token."""
@@ -141,3 +143,8 @@ class Qwen3VL(Family):
     def text_inputs(self, mask: Tensor, visual: Tensor, added: list[Tensor]) -> dict[str, Any]:
         levels = [level.flatten(0, 1) for level in added]
         return {"attention_mask": mask, "visual_pos_masks": visual, "deepstack_visual_embeds": levels}
+
+    def readable(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the rotary settings of the vision tower, which only the newest transformers names."""
+        vision = {key: value for key, value in config["vision_config"].items() if key != "rope_parameters"}
+        return {**config, "vision_config": vision}
