@@ -47,7 +47,7 @@ def watch(model: Any, processor: Any, clip: Clip, method: str, budget: int | Non
     """Push a clip into a session and ask about it: a row, with `error` if the budget cannot be met."""
     row: dict[str, Any] = {"method": method, "budget": budget, "labels": labels, "clip": clip.path.name}
     try:
-        session = kv.VideoSession(model, processor, method, budget, labels=labels, positions="keep")
+        session = kv.VideoSession(model, processor, method, budget, labels=labels)
         session.push(kv.read_video(clip.path).frames)
         session.flush()
     except BudgetError as error:

@@ -38,6 +38,7 @@ class Opening:
     visual: Tensor  # (P,) bool: which of them are visual
     shown: Tensor  # (T · 16,) where they are
     seconds: Tensor  # (T, W) the tokens of the whole second of each frame as an answer, then IGNORED
+    digits: Tensor  # (T, 3) its units, tens and hundreds; 10 where it is shorter
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ class Phrasebook:
         ids = torch.tensor(self._encode(self.family.video_text(seconds)), device=self.device)
         visual = ids == self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
         whole = [f"{time:.1f}".split(".")[0] for time in seconds]
-        made = Opening(ids, visual, visual.nonzero()[:, 0], self._answers(whole, self.answer.shape[1]))
-        if self.family.one_text:
+        digits = torch.tensor([[int(digit) for digit in reversed(text)] + [10] * (3 - len(text)) for text in whole])
+        answers = self._answers(whole, self.answer.shape[1])
+        made = Opening(ids, visual, visual.nonzero()[:, 0], answers, digits.to(self.device))
+        if not self.family.written_times:
             self._openings[tuple(seconds)] = made
         return made
 

@@ -14,10 +14,13 @@ from ..world.questions import KINDS
 from .batches import IGNORED, Batch, Phrasebook, make_batch
 from .families import Family
 from .packed_attention import use_packed_attention
-from .vision import SpriteProbe, vision_rotation
+from .probes import CLOCK, SPRITE, Probe
+from .vision import TOKENS, vision_rotation
 
 PROBE_WEIGHT = 0.1
-"""Weight of the probe's summed losses, relative to the answers' loss."""
+"""Weight of the probes' summed losses, relative to the answers' loss."""
+EARLY = 2
+"""Text layers after which a visual token is asked for its frame's time."""
 LARGEST_GRADIENT = 1.0
 
 Size = tuple[int, tuple[float, ...], bool]
@@ -27,14 +30,17 @@ Size = tuple[int, tuple[float, ...], bool]
 class Step:
     """State of a training step; nothing in it synchronises with the device."""
 
-    def __init__(self, model: Any, probe: SpriteProbe, book: Phrasebook, generator: torch.Generator) -> None:
-        self.model, self.probe, self.book, self.generator = model, probe, book, generator
+    def __init__(self, model: Any, book: Phrasebook, generator: torch.Generator) -> None:
+        self.model, self.book, self.generator = model, book, generator
         self.family = book.family
+        sizes = {"sprite": SPRITE, **({"clock": CLOCK} if self.family.written_times else {})}
+        hidden = model.config.text_config.hidden_size
+        self.probes = nn.ModuleDict({name: Probe(hidden, size) for name, size in sizes.items()}).to(generator.device)
         use_packed_attention(model.model.language_model)
         self.device = generator.device
         vision = model.config.vision_config
         self.rotation = vision_rotation(vision.hidden_size // vision.num_heads, self.device)
-        self.parameters = [*model.parameters(), *probe.parameters()]
+        self.parameters = [*model.parameters(), *self.probes.parameters()]
         on_gpu = self.device.type == "cuda"
         decayed = [p for p in self.parameters if p.ndim > 1]
         plain = [p for p in self.parameters if p.ndim <= 1]
@@ -48,7 +54,7 @@ class Step:
         self._losses_seen = torch.zeros(3, device=self.device)
         self._marks: dict[int, Tensor] = {}
         self._graphs: dict[Size, torch.cuda.CUDAGraph] = {}
-        self._use_graphs = on_gpu and self.family.one_text
+        self._use_graphs = on_gpu and not self.family.written_times
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -118,8 +124,12 @@ class Step:
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the answers, loss of the probe, and right answers `(B, Q)` (teacher-forced)."""
-        hidden, tokens = run(self.family, self.model, batch, self.rotation)
-        probe = self.probe(tokens.flatten(0, 1), batch.sprites)
+        hidden, tokens, early = run(self.family, self.model, batch, self.rotation)
+        probe = self.probes["sprite"](tokens.flatten(0, 1), batch.sprites)
+        if self.family.written_times:
+            shown = early[:, batch.opening.shown]
+            digits = batch.opening.digits.repeat_interleave(TOKENS, dim=0).repeat(len(shown), 1)
+            probe = probe + self.probes["clock"](shown.flatten(0, 1), digits)
         count, questions = batch.answer.shape[:2]
         blocks = hidden[:, 1 - batch.after.shape[1] :].view(count, questions, -1, hidden.shape[-1])
         at = batch.answer_at[..., None].expand(-1, -1, -1, hidden.shape[-1])
@@ -129,22 +139,27 @@ class Step:
         return answer, probe, right
 
 
-def run(family: Family, model: Any, batch: Batch, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Run the model on packed sequences: last hidden states `(B, S, hidden)`, visual tokens `(B · T, 16, hidden)`."""
+def run(family: Family, model: Any, batch: Batch, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the model on packed sequences.
+
+    Returns:
+        Last hidden states `(B, S, hidden)`, visual tokens `(B · T, 16, hidden)`, hidden states after `EARLY` layers.
+    """
     inner = model.model
     tokens, *added = family.see(inner.visual, batch.patches, rotation)
     opening, count = batch.opening, len(batch.after)
     ids = torch.cat([opening.ids.expand(count, -1), batch.after], dim=1)
     visual = functional.pad(opening.visual, (0, batch.after.shape[1])).expand(count, -1)
     embedded = inner.language_model.embed_tokens(ids).to(tokens.dtype)
-    hidden = inner.language_model(
+    output = inner.language_model(
         inputs_embeds=embedded.index_copy(1, opening.shown, tokens.view(count, -1, tokens.shape[-1])),
         position_ids=batch.positions,
         use_cache=False,
+        output_hidden_states=True,
         packing=batch.packing,
         **family.text_inputs(batch.mask, visual, added),
-    ).last_hidden_state
-    return hidden, tokens
+    )
+    return output.last_hidden_state, tokens, output.hidden_states[EARLY]
 
 
 def _by_family(plan: Sequence[str], accuracies: list[float]) -> dict[str, float]:

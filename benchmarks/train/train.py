@@ -24,7 +24,6 @@ from .batches import Phrasebook
 from .families import FAMILIES
 from .processor import SPECIAL, build_processor
 from .step import Step
-from .vision import SpriteProbe
 
 STAGES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
 """Clip lengths in frames, in the order they are learnt."""
@@ -63,8 +62,7 @@ def new_step(name: str, out: Path, device: torch.device) -> Step:
         shutil.copy(Path(folder) / "tokenizer.json", out)
     tokens = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     model = family.build(family.config(tokens, -(-len(tokenizer) // 16) * 16)).to(device)
-    probe = SpriteProbe(model.config.text_config.hidden_size).to(device)
-    return Step(model, probe, Phrasebook(family, tokenizer, device), torch.Generator(device))
+    return Step(model, Phrasebook(family, tokenizer, device), torch.Generator(device))
 
 
 def step_seed(seed: int, steps: int) -> int:
@@ -153,7 +151,7 @@ def save(out: Path, step: Step, course: Course) -> None:
             key: {name: value.bfloat16() if value.ndim else value for name, value in state.items()}
             for key, state in moments["state"].items()
         }
-        content = {"probe": step.probe.state_dict(), "moments": compact, "course": course.state()}
+        content = {"probes": step.probes.state_dict(), "moments": compact, "course": course.state()}
         torch.save(content, Path(scratch) / "training.pt")
         for file in Path(scratch).iterdir():
             os.replace(file, out / file.name)
@@ -163,7 +161,7 @@ def _load(folder: Path, step: Step) -> dict[str, Any]:
     """Load a checkpoint's weights and optimizer moments into `step`, and return the course's state."""
     step.model.load_state_dict(step.family.load(folder).state_dict())
     content = torch.load(folder / "training.pt", map_location=step.device)
-    step.probe.load_state_dict(content["probe"])
+    step.probes.load_state_dict(content["probes"])
     moments = step.optimizer.state_dict()
     moments["state"] = {
         key: {name: value.float() for name, value in state.items()} for key, state in content["moments"].items()

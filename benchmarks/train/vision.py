@@ -1,4 +1,4 @@
-"""Frames of 112 × 112 pixels in a vision tower, batched for training, and the probe that trains it."""
+"""Frames of 112 × 112 pixels in a vision tower, batched for training."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from ..world.shapes import COLOURS, SHAPES
+from torch import Tensor
 
 GRID = 8
 """Patches along a side of the 112-pixel view."""
@@ -21,25 +18,6 @@ PATCH = 14
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """How the processors normalise pixels of 0 … 1."""
-
-
-class SpriteProbe(nn.Module):
-    """A linear probe of every visual token: shape and colour in its cell (or none), and the cell's row and column.
-
-    Trained with the model as an auxiliary loss of its vision tower, then dropped.
-    """
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.sizes = (len(SHAPES) + 1, len(COLOURS) + 1, 2, MERGED, MERGED)
-        self.norm = nn.LayerNorm(hidden)
-        self.read = nn.Linear(hidden, sum(self.sizes))
-
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Summed cross-entropy of the five readings; `tokens` (N, hidden), `targets` (N, 5)."""
-        readings = self.read(self.norm(tokens)).float().split(self.sizes, dim=-1)
-        losses = [functional.cross_entropy(r, t) for r, t in zip(readings, targets.unbind(-1), strict=True)]
-        return torch.stack(losses).sum()
 
 
 def vision_rotation(head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:

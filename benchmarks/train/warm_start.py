@@ -124,7 +124,7 @@ def fit_vision(step: Step, teacher: Any, seconds: float) -> None:
             step.optimizer.zero_grad(set_to_none=True)
             with torch.autocast(step.device.type, dtype=torch.bfloat16):
                 tokens, *_ = step.family.see(visual, batch.patches[part], step.rotation)
-                probe = step.probe(tokens.flatten(0, 1), sprites[part].flatten(0, 1))
+                probe = step.probes["sprite"](tokens.flatten(0, 1), sprites[part].flatten(0, 1))
             goal = wanted[part].float()
             error = functional.mse_loss(tokens.float(), goal) / goal.var()
             (error + PROBE_WEIGHT * probe).backward()

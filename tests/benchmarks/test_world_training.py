@@ -17,7 +17,7 @@ from kvpress_video.benchmarks.train.evaluate import answer, read_video
 from kvpress_video.benchmarks.train.families import FAMILIES
 from kvpress_video.benchmarks.train.packed_attention import use_packed_attention
 from kvpress_video.benchmarks.train.step import Step, run
-from kvpress_video.benchmarks.train.vision import SpriteProbe, vision_rotation
+from kvpress_video.benchmarks.train.vision import vision_rotation
 from kvpress_video.benchmarks.world import make_clips
 
 from kvpress_video.models.loading import load_bundled
@@ -47,7 +47,7 @@ SINCE_FIVE = int(transformers.__version__.split(".")[0]) >= 5
 
 def packed_logits(book: Phrasebook, model: Any, batch: Batch) -> torch.Tensor:
     """Logits at every place of the question blocks of a packed sequence, (B, Q, L, vocabulary)."""
-    hidden, _ = run(book.family, model, batch, vision_rotation(32, torch.device("cpu")))
+    hidden, *_ = run(book.family, model, batch, vision_rotation(32, torch.device("cpu")))
     count, questions = batch.answer.shape[:2]
     logits: torch.Tensor = model.lm_head(hidden[:, 1 - batch.after.shape[1] :])
     return logits.view(count, questions, -1, logits.shape[-1])
@@ -143,12 +143,13 @@ def test_a_second_is_answered_with_the_digits_of_its_label(trained: tuple[Phrase
     opening = book.opening((7.25, 41.0, 305.5))
     texts = [book.tokenizer.decode(row[row != IGNORED], skip_special_tokens=True) for row in opening.seconds]
     assert texts == ["7", "41", "305"]
+    assert opening.digits.tolist() == [[7, 10, 10], [1, 4, 10], [5, 0, 3]]
 
 
 def test_a_training_step_learns(trained: tuple[Phrasebook, Any]) -> None:
     book, model = trained
     model = copy.deepcopy(model)
-    step = Step(model, SpriteProbe(192), book, torch.Generator().manual_seed(0))
+    step = Step(model, book, torch.Generator().manual_seed(0))
     before = model.lm_head.weight.clone()
     step.set_rate(1e-4)
     step(2, (0.25, 1.25))

@@ -26,7 +26,7 @@ class Family(ABC):
         model_class, processor_class: names of classes in transformers.
         dtype: of the published weights.
         plan: the kinds of questions asked about every clip, in this order.
-        one_text: whether all videos of one length have the same text.
+        written_times: whether the text of a video holds the times of its frames.
     """
 
     name: ClassVar[str]
@@ -34,7 +34,7 @@ class Family(ABC):
     processor_class: ClassVar[str]
     dtype: ClassVar[str]
     plan: ClassVar[tuple[str, ...]]
-    one_text: ClassVar[bool]
+    written_times: ClassVar[bool]
 
     @abstractmethod
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:

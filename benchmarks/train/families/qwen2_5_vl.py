@@ -24,7 +24,7 @@ class Qwen25VL(Family):
     processor_class = "Qwen2_5_VLProcessor"
     dtype = "float32"
     plan = PLAN
-    one_text = True
+    written_times = False
 
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
         from transformers import Qwen2_5_VLConfig

@@ -30,7 +30,7 @@ class Qwen3VL(Family):
     processor_class = "Qwen3VLProcessor"
     dtype = "bfloat16"
     plan = (*PLAN, *["when"] * WHEN)
-    one_text = False
+    written_times = True
 
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
         """Make the configuration: attention has biases, and low frequencies for the 12 to 14 positions of a frame."""
