@@ -14,7 +14,7 @@ from ..world.questions import KINDS
 from .batches import IGNORED, Batch, Phrasebook, make_batch
 from .families import Family
 from .packed_attention import use_packed_attention
-from .probes import CLOCK, SPRITE, Probe
+from .probes import SPRITE, TIME, Probe
 from .vision import TOKENS, vision_rotation
 
 PROBE_WEIGHT = 0.1
@@ -33,7 +33,7 @@ class Step:
     def __init__(self, model: Any, book: Phrasebook, generator: torch.Generator) -> None:
         self.model, self.book, self.generator = model, book, generator
         self.family = book.family
-        sizes = {"sprite": SPRITE, **({"clock": CLOCK} if self.family.written_times else {})}
+        sizes = {"sprite": SPRITE, **({"clock": TIME} if self.family.written_times else {})}
         hidden = model.config.text_config.hidden_size
         self.probes = nn.ModuleDict({name: Probe(hidden, size) for name, size in sizes.items()}).to(generator.device)
         use_packed_attention(model.model.language_model)

@@ -18,6 +18,8 @@ from .base import FRONT, Family
 
 LATEST = 999
 """Seconds that are written have at most three digits."""
+LATER = 0.2
+"""Share of the batches whose clips begin at any second."""
 WHEN = 3
 """Questions about a clip that ask when something was: with fewer, this is learnt long after everything else."""
 
@@ -101,9 +103,9 @@ class Qwen3VL(Family):
         )
 
     def seconds(self, frames: int, dice: random.Random) -> tuple[float, ...]:
-        """Draw times: a clip's own in half of the batches, else from a later second on, some with dropped frames."""
+        """Draw times: a clip's own in most batches, else from a later second on, some with dropped frames."""
         start, step = 0.25, 1
-        if dice.random() < 0.5:
+        if dice.random() < LATER:
             step = dice.choice((1, 1, 2))
             start = dice.randrange(LATEST - step * frames) + dice.choice((0.25, 0.0, 0.5, 0.75))
         return tuple(start + step * frame for frame in range(frames))
