@@ -110,9 +110,17 @@ def _rows(lists: list[list[int]], fill: int, width: int | None = None) -> Tensor
 
 
 def make_batch(
-    book: Phrasebook, count: int, seconds: Sequence[float], generator: torch.Generator, conversation: bool = False
+    book: Phrasebook,
+    count: int,
+    seconds: Sequence[float],
+    generator: torch.Generator,
+    conversation: bool = False,
+    only: Sequence[int] = (),
 ) -> Batch:
-    """Make `count` new clips with frames at `seconds`, half of them with a moving camera."""
+    """Make `count` new clips with frames at `seconds`, half of them with a moving camera.
+
+    The whole plan is asked about every clip, or `only` these of its kinds.
+    """
     device = generator.device
     frames, family = len(seconds), book.family
     opening = book.opening(seconds)
@@ -122,8 +130,9 @@ def make_batch(
     video = compress_like_video(render(scenes, NOISE, generator), generator)
     mean, std = _normalisation(device)
 
-    questions = asked.template.shape[1]
-    kind = torch.rand(count, questions, generator=generator, device=device).argsort(1)
+    kinds = torch.tensor(only or range(len(family.plan)), device=device)
+    questions = len(kinds)
+    kind = kinds[torch.rand(count, questions, generator=generator, device=device).argsort(1)]
     template, shape, answer_id = (part.gather(1, kind) for part in (asked.template, asked.shape, asked.answer))
     prompt = book.prompt[template]
     tokens = torch.where(prompt == _HOLE, book.shape[shape][..., None], prompt)

@@ -23,8 +23,8 @@ EARLY = 2
 """Text layers after which a visual token is asked for its frame's time."""
 LARGEST_GRADIENT = 1.0
 
-Size = tuple[int, tuple[float, ...], bool]
-"""Number of clips, times of their frames, whether their questions are a conversation."""
+Size = tuple[int, tuple[float, ...], bool, tuple[int, ...]]
+"""Number of clips, times of their frames, whether their questions are a conversation, which of the plan they are."""
 
 
 class Step:
@@ -60,9 +60,14 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
 
-    def __call__(self, clips: int, seconds: Sequence[float], conversation: bool = False) -> None:
-        """Train on new clips with frames at `seconds`, with their questions one by one or as a conversation."""
-        size = (clips, tuple(seconds), conversation)
+    def __call__(
+        self, clips: int, seconds: Sequence[float], conversation: bool = False, only: Sequence[int] = ()
+    ) -> None:
+        """Train on new clips with frames at `seconds`, with their questions one by one or as a conversation.
+
+        `only` these kinds of the plan are asked; all if there are none.
+        """
+        size = (clips, tuple(seconds), conversation, tuple(only))
         graph = self._graph(size) if self._use_graphs else None
         if graph is None:
             self._run(*size)
@@ -74,10 +79,10 @@ class Step:
         answer, probe, steps = self._losses_seen.tolist()
         report: dict[str, Any] = {"answer": round(answer / steps, 4), "probe": round(probe / steps, 4), "accuracy": {}}
         for frames, marks in sorted(self._marks.items()):
-            if (totals := marks.tolist())[0][-1]:
+            if any((totals := marks.tolist())[0][1]):
                 report["accuracy"][frames] = {
-                    camera: _by_family(self.family.plan, [right / row[-1] for right in row[:-1]])
-                    for camera, row in zip(CAMERAS, totals, strict=True)
+                    camera: _by_family(self.family.plan, *counts)
+                    for camera, counts in zip(CAMERAS, totals, strict=True)
                 }
             marks.zero_()
         self._losses_seen.zero_()
@@ -105,10 +110,10 @@ class Step:
                 return None
         return self._graphs[size]
 
-    def _run(self, clips: int, seconds: tuple[float, ...], conversation: bool) -> None:
+    def _run(self, clips: int, seconds: tuple[float, ...], conversation: bool, only: tuple[int, ...]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            batch = make_batch(self.book, clips, seconds, self.generator, conversation)
+            batch = make_batch(self.book, clips, seconds, self.generator, conversation, only)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             answer, probe, right = self._losses(batch)
         (answer + PROBE_WEIGHT * probe).backward()
@@ -116,11 +121,12 @@ class Step:
         self.optimizer.step()
         with torch.no_grad():
             self._losses_seen += torch.stack([answer, probe, torch.ones_like(answer)])
-            none = torch.zeros(len(CAMERAS), len(self.family.plan) + 1, device=self.device)
+            none = torch.zeros(len(CAMERAS), 2, len(self.family.plan), device=self.device)
             marks = self._marks.setdefault(len(seconds), none)
-            right = right.gather(1, batch.kind.argsort(1))
-            counted = torch.cat([right, torch.ones_like(right[:, :1])], dim=1).float()
-            marks += torch.stack([~batch.moving, batch.moving]).float() @ counted
+            counts = torch.stack([right, torch.ones_like(right)], dim=1).float()
+            kinds = batch.kind[:, None].expand(-1, 2, -1)
+            counted = counts.new_zeros(len(right), *none.shape[1:]).scatter(2, kinds, counts)
+            marks += torch.einsum("cb,bnk->cnk", torch.stack([~batch.moving, batch.moving]).float(), counted)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the answers, loss of the probe, and right answers `(B, Q)` (teacher-forced)."""
@@ -162,9 +168,10 @@ def run(family: Family, model: Any, batch: Batch, rotation: tuple[Tensor, Tensor
     return output.last_hidden_state, tokens, output.hidden_states[EARLY]
 
 
-def _by_family(plan: Sequence[str], accuracies: list[float]) -> dict[str, float]:
-    """Means over the kinds of a plan that belong to each family of questions."""
-    found: dict[str, list[float]] = {}
-    for kind, accuracy in zip(plan, accuracies, strict=True):
-        found.setdefault(KINDS[kind][0], []).append(accuracy)
-    return {family: round(sum(values) / len(values), 3) for family, values in found.items()}
+def _by_family(plan: Sequence[str], right: Sequence[float], asked: Sequence[float]) -> dict[str, float]:
+    """Accuracy of each family of questions of a plan that was asked."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for kind, *counts in zip(plan, right, asked, strict=True):
+        found.setdefault(KINDS[kind][0], []).append((counts[0], counts[1]))
+    totals = {family: [sum(part) for part in zip(*counts, strict=True)] for family, counts in found.items()}
+    return {family: round(good / count, 3) for family, (good, count) in totals.items() if count}

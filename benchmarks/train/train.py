@@ -14,12 +14,14 @@ import random
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..world.clips import HELD_OUT_SEED
+from ..world.clips import CAMERAS, HELD_OUT_SEED
+from ..world.questions import KINDS
 from .batches import Phrasebook
 from .families import FAMILIES
 from .processor import SPECIAL, build_processor
@@ -45,7 +47,8 @@ def main() -> None:
     course = Course(options.frames_per_step, options.clips_per_step, options.longest, options.patience)
     if options.resume:
         course.restore(_load(options.resume, step))
-    earlier = (options.resume / "log.jsonl").read_text().splitlines() if options.resume else []
+    log = options.resume / "log.jsonl" if options.resume else None
+    earlier = log.read_text().splitlines() if log and log.is_file() else []
     known = [f"{line}\n" for line in earlier if json.loads(line)["step"] <= course.steps]
     (options.out / "log.jsonl").write_text("".join(known))
     step.generator.manual_seed(step_seed(options.seed, course.steps))
@@ -79,11 +82,12 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
         for _ in range(REPORT_EVERY):
             frames = course.draw(dice)
             step.set_rate(options.rate * course.rate(options.seconds))
-            step(course.clips(frames), step.family.seconds(frames, dice), dice.random() < CONVERSATIONS)
+            only = course.weakest if dice.random() < options.focus else ()
+            step(course.clips(frames), step.family.seconds(frames, dice), dice.random() < CONVERSATIONS, only)
             course.steps += 1
         report = step.report()
         course.seconds = earlier + time.monotonic() - began
-        course.learn(report["accuracy"])
+        course.learn(report["accuracy"], step.family.plan)
         line = {"step": course.steps, "seconds": round(course.seconds, 1), **report}
         with (options.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
@@ -103,6 +107,7 @@ class Course:
         self._frames, self._clips, self._patience = frames_per_step, clips_per_step, patience
         self._stages = [stage for stage in STAGES if stage <= longest]
         self.stage = 0
+        self.weakest: Sequence[int] = ()
         self.reports_in_stage = 0
         self.steps = 0
         self.seconds = 0.0
@@ -118,10 +123,20 @@ class Course:
         lengths = [length for length in MIX if length <= self._stages[self.stage]]
         return dice.choices(lengths, [MIX[length] for length in lengths])[0]
 
-    def learn(self, accuracy: dict[int, dict[str, dict[str, float]]]) -> None:
-        """Advance to longer clips once most questions about the current length, of every family, are answered right."""
+    def learn(self, accuracy: dict[int, dict[str, dict[str, float]]], plan: Sequence[str]) -> None:
+        """Note the weakest family, and advance to longer clips once most questions of all families are answered right.
+
+        Args:
+            accuracy: by frames, camera and family of questions; only the current length counts.
+            plan: the kinds of questions that are asked.
+        """
         frames = self._stages[self.stage]
-        if self.stage == len(self._stages) - 1 or frames not in accuracy:
+        if frames not in accuracy:
+            return
+        still = accuracy[frames][CAMERAS[0]]
+        worst = min(still, key=still.__getitem__)
+        self.weakest = [number for number, kind in enumerate(plan) if KINDS[kind][0] == worst]
+        if self.stage == len(self._stages) - 1:
             return
         self.reports_in_stage += 1
         scores = [score for camera in accuracy[frames].values() for score in camera.values()]
@@ -135,11 +150,12 @@ class Course:
         progress = min(self.seconds / total, 1.0)
         return min(1.0, (self.steps + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def restore(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, stage=min(state["stage"], len(self._stages) - 1))
+        vars(self).update(state)
+        self.stage = min(self.stage, len(self._stages) - 1)
 
 
 def save(out: Path, step: Step, course: Course) -> None:
@@ -158,8 +174,10 @@ def save(out: Path, step: Step, course: Course) -> None:
 
 
 def _load(folder: Path, step: Step) -> dict[str, Any]:
-    """Load a checkpoint's weights and optimizer moments into `step`, and return the course's state."""
+    """Load a checkpoint into `step`, and return the course's state; an exported model has weights only, and none."""
     step.model.load_state_dict(step.family.load(folder).state_dict())
+    if not (folder / "training.pt").is_file():
+        return {}
     content = torch.load(folder / "training.pt", map_location=step.device)
     step.probes.load_state_dict(content["probes"])
     moments = step.optimizer.state_dict()
@@ -175,13 +193,16 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="kind of model (default qwen2_5_vl)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
-    parser.add_argument("--resume", type=Path, help="folder of a checkpoint to continue from")
+    parser.add_argument("--resume", type=Path, help="folder of a checkpoint to continue from, or of a model")
     parser.add_argument("--seconds", type=float, default=1080, help="duration of the whole training (default 1080)")
     parser.add_argument("--share", type=float, default=math.inf, help="seconds this run may take (default: all)")
     parser.add_argument("--longest", type=int, default=STAGES[-1], help="frames of the longest clips (default 256)")
     parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
     parser.add_argument("--clips-per-step", type=int, default=256, help="most clips in a batch (default 256)")
     parser.add_argument("--patience", type=int, default=40, help="reports before longer clips come anyway (default 40)")
+    parser.add_argument(
+        "--focus", type=float, default=0.0, help="share of batches about the weakest family (default 0)"
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate (default 0.0015)")
     parser.add_argument("--save-every", type=float, default=60, help="seconds between checkpoints (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default 0)")

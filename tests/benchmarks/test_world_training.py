@@ -17,6 +17,7 @@ from kvpress_video.benchmarks.train.evaluate import answer, read_video
 from kvpress_video.benchmarks.train.families import FAMILIES
 from kvpress_video.benchmarks.train.packed_attention import use_packed_attention
 from kvpress_video.benchmarks.train.step import Step, run
+from kvpress_video.benchmarks.train.train import Course
 from kvpress_video.benchmarks.train.vision import vision_rotation
 from kvpress_video.benchmarks.world import make_clips
 
@@ -157,3 +158,16 @@ def test_a_training_step_learns(trained: tuple[Phrasebook, Any]) -> None:
     assert report["answer"] < 1
     assert set(report["accuracy"]) == {2}
     assert not torch.equal(before, model.lm_head.weight)
+
+
+def test_the_weakest_family_is_asked_alone(trained: tuple[Phrasebook, Any]) -> None:
+    book, model = trained
+    step = Step(copy.deepcopy(model), book, torch.Generator().manual_seed(0))
+    step.set_rate(0.0)
+    course = Course(128)
+    course.learn(
+        {2: {"still": {"needle": 0.9, "count": 0.2}, "moving": {"needle": 0.9, "count": 0.9}}}, book.family.plan
+    )
+    assert [book.family.plan[number] for number in course.weakest] == ["count"]
+    step(2, (0.25, 1.25), only=course.weakest)
+    assert set(step.report()["accuracy"][2]["still"]) == {"count"}
