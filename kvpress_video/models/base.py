@@ -17,6 +17,7 @@ from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
 from .devices import autocast_dtype
 from .items import MediaItem
+from .streamed_frames import StreamedFrames
 
 
 class StandbySettings(Protocol):
@@ -42,34 +43,21 @@ class FramePixels(NamedTuple):
     pixels: Tensor
 
 
-class FrameText(NamedTuple):
-    """Text that a processor writes around the visual tokens of one frame."""
-
-    opens: str = ""
-    closes: str = ""
-
-
-class Adapter(ABC):
+class Adapter(StreamedFrames, ABC):
     """Description of a model family: its modules, and the layout of its visual tokens.
 
     Attributes:
         model_types: values of `config.model_type` that the adapter serves.
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
-        frames_per_step: video frames per temporal step.
-        written_times: whether the prompt contains the time or number of each frame as text.
         label_closes: tokens after a frame's last visual token that belong to its label; the rest of the text up to the
             next frame opens that.
-        unstreamed: why frames cannot be fed to a stream one after another; empty where they can.
         left_alone: types of text layers, in addition to full attention, whose stock caches are not compressed.
         image_blocks: whether attention within an image is bidirectional, so that no pass may split an image.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     interleaved_rope: ClassVar[bool] = False
-    frames_per_step: int = 1
-    written_times: ClassVar[bool] = False
     label_closes: ClassVar[int] = 0
-    unstreamed: ClassVar[str] = ""
     left_alone: ClassVar[frozenset[str]] = frozenset()
     image_blocks: ClassVar[bool] = False
 
@@ -248,47 +236,6 @@ class Adapter(ABC):
             MissingInputError: the inputs lack pixels or grids.
         """
 
-    def aligned_inputs(self, aligned: Tensor, visual: Tensor) -> dict[str, Any]:
-        """Return the text model's arguments for deepstack features that were encoded outside a forward pass.
-
-        Args:
-            aligned: features of the visual tokens, (tokens, levels·d), as `encode` returns them.
-            visual: visual tokens of the pass, (1, n) bool.
-        """
-        return {}
-
-    def video_markup(self, processor: Any) -> FrameText:
-        """Return what the chat template writes around a video and the processor replaces by the text of its frames."""
-        return FrameText()
-
-    def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
-        """Write the text around each temporal step of a stream, as the processor would.
-
-        Args:
-            processor: knows the special tokens.
-            seconds: when each is shown.
-            first: ordinal of the first of them in the stream, from 0.
-        """
-        return [FrameText()] * len(seconds)
-
-    def step_seconds(self, times: Sequence[float]) -> list[float]:
-        """Return when each temporal step is shown: its first frame, or what the processor writes for it.
-
-        Args:
-            times: seconds of the frames; an odd one at the end makes a step by itself.
-        """
-        return list(times[:: self.frames_per_step])
-
-    def temporal_offsets(self, grid: Grid, seconds: Sequence[float], steps: Sequence[int]) -> list[float]:
-        """Compute the distance, in positions, of temporal steps from an earlier one.
-
-        Args:
-            grid: visual tokens of the steps.
-            seconds: time since the earlier step, per step.
-            steps: number of steps since the earlier step, per step.
-        """
-        return [float(step * grid.patches) for step in steps]
-
     @abstractmethod
     def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         """Hook the vision tower so that each run reports the importance of its visual tokens.
@@ -305,7 +252,7 @@ class Adapter(ABC):
         """Read the deepstack features of the text model's arguments, (batch, n, levels·d), zero for text, or None."""
         return None
 
-    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:  # noqa: B027 - optional
+    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
         """Replace the deepstack features in the text model's arguments.
 
         Args:

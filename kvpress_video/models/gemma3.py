@@ -34,7 +34,7 @@ class Gemma3(ImageFrames):
     """
 
     model_types = ("gemma3",)
-    written_times = False
+    unstreamed = "has sliding layers, whose windows a stream does not fill yet"
     left_alone = frozenset({"sliding_attention"})
     image_blocks = True
     label = _BareOrLabelled(least=_BARE + 1, most=24)

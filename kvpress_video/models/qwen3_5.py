@@ -21,7 +21,7 @@ class Qwen35(QwenVL):
 
     model_types = ("qwen3_5", "qwen3_5_moe")
     interleaved_rope = True
-    written_times = True
+    labelled = True
     unstreamed = "has recurrent layers, which streams do not carry on yet"
     label_closes = 1  # <|vision_end|>
     left_alone = frozenset({"linear_attention"})

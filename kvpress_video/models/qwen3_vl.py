@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import FrameText, demand
+from .base import demand
 from .qwen_vl import QwenVL
+from .streamed_frames import FrameText
 
 
 class Qwen3VL(QwenVL):
@@ -17,7 +18,7 @@ class Qwen3VL(QwenVL):
 
     model_types = ("qwen3_vl", "qwen3_vl_moe")
     interleaved_rope = True
-    written_times = True
+    labelled = True
     label_closes = 1  # <|vision_end|>
 
     def video_markup(self, processor: Any) -> FrameText:

@@ -190,8 +190,14 @@ def _segments(pieces: Sequence[_Piece], ids: np.ndarray) -> list[_Piece]:
 
 
 def _video(frames: Sequence[_Piece]) -> _Piece:
-    found = [frame.item.importance for frame in frames]
-    known = [importance for importance in found if importance is not None]
-    importance = torch.cat(known) if len(known) == len(found) else None
-    item = MediaItem(frames[0].item.grid._replace(frames=len(frames)), importance=importance)
+    item = as_video([frame.item for frame in frames])
     return _Piece(Kind.VIDEO, item, np.concatenate([frame.where for frame in frames]))
+
+
+def as_video(items: Sequence[MediaItem]) -> MediaItem:
+    """Join images of one size to the video whose frames they are; a single item stays as it is."""
+    if len(items) == 1:
+        return items[0]
+    known = [item.importance for item in items if item.importance is not None]
+    importance = torch.cat(known) if len(known) == len(items) else None
+    return MediaItem(items[0].grid._replace(frames=len(items)), importance=importance)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedModelError
-from ..models.base import FrameText
+from ..models.streamed_frames import FrameText
 
 _NOTHING = FrameText()
 _FIRST, _ANSWER, _SECOND = "first-question", "first-answer", "second-question"
@@ -31,13 +31,16 @@ class ChatTemplate:
     next_text: str
 
     @classmethod
-    def of(cls, processor: Any, system: str | None = None, around: FrameText = _NOTHING) -> ChatTemplate:
+    def of(
+        cls, processor: Any, system: str | None = None, around: FrameText = _NOTHING, written: FrameText = _NOTHING
+    ) -> ChatTemplate:
         """Extract the markup from a processor's chat template by rendering short conversations.
 
         Args:
             processor: has `apply_chat_template` and `video_token`.
             system: system message that replaces the template's own.
             around: what the template writes around a video and the text of its frames replaces; left out.
+            written: what the processor writes around the frames of a video.
 
         Raises:
             UnsupportedModelError: the template does not write the parts in order.
@@ -67,7 +70,14 @@ class ChatTemplate:
         _, next_text, _ = _split(render(first, answered, ("user", False, _SECOND)), _ANSWER, _SECOND)
         next_video = next_video.removesuffix(around.opens)
         open_video, close_video = open_video.removesuffix(around.opens), close_video.removeprefix(around.closes)
-        return cls(open_video, open_text, close_video, ask, next_video, next_text)
+        return cls(
+            open_video + written.opens,
+            open_text,
+            written.closes + close_video,
+            ask,
+            next_video + written.opens,
+            next_text,
+        )
 
 
 def _text(text: str) -> dict[str, str]:

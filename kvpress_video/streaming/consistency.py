@@ -36,8 +36,7 @@ def conflict(place: str, problem: str) -> NoReturn:
 
 def text_entries(stream: StreamState) -> int:
     """Text entries per layer and KV head, labels not counted: all that was seen, since none is evicted."""
-    frames = stream.timeline.grid.tokens if stream.timeline.grid else 0
-    return stream.logical - frames - sum(stream.rows[0].labels_seen.values() if stream.rows else ())
+    return stream.logical - sum(sum((*row.seen.values(), *row.labels_seen.values())) for row in stream.rows[:1])
 
 
 def entries(stream: StreamState, layer: int) -> int:
@@ -55,10 +54,10 @@ def check_state(state: SessionState, adapter: Adapter) -> None:
     stream, layers = state.stream, len(adapter.attentions)
     if len(stream.rows) != layers:
         raise Contradiction(f"tells of {len(stream.rows)} layers, and the model has {layers}")
-    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()), adapter.written_times)
+    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()), adapter.labelled)
     _check_tokens(stream)
     for layer in range(layers):
-        _check_row(stream, layer)
+        _check_row(stream, layer, adapter.omits_tokens)
     _check_conversation(state, adapter.text_model.config.vocab_size)
     _check_queue(state.queue, stream.timeline, state.config.fps)
     _check_budget(state, adapter)
@@ -111,10 +110,15 @@ def _check_tokens(stream: StreamState) -> None:
         )
 
 
-def _check_row(stream: StreamState, layer: int) -> None:
+def _tokens_seen(stream: StreamState, grid: Grid, omits: bool) -> int:
+    """Visual tokens seen: all of the grid, or at least one of each frame where the processor may omit some."""
+    return min(max(stream.rows[0].seen.get(VIDEO, 0), grid.frames if omits else grid.tokens), grid.tokens)
+
+
+def _check_row(stream: StreamState, layer: int, omits: bool) -> None:
     row, place, grid = stream.rows[layer], f"stream.rows[{layer}]", stream.timeline.grid
     grids: dict[int, Grid] = {} if grid is None else {VIDEO: grid}
-    seen = {segment: grid.tokens for segment, grid in grids.items()}
+    seen = {} if grid is None else {VIDEO: _tokens_seen(stream, grid, omits)}
     if row.padding or row.loose or row.shift:
         _state_conflict(place, "has padding or shifted positions, which sessions never have")
     if row.following != stream.rows[0].following:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..models.base import Adapter
+from ..models.streamed_frames import FrameText
 from ..utils.questions import check_question
 from .chat_template import ChatTemplate
 from .frame_tokens import LabelIds
@@ -59,39 +60,47 @@ class Conversation:
             check_question(processor, system, "system message")
         self._processor, self._adapter = processor, adapter
         self._tokenizer = processor.tokenizer
-        self._template = ChatTemplate.of(processor, system, adapter.video_markup(processor))
+        around, written = adapter.video_markup(processor), adapter.video_text(processor)
+        self._template = ChatTemplate.of(processor, system, around, written)
         self.asking = self._ids(self._template.ask)
         self._unsaid: tuple[int, ...]
         self.restore(ConversationState())
 
-    def before_frames(self) -> list[int]:
-        """Return the token ids that open a run of frames; none inside one."""
-        return [] if self._watching else self._opening(self._template.open_video, self._template.next_video)
+    def frames(self, seconds: Sequence[float], first: int) -> tuple[list[int], list[LabelIds]]:
+        """Return the token ids that open a run of frames, none inside one, and those around each temporal step.
 
-    def labels(self, seconds: Sequence[float], first: int) -> list[LabelIds]:
-        """Return the token ids around each temporal step.
+        Text between two special tokens is tokenised in one piece.
 
         Args:
             seconds: when each is shown.
             first: ordinal of the first of them in the session, from 0.
         """
         texts = self._adapter.frame_texts(self._processor, seconds, first)
-        return [LabelIds(self._ids(text.opens), self._ids(text.closes)) for text in texts]
+        labels = [self._label(text) for text in texts]
+        if self._watching:
+            return [], labels
+        opening = self._template.next_video if self._begun else self._template.open_video
+        alone, whole = self._ids(opening, not self._begun), self._ids(opening + texts[0].opens, not self._begun)
+        shared = next((n for n, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other), len(alone))
+        return [*self._unsaid, *whole[:shared]], [labels[0]._replace(opens=whole[shared:]), *labels[1:]]
 
     @property
     def label_tokens(self) -> int:
-        """Tokens around the first temporal step of a session."""
-        [label] = self.labels([0.0], 0)
-        return len(label.opens) + len(label.closes)
+        """Tokens around the first temporal step of a session, if others came before."""
+        [text] = self._adapter.frame_texts(self._processor, [0.0], 0)
+        return sum(map(len, self._label(text)))
+
+    def _label(self, text: FrameText) -> LabelIds:
+        return LabelIds(self._ids(self._adapter.frame_separator + text.opens), self._ids(text.closes))
 
     def question(self, question: str) -> list[int]:
         """Return the token ids of a question with the markup before and after it."""
-        template = self._template
+        template, said = self._template, question + self._template.ask
         if self._watching:
-            before = self._ids(template.close_video)
-        else:
-            before = self._opening(template.open_text, template.next_text)
-        return [*before, *self._ids(question), *self.asking]
+            return self._ids(template.close_video + said)
+        if self._begun:
+            return [*self._unsaid, *self._ids(template.next_text + said)]
+        return self._ids(template.open_text + said, special=True)
 
     def watched(self) -> None:
         """Record that frames, and the markup that opens them, are in the cache."""
@@ -127,9 +136,6 @@ class Conversation:
         """Continue from a state."""
         self.turns = list(state.turns)
         self._begun, self._watching, self._unsaid = state.begun, state.watching, state.unsaid
-
-    def _opening(self, first: str, following: str) -> list[int]:
-        return [*self._unsaid, *self._ids(following)] if self._begun else self._ids(first, special=True)
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"] if text or special else []

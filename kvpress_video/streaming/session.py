@@ -165,8 +165,8 @@ class VideoSession:
                 return
             batch = self._queue.batch()
             with defer_sigint(), self.stream.attached():
-                labels = self._conversation.labels(batch.seconds, self.stream.timeline.frames)
-                self.stream.feed_frames(batch.inputs, batch.seconds, self._conversation.before_frames(), labels)
+                before, labels = self._conversation.frames(batch.seconds, self.stream.timeline.frames)
+                self.stream.feed_frames(batch.inputs, batch.seconds, before, labels)
                 self._conversation.watched()
                 self._queue.clear()
                 self.stream.remembered = None

@@ -108,7 +108,7 @@ class Stream:
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
-        self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
+        self.timeline = Timeline(self._spatial, labelled=adapter.labelled)
         self.remembered: Mark | None = None
         self.peak_bytes = 0
         self._budget, layers = budget, len(adapter.attentions)
@@ -160,7 +160,7 @@ class Stream:
                 f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
-        tokens = FrameTokens(grid, labels)
+        tokens = FrameTokens(grid, labels, item.shown)
         for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
             shown, timeline = self._placed(tokens, seconds, start)
@@ -266,17 +266,18 @@ class Stream:
 
     def _frame_layout(self, tokens: FrameTokens, before: int, importance: Tensor | None, end: int) -> TokenLayout:
         seen, grid, visual = self.timeline.frames, tokens.grid, tokens.visual
+        shown = len(tokens.ordinals)
         tags = self._text_tags(before + len(visual) + len(self._probes))
         frames = slice(before, before + len(visual))
         index = self.layers[0].logical + before
         tags[0, frames] = tokens.tags(index, _VIDEO, seen, self._labelled)
         found = torch.full(tags.shape[:2], torch.nan)
         if importance is not None:
-            found[0, frames][visual] = importance.float().cpu()
+            found[0, frames][visual] = importance.float().cpu()[tokens.ordinals]
         labels, labels_seen = label_state({_VIDEO: tokens.label_counts(seen)} if self._labelled else {})
         row = RowState(
-            held={_VIDEO: grid.tokens},
-            seen={_VIDEO: grid.tokens},
+            held={_VIDEO: shown},
+            seen={_VIDEO: shown},
             grids={_VIDEO: grid._replace(frames=seen + grid.frames)},
             starts={_VIDEO: before} if bool(visual.all()) else {},
             labels=labels,

@@ -20,6 +20,7 @@ import zoo
 from generation import METHODS, SETTINGS, model_of
 from PIL import Image
 from sessions import (
+    LABELS,
     OPTIONS,
     QWEN,
     STREAMED,
@@ -30,6 +31,7 @@ from sessions import (
     check_same,
     footage,
     frames_for,
+    spelled,
     tiny,
     usage_of,
 )
@@ -86,24 +88,25 @@ def stock_logits(
         positions.extend([(following + number,) * 3 for number in range(len(tokens))])
         following += len(tokens)
 
-    timed = config.model_type.startswith("qwen3")
-    start, end = (processor.vision_start_token, processor.vision_end_token) if timed else ("", "")
+    family, steps = config.model_type, 0
+    qwen = family.startswith("qwen3")
+    start, end = (processor.vision_start_token, processor.vision_end_token) if qwen else ("", "")
     for number, (before, *after) in enumerate(pieces[:-1]):
         say(tokenizer(before.removesuffix(start), add_special_tokens=number == 0)["input_ids"])
         for text in (text.removeprefix(end) for text in after):
             event = next(shown)
             inputs.append(processor.video_processor(videos=[event.frames], do_sample_frames=False, return_tensors="pt"))
-            if timed:
-                frames, rows, columns = inputs[-1]["video_grid_thw"][0].tolist()
-                for step in [event.times[first : first + 2] for first in range(0, 2 * frames, 2)]:
-                    say(
-                        tokenizer(f"<{(step[0] + step[-1]) / 2:.1f} seconds>{start}", add_special_tokens=False)[
-                            "input_ids"
-                        ]
-                    )
-                    say([config.video_token_id] * (rows * columns // 4))
-                    say(tokenizer(end, add_special_tokens=False)["input_ids"])
+            if family == "internvl":
+                inputs[-1]["pixel_values"] = inputs[-1].pop("pixel_values_videos")[0]
+            if family in LABELS:
+                labels = spelled(family, event.times, steps)
+                patches = _patches(config, inputs[-1], len(labels))
+                for (opens, closes), count in zip(labels, patches, strict=True):
+                    say(tokenizer(opens, add_special_tokens=False)["input_ids"])
+                    say([_placeholder(config)] * count)
+                    say(tokenizer(closes, add_special_tokens=False)["input_ids"])
                 say(tokenizer(text, add_special_tokens=False)["input_ids"])
+                steps += len(labels)
                 continue
             placed = _placed(config, inputs[-1], event.times, following)
             ids.extend([config.video_token_id] * len(placed))
@@ -113,17 +116,30 @@ def stock_logits(
         reply = next(asked).reply
         starts.append((len(ids), len(reply)))
         say(reply if reply[-1] not in tokenizer.all_special_ids else reply[:-1])
-    given = {name: torch.cat([each[name] for each in inputs]) for name in (inputs[0] if inputs else ())}
-    if "video_grid_thw" not in given and given:
-        given["pixel_values_videos"] = torch.cat([each["pixel_values_videos"] for each in inputs])
+    along = 1 if family == "smolvlm" else 0  # whose images of one prompt are one row
+    given = {name: torch.cat([each[name] for each in inputs], along) for name in (inputs[0] if inputs else ())}
     axes = torch.tensor(positions).T[:, None]
-    spatial = "vl" in config.model_type
-    if not timed:  # the stock model finds the positions of frames with labels by itself
+    spatial = "vl" in config.model_type and "qwen" in config.model_type
+    if family not in LABELS:  # the stock model finds the positions of frames with labels by itself
         given["position_ids"] = axes if spatial else axes[0]
     if spatial and "mm_token_type_ids" in inspect.signature(model.forward).parameters:
         given["mm_token_type_ids"] = 2 * (torch.tensor([ids]) == config.video_token_id).int()
     logits = model(input_ids=torch.tensor([ids]), **given).logits[0]
     return [logits[start - 1 : start - 1 + length] for start, length in starts]
+
+
+def _placeholder(config: Any) -> int:
+    return getattr(config, "video_token_id", None) or config.image_token_id
+
+
+def _patches(config: Any, inputs: Any, steps: int) -> list[int]:
+    """Visual tokens of each temporal step."""
+    if (shown := inputs.get("video_compression_mask")) is not None:
+        return shown.unflatten(0, (steps, -1)).sum(1).tolist()
+    if "video_grid_thw" in inputs:
+        _, rows, columns = inputs["video_grid_thw"][0].tolist()
+        return [rows * columns // 4] * steps
+    return [zoo.TABLE[config.model_type].grids["video"][0] ** 2] * steps
 
 
 def _placed(config: Any, inputs: Any, times: Sequence[float], start: int) -> list[tuple[int, int, int]]:
@@ -152,11 +168,11 @@ def test_with_everything_kept_answers_equal_the_stock_model(family: str, positio
     """Text first, two questions about one run, a new run, an odd number of frames."""
     session = tiny("full", None, family, positions=positions, chunk=16)
     runs = [Watched(frames_for(family, 12, seed=1), [0.5 * number for number in range(12)])]
-    runs += [Watched(frames_for(family, 7, seed=2), [20 + 0.7 * number for number in range(7)])]
-    single = family == "llava_next_video"  # its videos are of one length in a stock batch
+    more = 12 if "llava" in family else 7  # videos of LLaVA are of one length in a stock batch
+    runs += [Watched(frames_for(family, more, seed=2), [20 + 0.7 * number for number in range(more)])]
     events: list[Watched | Asked] = []
     notes = []
-    for step in ["Hello", runs[0], "What?", "And then?", *([] if single else [runs[1], "Now?"]), "Why?"]:
+    for step in ["Hello", runs[0], "What?", "And then?", runs[1], "Now?", "Why?"]:
         if isinstance(step, Watched):
             session.push(step.frames, step.times)
             events.append(step)
