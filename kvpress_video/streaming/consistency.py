@@ -72,7 +72,7 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
     if timeline.labelled != labelled:
         _state_conflict(f"{place}.labelled", f"is {timeline.labelled}, which the model's family is not")
     if grid is None or last is None or not runs:
-        if grid or last or runs or base:
+        if grid or last or runs or base or timeline.vacant:
             _state_conflict(place, "needs grid, runs and last together")
         return
     for number, run in enumerate(runs):
@@ -100,7 +100,7 @@ def _check_tokens(stream: StreamState) -> None:
     timeline, text = stream.timeline, text_entries(stream)
     if not 0 <= text <= stream.logical < _INDEX_LIMIT:
         _state_conflict("stream.logical", f"is {stream.logical}, but {stream.logical - text} visual tokens were seen")
-    taken = sum(run.end - run.start for run in timeline.runs)
+    taken = sum(run.end - run.start for run in timeline.runs) + timeline.vacant
     following = stream.rows[0].following or 0
     inside = timeline.labelled and not stream.rows[0].labels_seen  # labels are text, and inside of the runs
     due = following <= taken + text if inside else following == taken + text

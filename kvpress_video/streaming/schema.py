@@ -160,13 +160,14 @@ class TimelineModel(_Model):
     base: MomentModel | None
     last: MomentModel | None
     labelled: bool = False
+    vacant: Count = 0
 
     def build(self) -> Timeline:
         """Convert to a timeline."""
         runs = tuple(Run(run.start, run.end, run.least) for run in self.runs)
         base = None if self.base is None else self.base.build()
         last = None if self.last is None else self.last.build()
-        return Timeline(self.spatial, self.grid and Grid(*self.grid), runs, base, last, self.labelled)
+        return Timeline(self.spatial, self.grid and Grid(*self.grid), runs, base, last, self.labelled, self.vacant)
 
 
 class StreamModel(_Model):

@@ -21,7 +21,7 @@ from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
 from ..compressor.base import Compressor, checked_banked
-from ..compressor.entries import Context, Tags, is_visual
+from ..compressor.entries import Kind, Places, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -32,11 +32,12 @@ from ..prefill.token_layout import TokenLayout, label_state
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
-from .position_rescaling import Rescaling, rescale_to
+from .position_rescaling import Rescaling, Run, occupied, rescale_to, with_gaps
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
 _VIDEO = 0  # the segment of a stream's frames
+_LEAST_RUNS = 16  # fewer are not looked through for empty ones
 
 
 class Mark(NamedTuple):
@@ -109,6 +110,7 @@ class Stream:
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.labelled)
+        self._most_runs = _LEAST_RUNS
         self.remembered: Mark | None = None
         self.peak_bytes = 0
         self._budget, layers = budget, len(adapter.attentions)
@@ -161,6 +163,7 @@ class Stream:
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
         tokens = FrameTokens(grid, labels, item.shown)
+        self._forget_empty_runs()
         for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
             shown, timeline = self._placed(tokens, seconds, start)
@@ -252,13 +255,25 @@ class Stream:
         most = self.position_limit - positions - len(self._probes)
         self._squeeze(min(self.position_limit // 2, most), most)
 
+    def _forget_empty_runs(self) -> None:
+        """Keep the number of runs in proportion to what is held; looks at the layers whenever it has doubled."""
+        if self.timeline.base is None and len(self.timeline.runs) > self._most_runs:
+            times = (_present(layer)[..., 0] for layer in self.layers)
+            self.timeline = self.timeline.without_empty(occupied(self.timeline.runs, times))
+            self._most_runs = max(_LEAST_RUNS, 2 * len(self.timeline.runs))
+
     def _squeeze(self, wanted: int, most: int) -> None:
-        change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most, self.timeline.labelled)
+        runs: Sequence[Run] = self.timeline.runs
+        if self.timeline.vacant:
+            layer: Any = self.layers[0]
+            text = layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT
+            runs = with_gaps(runs, _present(layer)[0, 0, text, 0].cpu())
+        change = rescale_to(runs, self.following, wanted, self._spatial, most, self.timeline.labelled)
         timeline, remembered = self.timeline.squeezed(change), self.remembered and self.remembered.squeezed(change)
         with defer_sigint(), all_or_broken(self.layers):
             for layer in self.layers:
                 rows = _squeezed(layer.rows, change)
-                layer.move(change(layer.entries(Context()).present), self._rope, rows)
+                layer.move(change(_present(layer)), self._rope, rows)
             self.timeline, self.remembered = timeline, remembered
 
     def _text_tags(self, length: int) -> Tensor:
@@ -311,6 +326,12 @@ class Stream:
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
         self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
+
+
+def _present(layer: CompressedLayer) -> Tensor:
+    """Present (t, h, w) of what a layer holds, (1, kv_heads, entries, 3) fp32."""
+    assert layer.places is not None
+    return layer.places[..., Places.PRESENT if layer.places.shape[-1] == Places.COMPACT_WIDTH else Places.ORIGINAL]
 
 
 def _squeezed(rows: Sequence[RowState], change: Rescaling) -> list[RowState]:

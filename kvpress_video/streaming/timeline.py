@@ -41,6 +41,7 @@ class Timeline:
         last: the last frame.
         labelled: whether each frame has text of its own that tells its time: positions then count tokens, and time does
             not move them.
+        vacant: positions of earlier runs of which nothing is held any more, which are not among `runs`.
     """
 
     spatial: bool
@@ -49,6 +50,7 @@ class Timeline:
     base: Moment | None = None
     last: Moment | None = None
     labelled: bool = False
+    vacant: int = 0
 
     @property
     def frames(self) -> int:
@@ -90,7 +92,8 @@ class Timeline:
         seen = self.frames + grid.frames
         last = Moment(times[-1], seconds[-1], seen - 1)
         earlier = self.runs[:-1] if self.base else self.runs
-        return positions, Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), base, last)
+        timeline = replace(self, grid=grid._replace(frames=seen), runs=(*earlier, run), base=base, last=last)
+        return positions, timeline
 
     def counted(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
         """Further frames with labels, whose positions go on from `start`.
@@ -105,8 +108,8 @@ class Timeline:
         least = max(grid.rows, grid.columns) + len(tokens.labels[-1].closes) if self.spatial else 1
         run = Run(self.runs[-1].start if self.base else start, end, least)
         earlier = self.runs[:-1] if self.base else self.runs
-        timeline = Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), self.base or last, last, True)
-        return positions, timeline
+        grid, base = grid._replace(frames=seen), self.base or last
+        return positions, replace(self, grid=grid, runs=(*earlier, run), base=base, last=last)
 
     def interrupted(self) -> Timeline:
         """Text comes next: frames after it begin another run."""
@@ -117,7 +120,15 @@ class Timeline:
         last = self.last and replace(
             self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])
         )
-        return replace(self, runs=tuple(change.moved), last=last, base=last if self.base else None)
+        runs = tuple(run for run in change.moved if run.least)
+        return replace(self, runs=runs, last=last, base=last if self.base else None, vacant=0)
+
+    def without_empty(self, occupied: Sequence[bool]) -> Timeline:
+        """The same without the runs in which nothing is held, the last one excepted."""
+        stays = [*occupied[:-1], True]
+        gone = sum(run.end - run.start for run, here in zip(self.runs, stays, strict=True) if not here)
+        runs = tuple(run for run, here in zip(self.runs, stays, strict=True) if here)
+        return replace(self, runs=runs, vacant=self.vacant + gone)
 
 
 def _without_pauses(times: Sequence[float], before: float, longest: float) -> list[float]:

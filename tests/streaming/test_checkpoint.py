@@ -333,6 +333,7 @@ def test_the_json_of_format_3(tmp_path: Path, bundled: Any) -> None:
                 "base": moment,
                 "last": moment,
                 "labelled": bool,
+                "vacant": int,
             },
             "peak_bytes": int,
         },
