@@ -57,26 +57,30 @@ def ask_all(
         ids = [session.prepare(question, max_new_tokens) for session, question in zip(sessions, asked, strict=True)]
         streams = [session.stream for session in sessions]
         length = max(map(len, ids))
-        held = max(layer.physical for stream in streams for layer in stream.layers)
-        cache = _joined(streams, held + length + max_new_tokens)
-        start = [layer.physical for layer in layers_of(cache)]
         tokenizer = sessions[0].processor.tokenizer
         device = device_of(sessions[0].model)
         filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         padded = torch.tensor([[filler] * (length - len(row)) + row for row in ids], device=device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
         generation = {"do_sample": False, "max_new_tokens": max_new_tokens} | generation
-        with streams[0].attached():
-            output = streams[0].generate_from(cache, padded, mask, **generation)
-        ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
-        replies = [_until(row, ends) for row in output]
-        marks = [stream.mark() for stream in streams]
         with ExitStack() as undo:
             for session in sessions:
                 undo.enter_context(session.undone_on_failure())
-            if keep:
-                for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
+            marks = [stream.mark() for stream in streams]
+            with streams[0].attached():
+                for stream in streams:
+                    stream.end_video()
+                held = max(layer.physical for stream in streams for layer in stream.layers)
+                cache = _joined(streams, held + length + max_new_tokens)
+                start = [layer.physical for layer in layers_of(cache)]
+                output = streams[0].generate_from(cache, padded, mask, **generation)
+            ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
+            replies = [_until(row, ends) for row in output]
+            for row, (stream, own, reply, mark) in enumerate(zip(streams, ids, replies, marks, strict=True)):
+                if keep:
                     _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
+                else:
+                    stream.rewind(mark)
             return [
                 session.finish(question, reply, keep, before)
                 for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)

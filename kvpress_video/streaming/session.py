@@ -192,6 +192,7 @@ class VideoSession:
             with self.undone_on_failure():
                 before = self.stream.mark()
                 with self.stream.attached():
+                    self.stream.end_video()
                     reply = self.stream.generate(
                         ids, max_new_tokens=max_new_tokens, streamer=streamer, **{"do_sample": False} | generation
                     )
@@ -225,7 +226,7 @@ class VideoSession:
         check_question(self.processor, question)
         self.flush()
         ids = self._conversation.question(question)
-        text = len(ids) + max_new_tokens
+        text = self.stream.closing + len(ids) + max_new_tokens
         reserved = self._config.reserved_text
         if reserved is not None and text > (room := self.stream.text_left()):
             raise BudgetError(

@@ -187,6 +187,22 @@ class Stream:
         longest = max(1, self.position_limit // (4 * frames)) if self._compact and self._spatial else None
         return self.timeline.shown(self.adapter, tokens.grid, seconds, start, longest)
 
+    @property
+    def closing(self) -> int:
+        """Tokens that the model itself puts between the frames so far and text; 0 where text came last."""
+        end = self.adapter.video_end() if self.timeline.base else None
+        return 0 if end is None else len(end)
+
+    @torch.no_grad()
+    def end_video(self) -> None:
+        """Append what the model itself puts after the last frame of a video, where frames came last."""
+        if count := self.closing:
+            end = self.adapter.video_end().to(device_of(self.adapter.inner))  # type: ignore[union-attr]
+            tags = self._text_tags(count)
+            layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [RowState(following=count)])
+            self._feed(end, layout, _text_positions(self.following, count), 0, {})
+            self.timeline = self.timeline.interrupted()
+
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
         """The model's own `generate()` on what was seen and these tokens.
 

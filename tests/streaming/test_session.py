@@ -109,6 +109,8 @@ def stock_logits(
                 steps += len(labels)
                 continue
             placed = _placed(config, inputs[-1], event.times, following)
+            if family == "llava_onevision":  # the newline that the model puts behind a video
+                placed.append((placed[-1][0] + 1,) * 3)
             ids.extend([config.video_token_id] * len(placed))
             positions.extend(placed)
             following = max(map(max, placed)) + 1

@@ -113,7 +113,7 @@ def _normal(frames: Images) -> Tensor:
 
 
 QWEN = zoo.FAMILIES[0]
-_STREAMED = ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "qwen3_vl", "qwen3_vl_moe")
+_STREAMED = ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "llava_onevision", "qwen3_vl", "qwen3_vl_moe")
 _STREAMED += ("internvl", "video_llama_3", "smolvlm")
 STREAMED = [family for family in _STREAMED if family in zoo.FAMILIES]
 LABELS = [family for family in STREAMED if family in zoo.LABELLED]
