@@ -18,7 +18,7 @@ from ...errors import UnknownNameError
 from ...models import adapter_for
 from ...models.base import Adapter
 from ...models.loading import BUNDLED, check_folder
-from ...prefill.options import usual_chunk
+from ...prefill.options import label_share, usual_chunk
 from ..cells import Cell, Setup, prefill_of, probe_of
 
 
@@ -66,18 +66,23 @@ class PromptCost:
         Raises:
             BudgetError: a budget of bytes cannot hold the text and one visual entry.
         """
-        visual = {0: self.size.visual}
+        visual, labels = {0: self.size.visual}, dict.fromkeys(range(self._labels), 1)
         allocator = BudgetAllocator(
-            Budget.parse(budget), make_method(UNCOMPRESSED), self._layers, self._entry_bytes, 1, self._sliding_bytes
+            Budget.parse(budget),
+            make_method(UNCOMPRESSED),
+            self._layers,
+            self._entry_bytes,
+            1,
+            self._sliding_bytes,
+            label_share=label_share(self.setup.labels),
         )
-        labels = {0: dict.fromkeys(range(self.size.labels), 1)} if self.size.labels else {}
-        row = RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self.size.labels})
+        row = RowState(held=visual, seen=visual, labels={0: labels} if labels else {}, labels_seen={0: self._labels})
         [share] = allocator.shares([row], self.size.tokens)
         return sum(mine.entries for mine in share.values())
 
     def cache_bytes(self, budget: str) -> int:
         """Return the bytes that the cache of one question holds after the prefill, metadata included."""
-        entries = self.kept(budget) + self.size.text
+        entries = self.kept(budget) + self.size.tokens - self.size.visual - self._labels
         return self._sliding_bytes + self._layers * self._entry_bytes * entries
 
     @property
@@ -99,6 +104,11 @@ class PromptCost:
         if probe_of(cell.method) > self.size.common_suffix:
             return questions
         return 1 if prefill == "split" else -(-questions // self.setup.batch)
+
+    @property
+    def _labels(self) -> int:
+        """Label tokens that the budget is for."""
+        return 0 if self.setup.labels == "keep" else self.size.labels
 
     @property
     def _compact(self) -> bool:
