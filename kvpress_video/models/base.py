@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -169,13 +170,22 @@ class Adapter(StreamedFrames, ABC):
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
         return self.kv_heads * (self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes) + metadata)
 
-    def uncompressed_bytes(self, tokens: int) -> int:
-        """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens: keys and values of windows."""
+    def uncompressed_states(self, tokens: int) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Describe what uncompressed layers hold for a row of `tokens` tokens: by default keys and values of windows.
+
+        Returns:
+            Shape and dtype by `{layer}.{part}`, as in `cache.uncompressed.states`.
+        """
         if not self.sliding:
-            return 0
+            return {}
         window = min(self.text_model.config.sliding_window - 1, tokens)
-        entry = 2 * self.kv_heads * self.head_dim * self.cache_dtypes[0].itemsize
-        return int(len(self.sliding) * window * entry)
+        held = ((1, self.kv_heads, window, self.head_dim), self.cache_dtypes[0])
+        numbers = [number for number, kind in enumerate(self.layer_kinds) if kind == "sliding_attention"]
+        return {f"{number}.{part}": held for number in numbers for part in ("keys", "values")}
+
+    def uncompressed_bytes(self, tokens: int) -> int:
+        """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.uncompressed_states(tokens).values())
 
     @property
     @abstractmethod

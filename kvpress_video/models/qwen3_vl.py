@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..video.frames import process
 from .base import demand
 from .qwen_vl import QwenVL
 from .streamed_frames import FrameText
 
 
-class Qwen3VL(QwenVL):
-    """Qwen3-VL: Qwen2.5-VL without windows, and with features of earlier vision blocks added to early text layers."""
+class TimestampedVL(QwenVL):
+    """Families that write the time of each step: Qwen2.5-VL without windows."""
 
-    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = ()
     interleaved_rope = True
     labelled = True
     label_closes = 1  # <|vision_end|>
+
+    def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
+        """Prepare frames. The processor limits the pixels of a whole video, which it wants to be of a step at least;
+        here the limits are those of one step.
+        """
+        whole = [*frames, *[frames[-1]] * (-len(frames) % self.frames_per_step)]
+        steps, size = len(whole) // self.frames_per_step, dict(processor.video_processor.size)
+        return process(processor, whole, size={edge: steps * pixels for edge, pixels in size.items()})
 
     def video_markup(self, processor: Any) -> FrameText:
         if hasattr(processor, "replace_video_token"):  # since transformers 5 the marks around a video stay
@@ -35,6 +44,12 @@ class Qwen3VL(QwenVL):
         step = self.frames_per_step
         parts = (times[start : start + step] for start in range(0, len(times), step))
         return [(part[0] + part[-1]) / 2 for part in parts]
+
+
+class Qwen3VL(TimestampedVL):
+    """Qwen3-VL: features of earlier vision blocks are added to early text layers."""
+
+    model_types = ("qwen3_vl", "qwen3_vl_moe")
 
     def aligned_inputs(self, aligned: Tensor, visual: Tensor) -> dict[str, Any]:
         levels = len(self.config.vision_config.deepstack_visual_indexes)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..cache.adoption import all_or_broken, layers_of
 from ..cache.layer import CompressedLayer
+from ..cache.uncompressed import join_rows
 from ..compressor.entries import Context, Entries
 from ..errors import CacheError
 from ..models.devices import device_of
@@ -74,13 +75,15 @@ def ask_all(
                 cache = _joined(streams, held + length + max_new_tokens)
                 start = [layer.physical for layer in layers_of(cache)]
                 output = streams[0].generate_from(cache, padded, mask, **generation)
-            ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
-            replies = [_until(row, ends) for row in output]
-            for row, (stream, own, reply, mark) in enumerate(zip(streams, ids, replies, marks, strict=True)):
-                if keep:
-                    _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
-                else:
-                    stream.rewind(mark)
+                ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
+                replies = [_until(row, ends) for row in output]
+                for row, (stream, own, reply, mark) in enumerate(zip(streams, ids, replies, marks, strict=True)):
+                    if not keep:
+                        stream.rewind(mark)
+                    elif mark.others:  # which went on to the end of the longest answer
+                        stream.feed_text([*own, *reply[:-1]])
+                    else:
+                        _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
             return [
                 session.finish(question, reply, keep, before)
                 for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
@@ -101,9 +104,10 @@ def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
 def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
     """One cache of all rows, padded in front to one length."""
     cache = DynamicCache(config=streams[0].adapter.text_model.config)
-    cache.layers = []
     logical = max(stream.layers[0].logical for stream in streams)
-    for layers in zip(*(stream.layers for stream in streams), strict=True):
+    join_rows(cache, [stream.cache for stream in streams], logical)
+    numbers = [number for number, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
+    for number, *layers in zip(numbers, *(stream.layers for stream in streams), strict=True):
         length = max(layer.physical for layer in layers)
         rows = [replace(layer.rows[0], padding=length - layer.physical) for layer in layers]
         joined = CompressedLayer(reserve, rows, logical)
@@ -112,7 +116,7 @@ def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
             own = [layer.entries(Context()) if layer.physical else like for layer in layers]
             entries = Entries.join([part.padded_to(length) for part in own], dim=0)
             joined.replace(entries, rows)
-        cache.layers.append(joined)
+        cache.layers[number] = joined
     return cache
 
 

@@ -186,7 +186,9 @@ def _check_budget(state: SessionState, adapter: Adapter) -> None:
     counted = sum(row.visual + row.label_tokens for row in stream.rows)
     if cap.unit == "bytes":
         counted += layers * text_entries(stream)
-    most = layers * layer_entries(cap, layers, adapter.entry_bytes(state.config.positions == "compact"))
+    others = adapter.uncompressed_bytes(stream.logical)
+    entry = adapter.entry_bytes(state.config.positions == "compact")
+    most = layers * layer_entries(cap, layers, entry, uncompressed=others)
     if counted > _OVERSHOOT * most:
         _state_conflict("stream.rows", f"hold {counted} entries in all layers, far above the budget of {cap}")
 

@@ -22,7 +22,7 @@ class SessionStats:
         label_tokens: label tokens seen: text that the processor writes for a frame.
         label_entries: label entries per KV head, of each layer.
         text_entries: text entries per layer and KV head, labels not counted.
-        bytes: keys, values and metadata in the cache, all layers.
+        bytes: keys, values, metadata and recurrent states in the cache, all layers.
         bank_bytes: part of `bytes` that is stored off the model's device.
         reserved_bytes: the cache's buffers, unfilled room included.
         peak_bytes: largest size of the cache so far, inside a pass included.
@@ -68,9 +68,9 @@ def measure(stream: Stream, queue: FrameQueue) -> SessionStats:
         text_entries=layers[0].rows[0].text(layers[0].physical),
         label_tokens=sum(layers[0].rows[0].labels_seen.values()),
         label_entries=tuple(layer.rows[0].label_tokens for layer in layers),
-        bytes=sum(layer.bytes for layer in layers),
+        bytes=stream.uncompressed_bytes + sum(layer.bytes for layer in layers),
         bank_bytes=sum(layer.bank_bytes for layer in layers),
-        reserved_bytes=sum(layer.reserved_bytes for layer in layers),
+        reserved_bytes=stream.uncompressed_bytes + sum(layer.reserved_bytes for layer in layers),
         peak_bytes=stream.peak_bytes,
         position=stream.following,
     )

@@ -1,4 +1,7 @@
-"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on."""
+"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on.
+
+One class fills this file: whatever changes the cache of a stream changes its positions too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from weakref import WeakMethod
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
@@ -20,6 +23,7 @@ from ..cache.allocation import layer_entries
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
+from ..cache.uncompressed import copies, put_copies, states
 from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Kind, Places, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
@@ -32,6 +36,7 @@ from ..prefill.token_layout import TokenLayout, label_state
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
+from .new_prompt import as_new_prompt
 from .position_rescaling import Rescaling, Run, occupied, rescale_to, with_gaps
 from .timeline import Timeline
 
@@ -41,15 +46,18 @@ _LEAST_RUNS = 16  # fewer are not looked through for empty ones
 
 
 class Mark(NamedTuple):
-    """A point in a stream to return to: the state of every layer, and the timeline."""
+    """A point in a stream to return to: the state of every layer, copies of those that are not compressed, and the
+    timeline.
+    """
 
     layers: tuple[LayerMark, ...]
     timeline: Timeline
+    others: Mapping[int, Any]
 
     def squeezed(self, change: Rescaling) -> Mark:
         """Return the same point after a squeeze."""
         layers = tuple(layer._replace(rows=tuple(_squeezed(layer.rows, change))) for layer in self.layers)
-        return Mark(layers, self.timeline.squeezed(change))
+        return self._replace(layers=layers, timeline=self.timeline.squeezed(change))
 
 
 class Stream:
@@ -117,14 +125,18 @@ class Stream:
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._most_entries() + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
-        self.cache.layers = [
-            *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
-        ]
+        mine = iter(make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method)))
+        self.cache.layers = [next(mine) if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
 
     @property
     def layers(self) -> list[CompressedLayer]:
-        """The cache's layers."""
+        """The cache's compressed layers."""
         return layers_of(self.cache)
+
+    @property
+    def uncompressed_bytes(self) -> int:
+        """Bytes that the other layers hold."""
+        return sum(state.nbytes for state in states(self.cache).values())
 
     @property
     def following(self) -> int:
@@ -196,12 +208,21 @@ class Stream:
     @torch.no_grad()
     def end_video(self) -> None:
         """Append what the model itself puts after the last frame of a video, where frames came last."""
-        if count := self.closing:
-            end = self.adapter.video_end().to(device_of(self.adapter.inner))  # type: ignore[union-attr]
-            tags = self._text_tags(count)
-            layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [RowState(following=count)])
-            self._feed(end, layout, _text_positions(self.following, count), 0, {})
-            self.timeline = self.timeline.interrupted()
+        if self.closing:
+            self._feed_text(self.adapter.video_end().to(device_of(self.adapter.inner)))  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def feed_text(self, ids: Sequence[int]) -> None:
+        """Append text."""
+        self._feed_text(self._embed(ids))
+
+    def _feed_text(self, embeddings: Tensor) -> None:
+        tags = self._text_tags(len(embeddings))
+        row = RowState(following=len(embeddings))
+        layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [row])
+        self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
+        self.timeline = self.timeline.interrupted()
+        self.note_peak()
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
         """The model's own `generate()` on what was seen and these tokens.
@@ -222,7 +243,7 @@ class Stream:
     @torch.no_grad()
     def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
         """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
-        with _as_new_prompt(self.adapter, layers_of(cache)):
+        with as_new_prompt(self.adapter, cache):
             output = self.adapter.wrapper.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, past_key_values=cache, **options
             )
@@ -231,12 +252,13 @@ class Stream:
 
     def mark(self) -> Mark:
         """Return where the stream is, for `rewind`."""
-        return Mark(tuple(layer.mark() for layer in self.layers), self.timeline)
+        return Mark(tuple(layer.mark() for layer in self.layers), self.timeline, copies(self.cache, 1))
 
     def rewind(self, mark: Mark) -> None:
         """Forget the text that came after a mark."""
         for layer, where in zip(self.layers, mark.layers, strict=True):
             layer.rewind(where)
+        put_copies(self.cache, mark.others, 1)
         self.timeline = mark.timeline
 
     def check_whole(self) -> None:
@@ -250,7 +272,9 @@ class Stream:
 
     def _most_entries(self) -> int:
         """Return how many entries the budget allows each layer, in the dtypes that the model caches now."""
-        return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self._compact))
+        adapter, entry = self.adapter, self.adapter.entry_bytes(self._compact)
+        others = adapter.uncompressed_bytes(adapter.text_model.config.max_position_embeddings)
+        return layer_entries(self._budget, len(adapter.attentions), entry, uncompressed=others)
 
     def make_room(self, positions: int) -> None:
         """Make sure that enough positions are left, by rescaling those of earlier frames under `compact`.
@@ -341,7 +365,8 @@ class Stream:
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
-        self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
+        most = max(peak, sum(layer.bytes for layer in self.layers))
+        self.peak_bytes = max(self.peak_bytes, most + self.uncompressed_bytes)
 
 
 def _present(layer: CompressedLayer) -> Tensor:
@@ -367,20 +392,3 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             alive(*args)
 
     return call
-
-
-@contextmanager
-def _as_new_prompt(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
-    """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
-    with entered([_rope_deltas_kept(adapter.inner), *(layer.hidden_prefix() for layer in layers)]):
-        yield
-
-
-@contextmanager
-def _rope_deltas_kept(inner: Any) -> Iterator[None]:
-    deltas = getattr(inner, "rope_deltas", None)
-    try:
-        yield
-    finally:
-        if hasattr(inner, "rope_deltas"):
-            inner.rope_deltas = deltas

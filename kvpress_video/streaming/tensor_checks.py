@@ -54,6 +54,9 @@ def _wanted(state: SessionState, adapter: Adapter, times: TensorSpec | None) -> 
         if (length := entries(stream, layer))
         for part, width, kind in kinds
     }
+    if stream.logical:
+        others = adapter.uncompressed_states(stream.logical)
+        wanted |= {f"others.{name}": TensorSpec(shape, kind) for name, (shape, kind) in others.items()}
     if times and math.prod(times.shape):
         wanted[FRAMES] = TensorSpec((times.shape[0], *(state.queue.size or ()), 3), torch.uint8)
         wanted[TIMES] = TensorSpec(times.shape[:1], torch.float64)
@@ -83,7 +86,7 @@ def check_tensor(name: str, tensor: Tensor, state: SessionState) -> None:
         _check_tags(name, tensor[0], state.stream, int(name.split(".")[1]))
     elif kind == "places":
         _check_places(name, tensor, state.stream.rows[0].following or 0)
-    elif kind in ("keys", "values") and not tensor.isfinite().all():
+    elif kind in ("keys", "values", "conv", "recurrent") and not tensor.isfinite().all():
         conflict(name, "holds NaN or infinity")
     elif name == TIMES:
         _check_times(tensor, state)

@@ -39,6 +39,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Kind, Tags
+from kvpress_video.models import adapter_for
 
 # --- The stock model on the whole conversation ------------------------------------------------------------------------
 
@@ -161,7 +162,8 @@ def _placed(config: Any, inputs: Any, times: Sequence[float], start: int) -> lis
 
 def check(model: Any, processor: Any, events: Sequence[Watched | Asked], notes: Sequence[Notes], **how: Any) -> None:
     for found, wanted in zip(notes, stock_logits(model, processor, events, **how), strict=True):
-        torch.testing.assert_close(torch.stack(found.logits), wanted, rtol=2e-6, atol=1e-5)
+        close = 4e-5 if adapter_for(model).recurrences else 1e-5  # states sum up every token in another order
+        torch.testing.assert_close(torch.stack(found.logits), wanted, rtol=2e-6, atol=close)
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])

@@ -201,13 +201,10 @@ def test_the_length_of_an_answer_may_be_any_whole_number() -> None:
     assert session.ask("What?", max_new_tokens=np.int64(4)) == other.ask("What?", max_new_tokens=4)
 
 
-UNSTREAMED = {"qwen3_5": "recurrent", "qwen3_5_moe": "recurrent", "video_llama_3": "writes the time"}
-
-
-@pytest.mark.parametrize("family", [family for family in UNSTREAMED if family in zoo.FAMILIES])
-def test_models_whose_frames_cannot_be_fed_one_by_one_are_refused(family: str) -> None:
-    with pytest.raises(kv.UnsupportedModelError, match=UNSTREAMED[family]):
-        tiny(family=family)
+def test_a_family_that_streams_do_not_follow_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvpress_video.models.qwen_vl.QwenVL.unstreamed", "has something else")
+    with pytest.raises(kv.UnsupportedModelError, match=r"has something else: use compress\(\)"):
+        tiny()
 
 
 def test_a_model_that_is_being_compressed_already() -> None:

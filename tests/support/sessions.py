@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 import kvpress_video as kv
+from kvpress_video.cache.uncompressed import states
 
 Images = NDArray[np.uint8]
 
@@ -114,7 +115,7 @@ def _normal(frames: Images) -> Tensor:
 
 QWEN = zoo.FAMILIES[0]
 _STREAMED = ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "llava_onevision", "qwen3_vl", "qwen3_vl_moe")
-_STREAMED += ("internvl", "video_llama_3", "smolvlm")
+_STREAMED += ("internvl", "video_llama_3", "smolvlm", "qwen3_5", "qwen3_5_moe")
 STREAMED = [family for family in _STREAMED if family in zoo.FAMILIES]
 LABELS = [family for family in STREAMED if family in zoo.LABELLED]
 SIDES = {"llava_next_video": 24, "llava_onevision": 20, "internvl": 24, "smolvlm": 24}
@@ -152,7 +153,7 @@ def frames_for(family: str, count: int, seed: int = 0) -> Any:
 def cache_of(session: kv.VideoSession) -> list[Tensor]:
     """Everything that the cache holds, copied."""
     parts = [(layer.keys, layer.values, layer.tags, layer.places) for layer in session.stream.layers if layer.physical]
-    return [part.clone() for layer in parts for part in layer]
+    return [part.clone() for layer in (*parts, states(session.stream.cache).values()) for part in layer]
 
 
 def differing(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[int]:
