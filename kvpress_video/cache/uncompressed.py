@@ -6,7 +6,9 @@ Neither kind can forget its last tokens: what a window or a recurrence held befo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
+from ..utils.method_patch import replaced
 from .layer import CompressedLayer
 
 
@@ -63,6 +66,28 @@ def join_rows(cache: Cache, parts: Sequence[Cache], tokens: int) -> None:
         rows = [part.get(name, torch.zeros_like(longest[:1])) for part in found]
         joined[name] = torch.cat([pad(row, (0, 0, longest.shape[-2] - row.shape[-2], 0)) for row in rows])
     put_states(cache, joined, tokens)
+
+
+def hidden_prefixes(cache: Cache) -> list[AbstractContextManager[None]]:
+    """Contexts in which sliding layers count their length from here on, as `CompressedLayer.hidden_prefix` does.
+
+    Models with sliding layers build stock masks before any hook can, so in their caches all layers measure masks from
+    here on as well.
+    """
+    sliding = [layer for _, layer in _others(cache) if hasattr(layer, "cumulative_length")]
+    masked = cache.layers if sliding else []
+    return [
+        *(replaced(layer, "get_seq_length", partial(_counted_from, layer.get_seq_length())) for layer in sliding),
+        *(replaced(layer, "get_mask_sizes", partial(_sizes_without_prefix, layer)) for layer in masked),
+    ]
+
+
+def _counted_from(seen: int, length: Callable[[], int]) -> Callable[[], int]:
+    return lambda: length() - seen
+
+
+def _sizes_without_prefix(layer: Any, sizes: Callable[[int], tuple[int, int]]) -> Callable[[int], tuple[int, int]]:
+    return lambda query: (layer.get_seq_length() + query, 0)
 
 
 def _others(cache: Cache) -> Iterator[tuple[int, Any]]:

@@ -29,20 +29,25 @@ class StreamedFrames:
         labelled: whether text is written around each frame; positions then count tokens.
         frame_separator: text between two frames of a video, after what closes one and before what opens the next.
         omits_tokens: whether the processor may leave visual tokens of a frame out.
-        unstreamed: why frames cannot be fed to a stream one after another; empty where they can.
+        media: type of a video in the messages of a chat template.
     """
 
     frames_per_step: int = 1
     labelled: ClassVar[bool] = False
     frame_separator: ClassVar[str] = ""
     omits_tokens: ClassVar[bool] = False
-    unstreamed: ClassVar[str] = ""
+    media: ClassVar[str] = "video"
 
     def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
         """Prepare frames, (height, width, 3) uint8 each, for `encode`; none is left out, and each makes the same number
         of patches however many there are.
         """
         return process(processor, frames)
+
+    def placeholder(self, processor: Any) -> str:
+        """Return what the chat template writes for a video."""
+        token: str = processor.video_token
+        return token
 
     def video_markup(self, processor: Any) -> FrameText:
         """Return what the chat template writes around a video and the processor replaces by the text of its frames."""

@@ -60,8 +60,8 @@ class Conversation:
             check_question(processor, system, "system message")
         self._processor, self._adapter = processor, adapter
         self._tokenizer = processor.tokenizer
-        around, written = adapter.video_markup(processor), adapter.video_text(processor)
-        self._template = ChatTemplate.of(processor, system, around, written)
+        self._begins: str | None = getattr(processor.tokenizer, "bos_token", None)  # which some templates write
+        self._template = ChatTemplate.of(processor, system, adapter)
         self.asking = self._ids(self._template.ask)
         self._unsaid: tuple[int, ...]
         self.restore(ConversationState())
@@ -138,5 +138,6 @@ class Conversation:
         self._begun, self._watching, self._unsaid = state.begun, state.watching, state.unsaid
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
+        special = special and not (self._begins and text.startswith(self._begins))
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"] if text or special else []
         return ids

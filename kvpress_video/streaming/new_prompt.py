@@ -9,6 +9,7 @@ from typing import Any
 from transformers.cache_utils import DynamicCache
 
 from ..cache.adoption import layers_of
+from ..cache.uncompressed import hidden_prefixes
 from ..models.base import Adapter
 from ..utils.concurrency import entered
 
@@ -16,7 +17,8 @@ from ..utils.concurrency import entered
 @contextmanager
 def as_new_prompt(adapter: Adapter, cache: DynamicCache) -> Iterator[None]:
     """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
-    with entered([_rope_deltas_kept(adapter.inner), *(layer.hidden_prefix() for layer in layers_of(cache))]):
+    hidden = (layer.hidden_prefix() for layer in layers_of(cache))
+    with entered([_rope_deltas_kept(adapter.inner), *hidden, *hidden_prefixes(cache)]):
         yield
 
 

@@ -94,15 +94,10 @@ class Stream:
             bank_on: where entries live that the method considers banked.
             labels: what becomes of the text of frames, see `compress`.
         """
-        if adapter.sliding:
+        if adapter.sliding and compact:
             raise UnsupportedModelError(
-                f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt: a "
-                "stream cannot fill them. Use compress() with a budget of tokens or bytes, whose prefill is capped."
-            )
-        if adapter.unstreamed:
-            raise UnsupportedModelError(
-                f"{type(adapter.model).__name__} {adapter.unstreamed}: use compress() with a budget of tokens or "
-                "bytes, whose prefill is capped."
+                f"{type(adapter.model).__name__} has sliding layers, whose keys do not move with those of the others: "
+                "use positions='keep'."
             )
         self.adapter = adapter
         config = adapter.text_model.config

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sessions import STREAMED, ask, cache_of, check_same, footage, frames_for, tiny, usage_of
+from sessions import PLACED, ask, cache_of, check_same, footage, frames_for, tiny, usage_of
 
 import kvpress_video as kv
 from kvpress_video.cache.uncompressed import states
@@ -38,8 +38,7 @@ def same_caches(found: kv.VideoSession, wanted: kv.VideoSession) -> None:
     assert found.turns == wanted.turns
 
 
-@pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize(("family", "positions"), PLACED)
 def test_a_batch_answers_as_each_would_alone(family: str, positions: Any) -> None:
     together, alone = (
         [tiny(budget=24 + n % 3, family=family, positions=positions) for n in range(6)] for _ in range(2)

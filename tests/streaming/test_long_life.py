@@ -33,7 +33,7 @@ def _sizes(session: kv.VideoSession, path: Path) -> tuple[int, int, int]:
 
 def _live(family: str, frames: int, path: Path, **options: Any) -> list[tuple[int, int, int]]:
     """Sizes along a session of so many frames, in pushes of sixteen with a question behind each."""
-    session = tiny("infinipot-v", 120, family, position_limit=2000, **options)
+    session = tiny("infinipot-v", 120, family, position_limit=2000, chunk=120, **options)
     found = []
     for part in range(frames // 16):
         session.push(frames_for(family, 16, seed=part % 7), 1000.0 + np.arange(16) + 16 * part)

@@ -201,12 +201,6 @@ def test_the_length_of_an_answer_may_be_any_whole_number() -> None:
     assert session.ask("What?", max_new_tokens=np.int64(4)) == other.ask("What?", max_new_tokens=4)
 
 
-def test_a_family_that_streams_do_not_follow_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvpress_video.models.qwen_vl.QwenVL.unstreamed", "has something else")
-    with pytest.raises(kv.UnsupportedModelError, match=r"has something else: use compress\(\)"):
-        tiny()
-
-
 def test_a_model_that_is_being_compressed_already() -> None:
     """The session is as it was, and works once the model is free."""
     session, other = tiny(), tiny()

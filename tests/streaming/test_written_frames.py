@@ -11,12 +11,14 @@ import transformers
 from generation import model_of
 from sessions import footage
 
+from kvpress_video.compressor.entries import Kind
 from kvpress_video.models import adapter_for
 from kvpress_video.streaming.conversation import Conversation
 
 pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
 
 RATE = 4.0
+IMAGES = ("internvl", "smolvlm", "gemma3")  # whose frames are images to the model
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<video>\n{% endif %}{% endfor %}<|im_end|>\n"
@@ -69,11 +71,20 @@ def _smolvlm(own: Any) -> Any:
     return transformers.SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4, chat_template=template)
 
 
+def _gemma3(own: Any) -> Any:
+    tokens = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    images = transformers.Gemma3ImageProcessor(size={"height": 24, "width": 24})
+    template = _TEMPLATE.replace("<video>\n", "<start_of_image>")
+    return transformers.Gemma3Processor(images, _tokenizer(own, **tokens), template, image_seq_length=9)
+
+
 PROCESSORS: dict[str, Callable[[Any], Any]] = {
     "qwen3_vl": _qwen3_vl,
     "internvl": _internvl,
     "video_llama_3": _video_llama_3,
     "smolvlm": _smolvlm,
+    "qwen3_5": _qwen3_vl,
+    "gemma3": _gemma3,
 }
 
 
@@ -90,22 +101,18 @@ def without_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", PROCESSORS)
 def test_the_family_s_own_processor_writes_the_same(family: str, frames: int, bundled: tuple[Any, Any]) -> None:
     made, video = PROCESSORS[family](bundled[1]), _moving(frames)
-    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what is it?"}]}]
-    size = {}
-    if family == "video_llama_3":
-        size["size"] = dict(made.video_processor.size) | {"longest_edge": 64 * 96 * frames}
+    shown = [{"type": "image"}] * frames if family == "gemma3" else [{"type": "video"}]
+    messages = [{"role": "user", "content": [*shown, {"type": "text", "text": "what is it?"}]}]
     given = made(
         text=[made.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)],
-        videos=[video],
-        video_metadata=[{"fps": RATE, "total_num_frames": frames, "frames_indices": list(range(frames))}],
-        do_sample_frames=False,
-        **size,
+        **_media(family, made, video),
         return_tensors="pt",
     )
     adapter = adapter_for(model_of(family))
     conversation = Conversation(made, None, adapter)
     seconds = adapter.step_seconds([number / RATE for number in range(frames)])
-    placeholder = made.image_token_id if family in ("internvl", "smolvlm") else made.video_token_id
+    special = made.tokenizer if family == "gemma3" else made
+    placeholder = special.image_token_id if family in IMAGES else special.video_token_id
     patches = iter(_patches(family, made, adapter, video))
     half = len(seconds) // 2
     written: list[int] = []
@@ -118,6 +125,21 @@ def test_the_family_s_own_processor_writes_the_same(family: str, frames: int, bu
     assert written + conversation.question("what is it?") == given["input_ids"][0].tolist()
 
 
+@pytest.mark.parametrize("family", [family for family in PROCESSORS if family != "gemma3"])
+def test_however_many_frames_come_each_is_of_one_size(family: str, bundled: tuple[Any, Any]) -> None:
+    """Also one alone, and where a processor's limits are those of a whole video."""
+    made, adapter = PROCESSORS[family](bundled[1]), adapter_for(model_of(family))
+    if hasattr(made.video_processor, "merge_size"):
+        made.video_processor.size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64 * adapter.frames_per_step}
+    grids = set()
+    for count in (1, 2, 3, 12):
+        parts = adapter.unpack(Kind.VIDEO, adapter.frame_inputs(made, list(_moving(count))))
+        assert parts is not None
+        assert sum(part.grid.frames for part in parts) == -(-count // adapter.frames_per_step)
+        grids |= {part.grid[1:] for part in parts}
+    assert len(grids) == 1
+
+
 def _moving(count: int) -> Any:
     """Frames of 64×96 pixels in which half of the picture stands still."""
     frames = footage(count, 64, 96)
@@ -125,14 +147,26 @@ def _moving(count: int) -> Any:
     return frames
 
 
+def _media(family: str, processor: Any, video: Any) -> dict[str, Any]:
+    """Arguments of a processor for all frames at once."""
+    if family == "gemma3":
+        return {"images": [list(video)]}
+    numbers = list(range(len(video)))
+    metadata = {"fps": RATE, "total_num_frames": len(video), "frames_indices": numbers}
+    found = {"videos": [video], "video_metadata": [metadata], "do_sample_frames": False}
+    if family == "video_llama_3":
+        found["size"] = dict(processor.video_processor.size) | {"longest_edge": 64 * 96 * len(video)}
+    return found
+
+
 def _patches(family: str, processor: Any, adapter: Any, video: Any) -> list[int]:
     """Visual tokens of each temporal step of frames that are prepared for a stream."""
     inputs = adapter.frame_inputs(processor, list(video))
-    if family == "qwen3_vl":
+    if family.startswith("qwen3"):
         steps, rows, columns = inputs["video_grid_thw"][0].tolist()
         return [rows * columns // 4] * steps
     if family == "video_llama_3":
         shown = inputs["video_compression_mask"].unflatten(0, (len(video), -1)).sum(1).tolist()
         assert shown[0] > shown[1]
         return shown
-    return [9 if family == "internvl" else 4] * len(video)
+    return [4 if family == "smolvlm" else 9] * len(video)

@@ -34,6 +34,7 @@ class TinyTokenizer:
 
     all_special_ids = (zoo.PAD, zoo.BOS, 202, *range(248, 252))
     pad_token_id = zoo.PAD
+    boi_token, eoi_token = "<|start|>", "<|end|>"
     eos_token_id = None
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
@@ -92,19 +93,26 @@ class TinyProcessor:
     video_token = "<|video|>"
     vision_start_token, vision_end_token = start_image_token, end_image_token = "<|start|>", "<|end|>"
     fake_image_token, global_image_token = "<|end|>", "<|start|>"
+    boi_token = "<|start|>"
 
     def __init__(self, family: str) -> None:
         self.tokenizer = TinyTokenizer()
-        self._wraps = "qwen" in family
+        self.placeholder = self.boi_token if family == "gemma3" else self.video_token
+        self._wraps = ("<|start|>", "<|end|>") if "qwen" in family else ("", "" if family == "gemma3" else "\n")
         self.video_processor = TinyVideoProcessor(family)
+
+    def image_processor(self, images: list[Images], do_pan_and_scan: bool, return_tensors: str) -> BatchFeature:
+        assert not do_pan_and_scan
+        assert return_tensors == "pt"
+        return BatchFeature({"pixel_values": _normal(np.stack(images)).permute(0, 3, 1, 2)})
 
     def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool, tokenize: bool) -> str:
         assert add_generation_prompt
         assert not tokenize
-        video = f"<|start|>{self.video_token}<|end|>" if self._wraps else f"{self.video_token}\n"
+        video = f"{self._wraps[0]}{self.placeholder}{self._wraps[1]}"
         said = ""
         for message in messages:
-            parts = [video if part["type"] == "video" else part["text"] for part in message["content"]]
+            parts = [part["text"] if part["type"] == "text" else video for part in message["content"]]
             said += f"<|im_start|>{message['role']}\n{''.join(parts)}<|im_end|>\n"
         return said + "<|im_start|>assistant\n"
 
@@ -115,10 +123,13 @@ def _normal(frames: Images) -> Tensor:
 
 QWEN = zoo.FAMILIES[0]
 _STREAMED = ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "llava_onevision", "qwen3_vl", "qwen3_vl_moe")
-_STREAMED += ("internvl", "video_llama_3", "smolvlm", "qwen3_5", "qwen3_5_moe")
+_STREAMED += ("internvl", "video_llama_3", "smolvlm", "qwen3_5", "qwen3_5_moe", "gemma3")
 STREAMED = [family for family in _STREAMED if family in zoo.FAMILIES]
 LABELS = [family for family in STREAMED if family in zoo.LABELLED]
-SIDES = {"llava_next_video": 24, "llava_onevision": 20, "internvl": 24, "smolvlm": 24}
+UNMOVED = ("gemma3",)  # whose positions cannot be compacted
+PLACED = [(family, "keep") for family in STREAMED]
+PLACED += [(family, "compact") for family in STREAMED if family not in UNMOVED]
+SIDES = {"llava_next_video": 24, "llava_onevision": 20, "internvl": 24, "smolvlm": 24, "gemma3": 24}
 
 
 def spelled(family: str, times: Sequence[float], first: int) -> list[tuple[str, str]]:
@@ -132,6 +143,9 @@ def spelled(family: str, times: Sequence[float], first: int) -> list[tuple[str, 
         return [(f"{lines[n]}Frame{first + n + 1}: <|start|>", "<|end|>") for n in range(len(times))]
     if family == "video_llama_3":
         return [(f"{',' if number else ''}Time {time:.1f}s:", "") for number, time in enumerate(times)]
+    if family == "gemma3":
+        lines, ends = ["\n\n", *["\n\n\n\n"] * len(times)], [*[""] * (len(times) - 1), "\n\n"]
+        return [(f"{lines[n]}<|start|>", f"<|end|>{ends[n]}") for n in range(len(times))]
     assert family == "smolvlm"
     intro = ["You are provided the following series of frames from a video.\n", *[""] * len(times)]
     ends = [*[""] * (len(times) - 1), "\n\n"]
@@ -143,6 +157,8 @@ def spelled(family: str, times: Sequence[float], first: int) -> list[tuple[str, 
 
 def tiny(method: Any = "infinipot-v", budget: Any = 30, family: str = QWEN, **options: Any) -> kv.VideoSession:
     """A session on a tiny random model: frames of 16×16 pixels make four visual tokens in Qwen, two frames a step."""
+    if family in UNMOVED:
+        options |= {"positions": "keep", "position_limit": 10**8}
     return kv.VideoSession(model_of(family), TinyProcessor(family), method, budget, **options)
 
 
