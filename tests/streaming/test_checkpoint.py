@@ -21,7 +21,7 @@ from kvpress_video.methods.novelty import Novelty
 from safetensors import safe_open
 from safetensors.torch import load_file
 from saved_sessions import SESSIONS, frames, lived, plain, same
-from sessions import STREAMED, cache_of, check_same, footage, frames_for, tiny, usage_of
+from sessions import PER_FAMILY, cache_of, check_same, footage, frames_for, tiny, usage_of
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Places
@@ -274,7 +274,7 @@ def test_sessions_of_every_method_come_back(method: str, tmp_path: Path) -> None
         check_same(usage_of(loaded), usage_of(session))
 
 
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize("family", PER_FAMILY)
 def test_sessions_of_every_family_come_back(family: str, tmp_path: Path) -> None:
     path, session = tmp_path / "a.kvv", tiny("infinipot-v", 40, family, position_limit=700)
     for seed in range(6):

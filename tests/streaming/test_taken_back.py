@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sessions import STREAMED, Notes, cache_of, check_same, frames_for, tiny
+from sessions import PER_FAMILY, Notes, cache_of, check_same, frames_for, tiny
 from torch import Tensor
 
 import kvpress_video as kv
@@ -75,7 +75,7 @@ WAYS = [_not_kept, _taken_back, _failed, _closed, _not_kept_together, _failed_to
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize("family", PER_FAMILY)
 def test_a_question_without_a_trace(family: str, way: Callable[[kv.VideoSession], None]) -> None:
     session, silent = (tiny("infinipot-v", 40, family, chunk=20) for _ in range(2))
     for each in (session, silent):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import zoo
 from generation import model_of
@@ -127,8 +128,16 @@ _STREAMED += ("internvl", "video_llama_3", "smolvlm", "qwen3_5", "qwen3_5_moe", 
 STREAMED = [family for family in _STREAMED if family in zoo.FAMILIES]
 LABELS = [family for family in STREAMED if family in zoo.LABELLED]
 UNMOVED = ("gemma3",)  # whose positions cannot be compacted
-PLACED = [(family, "keep") for family in STREAMED]
-PLACED += [(family, "compact") for family in STREAMED if family not in UNMOVED]
+
+
+def _param(family: str, *more: Any) -> Any:
+    """A mixture of experts differs from its dense family in nothing that a session does."""
+    return pytest.param(family, *more, marks=pytest.mark.slow if family.endswith("moe") else ())
+
+
+PER_FAMILY = [_param(family) for family in STREAMED]
+PLACED = [_param(family, "keep") for family in STREAMED]
+PLACED += [_param(family, "compact") for family in STREAMED if family not in UNMOVED]
 SIDES = {"llava_next_video": 24, "llava_onevision": 20, "internvl": 24, "smolvlm": 24, "gemma3": 24}
 
 
