@@ -53,8 +53,12 @@ def ask_all(
     _check(sessions, asked)
     if not sessions:
         return []
-    with sessions[0].lock:
-        ids = [session.prepare(question, max_new_tokens) for session, question in zip(sessions, asked, strict=True)]
+    with sessions[0].lock, ExitStack() as turns:
+        asking = [
+            turns.enter_context(session.answering(question, max_new_tokens))
+            for session, question in zip(sessions, asked, strict=True)
+        ]
+        ids = [each.asked.ids for each in asking]
         streams = [session.stream for session in sessions]
         length = max(map(len, ids))
         held = max(layer.physical for stream in streams for layer in stream.layers)
@@ -70,17 +74,13 @@ def ask_all(
             output = streams[0].generate_from(cache, padded, mask, **generation)
         ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
         replies = [_until(row, ends) for row in output]
-        marks = [stream.mark() for stream in streams]
-        with ExitStack() as undo:
-            for session in sessions:
-                undo.enter_context(session.undone_on_failure())
-            if keep:
-                for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
-                    _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
-            return [
-                session.finish(question, reply, keep, before)
-                for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
-            ]
+        for row, (session, own, reply) in enumerate(zip(sessions, ids, replies, strict=True)):
+            if session.keeps(keep):
+                _hand_back(session.stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
+        return [
+            session.finish(question, reply, keep, each)
+            for session, question, reply, each in zip(sessions, asked, replies, asking, strict=True)
+        ]
 
 
 def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:

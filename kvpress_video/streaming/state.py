@@ -27,12 +27,14 @@ class StreamState:
         rows: one `RowState` per layer.
         timeline: positions of the frames.
         peak_bytes: the most the cache ever held.
+        evicted_text: text entries per layer and KV head that have left.
     """
 
     logical: int
     rows: tuple[RowState, ...]
     timeline: Timeline
     peak_bytes: int
+    evicted_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
             copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
     rows = tuple(layer.rows[0] for layer in layers)
-    return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes), tensors
+    return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes, stream.evicted_text), tensors
 
 
 def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -> None:
@@ -87,3 +89,4 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
         parts = [tensors[name].to(device) for part in PARTS if (name := f"layers.{number}.{part}") in tensors]
         layer.restore(parts, state.logical, [row])
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
+    stream.evicted_text = state.evicted_text

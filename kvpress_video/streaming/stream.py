@@ -32,23 +32,26 @@ from ..prefill.token_layout import TokenLayout, label_state
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
+from .position_gaps import Closing
 from .position_rescaling import Rescaling, rescale_to
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
 _VIDEO = 0  # the segment of a stream's frames
+_MOST_GAPS = 16  # that wait to be closed
 
 
 class Mark(NamedTuple):
-    """A point in a stream to return to: the state of every layer, and the timeline."""
+    """A point in a stream to return to: the state of every layer, the timeline, and the text evicted before."""
 
     layers: tuple[LayerMark, ...]
     timeline: Timeline
+    evicted_text: int
 
-    def squeezed(self, change: Rescaling) -> Mark:
-        """Return the same point after a squeeze."""
-        layers = tuple(layer._replace(rows=tuple(_squeezed(layer.rows, change))) for layer in self.layers)
-        return Mark(layers, self.timeline.squeezed(change))
+    def moved(self, change: Rescaling | Closing) -> Mark:
+        """Return the same point after positions have moved."""
+        layers = tuple(layer._replace(rows=tuple(_moved(layer.rows, change))) for layer in self.layers)
+        return self._replace(layers=layers, timeline=self.timeline.moved(change))
 
 
 class Stream:
@@ -56,8 +59,10 @@ class Stream:
 
     Attributes:
         cache: a transformers cache.
+        compact: whether positions are rescaled.
         timeline: where the frames stand.
-        remembered: a mark that follows every squeeze, so that it can be returned to later; no frames came since.
+        remembered: a mark that follows all moves, so that it can be returned to later; no frames came since.
+        evicted_text: text entries per layer and KV head that have left.
         peak_bytes: the most that the cache ever held.
     """
 
@@ -98,7 +103,7 @@ class Stream:
         self.adapter = adapter
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
-        self._compact = compact
+        self.compact = compact
         options = PrefillOptions(
             chunk=chunk, positions="compact" if compact else "keep", text_room=text_room, labels=labels
         )
@@ -110,8 +115,8 @@ class Stream:
         self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
         self.remembered: Mark | None = None
-        self.peak_bytes = 0
-        self._budget, layers = budget, len(adapter.attentions)
+        self.evicted_text = self.peak_bytes = 0
+        self._budget, self._text_room, layers = budget, text_room, len(adapter.attentions)
         room = _TEXT_ROOM if budget.unit == "tokens" else 0
         reserve = 0 if budget.unit == "ratio" else self._most_entries() + chunk + len(self._probes) + room
         self.cache = DynamicCache(config=config)
@@ -181,7 +186,7 @@ class Stream:
         if self.timeline.labelled:
             return self.timeline.counted(tokens, seconds, start)
         frames = tokens.grid.frames
-        longest = max(1, self.position_limit // (4 * frames)) if self._compact and self._spatial else None
+        longest = max(1, self.position_limit // (4 * frames)) if self.compact and self._spatial else None
         return self.timeline.shown(self.adapter, tokens.grid, seconds, start, longest)
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
@@ -212,13 +217,13 @@ class Stream:
 
     def mark(self) -> Mark:
         """Return where the stream is, for `rewind`."""
-        return Mark(tuple(layer.mark() for layer in self.layers), self.timeline)
+        return Mark(tuple(layer.mark() for layer in self.layers), self.timeline, self.evicted_text)
 
     def rewind(self, mark: Mark) -> None:
         """Forget the text that came after a mark."""
         for layer, where in zip(self.layers, mark.layers, strict=True):
             layer.rewind(where)
-        self.timeline = mark.timeline
+        self.timeline, self.evicted_text = mark.timeline, mark.evicted_text
 
     def check_whole(self) -> None:
         """Raise CacheError if a push, or a squeeze, failed halfway."""
@@ -229,20 +234,29 @@ class Stream:
         """Entries that a budget of bytes has room for."""
         return self._most_entries() - max(layer.physical for layer in self.layers)
 
+    def entries_for_frames(self, text: int) -> int:
+        """Entries per layer that a budget of bytes leaves to frames once `text` more tokens of text have come."""
+        row, held = self.layers[0].rows[0], self.layers[0].physical
+        return self._most_entries() - row.text(held) - text - self._text_room
+
     def _most_entries(self) -> int:
         """Return how many entries the budget allows each layer, in the dtypes that the model caches now."""
-        return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self._compact))
+        return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self.compact))
 
     def make_room(self, positions: int) -> None:
-        """Make sure that enough positions are left, by rescaling those of earlier frames under `compact`.
+        """Make sure that enough positions are left. Under `compact`, everything moves down over the positions of text
+        that has left; if that is not enough, those of earlier frames are rescaled.
 
         Raises:
             CacheError: text alone takes too many.
         """
-        needed = self.following + positions + len(self._probes)
+        needed, gaps = self.following + positions + len(self._probes), self.timeline.gaps
+        if self.compact and gaps and (needed > self.position_limit or len(gaps) > _MOST_GAPS):
+            self._move(Closing(self.timeline.runs, gaps, self._spatial, self.timeline.labelled))
+            needed = self.following + positions + len(self._probes)
         if needed <= self.position_limit:
             return
-        if not self._compact:
+        if not self.compact:
             warnings.warn(
                 f"The stream has come to position {needed}, past the {self.position_limit} that the model was trained "
                 "for: positions='compact' keeps it inside.",
@@ -253,11 +267,14 @@ class Stream:
         self._squeeze(min(self.position_limit // 2, most), most)
 
     def _squeeze(self, wanted: int, most: int) -> None:
-        change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most, self.timeline.labelled)
-        timeline, remembered = self.timeline.squeezed(change), self.remembered and self.remembered.squeezed(change)
+        runs, labelled = self.timeline.runs, self.timeline.labelled
+        self._move(rescale_to(runs, self.following, wanted, self._spatial, most, labelled))
+
+    def _move(self, change: Rescaling | Closing) -> None:
+        timeline, remembered = self.timeline.moved(change), self.remembered and self.remembered.moved(change)
         with defer_sigint(), all_or_broken(self.layers):
             for layer in self.layers:
-                rows = _squeezed(layer.rows, change)
+                rows = _moved(layer.rows, change)
                 layer.move(change(layer.entries(Context()).present), self._rope, rows)
             self.timeline, self.remembered = timeline, remembered
 
@@ -312,7 +329,7 @@ class Stream:
         self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
 
 
-def _squeezed(rows: Sequence[RowState], change: Rescaling) -> list[RowState]:
+def _moved(rows: Sequence[RowState], change: Rescaling | Closing) -> list[RowState]:
     return [replace(row, following=change.next_position(row.following or 0)) for row in rows]
 
 
