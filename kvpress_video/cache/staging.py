@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .offload import OffloadStorage
 
+HALVES = 2
+"""Staging slots on a device."""
+
 
 class Slot:
     """Room on a device for the keys and values of one layer.
@@ -54,6 +57,10 @@ class Slot:
             self.right = bank.length
 
 
+def _halves() -> list[Slot]:
+    return [Slot() for _ in range(HALVES)]
+
+
 class StagingBuffers:
     """Two staging slots on each device, used in turn by all layers that have a bank.
 
@@ -67,7 +74,7 @@ class StagingBuffers:
             reserve: entries that a half has room for at least.
         """
         self._reserve = reserve
-        self._halves: dict[torch.device, list[Slot]] = defaultdict(lambda: [Slot(), Slot()])  # used last comes last
+        self._halves: dict[torch.device, list[Slot]] = defaultdict(_halves)  # used last comes last
         self._banks: list[OffloadStorage] = []
 
     def enter(self, bank: OffloadStorage) -> None:
@@ -108,6 +115,11 @@ class StagingBuffers:
         """Bytes of the half that a bank's layer is in."""
         half = self._found(bank)
         return half.bytes if half else 0
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of all halves."""
+        return sum(half.bytes for halves in self._halves.values() for half in halves)
 
     def _found(self, bank: OffloadStorage) -> Slot | None:
         return next((half for half in self._halves[bank.device] if half.bank is bank), None)

@@ -176,10 +176,15 @@ class Adapter(ABC):
         cast = autocast_dtype(self.text_model)
         return (own, own) if cast is None else (torch.promote_types(own, cast), cast)
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the keys and values of one cached entry of a layer: this process's KV heads."""
+        return self.kv_heads * self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes)
+
     def entry_bytes(self, compact: bool) -> int:
         """Compute the bytes of one cached entry of a layer: keys, values and metadata of this process's KV heads."""
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
-        return self.kv_heads * (self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes) + metadata)
+        return self.state_bytes + self.kv_heads * metadata
 
     def uncompressed_bytes(self, tokens: int) -> int:
         """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens: keys and values of windows."""

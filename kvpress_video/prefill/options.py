@@ -27,7 +27,11 @@ class PrefillOptions:
         prefill: `"whole"`, `"split"` or `"chunked"`.
         chunk: visual tokens of one chunk, and most that the vision tower encodes at once.
         positions: `"keep"` or `"compact"`.
+        chunk_asked: whether the chunk is the caller's; if not, it is smaller where text or rows leave little of a
+            budget of bytes.
         text_room: text entries that a budget of bytes leaves free.
+        in_work: entries that a chunk to come brings to each layer in turn, for which a budget of bytes leaves room.
+        staging_bytes: see `BudgetAllocator`.
         labels: `"spread"`, `"keep"` or `"drop"`, see `compress`.
     """
 
@@ -35,7 +39,10 @@ class PrefillOptions:
     prefill: Prefill = "whole"
     chunk: int | None = None
     positions: Positions = "keep"
+    chunk_asked: bool = True
     text_room: int = 0
+    in_work: int = 0
+    staging_bytes: int = 0
     labels: Labels = "spread"
 
     @property
@@ -55,8 +62,8 @@ class PrefillOptions:
         layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
         uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
         share = LABEL_SHARE if self.labels == "spread" else 0
-        room = self.text_room
-        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, room, label_share=share)
+        rest = (self.text_room, self.in_work, self.staging_bytes)
+        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, *rest, label_share=share)
 
 
 def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
@@ -81,8 +88,18 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     return prefill
 
 
-def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
-    """Return a third of the entries that the budget allows a layer, as InfiniPot-V takes it (C/M = .75)."""
+def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) -> int:
+    """Return a third of the entries that the budget leaves a layer for frames, as InfiniPot-V takes it (C/M = .75).
+
+    Args:
+        budget: of tokens or bytes.
+        adapter: of the model.
+        compact: whether positions are compacted.
+        text: text entries that a budget of bytes holds too.
+    """
+    if budget.unit != "bytes":
+        return max(1, int(budget.amount) // 3)
+    layers = len(adapter.attentions)
     window = adapter.uncompressed_bytes(adapter.text_model.config.max_position_embeddings)
-    entries = layer_entries(budget, len(adapter.attentions), adapter.entry_bytes(compact), uncompressed=window)
-    return max(1, entries // 3)
+    entries = layer_entries(budget, layers, adapter.entry_bytes(compact), uncompressed=window)
+    return max(1, min((entries - text) // 3, entries * layers // 4))

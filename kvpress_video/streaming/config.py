@@ -89,7 +89,7 @@ class SessionConfig:
             return self.chunk
         if self.budget is None:
             return _UNCAPPED_CHUNK
-        return min(usual_chunk(self.cap, adapter, self.positions == "compact"), LARGEST_CHUNK)
+        return min(usual_chunk(self.cap, adapter, self.positions == "compact", self.text_room), LARGEST_CHUNK)
 
     def resolved(self, adapter: Adapter) -> SessionConfig:
         """Spell out the defaults, so that the same session can be made from it on another machine or version."""

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 from ..models.base import Adapter
 from ..utils.questions import check_question
 from .chat_template import ChatTemplate
+from .frame_queue import TIME_LIMIT
 from .frame_tokens import LabelIds
 from .turn_eviction import Departure, Opening, TokenRange, TurnTokens
+
+_LAST_STEP = 10**9  # ordinal of a temporal step that no session comes to
 
 
 class Turn(NamedTuple):
@@ -117,6 +120,17 @@ class Conversation:
         """Tokens around the first temporal step of a session."""
         [label] = self.labels([0.0], 0)
         return len(label.opens) + len(label.closes)
+
+    @property
+    def longest_label(self) -> int:
+        """Most tokens around any temporal step."""
+        labels = [self.labels([seconds], _LAST_STEP)[0] for seconds in (-TIME_LIMIT, TIME_LIMIT)]
+        return max(len(label.opens) + len(label.closes) for label in labels)
+
+    @property
+    def reopening_tokens(self) -> int:
+        """Most tokens of the text between an answer and frames."""
+        return 1 + len(self._ids(self._template.next_video))
 
     def question(self, question: str, opened: bool = False) -> Asked:
         """Return the token ids of a question.

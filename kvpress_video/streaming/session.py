@@ -84,10 +84,12 @@ class VideoSession:
             model, processor: from `from_pretrained`.
             method: a method's name, `"name:setting=value,…"`, or an instance.
             budget: `6144` (visual entries per layer and KV head; text is kept on top) or `"256MiB"` (everything the
-                cache holds, text included). Only `"full"`, which grows without bound, needs none.
+                cache holds at any moment, text and the chunk in work included). Only `"full"`, which grows without
+                bound, needs none.
             positions: `"compact"` rescales the time of earlier frames whenever positions run out; `"keep"` leaves
                 every position as it was.
-            chunk: visual tokens per prefill, rounded down to whole frames; a third of the budget by default.
+            chunk: visual tokens per prefill, rounded down to whole frames; by default a third of the entries that the
+                budget leaves a layer for frames.
             fps: frames per second where `push` is given no times.
             system: system message.
             text_room: text entries that frames leave free in a budget of bytes, beyond those held.
@@ -134,6 +136,8 @@ class VideoSession:
             compact=positions == "compact",
             position_limit=position_limit,
             text_room=self._config.reserved_text or 0,
+            opening=self._conversation.reopening_tokens,
+            label_tokens=(self._conversation.label_tokens, self._conversation.longest_label),
             probes=self._conversation.asking,
             bank_on=bank_on,
             labels=labels,
@@ -292,14 +296,14 @@ class VideoSession:
         return found, asked[found.count]
 
     def _crowding_frames(self) -> Departure:
-        """Find the fewest turns that have to leave so that frames have entries in a budget of bytes; none if all of
+        """Find the fewest turns that have to leave so that a budget of bytes leaves enough to frames; none if all of
         them are too few.
         """
         conversation = self._conversation
         turns, nothing = conversation.state.tokens, departure(conversation.state.tokens, 0)
         if self._config.reserved_text is None or not turns:
             return nothing
-        short = conversation.label_tokens + 1 - self.stream.entries_for_frames(len(conversation.before_frames()))
+        short = self.stream.short_of_frames(len(conversation.before_frames()))
         return least_departure(turns, lambda leaves: leaves.tokens >= short) or nothing
 
     def _evict(self, leaves: Departure, undo: ExitStack) -> None:

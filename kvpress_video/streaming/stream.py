@@ -16,11 +16,12 @@ from transformers.cache_utils import DynamicCache
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
-from ..cache.allocation import layer_entries
+from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
-from ..compressor.base import Compressor, checked_banked
+from ..cache.staging import HALVES
+from ..compressor.base import Compressor, checked_banked, even
 from ..compressor.entries import Context, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
@@ -63,7 +64,7 @@ class Stream:
         timeline: where the frames stand.
         remembered: a mark that follows all moves, so that it can be returned to later; no frames came since.
         evicted_text: text entries per layer and KV head that have left.
-        peak_bytes: the most that the cache ever held.
+        peak_bytes: the most that the cache ever held, and the buffers that a bank is read from.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Stream:
         compact: bool,
         position_limit: int | None,
         text_room: int,
+        opening: int,
+        label_tokens: tuple[int, int],
         probes: Sequence[int],
         bank_on: str = "device",
         labels: Labels = "spread",
@@ -85,6 +88,8 @@ class Stream:
         Args:
             chunk: most visual tokens of one feeding.
             text_room: text entries that a budget of bytes is kept free for after every feeding.
+            opening: most text that opens frames between two questions, in tokens.
+            label_tokens: text of a temporal step, in tokens: that of the first, and the most there can be.
             position_limit: positions that the model knows; what its configuration says when None.
             probes: token ids that may ask after each feeding, for methods that look at attention.
             bank_on: where entries live that the method considers banked.
@@ -104,21 +109,34 @@ class Stream:
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self.compact = compact
-        options = PrefillOptions(
-            chunk=chunk, positions="compact" if compact else "keep", text_room=text_room, labels=labels
-        )
-        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
-        observer: Any = method.observer
+        observer, layers = method.observer, len(adapter.attentions)
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
+        first, self._longest_label = label_tokens
+        in_work = chunk + chunk // (1 + first) * (self._longest_label - first) + opening + len(self._probes)
+        in_work += chunk if labels == "keep" else 0  # as much text may come between the frames
+        in_work += 0 if even(method) else layers  # shares of layers are rounded
+        self._options = options = PrefillOptions(
+            chunk=chunk,
+            positions="compact" if compact else "keep",
+            text_room=text_room + (0 if even(method) else opening),
+            in_work=in_work,
+            staging_bytes=0 if bank_on == "device" else HALVES * adapter.state_bytes,
+            labels=labels,
+        )
+        self._method, self._budget, self._opening = method, budget, opening
+        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
         self.remembered: Mark | None = None
         self.evicted_text = self.peak_bytes = 0
-        self._budget, self._text_room, layers = budget, text_room, len(adapter.attentions)
-        room = _TEXT_ROOM if budget.unit == "tokens" else 0
-        reserve = 0 if budget.unit == "ratio" else self._most_entries() + chunk + len(self._probes) + room
+        allocator = self._allocator
+        reserve = {
+            "ratio": 0,
+            "tokens": allocator.length + chunk + len(self._probes) + _TEXT_ROOM,
+            "bytes": allocator.longest(allocator.length) if options.staging_bytes else allocator.length + in_work,
+        }[budget.unit]
         self.cache = DynamicCache(config=config)
         self.cache.layers = [
             *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
@@ -231,17 +249,30 @@ class Stream:
             layer.check_whole()
 
     def text_left(self) -> int:
-        """Entries that a budget of bytes has room for."""
-        return self._most_entries() - max(layer.physical for layer in self.layers)
+        """Text entries per layer that a budget of bytes has room for, a chunk of frames after them paid for."""
+        held = -(-sum(layer.physical for layer in self.layers) // len(self.layers))
+        return self._allocator.length - held - (0 if even(self._method) else self._opening)
 
-    def entries_for_frames(self, text: int) -> int:
-        """Entries per layer that a budget of bytes leaves to frames once `text` more tokens of text have come."""
-        row, held = self.layers[0].rows[0], self.layers[0].physical
-        return self._most_entries() - row.text(held) - text - self._text_room
+    def short_of_frames(self, text: int) -> int:
+        """Return how much less text a budget of bytes has to hold, once `text` more tokens have come, so that frames
+        keep as many entries as a chunk has, or half of all that are not kept free for text.
+        """
+        held = self.layers[0].rows[0].text(self.layers[0].physical) + text
+        room = self._allocator.length - self._options.text_room
+        return held + min(self._options.chunk or 0, room // 2) - room
 
-    def _most_entries(self) -> int:
-        """Return how many entries the budget allows each layer, in the dtypes that the model caches now."""
-        return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self.compact))
+    @property
+    def _allocator(self) -> BudgetAllocator:
+        """Allocates the budget, in the dtypes that the model caches now; a frame may be larger than a chunk."""
+        allocator = self._options.allocator(self.adapter, self._method, self._budget)
+        return replace(allocator, in_work=max(allocator.in_work, self._frame_in_work))
+
+    @property
+    def _frame_in_work(self) -> int:
+        """Most entries that a single frame brings to a layer, as far as frames were seen."""
+        if self.timeline.grid is None:
+            return 0
+        return self.timeline.grid.patches + self._longest_label + self._opening + len(self._probes)
 
     def make_room(self, positions: int) -> None:
         """Make sure that enough positions are left. Under `compact`, everything moves down over the positions of text
@@ -326,7 +357,8 @@ class Stream:
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
-        self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
+        held = sum(layer.bytes for layer in self.layers) + self.layers[0].staging_bytes
+        self.peak_bytes = max(self.peak_bytes, peak, held)
 
 
 def _moved(rows: Sequence[RowState], change: Rescaling | Closing) -> list[RowState]:
