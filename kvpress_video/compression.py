@@ -60,10 +60,13 @@ class Report:
     stage: str
     prefill: str
     positions: str
+    labels: str
     asked: str
     entries: tuple[int, ...]
+    label_entries: tuple[int, ...]
     text_entries: int
     visual_tokens: int
+    label_tokens: int
     ratio: float
     bytes: int
     peak_bytes: int
@@ -72,9 +75,6 @@ class Report:
     prefill_seconds: float = field(default=0.0, compare=False)
     compress_seconds: float = field(default=0.0, compare=False)
     shared: bool = field(default=False, compare=False)
-    labels: str = field(default="spread", compare=False)
-    label_entries: tuple[int, ...] = field(default=(), compare=False)
-    label_tokens: int = field(default=0, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, as they go into result rows."""

@@ -52,6 +52,13 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="keep the positions of entries, or close the gaps (default: %(default)s)",
     )
+    parser.add_argument(
+        "--labels",
+        choices=("spread", "keep", "drop"),
+        default="spread",
+        help="the text that some families write for each frame, such as its time: within the budget for frames spread "
+        "evenly, all of it on top of the budget, or none (default: %(default)s)",
+    )
 
 
 def load_model(options: argparse.Namespace) -> tuple[Any, Any]:

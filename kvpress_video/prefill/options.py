@@ -61,9 +61,13 @@ class PrefillOptions:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
         layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
         uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
-        share = LABEL_SHARE if self.labels == "spread" else 0
-        rest = (self.text_room, self.in_work, self.staging_bytes)
+        rest, share = (self.text_room, self.in_work, self.staging_bytes), label_share(self.labels)
         return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, *rest, label_share=share)
+
+
+def label_share(labels: Labels) -> float:
+    """Return the share of a segment's budget that labels may take while visual entries have to go."""
+    return LABEL_SHARE if labels == "spread" else 0
 
 
 def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:

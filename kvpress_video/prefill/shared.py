@@ -141,8 +141,14 @@ class SharedPrefill:
 
     def keep_encoded(self, arguments: Mapping[str, Any], settings: Any, made: Any) -> None:
         """Keep what the vision tower made."""
-        given = {name: part.clone() for name, part in tensors(arguments).items()}  # the caller may write to its own
+        given = {name: self._copied(name, part) for name, part in tensors(arguments).items()}
         self._encoded.append((given, (settings, _plain(arguments)), made))
+
+    def _copied(self, name: str, part: Tensor) -> Tensor:
+        """Copy an argument, to which its caller may write; once for all the settings that a clip is encoded under."""
+        held = (known[name] for known, *_ in self._encoded if name in known)
+        equal = next((one for one in held if _equal(one, part)), None)
+        return part.clone() if equal is None else equal
 
 
 def wanted_pass(arguments: Mapping[str, Any], chunk: ForwardPass, attention: str) -> RecordedPrefill:

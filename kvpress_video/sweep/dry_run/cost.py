@@ -18,7 +18,7 @@ from ...errors import UnknownNameError
 from ...models import adapter_for
 from ...models.base import Adapter
 from ...models.loading import BUNDLED, check_folder
-from ...prefill.options import usual_chunk
+from ...prefill.options import label_share, usual_chunk
 from ..cells import Cell, Setup, prefill_of, probe_of
 
 
@@ -74,7 +74,7 @@ class PromptCost:
 
     def cache_bytes(self, budget: str) -> int:
         """Return the bytes that the cache of one question holds after the prefill, metadata included."""
-        entries = self.kept(budget) + self.size.text
+        entries = self.kept(budget) + self.size.tokens - self.size.visual - self._labels
         return self._sliding_bytes + self._layers * self._entry_bytes * entries
 
     @property
@@ -98,6 +98,11 @@ class PromptCost:
         return 1 if prefill == "split" else -(-questions // self.setup.batch)
 
     @property
+    def _labels(self) -> int:
+        """Label tokens that the budget is for."""
+        return 0 if self.setup.labels == "keep" else self.size.labels
+
+    @property
     def _compact(self) -> bool:
         return self.setup.positions == "compact"
 
@@ -117,12 +122,13 @@ class PromptCost:
     def _row(self) -> RowState:
         """The prompt before anything is evicted."""
         visual = {0: self.size.visual}
-        labels = {0: dict.fromkeys(range(self.size.labels), 1)} if self.size.labels else {}
-        return RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self.size.labels})
+        labels = {0: dict.fromkeys(range(self._labels), 1)} if self._labels else {}
+        return RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self._labels})
 
     def _allocator(self, budget: str) -> BudgetAllocator:
         parts = (self._layers, self._entry_bytes, 1, self._sliding_bytes)
-        return BudgetAllocator(Budget.parse(budget), make_method(UNCOMPRESSED), *parts)
+        share = label_share(self.setup.labels)
+        return BudgetAllocator(Budget.parse(budget), make_method(UNCOMPRESSED), *parts, label_share=share)
 
     def _chunk(self, budget: str) -> int:
         parsed = Budget.parse(budget)
@@ -137,7 +143,7 @@ class PromptCost:
         """
         if self.setup.stage == "input" or self._allocator(budget).hold_all([self._row], self.size.tokens):
             return 0
-        whole = self.size.visual + self.size.labels
+        whole = self.size.visual + self._labels
         prefill = prefill_of(self.setup, budget)
         if prefill == "whole":
             return whole
