@@ -77,7 +77,8 @@ class TextEviction:
             for layer in mark.layers
         )
         gap = Gap(left.gap.start, min(left.gap.end, mark.layers[0].rows[0].following or 0))
-        return Mark(layers, mark.timeline.without(gap, self._stream.compact), mark.evicted_text + count)
+        timeline = mark.timeline.without(gap, self._stream.compact)
+        return mark._replace(layers=layers, timeline=timeline, evicted_text=mark.evicted_text + count)
 
 
 @dataclass(frozen=True)
