@@ -209,7 +209,7 @@ def test_a_budget_of_bytes_caps_a_batch_of_unequal_rows(method: str, monkeypatch
 def test_the_usual_chunk_is_a_third_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(QWEN)
     inputs = zoo.inputs(model, [_prompt(30)])
-    budget = 4 * (108 + 13) * _entry(model)
+    budget = 4 * (108 + 15) * _entry(model)
     for asked in (108, f"{budget}B"):  # of what bytes leave beside the text
         with noted(monkeypatch) as log, kv.compress(model, "van", asked) as run:
             answer(model, inputs, 1)
