@@ -453,7 +453,7 @@ def test_a_question_too_long_for_the_bytes_is_refused_before_anything_happens() 
 
 def test_room_for_text_is_there_after_every_push() -> None:
     """As much as was asked for, whatever was said before."""
-    session = tiny("random", "700000B", text_room=60)
+    session = tiny("random", "700000B", text_room=60, chunk=8)
     for number in range(6):
         session.push(footage(30, seed=number))
         session.flush()
