@@ -1,4 +1,7 @@
-"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on."""
+"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on.
+
+One class fills this file: whatever changes the cache of a stream changes its positions too.
+"""
 
 from __future__ import annotations
 
