@@ -231,6 +231,7 @@ def test_sessions_with_chunks_of_any_size(method: str, chunk: int) -> None:
     """Also where a frame is larger than a chunk."""
     for family in (QWEN, *STREAMED[-1:]):
         _session(method, family, _budget(family, 280), 9, chunk=chunk)
+    _session(method, QWEN, _budget(QWEN, 480), 9, chunk=chunk, bank_on="cpu")
 
 
 def test_the_first_frame_of_a_session_that_cannot_hold_it_is_an_error_with_the_least_budget() -> None:

@@ -14,6 +14,7 @@ from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
 from .label_choice import spread_labels
+from .staging import staging_room
 
 LABEL_SHARE = 0.25
 """Most of a segment's budget that its labels take while visual entries have to go."""
@@ -100,7 +101,9 @@ class BudgetAllocator:
         length = layer_entries(
             self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed, in_work=self.in_work
         )
-        while self.staging_bytes and length > 0 and (over := self.bytes_of(length) - int(self.budget.amount)) > 0:
+        if self.budget.unit != "bytes" or not self.staging_bytes:
+            return length
+        while length > 0 and (over := self.bytes_of(length) - int(self.budget.amount)) > 0:
             length -= max(1, over // (self.layers * self.entry_bytes * self.batch + self.staging_bytes * self.batch))
         return length
 
@@ -113,7 +116,8 @@ class BudgetAllocator:
     def bytes_of(self, length: int) -> int:
         """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""
         entries = self.uncompressed + (length * self.layers + self.in_work) * self.entry_bytes
-        return self.batch * (entries + self.longest(length) * self.staging_bytes if self.staging_bytes else entries)
+        staged = staging_room(self.longest(length)) * self.staging_bytes if self.staging_bytes else 0
+        return self.batch * (entries + staged)
 
     def usual_chunk(self, rows: Sequence[RowState], length: int) -> int:
         """Return a third of the entries that a budget of bytes leaves a layer for frames; a quarter of it at most.

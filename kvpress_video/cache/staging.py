@@ -14,6 +14,11 @@ HALVES = 2
 """Staging slots on a device."""
 
 
+def staging_room(length: int) -> int:
+    """Return the most entries that a slot has room for once it held `length`: it grows by more than it needs."""
+    return length + length // 8
+
+
 class Slot:
     """Room on a device for the keys and values of one layer.
 
@@ -44,7 +49,7 @@ class Slot:
         )
         if not fits:
             self.room, self.bank = (), None
-            capacity = max(length + length // 8, reserve)
+            capacity = max(staging_room(length), reserve)
             with torch.inference_mode(False):
                 self.room = tuple(
                     torch.empty((*part.shape[:2], capacity, part.shape[3]), dtype=part.dtype, device=bank.device)

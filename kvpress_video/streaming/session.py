@@ -1,7 +1,6 @@
 """Video sessions: push frames and ask questions at any time, inside one fixed budget.
 
-One class fills this file: the public interface of sessions, most of which is documentation, and the order of what can be
-undone in it.
+One class fills this file: the public interface of sessions, most of which is documentation, and what undoes each step.
 """
 
 from __future__ import annotations

@@ -134,16 +134,21 @@ class Stream:
         self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
         self.remembered: Mark | None = None
         self.evicted_text = self.peak_bytes = 0
-        allocator = self._allocator
-        reserve = {
-            "ratio": 0,
-            "tokens": allocator.length + chunk + len(self._probes) + _TEXT_ROOM,
-            "bytes": allocator.longest(allocator.length) if options.staging_bytes else allocator.length + in_work,
-        }[budget.unit]
         self.cache = DynamicCache(config=config)
         self.cache.layers = [
-            *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
+            *make_layers(bank_on, layers, self._reserve(), [RowState(following=0)], partial(checked_banked, method))
         ]
+
+    def _reserve(self) -> int:
+        """Return the entries of a layer to make room for at the start."""
+        if self._budget.unit == "ratio":
+            return 0
+        allocator = self._allocator
+        if self._budget.unit == "tokens":
+            return allocator.length + (self._options.chunk or 0) + len(self._probes) + _TEXT_ROOM
+        if allocator.staging_bytes:
+            return allocator.longest(allocator.length)
+        return allocator.length + allocator.in_work
 
     @property
     def layers(self) -> list[CompressedLayer]:
