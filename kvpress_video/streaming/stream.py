@@ -263,24 +263,24 @@ class Stream:
 
     def short_of_frames(self, text: int) -> int:
         """Return how much less text a budget of bytes has to hold, once `text` more tokens have come, so that frames
-        keep as many entries as a chunk has, or half of all that are not kept free for text.
+        keep as many entries as a chunk has and as one frame has, or half of all that are not kept free for text.
         """
         held = self.layers[0].rows[0].text(self.layers[0].physical) + text
         room = self._allocator.length - self._options.text_room
-        return held + min(self._options.chunk or 0, room // 2) - room
+        return held + min(max(self._options.chunk or 0, self._frame), room // 2) - room
 
     @property
     def _allocator(self) -> BudgetAllocator:
         """Allocates the budget, in the dtypes that the model caches now; a frame may be larger than a chunk."""
         allocator = self._options.allocator(self.adapter, self._method, self._budget)
-        return replace(allocator, in_work=max(allocator.in_work, self._frame_in_work))
+        frame = self._frame + self._opening + len(self._probes)
+        return replace(allocator, in_work=max(allocator.in_work, frame))
 
     @property
-    def _frame_in_work(self) -> int:
-        """Most entries that a single frame brings to a layer, as far as frames were seen."""
-        if self.timeline.grid is None:
-            return 0
-        return self.timeline.grid.patches + self._longest_label + self._opening + len(self._probes)
+    def _frame(self) -> int:
+        """Most tokens of a frame and its label, as far as frames were seen."""
+        grid = self.timeline.grid
+        return self._longest_label + (grid.patches if grid else 0)
 
     def make_room(self, positions: int) -> None:
         """Make sure that enough positions are left. Under `compact`, everything moves down over the positions of text
