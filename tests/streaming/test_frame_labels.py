@@ -47,8 +47,8 @@ def test_qwen3_vl_s_own_processor_writes_the_same(frames: int, bundled: tuple[An
     assert len(seconds) == steps
     for label in conversation.labels(seconds, 0):
         written += [*label.opens, *[made.video_token_id] * (rows * columns // 4), *label.closes]
-    conversation.watched()
-    assert written + conversation.question("what is it?") == given["input_ids"][0].tolist()
+    conversation.watched(written, 0)
+    assert written + conversation.question("what is it?").ids == given["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("labels", ["spread", "drop"])
