@@ -112,7 +112,8 @@ class Stream:
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self.compact = compact
-        observer, layers = method.observer, len(adapter.attentions)
+        observer: Any = method.observer
+        layers = len(adapter.attentions)
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
         first, self._longest_label = label_tokens
         in_work = chunk + chunk // (1 + first) * (self._longest_label - first) + opening + len(self._probes)
