@@ -107,17 +107,19 @@ class Chunks(NamedTuple):
         shifted = [replace(row, shift=whole.shift) for row, whole in zip(first.rows, rows, strict=True)]
         return Chunks([replace(first, rows=shifted), *self.visual[1:]], self.rest)
 
-    def waiting(self, number: int) -> int:
-        """Text that comes after a part, in the row that brings most."""
-        later = [*self.visual[number + 1 :], *([self.rest] if self.rest else [])]
-        return max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
+    @property
+    def waiting(self) -> list[int]:
+        """Text that comes after each visual part, in the row that brings most."""
+        text = np.array([part.text for part in (*self.visual, *([self.rest] if self.rest else []))])
+        later = text[::-1].cumsum(axis=0)[::-1] - text
+        return [int(count) for count in later.max(axis=1)[: len(self.visual)]]
 
     def in_work(self, layers: int) -> int:
         """Most entries of a row that a part brings to one layer beyond text and beyond the room that `layers` layers
         keep for text to come.
         """
         brought = (len(part) - min(part.text) for part in self.visual)
-        return max(0, *(count - layers * self.waiting(number) for number, count in enumerate(brought)))
+        return max(0, *(count - layers * later for count, later in zip(brought, self.waiting, strict=True)))
 
 
 def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Chunks:

@@ -158,8 +158,8 @@ class PromptPrefill:
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
         joined = embeddings[:, :0]
         left = whole.logical
-        for number, chunk in enumerate(visual):
-            self.allocator = replace(self.allocator, waiting=chunks.waiting(number))
+        for number, (chunk, waiting) in enumerate(zip(visual, chunks.waiting, strict=True)):
+            self.allocator = replace(self.allocator, waiting=waiting)
             mine = chunk.first_row() if alike else chunk
             last = rest is None and number == len(visual) - 1
             logical = left if last else min(len(chunk) - chunk.probes, left)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -601,7 +600,9 @@ def test_turns_leave_a_session_with_a_bank(bank: str, method: str) -> None:
 
 
 def _converse(count: int, tmp_path: Path, positions: Any, frames_every: int | None) -> tuple[list[Any], list[float]]:
-    """What a session of two kept turns takes after every tenth of so many questions, and seconds per question there."""
+    """What a session of two kept turns takes after every tenth of so many questions, and the seconds of computing that
+    its quickest question took there: what else the machine does is not in them.
+    """
     session = tiny("infinipot-v", 24, positions=positions, keep_turns=2, chunk=8)
     session.push(footage(8))
     points, seconds, tenth = [], [], count // 10
@@ -610,9 +611,9 @@ def _converse(count: int, tmp_path: Path, positions: Any, frames_every: int | No
         for number in range(count):
             if frames_every and number % frames_every == 0:
                 session.push(footage(2, seed=number))
-            start = time.perf_counter()
+            start = time.process_time()
             session.ask("What?", max_new_tokens=1)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
             if number % tenth == tenth - 1:
                 session.save(tmp_path / "a.kvv")
                 timeline = session.stream.timeline
@@ -620,7 +621,7 @@ def _converse(count: int, tmp_path: Path, positions: Any, frames_every: int | No
                                len(session.turns), len(timeline.runs), len(timeline.gaps),
                                (tmp_path / "a.kvv").stat().st_size))  # fmt: skip
     assert session.stats.evicted_turns == count - 2
-    return points, [statistics.median(seconds[start : start + tenth]) for start in range(0, count, tenth)]
+    return points, [min(seconds[start : start + tenth]) for start in range(0, count, tenth)]
 
 
 def _flat(points: Sequence[Any]) -> None:
@@ -641,4 +642,4 @@ def test_sixty_questions_take_no_more_than_ten(positions: Any, frames_every: int
 def test_ten_thousand_questions(positions: Any, frames_every: int | None, tmp_path: Path) -> None:
     points, seconds = _converse(10_000, tmp_path, positions, frames_every)
     _flat(points)
-    assert max(seconds[1:]) < 1.5 * min(seconds[1:])
+    assert max(seconds) < 1.5 * min(seconds)
