@@ -24,7 +24,7 @@ class _Layer(NamedTuple):
 
 
 class TextEviction:
-    """One departure from a stream: entries leave its compressed layers; other layers keep what they made of the text."""
+    """A departure from a stream: entries leave its compressed layers; other layers keep what they made of the text."""
 
     def __init__(self, stream: Stream, leaves: Departure, earlier: Departure | None) -> None:
         """Prepare; nothing leaves yet.
