@@ -76,7 +76,7 @@ def attention_modules(text_model: nn.Module) -> Mapping[int, nn.Module]:
             found[number] = [other for other in found[number] if other not in outer] + [module]
     for number, modules in found.items():
         if len(modules) > 1:
-            names = ", ".join(type(module).__name__ for module in modules)
+            names = ", ".join(dict.fromkeys(type(module).__name__ for module in modules))
             raise CannotServe(f"layer {number} has several modules that accept a cache ({names})")
         module = modules[0]
         if _OTHER_STATES & inspect.signature(module.forward).parameters.keys():
