@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,17 @@ class Chunk:
     def __len__(self) -> int:
         return self.columns.shape[1]
 
+    @cached_property
+    def _span(self) -> slice | None:
+        """The columns, where they are the same neighbours in every row and none is padding."""
+        start, length = int(self.columns[0, 0]), len(self)
+        alike = bool(self.real.all()) and bool((self.columns == start + torch.arange(length)).all())
+        return slice(start, start + length) if alike else None
+
     def take(self, states: Tensor) -> Tensor:
-        """(batch, length, …) -> (batch, n, …)."""
+        """(batch, length, …) -> (batch, n, …), a view where the columns are neighbours."""
+        if self._span is not None:
+            return states[:, self._span]
         columns = self.columns.to(states.device)
         return states[torch.arange(len(columns), device=states.device)[:, None], columns]
 
@@ -64,6 +74,9 @@ class Chunk:
     def put(self, whole: Tensor, states: Tensor) -> None:
         """Write (batch, n, d) states to their columns of (batch, length, d)."""
         kept = len(self) - self.probes
+        if self._span is not None:
+            whole[:, self._span.start : self._span.start + kept] = states
+            return
         row, place = self.real[:, :kept].nonzero(as_tuple=True)
         whole[row, self.columns[row, place]] = states[row, place]
 

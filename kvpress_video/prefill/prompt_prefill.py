@@ -127,7 +127,7 @@ class PromptPrefill:
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
         alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
-        joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
+        joined = embeddings[:, :0]
         left = whole.logical
         for number, chunk in enumerate(visual):
             later = [*visual[number + 1 :], *([rest] if rest else [])]
@@ -139,6 +139,8 @@ class PromptPrefill:
             given = mine.chunk(whole, logical, compress=True)
             output = self._visual_pass(forward, self._arguments(kwargs, mine, given, aligned), given)
             states = output.last_hidden_state[:, : len(chunk) - chunk.probes]
+            if not number:  # now, since memory is short during the first pass
+                joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
             chunk.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
             self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)
