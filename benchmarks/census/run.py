@@ -84,10 +84,11 @@ def counts(rows: Sequence[Row]) -> str:
     general = sum(row.adapter == "general" for row in rows)
     none = [row for row in rows if not row.adapter]
     unknown = sum(_summary(row) in (_FORMAT, _BUILD) for row in none)
+    dedicated = len(rows) - general - len(none)
     return (
-        f"Of {len(rows)} registered types of transformers {transformers.__version__}, "
-        f"{len(rows) - general - len(none)} have a dedicated adapter, {general} use the general adapter, {unknown} could not be checked, and "
-        f"{len(none) - unknown} are not supported.\n"
+        f"Of {len(rows)} registered types of transformers {transformers.__version__}, {dedicated} have a dedicated "
+        f"adapter, {general} use the general adapter, {unknown} could not be checked, and {len(none) - unknown} are "
+        "not supported.\n"
     )
 
 
