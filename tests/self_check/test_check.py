@@ -9,8 +9,7 @@ import pytest
 import torch
 import transformers
 from generation import answer
-from kvpress_video.benchmarks.census.tiny import tiny_model
-from unknown_families import maker_of, model_of, prompt_of
+from unknown_families import maker_of, model_of, prompt_of, tiny
 
 import kvpress_video as kv
 from kvpress_video.attention import masks
@@ -63,19 +62,19 @@ def test_a_model_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     look = check._found
     monkeypatch.setattr(check, "_found", lambda *args: runs.append(args) or look(*args))
-    model = tiny_model("llava")
+    model = tiny("llava")
     for _ in range(2):
         kv.compress(model, "random", "50%")
     assert len(runs) == 1
     kv.compress(model.double(), "random", "50%")  # another model, so to speak
-    kv.compress(tiny_model("llava"), "random", "50%")
+    kv.compress(tiny("llava"), "random", "50%")
     assert len(runs) == 3
     kv.inspect(kv.load_bundled(device="cpu")[0])
     assert len(runs) == 3
 
 
 def test_leaves_no_trace_on_the_model() -> None:
-    model = tiny_model("llava")
+    model = tiny("llava")
     answer(model, prompt_of(model))  # transformers notes things on its first call
     findings._FOUND.pop(model)
     before = {name: set(vars(module)) for name, module in model.named_modules()}
@@ -108,7 +107,7 @@ def test_a_run_that_goes_wrong_is_seen(
 ) -> None:
     """Wrong positions, nothing evicted, and a mask that lets tokens see later ones."""
     monkeypatch.setattr(owner, name, wrong)
-    found = kv.inspect(tiny_model("llava"))
+    found = kv.inspect(tiny("llava"))
     refused = "; ".join(f"{what}: {reason}" for what, reason in found.refused.items())
     assert re.search(seen, f"images: {found.unsupported}" if found.unsupported else refused)
 
@@ -170,19 +169,19 @@ def test_a_method_that_needs_a_grid_says_so_where_there_is_none() -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(model_type: str, reason: str) -> None:
-    model = tiny_model(model_type)
+    model = tiny(model_type)
     with pytest.raises(kv.UnsupportedModelError, match=f"'{model_type}'.*no dedicated adapter, and.*({reason})"):
         kv.compress(model, "random", "50%")
 
 
 def test_a_model_in_training_is_refused() -> None:
     with pytest.raises(kv.UnsupportedModelError, match=r"model\.eval\(\)"):
-        kv.compress(tiny_model("llava").train(), "random", "50%")
+        kv.compress(tiny("llava").train(), "random", "50%")
 
 
 def test_inputs_show_pixels_of_a_form_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvpress_video.self_check.prompts.candidates", lambda *args: iter(()))
-    model = tiny_model("llava")
+    model = tiny("llava")
     assert "inspect(model, inputs)" in kv.inspect(model).unsupported
     inputs = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_ids": torch.zeros(1, 3)}
     assert kv.inspect(model, inputs).adapter == "general"
@@ -201,4 +200,4 @@ def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any,
 )
 def test_rounding_is_told_from_wrong_masks(model_type: str, refused: set[str]) -> None:
     """In bf16, where experts change places, and with images read both ways."""
-    assert kv.inspect(tiny_model(model_type).bfloat16()).refused.keys() - NEVER == refused
+    assert kv.inspect(tiny(model_type).bfloat16()).refused.keys() - NEVER == refused
