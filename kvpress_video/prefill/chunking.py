@@ -48,7 +48,7 @@ class Chunk:
     def take(self, states: Tensor) -> Tensor:
         """(batch, length, …) -> (batch, n, …), a view where the columns are neighbours."""
         if self._span is not None:
-            return states[:, self._span]
+            return states[: len(self.columns), self._span]
         columns = self.columns.to(states.device)
         return states[torch.arange(len(columns), device=states.device)[:, None], columns]
 
