@@ -20,6 +20,7 @@ from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
+from .self_check.check import ensure_checked
 from .utils.concurrency import entered, model_lock
 from .utils.formatting import format_bytes
 from .utils.method_patch import replaced
@@ -120,6 +121,7 @@ class Compression:
             "asked": str(asked),
         }
         self._kept: list[Tensor] = []
+        ensure_checked(model)
         self._adapter = adapter = adapter_for(model)
         check_sliding(adapter, options.stage)
         if options.prefill == "chunked" and options.chunk is None:
@@ -276,7 +278,8 @@ def compress(
             do not fit into bytes, with the least budget.
         UnknownNameError: unknown method, setting, stage, positions or labels, or a method that cannot work at that
             stage.
-        UnsupportedModelError: the model's family, attention or rope is not supported.
+        UnsupportedModelError: the model, its attention or rope is not supported, or it lacks a feature (see `inspect`).
+            Models without a dedicated adapter are checked on a synthetic prompt once.
         CacheError: `shared` is no `SharedPrefill`.
     """
     choices = (

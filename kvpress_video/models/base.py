@@ -16,6 +16,7 @@ from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
 from .devices import autocast_dtype
+from .findings import Feature
 from .items import MediaItem
 
 
@@ -83,6 +84,11 @@ class Adapter(ABC):
         self.model = model
         self.wrapper = model if wrapper is None else wrapper
         self.config: Any = model.config
+
+    @property
+    def refused(self) -> Mapping[Feature, str]:
+        """Unsupported features and the reason for each; none with a dedicated adapter."""
+        return {}
 
     @property
     def inner(self) -> Any:

@@ -10,12 +10,14 @@ from ..cache.allocation import LABEL_SHARE, BudgetAllocator, layer_entries
 from ..compressor.base import Compressor
 from ..errors import BudgetError
 from ..models.base import Adapter
+from ..models.findings import Feature, refusal
 from ..utils.numbers import is_whole
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
 Labels = Literal["spread", "keep", "drop"]
+_LONGEST = 2**31  # tokens, more than any window takes, where a model names no longest prompt
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,30 @@ def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) 
     if budget.unit != "bytes":
         return max(1, int(budget.amount) // 3)
     layers = len(adapter.attentions)
-    window = adapter.uncompressed_bytes(adapter.text_model.config.max_position_embeddings)
+    longest = getattr(adapter.text_model.config, "max_position_embeddings", _LONGEST)
+    window = adapter.uncompressed_bytes(longest)
     entries = layer_entries(budget, layers, adapter.entry_bytes(compact), uncompressed=window)
     return max(1, min((entries - text) // 3, entries * layers // 4))
+
+
+def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOptions) -> Feature | None:
+    """Return a feature that a method with these options requires and the model does not support, if any."""
+    required: dict[Feature, bool] = {
+        "input": options.stage == "input",
+        "chunks": options.prefill != "whole",
+        "compact": options.compact,
+        "queries": bool(method.needs & {"queries", "probe", "rope"}),
+        "vision attention": "vision_attention" in method.needs,
+    }
+    return next((feature for feature in adapter.refused if required.get(feature)), None)
+
+
+def check_supported(adapter: Adapter, method: Compressor, options: PrefillOptions) -> None:
+    """Check that a model supports a method with these options.
+
+    Raises:
+        UnsupportedModelError: it does not.
+    """
+    feature = missing_feature(adapter, method, options)
+    if feature is not None:
+        raise refusal(adapter.model, feature, adapter.refused[feature])

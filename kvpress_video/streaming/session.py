@@ -15,6 +15,7 @@ from ..compressor.base import Compressor
 from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Labels, Positions
+from ..self_check.check import ensure_checked
 from ..utils.concurrency import defer_sigint, model_lock
 from ..utils.questions import check_new_tokens, check_question
 from ..video.reader import VideoSource, read_in_groups
@@ -109,6 +110,7 @@ class VideoSession:
             UnknownNameError: unknown method, setting, `positions` or `bank_on`.
             UnsupportedModelError: the model does not support streams.
         """
+        ensure_checked(model)
         adapter = adapter_for(model)
         self._config = SessionConfig(
             method,
