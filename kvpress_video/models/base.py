@@ -17,6 +17,7 @@ from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
 from .devices import autocast_dtype
+from .findings import Feature
 from .items import MediaItem
 from .streamed_frames import StreamedFrames
 
@@ -72,6 +73,11 @@ class Adapter(StreamedFrames, ABC):
         self.model = model
         self.wrapper = model if wrapper is None else wrapper
         self.config: Any = model.config
+
+    @property
+    def refused(self) -> Mapping[Feature, str]:
+        """Unsupported features and the reason for each; none with a dedicated adapter."""
+        return {}
 
     @property
     def inner(self) -> Any:
@@ -165,10 +171,15 @@ class Adapter(StreamedFrames, ABC):
         cast = autocast_dtype(self.text_model)
         return (own, own) if cast is None else (torch.promote_types(own, cast), cast)
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the keys and values of one cached entry of a layer: this process's KV heads."""
+        return self.kv_heads * self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes)
+
     def entry_bytes(self, compact: bool) -> int:
         """Compute the bytes of one cached entry of a layer: keys, values and metadata of this process's KV heads."""
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
-        return self.kv_heads * (self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes) + metadata)
+        return self.state_bytes + self.kv_heads * metadata
 
     def uncompressed_states(self, tokens: int) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         """Describe what uncompressed layers hold for a row of `tokens` tokens: by default keys and values of windows.

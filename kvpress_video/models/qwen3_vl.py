@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..video.frames import process
+from . import deepstack
 from .base import demand
 from .qwen_vl import QwenVL
 from .streamed_frames import FrameText
@@ -64,17 +65,7 @@ class Qwen3VL(TimestampedVL):
         return torch.cat(whole[0]).to(dtype), torch.cat(levels, dim=-1).to(dtype)
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        levels = arguments.get("deepstack_visual_embeds")
-        if levels is None:
-            return None
-        where = arguments["visual_pos_masks"]
-        aligned = levels[0].new_zeros(*where.shape, len(levels) * levels[0].shape[-1])
-        aligned[where] = torch.cat(list(levels), dim=-1)
-        return aligned
+        return deepstack.take(arguments)
 
     def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
-        if arguments.get("deepstack_visual_embeds") is None:
-            return
-        levels = len(arguments["deepstack_visual_embeds"])
-        arguments["visual_pos_masks"] = visual
-        arguments["deepstack_visual_embeds"] = list(aligned[visual].chunk(levels, dim=-1))
+        deepstack.put(arguments, aligned, visual)

@@ -30,6 +30,7 @@ class StreamedFrames:
         frame_separator: text between two frames of a video, after what closes one and before what opens the next.
         omits_tokens: whether the processor may leave visual tokens of a frame out.
         media: type of a video in the messages of a chat template.
+        unstreamed: why frames cannot be fed to a stream one after another; empty where they can.
     """
 
     frames_per_step: int = 1
@@ -37,6 +38,7 @@ class StreamedFrames:
     frame_separator: ClassVar[str] = ""
     omits_tokens: ClassVar[bool] = False
     media: ClassVar[str] = "video"
+    unstreamed: ClassVar[str] = ""
 
     def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
         """Prepare frames, (height, width, 3) uint8 each, for `encode`; none is left out, and each makes the same number

@@ -101,6 +101,26 @@ class Chunks(NamedTuple):
         rest, count = self.rest, min(probes, *self.rest.text)
         return Chunks([part.asking(rest, count) for part in self.visual], rest)
 
+    def placed(self, rows: Sequence[RowState]) -> Chunks:
+        """The same once the pass has compact target positions: the first part brings the shift of its rows."""
+        first = self.visual[0]
+        shifted = [replace(row, shift=whole.shift) for row, whole in zip(first.rows, rows, strict=True)]
+        return Chunks([replace(first, rows=shifted), *self.visual[1:]], self.rest)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Text that comes after each visual part, in the row that brings most."""
+        text = np.array([part.text for part in (*self.visual, *([self.rest] if self.rest else []))])
+        later = text[::-1].cumsum(axis=0)[::-1] - text
+        return [int(count) for count in later.max(axis=1)[: len(self.visual)]]
+
+    def in_work(self, layers: int) -> int:
+        """Most entries of a row that a part brings to one layer beyond text and beyond the room that `layers` layers
+        keep for text to come.
+        """
+        brought = (len(part) - min(part.text) for part in self.visual)
+        return max(0, *(count - layers * later for count, later in zip(brought, self.waiting, strict=True)))
+
 
 def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Chunks:
     """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
@@ -120,8 +140,6 @@ def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Ch
     after = valid & ~before
     number = np.stack([_part_numbers(row, most, blocks) for row in tags])
     parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
-    shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
-    parts[0] = replace(parts[0], rows=shifted)
     return Chunks(parts, _part(after, chunk.rows, tags) if after.any() else None)
 
 

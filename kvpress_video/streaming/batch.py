@@ -54,8 +54,12 @@ def ask_all(
     _check(sessions, asked)
     if not sessions:
         return []
-    with sessions[0].lock:
-        ids = [session.prepare(question, max_new_tokens) for session, question in zip(sessions, asked, strict=True)]
+    with sessions[0].lock, ExitStack() as turns:
+        asking = [
+            turns.enter_context(session.answering(question, max_new_tokens))
+            for session, question in zip(sessions, asked, strict=True)
+        ]
+        ids = [each.asked.ids for each in asking]
         streams = [session.stream for session in sessions]
         length = max(map(len, ids))
         tokenizer = sessions[0].processor.tokenizer
@@ -64,30 +68,26 @@ def ask_all(
         padded = torch.tensor([[filler] * (length - len(row)) + row for row in ids], device=device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
         generation = {"do_sample": False, "max_new_tokens": max_new_tokens} | generation
-        with ExitStack() as undo:
-            for session in sessions:
-                undo.enter_context(session.undone_on_failure())
-            marks = [stream.mark() for stream in streams]
-            with streams[0].attached():
-                for stream in streams:
-                    stream.end_video()
-                held = max(layer.physical for stream in streams for layer in stream.layers)
-                cache = _joined(streams, held + length + max_new_tokens)
-                start = [layer.physical for layer in layers_of(cache)]
-                output = streams[0].generate_from(cache, padded, mask, **generation)
-                ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
-                replies = [_until(row, ends) for row in output]
-                for row, (stream, own, reply, mark) in enumerate(zip(streams, ids, replies, marks, strict=True)):
-                    if not keep:
-                        stream.rewind(mark)
-                    elif mark.others:  # which went on to the end of the longest answer
-                        stream.feed_text([*own, *reply[:-1]])
-                    else:
-                        _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
-            return [
-                session.finish(question, reply, keep, before)
-                for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
-            ]
+        with streams[0].attached():
+            for stream in streams:
+                stream.end_video()
+            held = max(layer.physical for stream in streams for layer in stream.layers)
+            cache = _joined(streams, held + length + max_new_tokens)
+            start = [layer.physical for layer in layers_of(cache)]
+            output = streams[0].generate_from(cache, padded, mask, **generation)
+            ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
+            replies = [_until(row, ends) for row in output]
+            for row, (session, own, reply, each) in enumerate(zip(sessions, ids, replies, asking, strict=True)):
+                if not session.keeps(keep):
+                    session.stream.rewind(each.before)
+                elif each.before.others:  # which went on to the end of the longest answer
+                    session.stream.feed_text([*own, *reply[:-1]])
+                else:
+                    _hand_back(session.stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
+        return [
+            session.finish(question, reply, keep, each)
+            for session, question, reply, each in zip(sessions, asked, replies, asking, strict=True)
+        ]
 
 
 def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:

@@ -28,12 +28,14 @@ class StreamState:
         rows: one `RowState` per layer.
         timeline: positions of the frames.
         peak_bytes: the most the cache ever held.
+        evicted_text: text entries per layer and KV head that have left.
     """
 
     logical: int
     rows: tuple[RowState, ...]
     timeline: Timeline
     peak_bytes: int
+    evicted_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
     tensors |= {f"others.{name}": state.clone() for name, state in states(stream.cache).items()}
     rows = tuple(layer.rows[0] for layer in layers)
-    return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes), tensors
+    return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes, stream.evicted_text), tensors
 
 
 def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -> None:
@@ -94,3 +96,4 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
         others[name] = tensors[f"others.{name}"].to(device_of(text[int(name.partition(".")[0])]))
     put_states(stream.cache, others, state.logical)
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
+    stream.evicted_text = state.evicted_text

@@ -51,7 +51,7 @@ def told(session: kv.VideoSession) -> tuple[list[Tensor], list[Any], dict[str, T
             if number == 3:
                 seen.append(session.ask("Who?", max_new_tokens=3, keep=False))
                 session = session.fork()
-            seen.append((session.stats.bytes, session.stats.peak_bytes, session.stats.entries, session.stats.position))
+            seen.append((session.stats.bytes, session.stats.entries, session.stats.position))
         seen.append(session.ask("Where?", max_new_tokens=5))
         seen.append("".join(session.stream_answer("When?", max_new_tokens=4)))
     return logits, seen, state(session)

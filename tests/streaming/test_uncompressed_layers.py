@@ -28,11 +28,11 @@ def test_a_budget_of_bytes_pays_for_them(family: str) -> None:
     for seed in range(6):
         session.push(frames_for(family, 16, seed=seed))
         session.ask("What?", max_new_tokens=3, keep=False)
-        assert session.stats.bytes <= 400_000
+        assert session.stats.peak_bytes <= 400_000
     others = sum(state.nbytes for state in states(session.stream.cache).values())
     assert others == adapter_for(session.model).uncompressed_bytes(10**6)
     entries = sum(layer.bytes for layer in session.stream.layers)
-    assert session.stats.bytes == entries + others > 300_000
+    assert session.stats.bytes == entries + others > 200_000
 
 
 def test_a_file_holds_them(family: str, tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ def test_the_family_s_own_processor_writes_the_same(family: str, frames: int, bu
         written += before
         for label in labels:
             written += [*label.opens, *[placeholder] * next(patches), *label.closes]
-        conversation.watched()
-    assert written + conversation.question("what is it?") == given["input_ids"][0].tolist()
+        conversation.watched(before, 0)
+    assert written + conversation.question("what is it?").ids == given["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("family", [family for family in PROCESSORS if family != "gemma3"])

@@ -138,6 +138,8 @@ def _param(family: str, *more: Any) -> Any:
 PER_FAMILY = [_param(family) for family in STREAMED]
 PLACED = [_param(family, "keep") for family in STREAMED]
 PLACED += [_param(family, "compact") for family in STREAMED if family not in UNMOVED]
+ATTENTIVE = [family for family in STREAMED if not family.startswith(("qwen3_5", "gemma3"))]
+"""Families all of whose layers are compressed: windows and recurrent states keep what turns that leave left in them."""
 SIDES = {"llava_next_video": 24, "llava_onevision": 20, "internvl": 24, "smolvlm": 24, "gemma3": 24}
 
 
