@@ -359,10 +359,23 @@ class VideoSession:
     def stream_answer(self, question: str, **options: Any) -> Iterator[str]:
         """Ask as in `ask`, and yield the answer piece by piece while it is generated.
 
-        Closing the iterator early stops the answer, which then leaves no trace.
+        Closing the iterator early stops the answer, which then leaves no trace; but one that was complete stays if
+        another thread has pushed or asked since.
         """
         options["keep"] = self.keeps(options.get("keep", True))
-        return stream_answer(self.ask, self.take_back, self.processor.tokenizer, question, **options)
+        return stream_answer(self._asked_at, self._take_back_from, self.processor.tokenizer, question, **options)
+
+    def _asked_at(self, question: str, **options: Any) -> Mark | None:
+        """Ask as in `ask`, and return the mark to take the turn back to."""
+        with self.lock:
+            self.ask(question, **options)
+            return self.stream.remembered
+
+    def _take_back_from(self, mark: Mark | None) -> None:
+        """Take the last turn back if it began at a mark, and is still the last."""
+        with self.lock:
+            if mark is not None and self.stream.remembered is mark:
+                self.take_back()
 
     def fork(self) -> VideoSession:
         """Copy the session; neither affects the other from then on."""

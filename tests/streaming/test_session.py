@@ -578,6 +578,16 @@ def test_an_answer_that_is_closed_early_leaves_no_trace(patience: float) -> None
     check_same(usage_of(session), usage_of(silent))
 
 
+def test_closing_an_answer_early_takes_no_other_turn_back() -> None:
+    session = tiny()
+    session.push(footage(40))
+    pieces = session.stream_answer("What is all this, then?", max_new_tokens=8)
+    next(pieces)
+    session.ask("And that?", max_new_tokens=2)  # waits for the end of the other
+    pieces.close()
+    assert [turn.question for turn in session.turns] == ["What is all this, then?", "And that?"]
+
+
 def test_an_answer_that_nobody_begins_to_read_is_not_asked_for() -> None:
     session = tiny()
     session.push(footage(10))
