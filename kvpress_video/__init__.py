@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .models.loading import load, load_bundled
     from .prefill.shared import SharedPrefill
     from .question import Answer, ask
+    from .self_check.inspection import Inspection, inspect
     from .serving.patch import patch
     from .streaming.batch import ask_all
     from .streaming.conversation import Turn
@@ -56,6 +57,7 @@ _MODULES = {
     "models.loading": ("load", "load_bundled"),
     "prefill.shared": ("SharedPrefill",),
     "question": ("Answer", "ask"),
+    "self_check.inspection": ("Inspection", "inspect"),
     "serving.patch": ("patch",),
     "streaming.batch": ("ask_all",),
     "streaming.conversation": ("Turn",),
@@ -74,6 +76,7 @@ __all__ = [
     "Compression",
     "Compressor",
     "Entries",
+    "Inspection",
     "KVPressVideoError",
     "MethodError",
     "MissingInputError",
@@ -90,6 +93,7 @@ __all__ = [
     "ask",
     "ask_all",
     "compress",
+    "inspect",
     "load",
     "load_bundled",
     "patch",

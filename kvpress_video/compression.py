@@ -20,6 +20,7 @@ from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
+from .self_check.check import ensure_checked
 from .utils.concurrency import entered, model_lock
 from .utils.formatting import format_bytes
 from .utils.method_patch import replaced
@@ -45,7 +46,8 @@ class Report:
         bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
             are never compressed, included. Of a model that several processes share (tensor parallel), this one's part,
             as all bytes here.
-        peak_bytes: the most that it held at one moment of the prefill.
+        peak_bytes: the most that it held at one moment of the prefill, the chunk in work included; no more than a
+            budget of bytes, unless the prefill continued a cache to which generated text had come.
         full_bytes: what the stock cache would hold after the same tokens.
         logical_length: tokens seen per row, padding included; the model's positions go by it.
         prefill_seconds: in the vision tower and the text model up to the last visual token, or through the whole prompt
@@ -59,10 +61,13 @@ class Report:
     stage: str
     prefill: str
     positions: str
+    labels: str
     asked: str
     entries: tuple[int, ...]
+    label_entries: tuple[int, ...]
     text_entries: int
     visual_tokens: int
+    label_tokens: int
     ratio: float
     bytes: int
     peak_bytes: int
@@ -71,9 +76,6 @@ class Report:
     prefill_seconds: float = field(default=0.0, compare=False)
     compress_seconds: float = field(default=0.0, compare=False)
     shared: bool = field(default=False, compare=False)
-    labels: str = field(default="spread", compare=False)
-    label_entries: tuple[int, ...] = field(default=(), compare=False)
-    label_tokens: int = field(default=0, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, as they go into result rows."""
@@ -119,10 +121,12 @@ class Compression:
             "asked": str(asked),
         }
         self._kept: list[Tensor] = []
+        ensure_checked(model)
         self._adapter = adapter = adapter_for(model)
         check_sliding(adapter, options.stage)
         if options.prefill == "chunked" and options.chunk is None:
-            options = replace(options, chunk=usual_chunk(asked, adapter, options.compact))
+            usual = usual_chunk(asked, adapter, options.compact)
+            options = replace(options, chunk=usual, chunk_asked=budget.unit != "bytes")
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
         self._turns = Turns(model_lock(adapter.model))
         self._undo = ExitStack()
@@ -231,10 +235,11 @@ def compress(
         print(run.report)
 
     The prompt is prefilled up to its last visual token and each layer is compressed right after its attention; the text
-    that follows, the question, sees only what was kept, as every later question does. Rows that share their video
-    share its prefill. A budget of tokens or bytes is a hard cap: the vision tower and the text model work through the
-    video in chunks of whole frames, every layer is compressed after each, and the cache never holds more than the
-    budget and one chunk (pixels and visual embeddings of the whole video, which `generate()` is handed, stay).
+    that follows, the question, sees only what was kept, as every later question does. Rows that share their video share
+    its prefill. A budget of tokens or bytes is a hard cap: the vision tower and the text model work through the video
+    in chunks of whole frames, every layer is compressed after each, and the cache never holds more than a budget of
+    bytes, or than a budget of tokens and one chunk in one layer (pixels and visual embeddings of the whole video, which
+    `generate()` is handed, stay).
 
     Every `generate()` on this model is compressed while the context is open, whichever thread calls it; threads take
     turns, one whole call after another. Leaving the context waits for the calls that were begun, and gives threads that
@@ -246,15 +251,18 @@ def compress(
         model: a loaded model of a supported family, on any device or `device_map`.
         method: a method's name, `"name:setting=value,…"`, or an instance.
         budget: `"25%"`, `0.25`, `6144` (visual entries per layer and KV head), `"256MiB"` (everything the cache holds
-            after prefill; of a model that several processes share, this one's part). With several videos or images each
-            keeps its share. A method that keeps everything (`"full"`) ignores it; the report states both.
+            at any moment of the prefill; of a model that several processes share, this one's part). With several videos
+            or images each keeps its share. A method that keeps everything (`"full"`) ignores it; the report states
+            both.
         stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
             dropped tokens are then absent from `forward()`.
-        prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps what stays but not
-            the peak; `"whole"`: the prompt in one pass, so that the text after a video sees all of it once, and only
-            what is generated after the first token sees the compressed cache. `"auto"` is chunked for budgets of tokens
-            and bytes, and split for ratios, whose meaning depends on the whole video.
-        chunk: visual tokens per chunk; whole frames, at least one. By default a third of the budget.
+        prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps what stays;
+            `"whole"`: the prompt in one pass, so that the text after a video sees all of it once, and only what is
+            generated after the first token sees the compressed cache. In both, each layer in turn holds the whole
+            video: on top of a ratio or of tokens; a budget of bytes pays for it and leaves less to the cache. `"auto"`
+            is chunked for budgets of tokens and bytes, and split for ratios, whose meaning depends on the whole video.
+        chunk: visual tokens per chunk; whole frames, at least one. By default a third of the budget, or of the entries
+            that bytes leave a layer for frames.
         positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
         labels: what becomes of the text that a processor writes for each frame (its time or number, what opens and
             closes it). It belongs to its frame and costs budget like a visual entry. `"spread"`: as long as visual
@@ -266,10 +274,12 @@ def compress(
         **settings: the method's settings.
 
     Raises:
-        BudgetError: the budget cannot be read.
+        BudgetError: the budget cannot be read. `generate()` raises it where text, a chunk in work and one frame's label
+            do not fit into bytes, with the least budget.
         UnknownNameError: unknown method, setting, stage, positions or labels, or a method that cannot work at that
             stage.
-        UnsupportedModelError: the model's family, attention or rope is not supported.
+        UnsupportedModelError: the model, its attention or rope is not supported, or it lacks a feature (see `inspect`).
+            Models without a dedicated adapter are checked on a synthetic prompt once.
         CacheError: `shared` is no `SharedPrefill`.
     """
     choices = (

@@ -12,7 +12,7 @@ from .compressor.base import Compressor
 from .compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from .errors import BudgetError
 from .models.devices import device_of
-from .prefill.options import Positions, Stage
+from .prefill.options import Labels, Positions, Stage
 from .utils.questions import check_new_tokens, check_question
 from .video.prompt import prepare
 from .video.reader import Video, VideoSource
@@ -45,6 +45,7 @@ def ask(
     budget: BudgetLike | None = None,
     stage: Stage = "cache",
     positions: Positions = "keep",
+    labels: Labels = "spread",
     max_new_tokens: int = 64,
     **settings: Any,
 ) -> Answer:
@@ -57,14 +58,14 @@ def ask(
         video: from `read_video`; or a path or file as it takes them, of which 2 frames per second are read (all where
             it has fewer), no larger than the processor can use.
         question: text of the question.
-        method, budget, stage, positions, **settings: as in `compress`; `"full"` needs no budget.
+        method, budget, stage, positions, labels, **settings: as in `compress`; `"full"` needs no budget.
         max_new_tokens: of the answer.
 
     Raises:
         QuestionError: the question is no text, or contains a special token of the model.
         VideoError: the video cannot be read.
         BudgetError: the method needs a budget, or cannot reach it; or `max_new_tokens` is no whole number above zero.
-        UnknownNameError: unknown method, setting, stage or positions.
+        UnknownNameError: unknown method, setting, stage, positions or labels.
         UnsupportedModelError: the model cannot be compressed.
     """
     check_new_tokens(max_new_tokens)
@@ -77,7 +78,7 @@ def ask(
         video = select(video, default_fps=USUAL_FPS).read(max_pixels=frame_pixels(processor))
     inputs = prepare(processor, video, question).to(device_of(model))
     started = time.perf_counter()
-    with compress(model, method, budget, stage=stage, positions=positions, **settings) as run:
+    with compress(model, method, budget, stage=stage, positions=positions, labels=labels, **settings) as run:
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     reply = output[0, inputs["input_ids"].shape[1] :].tolist()
     seconds = time.perf_counter() - started

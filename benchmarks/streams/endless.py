@@ -43,6 +43,7 @@ TRAINED = 256
 """Temporal positions of the longest clips that the bundled model was trained on."""
 PIECE = 16
 """Seconds pushed at once."""
+USUAL_DTYPE = "float32"
 TOPICS = {"needle": "early", "order": "early", "count": "early", "persistent": "in view"}
 """What a question is about: the flashes of the first minute, or what is always in view."""
 WHAT = "The bundled model watches one scene of the bundled world at two frames a second; a row per process."
@@ -59,6 +60,7 @@ class Plan:
         early: seconds of the clip that are played only once: shapes flash in them.
         position_limit: positions that the session may use.
         checkpoints: how often memory is measured and questions are asked.
+        dtype: of the model and its cache.
     """
 
     method: str
@@ -68,6 +70,7 @@ class Plan:
     early: int = EARLY
     position_limit: int = TRAINED
     checkpoints: int = 40
+    dtype: str = USUAL_DTYPE
 
 
 def watch(plan: Plan) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def watch(plan: Plan) -> dict[str, Any]:
         the questions; milliseconds per question (median); the highest position of a next token; answers and right
         answers by topic; and `trace`, the checkpoints.
     """
-    model, processor = kv.load_bundled(device="cpu")
+    model, processor = kv.load_bundled(device="cpu", dtype=plan.dtype)
     steps = kv.read_video(plan.clip.path).frames
     steps = steps.reshape(len(steps) // 2, 2, *steps.shape[1:])
     questions = [question for question in plan.clip.questions if question.family in TOPICS]
@@ -122,6 +125,7 @@ def watch(plan: Plan) -> dict[str, Any]:
         "frames": stats.frames,
         "camera": plan.clip.camera,
         "position_limit": plan.position_limit,
+        "dtype": plan.dtype,
         "device": device_name(model.device),
         "visual_tokens": stats.visual_tokens,
         "entries": stats.entries[0],
@@ -180,6 +184,7 @@ def main() -> None:
         metavar="N",
         help="positions a session may use (default: %(default)s)",
     )
+    parser.add_argument("--dtype", default=USUAL_DTYPE, help="dtype of the model and cache (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
@@ -188,15 +193,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             clip = make_clip(Path(folder) / "clip.mp4", STEPS, camera, SEED, EARLY)
             for frames in options.frames:
-                plan = Plan(options.method, options.budget, frames, clip, position_limit=options.position_limit)
+                chosen = {"position_limit": options.position_limit, "dtype": options.dtype}
+                plan = Plan(options.method, options.budget, frames, clip, **chosen)
                 row = {**alone(plan), **provenance()}
                 rows[_key(row)] = row
                 write_result(options.out, {"what": WHAT}, rows=[rows[key] for key in sorted(rows)])
                 print({name: value for name, value in row.items() if name != "trace"}, flush=True)
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, int, str, int]:
-    return row["method"], row["budget"] or "", row["position_limit"], row["camera"], row["frames"]
+def _key(row: dict[str, Any]) -> tuple[str, str, int, str, str, int]:
+    dtype = row.get("dtype", USUAL_DTYPE)
+    return row["method"], row["budget"] or "", row["position_limit"], dtype, row["camera"], row["frames"]
 
 
 if __name__ == "__main__":

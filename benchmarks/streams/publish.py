@@ -18,7 +18,7 @@ from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, Interval, accuracy, compare
 
 from ..publishing.sweep import fill
-from .endless import TRAINED
+from .endless import TRAINED, USUAL_DTYPE
 
 REFERENCE = "infinipot-v"
 CAMERAS = ("still", "moving")
@@ -227,9 +227,10 @@ def draw(answered: Answered, picture: Path) -> None:
 
 
 def _stream(row: dict[str, Any]) -> str:
-    """Name of a stream: its method, and its position limit if that is not the usual one."""
-    limit = row["position_limit"]
-    return str(row["method"]) + ("" if limit == TRAINED else f", {limit:,} positions")
+    """Name of a stream: its method, and its position limit and dtype where they are not the usual ones."""
+    limit, dtype = row["position_limit"], row.get("dtype", USUAL_DTYPE)
+    unusual = ([] if limit == TRAINED else [f"{limit:,} positions"]) + ([] if dtype == USUAL_DTYPE else [dtype])
+    return ", ".join([str(row["method"]), *unusual])
 
 
 def _short(method: str) -> str:

@@ -24,17 +24,17 @@ class PeakBytes:
     """The most bytes that the layers of a cache held at one moment, as they are filled and compressed in turn.
 
     Attributes:
-        bytes: keys, values and metadata of all layers.
+        bytes: keys, values and metadata of all layers, and the buffers that banked entries are read from.
     """
 
     def __init__(self, layers: Sequence[CompressedLayer] = ()) -> None:
         self._held = {layer: layer.bytes for layer in layers}
-        self.bytes = sum(self._held.values())
+        self.bytes = sum(self._held.values()) + sum(layer.staging_bytes for layer in layers[:1])
 
     def note(self, layer: CompressedLayer) -> None:
         """Record the size of a layer that changed."""
         self._held[layer] = layer.bytes
-        self.bytes = max(self.bytes, sum(self._held.values()))
+        self.bytes = max(self.bytes, sum(self._held.values()) + layer.staging_bytes)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ def real_columns(mask: Any, ids: Tensor) -> Tensor:
     """Return which token ids are not padding, (batch, n) bool.
 
     Args:
-        mask: the text model's: None, (batch, keys), or one 4-D mask per kind of layer, whose last query sees every
-            token.
+        mask: the text model's: None, (batch, keys), or a 4-D mask, whose last query sees every token, or one of these
+            per kind of layer.
         ids: (batch, n), the newest of the keys.
 
     Raises:
@@ -45,9 +45,9 @@ def real_columns(mask: Any, ids: Tensor) -> Tensor:
     length = ids.shape[1]
     if isinstance(mask, Mapping):
         mask = mask["full_attention"]
-        if mask is not None and mask.ndim == 4:
-            last = mask[:, 0, -1]
-            mask = (last if last.dtype == torch.bool else last == 0).expand(len(ids), -1)
+    if mask is not None and mask.ndim == 4:
+        last = mask[:, 0, -1]
+        mask = (last if last.dtype == torch.bool else last == 0).expand(len(ids), -1)
     if mask is not None and mask.ndim != 2:
         raise UnsupportedModelError(f"Expected a 2-D attention mask, got one of shape {tuple(mask.shape)}.")
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[:, -length:].bool()

@@ -1,8 +1,7 @@
-"""Uncompressed layers: copies of their state for chosen rows, and recurrence that skips padding and probes."""
+"""Recurrence that skips padding and probes."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,17 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.forward_pass import ForwardPass
+from ..cache.uncompressed import rows_of
 from ..utils.method_patch import replaced
-
-
-def rows_of(layer: Any, rows: Tensor) -> Any:
-    """A stock cache layer, sliding or recurrent, that holds copies of some rows of another, (n,) int64."""
-    part = copy.copy(layer)
-    for name, value in vars(layer).items():
-        if isinstance(value, dict):
-            setattr(part, name, dict(value))
-    part.reorder_cache(rows)
-    return part
 
 
 @contextmanager

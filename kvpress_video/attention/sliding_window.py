@@ -32,6 +32,8 @@ def check_sliding(adapter: Adapter, stage: str) -> None:
 
 def tokens_seen(layer: CompressedLayer) -> list[int]:
     """Tokens that each row of a layer has seen, evicted ones included and padding left out."""
+    if len(layer.rows) == 1 and layer.rows[0].following is not None:
+        return [layer.logical]  # of a stream, whose text may have left
     return [
         row.text(layer.physical) + sum(map(row.tokens_seen, row.seen)) for row in layer.rows
     ]  # text that belongs to no frame is never evicted

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
 
 from ..budget import Budget
-from ..compressor.base import Compressor, checked_layer_budgets
+from ..compressor.base import Compressor, checked_layer_budgets, even
 from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
 from .label_choice import spread_labels
+from .staging import staging_room
 
 LABEL_SHARE = 0.25
 """Most of a segment's budget that its labels take while visual entries have to go."""
@@ -57,6 +58,10 @@ class BudgetAllocator:
         batch: rows that share a budget of bytes.
         uncompressed: bytes of one row in layers that are not compressed; a budget of bytes pays for them too.
         text_room: text entries that a budget of bytes leaves free.
+        in_work: entries of a row that one layer at a time holds beyond its share, while the pass that brings them runs;
+            a budget of bytes pays for them too.
+        staging_bytes: bytes of each entry of the longest layer in the buffers that banked entries are read from, which
+            a budget of bytes pays for too.
         waiting: text entries that follow in later chunks of the prompt.
         label_share: most of a segment's budget that labels take while visual entries have to go; 0 keeps no label.
     """
@@ -68,6 +73,8 @@ class BudgetAllocator:
     batch: int
     uncompressed: int = 0
     text_room: int = 0
+    in_work: int = 0
+    staging_bytes: int = 0
     waiting: int = 0
     label_share: float = LABEL_SHARE
     _asked: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
@@ -86,8 +93,45 @@ class BudgetAllocator:
         texts = self._texts(rows, length)
         return [self._shares(row, text, texts, layer) for row, text in zip(rows, texts, strict=True)]
 
+    @property
+    def length(self) -> int:
+        """Entries of a row that a budget of bytes leaves each layer on average, text included, while a pass is in work;
+        a budget of tokens is that number already.
+        """
+        length = layer_entries(
+            self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed, in_work=self.in_work
+        )
+        if self.budget.unit != "bytes" or not self.staging_bytes:
+            return length
+        while length > 0 and (over := self.bytes_of(length) - int(self.budget.amount)) > 0:
+            length -= max(1, over // (self.layers * self.entry_bytes * self.batch + self.staging_bytes * self.batch))
+        return length
+
+    def longest(self, length: int) -> int:
+        """Return the most entries of a row that any layer holds where they have `length` on average, a pass in work
+        included.
+        """
+        return (length if even(self.method) or length < 1 else max(self._by_layer(length))) + self.in_work
+
+    def bytes_of(self, length: int) -> int:
+        """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""
+        entries = self.uncompressed + (length * self.layers + self.in_work) * self.entry_bytes
+        staged = staging_room(self.longest(length)) * self.staging_bytes if self.staging_bytes else 0
+        return self.batch * (entries + staged)
+
+    def usual_chunk(self, rows: Sequence[RowState], length: int) -> int:
+        """Return a third of the entries that a budget of bytes leaves a layer for frames; a quarter of it at most.
+
+        Args:
+            rows, length: as in `shares`, of everything that the chunks bring.
+        """
+        whole = replace(self, in_work=0).length
+        return max(1, min((whole - max(self._texts(rows, length))) // 3, whole * self.layers // 4))
+
     def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
         """Whether every layer may keep all that the rows hold."""
+        if self.budget.unit == "bytes" and self.length <= max(self._texts(rows, length)):
+            return False
         return all(
             share[segment].holds(row, segment)
             for layer in range(self.layers)
@@ -122,7 +166,7 @@ class BudgetAllocator:
                 f"{self.budget} leaves no visual entry in layer {layer or 0} of {sum(row.seen.values())} visual tokens"
                 f" uncompressed {text} text entries: ask for more."
             )
-        self._check_labels(row, mine)
+        self._check_labels(row, mine, text)
         seen = {segment: row.tokens_seen(segment) for segment in row.seen}
         labels = {segment: row.labels.get(segment, {}) for segment in row.held}
         held = {segment: count + sum(labels[segment].values()) for segment, count in row.held.items()}
@@ -145,13 +189,15 @@ class BudgetAllocator:
                 left -= kept[frame]
         return Share(left, {frame: kept[frame] for frame in labels if frame in kept})
 
-    def _check_labels(self, row: RowState, entries: int) -> None:
+    def _check_labels(self, row: RowState, entries: int, text: int) -> None:
         """Raise BudgetError where a row's entries have no room for the longest label of any video and its frame."""
         longest = [max(frames.values()) for frames in row.labels.values() if frames]
         if self.label_share and longest and entries <= min(longest) and entries < row.visual + row.label_tokens:
+            least = min(longest) + 1
+            enough = self._least(text + least) if self.budget.unit == "bytes" else str(least)
             raise BudgetError(
                 f"{self.budget} leaves {entries} entries for frames, but the text that the processor writes for one "
-                f"frame takes {min(longest)} and its frame at least one: ask for {min(longest) + 1} or more, or pass "
+                f"frame takes {min(longest)} and its frame at least one: ask for {enough} or more, or pass "
                 "labels='drop'."
             )
 
@@ -176,17 +222,25 @@ class BudgetAllocator:
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
             return self.budget.entries(sum(map(row.tokens_seen, row.seen)))
-        length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed)
+        length = self.length
         if length <= text:
-            least = self.batch * (self.uncompressed + (text + 1) * self.layers * self.entry_bytes)
+            work = f" besides {self.in_work} more of a chunk while one layer reads it" if self.in_work else ""
             raise BudgetError(
                 f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
-                f"one visual entry: ask for at least {format_bytes(least, 'MiB')} ({least} bytes)."
+                f"one visual entry{work}: ask for at least {self._least(text + 1)}"
+                f"{', or read smaller chunks' if self.in_work else ''}."
             )
         return length - text
 
+    def _least(self, length: int) -> str:
+        """The least budget of bytes that leaves each layer `length` entries."""
+        least = self.bytes_of(length)
+        return f"{format_bytes(least, 'MiB')} ({least} bytes)"
 
-def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1, uncompressed: int = 0) -> int:
+
+def layer_entries(
+    budget: Budget, layers: int, entry_bytes: int, batch: int = 1, uncompressed: int = 0, in_work: int = 0
+) -> int:
     """Return how many entries a budget of bytes allows each layer and row; a budget of tokens is that number already.
 
     Args:
@@ -195,10 +249,11 @@ def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1,
         entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
         batch: rows that share the bytes.
         uncompressed: bytes of a row that the other layers hold.
+        in_work: entries of a row that one layer at a time holds beyond its share.
     """
     if budget.unit != "bytes":
         return int(budget.amount)
-    return (int(budget.amount) // batch - uncompressed) // (layers * entry_bytes)
+    return (int(budget.amount) // batch - uncompressed - in_work * entry_bytes) // (layers * entry_bytes)
 
 
 def allocate(total: int, seen: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:

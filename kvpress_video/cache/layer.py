@@ -120,6 +120,11 @@ class CompressedLayer(DynamicLayer):
         return 0
 
     @property
+    def staging_bytes(self) -> int:
+        """Bytes of the buffers that the layers of a cache read banked entries from, all devices together."""
+        return 0
+
+    @property
     def device_bytes(self) -> int:
         """Bytes of the buffers that are on the layer's device."""
         return self.reserved_bytes

@@ -51,6 +51,11 @@ class OffloadedBuffers(Buffers):
         return self._bank.held_bytes
 
     @property
+    def staging_bytes(self) -> int:
+        """Bytes of both halves of the scratch, whichever layers are in them."""
+        return self._scratch.room_bytes
+
+    @property
     def states(self) -> tuple[Tensor, ...]:
         """Return keys and values on the device: views, as valid as those of `held`."""
         return self.held[:2]
@@ -180,6 +185,11 @@ class OffloadedLayer(CompressedLayer):
     def bank_bytes(self) -> int:
         """Bytes of keys and values in the bank."""
         return self._buffers.bank_bytes
+
+    @property
+    def staging_bytes(self) -> int:
+        """Bytes of the buffers that the layers of a cache read banked entries from, all devices together."""
+        return self._buffers.staging_bytes
 
     @property
     def device_bytes(self) -> int:

@@ -10,6 +10,14 @@ from torch import Tensor
 
 from .offload import OffloadStorage
 
+HALVES = 2
+"""Staging slots on a device."""
+
+
+def staging_room(length: int) -> int:
+    """Return the most entries that a slot has room for once it held `length`: it grows by more than it needs."""
+    return length + length // 8
+
 
 class Slot:
     """Room on a device for the keys and values of one layer.
@@ -41,7 +49,7 @@ class Slot:
         )
         if not fits:
             self.room, self.bank = (), None
-            capacity = max(length + length // 8, reserve)
+            capacity = max(staging_room(length), reserve)
             with torch.inference_mode(False):
                 self.room = tuple(
                     torch.empty((*part.shape[:2], capacity, part.shape[3]), dtype=part.dtype, device=bank.device)
@@ -52,6 +60,10 @@ class Slot:
         if self.right < bank.length:
             self.settle = bank.read(self.right, [part[:, :, self.right : bank.length] for part in self.room])
             self.right = bank.length
+
+
+def _halves() -> list[Slot]:
+    return [Slot() for _ in range(HALVES)]
 
 
 class StagingBuffers:
@@ -67,7 +79,7 @@ class StagingBuffers:
             reserve: entries that a half has room for at least.
         """
         self._reserve = reserve
-        self._halves: dict[torch.device, list[Slot]] = defaultdict(lambda: [Slot(), Slot()])  # used last comes last
+        self._halves: dict[torch.device, list[Slot]] = defaultdict(_halves)  # used last comes last
         self._banks: list[OffloadStorage] = []
 
     def enter(self, bank: OffloadStorage) -> None:
@@ -108,6 +120,11 @@ class StagingBuffers:
         """Bytes of the half that a bank's layer is in."""
         half = self._found(bank)
         return half.bytes if half else 0
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of all halves."""
+        return sum(half.bytes for halves in self._halves.values() for half in halves)
 
     def _found(self, bank: OffloadStorage) -> Slot | None:
         return next((half for half in self._halves[bank.device] if half.bank is bank), None)

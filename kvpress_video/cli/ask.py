@@ -61,6 +61,7 @@ def _ask(options: argparse.Namespace) -> int:
         budget=options.budget,
         stage=options.stage,
         positions=options.positions,
+        labels=options.labels,
         max_new_tokens=options.max_new_tokens,
     )
     print(answer.text)

@@ -30,9 +30,13 @@ def whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
-def model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a model and how to load it."""
-    parser.add_argument("--model", metavar="PATH", help="folder or hub name (default: the bundled model)")
+def model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    """Add the options that choose a model and how to load it; the model may be an argument without a name."""
+    what: dict[str, Any] = {"metavar": "PATH", "help": "folder or hub name (default: the bundled model)"}
+    if positional:
+        parser.add_argument("model", nargs="?", **what)
+    else:
+        parser.add_argument("--model", **what)
     parser.add_argument("--device", help="device of the model (default: cuda if available, else cpu)")
     parser.add_argument("--dtype", help="dtype of the weights, such as bfloat16 (default: the checkpoint's)")
     parser.add_argument("--attention", help="attention implementation: sdpa, eager or flash_attention_2")
@@ -51,6 +55,13 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
         choices=("keep", "compact"),
         default="keep",
         help="keep the positions of entries, or close the gaps (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--labels",
+        choices=("spread", "keep", "drop"),
+        default="spread",
+        help="the text that some families write for each frame, such as its time: within the budget for frames spread "
+        "evenly, all of it on top of the budget, or none (default: %(default)s)",
     )
 
 

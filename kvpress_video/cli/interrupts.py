@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -74,7 +73,8 @@ class Interrupts:
     def _again(self, unraisable: Any) -> None:
         """Raise a Ctrl-C again that hit a destructor or a callback, which cannot raise."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            again = threading.Timer(_AGAIN, _thread.interrupt_main)
+            # A signal, since `interrupt_main` would wait for the end of a call that blocks.
+            again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
             again.daemon = True
             again.start()
         else:

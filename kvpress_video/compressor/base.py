@@ -171,6 +171,11 @@ def _check_capture(name: str, need: str, observer: Compressor) -> None:
             )
 
 
+def even(method: Compressor) -> bool:
+    """Whether a method gives every layer the same budget."""
+    return type(method).layer_budget is Compressor.layer_budget
+
+
 def checked_layer_budgets(method: Compressor, keep: int, layers: int) -> tuple[int, ...]:
     """Ask a method for the budget of every layer and validate the answers.
 

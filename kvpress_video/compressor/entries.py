@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..errors import CacheError
+from ..errors import CacheError, MissingInputError
 from .rope import Rope
 from .tensor_parallel import UNSHARDED, HeadSharding
 
@@ -42,6 +42,20 @@ class Grid(NamedTuple):
     def tokens(self) -> int:
         """Visual tokens of the whole segment."""
         return self.frames * self.patches
+
+    @property
+    def known(self) -> bool:
+        """Whether frames, rows and columns are those of the video or image."""
+        return True
+
+
+class UnknownGrid(Grid):
+    """Grid of a segment with unknown layout: all tokens in one row of one frame."""
+
+    @property
+    def known(self) -> bool:
+        """Return False, so that `Entries.grid` raises an error."""
+        return False
 
 
 class Tags:
@@ -199,9 +213,16 @@ class Entries:
 
         Raises:
             CacheError: the entries belong to more than one segment.
+            MissingInputError: the layout of the segment's tokens is unknown.
         """
         if self.context.grid is None:
             raise CacheError("These entries have no grid: they belong to more than one segment.")
+        if not self.context.grid.known:
+            raise MissingInputError(
+                f"The method needs a grid of frames, rows and columns, which is unknown for this image or video of "
+                f"{self.context.grid.tokens} tokens (the model has no dedicated adapter): choose a method without one, "
+                "such as 'key-norm'."
+            )
         return self.context.grid
 
     @property

@@ -82,7 +82,7 @@ class MethodCall:
 
     def __str__(self) -> str:
         context, length = self.entries.context, len(self.entries)
-        if context.grid is None:
+        if context.grid is None or not context.grid.known:
             which = f"{length} entries"
         elif self.entries.complete:
             which = f"first pass, {length} entries in {context.grid.frames} whole frames"

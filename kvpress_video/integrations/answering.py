@@ -54,7 +54,7 @@ class Answerer:
         """Load the model.
 
         Raises:
-            UnknownNameError: there is no such model, stage, prefill or positions.
+            UnknownNameError: there is no such model, stage, prefill, positions or labels.
             UnsupportedModelError: the model cannot be compressed.
         """
         self.options = options
@@ -102,6 +102,7 @@ class Answerer:
             "stage": first.stage,
             "prefill": first.prefill,
             "positions": first.positions,
+            "labels": first.labels,
             "ratio": fmean(report.ratio for report in self.reports),
             "entries": max(max(report.entries) for report in self.reports),
             "bytes": max(report.bytes for report in self.reports),
@@ -165,6 +166,7 @@ class Answerer:
             prefill=options.prefill,
             chunk=options.chunk,
             positions=options.positions,
+            labels=options.labels,
             **options.settings,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import KVPressVideoError, VideoError
+from ..utils.questions import check_question
 from ..video.prompt import video_part
 from .answering import Answerer, Request
 from .footage import File, Footage, footage
@@ -117,7 +118,10 @@ def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _placeholder(part: Mapping[str, Any], processor: Any) -> dict[str, Any]:
-    return {"type": "text", "text": part["text"]} if part["type"] == "text" else video_part(processor)
+    if part["type"] == "video":
+        return video_part(processor)
+    check_question(processor, part["text"])
+    return {"type": "text", "text": part["text"]}
 
 
 def _footage(part: Mapping[str, Any]) -> Footage:

@@ -13,7 +13,7 @@ from ..budget import Budget, BudgetLike
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, method_class, parse
 from ..errors import BudgetError, UnknownNameError, unknown_name
 from ..models.loading import BUNDLED
-from ..prefill.options import Positions, Prefill, Stage
+from ..prefill.options import Labels, Positions, Prefill, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Options:
         method, budget: as in `compress`; `"full"` needs no budget.
         settings: of the method.
         device, dtype, attention, device_map: as in `load`.
-        stage, prefill, chunk, positions: as in `compress`.
+        stage, prefill, chunk, positions, labels: as in `compress`.
         max_new_tokens: of an answer where the request sets no length.
         batch_size: questions about one video that are answered together and share its prefill.
         frames, fps: video frames to sample from a file, in all or per second; every one by default. Frames in memory
@@ -46,6 +46,7 @@ class Options:
     prefill: Prefill = "auto"
     chunk: int | None = None
     positions: Positions = "keep"
+    labels: Labels = "spread"
     max_new_tokens: int = 256
     batch_size: int = 8
     frames: int | None = None

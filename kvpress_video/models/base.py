@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +17,9 @@ from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
 from .devices import autocast_dtype
+from .findings import Feature
 from .items import MediaItem
+from .streamed_frames import StreamedFrames
 
 
 class StandbySettings(Protocol):
@@ -42,34 +45,21 @@ class FramePixels(NamedTuple):
     pixels: Tensor
 
 
-class FrameText(NamedTuple):
-    """Text that a processor writes around the visual tokens of one frame."""
-
-    opens: str = ""
-    closes: str = ""
-
-
-class Adapter(ABC):
+class Adapter(StreamedFrames, ABC):
     """Description of a model family: its modules, and the layout of its visual tokens.
 
     Attributes:
         model_types: values of `config.model_type` that the adapter serves.
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
-        frames_per_step: video frames per temporal step.
-        written_times: whether the prompt contains the time or number of each frame as text.
         label_closes: tokens after a frame's last visual token that belong to its label; the rest of the text up to the
             next frame opens that.
-        unstreamed: why frames cannot be fed to a stream one after another; empty where they can.
         left_alone: types of text layers, in addition to full attention, whose stock caches are not compressed.
         image_blocks: whether attention within an image is bidirectional, so that no pass may split an image.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     interleaved_rope: ClassVar[bool] = False
-    frames_per_step: int = 1
-    written_times: ClassVar[bool] = False
     label_closes: ClassVar[int] = 0
-    unstreamed: ClassVar[str] = ""
     left_alone: ClassVar[frozenset[str]] = frozenset()
     image_blocks: ClassVar[bool] = False
 
@@ -83,6 +73,11 @@ class Adapter(ABC):
         self.model = model
         self.wrapper = model if wrapper is None else wrapper
         self.config: Any = model.config
+
+    @property
+    def refused(self) -> Mapping[Feature, str]:
+        """Unsupported features and the reason for each; none with a dedicated adapter."""
+        return {}
 
     @property
     def inner(self) -> Any:
@@ -176,18 +171,32 @@ class Adapter(ABC):
         cast = autocast_dtype(self.text_model)
         return (own, own) if cast is None else (torch.promote_types(own, cast), cast)
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the keys and values of one cached entry of a layer: this process's KV heads."""
+        return self.kv_heads * self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes)
+
     def entry_bytes(self, compact: bool) -> int:
         """Compute the bytes of one cached entry of a layer: keys, values and metadata of this process's KV heads."""
         metadata = 4 * (Tags.WIDTH + (Places.COMPACT_WIDTH if compact else Places.WIDTH))
-        return self.kv_heads * (self.head_dim * sum(dtype.itemsize for dtype in self.cache_dtypes) + metadata)
+        return self.state_bytes + self.kv_heads * metadata
+
+    def uncompressed_states(self, tokens: int) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Describe what uncompressed layers hold for a row of `tokens` tokens: by default keys and values of windows.
+
+        Returns:
+            Shape and dtype by `{layer}.{part}`, as in `cache.uncompressed.states`.
+        """
+        if not self.sliding:
+            return {}
+        window = min(self.text_model.config.sliding_window - 1, tokens)
+        held = ((1, self.kv_heads, window, self.head_dim), self.cache_dtypes[0])
+        numbers = [number for number, kind in enumerate(self.layer_kinds) if kind == "sliding_attention"]
+        return {f"{number}.{part}": held for number in numbers for part in ("keys", "values")}
 
     def uncompressed_bytes(self, tokens: int) -> int:
-        """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens: keys and values of windows."""
-        if not self.sliding:
-            return 0
-        window = min(self.text_model.config.sliding_window - 1, tokens)
-        entry = 2 * self.kv_heads * self.head_dim * self.cache_dtypes[0].itemsize
-        return int(len(self.sliding) * window * entry)
+        """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.uncompressed_states(tokens).values())
 
     @property
     @abstractmethod
@@ -248,47 +257,6 @@ class Adapter(ABC):
             MissingInputError: the inputs lack pixels or grids.
         """
 
-    def aligned_inputs(self, aligned: Tensor, visual: Tensor) -> dict[str, Any]:
-        """Return the text model's arguments for deepstack features that were encoded outside a forward pass.
-
-        Args:
-            aligned: features of the visual tokens, (tokens, levels·d), as `encode` returns them.
-            visual: visual tokens of the pass, (1, n) bool.
-        """
-        return {}
-
-    def video_markup(self, processor: Any) -> FrameText:
-        """Return what the chat template writes around a video and the processor replaces by the text of its frames."""
-        return FrameText()
-
-    def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
-        """Write the text around each temporal step of a stream, as the processor would.
-
-        Args:
-            processor: knows the special tokens.
-            seconds: when each is shown.
-            first: ordinal of the first of them in the stream, from 0.
-        """
-        return [FrameText()] * len(seconds)
-
-    def step_seconds(self, times: Sequence[float]) -> list[float]:
-        """Return when each temporal step is shown: its first frame, or what the processor writes for it.
-
-        Args:
-            times: seconds of the frames; an odd one at the end makes a step by itself.
-        """
-        return list(times[:: self.frames_per_step])
-
-    def temporal_offsets(self, grid: Grid, seconds: Sequence[float], steps: Sequence[int]) -> list[float]:
-        """Compute the distance, in positions, of temporal steps from an earlier one.
-
-        Args:
-            grid: visual tokens of the steps.
-            seconds: time since the earlier step, per step.
-            steps: number of steps since the earlier step, per step.
-        """
-        return [float(step * grid.patches) for step in steps]
-
     @abstractmethod
     def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         """Hook the vision tower so that each run reports the importance of its visual tokens.
@@ -305,7 +273,7 @@ class Adapter(ABC):
         """Read the deepstack features of the text model's arguments, (batch, n, levels·d), zero for text, or None."""
         return None
 
-    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:  # noqa: B027 - optional
+    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
         """Replace the deepstack features in the text model's arguments.
 
         Args:

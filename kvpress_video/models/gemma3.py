@@ -14,6 +14,7 @@ from .base import ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
 from .standby_attention import watch_square
+from .streamed_frames import FrameText
 
 _BARE = 4  # most tokens between two adjacent images: <end_of_image> \n\n \n\n <start_of_image>
 
@@ -34,11 +35,26 @@ class Gemma3(ImageFrames):
     """
 
     model_types = ("gemma3",)
-    written_times = False
     left_alone = frozenset({"sliding_attention"})
     image_blocks = True
     label = _BareOrLabelled(least=_BARE + 1, most=24)
     label_closes = 1  # <end_of_image>
+    frame_separator = "\n\n\n\n"
+    media = "image"
+
+    def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
+        return processor.image_processor(images=list(frames), do_pan_and_scan=False, return_tensors="pt")
+
+    def placeholder(self, processor: Any) -> str:
+        token: str = processor.boi_token
+        return token
+
+    def video_text(self, processor: Any) -> FrameText:
+        return FrameText("\n\n", "\n\n")
+
+    def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
+        tokenizer = processor.tokenizer
+        return [FrameText(tokenizer.boi_token, tokenizer.eoi_token)] * len(seconds)
 
     def tokens_along(self, patches: int) -> int:
         return round(self.config.mm_tokens_per_image**0.5)

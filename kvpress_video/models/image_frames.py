@@ -22,8 +22,7 @@ class ImageFrames(Adapter):
         label: format of the text between two frames of a video.
     """
 
-    written_times = True
-    unstreamed = "writes the time or number of every frame into its prompt in a form that streams do not write yet"
+    labelled = True
     label: ClassVar[FrameLabel]
 
     @property

@@ -106,6 +106,10 @@ class LlavaOneVision(LlavaNextVideo):
     def _tokens_along(self, patches: int) -> int:
         return math.ceil(patches / 2)
 
+    def video_end(self) -> Tensor:
+        newline: Tensor = self.inner.image_newline
+        return newline.detach()[None]
+
 
 def _pixels(arguments: Mapping[str, Any]) -> str:
     """Return the argument name of the pixels in `get_video_features`, which depends on the transformers version."""

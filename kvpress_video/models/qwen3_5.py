@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from .qwen_vl import QwenVL
-
-_STATE_BYTES = 4  # recurrent states are fp32 whatever the dtype of the weights
+from .qwen3_vl import TimestampedVL
 
 
-class Qwen35(QwenVL):
+class Qwen35(TimestampedVL):
     """Qwen3.5: three of four text layers are gated delta nets with states of fixed size; the others are compressed.
 
     Eviction affects the attention layers only: the recurrent states have seen every token. With `stage="input"` they do
@@ -20,10 +19,6 @@ class Qwen35(QwenVL):
     """
 
     model_types = ("qwen3_5", "qwen3_5_moe")
-    interleaved_rope = True
-    written_times = True
-    unstreamed = "has recurrent layers, which streams do not carry on yet"
-    label_closes = 1  # <|vision_end|>
     left_alone = frozenset({"linear_attention"})
 
     @property
@@ -31,10 +26,10 @@ class Qwen35(QwenVL):
         pairs = enumerate(zip(self.text_model.layers, self.layer_kinds, strict=True))
         return {number: layer.linear_attn for number, (layer, kind) in pairs if kind == "linear_attention"}
 
-    def uncompressed_bytes(self, tokens: int) -> int:
-        states, convolved = 0, self.cache_dtypes[1].itemsize
-        for module in self.recurrences.values():
-            recurrence: Any = module
-            states += recurrence.conv_dim * recurrence.conv_kernel_size * convolved
-            states += recurrence.num_v_heads * recurrence.head_k_dim * recurrence.head_v_dim * _STATE_BYTES
+    def uncompressed_states(self, tokens: int) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        states: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        for number, module in self.recurrences.items():
+            layer: Any = module
+            states[f"{number}.conv"] = (1, layer.conv_dim, layer.conv_kernel_size), self.cache_dtypes[1]
+            states[f"{number}.recurrent"] = (1, layer.num_v_heads, layer.head_k_dim, layer.head_v_dim), torch.float32
         return states

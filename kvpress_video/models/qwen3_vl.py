@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import FrameText, demand
+from ..video.frames import process
+from . import deepstack
+from .base import demand
 from .qwen_vl import QwenVL
+from .streamed_frames import FrameText
 
 
-class Qwen3VL(QwenVL):
-    """Qwen3-VL: Qwen2.5-VL without windows, and with features of earlier vision blocks added to early text layers."""
+class TimestampedVL(QwenVL):
+    """Families that write the time of each step: Qwen2.5-VL without windows."""
 
-    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = ()
     interleaved_rope = True
-    written_times = True
+    labelled = True
     label_closes = 1  # <|vision_end|>
+
+    def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
+        """Prepare frames. The processor limits the pixels of a whole video, which it wants to be of a step at least;
+        here the limits are those of one step.
+        """
+        whole = [*frames, *[frames[-1]] * (-len(frames) % self.frames_per_step)]
+        steps, size = len(whole) // self.frames_per_step, dict(processor.video_processor.size)
+        return process(processor, whole, size={edge: steps * pixels for edge, pixels in size.items()})
 
     def video_markup(self, processor: Any) -> FrameText:
         if hasattr(processor, "replace_video_token"):  # since transformers 5 the marks around a video stay
@@ -35,6 +46,12 @@ class Qwen3VL(QwenVL):
         parts = (times[start : start + step] for start in range(0, len(times), step))
         return [(part[0] + part[-1]) / 2 for part in parts]
 
+
+class Qwen3VL(TimestampedVL):
+    """Qwen3-VL: features of earlier vision blocks are added to early text layers."""
+
+    model_types = ("qwen3_vl", "qwen3_vl_moe")
+
     def aligned_inputs(self, aligned: Tensor, visual: Tensor) -> dict[str, Any]:
         levels = len(self.config.vision_config.deepstack_visual_indexes)
         return {"visual_pos_masks": visual, "deepstack_visual_embeds": list(aligned.chunk(levels, dim=-1))}
@@ -48,17 +65,7 @@ class Qwen3VL(QwenVL):
         return torch.cat(whole[0]).to(dtype), torch.cat(levels, dim=-1).to(dtype)
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        levels = arguments.get("deepstack_visual_embeds")
-        if levels is None:
-            return None
-        where = arguments["visual_pos_masks"]
-        aligned = levels[0].new_zeros(*where.shape, len(levels) * levels[0].shape[-1])
-        aligned[where] = torch.cat(list(levels), dim=-1)
-        return aligned
+        return deepstack.take(arguments)
 
     def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
-        if arguments.get("deepstack_visual_embeds") is None:
-            return
-        levels = len(arguments["deepstack_visual_embeds"])
-        arguments["visual_pos_masks"] = visual
-        arguments["deepstack_visual_embeds"] = list(aligned[visual].chunk(levels, dim=-1))
+        deepstack.put(arguments, aligned, visual)

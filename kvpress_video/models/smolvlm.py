@@ -13,6 +13,7 @@ from .base import FramePixels, ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
 from .standby_attention import watch_square
+from .streamed_frames import FrameText
 
 
 class SmolVLM(ImageFrames):
@@ -24,6 +25,14 @@ class SmolVLM(ImageFrames):
     model_types = ("smolvlm",)
     label = FrameLabel(least=8, most=16)  # <fake_token_around_image> \n Frame ␣from ␣ 0 0 : 0 1 : <fake…> <global-img>
     label_closes = 1  # <fake_token_around_image>
+
+    def video_text(self, processor: Any) -> FrameText:
+        return FrameText("You are provided the following series of frames from a video.\n", "\n\n")
+
+    def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
+        fake, image = processor.fake_image_token, processor.global_image_token
+        clocks = [f"{int(time // 60):02d}:{int(time % 60):02d}" for time in seconds]
+        return [FrameText(f"\nFrame from {clock}:{fake}{image}", fake) for clock in clocks]
 
     def tokens_along(self, patches: int) -> int:
         scale: int = self.config.scale_factor

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
+from ..video.frames import process
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
 from .items import MediaItem
 from .patch_merging import join, spatial, summed, turned
 from .standby_attention import patch_importance, surrogate_queries
+from .streamed_frames import FrameText
 
 _ARGUMENTS = {
     Kind.IMAGE: ("pixel_values", "image_grid_thw", "image_merge_sizes"),
@@ -29,8 +31,9 @@ class VideoLlama3(Adapter):
     """
 
     model_types = ("video_llama_3",)
-    written_times = True
-    unstreamed = "writes the time of every frame into its prompt in a form that streams do not write yet"
+    labelled = True
+    frame_separator = ","
+    omits_tokens = True
 
     @property
     def placeholders(self) -> Mapping[Kind, int]:
@@ -39,6 +42,17 @@ class VideoLlama3(Adapter):
     def shown(self, arguments: Mapping[str, Any]) -> Mapping[Kind, Tensor]:
         mask = arguments.get("video_compression_mask")
         return {} if mask is None else {Kind.VIDEO: mask}
+
+    def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
+        """Prepare frames. The processor divides its limit of pixels by their number; here it is that of one frame.
+
+        It compares each frame with the one before it in the same call: the first one keeps all of its tokens.
+        """
+        size = dict(processor.video_processor.size)
+        return process(processor, frames, size=size | {"longest_edge": size["longest_edge"] * len(frames)})
+
+    def frame_texts(self, processor: Any, seconds: Sequence[float], first: int) -> list[FrameText]:
+        return [FrameText(f"Time {time:.1f}s:") for time in seconds]
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         _, grids, merges = (arguments[name] for name in _ARGUMENTS[kind])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,17 @@ class Chunk:
     def __len__(self) -> int:
         return self.columns.shape[1]
 
+    @cached_property
+    def _span(self) -> slice | None:
+        """The columns, where they are the same neighbours in every row and none is padding."""
+        start, length = int(self.columns[0, 0]), len(self)
+        alike = bool(self.real.all()) and bool((self.columns == start + torch.arange(length)).all())
+        return slice(start, start + length) if alike else None
+
     def take(self, states: Tensor) -> Tensor:
-        """(batch, length, …) -> (batch, n, …)."""
+        """(batch, length, …) -> (batch, n, …), a view where the columns are neighbours."""
+        if self._span is not None:
+            return states[: len(self.columns), self._span]
         columns = self.columns.to(states.device)
         return states[torch.arange(len(columns), device=states.device)[:, None], columns]
 
@@ -64,6 +74,9 @@ class Chunk:
     def put(self, whole: Tensor, states: Tensor) -> None:
         """Write (batch, n, d) states to their columns of (batch, length, d)."""
         kept = len(self) - self.probes
+        if self._span is not None:
+            whole[:, self._span.start : self._span.start + kept] = states
+            return
         row, place = self.real[:, :kept].nonzero(as_tuple=True)
         whole[row, self.columns[row, place]] = states[row, place]
 
@@ -88,6 +101,26 @@ class Chunks(NamedTuple):
         rest, count = self.rest, min(probes, *self.rest.text)
         return Chunks([part.asking(rest, count) for part in self.visual], rest)
 
+    def placed(self, rows: Sequence[RowState]) -> Chunks:
+        """The same once the pass has compact target positions: the first part brings the shift of its rows."""
+        first = self.visual[0]
+        shifted = [replace(row, shift=whole.shift) for row, whole in zip(first.rows, rows, strict=True)]
+        return Chunks([replace(first, rows=shifted), *self.visual[1:]], self.rest)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Text that comes after each visual part, in the row that brings most."""
+        text = np.array([part.text for part in (*self.visual, *([self.rest] if self.rest else []))])
+        later = text[::-1].cumsum(axis=0)[::-1] - text
+        return [int(count) for count in later.max(axis=1)[: len(self.visual)]]
+
+    def in_work(self, layers: int) -> int:
+        """Most entries of a row that a part brings to one layer beyond text and beyond the room that `layers` layers
+        keep for text to come.
+        """
+        brought = (len(part) - min(part.text) for part in self.visual)
+        return max(0, *(count - layers * later for count, later in zip(brought, self.waiting, strict=True)))
+
 
 def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Chunks:
     """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
@@ -107,8 +140,6 @@ def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Ch
     after = valid & ~before
     number = np.stack([_part_numbers(row, most, blocks) for row in tags])
     parts = [_part(before & (number == each), chunk.rows, tags) for each in range(number.max() + 1)]
-    shifted = [replace(row, shift=whole.shift) for row, whole in zip(parts[0].rows, chunk.rows, strict=True)]
-    parts[0] = replace(parts[0], rows=shifted)
     return Chunks(parts, _part(after, chunk.rows, tags) if after.any() else None)
 
 

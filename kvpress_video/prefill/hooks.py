@@ -20,7 +20,7 @@ from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .assisted_generation import checked_guesses
 from .gradient_checkpointing import cache_allowed
-from .options import PrefillOptions
+from .options import PrefillOptions, check_supported
 from .pass_reader import Arrival, ModelInputs, PassReader
 from .runner import Finished, PromptRunner
 from .shared import SharedPrefill
@@ -61,7 +61,11 @@ class ModelHooks:
             options: where and in which pieces prompts are compressed.
             finished: is told of every prefill with visual tokens.
             shared: prefills to start from, and to add to.
+
+        Raises:
+            UnsupportedModelError: the model does not support the method or an option.
         """
+        check_supported(adapter, method, options)
         self._adapter = adapter
         compact = options.compact
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None

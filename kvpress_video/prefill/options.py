@@ -10,12 +10,14 @@ from ..cache.allocation import LABEL_SHARE, BudgetAllocator, layer_entries
 from ..compressor.base import Compressor
 from ..errors import BudgetError
 from ..models.base import Adapter
+from ..models.findings import Feature, refusal
 from ..utils.numbers import is_whole
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
 Labels = Literal["spread", "keep", "drop"]
+_LONGEST = 2**31  # tokens, more than any window takes, where a model names no longest prompt
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,11 @@ class PrefillOptions:
         prefill: `"whole"`, `"split"` or `"chunked"`.
         chunk: visual tokens of one chunk, and most that the vision tower encodes at once.
         positions: `"keep"` or `"compact"`.
+        chunk_asked: whether the chunk is the caller's; if not, it is smaller where text or rows leave little of a
+            budget of bytes.
         text_room: text entries that a budget of bytes leaves free.
+        in_work: entries that a chunk to come brings to each layer in turn, for which a budget of bytes leaves room.
+        staging_bytes: see `BudgetAllocator`.
         labels: `"spread"`, `"keep"` or `"drop"`, see `compress`.
     """
 
@@ -35,7 +41,10 @@ class PrefillOptions:
     prefill: Prefill = "whole"
     chunk: int | None = None
     positions: Positions = "keep"
+    chunk_asked: bool = True
     text_room: int = 0
+    in_work: int = 0
+    staging_bytes: int = 0
     labels: Labels = "spread"
 
     @property
@@ -54,9 +63,13 @@ class PrefillOptions:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
         layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
         uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
-        share = LABEL_SHARE if self.labels == "spread" else 0
-        room = self.text_room
-        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, room, label_share=share)
+        rest, share = (self.text_room, self.in_work, self.staging_bytes), label_share(self.labels)
+        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, *rest, label_share=share)
+
+
+def label_share(labels: Labels) -> float:
+    """Return the share of a segment's budget that labels may take while visual entries have to go."""
+    return LABEL_SHARE if labels == "spread" else 0
 
 
 def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
@@ -81,8 +94,42 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     return prefill
 
 
-def usual_chunk(budget: Budget, adapter: Adapter, compact: bool) -> int:
-    """Return a third of the entries that the budget allows a layer, as InfiniPot-V takes it (C/M = .75)."""
-    window = adapter.uncompressed_bytes(adapter.text_model.config.max_position_embeddings)
-    entries = layer_entries(budget, len(adapter.attentions), adapter.entry_bytes(compact), uncompressed=window)
-    return max(1, entries // 3)
+def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) -> int:
+    """Return a third of the entries that the budget leaves a layer for frames, as InfiniPot-V takes it (C/M = .75).
+
+    Args:
+        budget: of tokens or bytes.
+        adapter: of the model.
+        compact: whether positions are compacted.
+        text: text entries that a budget of bytes holds too.
+    """
+    if budget.unit != "bytes":
+        return max(1, int(budget.amount) // 3)
+    layers = len(adapter.attentions)
+    longest = getattr(adapter.text_model.config, "max_position_embeddings", _LONGEST)
+    window = adapter.uncompressed_bytes(longest)
+    entries = layer_entries(budget, layers, adapter.entry_bytes(compact), uncompressed=window)
+    return max(1, min((entries - text) // 3, entries * layers // 4))
+
+
+def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOptions) -> Feature | None:
+    """Return a feature that a method with these options requires and the model does not support, if any."""
+    required: dict[Feature, bool] = {
+        "input": options.stage == "input",
+        "chunks": options.prefill != "whole",
+        "compact": options.compact,
+        "queries": bool(method.needs & {"queries", "probe", "rope"}),
+        "vision attention": "vision_attention" in method.needs,
+    }
+    return next((feature for feature in adapter.refused if required.get(feature)), None)
+
+
+def check_supported(adapter: Adapter, method: Compressor, options: PrefillOptions) -> None:
+    """Check that a model supports a method with these options.
+
+    Raises:
+        UnsupportedModelError: it does not.
+    """
+    feature = missing_feature(adapter, method, options)
+    if feature is not None:
+        raise refusal(adapter.model, feature, adapter.refused[feature])

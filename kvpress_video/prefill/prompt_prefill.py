@@ -67,19 +67,54 @@ class PromptPrefill:
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
         length = first.physical + whole.length
-        shares, fits = self.allocator.shares(after, length), self.allocator.hold_all(after, length)
+        fits = self.allocator.hold_all(after, length)
+        chunks = self._chunks(whole, after, length, fits)
+        if not fits and self.options.stage == "cache":
+            self.allocator = self._paying(whole, chunks)
+        shares = self.allocator.shares(after, length)
         if rows[0].following is None:
             self.allocator.check(after, length)
             if self.options.compact:
                 whole = self.reader.place(whole, rows, after, shares)
-        if self.options.stage == "input":
-            return self._pass(forward, kwargs, whole if fits else self._pruned(kwargs, whole, rows, shares))
-        if self.options.prefill == "whole" or (fits and self.options.prefill == "split" and self.shared is None):
-            return self._pass(forward, kwargs, whole)
-        chunks = cut(whole, self.options.chunk, self.adapter.image_blocks)
-        if fits and len(chunks.visual) == 1 and self.shared is None:
-            return self._pass(forward, kwargs, whole)
-        return self._in_chunks(forward, kwargs, whole, chunks)
+        if chunks is not None:
+            return self._in_chunks(forward, kwargs, whole, chunks.placed(whole.rows))
+        pruned = self.options.stage == "input" and not fits
+        return self._pass(forward, kwargs, self._pruned(kwargs, whole, rows, shares) if pruned else whole)
+
+    def _paying(self, whole: ForwardPass, chunks: Chunks | None) -> BudgetAllocator:
+        """Return the allocator that pays for the largest pass, whose entries come to a layer before any leave it. Text
+        is paid for already, as is the room of text to come, except where the cache was begun without them.
+        """
+        if self.layers[0].physical:
+            in_work = whole.length if chunks is None else max(map(len, chunks.visual))
+        elif chunks is None:
+            in_work = whole.length - min(row.text(whole.length) for row in whole.rows)
+        else:
+            in_work = chunks.in_work(len(self.layers))
+        return replace(self.allocator, in_work=max(self.allocator.in_work, in_work))
+
+    def _chunks(self, whole: ForwardPass, after: Sequence[RowState], length: int, fits: bool) -> Chunks | None:
+        """Cut the prompt into chunks, or return None where it is read in one pass.
+
+        Args:
+            whole: the tokens of the prompt.
+            after, length: the rows with it, and their entries.
+            fits: whether all of them stay.
+        """
+        options = self.options
+        alone = fits and self.shared is None
+        if options.stage == "input" or options.prefill == "whole" or (alone and options.prefill == "split"):
+            return None
+        most = options.chunk
+        if most is not None and not options.chunk_asked:
+            most = min(most, self.allocator.usual_chunk(after, length))
+        chunks = cut(whole, most, self.adapter.image_blocks)
+        if alone and len(chunks.visual) == 1:
+            return None
+        if "probe" in self.compressor.method.needs:
+            observer: Any = self.compressor.method.observer
+            chunks = chunks.asking(observer.probe)
+        return None if chunks.rest is None and len(chunks.visual) == 1 else chunks
 
     def _in_flight(self, forward_pass: ForwardPass, recording: RecordedPrefill | None = None) -> PassInFlight:
         state = (self.adapter, self.compressor, self.layers, forward_pass, self.allocator, self.peak)
@@ -110,12 +145,6 @@ class PromptPrefill:
         """Prefill chunk by chunk up to the last visual token, compressing after each, and then the text that follows,
         which sees only what was kept.
         """
-        if "probe" in self.compressor.method.needs:
-            observer: Any = self.compressor.method.observer
-            chunks = chunks.asking(observer.probe)
-        visual, rest = chunks
-        if rest is None and len(visual) == 1:
-            return self._pass(forward, kwargs, whole)
         self._check_outputs(kwargs)
         if self.options.prefill == "chunked":
             whole = self.reader.arrived(whole)
@@ -127,18 +156,19 @@ class PromptPrefill:
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
         alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
-        joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
+        joined = embeddings[:, :0]
         left = whole.logical
-        for number, chunk in enumerate(visual):
-            later = [*visual[number + 1 :], *([rest] if rest else [])]
-            waiting = max(map(sum, zip(*(other.text for other in later), strict=True)), default=0)
+        for number, (chunk, waiting) in enumerate(zip(visual, chunks.waiting, strict=True)):
             self.allocator = replace(self.allocator, waiting=waiting)
             mine = chunk.first_row() if alike else chunk
-            logical = min(len(chunk) - chunk.probes, left) if later else left
+            last = rest is None and number == len(visual) - 1
+            logical = left if last else min(len(chunk) - chunk.probes, left)
             left -= logical
             given = mine.chunk(whole, logical, compress=True)
             output = self._visual_pass(forward, self._arguments(kwargs, mine, given, aligned), given)
             states = output.last_hidden_state[:, : len(chunk) - chunk.probes]
+            if not number:  # now, since memory is short during the first pass
+                joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
             chunk.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
             self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from ..attention.recurrent import rows_of
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
+from ..cache.uncompressed import copies, put_copies
 from ..compressor.entries import Tags
 
 _TAIL = 64  # newest hidden states that are kept of every layer, for methods that look at the last queries
@@ -61,12 +61,11 @@ class RecordedPrefill:
 
     def finish(self, cache: Cache, hidden: Tensor) -> None:
         """Keep what came out, and what the layers hold that are not compressed."""
-        self.others, self.hidden = _uncompressed(cache, len(hidden)), hidden
+        self.others, self.hidden = copies(cache, len(hidden)), hidden
 
     def put_others(self, cache: Cache) -> None:
         """Copy the recorded layers that are not compressed into an empty cache."""
-        for number, layer in self.others.items():
-            cache.layers[number] = rows_of(layer, torch.arange(self.content.shape[0]))
+        put_copies(cache, self.others, self.content.shape[0])
 
     def same(self, other: RecordedPrefill) -> bool:
         """Whether the other pass is given the same."""
@@ -141,8 +140,14 @@ class SharedPrefill:
 
     def keep_encoded(self, arguments: Mapping[str, Any], settings: Any, made: Any) -> None:
         """Keep what the vision tower made."""
-        given = {name: part.clone() for name, part in tensors(arguments).items()}  # the caller may write to its own
+        given = {name: self._copied(name, part) for name, part in tensors(arguments).items()}
         self._encoded.append((given, (settings, _plain(arguments)), made))
+
+    def _copied(self, name: str, part: Tensor) -> Tensor:
+        """Copy an argument, to which its caller may write; once for all the settings that a clip is encoded under."""
+        held = (known[name] for known, *_ in self._encoded if name in known)
+        equal = next((one for one in held if _equal(one, part)), None)
+        return part.clone() if equal is None else equal
 
 
 def wanted_pass(arguments: Mapping[str, Any], chunk: ForwardPass, attention: str) -> RecordedPrefill:
@@ -157,13 +162,6 @@ def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
         parts = enumerate(value) if isinstance(value, list | tuple) else [("", value)]
         found |= {f"{name}{place}": part for place, part in parts if isinstance(part, Tensor)}
     return found
-
-
-def _uncompressed(cache: Cache, rows: int) -> dict[int, Any]:
-    """Copies of the cache layers that are not ours, by their number."""
-    layers = enumerate(cache.layers)
-    kept = torch.arange(rows)
-    return {number: rows_of(layer, kept) for number, layer in layers if not isinstance(layer, CompressedLayer)}
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def lay_out(
     importance = np.full((batch, length), np.nan, dtype=np.float32)
     tags[..., Tags.INDEX] = past + np.arange(length)
     tags[..., Tags.KIND] = Kind.TEXT
-    found = {kind: ids == token for kind, token in placeholders.items()}
+    found = {
+        kind: ids == token for kind, token in placeholders.items() if not _stands_for_another(kind, placeholders, items)
+    }
     owner = {kind: _owners(found[kind], items.get(kind, ()), kind) for kind in found}
     rows = []
     for row in range(batch):
@@ -88,6 +90,14 @@ def lay_out(
         rows.append(RowState(padding, counts, counts, grids, starts, *label_state(labels), loose=loose))
     tags[~valid.numpy()] = -1
     return TokenLayout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
+
+
+def _stands_for_another(
+    kind: Kind, placeholders: Mapping[Kind, int], items: Mapping[Kind, Sequence[MediaItem]]
+) -> bool:
+    """Whether the placeholder of a kind of which there are no items is that of a kind of which there are some."""
+    same = [other for other, token in placeholders.items() if token == placeholders[kind] and items.get(other)]
+    return not items.get(kind) and bool(same)
 
 
 def label_counts(frames: np.ndarray) -> dict[int, int]:
@@ -190,8 +200,14 @@ def _segments(pieces: Sequence[_Piece], ids: np.ndarray) -> list[_Piece]:
 
 
 def _video(frames: Sequence[_Piece]) -> _Piece:
-    found = [frame.item.importance for frame in frames]
-    known = [importance for importance in found if importance is not None]
-    importance = torch.cat(known) if len(known) == len(found) else None
-    item = MediaItem(frames[0].item.grid._replace(frames=len(frames)), importance=importance)
+    item = as_video([frame.item for frame in frames])
     return _Piece(Kind.VIDEO, item, np.concatenate([frame.where for frame in frames]))
+
+
+def as_video(items: Sequence[MediaItem]) -> MediaItem:
+    """Join images of one size to the video whose frames they are; a single item stays as it is."""
+    if len(items) == 1:
+        return items[0]
+    known = [item.importance for item in items if item.importance is not None]
+    importance = torch.cat(known) if len(known) == len(items) else None
+    return MediaItem(items[0].grid._replace(frames=len(items)), importance=importance)

@@ -19,7 +19,7 @@ from ..models.devices import device_of
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
-from .token_layout import MediaItem
+from .token_layout import MediaItem, as_video, with_shown
 
 _CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 _UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
@@ -83,10 +83,13 @@ class VisionRecorder:
             inputs: what the model's processor makes of them, on the model's device.
 
         Returns:
-            The visual embeddings (tokens, d), deepstack features (tokens, levels·d) or None, and what is known of them.
+            The embeddings of the visual tokens that are in the prompt (tokens, d), deepstack features (tokens,
+            levels·d) or None, and what is known of the video.
         """
         features, aligned = self._adapter.encode(inputs)
-        return features, aligned, self.take()[Kind.VIDEO][0]
+        [mine] = with_shown(self.take(), self._adapter.shown(inputs)).values()
+        item = as_video(mine)
+        return features if item.shown is None else features[item.shown.to(features.device)], aligned, item
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -28,7 +28,9 @@ from .ranking import budgets_of, compare_with_best, compressed, finished, leader
 from .retained import Overlay, look
 
 _OVERLAY_METHODS = 4
-_PROVENANCE = ("device", "dtype", "attention", "stage", "prefill", "positions", "pixels", "frames", "fps", "revision")
+_PROVENANCE = (
+    *("device", "dtype", "attention", "stage", "prefill", "positions", "labels", "pixels", "frames", "fps", "revision"),
+)
 
 
 @dataclass(frozen=True)

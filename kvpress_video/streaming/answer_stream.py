@@ -26,26 +26,27 @@ class _CancelWhen(StoppingCriteria):
 
 
 def stream_answer(
-    ask: Callable[..., str], take_back: Callable[[], None], tokenizer: Any, question: str, **options: Any
+    ask: Callable[..., Any], take_back: Callable[[Any], None], tokenizer: Any, question: str, **options: Any
 ) -> Iterator[str]:
     """Ask in another thread and yield the answer's text as it is generated.
 
     Closing the iterator early cancels the answer. If it was complete by then, it is taken back.
 
     Args:
-        ask: called with the question, `streamer`, `stopping_criteria` and `options`, in the other thread.
-        take_back: forgets an answer that is complete although the iterator was closed early.
+        ask: called with the question, `streamer`, `stopping_criteria` and `options`, in the other thread; returns what
+            tells its turn from others.
+        take_back: forgets that turn, where it is complete although the iterator was closed early.
         tokenizer: decodes the tokens.
         question: plain text.
         **options: further arguments of `ask`; `keep` says whether there is anything to take back.
     """
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    cancelled, errors, answers = threading.Event(), [], []
+    cancelled, errors, turns = threading.Event(), [], []
     criteria = StoppingCriteriaList([_CancelWhen(cancelled), *options.pop("stopping_criteria", [])])
 
     def run() -> None:
         try:
-            answers.append(ask(question, streamer=pieces, stopping_criteria=criteria, **options))
+            turns.append(ask(question, streamer=pieces, stopping_criteria=criteria, **options))
         except _Cancelled:
             pass
         except BaseException as error:
@@ -62,7 +63,7 @@ def stream_answer(
     finally:
         cancelled.set()
         thread.join()
-        if answers and not complete and options.get("keep", True):
-            take_back()
+        if turns and not complete and options.get("keep", True):
+            take_back(turns[0])
     if errors:
         raise errors[0]

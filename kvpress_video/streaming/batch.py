@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..cache.adoption import all_or_broken, layers_of
 from ..cache.layer import CompressedLayer
+from ..cache.uncompressed import join_rows
 from ..compressor.entries import Context, Entries
 from ..errors import CacheError
 from ..models.devices import device_of
@@ -53,13 +54,14 @@ def ask_all(
     _check(sessions, asked)
     if not sessions:
         return []
-    with sessions[0].lock:
-        ids = [session.prepare(question, max_new_tokens) for session, question in zip(sessions, asked, strict=True)]
+    with sessions[0].lock, ExitStack() as turns:
+        asking = [
+            turns.enter_context(session.answering(question, max_new_tokens))
+            for session, question in zip(sessions, asked, strict=True)
+        ]
+        ids = [each.asked.ids for each in asking]
         streams = [session.stream for session in sessions]
         length = max(map(len, ids))
-        held = max(layer.physical for stream in streams for layer in stream.layers)
-        cache = _joined(streams, held + length + max_new_tokens)
-        start = [layer.physical for layer in layers_of(cache)]
         tokenizer = sessions[0].processor.tokenizer
         device = device_of(sessions[0].model)
         filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -67,20 +69,25 @@ def ask_all(
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
         generation = {"do_sample": False, "max_new_tokens": max_new_tokens} | generation
         with streams[0].attached():
+            for stream in streams:
+                stream.end_video()
+            held = max(layer.physical for stream in streams for layer in stream.layers)
+            cache = _joined(streams, held + length + max_new_tokens)
+            start = [layer.physical for layer in layers_of(cache)]
             output = streams[0].generate_from(cache, padded, mask, **generation)
-        ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
-        replies = [_until(row, ends) for row in output]
-        marks = [stream.mark() for stream in streams]
-        with ExitStack() as undo:
-            for session in sessions:
-                undo.enter_context(session.undone_on_failure())
-            if keep:
-                for row, (stream, own, reply) in enumerate(zip(streams, ids, replies, strict=True)):
-                    _hand_back(stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
-            return [
-                session.finish(question, reply, keep, before)
-                for session, question, reply, before in zip(sessions, asked, replies, marks, strict=True)
-            ]
+            ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
+            replies = [_until(row, ends) for row in output]
+            for row, (session, own, reply, each) in enumerate(zip(sessions, ids, replies, asking, strict=True)):
+                if not session.keeps(keep):
+                    session.stream.rewind(each.before)
+                elif each.before.others:  # which went on to the end of the longest answer
+                    session.stream.feed_text([*own, *reply[:-1]])
+                else:
+                    _hand_back(session.stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
+        return [
+            session.finish(question, reply, keep, each)
+            for session, question, reply, each in zip(sessions, asked, replies, asking, strict=True)
+        ]
 
 
 def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
@@ -97,9 +104,10 @@ def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
 def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
     """One cache of all rows, padded in front to one length."""
     cache = DynamicCache(config=streams[0].adapter.text_model.config)
-    cache.layers = []
     logical = max(stream.layers[0].logical for stream in streams)
-    for layers in zip(*(stream.layers for stream in streams), strict=True):
+    join_rows(cache, [stream.cache for stream in streams], logical)
+    numbers = [number for number, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
+    for number, *layers in zip(numbers, *(stream.layers for stream in streams), strict=True):
         length = max(layer.physical for layer in layers)
         rows = [replace(layer.rows[0], padding=length - layer.physical) for layer in layers]
         joined = CompressedLayer(reserve, rows, logical)
@@ -108,7 +116,7 @@ def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
             own = [layer.entries(Context()) if layer.physical else like for layer in layers]
             entries = Entries.join([part.padded_to(length) for part in own], dim=0)
             joined.replace(entries, rows)
-        cache.layers.append(joined)
+        cache.layers[number] = joined
     return cache
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedModelError
-from ..models.base import FrameText
+from ..models.base import Adapter
 
-_NOTHING = FrameText()
 _FIRST, _ANSWER, _SECOND = "first-question", "first-answer", "second-question"
 
 
@@ -31,22 +30,23 @@ class ChatTemplate:
     next_text: str
 
     @classmethod
-    def of(cls, processor: Any, system: str | None = None, around: FrameText = _NOTHING) -> ChatTemplate:
+    def of(cls, processor: Any, system: str | None, adapter: Adapter) -> ChatTemplate:
         """Extract the markup from a processor's chat template by rendering short conversations.
 
         Args:
-            processor: has `apply_chat_template` and `video_token`.
+            processor: has `apply_chat_template`.
             system: system message that replaces the template's own.
-            around: what the template writes around a video and the text of its frames replaces; left out.
+            adapter: the model's, which knows what the processor writes around the frames of a video.
 
         Raises:
             UnsupportedModelError: the template does not write the parts in order.
         """
+        around, written = adapter.video_markup(processor), adapter.video_text(processor)
         before = [] if system is None else [{"role": "system", "content": [_text(system)]}]
 
         def render(*turns: tuple[str, bool, str]) -> str:
             messages = [
-                {"role": role, "content": [*([{"type": "video"}] if video else []), _text(text)]}
+                {"role": role, "content": [*([{"type": adapter.media}] if video else []), _text(text)]}
                 for role, video, text in turns
             ]
             rendered: str = processor.apply_chat_template(
@@ -55,7 +55,7 @@ class ChatTemplate:
             return rendered
 
         first, answered = ("user", False, _FIRST), ("assistant", False, _ANSWER)
-        video = processor.video_token
+        video = adapter.placeholder(processor)
         open_video, close_video, ask = _split(render(("user", True, _FIRST)), video, _FIRST)
         if not (open_video.endswith(around.opens) and close_video.startswith(around.closes)):
             raise UnsupportedModelError(
@@ -67,7 +67,14 @@ class ChatTemplate:
         _, next_text, _ = _split(render(first, answered, ("user", False, _SECOND)), _ANSWER, _SECOND)
         next_video = next_video.removesuffix(around.opens)
         open_video, close_video = open_video.removesuffix(around.opens), close_video.removeprefix(around.closes)
-        return cls(open_video, open_text, close_video, ask, next_video, next_text)
+        return cls(
+            open_video + written.opens,
+            open_text,
+            written.closes + close_video,
+            ask,
+            next_video + written.opens,
+            next_text,
+        )
 
 
 def _text(text: str) -> dict[str, str]:

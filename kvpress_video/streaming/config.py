@@ -15,6 +15,7 @@ from ..errors import BudgetError, check_choice
 from ..models.base import Adapter
 from ..prefill.options import Labels, Positions, usual_chunk
 from ..utils.numbers import is_whole
+from .turn_eviction import KeepTurns
 
 LARGEST_CHUNK = 2**31 - 1
 """Largest chunk in visual tokens: token indices are int32."""
@@ -40,6 +41,7 @@ class SessionConfig:
     position_limit: int | None
     bank_on: str
     labels: Labels
+    keep_turns: KeepTurns
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class SessionConfig:
                 raise BudgetError(f"{name} must be a whole number, got {value!r}.")
             if value is not None and value < least:
                 raise BudgetError(f"{name} must be at least {least}, got {value}.")
+        if self.keep_turns != "all" and (not is_whole(self.keep_turns) or self.keep_turns < 0):
+            raise BudgetError(f"keep_turns must be 'all' or a whole number from 0 on, got {self.keep_turns!r:.80}.")
         if self.chunk is not None and self.chunk > LARGEST_CHUNK:
             raise BudgetError(f"chunk must be at most {LARGEST_CHUNK} visual tokens, got {self.chunk}.")
         if not isinstance(self.fps, Real) or not 0 < self.fps < math.inf:
@@ -85,7 +89,7 @@ class SessionConfig:
             return self.chunk
         if self.budget is None:
             return _UNCAPPED_CHUNK
-        return min(usual_chunk(self.cap, adapter, self.positions == "compact"), LARGEST_CHUNK)
+        return min(usual_chunk(self.cap, adapter, self.positions == "compact", self.text_room), LARGEST_CHUNK)
 
     def resolved(self, adapter: Adapter) -> SessionConfig:
         """Spell out the defaults, so that the same session can be made from it on another machine or version."""

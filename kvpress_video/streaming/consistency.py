@@ -10,6 +10,7 @@ from ..cache.allocation import layer_entries
 from ..compressor.entries import Grid
 from ..errors import CacheError
 from ..models.base import Adapter
+from .conversation import ConversationState
 from .frame_queue import QueueState
 from .state import SessionState, StreamState
 from .timeline import Timeline
@@ -35,9 +36,9 @@ def conflict(place: str, problem: str) -> NoReturn:
 
 
 def text_entries(stream: StreamState) -> int:
-    """Text entries per layer and KV head, labels not counted: all that was seen, since none is evicted."""
-    frames = stream.timeline.grid.tokens if stream.timeline.grid else 0
-    return stream.logical - frames - sum(stream.rows[0].labels_seen.values() if stream.rows else ())
+    """Text entries per layer and KV head, labels not counted: all that was seen and has not left with its turn."""
+    frames = sum(sum((*row.seen.values(), *row.labels_seen.values())) for row in stream.rows[:1])
+    return stream.logical - frames - stream.evicted_text
 
 
 def entries(stream: StreamState, layer: int) -> int:
@@ -55,10 +56,10 @@ def check_state(state: SessionState, adapter: Adapter) -> None:
     stream, layers = state.stream, len(adapter.attentions)
     if len(stream.rows) != layers:
         raise Contradiction(f"tells of {len(stream.rows)} layers, and the model has {layers}")
-    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()), adapter.written_times)
+    _check_timeline(stream.timeline, bool(adapter.rope().axes.any()), adapter.labelled)
     _check_tokens(stream)
     for layer in range(layers):
-        _check_row(stream, layer)
+        _check_row(stream, layer, adapter.omits_tokens)
     _check_conversation(state, adapter.text_model.config.vocab_size)
     _check_queue(state.queue, stream.timeline, state.config.fps)
     _check_budget(state, adapter)
@@ -70,10 +71,13 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
         _state_conflict(
             f"{place}.spatial", f"is {timeline.spatial}, but the model has {'M-RoPE' if spatial else '1-D'} positions"
         )
+    for number, (gap_before, gap) in enumerate(pairwise(((0, 0), *timeline.gaps))):
+        if not gap_before[1] <= gap[0] < gap[1]:
+            _state_conflict(f"{place}.gaps[{number}]", f"is {list(gap)}, which does not ascend from {gap_before[1]}")
     if timeline.labelled != labelled:
         _state_conflict(f"{place}.labelled", f"is {timeline.labelled}, which the model's family is not")
     if grid is None or last is None or not runs:
-        if grid or last or runs or base:
+        if grid or last or runs or base or timeline.vacant:
             _state_conflict(place, "needs grid, runs and last together")
         return
     for number, run in enumerate(runs):
@@ -87,6 +91,9 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
     for number, (before, run) in enumerate(pairwise(runs), 1):
         if run.start < before.end:
             _state_conflict(f"{place}.runs[{number}]", f"starts at {run.start}, before the end of the one before it")
+    for number, gap in enumerate(timeline.gaps):
+        if any(run.start < gap.end and gap.start < run.end for run in runs):
+            _state_conflict(f"{place}.gaps[{number}]", "is where frames are")
     if last.frame != grid.frames - 1:
         _state_conflict(f"{place}.last.frame", f"is {last.frame}, of {grid.frames} frames")
     if not runs[-1].start - 1 <= last.position <= runs[-1].end:
@@ -100,8 +107,11 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
 def _check_tokens(stream: StreamState) -> None:
     timeline, text = stream.timeline, text_entries(stream)
     if not 0 <= text <= stream.logical < _INDEX_LIMIT:
-        _state_conflict("stream.logical", f"is {stream.logical}, but {stream.logical - text} visual tokens were seen")
-    taken = sum(run.end - run.start for run in timeline.runs)
+        other = f"{stream.logical - text - stream.evicted_text} visual tokens were seen"
+        left = f", and {stream.evicted_text} of text have left" if stream.evicted_text else ""
+        _state_conflict("stream.logical", f"is {stream.logical}, but {other}{left}")
+    taken = sum(end - start for start, end in (*((run.start, run.end) for run in timeline.runs), *timeline.gaps))
+    taken += timeline.vacant
     following = stream.rows[0].following or 0
     inside = timeline.labelled and not stream.rows[0].labels_seen  # labels are text, and inside of the runs
     due = following <= taken + text if inside else following == taken + text
@@ -109,12 +119,19 @@ def _check_tokens(stream: StreamState) -> None:
         _state_conflict(
             "stream.rows[0].following", f"is {following}, but text takes {text} and runs take {taken} positions"
         )
+    if timeline.gaps and timeline.gaps[-1].end > following:
+        _state_conflict("stream.timeline.gaps", f"end at {timeline.gaps[-1].end}, after {following}")
 
 
-def _check_row(stream: StreamState, layer: int) -> None:
+def _tokens_seen(stream: StreamState, grid: Grid, omits: bool) -> int:
+    """Visual tokens seen: all of the grid, or at least one of each frame where the processor may omit some."""
+    return min(max(stream.rows[0].seen.get(VIDEO, 0), grid.frames if omits else grid.tokens), grid.tokens)
+
+
+def _check_row(stream: StreamState, layer: int, omits: bool) -> None:
     row, place, grid = stream.rows[layer], f"stream.rows[{layer}]", stream.timeline.grid
     grids: dict[int, Grid] = {} if grid is None else {VIDEO: grid}
-    seen = {segment: grid.tokens for segment, grid in grids.items()}
+    seen = {} if grid is None else {VIDEO: _tokens_seen(stream, grid, omits)}
     if row.padding or row.loose or row.shift:
         _state_conflict(place, "has padding or shifted positions, which sessions never have")
     if row.following != stream.rows[0].following:
@@ -157,9 +174,29 @@ def _check_conversation(state: SessionState, vocabulary: int) -> None:
         )
     if len(conversation.unsaid) > (most := int(conversation.begun and not conversation.watching)):
         _state_conflict(f"{place}.unsaid", f"has {len(conversation.unsaid)} tokens, but an answer left at most {most}")
+    _check_turns(conversation, stream.logical)
     for token in conversation.unsaid:
         if token >= vocabulary:
             _state_conflict(f"{place}.unsaid", f"has token {token}, beyond the vocabulary of {vocabulary}")
+
+
+def _check_turns(conversation: ConversationState, logical: int) -> None:
+    """Check where the turns are: inside of what was seen, one after another."""
+    turns, opening, end = conversation.tokens, conversation.opening, 0
+    if len(turns) > len(conversation.turns):
+        _state_conflict("talk.tokens", f"places {len(turns)} turns, but {len(conversation.turns)} were kept")
+    for number, turn in enumerate(turns):
+        parts = (turn.opening.tokens, turn.text, *([turn.reopening] if turn.reopening else []))
+        for start, stop in parts:
+            if not end <= start <= stop <= logical:
+                _state_conflict(f"talk.tokens[{number}]", f"has tokens {start} to {stop}, where they cannot be")
+            end = stop
+        if number and turns[number - 1].reopening is None and turn.opening.tokens.start != turns[number - 1].text.stop:
+            _state_conflict(f"talk.tokens[{number}].opening", "does not begin where the turn before it ends")
+    if turns and turns[-1].reopening is None and conversation.watching:
+        _state_conflict("talk.tokens", "names nothing between the last turn and the frames after it")
+    if opening and (turns or conversation.watching or not opening.tokens.start <= opening.tokens.stop <= logical):
+        _state_conflict("talk.opening", "has a value, but something was said or shown since")
 
 
 def _check_queue(queue: QueueState, timeline: Timeline, fps: float) -> None:
@@ -182,7 +219,9 @@ def _check_budget(state: SessionState, adapter: Adapter) -> None:
     counted = sum(row.visual + row.label_tokens for row in stream.rows)
     if cap.unit == "bytes":
         counted += layers * text_entries(stream)
-    most = layers * layer_entries(cap, layers, adapter.entry_bytes(state.config.positions == "compact"))
+    others = adapter.uncompressed_bytes(stream.logical)
+    entry = adapter.entry_bytes(state.config.positions == "compact")
+    most = layers * layer_entries(cap, layers, entry, uncompressed=others)
     if counted > _OVERSHOOT * most:
         _state_conflict("stream.rows", f"hold {counted} entries in all layers, far above the budget of {cap}")
 

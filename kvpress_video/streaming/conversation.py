@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..models.base import Adapter
+from ..models.streamed_frames import FrameText
 from ..utils.questions import check_question
 from .chat_template import ChatTemplate
+from .frame_queue import TIME_LIMIT
 from .frame_tokens import LabelIds
+from .turn_eviction import Departure, Opening, TokenRange, TurnTokens
+
+_LAST_STEP = 10**9  # ordinal of a temporal step that no session comes to
 
 
 class Turn(NamedTuple):
@@ -19,29 +25,54 @@ class Turn(NamedTuple):
     answer: str
 
 
+class Asked(NamedTuple):
+    """Token ids of a question with the markup before and after it, and how many of them come before it."""
+
+    ids: list[int]
+    opening: int
+
+
 @dataclass(frozen=True)
 class ConversationState:
     """The state of a `Conversation`.
 
     Attributes:
-        turns: questions and answers so far.
+        turns: questions and answers in the cache.
         begun: whether anything was said or shown.
         watching: whether frames came last.
         unsaid: the last token of an answer, which `generate()` returns but does not put into the cache.
+        tokens: where the newest turns are; older ones, of files that do not tell, never leave.
+        opening: markup in the cache whose question has left, so that the next one needs none.
+        evicted: how many turns have left.
     """
 
     turns: tuple[Turn, ...] = ()
     begun: bool = False
     watching: bool = False
     unsaid: tuple[int, ...] = ()
+    tokens: tuple[TurnTokens, ...] = ()
+    opening: Opening | None = None
+    evicted: int = 0
+
+    def without(self, leaves: Departure) -> ConversationState:
+        """Return the state once some turns have left."""
+        first = len(self.turns) - len(self.tokens)
+        return replace(
+            self,
+            turns=(*self.turns[:first], *self.turns[first + leaves.count :]),
+            unsaid=() if leaves.opening else self.unsaid,
+            tokens=leaves.stay,
+            opening=leaves.opening or self.opening,
+            evicted=self.evicted + leaves.count,
+        )
 
 
 class Conversation:
     """Produces the token ids that come next and records questions and answers.
 
     Attributes:
-        turns: questions and answers so far.
         asking: token ids between a question and its answer.
+        state: all that changes.
     """
 
     def __init__(self, processor: Any, system: str | None, adapter: Adapter) -> None:
@@ -59,58 +90,110 @@ class Conversation:
             check_question(processor, system, "system message")
         self._processor, self._adapter = processor, adapter
         self._tokenizer = processor.tokenizer
-        self._template = ChatTemplate.of(processor, system, adapter.video_markup(processor))
+        self._begins: str | None = getattr(processor.tokenizer, "bos_token", None)  # which some templates write
+        self._template = ChatTemplate.of(processor, system, adapter)
         self.asking = self._ids(self._template.ask)
-        self._unsaid: tuple[int, ...]
-        self.restore(ConversationState())
+        self.state = ConversationState()
 
-    def before_frames(self) -> list[int]:
-        """Return the token ids that open a run of frames; none inside one."""
-        return [] if self._watching else self._opening(self._template.open_video, self._template.next_video)
+    @property
+    def turns(self) -> list[Turn]:
+        """Questions and answers in the cache."""
+        return list(self.state.turns)
 
-    def labels(self, seconds: Sequence[float], first: int) -> list[LabelIds]:
-        """Return the token ids around each temporal step.
+    def frames(self, seconds: Sequence[float], first: int) -> tuple[list[int], list[LabelIds]]:
+        """Return the token ids that open a run of frames, none inside one, and those around each temporal step.
+
+        Text between two special tokens is tokenised in one piece.
 
         Args:
             seconds: when each is shown.
             first: ordinal of the first of them in the session, from 0.
         """
         texts = self._adapter.frame_texts(self._processor, seconds, first)
-        return [LabelIds(self._ids(text.opens), self._ids(text.closes)) for text in texts]
+        labels = [self._label(text) for text in texts]
+        state, first_ever = self.state, not self.state.begun
+        if state.watching:
+            return [], labels
+        opening = self._template.open_video if first_ever else self._template.next_video
+        alone, whole = self._ids(opening, first_ever), self._ids(opening + texts[0].opens, first_ever)
+        shared = _alike(alone, whole)
+        before = [*state.unsaid, *whole[:shared]]
+        before = before[self._shared(before) :] if state.opening else before
+        return before, [labels[0]._replace(opens=whole[shared:]), *labels[1:]]
 
     @property
     def label_tokens(self) -> int:
-        """Tokens around the first temporal step of a session."""
-        [label] = self.labels([0.0], 0)
-        return len(label.opens) + len(label.closes)
+        """Tokens around the first temporal step of a session, if others came before."""
+        [text] = self._adapter.frame_texts(self._processor, [0.0], 0)
+        return sum(map(len, self._label(text)))
 
-    def question(self, question: str) -> list[int]:
-        """Return the token ids of a question with the markup before and after it."""
-        template = self._template
-        if self._watching:
-            before = self._ids(template.close_video)
-        else:
-            before = self._opening(template.open_text, template.next_text)
-        return [*before, *self._ids(question), *self.asking]
+    def _label(self, text: FrameText) -> LabelIds:
+        return LabelIds(self._ids(self._adapter.frame_separator + text.opens), self._ids(text.closes))
 
-    def watched(self) -> None:
-        """Record that frames, and the markup that opens them, are in the cache."""
-        self._begun, self._watching, self._unsaid = True, True, ()
+    @property
+    def longest_label(self) -> int:
+        """Most tokens around any temporal step."""
+        texts = [self._adapter.frame_texts(self._processor, [at], _LAST_STEP)[0] for at in (-TIME_LIMIT, TIME_LIMIT)]
+        return max(sum(map(len, self._label(text))) for text in texts)
 
-    def answered(self, question: str, reply: Sequence[int]) -> str:
+    @property
+    def reopening_tokens(self) -> int:
+        """Most tokens of the text between an answer and frames."""
+        return 1 + len(self._ids(self._template.next_video))
+
+    def question(self, question: str, opened: bool = False) -> Asked:
+        """Return the token ids of a question, text between two special tokens in one piece.
+
+        Args:
+            question: plain text.
+            opened: whether the markup before it is in the cache already.
+        """
+        template, state, said = self._template, self.state, question + self._template.ask
+        if opened:
+            return Asked(self._ids(said), 0)
+        first = not state.begun
+        opening = template.open_text if first else template.close_video if state.watching else template.next_text
+        whole = self._ids(opening + said, first)
+        shared = _alike(self._ids(opening, first), whole)
+        return Asked([*state.unsaid, *whole], len(state.unsaid) + shared)
+
+    def watched(self, before: Sequence[int], start: int) -> None:
+        """Record that frames are in the cache.
+
+        Args:
+            before: token ids of the markup that opens them.
+            start: index of the first of those.
+        """
+        tokens = self.state.tokens
+        if tokens and not self.state.watching:
+            reopening = TokenRange(start + self._shared(before), start + len(before))
+            tokens = (*tokens[:-1], tokens[-1]._replace(reopening=reopening))
+        self.state = replace(self.state, begun=True, watching=True, unsaid=(), tokens=tokens, opening=None)
+
+    def answered(self, question: str, reply: Sequence[int], asked: Asked, tokens: TokenRange) -> str:
         """Record a turn.
 
         Args:
             question: plain text.
             reply: token ids of the answer; all but the last are in the cache.
+            asked: what was put into the cache before the answer.
+            tokens: indices of all of that, the answer included.
 
         Returns:
             The answer's text.
         """
-        answer = self.text(reply)
-        self._begun, self._watching = True, False
-        self._unsaid = tuple(token for token in reply[-1:] if token not in self._tokenizer.all_special_ids)
-        self.turns.append(Turn(question, answer))
+        answer, state = self.text(reply), self.state
+        text = tokens.start + asked.opening
+        opening = state.opening or Opening(TokenRange(tokens.start, text), state.watching)
+        self.state = replace(
+            state,
+            turns=(*state.turns, Turn(question, answer)),
+            begun=True,
+            watching=False,
+            unsaid=tuple(token for token in reply[-1:] if token not in self._tokenizer.all_special_ids),
+            tokens=(*state.tokens, TurnTokens(opening, TokenRange(text, tokens.stop))),
+            opening=None,
+        )
         return answer
 
     def text(self, reply: Sequence[int]) -> str:
@@ -118,19 +201,21 @@ class Conversation:
         text: str = self._tokenizer.decode(list(reply), skip_special_tokens=True)
         return text.strip()
 
-    @property
-    def state(self) -> ConversationState:
-        """The present state, for `restore`."""
-        return ConversationState(tuple(self.turns), self._begun, self._watching, self._unsaid)
-
-    def restore(self, state: ConversationState) -> None:
-        """Continue from a state."""
-        self.turns = list(state.turns)
-        self._begun, self._watching, self._unsaid = state.begun, state.watching, state.unsaid
-
     def _opening(self, first: str, following: str) -> list[int]:
-        return [*self._unsaid, *self._ids(following)] if self._begun else self._ids(first, special=True)
+        if self.state.begun:
+            return [*self.state.unsaid, *self._ids(following)]
+        return self._ids(first, special=True)
+
+    def _shared(self, before: Sequence[int]) -> int:
+        """Count the first tokens of the markup that opens frames that also come before a question."""
+        return _alike(before, self._opening(self._template.open_text, self._template.next_text))
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
+        special = special and not (self._begins and text.startswith(self._begins))
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"] if text or special else []
         return ids
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the first tokens that are equal."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

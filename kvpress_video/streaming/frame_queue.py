@@ -13,7 +13,7 @@ from torch import Tensor
 from ..compressor.entries import Kind
 from ..errors import VideoError
 from ..models.base import Adapter
-from ..video.frames import as_frames, as_times, process
+from ..video.frames import as_frames, as_times
 from ..video.reader import Frames
 from ..video.resolution import frame_pixels
 
@@ -142,7 +142,8 @@ class FrameQueue:
 
     def batch(self) -> FrameBatch:
         """Process all queued frames; an odd one at the end makes a temporal step by itself, as in the processor."""
-        return FrameBatch(process(self._processor, self.frames), self._adapter.step_seconds(self.times))
+        inputs = self._adapter.frame_inputs(self._processor, self.frames)
+        return FrameBatch(inputs, self._adapter.step_seconds(self.times))
 
     def clear(self) -> None:
         """Drop the queued frames."""
@@ -150,7 +151,7 @@ class FrameQueue:
 
     def _frames_per_chunk(self, one: Frames) -> int:
         step = self._adapter.frames_per_step
-        first = self._adapter.unpack(Kind.VIDEO, process(self._processor, [one] * step))
+        first = self._adapter.unpack(Kind.VIDEO, self._adapter.frame_inputs(self._processor, [one] * step))
         if first is None:
             raise VideoError("The vision tower cannot be given these frames one by one.")
         return step * max(1, self._chunk_tokens // (first[0].grid.patches + self._label_tokens))

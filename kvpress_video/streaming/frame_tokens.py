@@ -27,10 +27,12 @@ class FrameTokens:
     Attributes:
         grid: visual tokens of the frames.
         labels: of each frame; of no tokens in families that write none.
+        shown: visual tokens that there are, (grid.tokens,) bool; None for all of them.
     """
 
     grid: Grid
     labels: Sequence[LabelIds]
+    shown: Tensor | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -38,16 +40,26 @@ class FrameTokens:
         return [token for label in self.labels for part in label for token in part]
 
     @cached_property
+    def ordinals(self) -> Tensor:
+        """Place of each visual token in the grid, row by row, (patches,) int64."""
+        return torch.arange(self.grid.tokens) if self.shown is None else self.shown.cpu().nonzero().flatten()
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        """Tokens of each frame: before its patches, patches, after them, (frames, 3) int64."""
+        patches = (self.ordinals // self.grid.patches).bincount(minlength=self.grid.frames)
+        opens, closes = zip(*((len(label.opens), len(label.closes)) for label in self.labels), strict=True)
+        return torch.stack([torch.tensor(opens), patches, torch.tensor(closes)], dim=1)
+
+    @cached_property
     def frames(self) -> Tensor:
         """Frame of each token, (n,) int64, from 0."""
-        counts = [len(label.opens) + self.grid.patches + len(label.closes) for label in self.labels]
-        return torch.arange(self.grid.frames).repeat_interleave(torch.tensor(counts))
+        return torch.arange(self.grid.frames).repeat_interleave(self._counts.sum(1))
 
     @cached_property
     def visual(self) -> Tensor:
         """Which tokens are patches, (n,) bool."""
-        counts = [(len(label.opens), self.grid.patches, len(label.closes)) for label in self.labels]
-        return torch.tensor([False, True, False]).repeat(len(counts)).repeat_interleave(torch.tensor(counts).flatten())
+        return torch.tensor([False, True, False]).repeat(self.grid.frames).repeat_interleave(self._counts.flatten())
 
     def embedded(self, features: Tensor, labels: Tensor) -> Tensor:
         """Put patches (tokens, d) and label tokens (labels, d) into their order, (n, d)."""
@@ -63,17 +75,19 @@ class FrameTokens:
         Returns:
             (t, h, w) of each token, (n, 3) fp32, and the first position after them.
         """
-        grid, parts, place = self.grid, [], start
-        patch = torch.arange(grid.patches)
-        row, column = patch // grid.columns, patch % grid.columns
-        offsets = torch.stack([torch.zeros_like(patch), row, column] if spatial else [patch] * 3, dim=-1)
-        step = max(grid.rows, grid.columns) if spatial else grid.patches
-        for opens, closes in self.labels:
-            parts += [_line(place, len(opens)), place + len(opens) + offsets]
-            place += len(opens) + step
-            parts.append(_line(place, len(closes)))
-            place += len(closes)
-        return torch.cat(parts).float(), place
+        if not spatial:
+            end = start + len(self.visual)
+            return torch.arange(start, end).float()[:, None].expand(-1, 3), end
+        grid, patch = self.grid, self.ordinals % self.grid.patches
+        steps = self._counts.clone()
+        steps[:, 1] = max(grid.rows, grid.columns)
+        starts = start + torch.cat([torch.zeros(1, dtype=torch.long), steps.flatten().cumsum(0)])
+        part = torch.arange(3 * grid.frames).repeat_interleave(self._counts.flatten())
+        first = self._counts.flatten().cumsum(0) - self._counts.flatten()
+        positions = (starts[part] + torch.arange(len(part)) - first[part])[:, None].repeat(1, 3)
+        places = torch.stack([torch.zeros_like(patch), patch // grid.columns, patch % grid.columns], dim=1)
+        positions[self.visual] = starts[part][self.visual, None] + places
+        return positions.float(), int(starts[-1])
 
     def tags(self, index: int, segment: int, first_frame: int, labelled: bool) -> Tensor:
         """Tag the tokens, (n, Tags.WIDTH) int32.
@@ -91,14 +105,11 @@ class FrameTokens:
         if labelled:
             tags[~visual, Tags.SEGMENT] = segment
             tags[~visual, Tags.FRAME] = frame[~visual]
-        tags[visual, Tags.KIND :] = grid_tags(self.grid, Kind.VIDEO, segment, first_frame)[:, Tags.KIND :]
+        tagged = grid_tags(self.grid, Kind.VIDEO, segment, first_frame, self.ordinals)
+        tags[visual, Tags.KIND :] = tagged[:, Tags.KIND :]
         return tags
 
     def label_counts(self, first_frame: int) -> dict[int, int]:
         """Count the label tokens of each frame that has any."""
         counts = (len(label.opens) + len(label.closes) for label in self.labels)
         return {first_frame + number: count for number, count in enumerate(counts) if count}
-
-
-def _line(start: int, length: int) -> Tensor:
-    return (start + torch.arange(length))[:, None].expand(-1, 3)

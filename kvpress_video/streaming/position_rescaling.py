@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ class Run:
     Attributes:
         start: position of the first frame; rows and columns count from it (M-RoPE).
         end: the first position after it.
-        least: positions that its rows and columns take, however short its time.
+        least: positions that its rows and columns take, however short its time; 0 for a gap, in which nothing is held.
     """
 
     start: int
@@ -29,11 +29,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Rescaling:
-    """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, text keeps its
-    spacing, and everything moves up to follow.
+    """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, gaps close,
+    text keeps its spacing, and everything moves up to follow.
 
     Attributes:
-        runs: as they were.
+        runs: as they were, gaps among them, ascending.
         factor: what a run's time is multiplied by.
         spatial: whether rows and columns are axes of their own, which only move (M-RoPE).
         labelled: whether text stands between the frames of a run; their rows and columns then move with their time.
@@ -51,7 +51,7 @@ class Rescaling:
         for run in self.runs:
             fixed = run.least if self.labelled else 0  # the last frame's rows and columns
             length = max(math.ceil((run.end - run.start - fixed) * self.factor) + fixed, run.least)
-            length = min(length, run.end - run.start)
+            length = min(length, run.end - run.start) if run.least else 0
             found.append(Run(run.start - saved, run.start - saved + length, run.least))
             saved += run.end - run.start - length
         return found
@@ -71,12 +71,43 @@ class Rescaling:
         moved = positions + positions.new_tensor(shift)[region][..., None]
         inside = region % 2 == 1
         start = time.new_tensor([0, *edges])[region]
-        squeezed = (positions - start[..., None]) * (self.factor - 1)
+        factor = time.new_tensor([0, *(part for run in self.runs for part in (self.factor if run.least else 0, 0))])
+        squeezed = (positions - start[..., None]) * (factor[region] - 1)[..., None]
         if self.spatial and self.labelled:
             squeezed = squeezed[..., :1].expand_as(squeezed)
         elif self.spatial:
             squeezed[..., 1:] = 0
         return torch.where(inside[..., None], moved + squeezed, moved)
+
+
+def occupied(runs: Sequence[Run], times: Iterable[Tensor]) -> list[bool]:
+    """Check of each run whether anything is held in it.
+
+    Args:
+        runs: ascending.
+        times: temporal positions of what is held, fp32, in several tensors.
+    """
+    counts = torch.zeros(2 * len(runs) + 1, dtype=torch.long)
+    for time in times:
+        edges = time.new_tensor([edge for run in runs for edge in (run.start, run.end)])
+        counts += torch.bucketize(time.flatten().contiguous(), edges, right=True).bincount(minlength=len(counts)).cpu()
+    return (counts[1::2] > 0).tolist()
+
+
+def with_gaps(runs: Sequence[Run], text: Tensor) -> list[Run]:
+    """Return the runs and the gaps between them and text, ascending.
+
+    Args:
+        runs: those in which something is held.
+        text: positions of the text that is held, (n,), on the host.
+    """
+    starts = torch.tensor([0, *(run.start for run in runs), *text.tolist()])
+    ends = torch.tensor([0, *(run.end for run in runs), *(text + 1).tolist()])
+    order = starts.argsort()
+    ended, begins = ends[order].cummax(0).values[:-1], starts[order][1:]
+    apart = begins > ended
+    gaps = (Run(int(start), int(end), 0) for start, end in zip(ended[apart], begins[apart], strict=True))
+    return sorted([*runs, *gaps], key=lambda run: run.start)
 
 
 def rescale_to(

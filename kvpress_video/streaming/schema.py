@@ -22,9 +22,11 @@ from ..models.fingerprint import Fingerprint
 from .config import SessionConfig
 from .conversation import ConversationState, Turn
 from .frame_queue import TIME_LIMIT, QueueState
+from .position_gaps import Gap
 from .position_rescaling import Run
 from .state import SessionState, StreamState
 from .timeline import Moment, Timeline
+from .turn_eviction import Opening, TokenRange, TurnTokens
 
 _WHOLE_LIMIT = 2**53  # largest whole number that every JSON reader keeps exact
 _SIDE_LIMIT = 2**14  # pixels
@@ -59,6 +61,7 @@ Seconds = Annotated[float, Field(ge=-TIME_LIMIT, le=TIME_LIMIT)]
 Position = Annotated[float, Field(ge=0, le=_WHOLE_LIMIT)]
 Plain = Annotated[Any, AfterValidator(_plain)]
 GridSizes = tuple[Positive, Positive, Positive]
+Indices = tuple[Count, Count]
 
 
 class _Model(BaseModel):
@@ -83,6 +86,7 @@ class ConfigModel(_Model):
     position_limit: Positive | None
     bank_on: str
     labels: Literal["spread", "keep", "drop"] = "spread"
+    keep_turns: Count | Literal["all"] = "all"
 
     def build(self) -> SessionConfig:
         """Convert to the arguments of a session.
@@ -160,13 +164,16 @@ class TimelineModel(_Model):
     base: MomentModel | None
     last: MomentModel | None
     labelled: bool = False
+    gaps: tuple[tuple[Count, Positive], ...] = ()
+    vacant: Count = 0
 
     def build(self) -> Timeline:
         """Convert to a timeline."""
         runs = tuple(Run(run.start, run.end, run.least) for run in self.runs)
         base = None if self.base is None else self.base.build()
         last = None if self.last is None else self.last.build()
-        return Timeline(self.spatial, self.grid and Grid(*self.grid), runs, base, last, self.labelled)
+        gaps, grid = tuple(Gap(*gap) for gap in self.gaps), self.grid and Grid(*self.grid)
+        return Timeline(self.spatial, grid, runs, base, last, self.labelled, gaps, self.vacant)
 
 
 class StreamModel(_Model):
@@ -176,12 +183,36 @@ class StreamModel(_Model):
     rows: tuple[RowModel, ...]
     timeline: TimelineModel
     peak_bytes: Count
+    evicted_text: Count = 0
 
     def build(self) -> StreamState:
         """Convert to the state of a stream."""
-        return StreamState(
-            self.logical, tuple(row.build() for row in self.rows), self.timeline.build(), self.peak_bytes
-        )
+        rows = tuple(row.build() for row in self.rows)
+        return StreamState(self.logical, rows, self.timeline.build(), self.peak_bytes, self.evicted_text)
+
+
+class OpeningModel(_Model):
+    """An `Opening`."""
+
+    tokens: Indices
+    closes_video: bool
+
+    def build(self) -> Opening:
+        """Convert to the markup before a question."""
+        return Opening(TokenRange(*self.tokens), self.closes_video)
+
+
+class TurnTokensModel(_Model):
+    """The tokens of a turn."""
+
+    opening: OpeningModel
+    text: Indices
+    reopening: Indices | None
+
+    def build(self) -> TurnTokens:
+        """Convert to the tokens of a turn."""
+        reopening = None if self.reopening is None else TokenRange(*self.reopening)
+        return TurnTokens(self.opening.build(), TokenRange(*self.text), reopening)
 
 
 class ConversationModel(_Model):
@@ -191,12 +222,21 @@ class ConversationModel(_Model):
     begun: bool
     watching: bool
     unsaid: tuple[Count, ...]
+    tokens: tuple[TurnTokensModel, ...] = ()
+    opening: OpeningModel | None = None
+    evicted: Count = 0
 
     def build(self) -> ConversationState:
         """Convert to the state of a conversation."""
         return ConversationState(
-            tuple(Turn(*turn) for turn in self.turns), self.begun, self.watching, self.unsaid
-        )  # fmt: skip
+            tuple(Turn(*turn) for turn in self.turns),
+            self.begun,
+            self.watching,
+            self.unsaid,
+            tuple(turn.build() for turn in self.tokens),
+            None if self.opening is None else self.opening.build(),
+            self.evicted,
+        )
 
 
 class QueueModel(_Model):

@@ -1,30 +1,47 @@
 """Video sessions: push frames and ask questions at any time, inside one fixed budget.
 
-One class fills this file: the public interface of sessions, most of which is documentation.
+One class fills this file: the public interface of sessions, most of which is documentation, and what undoes each step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..budget import BudgetLike
 from ..compressor.base import Compressor
 from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Labels, Positions
+from ..self_check.check import ensure_checked
 from ..utils.concurrency import defer_sigint, model_lock
 from ..utils.questions import check_new_tokens, check_question
 from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .config import SessionConfig
-from .conversation import Conversation, ConversationState, Turn
+from .conversation import Asked, Conversation, ConversationState, Turn
 from .frame_queue import FrameQueue
 from .state import SessionState, Snapshot, put_stream, take_stream
 from .stats import SessionStats, measure
 from .stream import Mark, Stream
+from .text_eviction import TextEviction
+from .turn_eviction import Departure, KeepTurns, TokenRange, beyond, departure, least_departure
+
+
+class Asking(NamedTuple):
+    """A question in progress.
+
+    Attributes:
+        asked: its token ids.
+        before: where the stream was before it.
+        undo: undoes all that has happened since.
+    """
+
+    asked: Asked
+    before: Mark
+    undo: ExitStack
 
 
 class VideoSession:
@@ -59,6 +76,7 @@ class VideoSession:
         position_limit: int | None = None,
         bank_on: str = "device",
         labels: Labels = "spread",
+        keep_turns: KeepTurns = "all",
         **settings: Any,
     ) -> None:
         """Start an empty session.
@@ -67,10 +85,12 @@ class VideoSession:
             model, processor: from `from_pretrained`.
             method: a method's name, `"name:setting=value,…"`, or an instance.
             budget: `6144` (visual entries per layer and KV head; text is kept on top) or `"256MiB"` (everything the
-                cache holds, text included). Only `"full"`, which grows without bound, needs none.
+                cache holds at any moment, text and the chunk in work included). Only `"full"`, which grows without
+                bound, needs none.
             positions: `"compact"` rescales the time of earlier frames whenever positions run out; `"keep"` leaves
                 every position as it was.
-            chunk: visual tokens per prefill, rounded down to whole frames; a third of the budget by default.
+            chunk: visual tokens per prefill, rounded down to whole frames; by default a third of the entries that the
+                budget leaves a layer for frames.
             fps: frames per second where `push` is given no times.
             system: system message.
             text_room: text entries that frames leave free in a budget of bytes, beyond those held.
@@ -80,6 +100,9 @@ class VideoSession:
                 outside its window. Answers are the same.
             labels: what becomes of the text that the processor writes for each frame, as in `compress`: `"spread"` and
                 `"drop"` count it in the budget, `"keep"` lets it grow on top.
+            keep_turns: how many questions with their answers stay in the cache once the newest is answered; older ones
+                leave whole, the oldest first. `"all"` keeps all, under a budget of bytes as long as the next question
+                fits. What opens the conversation never leaves.
             **settings: settings of the method.
 
         Raises:
@@ -87,9 +110,21 @@ class VideoSession:
             UnknownNameError: unknown method, setting, `positions` or `bank_on`.
             UnsupportedModelError: the model does not support streams.
         """
+        ensure_checked(model)
         adapter = adapter_for(model)
         self._config = SessionConfig(
-            method, budget, positions, chunk, fps, system, text_room, position_limit, bank_on, labels, settings
+            method,
+            budget,
+            positions,
+            chunk,
+            fps,
+            system,
+            text_room,
+            position_limit,
+            bank_on,
+            labels,
+            keep_turns,
+            settings,
         ).resolved(adapter)
         tokens = self._config.chunk_for(adapter)
         self.model, self.processor, self.positions = model, processor, positions
@@ -103,6 +138,8 @@ class VideoSession:
             compact=positions == "compact",
             position_limit=position_limit,
             text_room=self._config.reserved_text or 0,
+            opening=self._conversation.reopening_tokens,
+            label_tokens=(self._conversation.label_tokens, self._conversation.longest_label),
             probes=self._conversation.asking,
             bank_on=bank_on,
             labels=labels,
@@ -112,7 +149,7 @@ class VideoSession:
 
     @property
     def turns(self) -> list[Turn]:
-        """Questions and answers so far."""
+        """Questions and answers in the cache, oldest first."""
         return self._conversation.turns
 
     def push(self, frames: Any, times: float | Iterable[float] | None = None) -> None:
@@ -164,10 +201,12 @@ class VideoSession:
             if not self._queue.frames:
                 return
             batch = self._queue.batch()
-            with defer_sigint(), self.stream.attached():
-                labels = self._conversation.labels(batch.seconds, self.stream.timeline.frames)
-                self.stream.feed_frames(batch.inputs, batch.seconds, self._conversation.before_frames(), labels)
-                self._conversation.watched()
+            with defer_sigint(), self.stream.attached(), self._undoing() as undo:
+                self._evict(self._crowding_frames(), undo)
+                before, labels = self._conversation.frames(batch.seconds, self.stream.timeline.frames)
+                start = self.stream.layers[0].logical
+                self.stream.feed_frames(batch.inputs, batch.seconds, before, labels)
+                self._conversation.watched(before, start)
                 self._queue.clear()
                 self.stream.remembered = None
 
@@ -187,35 +226,28 @@ class VideoSession:
             BudgetError: a budget of bytes has no room for the turn, or `max_new_tokens` is no whole number above zero.
             QuestionError: the question is no text, or contains a special token of the model.
         """
-        with self.lock:
-            ids = self.prepare(question, max_new_tokens)
-            with self.undone_on_failure():
-                before = self.stream.mark()
-                with self.stream.attached():
-                    reply = self.stream.generate(
-                        ids, max_new_tokens=max_new_tokens, streamer=streamer, **{"do_sample": False} | generation
-                    )
-                if not keep:
-                    self.stream.rewind(before)
-                return self.finish(question, reply, keep, before)
+        with self.lock, self.answering(question, max_new_tokens) as asking:
+            with self.stream.attached():
+                self.stream.end_video()
+                reply = self.stream.generate(
+                    asking.asked.ids,
+                    max_new_tokens=max_new_tokens,
+                    streamer=streamer,
+                    **{"do_sample": False} | generation,
+                )
+            if not self.keeps(keep):
+                self.stream.rewind(asking.before)
+            return self.finish(question, reply, keep, asking)
+
+    def keeps(self, asked: bool) -> bool:
+        """Say whether a turn stays in the conversation that was `asked` to."""
+        return asked and self._config.keep_turns != 0
 
     @contextmanager
-    def undone_on_failure(self) -> Iterator[None]:
-        """Return the session to its present state where the context ends in an error or a Ctrl-C."""
-        stream, remembered = self.stream.mark(), self.stream.remembered
-        conversation, before_last_turn = self._conversation.state, self._before_last_turn
-        try:
-            yield
-        except BaseException:
-            with defer_sigint():
-                self.stream.rewind(stream)
-                self.stream.remembered = remembered
-                self._conversation.restore(conversation)
-                self._before_last_turn = before_last_turn
-            raise
+    def answering(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
+        """Flush queued frames and make room for a question, which the context asks and finishes.
 
-    def prepare(self, question: str, max_new_tokens: int) -> list[int]:
-        """Flush queued frames, reserve space and return the prompt's token ids.
+        Where it ends in an error or a Ctrl-C, the session is as it was before: turns that left are back.
 
         Raises:
             BudgetError: as in `ask`.
@@ -224,23 +256,89 @@ class VideoSession:
         check_new_tokens(max_new_tokens)
         check_question(self.processor, question)
         self.flush()
-        ids = self._conversation.question(question)
-        text = len(ids) + max_new_tokens
-        reserved = self._config.reserved_text
-        if reserved is not None and text > (room := self.stream.text_left()):
-            raise BudgetError(
-                f"Question and answer may take {text} tokens, and the budget has room for {room}: ask for a shorter "
-                f"answer (max_new_tokens), push frames before more questions, or raise text_room={reserved}."
-            )
-        self.stream.make_room(text)
-        return ids
+        leaves, asked = self._fitting(question, max_new_tokens)
+        closing = self.stream.closing
+        asked = asked._replace(opening=closing + asked.opening)
+        self.stream.make_room(closing + len(asked.ids) + max_new_tokens)
+        with self._undoing() as undo:
+            self._evict(leaves, undo)
+            before = self.stream.mark()
+            undo.callback(self._rewound, before, self.stream.remembered)
+            yield Asking(asked, before, undo)
 
-    def finish(self, question: str, reply: Sequence[int], keep: bool, before: Mark) -> str:
-        """Decode an answer's token ids and, if it is kept, record the turn and the stream's mark `before` it."""
-        if not keep:
+    @contextmanager
+    def _undoing(self) -> Iterator[ExitStack]:
+        """Yield what undoes the changes made inside the context, where that ends in an error or a Ctrl-C."""
+        state, before_last_turn, undo = self._conversation.state, self._before_last_turn, ExitStack()
+        try:
+            yield undo
+        except BaseException:
+            with defer_sigint():
+                undo.close()
+                self._conversation.state, self._before_last_turn = state, before_last_turn
+            raise
+
+    def _fitting(self, question: str, max_new_tokens: int) -> tuple[Departure, Asked]:
+        """Find the fewest turns that have to leave for a question and its answer, and return the prompt then."""
+        reserved, turns, asked = self._config.reserved_text, self._conversation.state.tokens, {}
+        room = self.stream.text_left() if reserved is not None else None
+
+        def missing(leaves: Departure) -> int:
+            opened = leaves.opening is not None or self._conversation.state.opening is not None
+            asked[leaves.count] = self._conversation.question(question, opened)
+            text = self.stream.closing + len(asked[leaves.count].ids) + max_new_tokens
+            return 0 if room is None else text - room - leaves.tokens
+
+        found = least_departure(turns, lambda leaves: missing(leaves) <= 0)
+        if found is None:
+            leaves = departure(turns, len(turns))
+            short = missing(leaves)
+            text = len(asked[leaves.count].ids) + max_new_tokens
+            raise BudgetError(
+                f"Question and answer may take {text} tokens, and the budget has room for {text - short}: ask for a "
+                f"shorter answer (max_new_tokens), push frames before more questions, or raise text_room={reserved}."
+            )
+        return found, asked[found.count]
+
+    def _crowding_frames(self) -> Departure:
+        """Find the fewest turns that have to leave so that a budget of bytes leaves enough to frames; none if all of
+        them are too few.
+        """
+        conversation = self._conversation
+        turns, nothing = conversation.state.tokens, departure(conversation.state.tokens, 0)
+        if self._config.reserved_text is None or not turns:
+            return nothing
+        short = self.stream.short_of_frames(len(conversation.frames([0.0], 0)[0]))
+        return least_departure(turns, lambda leaves: leaves.tokens >= short) or nothing
+
+    def _evict(self, leaves: Departure, undo: ExitStack) -> None:
+        """Let turns leave; `undo` brings them back."""
+        if not leaves.count:
+            return
+        last, earlier = self._before_last_turn, None
+        if last is not None and leaves.count <= len(last.tokens):
+            earlier = departure(last.tokens, leaves.count)
+        eviction = TextEviction(self.stream, leaves, earlier)
+        with defer_sigint():
+            undo.callback(eviction.put_back)
+            eviction.apply()
+            self._conversation.state = self._conversation.state.without(leaves)
+            self._before_last_turn = last.without(earlier) if last and earlier else None
+
+    def _rewound(self, mark: Mark, remembered: Mark | None) -> None:
+        self.stream.rewind(mark)
+        self.stream.remembered = remembered
+
+    def finish(self, question: str, reply: Sequence[int], keep: bool, asking: Asking) -> str:
+        """Decode an answer's token ids and, if it is kept, record the turn and let older ones leave."""
+        if not self.keeps(keep):
             return self._conversation.text(reply)
-        self.stream.remembered, self._before_last_turn = before, self._conversation.state
-        return self._conversation.answered(question, reply)
+        self.stream.remembered, self._before_last_turn = asking.before, self._conversation.state
+        tokens = TokenRange(asking.before.layers[0].logical, self.stream.layers[0].logical)
+        answer = self._conversation.answered(question, reply, asking.asked, tokens)
+        if (older := least_departure(self._conversation.state.tokens, beyond(self._config.keep_turns))) is not None:
+            self._evict(older, asking.undo)
+        return answer
 
     def take_back(self) -> None:
         """Forget the last question and its answer.
@@ -255,15 +353,29 @@ class VideoSession:
             self.stream.check_whole()
             with defer_sigint():
                 self.stream.rewind(before)
-                self._conversation.restore(conversation)
+                self._conversation.state = conversation
                 self.stream.remembered = None
 
     def stream_answer(self, question: str, **options: Any) -> Iterator[str]:
         """Ask as in `ask`, and yield the answer piece by piece while it is generated.
 
-        Closing the iterator early stops the answer, which then leaves no trace.
+        Closing the iterator early stops the answer, which then leaves no trace; but one that was complete stays if
+        another thread has pushed or asked since.
         """
-        return stream_answer(self.ask, self.take_back, self.processor.tokenizer, question, **options)
+        options["keep"] = self.keeps(options.get("keep", True))
+        return stream_answer(self._asked_at, self._take_back_from, self.processor.tokenizer, question, **options)
+
+    def _asked_at(self, question: str, **options: Any) -> Mark | None:
+        """Ask as in `ask`, and return the mark to take the turn back to."""
+        with self.lock:
+            self.ask(question, **options)
+            return self.stream.remembered
+
+    def _take_back_from(self, mark: Mark | None) -> None:
+        """Take the last turn back if it began at a mark, and is still the last."""
+        with self.lock:
+            if mark is not None and self.stream.remembered is mark:
+                self.take_back()
 
     def fork(self) -> VideoSession:
         """Copy the session; neither affects the other from then on."""
@@ -295,7 +407,7 @@ class VideoSession:
         session = cls(model, processor, **(state.config.arguments | ({"method": method} if method else {})))
         put_stream(session.stream, state.stream, snapshot.tensors)
         session._queue.restore(state.queue, snapshot.tensors)
-        session._conversation.restore(state.conversation)
+        session._conversation.state = state.conversation
         return session
 
     def save(self, path: str | Path) -> None:
@@ -325,4 +437,4 @@ class VideoSession:
     @property
     def stats(self) -> SessionStats:
         """Measure the session."""
-        return measure(self.stream, self._queue)
+        return measure(self.stream, self._queue, self._conversation.state.evicted)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
+from ..cache.uncompressed import put_states, states
 from ..models.devices import device_of
 from .config import SessionConfig
 from .conversation import ConversationState
@@ -27,12 +28,14 @@ class StreamState:
         rows: one `RowState` per layer.
         timeline: positions of the frames.
         peak_bytes: the most the cache ever held.
+        evicted_text: text entries per layer and KV head that have left.
     """
 
     logical: int
     rows: tuple[RowState, ...]
     timeline: Timeline
     peak_bytes: int
+    evicted_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Snapshot:
     """A whole session.
 
     Attributes:
-        tensors: `layers.{i}.{part}` for each part of `PARTS`, `waiting.frames` and `waiting.times`.
+        tensors: `layers.{i}.{part}` for each part of `PARTS` and compressed layer, `others.{i}.{part}` of the other
+            layers of the cache, `waiting.frames` and `waiting.times`.
         state: all else.
     """
 
@@ -75,15 +79,21 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
         for part in PARTS if layer.physical else ():
             copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
+    tensors |= {f"others.{name}": state.clone() for name, state in states(stream.cache).items()}
     rows = tuple(layer.rows[0] for layer in layers)
-    return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes), tensors
+    return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes, stream.evicted_text), tensors
 
 
 def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -> None:
     """Fill an empty stream with the state and the tensors of another."""
-    attentions = stream.adapter.attentions
+    attentions, text = stream.adapter.attentions, stream.adapter.text_model.layers
     for number, (layer, row) in enumerate(zip(stream.layers, state.rows, strict=True)):
         device = device_of(attentions[number])
         parts = [tensors[name].to(device) for part in PARTS if (name := f"layers.{number}.{part}") in tensors]
         layer.restore(parts, state.logical, [row])
+    others = {}
+    for name in stream.adapter.uncompressed_states(state.logical) if state.logical else ():
+        others[name] = tensors[f"others.{name}"].to(device_of(text[int(name.partition(".")[0])]))
+    put_states(stream.cache, others, state.logical)
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
+    stream.evicted_text = state.evicted_text

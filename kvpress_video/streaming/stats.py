@@ -22,11 +22,13 @@ class SessionStats:
         label_tokens: label tokens seen: text that the processor writes for a frame.
         label_entries: label entries per KV head, of each layer.
         text_entries: text entries per layer and KV head, labels not counted.
-        bytes: keys, values and metadata in the cache, all layers.
+        bytes: keys, values, metadata and recurrent states in the cache, all layers.
         bank_bytes: part of `bytes` that is stored off the model's device.
         reserved_bytes: the cache's buffers, unfilled room included.
         peak_bytes: largest size of the cache so far, inside a pass included.
         position: position of the next text token.
+        evicted_turns: turns that have left the cache, see `keep_turns`.
+        evicted_text: text entries per layer and KV head that have left with them.
     """
 
     frames: int
@@ -42,6 +44,8 @@ class SessionStats:
     position: int
     label_tokens: int = 0
     label_entries: tuple[int, ...] = ()
+    evicted_turns: int = 0
+    evicted_text: int = 0
 
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
@@ -49,13 +53,14 @@ class SessionStats:
         time = "" if self.seconds is None else f", up to {self.seconds:.1f} s"
         labels = f", {max(self.label_entries)} of {self.label_tokens} label entries" if self.label_tokens else ""
         now, peak = (format_bytes(size, "MiB") for size in (self.bytes, self.peak_bytes))
+        evicted = f" ({self.evicted_text} of {self.evicted_turns} turns evicted)" if self.evicted_turns else ""
         return (
             f"{self.frames} frames{time}; {held} of {self.visual_tokens} visual entries per layer and head{labels}, "
-            f"{self.text_entries} text entries; {now}, at most {peak}"
+            f"{self.text_entries} text entries{evicted}; {now}, at most {peak}"
         )
 
 
-def measure(stream: Stream, queue: FrameQueue) -> SessionStats:
+def measure(stream: Stream, queue: FrameQueue, evicted_turns: int) -> SessionStats:
     """Measure a session."""
     layers = stream.layers
     held = [layer.rows[0].visual for layer in layers]
@@ -68,9 +73,11 @@ def measure(stream: Stream, queue: FrameQueue) -> SessionStats:
         text_entries=layers[0].rows[0].text(layers[0].physical),
         label_tokens=sum(layers[0].rows[0].labels_seen.values()),
         label_entries=tuple(layer.rows[0].label_tokens for layer in layers),
-        bytes=sum(layer.bytes for layer in layers),
+        bytes=stream.uncompressed_bytes + sum(layer.bytes for layer in layers),
         bank_bytes=sum(layer.bank_bytes for layer in layers),
-        reserved_bytes=sum(layer.reserved_bytes for layer in layers),
+        reserved_bytes=stream.uncompressed_bytes + sum(layer.reserved_bytes for layer in layers),
         peak_bytes=stream.peak_bytes,
         position=stream.following,
+        evicted_turns=evicted_turns,
+        evicted_text=stream.evicted_text,
     )

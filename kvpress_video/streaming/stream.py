@@ -1,4 +1,7 @@
-"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on."""
+"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on.
+
+One class fills this file: whatever changes the cache of a stream changes its positions too.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ from weakref import WeakMethod
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
-from ..cache.allocation import layer_entries
+from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
-from ..compressor.base import Compressor, checked_banked
-from ..compressor.entries import Context, Tags, is_visual
+from ..cache.staging import HALVES
+from ..cache.uncompressed import copies, put_copies, states
+from ..compressor.base import Compressor, checked_banked, even
+from ..compressor.entries import Kind, Places, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -32,23 +37,31 @@ from ..prefill.token_layout import TokenLayout, label_state
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
-from .position_rescaling import Rescaling, rescale_to
+from .new_prompt import as_new_prompt
+from .position_gaps import Closing
+from .position_rescaling import Rescaling, Run, occupied, rescale_to, with_gaps
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
 _VIDEO = 0  # the segment of a stream's frames
+_LEAST_RUNS = 16  # fewer are not looked through for empty ones
+_MOST_GAPS = 16  # that wait to be closed
 
 
 class Mark(NamedTuple):
-    """A point in a stream to return to: the state of every layer, and the timeline."""
+    """A point in a stream to return to: the state of every layer, the timeline, the text evicted before, and copies of
+    the layers that are not compressed.
+    """
 
     layers: tuple[LayerMark, ...]
     timeline: Timeline
+    evicted_text: int
+    others: Mapping[int, Any]
 
-    def squeezed(self, change: Rescaling) -> Mark:
-        """Return the same point after a squeeze."""
-        layers = tuple(layer._replace(rows=tuple(_squeezed(layer.rows, change))) for layer in self.layers)
-        return Mark(layers, self.timeline.squeezed(change))
+    def moved(self, change: Rescaling | Closing) -> Mark:
+        """Return the same point after positions have moved."""
+        layers = tuple(layer._replace(rows=tuple(_moved(layer.rows, change))) for layer in self.layers)
+        return self._replace(layers=layers, timeline=self.timeline.moved(change))
 
 
 class Stream:
@@ -56,9 +69,11 @@ class Stream:
 
     Attributes:
         cache: a transformers cache.
+        compact: whether positions are rescaled.
         timeline: where the frames stand.
-        remembered: a mark that follows every squeeze, so that it can be returned to later; no frames came since.
-        peak_bytes: the most that the cache ever held.
+        remembered: a mark that follows all moves, so that it can be returned to later; no frames came since.
+        evicted_text: text entries per layer and KV head that have left.
+        peak_bytes: the most that the cache ever held, and the buffers that a bank is read from.
     """
 
     def __init__(
@@ -71,6 +86,8 @@ class Stream:
         compact: bool,
         position_limit: int | None,
         text_room: int,
+        opening: int,
+        label_tokens: tuple[int, int],
         probes: Sequence[int],
         bank_on: str = "device",
         labels: Labels = "spread",
@@ -80,49 +97,76 @@ class Stream:
         Args:
             chunk: most visual tokens of one feeding.
             text_room: text entries that a budget of bytes is kept free for after every feeding.
+            opening: most text that opens frames between two questions, in tokens.
+            label_tokens: text of a temporal step, in tokens: that of the first, and the most there can be.
             position_limit: positions that the model knows; what its configuration says when None.
             probes: token ids that may ask after each feeding, for methods that look at attention.
             bank_on: where entries live that the method considers banked.
             labels: what becomes of the text of frames, see `compress`.
         """
-        if adapter.sliding:
-            raise UnsupportedModelError(
-                f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt: a "
-                "stream cannot fill them. Use compress() with a budget of tokens or bytes, whose prefill is capped."
-            )
         if adapter.unstreamed:
             raise UnsupportedModelError(
                 f"{type(adapter.model).__name__} {adapter.unstreamed}: use compress() with a budget of tokens or "
                 "bytes, whose prefill is capped."
             )
+        if adapter.sliding and compact:
+            raise UnsupportedModelError(
+                f"{type(adapter.model).__name__} has sliding layers, whose keys do not move with those of the others: "
+                "use positions='keep'."
+            )
         self.adapter = adapter
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
-        self._compact = compact
-        options = PrefillOptions(
-            chunk=chunk, positions="compact" if compact else "keep", text_room=text_room, labels=labels
-        )
-        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
+        self.compact = compact
         observer: Any = method.observer
+        layers = len(adapter.attentions)
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
+        first, self._longest_label = label_tokens
+        in_work = chunk + chunk // (1 + first) * (self._longest_label - first) + opening + len(self._probes)
+        in_work += chunk if labels == "keep" else 0  # as much text may come between the frames
+        in_work += 0 if even(method) else layers  # shares of layers are rounded
+        self._options = options = PrefillOptions(
+            chunk=chunk,
+            positions="compact" if compact else "keep",
+            text_room=text_room + (0 if even(method) else opening),
+            in_work=in_work,
+            staging_bytes=0 if bank_on == "device" else HALVES * adapter.state_bytes,
+            labels=labels,
+        )
+        self._method, self._budget, self._opening = method, budget, opening
+        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
-        self.timeline = Timeline(self._spatial, labelled=adapter.written_times)
+        self.timeline = Timeline(self._spatial, labelled=adapter.labelled)
+        self._most_runs = _LEAST_RUNS
         self.remembered: Mark | None = None
-        self.peak_bytes = 0
-        self._budget, layers = budget, len(adapter.attentions)
-        room = _TEXT_ROOM if budget.unit == "tokens" else 0
-        reserve = 0 if budget.unit == "ratio" else self._most_entries() + chunk + len(self._probes) + room
+        self.evicted_text = self.peak_bytes = 0
         self.cache = DynamicCache(config=config)
-        self.cache.layers = [
-            *make_layers(bank_on, layers, reserve, [RowState(following=0)], partial(checked_banked, method))
-        ]
+        made = make_layers(bank_on, layers, self._reserve(), [RowState(following=0)], partial(checked_banked, method))
+        mine = iter(made)
+        self.cache.layers = [next(mine) if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
+
+    def _reserve(self) -> int:
+        """Return the entries of a layer to make room for at the start."""
+        if self._budget.unit == "ratio":
+            return 0
+        allocator = self._allocator
+        if self._budget.unit == "tokens":
+            return allocator.length + (self._options.chunk or 0) + len(self._probes) + _TEXT_ROOM
+        if allocator.staging_bytes:
+            return allocator.longest(allocator.length)
+        return allocator.length + allocator.in_work
 
     @property
     def layers(self) -> list[CompressedLayer]:
-        """The cache's layers."""
+        """The cache's compressed layers."""
         return layers_of(self.cache)
+
+    @property
+    def uncompressed_bytes(self) -> int:
+        """Bytes that the other layers hold."""
+        return sum(state.nbytes for state in states(self.cache).values())
 
     @property
     def following(self) -> int:
@@ -160,7 +204,8 @@ class Stream:
                 f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
                 f"{seen.rows}×{seen.columns}: keep to one size."
             )
-        tokens = FrameTokens(grid, labels)
+        tokens = FrameTokens(grid, labels, item.shown)
+        self._forget_empty_runs()
         for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
             shown, timeline = self._placed(tokens, seconds, start)
@@ -181,8 +226,33 @@ class Stream:
         if self.timeline.labelled:
             return self.timeline.counted(tokens, seconds, start)
         frames = tokens.grid.frames
-        longest = max(1, self.position_limit // (4 * frames)) if self._compact and self._spatial else None
+        longest = max(1, self.position_limit // (4 * frames)) if self.compact and self._spatial else None
         return self.timeline.shown(self.adapter, tokens.grid, seconds, start, longest)
+
+    @property
+    def closing(self) -> int:
+        """Tokens that the model itself puts between the frames so far and text; 0 where text came last."""
+        end = self.adapter.video_end() if self.timeline.base else None
+        return 0 if end is None else len(end)
+
+    @torch.no_grad()
+    def end_video(self) -> None:
+        """Append what the model itself puts after the last frame of a video, where frames came last."""
+        if self.closing:
+            self._feed_text(self.adapter.video_end().to(device_of(self.adapter.inner)))  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def feed_text(self, ids: Sequence[int]) -> None:
+        """Append text."""
+        self._feed_text(self._embed(ids))
+
+    def _feed_text(self, embeddings: Tensor) -> None:
+        tags = self._text_tags(len(embeddings))
+        row = RowState(following=len(embeddings))
+        layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [row])
+        self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
+        self.timeline = self.timeline.interrupted()
+        self.note_peak()
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
         """The model's own `generate()` on what was seen and these tokens.
@@ -203,7 +273,7 @@ class Stream:
     @torch.no_grad()
     def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
         """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
-        with _as_new_prompt(self.adapter, layers_of(cache)):
+        with as_new_prompt(self.adapter, cache):
             output = self.adapter.wrapper.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, past_key_values=cache, **options
             )
@@ -212,13 +282,15 @@ class Stream:
 
     def mark(self) -> Mark:
         """Return where the stream is, for `rewind`."""
-        return Mark(tuple(layer.mark() for layer in self.layers), self.timeline)
+        layers = tuple(layer.mark() for layer in self.layers)
+        return Mark(layers, self.timeline, self.evicted_text, copies(self.cache, 1))
 
     def rewind(self, mark: Mark) -> None:
         """Forget the text that came after a mark."""
         for layer, where in zip(self.layers, mark.layers, strict=True):
             layer.rewind(where)
-        self.timeline = mark.timeline
+        put_copies(self.cache, mark.others, 1)
+        self.timeline, self.evicted_text = mark.timeline, mark.evicted_text
 
     def check_whole(self) -> None:
         """Raise CacheError if a push, or a squeeze, failed halfway."""
@@ -226,23 +298,46 @@ class Stream:
             layer.check_whole()
 
     def text_left(self) -> int:
-        """Entries that a budget of bytes has room for."""
-        return self._most_entries() - max(layer.physical for layer in self.layers)
+        """Text entries per layer that a budget of bytes has room for, a chunk of frames after them paid for."""
+        held = -(-sum(layer.physical for layer in self.layers) // len(self.layers))
+        return self._allocator.length - held - (0 if even(self._method) else self._opening)
 
-    def _most_entries(self) -> int:
-        """Return how many entries the budget allows each layer, in the dtypes that the model caches now."""
-        return layer_entries(self._budget, len(self.adapter.attentions), self.adapter.entry_bytes(self._compact))
+    def short_of_frames(self, text: int) -> int:
+        """Return how much less text a budget of bytes has to hold, once `text` more tokens have come, so that frames
+        keep as many entries as a chunk has and as one frame has, or half of all that are not kept free for text.
+        """
+        held = self.layers[0].rows[0].text(self.layers[0].physical) + text
+        room = self._allocator.length - self._options.text_room
+        return held + min(max(self._options.chunk or 0, self._frame), room // 2) - room
+
+    @property
+    def _allocator(self) -> BudgetAllocator:
+        """Allocates the budget, in the dtypes that the model caches now; a frame may be larger than a chunk."""
+        window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
+        allocator = self._options.allocator(self.adapter, self._method, self._budget, window)
+        frame = self._frame + self._opening + len(self._probes)
+        return replace(allocator, in_work=max(allocator.in_work, frame))
+
+    @property
+    def _frame(self) -> int:
+        """Most tokens of a frame and its label, as far as frames were seen."""
+        grid = self.timeline.grid
+        return self._longest_label + (grid.patches if grid else 0)
 
     def make_room(self, positions: int) -> None:
-        """Make sure that enough positions are left, by rescaling those of earlier frames under `compact`.
+        """Make sure that enough positions are left. Under `compact`, everything moves down over the positions of text
+        that has left; if that is not enough, those of earlier frames are rescaled.
 
         Raises:
             CacheError: text alone takes too many.
         """
-        needed = self.following + positions + len(self._probes)
+        needed, gaps = self.following + positions + len(self._probes), self.timeline.gaps
+        if self.compact and gaps and (needed > self.position_limit or len(gaps) > _MOST_GAPS):
+            self._move(Closing(self.timeline.runs, gaps, self._spatial, self.timeline.labelled))
+            needed = self.following + positions + len(self._probes)
         if needed <= self.position_limit:
             return
-        if not self._compact:
+        if not self.compact:
             warnings.warn(
                 f"The stream has come to position {needed}, past the {self.position_limit} that the model was trained "
                 "for: positions='compact' keeps it inside.",
@@ -252,13 +347,27 @@ class Stream:
         most = self.position_limit - positions - len(self._probes)
         self._squeeze(min(self.position_limit // 2, most), most)
 
+    def _forget_empty_runs(self) -> None:
+        """Keep the number of runs in proportion to what is held; looks at the layers whenever it has doubled."""
+        if self.timeline.base is None and len(self.timeline.runs) > self._most_runs:
+            times = (_present(layer)[..., 0] for layer in self.layers)
+            self.timeline = self.timeline.without_empty(occupied(self.timeline.runs, times))
+            self._most_runs = max(_LEAST_RUNS, 2 * len(self.timeline.runs))
+
     def _squeeze(self, wanted: int, most: int) -> None:
-        change = rescale_to(self.timeline.runs, self.following, wanted, self._spatial, most, self.timeline.labelled)
-        timeline, remembered = self.timeline.squeezed(change), self.remembered and self.remembered.squeezed(change)
+        runs: Sequence[Run] = self.timeline.runs
+        if self.timeline.vacant:
+            layer: Any = self.layers[0]
+            text = layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT
+            runs = with_gaps(runs, _present(layer)[0, 0, text, 0].cpu())
+        self._move(rescale_to(runs, self.following, wanted, self._spatial, most, self.timeline.labelled))
+
+    def _move(self, change: Rescaling | Closing) -> None:
+        timeline, remembered = self.timeline.moved(change), self.remembered and self.remembered.moved(change)
         with defer_sigint(), all_or_broken(self.layers):
             for layer in self.layers:
-                rows = _squeezed(layer.rows, change)
-                layer.move(change(layer.entries(Context()).present), self._rope, rows)
+                rows = _moved(layer.rows, change)
+                layer.move(change(_present(layer)), self._rope, rows)
             self.timeline, self.remembered = timeline, remembered
 
     def _text_tags(self, length: int) -> Tensor:
@@ -266,17 +375,18 @@ class Stream:
 
     def _frame_layout(self, tokens: FrameTokens, before: int, importance: Tensor | None, end: int) -> TokenLayout:
         seen, grid, visual = self.timeline.frames, tokens.grid, tokens.visual
+        shown = len(tokens.ordinals)
         tags = self._text_tags(before + len(visual) + len(self._probes))
         frames = slice(before, before + len(visual))
         index = self.layers[0].logical + before
         tags[0, frames] = tokens.tags(index, _VIDEO, seen, self._labelled)
         found = torch.full(tags.shape[:2], torch.nan)
         if importance is not None:
-            found[0, frames][visual] = importance.float().cpu()
+            found[0, frames][visual] = importance.float().cpu()[tokens.ordinals]
         labels, labels_seen = label_state({_VIDEO: tokens.label_counts(seen)} if self._labelled else {})
         row = RowState(
-            held={_VIDEO: grid.tokens},
-            seen={_VIDEO: grid.tokens},
+            held={_VIDEO: shown},
+            seen={_VIDEO: shown},
             grids={_VIDEO: grid._replace(frames=seen + grid.frames)},
             starts={_VIDEO: before} if bool(visual.all()) else {},
             labels=labels,
@@ -309,10 +419,17 @@ class Stream:
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
-        self.peak_bytes = max(self.peak_bytes, peak, sum(layer.bytes for layer in self.layers))
+        held = sum(layer.bytes for layer in self.layers) + self.layers[0].staging_bytes
+        self.peak_bytes = max(self.peak_bytes, max(peak, held) + self.uncompressed_bytes)
 
 
-def _squeezed(rows: Sequence[RowState], change: Rescaling) -> list[RowState]:
+def _present(layer: CompressedLayer) -> Tensor:
+    """Present (t, h, w) of what a layer holds, (1, kv_heads, entries, 3) fp32."""
+    assert layer.places is not None
+    return layer.places[..., Places.PRESENT if layer.places.shape[-1] == Places.COMPACT_WIDTH else Places.ORIGINAL]
+
+
+def _moved(rows: Sequence[RowState], change: Rescaling | Closing) -> list[RowState]:
     return [replace(row, following=change.next_position(row.following or 0)) for row in rows]
 
 
@@ -329,20 +446,3 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             alive(*args)
 
     return call
-
-
-@contextmanager
-def _as_new_prompt(adapter: Adapter, layers: Sequence[CompressedLayer]) -> Iterator[None]:
-    """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
-    with entered([_rope_deltas_kept(adapter.inner), *(layer.hidden_prefix() for layer in layers)]):
-        yield
-
-
-@contextmanager
-def _rope_deltas_kept(inner: Any) -> Iterator[None]:
-    deltas = getattr(inner, "rope_deltas", None)
-    try:
-        yield
-    finally:
-        if hasattr(inner, "rope_deltas"):
-            inner.rope_deltas = deltas

@@ -11,9 +11,11 @@ from torch import Tensor
 from ..compressor.entries import Grid, Kind, Places, Tags
 from ..models.base import Adapter
 from .consistency import VIDEO, Contradiction, conflict, entries
+from .conversation import ConversationState
 from .frame_queue import TIME_LIMIT
 from .state import PARTS, SessionState, StreamState
 from .tensor_file import TensorSpec
+from .turn_eviction import departure
 
 TIMES, FRAMES = "waiting.times", "waiting.frames"
 
@@ -54,6 +56,9 @@ def _wanted(state: SessionState, adapter: Adapter, times: TensorSpec | None) -> 
         if (length := entries(stream, layer))
         for part, width, kind in kinds
     }
+    if stream.logical:
+        others = adapter.uncompressed_states(stream.logical)
+        wanted |= {f"others.{name}": TensorSpec(shape, kind) for name, (shape, kind) in others.items()}
     if times and math.prod(times.shape):
         wanted[FRAMES] = TensorSpec((times.shape[0], *(state.queue.size or ()), 3), torch.uint8)
         wanted[TIMES] = TensorSpec(times.shape[:1], torch.float64)
@@ -81,9 +86,10 @@ def check_tensor(name: str, tensor: Tensor, state: SessionState) -> None:
     kind = name.rpartition(".")[2]
     if kind == "tags":
         _check_tags(name, tensor[0], state.stream, int(name.split(".")[1]))
+        _check_turns(name, tensor[0], state.conversation)
     elif kind == "places":
         _check_places(name, tensor, state.stream.rows[0].following or 0)
-    elif kind in ("keys", "values") and not tensor.isfinite().all():
+    elif kind in ("keys", "values", "conv", "recurrent") and not tensor.isfinite().all():
         conflict(name, "holds NaN or infinity")
     elif name == TIMES:
         _check_times(tensor, state)
@@ -109,6 +115,17 @@ def _check_tags(name: str, tags: Tensor, stream: StreamState, layer: int) -> Non
     start = row.starts.get(VIDEO)
     if start is not None and not visual[:, start : start + held].all():
         conflict(name, f"has text among the {held} entries of video from slot {start}")
+
+
+def _check_turns(name: str, tags: Tensor, conversation: ConversationState) -> None:
+    """Check that all text of the turns that may leave is there."""
+    leaves = departure(conversation.tokens, len(conversation.tokens))
+    index, text = tags[..., Tags.INDEX], tags[..., Tags.KIND] == Kind.TEXT
+    held = index < 0
+    for start, stop in leaves.ranges:
+        held |= text & (index >= start) & (index < stop)
+    if (held.sum(-1) != leaves.tokens).any():
+        conflict(name, f"lacks some of the {leaves.tokens} text entries of its turns")
 
 
 def _check_places(name: str, places: Tensor, following: int) -> None:

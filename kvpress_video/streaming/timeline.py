@@ -11,6 +11,7 @@ from torch import Tensor
 from ..compressor.entries import Grid
 from ..models.base import Adapter
 from .frame_tokens import FrameTokens
+from .position_gaps import Closing, Gap, absorbed, joined
 from .position_rescaling import Rescaling, Run
 
 
@@ -41,6 +42,8 @@ class Timeline:
         last: the last frame.
         labelled: whether each frame has text of its own that tells its time: positions then count tokens, and time does
             not move them.
+        gaps: positions of text that has left.
+        vacant: positions of earlier runs of which nothing is held any more, which are not among `runs`.
     """
 
     spatial: bool
@@ -49,6 +52,8 @@ class Timeline:
     base: Moment | None = None
     last: Moment | None = None
     labelled: bool = False
+    gaps: tuple[Gap, ...] = ()
+    vacant: int = 0
 
     @property
     def frames(self) -> int:
@@ -90,7 +95,7 @@ class Timeline:
         seen = self.frames + grid.frames
         last = Moment(times[-1], seconds[-1], seen - 1)
         earlier = self.runs[:-1] if self.base else self.runs
-        return positions, Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), base, last)
+        return positions, replace(self, grid=grid._replace(frames=seen), runs=(*earlier, run), base=base, last=last)
 
     def counted(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
         """Further frames with labels, whose positions go on from `start`.
@@ -105,19 +110,42 @@ class Timeline:
         least = max(grid.rows, grid.columns) + len(tokens.labels[-1].closes) if self.spatial else 1
         run = Run(self.runs[-1].start if self.base else start, end, least)
         earlier = self.runs[:-1] if self.base else self.runs
-        timeline = Timeline(self.spatial, grid._replace(frames=seen), (*earlier, run), self.base or last, last, True)
-        return positions, timeline
+        grid, base = grid._replace(frames=seen), self.base or last
+        return positions, replace(self, grid=grid, runs=(*earlier, run), base=base, last=last)
 
     def interrupted(self) -> Timeline:
         """Text comes next: frames after it begin another run."""
         return replace(self, base=None)
 
-    def squeezed(self, change: Rescaling) -> Timeline:
-        """The same after a squeeze."""
+    def without(self, gap: Gap, moves: bool) -> Timeline:
+        """The same once text has left.
+
+        Args:
+            gap: its positions.
+            moves: whether gaps will be closed; if not, runs that only gaps are between become one.
+        """
+        gaps = joined(self.gaps, gap)
+        if moves or self.base is not None:
+            return replace(self, gaps=gaps)
+        runs, gaps = absorbed(self.runs, gaps)
+        return replace(self, runs=runs, gaps=gaps)
+
+    def moved(self, change: Rescaling | Closing) -> Timeline:
+        """The same after a squeeze, or once its gaps are closed; a squeeze takes one without gaps."""
         last = self.last and replace(
             self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])
         )
-        return replace(self, runs=tuple(change.moved), last=last, base=last if self.base else None)
+        runs, vacant = tuple(run for run in change.moved if run.least), self.vacant
+        if not all(run.least for run in change.runs):  # those are closed
+            vacant = 0
+        return replace(self, runs=runs, last=last, base=last if self.base else None, gaps=(), vacant=vacant)
+
+    def without_empty(self, occupied: Sequence[bool]) -> Timeline:
+        """The same without the runs in which nothing is held, the last one excepted."""
+        stays = [*occupied[:-1], True]
+        gone = sum(run.end - run.start for run, here in zip(self.runs, stays, strict=True) if not here)
+        runs = tuple(run for run, here in zip(self.runs, stays, strict=True) if here)
+        return replace(self, runs=runs, vacant=self.vacant + gone)
 
 
 def _without_pauses(times: Sequence[float], before: float, longest: float) -> list[float]:

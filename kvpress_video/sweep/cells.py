@@ -10,7 +10,7 @@ from typing import Any
 from ..budget import Budget
 from ..compressor.registry import make_method
 from ..models.loading import BUNDLED
-from ..prefill.options import Positions, Prefill, Stage, resolved_prefill
+from ..prefill.options import Labels, Positions, Prefill, Stage, resolved_prefill
 from .benchmark import Clip
 
 
@@ -41,7 +41,7 @@ class Setup:
     """Settings that all cells of a sweep share.
 
     Attributes:
-        stage, prefill, positions: as in `compress`.
+        stage, prefill, positions, labels: as in `compress`.
         device: of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
         batch: questions about a clip that are answered together.
         max_new_tokens: of an answer; the benchmark's own by default.
@@ -51,6 +51,7 @@ class Setup:
     stage: Stage = "cache"
     prefill: Prefill = "auto"
     positions: Positions = "keep"
+    labels: Labels = "spread"
     device: str | None = None
     batch: int = 8
     max_new_tokens: int | None = None

@@ -83,6 +83,12 @@ def as_times(times: float | Iterable[float], count: int, last: float | None) -> 
     return found
 
 
-def process(processor: Any, frames: Sequence[Any]) -> Any:
-    """Prepare frames, (height, width, 3) uint8 each, for the vision tower; none is left out."""
-    return processor.video_processor(videos=[np.stack(frames)], do_sample_frames=False, return_tensors="pt")
+def process(processor: Any, frames: Sequence[Any], **options: Any) -> Any:
+    """Prepare frames, (height, width, 3) uint8 each, for the vision tower; none is left out.
+
+    Args:
+        processor: has a video processor.
+        frames: of one size.
+        **options: further arguments of the video processor.
+    """
+    return processor.video_processor(videos=[np.stack(frames)], do_sample_frames=False, return_tensors="pt", **options)

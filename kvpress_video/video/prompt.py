@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UnsupportedModelError
+from ..utils.questions import check_question
 from .reader import Video
 
 
@@ -28,8 +29,10 @@ def prompt_text(processor: Any, question: str) -> str:
     """Put a question about one video into the model's chat template, with one placeholder for the video.
 
     Raises:
+        QuestionError: the question is no text, or contains a special token of the model.
         UnsupportedModelError: the processor takes neither videos nor images.
     """
+    check_question(processor, question)
     content = [video_part(processor), {"type": "text", "text": question}]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -51,6 +54,7 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         **processing: more arguments of the processor, such as `max_pixels`.
 
     Raises:
+        QuestionError: a question is no text, or contains a special token of the model.
         UnsupportedModelError: the processor takes neither videos nor images.
     """
     asked = [questions] if isinstance(questions, str) else questions

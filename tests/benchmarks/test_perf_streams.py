@@ -106,8 +106,8 @@ def test_the_first_token_is_timed_from_the_question(answer: list[Figure], watch:
     model, processor = TINY.model()
     session = kv.VideoSession(model, processor, "infinipot-v", TINY.scale.budget)
     session.push(np.zeros((2, 56, 56, 3), dtype=np.uint8))
-    ids = session.prepare("what is in view now?", 1)
-    assert first.raw["question_tokens"] == len(ids)
+    with session.answering("what is in view now?", 1) as asking:
+        assert first.raw["question_tokens"] == len(asking.asked.ids)
     assert one(answer, "first token, ÷ after 1 min").measured == pytest.approx(
         watch.points[-1].first_token / watch.points[0].first_token
     )

@@ -85,7 +85,7 @@ def test_a_ctrl_c_in_a_destructor_is_not_lost() -> None:
     def destroy() -> None:
         with seen.watched():
             Interrupted()
-            time.sleep(60)
+            time.sleep(20)
             pytest.fail("it was lost")
 
     seen = Interrupts()

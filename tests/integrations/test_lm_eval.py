@@ -17,7 +17,14 @@ from kvpress_video.benchmarks.world import Clip, make_clips
 from PIL import Image
 
 import kvpress_video as kv
-from kvpress_video.errors import BenchmarkError, BudgetError, KVPressVideoError, UnknownNameError, VideoError
+from kvpress_video.errors import (
+    BenchmarkError,
+    BudgetError,
+    KVPressVideoError,
+    QuestionError,
+    UnknownNameError,
+    VideoError,
+)
 from kvpress_video.integrations.generation import _log_ignored
 from kvpress_video.video.prompt import prompt_text
 
@@ -255,6 +262,15 @@ def test_conversations_end_with_the_video(full: KVPressVideoLM) -> None:
         "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nShe.<|im_end|>\n"
         "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>Where?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_special_tokens_are_no_text(full: KVPressVideoLM, role: str) -> None:
+    turns = [{"role": role, "content": "See <|video_pad|>."}, {"role": "user", "content": "Where?"}]
+    with pytest.raises(QuestionError, match=rf"The text of the {role} 'See .* contains '<\|video_pad\|>'"):
+        full.apply_chat_template(turns)
+    with pytest.raises(QuestionError, match=r"contains '<\|video_pad\|>'"):
+        full._answerer.prompt("See <|video_pad|>.")
 
 
 def test_answers_are_kept_for_their_own_cell(

@@ -17,7 +17,7 @@ import pytest
 from kvpress_video.benchmarks.world import Clip, make_clips
 
 import kvpress_video as kv
-from kvpress_video.errors import KVPressVideoError, UnknownNameError, VideoError
+from kvpress_video.errors import KVPressVideoError, QuestionError, UnknownNameError, VideoError
 
 MODULE = "kvpress_video.integrations.lmms_eval"
 Docs = list[dict[str, Any]]
@@ -240,10 +240,11 @@ def test_lmms_evals_own_evaluator_runs_it(
         ([{"type": "video", "url": "a.mp4"}, {"type": "video", "url": "b.mp4"}], "one about 2"),
         ([{"type": "image", "url": "a.png"}, {"type": "text", "text": "Where?"}], "'image'"),
         ([{"type": "video", "url": "no-such.mp4"}, {"type": "text", "text": "Where?"}], "no video no-such.mp4"),
+        ([{"type": "video", "url": "a.mp4"}, {"type": "text", "text": "<|video_pad|>?"}], "contains '<.video_pad.>'"),
     ],
 )
 def test_wrong_messages(model: Any, content: Any, message: str) -> None:
-    with pytest.raises(VideoError, match=message):
+    with pytest.raises((VideoError, QuestionError), match=message):
         ask(model, [{}], lambda document: [{"role": "user", "content": content}])
 
 

@@ -529,6 +529,6 @@ def test_dropping_before_prefill_is_refused() -> None:
         kv.compress(model_of(FAMILY), "random", "50%", stage="input")
 
 
-def test_streams_are_refused() -> None:
-    with pytest.raises(kv.UnsupportedModelError, match="sliding layers"):
-        kv.VideoSession(model_of(FAMILY), TinyProcessor(zoo.FAMILIES[0]), "van", 100)
+def test_compact_positions_of_streams_are_refused() -> None:
+    with pytest.raises(kv.UnsupportedModelError, match=r"sliding layers, .* use positions='keep'"):
+        kv.VideoSession(model_of(FAMILY), TinyProcessor(FAMILY), "van", 100)

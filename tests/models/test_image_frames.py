@@ -8,7 +8,6 @@ import pytest
 import torch
 import zoo
 from generation import answer, compressed, model_of, two_videos, video_prompt
-from sessions import TinyProcessor
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Grid, Kind, Tags, is_visual
@@ -140,12 +139,6 @@ def test_a_second_turn_with_more_frames(family: str) -> None:
     ]
     with torch.no_grad():
         torch.testing.assert_close(ours, model(**both).logits[:, -1], rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("family", LABELLED)
-def test_a_session_refuses_frames_that_come_with_text(family: str) -> None:
-    with pytest.raises(kv.UnsupportedModelError, match="of every frame"):
-        kv.VideoSession(model_of(family), TinyProcessor("qwen2_5_vl"), "van", 36)
 
 
 needs_smolvlm = pytest.mark.skipif("smolvlm" not in FAMILIES, reason="needs transformers 5")

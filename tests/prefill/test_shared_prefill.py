@@ -226,6 +226,9 @@ def test_learned_standby_tokens_are_told_apart_by_what_they_hold() -> None:
     for _ in range(3):
         alone_and_shared(model, inputs, "standby", "25%", once, tokens=tokens)
         tokens.normal_()
+    pixels = [part for given, *_ in once._encoded for part in given.values() if len(part) != len(tokens)]
+    copies = {part.data_ptr() for part in pixels if part.shape == inputs["pixel_values_videos"].shape}
+    assert (len(once._encoded), len(copies)) == (3, 1)
 
 
 def test_the_shared_flag_is_of_the_prefill_itself() -> None:

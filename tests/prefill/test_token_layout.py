@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 import kvpress_video as kv
-from kvpress_video.compressor.entries import Kind, Tags, is_visual
+from kvpress_video.compressor.entries import Grid, Kind, Tags, is_visual
 from kvpress_video.models import adapter_for
+from kvpress_video.models.items import MediaItem
 from kvpress_video.models.standby_attention import cell_grid
+from kvpress_video.prefill.token_layout import lay_out
 
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)
@@ -234,3 +236,16 @@ def test_encode_gives_what_enters_the_text_model(family: str, dtype: torch.dtype
 def test_encode_says_which_input_is_missing(family: str) -> None:
     with pytest.raises(kv.MissingInputError, match=rf"{zoo.video_input(family)}.*input_ids"):
         adapter_for(model_of(family)).encode({"input_ids": torch.zeros(1, 2)})
+
+
+@pytest.mark.parametrize("kind", [Kind.IMAGE, Kind.VIDEO])
+def test_images_and_videos_may_share_a_placeholder(kind: Kind) -> None:
+    """As in GLM-4V; a prompt with both at once cannot be told apart."""
+    ids = torch.tensor([[5, 9, 9, 6, 9, 9, 5]])
+    shared, item = {Kind.IMAGE: 9, Kind.VIDEO: 9}, MediaItem(Grid(2, 1, 2))
+    found = lay_out(ids, ids > 0, shared, {kind: [item]}, 0, [0]).tags[0]
+    assert found[:, Tags.KIND].tolist() == [0, kind, kind, 0, kind, kind, 0]
+    assert found[[1, 2, 4, 5], Tags.FRAME].tolist() == [0, 0, 1, 1]
+    half = MediaItem(Grid(1, 1, 2))
+    with pytest.raises(kv.UnsupportedModelError, match="placeholder tokens"):
+        lay_out(ids, ids > 0, shared, {Kind.IMAGE: [half], Kind.VIDEO: [half, half]}, 0, [0])

@@ -111,7 +111,7 @@ def test_a_command_gets_its_arguments_its_environment_and_its_streams(tmp_path: 
     assert others == [str(tmp_path)]
     settings = environment.pop("KVPRESS_VIDEO_RUN")
     assert json.loads(settings) == {
-        "method": "infinipot-v", "budget": "40", "stage": "cache", "positions": "keep",
+        "method": "infinipot-v", "budget": "40", "stage": "cache", "positions": "keep", "labels": "spread",
     }  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     assert {name: value for name, value in environment.items() if name not in ("LC_CTYPE", "_")} == {

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from sessions import STREAMED, ask, cache_of, check_same, footage, frames_for, tiny, usage_of
+from sessions import PLACED, ask, cache_of, check_same, footage, frames_for, tiny, usage_of
 
 import kvpress_video as kv
+from kvpress_video.cache.uncompressed import states
 
 
 def lives(count: int, **options: Any) -> list[kv.VideoSession]:
@@ -30,12 +31,14 @@ def same_caches(found: kv.VideoSession, wanted: kv.VideoSession) -> None:
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=2e-5)
         torch.testing.assert_close(ours.values, theirs.values, rtol=0, atol=2e-5)
         assert (ours.rows, ours.logical) == (theirs.rows, theirs.logical)
+    others = states(wanted.stream.cache)
+    for name, state in states(found.stream.cache).items():
+        torch.testing.assert_close(state, others[name], rtol=1e-4, atol=2e-5)
     assert found.stream.timeline == wanted.stream.timeline
     assert found.turns == wanted.turns
 
 
-@pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize(("family", "positions"), PLACED)
 def test_a_batch_answers_as_each_would_alone(family: str, positions: Any) -> None:
     together, alone = (
         [tiny(budget=24 + n % 3, family=family, positions=positions) for n in range(6)] for _ in range(2)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from generation import METHODS, model_of
+from generation import METHODS
 from offloading import (
     AWAY,
     BUDGET,
@@ -27,7 +27,7 @@ from offloading import (
     started,
     state,
 )
-from sessions import TinyProcessor, footage
+from sessions import STREAMED, TinyProcessor, footage, frames_for, tiny
 from torch import Tensor
 
 import kvpress_video as kv
@@ -51,7 +51,7 @@ def told(session: kv.VideoSession) -> tuple[list[Tensor], list[Any], dict[str, T
             if number == 3:
                 seen.append(session.ask("Who?", max_new_tokens=3, keep=False))
                 session = session.fork()
-            seen.append((session.stats.bytes, session.stats.peak_bytes, session.stats.entries, session.stats.position))
+            seen.append((session.stats.bytes, session.stats.entries, session.stats.position))
         seen.append(session.ask("Where?", max_new_tokens=5))
         seen.append("".join(session.stream_answer("When?", max_new_tokens=4)))
     return logits, seen, state(session)
@@ -74,14 +74,15 @@ def test_a_session_is_the_same_wherever_its_bank_is(method: str, positions: Any)
         check_same(other_held, held)
 
 
-@pytest.mark.skipif("llava_next_video" not in zoo.FAMILIES, reason="needs transformers 5")
-def test_a_model_without_rows_and_columns_in_its_positions() -> None:
-    found, family = [], "llava_next_video"
+@pytest.mark.parametrize("family", STREAMED[1:])
+def test_banks_of_every_family(family: str) -> None:
+    found = []
     for bank in BANKS:
-        session = kv.VideoSession(model_of(family), TinyProcessor(family), "van", 60, chunk=32, bank_on=bank)
+        session = tiny("van", 60, family, chunk=32, bank_on=bank)
         for number in range(4):
-            session.push(footage(6, 24, 24, seed=number))
+            session.push(frames_for(family, 6, seed=number))
             session.ask("What?", max_new_tokens=3)
+            session = session.fork()
         found.append(state(session))
     check_same(found[1], found[0])
     check_same(found[2], found[0])

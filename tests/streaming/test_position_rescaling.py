@@ -14,13 +14,13 @@ import pytest
 import torch
 import zoo
 from generation import model_of
-from sessions import TinyProcessor, footage
+from sessions import TinyProcessor, ask, footage, tiny
 from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Kind, Places, Tags
-from kvpress_video.streaming.position_rescaling import Rescaling, Run, rescale_to
+from kvpress_video.streaming.position_rescaling import Rescaling, Run, occupied, rescale_to, with_gaps
 
 QWEN = zoo.FAMILIES[0]
 LLAVA = "llava_next_video"
@@ -115,6 +115,31 @@ def test_a_squeeze_that_cannot_be() -> None:
     for runs, wanted in (([], 5), ([Run(4, 90, 8)], 15), ([Run(4, 90, 8)], -3)):
         with pytest.raises(kv.CacheError, match="positions"):
             rescale_to(runs, 94, wanted, True)
+
+
+@pytest.mark.parametrize("spatial", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_gaps_close_before_anything_is_squeezed(seed: int, spatial: bool) -> None:
+    """Text that stood around what is gone becomes neighbours, and runs keep their length."""
+    runs, following, tokens = _timeline(seed, spatial)
+    gone = set(range(0, len(runs) - 1, 2))
+    held = [token for token in tokens if token[0] == "text" or token[1] not in gone]
+    places = torch.stack([place for _, _, place in held])
+    assert occupied(runs, [places[:, 0]]) == [number not in gone for number in range(len(runs))]
+    left = [run for number, run in enumerate(runs) if number not in gone]
+    text = torch.stack([place[0] for kind, _, place in held if kind == "text"])
+    regions = with_gaps(left, text)
+    assert [run for run in regions if run.least] == left
+    width = sum(runs[number].end - runs[number].start for number in gone)
+    assert sum(run.end - run.start for run in regions if not run.least) == width
+    squeeze = rescale_to(regions, following, following - width, spatial)
+    assert squeeze.next_position(following) == following - width
+    moved, saved, number = squeeze(places), 0, 0
+    for (kind, run, place), found in zip(held, moved, strict=True):
+        while number < run:
+            saved += runs[number].end - runs[number].start if number in gone else 0
+            number += 1
+        torch.testing.assert_close(found, place - saved, rtol=0, atol=1e-3, msg=f"{kind} of run {run}")
 
 
 # --- A stream ---------------------------------------------------------------------------------------------------------
@@ -355,3 +380,46 @@ def test_a_squeeze_is_the_same_for_a_fork() -> None:
     assert fork.turns == session.turns
     for one, other in zip(session.stream.layers, fork.stream.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
+
+
+def _often_asked(positions: Any, count: int, **options: Any) -> kv.VideoSession:
+    session = tiny("recent", 16, positions=positions, chunk=16, **options)
+    for number in range(count):
+        session.push(footage(4, seed=number), [40.0 * number + 10 * step for step in range(4)])
+        session.ask("?", max_new_tokens=1)
+    return session
+
+
+def test_runs_of_which_nothing_is_held_are_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    session = _often_asked("keep", 50)
+    assert 2 <= len(session.stream.timeline.runs) <= 20
+    session.save(tmp_path / "a.kvv")
+    loaded = kv.VideoSession.load(tmp_path / "a.kvv", session.model, session.processor)
+    monkeypatch.setattr("kvpress_video.streaming.stream._LEAST_RUNS", 10**6)
+    whole = _often_asked("keep", 50)
+    assert len(whole.stream.timeline.runs) == 50
+    wanted = ask(whole, "And now?", max_new_tokens=5).logits
+    for each in (session, loaded):
+        found = ask(each, "And now?", max_new_tokens=5).logits
+        assert all(map(torch.equal, found, wanted))
+
+
+def test_gaps_of_a_stream_close_when_positions_run_out() -> None:
+    """Text of one question stays together, in order, and takes no more positions than it has tokens."""
+    session = _often_asked("compact", 50, position_limit=2200)
+    timeline, layer = session.stream.timeline, session.stream.layers[0]
+    assert len(timeline.runs) <= 20
+    assert session.stats.position <= 2200
+    places = layer.places[0, 0, :, Places.PRESENT.start]
+    text = places[layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT]
+    assert torch.equal(text, text.round())
+    assert (places.diff() > -1e-3).all()
+    taken = sum(run.end - run.start for run in timeline.runs) + timeline.vacant
+    assert len(text) + taken == session.stats.position
+    before = session.stats.position
+    session.stream.make_room(2200 - before + 1)
+    assert session.stream.timeline.vacant == 0
+    moved = layer.places[0, 0, :, Places.PRESENT.start][layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT]
+    assert (moved.diff() >= 1).all()
+    assert int((moved.diff() > 1).sum()) <= len(session.stream.timeline.runs)
+    assert session.ask("What?", max_new_tokens=3)

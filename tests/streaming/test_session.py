@@ -20,7 +20,9 @@ import zoo
 from generation import METHODS, SETTINGS, model_of
 from PIL import Image
 from sessions import (
+    LABELS,
     OPTIONS,
+    PLACED,
     QWEN,
     STREAMED,
     Notes,
@@ -30,6 +32,7 @@ from sessions import (
     check_same,
     footage,
     frames_for,
+    spelled,
     tiny,
     usage_of,
 )
@@ -37,6 +40,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Kind, Tags
+from kvpress_video.models import adapter_for
 
 # --- The stock model on the whole conversation ------------------------------------------------------------------------
 
@@ -65,17 +69,18 @@ def stock_logits(
     its run as its seconds make.
     """
     tokenizer, config = processor.tokenizer, model.config
+    family, steps = config.model_type, 0
     messages = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
     waiting = []
     for event in events:
         if isinstance(event, Watched):
-            waiting = [{"type": "video"}]
+            waiting = [{"type": "image" if family == "gemma3" else "video"}]
             continue
         messages.append({"role": "user", "content": [*waiting, {"type": "text", "text": event.question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": "<answer>"}]})
         waiting = []
     written = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False) + "<answer>"
-    pieces = [piece.split(processor.video_token) for piece in written.split("<answer>")]
+    pieces = [piece.split(processor.placeholder) for piece in written.split("<answer>")]
     asked = iter(event for event in events if isinstance(event, Asked))
     shown = iter(event for event in events if isinstance(event, Watched))
     ids, positions, starts, inputs, following = [], [], [], [], 0
@@ -86,26 +91,26 @@ def stock_logits(
         positions.extend([(following + number,) * 3 for number in range(len(tokens))])
         following += len(tokens)
 
-    timed = config.model_type.startswith("qwen3")
-    start, end = (processor.vision_start_token, processor.vision_end_token) if timed else ("", "")
+    qwen = family.startswith("qwen3")
+    start, end = (processor.vision_start_token, processor.vision_end_token) if qwen else ("", "")
     for number, (before, *after) in enumerate(pieces[:-1]):
         say(tokenizer(before.removesuffix(start), add_special_tokens=number == 0)["input_ids"])
         for text in (text.removeprefix(end) for text in after):
             event = next(shown)
-            inputs.append(processor.video_processor(videos=[event.frames], do_sample_frames=False, return_tensors="pt"))
-            if timed:
-                frames, rows, columns = inputs[-1]["video_grid_thw"][0].tolist()
-                for step in [event.times[first : first + 2] for first in range(0, 2 * frames, 2)]:
-                    say(
-                        tokenizer(f"<{(step[0] + step[-1]) / 2:.1f} seconds>{start}", add_special_tokens=False)[
-                            "input_ids"
-                        ]
-                    )
-                    say([config.video_token_id] * (rows * columns // 4))
-                    say(tokenizer(end, add_special_tokens=False)["input_ids"])
+            inputs.append(_prepared(processor, family, event.frames))
+            if family in LABELS:
+                labels = spelled(family, event.times, steps)
+                patches = _patches(config, inputs[-1], len(labels))
+                for (opens, closes), count in zip(labels, patches, strict=True):
+                    say(tokenizer(opens, add_special_tokens=False)["input_ids"])
+                    say([_placeholder(config)] * count)
+                    say(tokenizer(closes, add_special_tokens=False)["input_ids"])
                 say(tokenizer(text, add_special_tokens=False)["input_ids"])
+                steps += len(labels)
                 continue
             placed = _placed(config, inputs[-1], event.times, following)
+            if family == "llava_onevision":  # the newline that the model puts behind a video
+                placed.append((placed[-1][0] + 1,) * 3)
             ids.extend([config.video_token_id] * len(placed))
             positions.extend(placed)
             following = max(map(max, placed)) + 1
@@ -113,17 +118,42 @@ def stock_logits(
         reply = next(asked).reply
         starts.append((len(ids), len(reply)))
         say(reply if reply[-1] not in tokenizer.all_special_ids else reply[:-1])
-    given = {name: torch.cat([each[name] for each in inputs]) for name in (inputs[0] if inputs else ())}
-    if "video_grid_thw" not in given and given:
-        given["pixel_values_videos"] = torch.cat([each["pixel_values_videos"] for each in inputs])
+    along = 1 if family == "smolvlm" else 0  # whose images of one prompt are one row
+    given = {name: torch.cat([each[name] for each in inputs], along) for name in (inputs[0] if inputs else ())}
     axes = torch.tensor(positions).T[:, None]
-    spatial = "vl" in config.model_type
-    if not timed:  # the stock model finds the positions of frames with labels by itself
+    spatial = "qwen" in family
+    if family not in LABELS:  # the stock model finds the positions of frames with labels by itself
         given["position_ids"] = axes if spatial else axes[0]
     if spatial and "mm_token_type_ids" in inspect.signature(model.forward).parameters:
         given["mm_token_type_ids"] = 2 * (torch.tensor([ids]) == config.video_token_id).int()
+    if family == "gemma3":
+        given["token_type_ids"] = (torch.tensor([ids]) == config.image_token_id).int()
     logits = model(input_ids=torch.tensor([ids]), **given).logits[0]
     return [logits[start - 1 : start - 1 + length] for start, length in starts]
+
+
+def _prepared(processor: Any, family: str, frames: Any) -> Any:
+    """What the family's own processor makes of frames."""
+    if family == "gemma3":
+        return processor.image_processor(list(frames), do_pan_and_scan=False, return_tensors="pt")
+    inputs = processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+    if family == "internvl":
+        inputs["pixel_values"] = inputs.pop("pixel_values_videos")[0]
+    return inputs
+
+
+def _placeholder(config: Any) -> int:
+    return getattr(config, "video_token_id", None) or config.image_token_id
+
+
+def _patches(config: Any, inputs: Any, steps: int) -> list[int]:
+    """Visual tokens of each temporal step."""
+    if (shown := inputs.get("video_compression_mask")) is not None:
+        return shown.unflatten(0, (steps, -1)).sum(1).tolist()
+    if "video_grid_thw" in inputs:
+        _, rows, columns = inputs["video_grid_thw"][0].tolist()
+        return [rows * columns // 4] * steps
+    return [zoo.TABLE[config.model_type].grids["video"][0] ** 2] * steps
 
 
 def _placed(config: Any, inputs: Any, times: Sequence[float], start: int) -> list[tuple[int, int, int]]:
@@ -143,20 +173,20 @@ def _placed(config: Any, inputs: Any, times: Sequence[float], start: int) -> lis
 
 def check(model: Any, processor: Any, events: Sequence[Watched | Asked], notes: Sequence[Notes], **how: Any) -> None:
     for found, wanted in zip(notes, stock_logits(model, processor, events, **how), strict=True):
-        torch.testing.assert_close(torch.stack(found.logits), wanted, rtol=2e-6, atol=1e-5)
+        close = 4e-5 if adapter_for(model).recurrences else 1e-5  # states sum up every token in another order
+        torch.testing.assert_close(torch.stack(found.logits), wanted, rtol=2e-6, atol=close)
 
 
-@pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize(("family", "positions"), PLACED)
 def test_with_everything_kept_answers_equal_the_stock_model(family: str, positions: Any) -> None:
     """Text first, two questions about one run, a new run, an odd number of frames."""
     session = tiny("full", None, family, positions=positions, chunk=16)
     runs = [Watched(frames_for(family, 12, seed=1), [0.5 * number for number in range(12)])]
-    runs += [Watched(frames_for(family, 7, seed=2), [20 + 0.7 * number for number in range(7)])]
-    single = family == "llava_next_video"  # its videos are of one length in a stock batch
+    more = 12 if "llava" in family else 7  # videos of LLaVA are of one length in a stock batch
+    runs += [Watched(frames_for(family, more, seed=2), [20 + 0.7 * number for number in range(more)])]
     events: list[Watched | Asked] = []
     notes = []
-    for step in ["Hello", runs[0], "What?", "And then?", *([] if single else [runs[1], "Now?"]), "Why?"]:
+    for step in ["Hello", runs[0], "What?", "And then?", runs[1], "Now?", "Why?"]:
         if isinstance(step, Watched):
             session.push(step.frames, step.times)
             events.append(step)
@@ -546,6 +576,16 @@ def test_an_answer_that_is_closed_early_leaves_no_trace(patience: float) -> None
     assert not session.turns
     check_same(cache_of(session), before)
     check_same(usage_of(session), usage_of(silent))
+
+
+def test_closing_an_answer_early_takes_no_other_turn_back() -> None:
+    session = tiny()
+    session.push(footage(40))
+    pieces = session.stream_answer("What is all this, then?", max_new_tokens=8)
+    next(pieces)
+    session.ask("And that?", max_new_tokens=2)  # waits for the end of the other
+    pieces.close()
+    assert [turn.question for turn in session.turns] == ["What is all this, then?", "And that?"]
 
 
 def test_an_answer_that_nobody_begins_to_read_is_not_asked_for() -> None:

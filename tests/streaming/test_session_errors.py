@@ -201,15 +201,6 @@ def test_the_length_of_an_answer_may_be_any_whole_number() -> None:
     assert session.ask("What?", max_new_tokens=np.int64(4)) == other.ask("What?", max_new_tokens=4)
 
 
-UNSTREAMED = {"qwen3_5": "recurrent", "qwen3_5_moe": "recurrent", "video_llama_3": "writes the time"}
-
-
-@pytest.mark.parametrize("family", [family for family in UNSTREAMED if family in zoo.FAMILIES])
-def test_models_whose_frames_cannot_be_fed_one_by_one_are_refused(family: str) -> None:
-    with pytest.raises(kv.UnsupportedModelError, match=UNSTREAMED[family]):
-        tiny(family=family)
-
-
 def test_a_model_that_is_being_compressed_already() -> None:
     """The session is as it was, and works once the model is free."""
     session, other = tiny(), tiny()
@@ -422,7 +413,7 @@ def test_ctrl_c_while_an_answer_is_made() -> None:
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("method", ["infinipot-v", "snapkv", "average-pooling"])
 def test_bytes_are_never_exceeded(method: str, positions: Any) -> None:
-    """After every push and every question, with everything counted; beyond it there is one chunk of one layer."""
+    """At no moment, with everything counted."""
     budget, chunk = 4 * 340 * (336 if positions == "keep" else 384), 8
     session = tiny(method, f"{budget}B", positions=positions, text_room=80, chunk=chunk)
     for number in range(6):
@@ -432,8 +423,7 @@ def test_bytes_are_never_exceeded(method: str, positions: Any) -> None:
         session.ask("What is it?", max_new_tokens=5)
         assert session.stats.bytes <= budget
         assert min(session.stats.entries) > 0
-    entry = session.stats.bytes / sum(layer.physical for layer in session.stream.layers)
-    assert session.stats.peak_bytes <= budget + entry * (chunk + 30)
+    assert session.stats.peak_bytes <= budget
     assert session.stats.text_entries > 6 * 20
 
 
@@ -454,7 +444,7 @@ def test_a_question_too_long_for_the_bytes_is_refused_before_anything_happens() 
 
 def test_room_for_text_is_there_after_every_push() -> None:
     """As much as was asked for, whatever was said before."""
-    session = tiny("random", "700000B", text_room=60)
+    session = tiny("random", "700000B", text_room=60, chunk=8)
     for number in range(6):
         session.push(footage(30, seed=number))
         session.flush()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import zoo
 from generation import model_of
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 import kvpress_video as kv
+from kvpress_video.cache.uncompressed import states
 
 Images = NDArray[np.uint8]
 
@@ -33,6 +35,7 @@ class TinyTokenizer:
 
     all_special_ids = (zoo.PAD, zoo.BOS, 202, *range(248, 252))
     pad_token_id = zoo.PAD
+    boi_token, eoi_token = "<|start|>", "<|end|>"
     eos_token_id = None
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
@@ -44,39 +47,75 @@ class TinyTokenizer:
         return "".join(chr(token) if token < 127 else chr(0x400 + token) for token in said)
 
 
+class TinyVideoProcessor:
+    """Pixels of frames as they are, in the form of a family's own video processor."""
+
+    def __init__(self, family: str) -> None:
+        self.size = {"shortest_edge": 1, "longest_edge": 10**6}
+        self._inputs = {"video_llama_3": self._thinned, "smolvlm": self._masked}.get(
+            family, self._patches if "qwen" in family else self._stack
+        )
+
+    def __call__(
+        self, videos: list[Images], do_sample_frames: bool, return_tensors: str, size: Any = None
+    ) -> BatchFeature:
+        assert not do_sample_frames
+        assert return_tensors == "pt"
+        return BatchFeature(self._inputs(_normal(videos[0])))
+
+    def _patches(self, pixels: Tensor, step: int = 2) -> dict[str, Tensor]:
+        merge, side = zoo.MERGE, zoo.PATCH
+        pixels = torch.cat([pixels, pixels[-1:]]) if len(pixels) % step else pixels
+        steps, rows, columns = len(pixels) // step, pixels.shape[1] // side, pixels.shape[2] // side
+        cut = pixels.reshape(steps, step, rows // merge, merge, side, columns // merge, merge, side, 3)
+        ordered = cut.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(steps * rows * columns, -1)
+        return {"pixel_values_videos": ordered, "video_grid_thw": torch.tensor([[steps, rows, columns]])}
+
+    def _thinned(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Some tokens of a frame, never its first one, are left out: those of dark patches."""
+        found = self._patches(pixels, step=1)
+        tokens = found["pixel_values_videos"].unflatten(0, (len(pixels), -1, zoo.MERGE**2)).mean(dim=(2, 3))
+        shown = tokens > -0.02
+        shown[:, 0] = True
+        merges = torch.tensor([zoo.MERGE])
+        return found | {"video_merge_sizes": merges, "video_compression_mask": shown.flatten()}
+
+    def _stack(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"pixel_values_videos": pixels.permute(0, 3, 1, 2)[None]}
+
+    def _masked(self, pixels: Tensor) -> dict[str, Tensor]:
+        mask = torch.ones(1, *pixels.shape[:3], dtype=torch.long)
+        return {"pixel_values": pixels.permute(0, 3, 1, 2)[None], "pixel_attention_mask": mask}
+
+
 class TinyProcessor:
-    """The processor of a tiny model: its chat template, and pixels of frames as they are."""
+    """The processor of a tiny model: its chat template, its special tokens, and its video processor."""
 
     video_token = "<|video|>"
-    vision_start_token, vision_end_token = "<|start|>", "<|end|>"
+    vision_start_token, vision_end_token = start_image_token, end_image_token = "<|start|>", "<|end|>"
+    fake_image_token, global_image_token = "<|end|>", "<|start|>"
+    boi_token = "<|start|>"
 
     def __init__(self, family: str) -> None:
         self.tokenizer = TinyTokenizer()
-        self._wraps = "qwen" in family
-        self.video_processor = self._patches if self._wraps else self._stack
+        self.placeholder = self.boi_token if family == "gemma3" else self.video_token
+        self._wraps = ("<|start|>", "<|end|>") if "qwen" in family else ("", "" if family == "gemma3" else "\n")
+        self.video_processor = TinyVideoProcessor(family)
+
+    def image_processor(self, images: list[Images], do_pan_and_scan: bool, return_tensors: str) -> BatchFeature:
+        assert not do_pan_and_scan
+        assert return_tensors == "pt"
+        return BatchFeature({"pixel_values": _normal(np.stack(images)).permute(0, 3, 1, 2)})
 
     def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool, tokenize: bool) -> str:
         assert add_generation_prompt
         assert not tokenize
-        video = f"<|start|>{self.video_token}<|end|>" if self._wraps else f"{self.video_token}\n"
+        video = f"{self._wraps[0]}{self.placeholder}{self._wraps[1]}"
         said = ""
         for message in messages:
-            parts = [video if part["type"] == "video" else part["text"] for part in message["content"]]
+            parts = [part["text"] if part["type"] == "text" else video for part in message["content"]]
             said += f"<|im_start|>{message['role']}\n{''.join(parts)}<|im_end|>\n"
         return said + "<|im_start|>assistant\n"
-
-    def _patches(self, videos: list[Images], do_sample_frames: bool, return_tensors: str) -> BatchFeature:
-        (frames,), merge, side = videos, zoo.MERGE, zoo.PATCH
-        pixels = _normal(frames)
-        pixels = torch.cat([pixels, pixels[-1:]]) if len(pixels) % 2 else pixels
-        steps, rows, columns = len(pixels) // 2, pixels.shape[1] // side, pixels.shape[2] // side
-        cut = pixels.reshape(steps, 2, rows // merge, merge, side, columns // merge, merge, side, 3)
-        ordered = cut.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(steps * rows * columns, -1)
-        grid = torch.tensor([[steps, rows, columns]])
-        return BatchFeature({"pixel_values_videos": ordered, "video_grid_thw": grid})
-
-    def _stack(self, videos: list[Images], do_sample_frames: bool, return_tensors: str) -> BatchFeature:
-        return BatchFeature({"pixel_values_videos": _normal(videos[0]).permute(0, 3, 1, 2)[None]})
 
 
 def _normal(frames: Images) -> Tensor:
@@ -84,16 +123,53 @@ def _normal(frames: Images) -> Tensor:
 
 
 QWEN = zoo.FAMILIES[0]
-STREAMED = [
-    family
-    for family in ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "qwen3_vl", "qwen3_vl_moe")
-    if family in zoo.FAMILIES
-]
-SIDES = {"llava_next_video": 24, "llava_onevision": 20}
+_STREAMED = ("qwen2_5_vl", "qwen2_vl", "llava_next_video", "llava_onevision", "qwen3_vl", "qwen3_vl_moe")
+_STREAMED += ("internvl", "video_llama_3", "smolvlm", "qwen3_5", "qwen3_5_moe", "gemma3")
+STREAMED = [family for family in _STREAMED if family in zoo.FAMILIES]
+LABELS = [family for family in STREAMED if family in zoo.LABELLED]
+UNMOVED = ("gemma3",)  # whose positions cannot be compacted
+
+
+def _param(family: str, *more: Any) -> Any:
+    """A mixture of experts differs from its dense family in nothing that a session does."""
+    return pytest.param(family, *more, marks=pytest.mark.slow if family.endswith("moe") else ())
+
+
+PER_FAMILY = [_param(family) for family in STREAMED]
+PLACED = [_param(family, "keep") for family in STREAMED]
+PLACED += [_param(family, "compact") for family in STREAMED if family not in UNMOVED]
+ATTENTIVE = [family for family in STREAMED if not family.startswith(("qwen3_5", "gemma3"))]
+"""Families all of whose layers are compressed: windows and recurrent states keep what turns that leave left in them."""
+SIDES = {"llava_next_video": 24, "llava_onevision": 20, "internvl": 24, "smolvlm": 24, "gemma3": 24}
+
+
+def spelled(family: str, times: Sequence[float], first: int) -> list[tuple[str, str]]:
+    """What the processor of a family writes before and after each temporal step of a video that begins with the step of
+    this ordinal."""
+    if family.startswith("qwen3"):
+        pairs = [times[start : start + 2] for start in range(0, len(times), 2)]
+        return [(f"<{(pair[0] + pair[-1]) / 2:.1f} seconds><|start|>", "<|end|>") for pair in pairs]
+    if family == "internvl":
+        lines = ["", *["\n"] * len(times)]
+        return [(f"{lines[n]}Frame{first + n + 1}: <|start|>", "<|end|>") for n in range(len(times))]
+    if family == "video_llama_3":
+        return [(f"{',' if number else ''}Time {time:.1f}s:", "") for number, time in enumerate(times)]
+    if family == "gemma3":
+        lines, ends = ["\n\n", *["\n\n\n\n"] * len(times)], [*[""] * (len(times) - 1), "\n\n"]
+        return [(f"{lines[n]}<|start|>", f"<|end|>{ends[n]}") for n in range(len(times))]
+    assert family == "smolvlm"
+    intro = ["You are provided the following series of frames from a video.\n", *[""] * len(times)]
+    ends = [*[""] * (len(times) - 1), "\n\n"]
+    return [
+        (f"{intro[n]}\nFrame from {int(time) // 60:02d}:{int(time) % 60:02d}:<|end|><|start|>", f"<|end|>{ends[n]}")
+        for n, time in enumerate(times)
+    ]
 
 
 def tiny(method: Any = "infinipot-v", budget: Any = 30, family: str = QWEN, **options: Any) -> kv.VideoSession:
     """A session on a tiny random model: frames of 16×16 pixels make four visual tokens in Qwen, two frames a step."""
+    if family in UNMOVED:
+        options |= {"positions": "keep", "position_limit": 10**8}
     return kv.VideoSession(model_of(family), TinyProcessor(family), method, budget, **options)
 
 
@@ -104,7 +180,7 @@ def frames_for(family: str, count: int, seed: int = 0) -> Any:
 def cache_of(session: kv.VideoSession) -> list[Tensor]:
     """Everything that the cache holds, copied."""
     parts = [(layer.keys, layer.values, layer.tags, layer.places) for layer in session.stream.layers if layer.physical]
-    return [part.clone() for layer in parts for part in layer]
+    return [part.clone() for layer in (*parts, states(session.stream.cache).values()) for part in layer]
 
 
 def differing(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[int]:

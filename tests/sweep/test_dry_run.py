@@ -61,8 +61,8 @@ class Prompted:
     @property
     def size(self) -> PromptSize:
         """Of the first question."""
-        ids = self.inputs(0, 1)["input_ids"][0].tolist()
-        return PromptSize(16, len(ids), visual=ids.count(self.model.config.video_token_id), common_suffix=6)
+        ids, video = self.inputs(0, 1)["input_ids"][0].tolist(), self.model.config.video_token_id
+        return PromptSize(16, len(ids), visual=ids.count(video), common_suffix=6, following=ids[::-1].index(video))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from sweep_rows import ODD, remeasured
 
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
-from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure
+from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import FILE, Store
 
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2", "van") for budget in ("50%", "10%")]
@@ -114,7 +114,7 @@ def test_the_view_has_the_columns_of_every_export_with_json_in_it(tmp_path: Path
         (entries,) = db.execute("SELECT json_extract(entries, '$[1]') FROM rows LIMIT 1").fetchone()
     assert entries == 13
     for record in found:
-        for column in ("settings", "entries", "versions"):
+        for column in ("settings", "entries", "label_entries", "versions"):
             record[column] = json.loads(record[column])
     assert found == [row.as_dict() for row in rows]
 
@@ -135,9 +135,10 @@ def test_the_columns_are_those_of_every_store_of_this_format(tmp_path: Path) -> 
             *(
                 "id INTEGER",
                 "cell INTEGER not null",
-                *texts("clip", "settings", "stage", "prefill", "positions", "entries"),
+                *texts("clip", "settings", "stage", "prefill", "positions", "labels", "entries"),
             ),
-            *("ratio REAL not null", *integers("visual_tokens", "text_entries", "bytes", "peak_bytes", "full_bytes")),
+            *("ratio REAL not null", *integers("visual_tokens", "text_entries"), *texts("label_entries")),
+            *integers("label_tokens", "bytes", "peak_bytes", "full_bytes"),
             *(*texts("video", "group"), "frames INTEGER not null", "fps REAL not null", *texts("pixels")),
             *(f"{name}_seconds REAL not null" for name in ("prefill", "compress", "answer")),
             *(*integers("shared"), *texts("dtype", "attention", "device", "versions"), "revision TEXT"),
@@ -330,6 +331,58 @@ def test_a_newer_format_is_an_error_that_says_upgrade(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     raw(tmp_path, "PRAGMA user_version = 99")
     both_ways(tmp_path, r"newer kvpress-video \(format 99.*upgrade")
+
+
+def of_format_1(folder: Path) -> None:
+    """Turn a store into one of format 1, which has no columns of labels."""
+    added = ("labels", "label_entries", "label_tokens")
+    columns = ", ".join(f'"{column}"' for column in COLUMNS if column not in added)
+    raw(folder, "DROP VIEW rows")
+    for column in added:
+        raw(folder, f"ALTER TABLE measurements DROP COLUMN {column}")
+    raw(
+        folder,
+        f"""CREATE VIEW rows ({columns}) AS SELECT c.method, c.budget, c.model, c.benchmark, c.seed, m.clip,
+        {columns.partition('"clip", ')[2]}
+        FROM cells c JOIN measurements m ON m.cell = c.id JOIN answers a ON a.measurement = m.id
+        ORDER BY c.id, m.clip, a.place""",
+    )
+    raw(folder, "PRAGMA user_version = 1")
+
+
+def without_labels(row: Row) -> Row:
+    """Return a row as format 1 tells it: the text of frames is text like any other."""
+    report = row.measured.report
+    length = report.visual_tokens + report.text_entries
+    report = replace(report, labels="keep", label_entries=(), label_tokens=0, logical_length=length)
+    return replace(row, measured=replace(row.measured, report=report))
+
+
+def test_a_store_of_format_1_is_read_and_left_as_it_is(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    with Store(tmp_path) as store:
+        rows = store.rows()
+    of_format_1(tmp_path)
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            assert store.rows() == [without_labels(row) for row in rows]
+    assert raw(tmp_path, "PRAGMA user_version") == [(1,)]
+
+
+def test_a_sweep_that_resumes_a_store_of_format_1_upgrades_it(tmp_path: Path) -> None:
+    setup = {"stage": "cache", "labels": "spread"}
+    with Store(tmp_path, plan() | {"setup": {"stage": "cache"}}) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+        rows = store.rows()
+    of_format_1(tmp_path)
+    with pytest.raises(SweepError, match=r"setup\.labels is 'keep' there and 'spread' here"):
+        Store(tmp_path, plan() | {"setup": setup}, resume=True)
+    assert raw(tmp_path, "PRAGMA user_version") == [(1,)]
+    with Store(tmp_path, plan() | {"setup": setup | {"labels": "keep"}}, resume=True) as store:
+        store.add(done(CELLS[1], "a.mp4"))
+        assert store.rows()[: len(rows)] == [without_labels(row) for row in rows]
+        assert {row.measured.report.labels for row in store.rows()[len(rows) :]} == {"spread"}
+    assert raw(tmp_path, "PRAGMA user_version") == [(2,)]
 
 
 def test_other_columns_are_an_error(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_a_system_message_is_text_alone(bundled: tuple[Any, Any]) -> None:
         kv.VideoSession(*bundled, budget=64, system="You see <|video_pad|>.")
 
 
+@pytest.mark.parametrize(("question", "message"), BAD_QUESTIONS)
+def test_inputs_are_not_made_of_what_is_no_question(
+    question: Any, message: str, bundled: tuple[Any, Any], clips: list[Clip]
+) -> None:
+    video = kv.read_video(clips[0].path)
+    with pytest.raises(kv.QuestionError, match=message.replace("|", r"\|").replace("?", r"\?")):
+        kv.prepare(bundled[1], video, ["What?", question])
+
+
 def test_look_refuses_it_too(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
     with pytest.raises(kv.QuestionError, match="im_start"):
         look(*bundled, kv.read_video(clips[0].path), ["tar"], "25%", "<|im_start|>?")

@@ -35,7 +35,6 @@ class Scale:
         overhead_tokens: visual tokens of the prompt of `overhead`.
         deep_text: configuration of the text tower of `modes`, `steps` and `peers`, over `text`.
         mode_tokens: visual tokens of the prompts of `modes`, ascending.
-        mode_budget: entries per layer and head of their chunked prefill.
         step_entries: entries held while `steps` decodes.
         video_seconds: length of the file that `reading` reads.
         clips: clips of `sweep`.
@@ -58,7 +57,6 @@ class Scale:
     overhead_tokens: int
     deep_text: dict[str, Any]
     mode_tokens: tuple[int, ...]
-    mode_budget: int
     step_entries: int
     video_seconds: int
     clips: int
@@ -120,7 +118,6 @@ SCALES = {
         overhead_tokens=64,
         deep_text={},
         mode_tokens=(128, 256, 512),
-        mode_budget=128,
         step_entries=256,
         video_seconds=3,
         clips=1,
@@ -143,7 +140,6 @@ SCALES = {
         overhead_tokens=5_200,
         deep_text=_TEXT_DEEP,
         mode_tokens=(4_096, 8_192, 16_384),
-        mode_budget=2_048,
         step_entries=8_192,
         video_seconds=120,
         clips=8,
@@ -166,7 +162,6 @@ SCALES = {
         overhead_tokens=24_180,
         deep_text={},
         mode_tokens=(4_096, 8_192, 16_384),
-        mode_budget=2_048,
         step_entries=8_192,
         video_seconds=120,
         clips=8,

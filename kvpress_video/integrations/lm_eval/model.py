@@ -12,6 +12,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from ...errors import KVPressVideoError, VideoError
 from ...models.devices import device_of
+from ...utils.questions import check_question
 from ..answering import Answerer, Request
 from ..footage import footage
 from ..generation import Generation
@@ -93,7 +94,13 @@ class KVPressVideoLM(LM):
     loglikelihood_rolling = loglikelihood
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Write a conversation in the chat template, with the video before the last text of the user."""
+        """Write a conversation in the chat template, with the video before the last text of the user.
+
+        Raises:
+            QuestionError: a text contains a special token of the model.
+        """
+        for turn in chat_history:
+            check_question(self._answerer.processor, turn["content"], f"text of the {turn['role']}")
         asked = max(place for place, turn in enumerate(chat_history) if turn["role"] == "user")
         turns = [
             {"role": turn["role"], "content": [*[{"type": "video"}] * (place == asked), _text(turn["content"])]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...errors import UnknownNameError
 from ...models import adapter_for
 from ...models.base import Adapter
 from ...models.loading import BUNDLED, check_folder
-from ...prefill.options import usual_chunk
+from ...prefill.options import label_share, usual_chunk
 from ..cells import Cell, Setup, prefill_of, probe_of
 
 
@@ -31,6 +31,7 @@ class PromptSize:
         tokens: of the whole prompt.
         visual: how many of them stand for the video.
         labels: how many of them are text that belongs to one frame.
+        following: how many tokens come after the last frame.
         common_suffix: tokens at the end that are the same for all questions.
     """
 
@@ -39,6 +40,7 @@ class PromptSize:
     visual: int
     common_suffix: int
     labels: int = 0
+    following: int = 0
 
     @property
     def text(self) -> int:
@@ -64,20 +66,15 @@ class PromptCost:
         """Return the visual and label entries per layer and KV head that a budget leaves.
 
         Raises:
-            BudgetError: a budget of bytes cannot hold the text and one visual entry.
+            BudgetError: a budget of bytes cannot hold the text, one visual entry, and a chunk in work.
         """
-        visual = {0: self.size.visual}
-        allocator = BudgetAllocator(
-            Budget.parse(budget), make_method(UNCOMPRESSED), self._layers, self._entry_bytes, 1, self._sliding_bytes
-        )
-        labels = {0: dict.fromkeys(range(self.size.labels), 1)} if self.size.labels else {}
-        row = RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self.size.labels})
-        [share] = allocator.shares([row], self.size.tokens)
+        allocator = replace(self._allocator(budget), in_work=self._in_work(budget))
+        [share] = allocator.shares([self._row], self.size.tokens)
         return sum(mine.entries for mine in share.values())
 
     def cache_bytes(self, budget: str) -> int:
         """Return the bytes that the cache of one question holds after the prefill, metadata included."""
-        entries = self.kept(budget) + self.size.text
+        entries = self.kept(budget) + self.size.tokens - self.size.visual - self._labels
         return self._sliding_bytes + self._layers * self._entry_bytes * entries
 
     @property
@@ -101,6 +98,11 @@ class PromptCost:
         return 1 if prefill == "split" else -(-questions // self.setup.batch)
 
     @property
+    def _labels(self) -> int:
+        """Label tokens that the budget is for."""
+        return 0 if self.setup.labels == "keep" else self.size.labels
+
+    @property
     def _compact(self) -> bool:
         return self.setup.positions == "compact"
 
@@ -116,8 +118,40 @@ class PromptCost:
     def _sliding_bytes(self) -> int:
         return self.adapter.uncompressed_bytes(self.size.tokens)
 
+    @property
+    def _row(self) -> RowState:
+        """The prompt before anything is evicted."""
+        visual = {0: self.size.visual}
+        labels = {0: dict.fromkeys(range(self._labels), 1)} if self._labels else {}
+        return RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self._labels})
+
+    def _allocator(self, budget: str) -> BudgetAllocator:
+        parts = (self._layers, self._entry_bytes, 1, self._sliding_bytes)
+        share = label_share(self.setup.labels)
+        return BudgetAllocator(Budget.parse(budget), make_method(UNCOMPRESSED), *parts, label_share=share)
+
     def _chunk(self, budget: str) -> int:
-        return usual_chunk(Budget.parse(budget), self.adapter, self._compact)
+        parsed = Budget.parse(budget)
+        usual = usual_chunk(parsed, self.adapter, self._compact)
+        if parsed.unit != "bytes":
+            return usual
+        return min(usual, self._allocator(budget).usual_chunk([self._row], self.size.tokens))
+
+    def _in_work(self, budget: str) -> int:
+        """Return the entries of the largest pass that the budget pays for in one layer, where it has to be compressed;
+        probes are not counted.
+        """
+        if self.setup.stage == "input" or self._allocator(budget).hold_all([self._row], self.size.tokens):
+            return 0
+        whole = self.size.visual + self._labels
+        prefill = prefill_of(self.setup, budget)
+        if prefill == "whole":
+            return whole
+        if prefill == "split":
+            return max(0, whole - self._layers * self.size.following)
+        frame = -(-whole * self.adapter.frames_per_step // self.size.frames)
+        chunk = min(whole, max(1, self._chunk(budget) // frame) * frame)
+        return max(0, chunk - self._layers * self.size.following)
 
 
 def read_model(text: str) -> tuple[Adapter, Any]:

@@ -186,6 +186,7 @@ def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptS
         visual=len(where),
         labels=int((labels >= 0).sum()),
         common_suffix=sum(1 for _ in suffix),
+        following=len(ids) - 1 - int(np.r_[where, np.flatnonzero(labels >= 0)].max()),
     )
 
 

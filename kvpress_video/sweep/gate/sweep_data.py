@@ -15,7 +15,8 @@ from ..results.store import Store
 
 _IDENTITY = ("prompt", "expected", "task", "category", "unit")
 _CONDITIONS = (
-    *("stage", "prefill", "positions", "visual_tokens", "frames", "fps", "pixels", "dtype", "attention", "device"),
+    *("stage", "prefill", "positions", "labels", "visual_tokens", "frames", "fps", "pixels", "dtype", "attention"),
+    "device",
 )
 _BYTES_TOLERANCE = 0.01
 """Caches whose bytes differ by a larger fraction are reported."""

@@ -14,7 +14,7 @@ from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
 from ...models.loading import BUNDLED, DTYPES, MODEL_SETTINGS, check_folder
-from ...prefill.options import Positions, Prefill, Stage
+from ...prefill.options import Labels, Positions, Prefill, Stage
 from ..benchmark import BENCHMARKS
 
 _PLACEMENTS = ("device", "device_map")
@@ -173,6 +173,7 @@ SETUP: dict[str, Callable[[Any], Any]] = {
     "stage": _choice("stage", Stage),
     "prefill": _choice("prefill", Prefill),
     "positions": _choice("positions", Positions),
+    "labels": _choice("labels", Labels),
     "device": _or_none(_device),
     "batch": _count,
     "max_new_tokens": _or_none(_count),

@@ -10,9 +10,10 @@ from ...compression import Report
 from ..cells import Cell
 
 _REPORT_COLUMNS = (
-    *("settings", "stage", "prefill", "positions", "entries", "ratio", "visual_tokens", "text_entries"),
-    *("bytes", "peak_bytes", "full_bytes"),
+    *("settings", "stage", "prefill", "positions", "labels", "entries", "ratio", "visual_tokens", "text_entries"),
+    *("label_entries", "label_tokens", "bytes", "peak_bytes", "full_bytes"),
 )
+_PER_LAYER = ("entries", "label_entries")
 _REPORT_TIMES = ("prefill_seconds", "compress_seconds")
 REPORTED = (*_REPORT_COLUMNS, *_REPORT_TIMES, "shared")
 """The fields of a report that are columns. Its method and budget are the cell's, and its logical length follows."""
@@ -70,14 +71,14 @@ class Measured:
     @classmethod
     def from_columns(cls, cell: Cell, columns: Mapping[str, Any]) -> Measured:
         """Rebuild a measurement from its columns, as `as_dict` gives them, and the cell that it is of."""
-        reported = {name: columns[name] for name in REPORTED} | {"entries": tuple(columns["entries"])}
-        length = columns["visual_tokens"] + columns["text_entries"]
+        reported = {name: columns[name] for name in REPORTED} | {name: tuple(columns[name]) for name in _PER_LAYER}
+        length = columns["visual_tokens"] + columns["label_tokens"] + columns["text_entries"]
         report = Report(method=cell.method, asked=cell.budget, logical_length=length, **reported)
         return cls(report, **{name: value for name, value in columns.items() if name not in REPORTED})
 
     def as_dict(self) -> dict[str, Any]:
         """Flatten to plain types by column, in the order of `MEASURED_COLUMNS`."""
-        values = vars(self.report) | vars(self) | {"entries": list(self.report.entries)}
+        values = vars(self.report) | vars(self) | {name: list(getattr(self.report, name)) for name in _PER_LAYER}
         return {name: values[name] for name in MEASURED_COLUMNS}
 
 
@@ -146,5 +147,5 @@ COLUMNS = (*CELL_COLUMNS, "clip", *ANSWERED_COLUMNS, *MEASURED_COLUMNS)
 """Columns of a row, in the store's view and in every export."""
 
 _TYPES = {field.name: str(field.type) for record in (Report, Measured, Answered, Cell) for field in fields(record)}
-ROW_TYPES = {column: _TYPES.get(column, "str") for column in COLUMNS} | {"entries": "list[int]"}
+ROW_TYPES = {column: _TYPES.get(column, "str") for column in COLUMNS} | dict.fromkeys(_PER_LAYER, "list[int]")
 """The type of each column, as an annotation."""

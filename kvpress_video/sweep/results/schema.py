@@ -11,8 +11,11 @@ from typing import Any
 from .records import ANSWERED_COLUMNS, CELL_COLUMNS, COLUMNS, MEASURED_COLUMNS, ROW_TYPES
 
 APPLICATION_ID = int.from_bytes(b"kvpv", "big")
-FORMAT = 1
-"""Version of the tables."""
+FORMAT = 2
+"""Version of the tables; earlier ones are read, and upgraded by a sweep that resumes them."""
+
+_ADDED = {"labels": "'keep'", "label_entries": "'[]'", "label_tokens": "0"}
+"""Columns that format 1 lacks, with their values there, in SQL: the text of frames was text like any other."""
 
 
 class DamagedValueError(ValueError):
@@ -68,11 +71,8 @@ def _count(value: Any) -> Any:
     return value
 
 
-def _entries(text: Any) -> Any:
-    values = _of(list)(from_json(text))
-    if not values:
-        raise DamagedValueError("the list is empty")
-    return [_count(value) for value in values]
+def _counts(text: Any) -> Any:
+    return [_count(value) for value in _of(list)(from_json(text))]
 
 
 def _mapping(text: Any) -> Any:
@@ -95,7 +95,7 @@ _KINDS = {
     "float": _Kind("REAL NOT NULL", _finite()),
     "float | None": _Kind("REAL", _finite(type(None))),
     "bool": _Kind("INTEGER NOT NULL", lambda value: bool(_count(value))),
-    "list[int]": _Kind("TEXT NOT NULL", _entries, _to_json),
+    "list[int]": _Kind("TEXT NOT NULL", _counts, _to_json),
     "dict[str, Any]": _Kind("TEXT NOT NULL", _mapping, _to_json),
     "dict[str, str]": _Kind("TEXT NOT NULL", _mapping, _to_json),
 }
@@ -112,14 +112,18 @@ class Columns:
         self._kinds = {name: _KINDS[ROW_TYPES[name]] for name in names}
         self.names = ", ".join(f'"{name}"' for name in names)
         self.marks = ", ".join("?" * len(names))
-        self.definitions = ", ".join(f'"{name}" {kind.sql}' for name, kind in self._kinds.items())
+        self.definitions = ", ".join(map(self.definition, names))
 
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def of(self, table: str) -> str:
-        """Return the names, each qualified by its table."""
-        return ", ".join(f'{table}."{name}"' for name in self._kinds)
+    def of(self, table: str, values: Mapping[str, str] | None = None) -> str:
+        """Return the names, each qualified by its table; a value in SQL in place of those given one."""
+        return ", ".join((values or {}).get(name, f'{table}."{name}"') for name in self._kinds)
+
+    def definition(self, name: str) -> str:
+        """Return the definition of one column."""
+        return f'"{name}" {self._kinds[name].sql}'
 
     def write(self, record: Mapping[str, Any]) -> list[Any]:
         """Convert a record to one SQL value per column."""
@@ -142,6 +146,14 @@ class Columns:
 
 CELL, ANSWERED, MEASURED = Columns(CELL_COLUMNS), Columns(ANSWERED_COLUMNS), Columns(MEASURED_COLUMNS)
 
+
+def _view(what: str, values: Mapping[str, str] | None = None) -> str:
+    return f"""CREATE {what} rows ({", ".join(f'"{column}"' for column in COLUMNS)}) AS
+        SELECT {CELL.of("c")}, m.clip, {ANSWERED.of("a")}, {MEASURED.of("m", values)}
+        FROM cells c JOIN measurements m ON m.cell = c.id JOIN answers a ON a.measurement = m.id
+        ORDER BY c.id, m.clip, a.place"""
+
+
 CREATE = (
     "CREATE TABLE plan (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"CREATE TABLE cells (id INTEGER PRIMARY KEY, {CELL.definitions}, UNIQUE ({CELL.names}))",
@@ -153,10 +165,7 @@ CREATE = (
         PRIMARY KEY (measurement, question))""",
     """CREATE TABLE failures (
         cell INTEGER NOT NULL REFERENCES cells, clip TEXT NOT NULL, error TEXT NOT NULL, PRIMARY KEY (cell, clip))""",
-    f"""CREATE VIEW rows ({", ".join(f'"{column}"' for column in COLUMNS)}) AS
-        SELECT {CELL.of("c")}, m.clip, {ANSWERED.of("a")}, {MEASURED.of("m")}
-        FROM cells c JOIN measurements m ON m.cell = c.id JOIN answers a ON a.measurement = m.id
-        ORDER BY c.id, m.clip, a.place""",
+    _view("VIEW"),
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
@@ -165,3 +174,18 @@ CREATE = (
 The plan's cells are in `cells`, in order, its other keys in `plan`, as JSON. The `place` of an answer is the number of
 its question within the clip.
 """
+
+COLUMNS_BY_FORMAT = {1: tuple(column for column in COLUMNS if column not in _ADDED), 2: COLUMNS}
+"""Columns of the view `rows` in each format that is read."""
+
+READ_AS_LATEST = _view("TEMP VIEW", _ADDED)
+"""Statement that lets a connection read a store of format 1 as one of the latest."""
+
+UPGRADE = (
+    *(f"ALTER TABLE measurements ADD COLUMN {MEASURED.definition(n)} DEFAULT {value}" for n, value in _ADDED.items()),
+    "DROP VIEW rows",
+    _view("VIEW"),
+    f"UPDATE plan SET value = json_set(value, '$.labels', {_ADDED['labels']}) WHERE key = 'setup'",
+    f"PRAGMA user_version = {FORMAT}",
+)
+"""Statements that turn a store of format 1 into one of the latest."""

@@ -18,14 +18,17 @@ from ...utils.file_state import same_content
 from ...utils.files import check_target, irregular_kind, make_folder
 from ...utils.warnings import warn_caller
 from ..cells import Cell, checkpoint_of, suite_of
-from .records import COLUMNS, Answered, Done, Failure, Measured, Row
+from .records import Answered, Done, Failure, Measured, Row
 from .schema import (
     ANSWERED,
     APPLICATION_ID,
     CELL,
+    COLUMNS_BY_FORMAT,
     CREATE,
     FORMAT,
     MEASURED,
+    READ_AS_LATEST,
+    UPGRADE,
     DamagedValueError,
     from_json,
 )
@@ -183,10 +186,11 @@ class Store:
             raise SweepError(f"No sweep in {self.folder}: it has no {FILE}. Give the folder that a sweep wrote to.")
         at_rest = not os.access(self.folder, os.W_OK) and not Path(f"{self.file}-wal").exists()
         with _opened(self.file, "immutable=1" if at_rest else "mode=rw") as db:  # rw: recovers after a killed writer
-            db.execute("PRAGMA query_only = ON")
             if _is_empty(db):
                 raise SweepError(f"{self.file} is empty: its sweep was never begun. Run the sweep first.")
-            self._check(db)
+            if self._checked_format(db) < FORMAT:
+                db.execute(READ_AS_LATEST)
+            db.execute("PRAGMA query_only = ON")
             return db
 
     def _to_write(self, plan: dict[str, Any], resume: bool) -> sqlite3.Connection:
@@ -197,17 +201,17 @@ class Store:
         with _opened(self.file, "mode=rwc") as db:
             with _transaction(db):
                 if _is_empty(db):
-                    for statement in CREATE:
-                        db.execute(statement)
+                    _run(db, CREATE)
                 else:
-                    self._check(db)
+                    if self._checked_format(db) < FORMAT:
+                        _run(db, UPGRADE)
                     self._check_plan(plan, resume, db)
                 _extend(db, plan)
             with suppress(sqlite3.OperationalError):  # without a write-ahead log readers and writers take turns
                 db.execute("PRAGMA journal_mode = WAL").fetchone()
             return db
 
-    def _check(self, db: sqlite3.Connection) -> None:
+    def _checked_format(self, db: sqlite3.Connection) -> int:
         (application,), (version,) = (db.execute(f"PRAGMA {n}").fetchone() for n in ("application_id", "user_version"))
         if application != APPLICATION_ID:
             raise SweepError(f"{self.file} was not written by a sweep: choose another folder, or move it away.")
@@ -219,11 +223,12 @@ class Store:
         (damage,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if damage != "ok":
             raise sqlite3.DatabaseError("malformed: " + " ".join(damage.split()))
-        if tuple(column[1] for column in db.execute("PRAGMA table_info(rows)")) != COLUMNS:
+        if tuple(column[1] for column in db.execute("PRAGMA table_info(rows)")) != COLUMNS_BY_FORMAT.get(version):
             raise SweepError(
                 f"{self.file} was written by another version of kvpress-video, with other columns: "
                 "read it with that version, or run the sweep again in another folder."
             )
+        return int(version)
 
     def _check_plan(self, asked: dict[str, Any], resume: bool, db: sqlite3.Connection) -> None:
         found, (answers,) = _plan(db), db.execute("SELECT count(*) FROM answers").fetchone()
@@ -308,6 +313,11 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
+def _run(db: sqlite3.Connection, statements: Sequence[str]) -> None:
+    for statement in statements:
+        db.execute(statement)
+
+
 def _is_empty(db: sqlite3.Connection) -> bool:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -341,6 +351,8 @@ def _part(key: str, text: str) -> Any:
 
 def _measured(cell: Cell, values: Sequence[Any]) -> Measured:
     measured = Measured.from_columns(cell, MEASURED.read(values))
+    if not measured.report.entries:
+        raise DamagedValueError("in the column 'entries' the list is empty")
     if not 0 < measured.report.ratio <= 1:
         raise DamagedValueError(f"in the column 'ratio' {measured.report.ratio!r} is no share above 0")
     return measured

@@ -138,7 +138,7 @@ class Worker:
         self._generate(alone.to(device_of(self._model)), method, budget, clip.max_new_tokens)
 
     def _generate(self, inputs: Any, method: Compressor, budget: Budget, most: int) -> tuple[Report, list[str]]:
-        how: Any = {"stage": self.setup.stage, "prefill": self.setup.prefill, "positions": self.setup.positions}
+        how: Any = {name: getattr(self.setup, name) for name in ("stage", "prefill", "positions", "labels")}
         with compress(self._model, method, budget, shared=self._shared if self.setup.reuse else None, **how) as run:
             output = self._model.generate(**inputs, max_new_tokens=most, do_sample=False)
             replies = output[:, inputs["input_ids"].shape[1] :].tolist()

@@ -1,0 +1,1 @@
+"""Census of the registered image-text-to-text model types."""

@@ -1,0 +1,28 @@
+"""`kvpress-video models`: report which features and methods a model supports."""
+
+from __future__ import annotations
+
+import argparse
+
+from .common import DONE, WRONG, Commands, load_model, model_options, quiet
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    models = commands.add_parser(
+        "models",
+        help="report which features and methods a model supports",
+        description="Load a model and report which features and methods it supports. Models without a dedicated "
+        "adapter are checked on a synthetic prompt.",
+    )
+    models.set_defaults(run=_models)
+    model_options(models, positional=True)
+
+
+def _models(options: argparse.Namespace) -> int:
+    quiet()
+    from ..self_check.inspection import inspect
+
+    found = inspect(load_model(options)[0])
+    print(found)
+    return WRONG if found.unsupported else DONE

@@ -1,0 +1,211 @@
+"""General adapter: reads modules, placeholders and grids from any model, without family-specific code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..compressor.entries import Grid, Kind
+from ..compressor.rope import Rope
+from ..compressor.tensor_parallel import HeadSharding, sharding_of
+from ..errors import UnsupportedModelError
+from . import deepstack
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
+from .findings import Feature, Findings, refusal
+from .items import MediaItem
+from .media_layout import grids, token_counts
+from .text_layers import (
+    FULL,
+    RECURRENT,
+    SLIDING,
+    WITHOUT_CACHE,
+    CannotServe,
+    attention_modules,
+    layer_kinds,
+    recurrent_modules,
+    text_model_of,
+)
+
+_CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
+MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
+_TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
+_NEVER: Mapping[Feature, str] = {
+    "vision attention": "the attention layers of its vision tower are not known",
+    "sessions": "streaming requires a dedicated adapter, which defines the text around each frame",
+    "input": "compression before prefill requires a dedicated adapter",
+    "compact": "compact positions require a dedicated adapter",
+}
+
+
+class General(Adapter):
+    """Adapter for a model of any family.
+
+    Full-attention layers are compressed; sliding-window and recurrent layers keep their stock caches. `Findings` state
+    which features the self-check has verified.
+    """
+
+    unstreamed = _NEVER["sessions"]
+    left_alone = frozenset({SLIDING}) | RECURRENT | WITHOUT_CACHE
+
+    def __init__(self, model: nn.Module, wrapper: nn.Module | None = None, findings: Findings | None = None) -> None:
+        """Serve one model.
+
+        Args:
+            model: a transformers model.
+            wrapper: the module around it whose `generate()` is called; the model itself by default.
+            findings: results of the self-check; None while it runs.
+
+        Raises:
+            CannotServe: the model has unsupported parts.
+        """
+        super().__init__(model, wrapper)
+        self._findings = findings
+        self._look()
+
+    def _look(self) -> None:
+        """Read all parts, so that unsupported ones are detected before the model runs."""
+        if getattr(self.config, "is_encoder_decoder", False):
+            raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
+        if not hasattr(self.model, "generate"):
+            raise CannotServe("it has no language-model head")
+        if not any(hasattr(self.inner, name) for name in _CALLS.values()):
+            raise CannotServe("it has neither get_image_features nor get_video_features")
+        modules = self._modules
+        others = set(self.layer_kinds) - {FULL} - self.left_alone
+        if others:
+            raise CannotServe(f"its layers of type {', '.join(sorted(others))} are not supported")
+        missing = [str(number) for number, kind in enumerate(self.layer_kinds)
+                   if kind in (FULL, SLIDING) and number not in modules]  # fmt: skip
+        if missing:
+            raise CannotServe(f"no attention module was found for layer {', '.join(missing)}")
+        if FULL not in self.layer_kinds:
+            raise CannotServe("it has no full-attention layers to compress")
+        if Kind.IMAGE not in self.placeholders and Kind.VIDEO not in self.placeholders:
+            raise CannotServe("it has no placeholder token for images or videos")
+
+    @property
+    def refused(self) -> Mapping[Feature, str]:
+        return {**_NEVER, **(self._findings.refused if self._findings else {})}
+
+    @property
+    def inner(self) -> Any:
+        base = self.model.base_model
+        return base if any(hasattr(base, name) for name in _CALLS.values()) else self.model
+
+    @cached_property
+    def text_model(self) -> Any:
+        return text_model_of(self.model)
+
+    @cached_property
+    def _modules(self) -> Mapping[int, nn.Module]:
+        return attention_modules(self.text_model)
+
+    def _attentions_of(self, kind: str | None) -> list[nn.Module]:
+        return [self._modules[number] for number, mine in enumerate(self.layer_kinds) if mine == kind]
+
+    @cached_property
+    def layer_kinds(self) -> list[str]:
+        return layer_kinds(self.text_model.config)
+
+    @cached_property
+    def recurrences(self) -> Mapping[int, nn.Module]:
+        """Recurrent modules that `follow_rows` can run row by row."""
+        return recurrent_modules(self.text_model)
+
+    def rope(self) -> Rope:
+        return Rope.of(self.text_model, self._findings is not None and self._findings.interleaved_rope)
+
+    @property
+    def kv_heads(self) -> int:
+        return self._known.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self._known.head_dim
+
+    @property
+    def _known(self) -> Findings:
+        if self._findings is None:
+            raise UnsupportedModelError(
+                f"The cache shapes of {type(self.model).__name__} are unknown before the self-check."
+            )
+        return self._findings
+
+    def uncompressed_bytes(self, tokens: int) -> int:
+        window = min(getattr(self.text_model.config, "sliding_window", None) or 1, tokens + 1) - 1
+        return self._known.state_bytes + window * self._known.window_bytes
+
+    @property
+    def spread(self) -> HeadSharding:
+        attention: Any = self.attentions[0]
+        return sharding_of(getattr(getattr(attention, "k_proj", None), "weight", None))
+
+    @cached_property
+    def placeholders(self) -> Mapping[Kind, int]:
+        """Placeholder token ids, from `get_placeholder_mask` or the configuration; both kinds may share one."""
+        found: dict[Kind, int] = {}
+        for kind, names in _TOKENS.items():
+            ids = [getattr(self.config, name, None) for name in names]
+            for each in ids[::-1]:
+                if isinstance(each, int):
+                    found[kind] = each
+        found |= _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
+        if Kind.IMAGE in found:
+            found.setdefault(Kind.VIDEO, found[Kind.IMAGE])
+        return {kind: found[kind] for kind in _CALLS if kind in found and hasattr(self.inner, _CALLS[kind])}
+
+    def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
+        if MEDIA[kind] in self.refused:
+            self._refuse(MEDIA[kind])
+        counts = token_counts(arguments, features)
+        vision = getattr(self.config, "vision_config", None)
+        places = grids(kind, arguments, counts, getattr(vision, "patch_size", None))
+        return [MediaItem(grid) for grid in places]
+
+    def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
+        return None
+
+    def pack(self, kind: Kind, arguments: Mapping[str, Any], frames: Sequence[FramePixels]) -> dict[str, Any]:
+        self._refuse("sessions")
+
+    def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
+        self._refuse("sessions")
+
+    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        self._refuse("sessions")
+
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
+        self._refuse("vision attention")
+
+    def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
+        return deepstack.take(arguments)
+
+    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
+        deepstack.put(arguments, aligned, visual)
+
+    def _refuse(self, feature: Feature) -> NoReturn:
+        raise refusal(self.model, feature, self.refused[feature])
+
+
+def _masked_ids(inner: Any, embedding: Any) -> dict[Kind, int]:
+    """Return the token ids that `get_placeholder_mask` selects, per kind; empty if it has another signature."""
+    call = getattr(inner, "get_placeholder_mask", None)
+    if call is None or "token_id" in inspect.signature(call).parameters:
+        return {}
+    ids = torch.arange(embedding.num_embeddings, device=embedding.weight.device)[None]
+    one = torch.zeros(1, 1, 1, device=ids.device)
+    features = {name: one for name in inspect.signature(call).parameters if name.endswith("_features")}
+    try:
+        masks = call(input_ids=ids, inputs_embeds=one.expand(1, ids.shape[1], 1), **features)
+    except (ValueError, RuntimeError, TypeError, AttributeError):  # another form of mask
+        return {}
+    kinds = [kind for kind, name in _CALLS.items() if hasattr(inner, name)]
+    masks = masks if isinstance(masks, tuple) else (masks,)
+    found = {kind: mask.reshape(-1).nonzero().flatten().tolist() for kind, mask in zip(kinds, masks, strict=False)}
+    return {kind: each[0] for kind, each in found.items() if len(each) == 1}

@@ -1,0 +1,126 @@
+"""Token counts and grids of videos and images, from the inputs and outputs of any vision tower."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..compressor.entries import Grid, Kind, UnknownGrid
+from ..errors import UnsupportedModelError
+
+_PATCH_COUNTS = ("grid_hw", "spatial_shapes", "target_sizes", "target_sizes_videos")
+
+
+def token_counts(arguments: Mapping[str, Any], features: Any) -> list[int]:
+    """Count the visual tokens of each item of a call of the vision tower.
+
+    Args:
+        arguments: of the call, by name.
+        features: its result: (tokens, d) or (…, tokens, d) per item in a list, or all of them in one tensor.
+
+    Raises:
+        UnsupportedModelError: the result has another form.
+    """
+    if isinstance(features, Tensor) and features.ndim > 2:
+        return [features.shape[1:-1].numel()] * len(features)
+    if isinstance(features, Tensor) and features.ndim == 2:
+        return _split(len(features), arguments)
+    if isinstance(features, Sequence) and all(isinstance(each, Tensor) for each in features):
+        return [each.shape[:-1].numel() for each in features]
+    raise UnsupportedModelError(
+        f"Expected a tensor or a sequence of tensors from the vision tower, got {type(features).__name__}."
+    )
+
+
+def _split(tokens: int, arguments: Mapping[str, Any]) -> list[int]:
+    """Divide the tokens of one tensor in proportion to the patches of each item, else equally."""
+    sizes = _named(arguments, ("grid_thw", *_PATCH_COUNTS))
+    if sizes is not None:
+        patches = sizes.prod(-1).tolist()
+        unit, rest = divmod(sum(patches), tokens)
+        if not rest and not any(each % unit for each in patches):
+            return [each // unit for each in patches]
+    pixels = _pixels(arguments)
+    items = 1 if pixels is None or pixels.ndim < 4 else len(pixels)
+    return [tokens // items] * items if tokens % items == 0 else [tokens]
+
+
+def grids(kind: Kind, arguments: Mapping[str, Any], counts: Sequence[int], patch_size: Any = None) -> list[Grid]:
+    """Infer the grid of each item.
+
+    Sources in order of preference: patch counts (`*_grid_thw`, then two-dimensional ones), patch coordinates, and the
+    shape of the pixels, if tokens divide the patches evenly.
+
+    Args:
+        kind: of the items.
+        arguments: of the call of the vision tower, by name.
+        counts: tokens of each item.
+        patch_size: pixels along a patch, or both of its sides; None if unknown.
+
+    Returns:
+        One grid per item, an `UnknownGrid` where it cannot be inferred.
+    """
+    return [_grid(kind, arguments, counts, item, patch_size) or UnknownGrid(1, 1, counts[item])
+            for item in range(len(counts))]  # fmt: skip
+
+
+def _grid(kind: Kind, arguments: Mapping[str, Any], counts: Sequence[int], item: int, patch_size: Any) -> Grid | None:
+    for names, first in ((("grid_thw",), ()), (_PATCH_COUNTS, (1,))):
+        sizes = _named(arguments, names)
+        if sizes is not None and sizes.ndim == 2 and len(sizes) == len(counts):
+            return _merged((*first, *sizes[item].tolist()), counts[item])
+    places = _named(arguments, ("_position_ids",))
+    if places is not None and places.ndim == 3 and len(places) == len(counts):
+        columns, rows = (places[item].amax(dim=0) + 1).tolist()
+        return _merged((1, rows, columns), counts[item])
+    pixels = _pixels(arguments)
+    if pixels is None or pixels.ndim not in (4, 5):
+        return None
+    frames = 1
+    if pixels.ndim == 5 and kind is Kind.VIDEO and len(pixels) == len(counts):
+        frames = pixels.shape[1]
+    elif pixels.shape[:-3].numel() != len(counts):
+        return None
+    sizes = _named(arguments, ("image_sizes",))
+    sides = pixels.shape[-2:] if sizes is None or len(sizes) != len(counts) else sizes[item].tolist()
+    height, width = map(int, sides)
+    return None if counts[item] % frames else _proportional(frames, counts[item] // frames, height, width, patch_size)
+
+
+def _merged(patches: Sequence[int], tokens: int) -> Grid | None:
+    """Return the grid of `tokens` square groups of patches, given as (frames, rows, columns)."""
+    frames, rows, columns = patches
+    merge = math.isqrt(frames * rows * columns // tokens)
+    if not merge or rows % merge or columns % merge:
+        return None
+    grid = Grid(frames, rows // merge, columns // merge)
+    return grid if grid.tokens == tokens else None
+
+
+def _proportional(frames: int, tokens: int, height: int, width: int, patch_size: Any) -> Grid | None:
+    """Return the grid of `tokens` per frame with the aspect ratio of the pixels."""
+    rows = math.isqrt(tokens * height // width)
+    if not rows or tokens % rows or rows * width != tokens // rows * height:
+        return None
+    columns = tokens // rows
+    if patch_size is not None:
+        down, across = patch_size if isinstance(patch_size, (list, tuple)) else (patch_size, patch_size)
+        if (height // down) % rows or (width // across) % columns:
+            return None
+    return Grid(frames, rows, columns)
+
+
+def _named(arguments: Mapping[str, Any], endings: Sequence[str]) -> Tensor | None:
+    for name, value in arguments.items():
+        if name.endswith(tuple(endings)) and isinstance(value, Tensor):
+            return value
+    return None
+
+
+def _pixels(arguments: Mapping[str, Any]) -> Tensor | None:
+    """Return the pixels; None if there are several floating-point inputs."""
+    found = [value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,1 @@
+"""Self-check of models without a dedicated adapter: compressed caches against the stock model on synthetic prompts."""

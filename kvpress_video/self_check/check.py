@@ -1,0 +1,206 @@
+"""Check a model without a dedicated adapter once, and record which features agree with the stock model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.masks import FLASH, check_attention
+from ..compressor.entries import Kind
+from ..models import general_adapter, has_dedicated_adapter, unsupported
+from ..models.findings import Feature, Findings, findings_of, remember
+from ..models.general import MEDIA, General
+from ..models.text_layers import FULL, SLIDING
+from ..models.wrappers import unwrapped
+from ..utils.concurrency import model_lock
+from .prompts import NoPrompt, PromptMaker, padded_batch, prompt_makers, seeded
+from .queries import check_queries
+from .trials import STEPS, Conversation, Trials, reason_of
+
+_CURE = "; pass the output of its processor for one image: kvpress_video.inspect(model, inputs)"
+
+
+def ensure_checked(model: Any, inputs: Mapping[str, Any] | None = None) -> None:
+    """Check a model, unless it has a dedicated adapter or was checked before with the same dtype and attention.
+
+    Args:
+        model: a transformers model, wrapped or not.
+        inputs: output of its processor for one image or one video, as a template of the pixels' shapes; needed for
+            vision towers with an unknown input format.
+
+    Raises:
+        UnsupportedModelError: the check failed.
+    """
+    model = unwrapped(model)
+    if not isinstance(model, nn.Module) or not hasattr(model, "config") or has_dedicated_adapter(model):
+        return
+    with model_lock(model):
+        if findings_of(model) is None:
+            remember(model, _checked(model, inputs or {}))
+
+
+def _checked(model: Any, inputs: Mapping[str, Any]) -> Findings:
+    adapter = general_adapter(model)
+    implementation = check_attention(adapter.text_model.config._attn_implementation)
+    if model.training:
+        raise unsupported(model, "it is in training mode: call model.eval() first")
+    if implementation not in FLASH:
+        return _found(adapter, inputs)
+    model.set_attn_implementation("sdpa")  # flash attention takes no mask that hides what was evicted
+    try:
+        return _found(adapter, inputs)
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
+    model = adapter.model
+    makers: dict[Kind, PromptMaker] = {}
+    refused: dict[Feature, str] = {}
+    for kind in adapter.placeholders:
+        try:
+            makers[kind], probe = _first_that_runs(adapter, kind, inputs)
+        except NoPrompt as error:
+            refused[MEDIA[kind]] = str(error)
+    if not makers:
+        raise unsupported(model, f"no synthetic prompt could be run: {' and '.join(refused.values())}{_CURE}")
+    findings = _measured(adapter, probe)
+    passed: list[str] = []
+    for kind, maker in list(makers.items()):
+        trials = Trials(general_adapter(model, findings=findings))
+        if wrong := _whole(trials, maker):
+            refused[MEDIA[kind]] = wrong
+            del makers[kind]
+            continue
+        if "chunks" not in refused and (wrong := _in_chunks(trials, maker)):
+            refused["chunks"] = wrong
+        passed += [f"{MEDIA[kind]}: {each}" for each in trials.passed]
+    if not makers:
+        raise unsupported(model, f"it failed the self-check: {' and '.join(refused.values())}")
+    first = next(iter(makers.values()))
+    interleaved, wrong = _queries(Trials(general_adapter(model, findings=findings)), first)
+    if wrong:
+        refused["queries"] = wrong
+    prompt = "; ".join(f"{MEDIA[kind]} of {maker.grid.tokens} tokens, grid {_words(maker.grid)}"
+                       for kind, maker in makers.items())  # fmt: skip
+    return replace(findings, refused=refused, prompt=prompt, passed=passed, interleaved_rope=interleaved)
+
+
+def _words(grid: Any) -> str:
+    return "×".join(map(str, grid)) if grid.known else "unknown"
+
+
+def _first_that_runs(adapter: General, kind: Kind, inputs: Mapping[str, Any]) -> tuple[PromptMaker, Any]:
+    """Return the first prompt maker whose prompts the stock model accepts, and the resulting cache."""
+    wrong = ""
+    for maker in prompt_makers(adapter, kind, inputs):
+        caches: list[Any] = []
+        wrong = reason_of(partial(_probe, adapter, maker, caches))
+        if not wrong:
+            return maker, caches[0]
+    raise NoPrompt(f"the stock model rejects a synthetic prompt with {MEDIA[kind]}: {wrong}")
+
+
+@torch.no_grad()
+def _probe(adapter: General, maker: PromptMaker, caches: list[Any]) -> None:
+    _, cache = _talk(maker, 0).run(adapter.model, adapter.text_model.config)
+    caches.append(cache)
+
+
+def _measured(adapter: General, cache: Any) -> Findings:
+    """Read the sizes of a stock cache of one row.
+
+    Raises:
+        UnsupportedModelError: keys and values, or layers, are of different sizes.
+    """
+    kinds = adapter.layer_kinds
+    shapes = {
+        (layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3])
+        for layer, kind in zip(cache.layers, kinds, strict=True)
+        if kind == FULL and layer.keys is not None
+    }
+    unwritten = [number for number, kind in enumerate(kinds) if kind == FULL and cache.layers[number].keys is None]
+    if unwritten:
+        raise unsupported(adapter.model, f"its layers {unwritten} write no cache")
+    if len(shapes) > 1:
+        raise unsupported(adapter.model, f"its layers differ in KV heads, key width and value width: {sorted(shapes)}")
+    heads, width, other = shapes.pop()
+    if width != other:
+        raise unsupported(
+            adapter.model,
+            f"its keys are {width} wide and its values {other} (latent attention, MLA): an entry has no one size",
+        )
+    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=True) if kind == SLIDING]
+    per_token = sum(
+        part[0, :, 0].numel() * part.element_size() for layer in windows for part in (layer.keys, layer.values)
+    )
+    states = [layer for layer, kind in zip(cache.layers, kinds, strict=True) if kind not in (FULL, SLIDING)]
+    return Findings(heads, width, per_token, sum(map(_state_bytes, states)))
+
+
+def _state_bytes(layer: Any) -> int:
+    held = [part for value in vars(layer).values() for part in (value.values() if isinstance(value, dict) else [value])]
+    return sum(part.numel() * part.element_size() for part in held if isinstance(part, Tensor))
+
+
+def _talk(maker: PromptMaker, seed: int, **sizes: int) -> Conversation:
+    return _conversation(maker, [maker.prompt(seed=seed, **sizes)], seed)
+
+
+def _conversation(maker: PromptMaker, rows: Sequence[Mapping[str, Tensor]], seed: int) -> Conversation:
+    inputs = rows[0] if len(rows) == 1 else padded_batch(rows, maker.words(1, seeded(9))[0])
+
+    def said(count: int, start: int) -> Tensor:
+        words = [maker.words(count, seeded(seed + start + row)) for row in range(len(rows))]
+        return torch.tensor(words, device=inputs["input_ids"].device)
+
+    return Conversation(inputs, said(2 * STEPS, 100), said(4, 200))
+
+
+def _whole(trials: Trials, maker: PromptMaker) -> str:
+    """Check prefill in one pass; return the first failure."""
+    talk = _talk(maker, 0)
+    return _first_wrong(
+        partial(trials.keeps_everything, talk, "whole"),
+        partial(trials.keeps_half, talk, "whole"),
+        partial(trials.pads, *_batch(maker), "whole", None),
+    )
+
+
+def _in_chunks(trials: Trials, maker: PromptMaker) -> str:
+    """Check split and chunked prefill; return the first failure."""
+    talk, chunk = _talk(maker, 0), maker.grid.patches
+    return _first_wrong(
+        partial(trials.keeps_everything, talk, "chunked", chunk),
+        partial(trials.keeps_half, talk, "split"),
+        partial(trials.keeps_half, talk, "chunked", chunk),
+        partial(trials.pads, *_batch(maker), "split", None),
+        partial(trials.pads, *_batch(maker), "chunked", chunk),
+    )
+
+
+def _batch(maker: PromptMaker) -> tuple[Conversation, list[Conversation]]:
+    rows = [maker.prompt(items=1, before=3, seed=5), maker.prompt(items=1, before=7, after=4, seed=6)]
+    together = _conversation(maker, rows, 5)
+    alone = [Conversation(row, together.said[number : number + 1], together.more[number : number + 1])
+             for number, row in enumerate(rows)]  # fmt: skip
+    return together, alone
+
+
+def _queries(trials: Trials, maker: PromptMaker) -> tuple[bool, str]:
+    """Check recomputed queries; return whether M-RoPE sections alternate, and the failure."""
+    wrong = ""
+    for interleaved in (False, True):
+        wrong = reason_of(partial(check_queries, trials, _talk(maker, 0), interleaved))
+        if not wrong:
+            return interleaved, ""
+    return False, wrong
+
+
+def _first_wrong(*trials: Any) -> str:
+    return next((wrong for wrong in map(reason_of, trials) if wrong), "")

@@ -1,0 +1,81 @@
+"""Reference logits: the stock model with a 4-D mask that hides evicted entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.base import Adapter
+
+
+class Passes:
+    """Entries held by each compressed layer after each pass, for one row without padding.
+
+    Attributes:
+        layers: per layer index, the length of each pass and the token indices held after it, (kv_heads, entries).
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        """Prepare to record the compressed layers of an adapter."""
+        self.layers: dict[int, list[tuple[int, Tensor]]] = {}
+        self._attentions: list[nn.Module] = adapter.attentions
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Record every pass inside the context, which must be entered before the compression hooks are attached."""
+
+        def note(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            states = args[0] if args else kwargs["hidden_states"]
+            held = kwargs["past_key_values"].layers[module.layer_idx].kept[0]
+            self.layers.setdefault(module.layer_idx, []).append((states.shape[1], held))
+
+        with ExitStack() as undo:
+            for attention in self._attentions:
+                undo.callback(attention.register_forward_hook(note, with_kwargs=True).remove)
+            yield
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Mask, inside the context, the entries of the stock model that had been evicted before each query's pass."""
+
+        def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            states = args[0] if args else kwargs["hidden_states"]
+            past = kwargs["past_key_values"].get_seq_length(module.layer_idx)
+            blind = self._blind(module.layer_idx, past, past + states.shape[1], states.device)
+            return args, kwargs | {"attention_mask": _without(kwargs.get("attention_mask"), blind, module, states)}
+
+        with ExitStack() as undo:
+            for attention in self._attentions:
+                undo.callback(attention.register_forward_pre_hook(mask, with_kwargs=True).remove)
+            yield
+
+    def _blind(self, number: int, start: int, stop: int, device: torch.device) -> Tensor:
+        """Return the evicted keys of the queries in columns start to stop, (kv_heads, queries, keys) bool."""
+        passes = self.layers[number]
+        blind = torch.zeros(len(passes[0][1]), stop - start, stop, dtype=torch.bool, device=device)
+        first, held = 0, None
+        for columns, after in passes:
+            here = slice(max(first, start) - start, max(min(first + columns, stop), start) - start)
+            if held is not None and here.start < here.stop:
+                gone = torch.ones(len(held), first, dtype=torch.bool, device=device)
+                blind[:, here, :first] = gone.scatter_(1, held.long().to(device), False)[:, None]
+            first, held = first + columns, after
+        return blind
+
+
+def _without(given: Tensor | None, blind: Tensor, module: Any, states: Tensor) -> Tensor:
+    """Add hidden keys to a stock mask; return (1, heads, queries, keys)."""
+    queries, keys = blind.shape[1:]
+    groups = getattr(module, "num_key_value_groups", None) or module.config.num_attention_heads // len(blind)
+    hidden = blind.repeat_interleave(groups, dim=0)[None]
+    if given is None:
+        given = torch.ones(queries, keys, dtype=torch.bool, device=states.device).tril(keys - queries)[None, None]
+    if given.dtype == torch.bool:
+        visible = given & ~hidden
+        given = states.new_zeros(visible.shape)
+        hidden = ~visible
+    return given.expand(hidden.shape).masked_fill(hidden, torch.finfo(states.dtype).min)

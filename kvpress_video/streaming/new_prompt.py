@@ -1,0 +1,32 @@
+"""Let `generate()` take text that follows a stream for a whole prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.cache_utils import DynamicCache
+
+from ..cache.adoption import layers_of
+from ..cache.uncompressed import hidden_prefixes
+from ..models.base import Adapter
+from ..utils.concurrency import entered
+
+
+@contextmanager
+def as_new_prompt(adapter: Adapter, cache: DynamicCache) -> Iterator[None]:
+    """Run `generate()` as if its input were the whole prompt, leaving no rope deltas on the model."""
+    hidden = (layer.hidden_prefix() for layer in layers_of(cache))
+    with entered([_rope_deltas_kept(adapter.inner), *hidden, *hidden_prefixes(cache)]):
+        yield
+
+
+@contextmanager
+def _rope_deltas_kept(inner: Any) -> Iterator[None]:
+    deltas = getattr(inner, "rope_deltas", None)
+    try:
+        yield
+    finally:
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = deltas

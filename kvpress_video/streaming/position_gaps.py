@@ -1,0 +1,99 @@
+"""Positions of text that has left: gaps, and the move that closes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .position_rescaling import Run
+
+
+class Gap(NamedTuple):
+    """Positions at which nothing stands any more, `end` not included."""
+
+    start: int
+    end: int
+
+
+def joined(gaps: Iterable[Gap], new: Gap) -> tuple[Gap, ...]:
+    """Add a gap to others, ascending; those that touch become one."""
+    found: list[Gap] = []
+    for gap in sorted([*gaps, new]):
+        if found and gap.start <= found[-1].end:
+            found[-1] = Gap(found[-1].start, max(found[-1].end, gap.end))
+        else:
+            found.append(gap)
+    return tuple(found)
+
+
+def absorbed(runs: Sequence[Run], gaps: Sequence[Gap]) -> tuple[tuple[Run, ...], tuple[Gap, ...]]:
+    """Join runs that only a gap is between, gap included; nothing moves.
+
+    Returns:
+        The runs, and the gaps that are left.
+    """
+    left = {gap.start: gap for gap in gaps}
+    found: list[Run] = []
+    for run in runs:
+        gap = left.get(found[-1].end) if found else None
+        if gap is not None and gap.end == run.start:
+            found[-1] = Run(found[-1].start, run.end, run.least)
+            del left[gap.start]
+        else:
+            found.append(run)
+    return tuple(found), tuple(left.values())
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A map of positions, the same in every layer and head: everything moves down over the gaps before it.
+
+    Runs that only a gap was between become one, whose rows and columns count from its start (M-RoPE).
+
+    Attributes:
+        runs: as they were.
+        gaps: ascending.
+        spatial: whether rows and columns are axes of their own (M-RoPE).
+        labelled: whether text stands between the frames of a run; their rows and columns then count from their time.
+    """
+
+    runs: Sequence[Run]
+    gaps: Sequence[Gap]
+    spatial: bool
+    labelled: bool = False
+
+    def next_position(self, position: int) -> int:
+        """Return where a position is afterwards; one inside a gap becomes the gap's start."""
+        return position - sum(min(gap.end, position) - gap.start for gap in self.gaps if gap.start < position)
+
+    @cached_property
+    def _parts(self) -> list[tuple[Run, int]]:
+        """Each run as it stands afterwards, and the start of the run that it belongs to then."""
+        parts: list[tuple[Run, int]] = []
+        for run in self.runs:
+            there = Run(self.next_position(run.start), self.next_position(run.end), run.least)
+            follows = bool(parts) and parts[-1][0].end == there.start
+            parts.append((there, parts[-1][1] if follows else there.start))
+        return parts
+
+    @property
+    def moved(self) -> list[Run]:
+        """The runs as they are afterwards."""
+        return list({origin: Run(origin, run.end, run.least) for run, origin in self._parts}.values())
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """New (t, h, w) for old, (…, 3) fp32."""
+        further = {run.start: origin - there.start for run, (there, origin) in zip(self.runs, self._parts, strict=True)}
+        if not self.spatial or self.labelled:
+            further = {}
+        edges = sorted({gap.end for gap in self.gaps} | {edge for run in self.runs for edge in (run.start, run.end)})
+        down = [self.next_position(edge) - edge for edge in edges]
+        shifts = [[time, *[time + further.get(edge, 0)] * 2] for edge, time in zip(edges, down, strict=True)]
+        table = positions.new_tensor([[0, 0, 0], *shifts])
+        region = torch.bucketize(positions[..., 0].contiguous(), positions.new_tensor(edges), right=True)
+        return positions + table[region]

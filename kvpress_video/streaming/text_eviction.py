@@ -1,0 +1,120 @@
+"""Text that leaves a stream's cache, in a way that can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..cache.forward_pass import RowState
+from ..compressor.entries import Context, Entries
+from .position_gaps import Gap
+from .stream import Mark, Stream
+from .turn_eviction import Departure, TokenRange
+
+
+class _Layer(NamedTuple):
+    """What a layer held before: how many entries, those that leave (on the host), and its rows."""
+
+    physical: int
+    leave: Entries
+    rows: Sequence[RowState]
+
+
+class TextEviction:
+    """A departure from a stream: entries leave its compressed layers; other layers keep what they made of the text."""
+
+    def __init__(self, stream: Stream, leaves: Departure, earlier: Departure | None) -> None:
+        """Prepare; nothing leaves yet.
+
+        Args:
+            stream: which holds every token of the departure as text.
+            leaves: what leaves.
+            earlier: what would leave if the stream were at its remembered mark; None where it can then not be
+                returned to.
+        """
+        self._stream, self._leaves, self._earlier = stream, leaves, earlier
+        self._before = stream.timeline, stream.evicted_text, stream.remembered
+        self._layers: list[_Layer] = []
+
+    def apply(self) -> None:
+        """Let the text leave. A layer holds all of it or none of it, whatever fails."""
+        stream, count = self._stream, self._leaves.tokens
+        if not count:
+            return
+        for layer in stream.layers:
+            entries = layer.entries(Context())
+            order = _among(entries.index, self._leaves.ranges).int().argsort(dim=-1, stable=True)
+            leave = entries.gather(order[..., -count:])
+            if not self._layers:
+                left = _Left.of(leave, int(order[0, 0, -count]), layer.rows[0])
+            self._layers.append(_Layer(len(entries), _to(leave, "cpu"), layer.rows))
+            layer.replace(entries.gather(order[..., :-count]), [left.row(row, count) for row in layer.rows])
+        stream.timeline = stream.timeline.without(left.gap, stream.compact)
+        stream.evicted_text += count
+        stream.remembered = self._remembered(left)
+
+    def put_back(self) -> None:
+        """Undo `apply`, however far it came."""
+        stream = self._stream
+        for layer, before in zip(stream.layers, self._layers, strict=False):
+            if layer.physical < before.physical:
+                entries = layer.entries(Context())
+                both = [entries, _to(before.leave, entries.keys.device)]
+                layer.replace(Entries.join(both, dim=2).in_order(), before.rows)
+        stream.timeline, stream.evicted_text, stream.remembered = self._before
+
+    def _remembered(self, left: _Left) -> Mark | None:
+        """Return the remembered mark without what has left."""
+        mark, earlier = self._stream.remembered, self._earlier
+        if mark is None or earlier is None:
+            return None
+        count = earlier.tokens
+        layers = tuple(
+            layer._replace(physical=layer.physical - count, rows=tuple(left.row(row, count) for row in layer.rows))
+            for layer in mark.layers
+        )
+        gap = Gap(left.gap.start, min(left.gap.end, mark.layers[0].rows[0].following or 0))
+        timeline = mark.timeline.without(gap, self._stream.compact)
+        return mark._replace(layers=layers, timeline=timeline, evicted_text=mark.evicted_text + count)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What the first layer tells of the text that leaves.
+
+    Attributes:
+        gap: its positions.
+        before_frames: whether it comes before the frames, where those are in one place.
+    """
+
+    gap: Gap
+    before_frames: bool
+
+    @classmethod
+    def of(cls, leave: Entries, slot: int, row: RowState) -> _Left:
+        """Read it from the entries that leave, the first of which was at a slot of a row."""
+        place = leave.present[0, 0, :, 0]
+        gap = Gap(round(float(place.min())), round(float(place.max())) + 1)
+        return cls(gap, any(slot < start for start in row.starts.values()))
+
+    def row(self, row: RowState, count: int) -> RowState:
+        """Return a row once `count` tokens have left."""
+        if not self.before_frames:
+            return row
+        return replace(row, starts={segment: start - count for segment, start in row.starts.items()})
+
+
+def _among(index: Tensor, ranges: Sequence[TokenRange]) -> Tensor:
+    """Say of each token index whether it is in one of the ranges."""
+    found = index < 0
+    for start, stop in ranges:
+        found |= (index >= start) & (index < stop)
+    return found
+
+
+def _to(entries: Entries, device: object) -> Entries:
+    parts = (entries.keys, entries.values, entries.tags, entries.places)
+    return Entries(*(part.to(device) for part in parts))  # type: ignore[call-overload]

@@ -1,0 +1,67 @@
+"""Tokens and grids of items of unknown vision towers: read where they can be, and never guessed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kvpress_video.compressor.entries import Context, Entries, Grid, Kind, UnknownGrid
+from kvpress_video.errors import MissingInputError, UnsupportedModelError
+from kvpress_video.models.media_layout import grids, token_counts
+
+PIXELS = torch.zeros(2, 3, 28, 42)
+THW = torch.tensor([[3, 4, 6], [1, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("features", "arguments", "counts"),
+    [
+        ([torch.zeros(5, 8), torch.zeros(2, 3, 8)], {}, [5, 6]),
+        (torch.zeros(2, 7, 8), {}, [7, 7]),
+        (torch.zeros(2, 3, 7, 8), {}, [21, 21]),
+        (torch.zeros(19, 8), {"image_grid_thw": THW}, [18, 1]),
+        (torch.zeros(12, 8), {"pixel_values": PIXELS}, [6, 6]),
+        (torch.zeros(13, 8), {"pixel_values": PIXELS}, [13]),
+    ],
+)
+def test_tokens_are_counted_item_by_item(features: object, arguments: dict, counts: list[int]) -> None:
+    assert token_counts(arguments, features) == counts
+
+
+def test_features_of_another_form_are_an_error() -> None:
+    with pytest.raises(UnsupportedModelError, match="got dict"):
+        token_counts({}, {"features": torch.zeros(2, 8)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "counts", "expected"),
+    [
+        (Kind.VIDEO, {"video_grid_thw": THW}, [18, 1], [(3, 2, 3), (1, 1, 1)]),
+        (Kind.VIDEO, {"video_grid_thw": THW}, [36, 1], [None, (1, 1, 1)]),  # half a merged token
+        (Kind.IMAGE, {"spatial_shapes": torch.tensor([[4, 6]])}, [6], [(1, 2, 3)]),
+        (Kind.IMAGE, {"pixel_values": PIXELS}, [6, 6], [(1, 2, 3)] * 2),
+        (Kind.IMAGE, {"pixel_values": PIXELS}, [7, 7], [None] * 2),  # a newline somewhere
+        (Kind.IMAGE, {"pixel_values": PIXELS}, [6], [None]),  # two tiles of one image
+        (Kind.IMAGE, {"pixel_values": PIXELS[:, :, :, :28]}, [9, 9], [None] * 2),  # learned queries, not patches
+        (Kind.IMAGE, {"pixel_values": PIXELS[None, :1]}, [6], [(1, 2, 3)]),
+        (Kind.IMAGE, {"pixel_values": PIXELS[None]}, [12], [None]),
+        (Kind.VIDEO, {"pixel_values_videos": PIXELS[None]}, [12], [(2, 2, 3)]),
+        (Kind.VIDEO, {"pixel_values_videos": PIXELS[None]}, [13], [None]),
+        (Kind.IMAGE, {"pixel_values": PIXELS, "high_res_pixel_values": PIXELS}, [6, 6], [None] * 2),
+        (Kind.IMAGE, {"pixel_values": PIXELS, "image_sizes": torch.tensor([[14, 42], [28, 14]])}, [3, 2],
+         [(1, 1, 3), (1, 2, 1)]),
+    ],
+)  # fmt: skip
+def test_grids_are_read_or_unknown(kind: Kind, arguments: dict, counts: list[int], expected: list) -> None:
+    found = grids(kind, arguments, counts, patch_size=14)
+    assert [grid.known for grid in found] == [grid is not None for grid in expected]
+    assert found == [grid or (1, 1, count) for grid, count in zip(expected, counts, strict=True)]
+
+
+def test_a_method_that_asks_for_an_unknown_grid_is_told_so() -> None:
+    grid = UnknownGrid(1, 1, 4)
+    assert isinstance(grid._replace(frames=1), UnknownGrid)
+    parts = [torch.zeros(1, 1, 4, width) for width in (2, 2, 6, 4)]
+    with pytest.raises(MissingInputError, match=r"4 tokens.*key-norm"):
+        _ = Entries(*parts, Context(grid)).complete
+    assert Entries(*parts, Context(Grid(1, 1, 4))).complete

@@ -1,0 +1,203 @@
+"""Self-check of models without a dedicated adapter: features are supported if they agree with the stock model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from generation import answer
+from unknown_families import maker_of, model_of, prompt_of, tiny
+
+import kvpress_video as kv
+from kvpress_video.attention import masks
+from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.compressor.entries import Kind
+from kvpress_video.models import findings
+from kvpress_video.self_check import check
+
+pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
+
+NEVER = {"vision attention", "sessions", "input", "compact"}
+OFFERED: dict[str, set[str]] = {
+    "llava": set(),
+    "idefics3": set(),
+    "qwen2_5_omni_thinker": set(),
+    "glm46v": {"queries"},
+    "exaone4_5": {"queries"},
+    "cohere2_vision": {"queries"},
+    "mistral3": set(),
+    "lfm2_vl": {"queries", "chunks"},
+    "molmo2": {"queries", "chunks"},
+    "paligemma": {"queries", "chunks"},
+    "gemma4": {"chunks"},
+}
+
+
+@pytest.mark.parametrize("model_type", OFFERED)
+def test_what_a_run_of_a_model_shows_is_offered(model_type: str) -> None:
+    model = model_of(model_type)
+    found = kv.inspect(model)
+    assert not found.unsupported
+    assert found.refused.keys() - NEVER - {"videos"} == OFFERED[model_type]
+    inputs = prompt_of(model)
+    prefill: Any = "whole" if "chunks" in found.refused else "split"
+    stock = answer(model, inputs, eos_token_id=None)
+    with kv.compress(model, "random", "100%", prefill=prefill):
+        full = answer(model, inputs, eos_token_id=None)
+    torch.testing.assert_close(full.logits, stock.logits, rtol=0, atol=1e-4)
+    with kv.compress(model, "random", 5, prefill=prefill) as run:
+        half = answer(model, inputs, eos_token_id=None)
+    assert run.report.entries == (5,) * found_layers(found)
+    assert (half.logits[:, 1:] - stock.logits[:, 1:]).abs().max() > 1e-3
+
+
+def found_layers(found: kv.Inspection) -> int:
+    return len(found.layers["full_attention"])
+
+
+def test_a_model_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    look = check._found
+    monkeypatch.setattr(check, "_found", lambda *args: runs.append(args) or look(*args))
+    model = tiny("llava")
+    for _ in range(2):
+        kv.compress(model, "random", "50%")
+    assert len(runs) == 1
+    kv.compress(model.double(), "random", "50%")  # another model, so to speak
+    kv.compress(tiny("llava"), "random", "50%")
+    assert len(runs) == 3
+    kv.inspect(kv.load_bundled(device="cpu")[0])
+    assert len(runs) == 3
+
+
+def test_leaves_no_trace_on_the_model() -> None:
+    model = tiny("llava")
+    answer(model, prompt_of(model))  # transformers notes things on its first call
+    findings._FOUND.pop(model)
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    kv.inspect(model)
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()] == hooks
+
+
+def _acausal(held: int, implementation: str, states: torch.Tensor) -> torch.Tensor:
+    new = states.shape[1]
+    mask = states.new_full((1, 1, new, held + new), -torch.inf).triu_(held + 1)
+    return torch.zeros_like(mask) if new > 20 else mask  # more than the texts here
+
+
+def _rotated(layer: CompressedLayer) -> int:
+    return layer.physical
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "wrong", "seen"),
+    [
+        (CompressedLayer, "get_seq_length", _rotated, "images: .*failed the self-check"),
+        (CompressedLayer, "keep", lambda layer, plan: None, "images: .*holds .* visual entries per head, expected"),
+        (masks, "causal", _acausal, "chunks: .*'chunked' logits deviate"),
+    ],
+)
+def test_a_run_that_goes_wrong_is_seen(
+    owner: Any, name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong positions, nothing evicted, and a mask that lets tokens see later ones."""
+    monkeypatch.setattr(owner, name, wrong)
+    found = kv.inspect(tiny("llava"))
+    refused = "; ".join(f"{what}: {reason}" for what, reason in found.refused.items())
+    assert re.search(seen, f"images: {found.unsupported}" if found.unsupported else refused)
+
+
+def test_what_a_model_does_not_offer_is_an_error_that_says_why() -> None:
+    model = model_of("paligemma")
+    wrong = {
+        "deviate from the reference.*Use prefill='whole'": {"budget": "50%"},
+        "does not support queries.*key-norm": {"method": "snapkv", "prefill": "whole"},
+        "does not support vision attention.*key-norm": {"method": "standby", "prefill": "whole"},
+        "does not support input.*stage='cache'": {"stage": "input", "method": "random"},
+        "does not support compact.*positions='keep'": {"positions": "compact", "prefill": "whole"},
+    }
+    for message, options in wrong.items():
+        with pytest.raises(kv.UnsupportedModelError, match=f"paligemma.*{message}"):
+            kv.compress(model, **({"method": "key-norm", "budget": 5} | options))
+    with kv.compress(model, "key-norm", 5, prefill="whole") as run:
+        answer(model, prompt_of(model), eos_token_id=None)
+    assert set(run.report.entries) == {5}
+
+
+def test_a_stream_of_an_unknown_family_is_refused(bundled: tuple[Any, Any]) -> None:
+    with pytest.raises(kv.UnsupportedModelError, match="dedicated adapter"):
+        kv.VideoSession(model_of("llava"), bundled[1], "key-norm", 64)
+
+
+def test_videos_and_images_have_their_frames() -> None:
+    model = model_of("exaone4_5")
+    with kv.compress(model, "uniform", 12) as run:
+        answer(model, prompt_of(model, Kind.VIDEO, items=1), eos_token_id=None)
+    kept = run.kept[0][0, 0]
+    ids = prompt_of(model, Kind.VIDEO, items=1)["input_ids"][0]
+    visual = kept[
+        ids[kept.clamp(max=len(ids) - 1).long()] == maker_of(model, Kind.VIDEO).adapter.placeholders[Kind.VIDEO]
+    ]
+    assert run.report.visual_tokens == 36
+    assert visual.tolist() == list(range(int(visual[0]), int(visual[0]) + 12))
+    assert (int(visual[0]) - 3) % 12 == 0  # one whole frame
+
+
+def test_a_method_that_needs_a_grid_says_so_where_there_is_none() -> None:
+    model = model_of("llava_next")
+    assert "grid unknown" in kv.inspect(model).prompt
+    inputs = prompt_of(model)
+    with kv.compress(model, "key-norm", "50%") as run:
+        answer(model, inputs, eos_token_id=None)
+    assert run.report.ratio == 0.5
+    with pytest.raises(kv.MissingInputError, match="grid of frames"), kv.compress(model, "tar", "50%"):
+        answer(model, inputs, eos_token_id=None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("florence2", "encoder-decoder"),
+        ("mllama", "get_image_features|cross attention"),
+        ("git", "get_image_features"),
+        ("llama4", "chunked_attention"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_the_reason(model_type: str, reason: str) -> None:
+    model = tiny(model_type)
+    with pytest.raises(kv.UnsupportedModelError, match=f"'{model_type}'.*no dedicated adapter, and.*({reason})"):
+        kv.compress(model, "random", "50%")
+
+
+def test_a_model_in_training_is_refused() -> None:
+    with pytest.raises(kv.UnsupportedModelError, match=r"model\.eval\(\)"):
+        kv.compress(tiny("llava").train(), "random", "50%")
+
+
+def test_inputs_show_pixels_of_a_form_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvpress_video.self_check.prompts.candidates", lambda *args: iter(()))
+    model = tiny("llava")
+    assert "inspect(model, inputs)" in kv.inspect(model).unsupported
+    inputs = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_ids": torch.zeros(1, 3)}
+    assert kv.inspect(model, inputs).adapter == "general"
+
+
+def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any, Any]) -> None:
+    found = kv.inspect(bundled[0])
+    assert found.adapter == "QwenVL"
+    assert not found.refused
+    assert "detachable" in found.methods
+    assert "layers: full_attention 0-" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "refused"), [("qwen3_omni_moe_thinker", set()), ("molmo2", {"chunks", "queries"})]
+)
+def test_rounding_is_told_from_wrong_masks(model_type: str, refused: set[str]) -> None:
+    """In bf16, where experts change places, and with images read both ways."""
+    assert kv.inspect(tiny(model_type).bfloat16()).refused.keys() - NEVER == refused
