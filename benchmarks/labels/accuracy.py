@@ -2,8 +2,8 @@
 
     python -m kvpress_video.benchmarks.labels.accuracy --out benchmarks/results/labels.json
 
-Every clip is pushed into a `VideoSession`, which compresses without knowing any question; then all questions are asked,
-and none stays in the conversation. The *time* question asks at what second a shape flashed.
+All questions about a clip are the rows of one batch, in which the video is compressed before the question is read. The
+*time* question asks at what second a shape flashed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, get_args
 import numpy as np
 
 import kvpress_video as kv
-from kvpress_video.compressor.registry import UNCOMPRESSED, make_method
+from kvpress_video.compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
 from kvpress_video.errors import BudgetError
 from kvpress_video.prefill.options import Labels
 from kvpress_video.sweep.benchmark import same_words
+from kvpress_video.video.prompt import prepare
 
 from ..publishing.provenance import provenance, write_result
 from ..world import HELD_OUT_SEED, Clip, Question, make_clips
@@ -43,21 +44,21 @@ def asked(clip: Clip) -> tuple[Question, ...]:
     return (*clip.questions, when_was_it(clip))
 
 
-def watch(model: Any, processor: Any, clip: Clip, method: str, budget: int | None, labels: Labels) -> dict[str, Any]:
-    """Push a clip into a session and ask about it: a row, with `error` if the budget cannot be met."""
+def watch(
+    model: Any, inputs: Any, processor: Any, clip: Clip, method: str, budget: int | str, labels: Labels
+) -> dict[str, Any]:
+    """Ask about a clip whose prompts are `inputs`: a row, with `error` if the budget cannot be met."""
     row: dict[str, Any] = {"method": method, "budget": budget, "labels": labels, "clip": clip.path.name}
     try:
-        session = kv.VideoSession(model, processor, method, budget, labels=labels)
-        session.push(kv.read_video(clip.path).frames)
-        session.flush()
+        with kv.compress(model, method, budget, labels=labels) as run:
+            output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     except BudgetError as error:
         return row | {"error": str(error)}
-    stats = session.stats
-    answers = [session.ask(question.text, keep=False, max_new_tokens=8) for question in asked(clip)]
+    answers = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return row | {
-        "entries": max(stats.entries),
-        "label_entries": max(stats.label_entries),
-        "bytes": stats.bytes,
+        "entries": max(run.report.entries),
+        "label_entries": max(run.report.label_entries),
+        "bytes": run.report.bytes // len(answers),
         "answers": answers,
         "right": [same_words(said, question.answer) for said, question in zip(answers, asked(clip), strict=True)],
     }
@@ -67,9 +68,10 @@ def rows(clips: Sequence[Clip], methods: Sequence[str], budgets: Sequence[int]) 
     """Watch every clip without compression, then with every method, budget and setting of labels."""
     model, processor = kv.load_bundled("qwen3_vl", device="cpu", dtype="float32")
     for clip in clips:
-        yield watch(model, processor, clip, UNCOMPRESSED, None, "keep")
+        inputs = prepare(processor, kv.read_video(clip.path), [question.text for question in asked(clip)])
+        yield watch(model, inputs, processor, clip, UNCOMPRESSED, UNCOMPRESSED_BUDGET, "keep")
         for method, budget, labels in product(methods, budgets, get_args(Labels)):
-            yield watch(model, processor, clip, method, budget, labels)
+            yield watch(model, inputs, processor, clip, method, budget, labels)
 
 
 def summary(clips: Sequence[Clip], found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

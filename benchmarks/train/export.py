@@ -16,8 +16,8 @@ from typing import Any
 from .families import FAMILIES
 from .processor import CHAT_TEMPLATE, build_processor
 
-LOGGED_EVERY = 10
-"""One in so many lines of the training log is kept, and the last."""
+LOGGED = 30
+"""About so many lines of the training log are kept, evenly spaced, and the last."""
 
 
 def export(trained: Path, out: Path) -> None:
@@ -52,7 +52,8 @@ def export(trained: Path, out: Path) -> None:
             path = scratch / f"{kind}preprocessor_config.json"
             _write(path, {**json.loads(path.read_text()), "processor_class": family.processor_class})
         log = (trained / "log.jsonl").read_text().splitlines()
-        (scratch / "training_log.jsonl").write_text("\n".join([*log[:-1:LOGGED_EVERY], log[-1]]) + "\n")
+        kept = [*log[: -1 : max(1, len(log) // LOGGED)], log[-1]]
+        (scratch / "training_log.jsonl").write_text("\n".join(kept) + "\n")
         for file in scratch.iterdir():
             file.chmod(0o644)
             os.replace(file, out / file.name)
