@@ -134,7 +134,7 @@ def _died(source: Source, status: int | None, seconds: float) -> str:
 def _check_limits(memory: Any, seconds: Any) -> None:
     if not is_whole(memory) or not 0 < memory < _MOST_MEMORY:
         raise VideoError(f"memory must be a whole number of bytes above zero, got {memory!r:.80}.")
-    if not isinstance(seconds, Real) or not 0 < seconds <= TIMEOUT_MAX:
+    if not isinstance(seconds, Real) or not 0 < float(seconds) <= TIMEOUT_MAX:
         raise VideoError(f"seconds must be a number above zero, at most {TIMEOUT_MAX:g}, got {seconds!r:.80}.")
 
 
