@@ -58,7 +58,7 @@ def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float 
             `seconds` is no such number.
     """
     signature(read_video).bind(video, **reading)
-    _check_limits(memory, seconds)
+    seconds = _check_limits(memory, seconds)
     source = find_source(video)
     whole = b"" if source.file is None else _content(source)
     path = None if source.path is None else str(source.path.absolute())
@@ -131,11 +131,13 @@ def _died(source: Source, status: int | None, seconds: float) -> str:
     return f"{source.name} ended the process that read it ({how}): it is damaged, or made to. Do not open it here."
 
 
-def _check_limits(memory: Any, seconds: Any) -> None:
+def _check_limits(memory: Any, seconds: Any) -> float:
+    """Check both; return the seconds."""
     if not is_whole(memory) or not 0 < memory < _MOST_MEMORY:
         raise VideoError(f"memory must be a whole number of bytes above zero, got {memory!r:.80}.")
     if not isinstance(seconds, Real) or not 0 < float(seconds) <= TIMEOUT_MAX:
         raise VideoError(f"seconds must be a number above zero, at most {TIMEOUT_MAX:g}, got {seconds!r:.80}.")
+    return float(seconds)
 
 
 def _plain(name: str, value: Any) -> Any:
