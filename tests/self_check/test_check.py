@@ -187,6 +187,14 @@ def test_inputs_show_pixels_of_a_form_that_is_not_known(monkeypatch: pytest.Monk
     assert kv.inspect(model, inputs).adapter == "general"
 
 
+def test_inputs_are_looked_at_after_an_earlier_check() -> None:
+    model = tiny("llava")
+    assert kv.inspect(model).adapter == "general"
+    assert "no synthetic prompt" in kv.inspect(model, {"pixel_values": torch.zeros(1, 3, 48, 48)}).unsupported
+    assert kv.inspect(model).adapter == "general"  # a template that fits no tower takes nothing away
+    assert kv.inspect(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}).adapter == "general"
+
+
 def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any, Any]) -> None:
     found = kv.inspect(bundled[0])
     assert found.adapter == "QwenVL"
