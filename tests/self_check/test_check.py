@@ -195,6 +195,20 @@ def test_inputs_are_looked_at_after_an_earlier_check() -> None:
     assert kv.inspect(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}).adapter == "general"
 
 
+@pytest.mark.parametrize(
+    "own",
+    [{"stop_strings": ["x"]}, {"num_return_sequences": 2, "do_sample": True}, {"cache_implementation": "static"}],
+    ids=lambda own: next(iter(own)),
+)
+def test_settings_of_generation_are_no_part_of_it(own: dict[str, Any]) -> None:
+    model = tiny("llava")
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    found = kv.inspect(model)
+    assert found.adapter == "general"
+    assert {name: getattr(model.generation_config, name) for name in own} == own
+
+
 def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any, Any]) -> None:
     found = kv.inspect(bundled[0])
     assert found.adapter == "QwenVL"
