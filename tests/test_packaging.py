@@ -36,16 +36,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(made.glob("*.whl"))
 
 
-def test_every_module_and_the_bundled_model_are_in_it(wheel: Path) -> None:
+def test_every_module_and_the_bundled_models_are_in_it(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     folders = {"kvpress_video": "kvpress_video", "methods": "kvpress_video/methods"}
     folders["benchmarks"] = "kvpress_video/benchmarks"
     for folder, installed in folders.items():
         for file in (ROOT / folder).rglob("*.py"):
             assert f"{installed}/{file.relative_to(ROOT / folder).as_posix()}" in inside
-    model = {file.name for file in (ROOT / "kvpress_video/data/bundled").iterdir() if file.is_file()}
-    assert model >= {"config.json", "model.safetensors", "tokenizer.json"}
-    assert {f"kvpress_video/data/bundled/{name}" for name in model} <= inside
+    for folder in ("bundled", "bundled_qwen3_vl"):
+        model = {file.name for file in (ROOT / "kvpress_video/data" / folder).iterdir() if file.is_file()}
+        assert model >= {"config.json", "model.safetensors", "tokenizer.json", "training_log.jsonl"}
+        assert {f"kvpress_video/data/{folder}/{name}" for name in model} <= inside
     assert "kvpress_video/py.typed" in inside
     assert not any(name.startswith("tests") for name in inside)
 

@@ -7,8 +7,9 @@ synchronises with the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -16,62 +17,90 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..world.clips import NOISE
-from ..world.questions import ANSWERS, PLAN, TEMPLATES, ask
+from ..world.questions import ANSWERS, TEMPLATES
 from ..world.render import render
 from ..world.scene import CELLS, Scenes, sample_scenes
 from ..world.shapes import SHAPES
 from .compression_artefacts import compress_like_video
-from .model import MERGED, patchify
+from .families import Family
+from .packed_attention import Packing
+from .vision import MEAN, STD, TOKENS, patchify
 
-TOKENS = MERGED * MERGED
-"""Visual tokens a frame."""
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 IGNORED = -100
 _HOLE = -1
 
 
 @dataclass(frozen=True)
+class Opening:
+    """The tokens of a prompt up to the end of its video of T frames."""
+
+    ids: Tensor  # (P,)
+    visual: Tensor  # (P,) bool: which of them are visual
+    shown: Tensor  # (T · 16,) where they are
+    seconds: Tensor  # (T, W) the tokens of the whole second of each frame as an answer, then IGNORED
+    digits: Tensor  # (T, 3) its units, tens and hundreds; 10 where it is shorter
+
+
+@dataclass(frozen=True)
 class Batch:
-    """B packed sequences of S positions; the last Q · L of them are Q question blocks of L."""
+    """B packed sequences of S positions: an opening of P, and Q question blocks of L after the video's last token."""
 
     patches: Tensor  # (B · T, 64, 1176)
     sprites: Tensor  # (B · T · 16, 5) targets of the probe
-    before: Tensor  # (4,) token ids before the video
+    opening: Opening
     after: Tensor  # (B, 1 + Q · L) token ids after it
     positions: Tensor  # (3, B, S)
     mask: Tensor  # (1 or B, 1, S, S) bool: may row attend to column
+    packing: Packing | None  # says the same, unless the questions are a conversation
     answer: Tensor  # (B, Q, W) the tokens of the answer, then IGNORED
     answer_at: Tensor  # (B, Q, W) position in its block that predicts each of them
-    kind: Tensor  # (B, Q) index into `PLAN`
+    kind: Tensor  # (B, Q) index into the family's plan
     moving: Tensor  # (B,)
 
 
 class Phrasebook:
-    """The world's questions and answers as rows of token ids on a device."""
+    """The world's questions and answers as rows of token ids on a device, and what a family writes for videos."""
 
-    def __init__(self, tokenizer: Any, device: torch.device) -> None:
-        def encode(text: str) -> list[int]:
-            ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-            return ids
-
-        turn = encode("\n<|im_start|>user\n")
-        closing = encode("<|im_end|>\n<|im_start|>assistant\n")
-        prompts = [turn + encode(text.format(shape=SHAPES[0])) + closing for text in TEMPLATES]
-        named = encode(f" {SHAPES[0]}")[0]
+    def __init__(self, family: Family, tokenizer: Any, device: torch.device) -> None:
+        self.family, self.tokenizer, self.device = family, tokenizer, device
+        turn = self._encode("\n<|im_start|>user\n")
+        closing = self._encode("<|im_end|>\n<|im_start|>assistant\n")
+        prompts = [turn + self._encode(text.format(shape=SHAPES[0])) + closing for text in TEMPLATES]
+        named = self._encode(f" {SHAPES[0]}")[0]
         prompts = [[_HOLE if token == named else token for token in prompt] for prompt in prompts]
-        answers = [encode(answer + "<|im_end|>") for answer in ANSWERS]
-        shapes = [encode(f" {shape}") for shape in SHAPES]
+        shapes = [self._encode(f" {shape}") for shape in SHAPES]
         if any(len(ids) != 1 for ids in shapes):
             raise ValueError("the tokenizer splits the name of a shape: train it on the world's questions")
-        self.before = torch.tensor(encode("<|im_start|>user\n<|vision_start|>"), device=device)
-        self.end = encode("<|vision_end|>")[0]
+        self.end = self._encode("<|vision_end|>")[0]
         self.turn = len(turn)
         self.length = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self.answer = _rows(answers, IGNORED).to(device)
+        self.answer = self._answers(ANSWERS)
         room = -(-(max(map(len, prompts)) + self.answer.shape[1]) // 8) * 8
         self.prompt = _rows(prompts, 0, room).to(device)
         self.shape = torch.tensor(shapes, device=device)[:, 0]
+        self._openings: dict[tuple[float, ...], Opening] = {}
+
+    def opening(self, seconds: Sequence[float]) -> Opening:
+        """The opening with frames at these times; kept where every video has the same."""
+        known = self._openings.get(tuple(seconds))
+        if known is not None:
+            return known
+        ids = torch.tensor(self._encode(self.family.video_text(seconds)), device=self.device)
+        visual = ids == self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+        whole = [f"{time:.1f}".split(".")[0] for time in seconds]
+        digits = torch.tensor([[int(digit) for digit in reversed(text)] + [10] * (3 - len(text)) for text in whole])
+        answers = self._answers(whole, self.answer.shape[1])
+        made = Opening(ids, visual, visual.nonzero()[:, 0], answers, digits.to(self.device))
+        if not self.family.written_times:
+            self._openings[tuple(seconds)] = made
+        return made
+
+    def _answers(self, texts: Sequence[str], width: int | None = None) -> Tensor:
+        return _rows([self._encode(text + "<|im_end|>") for text in texts], IGNORED, width).to(self.device)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
 
 def _rows(lists: list[list[int]], fill: int, width: int | None = None) -> Tensor:
@@ -81,21 +110,33 @@ def _rows(lists: list[list[int]], fill: int, width: int | None = None) -> Tensor
 
 
 def make_batch(
-    book: Phrasebook, count: int, frames: int, generator: torch.Generator, conversation: bool = False
+    book: Phrasebook,
+    count: int,
+    seconds: Sequence[float],
+    generator: torch.Generator,
+    conversation: bool = False,
+    only: Sequence[int] = (),
 ) -> Batch:
-    """Make `count` new clips of `frames` frames, half of them with a moving camera."""
+    """Make `count` new clips with frames at `seconds`, half of them with a moving camera.
+
+    The whole plan is asked about every clip, or `only` these of its kinds.
+    """
     device = generator.device
+    frames, family = len(seconds), book.family
+    opening = book.opening(seconds)
     moving = torch.arange(count, device=device) % 2 == 1
     scenes = sample_scenes(moving, frames, generator)
-    asked = ask(scenes, generator)
+    asked = family.ask(scenes, generator)
     video = compress_like_video(render(scenes, NOISE, generator), generator)
     mean, std = _normalisation(device)
 
-    kind = torch.rand(count, len(PLAN), generator=generator, device=device).argsort(1)
+    kinds = torch.tensor(only or range(len(family.plan)), device=device)
+    questions = len(kinds)
+    kind = kinds[torch.rand(count, questions, generator=generator, device=device).argsort(1)]
     template, shape, answer_id = (part.gather(1, kind) for part in (asked.template, asked.shape, asked.answer))
     prompt = book.prompt[template]
     tokens = torch.where(prompt == _HOLE, book.shape[shape][..., None], prompt)
-    answer = book.answer[answer_id]
+    answer = torch.cat([book.answer, opening.seconds])[answer_id]
     length = book.length[template]
     place = length[..., None] + torch.arange(answer.shape[-1], device=device)
     tokens = tokens.scatter(2, place, answer.clamp(min=0))
@@ -107,19 +148,20 @@ def make_batch(
     used = torch.cat([torch.ones(count, 1, dtype=torch.bool, device=device), used.flatten(1)], dim=1)
     dice = torch.rand(2, count, generator=generator, device=device)
     if conversation:
-        seen = functional.pad(used, (4 + frames * TOKENS, 0), value=True)
+        seen = functional.pad(used, (len(opening.ids), 0), value=True)
         index = torch.arange(seen.shape[1], device=device)
         mask = (seen[:, None] & (index[:, None] >= index))[:, None]
     else:
-        mask = _separate(frames, len(PLAN), tokens.shape[-1], book.turn, device)
+        mask = _separate(len(opening.ids) + 1, questions, tokens.shape[-1], book.turn, device)
 
     return Batch(
         patches=patchify((video - mean) / std),
         sprites=_sprites(scenes).flatten(0, 2),
-        before=book.before,
+        opening=opening,
         after=after,
-        positions=_positions(used, length - book.turn, frames, dice, conversation),
+        positions=family.positions(opening.visual, used, length - book.turn, dice, conversation),
         mask=mask,
+        packing=None if conversation else Packing(len(opening.ids) + 1, questions, book.turn),
         answer=answer,
         answer_at=place - 1,
         kind=kind,
@@ -152,42 +194,15 @@ def _sprites(scenes: Scenes) -> Tensor:
     return torch.cat([found[:, :frames], place], dim=-1)
 
 
-def _positions(used: Tensor, length: Tensor, frames: int, dice: Tensor, conversation: bool) -> Tensor:
-    """Positions `(3, B, S)`; `used` (B, 1 + Q · L) tells tokens behind the video from the gaps between them, `length`
-    (B, Q) is that of each question's prompt alone, and `dice` (2, B) in 0 … 1 chooses.
+@lru_cache(maxsize=32)
+def _separate(shared: int, questions: int, room: int, turn: int, device: torch.device) -> Tensor:
+    """Causal after `shared` tokens, no question sees another, and nobody the `turn` places before each.
 
-    Text after a video continues from its largest position up to transformers 4.57, and from its height and width from
-    5.x on; there, generated tokens follow the prompt in `generate()`, and the largest position in a bare `forward()`.
-    Clips train all three ways. Frames are a second apart in most clips, two or four seconds in some, so that the model
-    has seen dropped frames.
+    Returns:
+        `(1, 1, S, S)` bool.
     """
-    device = used.device
-    start = 4
-    stride = 1 + (dice[1] > 0.8).long() + 2 * (dice[1] > 0.9)
-    time, row, column = torch.meshgrid(
-        torch.arange(frames, device=device), *(torch.arange(MERGED, device=device),) * 2, indexing="ij"
-    )
-    time, row, column = (part.flatten().expand(len(used), -1) for part in (time, row, column))
-    video = torch.stack([time * stride[:, None], row, column]) + start
-    front = torch.arange(start, device=device).expand(3, len(used), -1)
-
-    latest = (start + stride * (frames - 1))[:, None]
-    end = torch.where(dice[0, :, None] < 0.6, start + MERGED, (latest + 1).clamp(min=start + MERGED))
-    blocks = used[:, 1:].view(len(used), 1 if conversation else length.shape[1], -1)
-    told = blocks.long().cumsum(-1)
-    prompt = length[:, :1, None] if conversation else length[..., None]
-    jump = torch.where(dice[0, :, None] < 0.15, latest - end, 0)[..., None]
-    text = end[..., None] + torch.where(told > prompt, told + (jump - prompt).clamp(min=0), told)
-    text = torch.cat([end, text.flatten(1)], dim=1).expand(3, -1, -1)
-    return torch.cat([front, video, text], dim=2)
-
-
-@cache
-def _separate(frames: int, questions: int, room: int, turn: int, device: torch.device) -> Tensor:
-    """Causal, no question sees another, and nobody the `turn` places before each: `(1, 1, S, S)` bool."""
-    index = torch.arange(4 + frames * TOKENS + 1 + questions * room, device=device)
-    inside = index - (4 + frames * TOKENS + 1)
+    index = torch.arange(shared + questions * room, device=device)
+    inside = index - shared
     block = inside.div(room, rounding_mode="floor").clamp(min=-1)
-    shared = inside < 0
-    visible = (index[:, None] >= index) & ((block[:, None] == block) & (inside % room >= turn) | shared)
+    visible = (index[:, None] >= index) & ((block[:, None] == block) & (inside % room >= turn) | (inside < 0))
     return visible[None, None]

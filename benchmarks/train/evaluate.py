@@ -1,7 +1,7 @@
 """Ask a model about held-out clips as a user would: mp4 file, processor, `generate()`.
 
 `python -m kvpress_video.benchmarks.train.evaluate FOLDER --frames 32 64` prints one line per length with the accuracy
-of each family and camera.
+of each family of questions and camera, and of both cameras with its 95% interval.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 
 import kvpress_video as kv
 
-from ..world import FAMILIES, Clip, make_clips
-from ..world.clips import FPS, NOISE, draw_scene
+from ..world import CAMERAS, HELD_OUT_SEED, Clip, make_clips
+from ..world.clips import FPS, NOISE, draw_scene, when_was_it
 from ..world.render import render
+from .families import FAMILIES
 
 
 def read_video(path: Path) -> torch.Tensor:
@@ -42,25 +44,42 @@ def answer(model: Any, processor: Any, video: torch.Tensor, question: str) -> st
     inputs = processor(
         text=[prompt], videos=[video], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
     ).to(model.device)
-    if float(inputs["second_per_grid_ts"][0]) != 1.0:
-        raise RuntimeError(f"the processor spaced frames by {inputs['second_per_grid_ts'][0]} s, not by 1 s")
+    spaced = float(inputs.get("second_per_grid_ts", [1.0])[0])
+    if spaced != 1.0:
+        raise RuntimeError(f"the processor spaced frames by {spaced} s, not by 1 s")
     tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
     return text.strip()
 
 
-def evaluate(model: Any, processor: Any, clips: list[Clip], raw: bool = False) -> dict[str, dict[str, float]]:
-    """Accuracy by camera and family over clips; `raw` skips the video file."""
-    right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+def evaluate(model: Any, processor: Any, clips: list[Clip], raw: bool = False) -> dict[str, dict[str, Any]]:
+    """Accuracy by camera and family of questions over clips; `raw` skips the video file.
+
+    Returns:
+        Accuracies by camera, and under "both" the accuracy with the lower and upper end of its Wilson interval.
+    """
+    right: dict[str, dict[str, list[bool]]] = {which: defaultdict(list) for which in (*CAMERAS, "both")}
+    timed = "when" in FAMILIES[model.config.model_type].plan
     for clip in clips:
         video = render_video(clip) if raw else read_video(clip.path)
-        for question in clip.questions:
+        for question in (*clip.questions, *([when_was_it(clip)] if timed else [])):
             said = answer(model, processor, video, question.text)
-            right[clip.camera][question.family].append(said == question.answer)
-    return {
-        camera: {family: round(sum(marks[family]) / len(marks[family]), 3) for family in FAMILIES}
-        for camera, marks in right.items()
-    }
+            for which in (clip.camera, "both"):
+                right[which][question.family].append(said == question.answer)
+                right[which]["all"].append(said == question.answer)
+    found = {which: {family: mean(marks) for family, marks in by.items()} for which, by in right.items()}
+    return {**found, "both": {family: interval(marks) for family, marks in right["both"].items()}}
+
+
+def mean(marks: list[bool]) -> float:
+    """Share of right answers."""
+    return round(sum(marks) / len(marks), 3)
+
+
+def interval(marks: list[bool]) -> list[float]:
+    """Share of right answers, and the ends of its 95% Wilson interval."""
+    ends = binomtest(sum(marks), len(marks)).proportion_ci(method="wilson")
+    return [mean(marks), round(ends.low, 3), round(ends.high, 3)]
 
 
 def main() -> None:
@@ -68,16 +87,15 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model and its processor")
     parser.add_argument("--frames", type=int, nargs="+", default=[32], help="lengths of the clips (default 32)")
     parser.add_argument("--clips", type=int, default=100, help="clips of each length (default 100)")
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="seed of the first clip (default %(default)s)")
+    parser.add_argument("--dtype", default="float32", help="dtype of the weights (default float32)")
     parser.add_argument("--raw", action="store_true", help="use the frames before encoding instead of the video files")
     options = parser.parse_args()
-    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(options.model)
+    model, processor = kv.load(options.model, dtype=options.dtype)
     for frames in options.frames:
         with tempfile.TemporaryDirectory() as folder:
-            clips = make_clips(options.clips, frames, folder=Path(folder))
-            line = {"frames": frames, "clips": len(clips), "raw": options.raw}
+            clips = make_clips(options.clips, frames, seed=options.seed, folder=Path(folder))
+            line = {"frames": frames, "clips": len(clips), "raw": options.raw, "dtype": options.dtype}
             print(json.dumps({**line, **evaluate(model, processor, clips, options.raw)}), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The bundled model's tokenizer and processor: the Qwen2.5-VL kind, with a small vocabulary."""
+"""Tokenizer and processor of a family, with a small vocabulary."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..world.questions import ANSWERS, TEMPLATES
-from ..world.scene import SIDE
 from ..world.shapes import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
+from .families import Family
 from .words import WORDS
 
 VOCABULARY = 1024
@@ -39,10 +39,9 @@ _SPLIT = (
 """How Qwen2's tokenizer splits text into words before it merges bytes."""
 
 
-def build_processor(folder: Path) -> Any:
-    """Make a `Qwen2_5_VLProcessor` that does not resize 112 × 112 videos, and write its files to `folder`."""
+def build_processor(family: Family, folder: Path) -> Any:
+    """Make a family's processor, and write its files to `folder`."""
     import transformers
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,13 +55,7 @@ def build_processor(folder: Path) -> Any:
             scratch, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None, model_max_length=32768
         )
     tokenizer.chat_template = CHAT_TEMPLATE
-    pixels = {"shortest_edge": 28 * 28, "longest_edge": SIDE * SIDE}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=pixels),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=pixels, do_sample_frames=False),
-        chat_template=CHAT_TEMPLATE,
-    )
+    processor = family.processor(tokenizer)
     processor.save_pretrained(folder)
     return processor
 

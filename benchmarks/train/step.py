@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,24 +10,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..world.clips import CAMERAS
-from ..world.questions import FAMILIES, KINDS, PLAN
+from ..world.questions import KINDS
 from .batches import IGNORED, Batch, Phrasebook, make_batch
-from .model import SpriteProbe, see, vision_rotation
+from .families import Family
+from .packed_attention import use_packed_attention
+from .probes import SPRITE, TIME, Probe
+from .vision import TOKENS, vision_rotation
 
 PROBE_WEIGHT = 0.1
-"""Weight of the probe's summed losses, relative to the answers' loss."""
+"""Weight of the probes' summed losses, relative to the answers' loss."""
+EARLY = 2
+"""Text layers after which a visual token is asked for its frame's time."""
 LARGEST_GRADIENT = 1.0
+
+Size = tuple[int, tuple[float, ...], bool, tuple[int, ...]]
+"""Number of clips, times of their frames, whether their questions are a conversation, which of the plan they are."""
 
 
 class Step:
     """State of a training step; nothing in it synchronises with the device."""
 
-    def __init__(self, model: Any, probe: SpriteProbe, book: Phrasebook, generator: torch.Generator) -> None:
-        self.model, self.probe, self.book, self.generator = model, probe, book, generator
+    def __init__(self, model: Any, book: Phrasebook, generator: torch.Generator) -> None:
+        self.model, self.book, self.generator = model, book, generator
+        self.family = book.family
+        sizes = {"sprite": SPRITE, **({"clock": TIME} if self.family.written_times else {})}
+        hidden = model.config.text_config.hidden_size
+        self.probes = nn.ModuleDict({name: Probe(hidden, size) for name, size in sizes.items()}).to(generator.device)
+        use_packed_attention(model.model.language_model)
         self.device = generator.device
         vision = model.config.vision_config
         self.rotation = vision_rotation(vision.hidden_size // vision.num_heads, self.device)
-        self.parameters = [*model.parameters(), *probe.parameters()]
+        self.parameters = [*model.parameters(), *self.probes.parameters()]
         on_gpu = self.device.type == "cuda"
         decayed = [p for p in self.parameters if p.ndim > 1]
         plain = [p for p in self.parameters if p.ndim <= 1]
@@ -39,16 +53,21 @@ class Step:
         )
         self._losses_seen = torch.zeros(3, device=self.device)
         self._marks: dict[int, Tensor] = {}
-        self._graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph] = {}
-        self._use_graphs = on_gpu
+        self._graphs: dict[Size, torch.cuda.CUDAGraph] = {}
+        self._use_graphs = on_gpu and not self.family.written_times
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
 
-    def __call__(self, clips: int, frames: int, conversation: bool = False) -> None:
-        """Train on `clips` new clips of `frames` frames, with their questions one by one or as a conversation."""
-        size = (clips, frames, conversation)
+    def __call__(
+        self, clips: int, seconds: Sequence[float], conversation: bool = False, only: Sequence[int] = ()
+    ) -> None:
+        """Train on new clips with frames at `seconds`, with their questions one by one or as a conversation.
+
+        `only` these kinds of the plan are asked; all if there are none.
+        """
+        size = (clips, tuple(seconds), conversation, tuple(only))
         graph = self._graph(size) if self._use_graphs else None
         if graph is None:
             self._run(*size)
@@ -60,16 +79,16 @@ class Step:
         answer, probe, steps = self._losses_seen.tolist()
         report: dict[str, Any] = {"answer": round(answer / steps, 4), "probe": round(probe / steps, 4), "accuracy": {}}
         for frames, marks in sorted(self._marks.items()):
-            if (totals := marks.tolist())[0][-1]:
+            if any((totals := marks.tolist())[0][1]):
                 report["accuracy"][frames] = {
-                    camera: _by_family([right / row[-1] for right in row[:-1]])
-                    for camera, row in zip(CAMERAS, totals, strict=True)
+                    camera: _by_family(self.family.plan, *counts)
+                    for camera, counts in zip(CAMERAS, totals, strict=True)
                 }
             marks.zero_()
         self._losses_seen.zero_()
         return report
 
-    def _graph(self, size: tuple[int, int, bool]) -> torch.cuda.CUDAGraph | None:
+    def _graph(self, size: Size) -> torch.cuda.CUDAGraph | None:
         """The captured step of this size, after two eager warm-up steps; eager for good if capturing fails."""
         if size not in self._graphs:
             try:
@@ -91,10 +110,10 @@ class Step:
                 return None
         return self._graphs[size]
 
-    def _run(self, clips: int, frames: int, conversation: bool) -> None:
+    def _run(self, clips: int, seconds: tuple[float, ...], conversation: bool, only: tuple[int, ...]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            batch = make_batch(self.book, clips, frames, self.generator, conversation)
+            batch = make_batch(self.book, clips, seconds, self.generator, conversation, only)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             answer, probe, right = self._losses(batch)
         (answer + PROBE_WEIGHT * probe).backward()
@@ -102,26 +121,22 @@ class Step:
         self.optimizer.step()
         with torch.no_grad():
             self._losses_seen += torch.stack([answer, probe, torch.ones_like(answer)])
-            marks = self._marks.setdefault(frames, torch.zeros(len(CAMERAS), len(PLAN) + 1, device=self.device))
-            right = right.gather(1, batch.kind.argsort(1))
-            counted = torch.cat([right, torch.ones_like(right[:, :1])], dim=1).float()
-            marks += torch.stack([~batch.moving, batch.moving]).float() @ counted
+            none = torch.zeros(len(CAMERAS), 2, len(self.family.plan), device=self.device)
+            marks = self._marks.setdefault(len(seconds), none)
+            counts = torch.stack([right, torch.ones_like(right)], dim=1).float()
+            kinds = batch.kind[:, None].expand(-1, 2, -1)
+            counted = counts.new_zeros(len(right), *none.shape[1:]).scatter(2, kinds, counts)
+            marks += torch.einsum("cb,bnk->cnk", torch.stack([~batch.moving, batch.moving]).float(), counted)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the answers, loss of the probe, and right answers `(B, Q)` (teacher-forced)."""
-        inner = self.model.model
-        seen = see(inner.visual, batch.patches, self.rotation)
-        probe = self.probe(seen.flatten(0, 1), batch.sprites)
-        embed = inner.language_model.embed_tokens
+        hidden, tokens, early = run(self.family, self.model, batch, self.rotation)
+        probe = self.probes["sprite"](tokens.flatten(0, 1), batch.sprites)
+        if self.family.written_times:
+            shown = early[:, batch.opening.shown]
+            digits = batch.opening.digits.repeat_interleave(TOKENS, dim=0).repeat(len(shown), 1)
+            probe = probe + self.probes["clock"](shown.flatten(0, 1), digits)
         count, questions = batch.answer.shape[:2]
-        front = embed(batch.before).expand(count, -1, -1).to(seen.dtype)
-        sequence = torch.cat([front, seen.view(count, -1, seen.shape[-1]), embed(batch.after).to(seen.dtype)], dim=1)
-        hidden = inner.language_model(
-            inputs_embeds=sequence,
-            position_ids=batch.positions,
-            attention_mask={"full_attention": batch.mask},
-            use_cache=False,
-        ).last_hidden_state
         blocks = hidden[:, 1 - batch.after.shape[1] :].view(count, questions, -1, hidden.shape[-1])
         at = batch.answer_at[..., None].expand(-1, -1, -1, hidden.shape[-1])
         logits = self.model.lm_head(blocks.gather(2, at)).float()
@@ -130,9 +145,33 @@ class Step:
         return answer, probe, right
 
 
-def _by_family(accuracies: list[float]) -> dict[str, float]:
-    """Means over the kinds of `PLAN` that belong to each family."""
-    found: dict[str, list[float]] = {family: [] for family in FAMILIES}
-    for kind, accuracy in zip(PLAN, accuracies, strict=True):
-        found[KINDS[kind][0]].append(accuracy)
-    return {family: round(sum(values) / len(values), 3) for family, values in found.items()}
+def run(family: Family, model: Any, batch: Batch, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the model on packed sequences.
+
+    Returns:
+        Last hidden states `(B, S, hidden)`, visual tokens `(B · T, 16, hidden)`, hidden states after `EARLY` layers.
+    """
+    inner = model.model
+    tokens, *added = family.see(inner.visual, batch.patches, rotation)
+    opening, count = batch.opening, len(batch.after)
+    ids = torch.cat([opening.ids.expand(count, -1), batch.after], dim=1)
+    visual = functional.pad(opening.visual, (0, batch.after.shape[1])).expand(count, -1)
+    embedded = inner.language_model.embed_tokens(ids).to(tokens.dtype)
+    output = inner.language_model(
+        inputs_embeds=embedded.index_copy(1, opening.shown, tokens.view(count, -1, tokens.shape[-1])),
+        position_ids=batch.positions,
+        use_cache=False,
+        output_hidden_states=True,
+        packing=batch.packing,
+        **family.text_inputs(batch.mask, visual, added),
+    )
+    return output.last_hidden_state, tokens, output.hidden_states[EARLY]
+
+
+def _by_family(plan: Sequence[str], right: Sequence[float], asked: Sequence[float]) -> dict[str, float]:
+    """Accuracy of each family of questions of a plan that was asked."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for kind, *counts in zip(plan, right, asked, strict=True):
+        found.setdefault(KINDS[kind][0], []).append((counts[0], counts[1]))
+    totals = {family: [sum(part) for part in zip(*counts, strict=True)] for family, counts in found.items()}
+    return {family: round(good / count, 3) for family, (good, count) in totals.items() if count}

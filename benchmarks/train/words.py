@@ -11,8 +11,8 @@ inside into is it its just keep kept kind know large last late later least leave
 look looked lot low made main make many may me mean middle might moment more most move moved moves moving much must my
 name near never new next no none not nothing now number object objects of off often old on once one only open or order
 other our out over own part people picture place please point position put question quick quickly right row same saw
-say scene second see seen several shall shape she shone short should show shown side since single six size sky slow
-small so some something soon start started stay stayed still stop stopped such summary sure take tell ten than that
+say scene second seconds see seen several shall shape she shone short should show shown side since single six size sky
+slow small so some something soon start started stay stayed still stop stopped such summary sure take tell ten than that
 the their them then there these they thing things think third this those though three through time times to today
 together told too took toward tree true try turn two type under until up upon us use used very video view visible want
 was watch way we well went were what when where whether which while white who whole whose why wide will with within

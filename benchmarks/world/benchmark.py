@@ -10,7 +10,7 @@ from typing import ClassVar
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question, same_words
 
-from .clips import HELD_OUT_SEED, make_clips
+from .clips import HELD_OUT_SEED, make_clips, when_was_it
 
 _APART = 1_000_000
 """How far the first clips of two seeds are apart."""
@@ -24,11 +24,13 @@ class World(Benchmark):
         count: number of clips.
         frames: frames of each clip, as the model counts them; the file holds twice as many.
         camera: `"still"`, `"moving"`, or `"both"`, alternating.
+        when: whether to ask also at what second a shape flashed, of models that read the time of each frame.
     """
 
     count: int = 48
     frames: int = 32
     camera: str = "both"
+    when: bool = False
 
     source: ClassVar[str] = "comes with kvpress-video"
 
@@ -44,7 +46,7 @@ class World(Benchmark):
                 path=clip.path,
                 questions=tuple(
                     Question(str(number), question.text, question.answer, question.family)
-                    for number, question in enumerate(clip.questions)
+                    for number, question in enumerate((*clip.questions, *([when_was_it(clip)] if self.when else [])))
                 ),
                 video=clip.path.name,
                 group=clip.camera,

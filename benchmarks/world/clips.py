@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from kvpress_video.utils.files import atomic_write, check_target, make_folder
 
-from .questions import Question, ask
+from .questions import Question, ask, ask_when
 from .render import render
 from .scene import Scenes, sample_scenes
 
@@ -53,6 +53,13 @@ def draw_scene(
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator, flashing)
     return scenes, ask(scenes, generator).questions(0), generator
+
+
+def when_was_it(clip: Clip) -> Question:
+    """Ask when one of the flashes of a clip was; only a model that reads the time of each frame can tell."""
+    scenes, _, generator = draw_scene(clip.seed, clip.frames, clip.camera)
+    [question] = ask_when(scenes, generator).questions(0)
+    return question
 
 
 def make_clip(

@@ -13,6 +13,8 @@ from .shapes import COLOURS, NUMBERS, PLACES, SHAPES
 FAMILIES = ("needle", "order", "count", "persistent", "place")
 """needle: attribute of a one-frame flash; order: first or last flash; count: how many flashes; persistent: attribute of
 an object that stays; place: where an object is in the last frame."""
+TIME = "time"
+"""The second of a flash, asked only of models whose processor writes the time of each frame."""
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "flash colour": (
@@ -59,6 +61,14 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
             "Where is the {shape} in the last frame?",
         ),
     ),
+    "when": (
+        TIME,
+        (
+            "At what second did the {shape} flash?",
+            "At what second did the flash of the {shape} happen?",
+            "The {shape} flashed on a white tile. At what second was it?",
+        ),
+    ),
 }
 PLAN = ("flash colour", "flash place", "first", "last", "count", "colour", "colour", "place")
 """The kinds asked about every clip, in this order; the two `colour` questions are about the two staying sprites."""
@@ -70,6 +80,8 @@ ANSWERS = (*COLOURS, *SHAPES, *NUMBERS, *PLACES)
 _SHAPE_ANSWER = len(COLOURS)
 _NUMBER_ANSWER = _SHAPE_ANSWER + len(SHAPES)
 _PLACE_ANSWER = _NUMBER_ANSWER + len(NUMBERS)
+_FIRST = {kind: next(i for i, (k, _) in enumerate(_CHOICES) if k == kind) for kind in KINDS}
+"""The first template of each kind."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions about B scenes, each `(B, len(PLAN))`: the template, the shape it names (0 if none), the answer."""
+    """Questions about B scenes, each `(B, Q)`: the template, the shape it names (0 if none), the answer.
+
+    An answer is an index into `ANSWERS`; from their end on, it is the frame of a flash.
+    """
 
     template: Tensor
     shape: Tensor
@@ -93,9 +108,19 @@ class Asked:
         """The questions about one scene in plain English."""
         rows = zip(self.template[scene].tolist(), self.shape[scene].tolist(), self.answer[scene].tolist(), strict=True)
         return tuple(
-            Question(TEMPLATE_FAMILY[template], TEMPLATES[template].format(shape=SHAPES[shape]), ANSWERS[answer])
+            Question(TEMPLATE_FAMILY[template], TEMPLATES[template].format(shape=SHAPES[shape]), _worded(answer))
             for template, shape, answer in rows
         )
+
+    def joined(self, other: Asked) -> Asked:
+        """These questions, then the others, about the same scenes."""
+        pairs = ((self.template, other.template), (self.shape, other.shape), (self.answer, other.answer))
+        return Asked(*(torch.cat(pair, dim=1) for pair in pairs))
+
+
+def _worded(answer: int) -> str:
+    """The answer in plain English; a clip's frames are a second apart."""
+    return ANSWERS[answer] if answer < len(ANSWERS) else str(answer - len(ANSWERS))
 
 
 def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
@@ -124,10 +149,19 @@ def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
         (scenes.sprite_shape[:, 1], scenes.sprite_colour[:, 1]),
         (pick(scenes.sprite_shape, sprite), _PLACE_ANSWER + place),
     )
-    first = {kind: next(i for i, (k, _) in enumerate(_CHOICES) if k == kind) for kind in KINDS}
-    template = torch.stack([first[kind] + roll(len(KINDS[kind][1])) for kind in PLAN], dim=1)
+    template = torch.stack([_FIRST[kind] + roll(len(KINDS[kind][1])) for kind in PLAN], dim=1)
     shape, answer = (torch.stack(column, dim=1) for column in zip(*facts, strict=True))
     return Asked(template, shape, answer)
+
+
+def ask_when(scenes: Scenes, generator: torch.Generator, questions: int = 1) -> Asked:
+    """Ask when some of the flashes of each scene were; the same more than once if there are not as many."""
+    count, device = len(scenes.moving), scenes.moving.device
+    first = torch.randint(60, (count, 1), generator=generator, device=device)
+    flash = (first + torch.arange(questions, device=device)) % scenes.flash_count[:, None]
+    wording = torch.randint(len(KINDS["when"][1]), (count, questions), generator=generator, device=device)
+    frame = scenes.flash_frame.gather(1, flash)
+    return Asked(_FIRST["when"] + wording, scenes.flash_shape.gather(1, flash), len(ANSWERS) + frame)
 
 
 assert FLASHES[1] <= len(NUMBERS)

@@ -92,6 +92,8 @@ def check_folder(path_or_name: str | Path) -> None:
 
 
 BUNDLED = "bundled"
+BUNDLED_FOLDERS = {"qwen2_5_vl": "bundled", "qwen3_vl": "bundled_qwen3_vl"}
+"""Folders in `kvpress_video/data`, by family."""
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
 """Settings that `load` takes, and that may follow a model's name in a text."""
@@ -130,23 +132,28 @@ def load_model(text: str, device: str | None = None) -> tuple[PreTrainedModel, P
 
 
 def load_bundled(
+    name: str = "qwen2_5_vl",
+    *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     attention: str | None = None,
     device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load the bundled Qwen2.5-VL of under 3 million parameters, in eval mode, and its processor.
+    """Load a bundled model of under 3 million parameters, in eval mode, and its processor.
 
     It answers questions about the clips of `kvpress_video.benchmarks.world` only.
 
     Args:
+        name: its family: `"qwen2_5_vl"`, or `"qwen3_vl"`, which also tells when something happened.
         device: device of the model; by default CUDA if available, otherwise the CPU.
         dtype: dtype of the weights; that of the checkpoint by default.
         attention: transformers' attention implementation.
         device_map: see `load`; excludes `device`.
 
     Raises:
-        UnknownNameError: the installation lacks the files of the model.
+        UnknownNameError: there is no such bundled model, or the installation lacks its files.
     """
-    with as_file(files("kvpress_video") / "data" / "bundled") as folder:
+    if name not in BUNDLED_FOLDERS:
+        raise unknown_name("bundled model", name, BUNDLED_FOLDERS)
+    with as_file(files("kvpress_video") / "data" / BUNDLED_FOLDERS[name]) as folder:
         return load(folder, device=device, dtype=dtype, attention=attention, device_map=device_map)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from kvpress_video.benchmarks.train import train as training
 from kvpress_video.benchmarks.world import FAMILIES, HELD_OUT_SEED, Clip, load_clips, make_clip, make_clips
-from kvpress_video.benchmarks.world.clips import NOISE, draw_scene
-from kvpress_video.benchmarks.world.questions import KINDS, PLAN
+from kvpress_video.benchmarks.world.benchmark import World
+from kvpress_video.benchmarks.world.clips import NOISE, draw_scene, when_was_it
+from kvpress_video.benchmarks.world.questions import KINDS, PLAN, Question
 from kvpress_video.benchmarks.world.render import WHITE, render, render_clean
 from kvpress_video.benchmarks.world.scene import CELL, CELLS, SIDE, Scenes, sample_scenes
 from kvpress_video.benchmarks.world.shapes import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
@@ -141,6 +142,28 @@ def test_answers_are_true(camera: str, frames: int) -> None:
         scenes, questions, _ = draw_scene(seed, frames, camera)
         for question in questions:
             assert question.answer == expected(scenes, question.text), (seed, question)
+
+
+@pytest.mark.parametrize("camera", ["still", "moving"])
+def test_the_second_of_a_flash_is_that_of_its_frame(camera: str) -> None:
+    answers = set()
+    for seed in range(12):
+        clip = Clip(Path("clip.mp4"), camera, seed, 32, 2, ())
+        question = when_was_it(clip)
+        scenes, *_ = draw_scene(seed, 32, camera)
+        shape = next(word for word in question.text.replace("?", " ").replace(".", " ").split() if word in SHAPES)
+        flash = scenes.flash_shape[0].tolist().index(SHAPES.index(shape))
+        assert question == Question("time", question.text, str(int(scenes.flash_frame[0, flash])))
+        answers.add(question.answer)
+    assert len(answers) > 4
+
+
+def test_only_a_benchmark_that_says_so_asks_for_times(tmp_path: Path) -> None:
+    plain, timed = (World(count=2, frames=4, when=when).clips(0, tmp_path) for when in (False, True))
+    for without, with_time in zip(plain, timed, strict=True):
+        assert with_time.questions[:-1] == without.questions
+        assert with_time.questions[-1].task == "time"
+        assert "time" not in {question.task for question in without.questions}
 
 
 def test_a_flash_lasts_one_frame_and_shapes_are_unique() -> None:

@@ -1,24 +1,29 @@
-"""The bundled model: it answers, and its training sees what `generate()` will see."""
+"""The bundled models: they answer, and their training sees what `generate()` will see."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from kvpress_video.benchmarks.train.batches import IGNORED, TOKENS, Batch, Phrasebook, _positions, make_batch
+from kvpress_video.benchmarks.train.batches import IGNORED, Batch, Phrasebook, make_batch
 from kvpress_video.benchmarks.train.evaluate import answer, read_video
-from kvpress_video.benchmarks.train.model import SpriteProbe, see, vision_rotation
-from kvpress_video.benchmarks.train.step import Step
+from kvpress_video.benchmarks.train.families import FAMILIES
+from kvpress_video.benchmarks.train.packed_attention import use_packed_attention
+from kvpress_video.benchmarks.train.step import Step, run
+from kvpress_video.benchmarks.train.train import Course
+from kvpress_video.benchmarks.train.vision import vision_rotation
 from kvpress_video.benchmarks.world import make_clips
-from kvpress_video.benchmarks.world.questions import PLAN
 
 from kvpress_video.models.loading import load_bundled
+
+FRAMES = 12
 
 
 @pytest.fixture(scope="module")
@@ -41,61 +46,65 @@ def test_the_bundled_model_answers_through_file_processor_and_generate(
 SINCE_FIVE = int(transformers.__version__.split(".")[0]) >= 5
 
 
-def packed_logits(model: Any, batch: Batch) -> torch.Tensor:
+def packed_logits(book: Phrasebook, model: Any, batch: Batch) -> torch.Tensor:
     """Logits at every place of the question blocks of a packed sequence, (B, Q, L, vocabulary)."""
-    seen = see(model.model.visual, batch.patches, vision_rotation(32, torch.device("cpu")))
-    embed = model.get_input_embeddings()
+    hidden, *_ = run(book.family, model, batch, vision_rotation(32, torch.device("cpu")))
     count, questions = batch.answer.shape[:2]
-    parts = [embed(batch.before).expand(count, -1, -1), seen.view(count, -1, 192), embed(batch.after)]
-    hidden = model.model.language_model(
-        inputs_embeds=torch.cat(parts, dim=1),
-        position_ids=batch.positions,
-        attention_mask={"full_attention": batch.mask},
-        use_cache=False,
-    ).last_hidden_state
     logits: torch.Tensor = model.lm_head(hidden[:, 1 - batch.after.shape[1] :])
     return logits.view(count, questions, -1, logits.shape[-1])
 
 
-def stock_positions(batch: Batch, book: Phrasebook, frames: int, conversation: bool) -> tuple[Batch, torch.Tensor]:
+def stock_positions(batch: Batch, book: Phrasebook, conversation: bool) -> tuple[Batch, torch.Tensor]:
     """The batch at the positions of the installed transformers, and which tokens behind the video are used (B, …)."""
     length = batch.answer_at[..., 0] + 1
-    step = torch.arange((batch.after.shape[1] - 1) // len(PLAN))
+    step = torch.arange((batch.after.shape[1] - 1) // length.shape[1])
     used = step < (length + (batch.answer != IGNORED).sum(-1))[..., None]
     used[:, 0 if conversation else slice(None)] &= step >= book.turn
     used = torch.nn.functional.pad(used.flatten(1), (1, 0), value=True)
     dice = torch.tensor([[0.3 if SINCE_FIVE else 0.9] * len(length), [0.0] * len(length)])
-    positions = _positions(used, length - book.turn, frames, dice, conversation)
+    positions = book.family.positions(batch.opening.visual, used, length - book.turn, dice, conversation)
     return dataclasses.replace(batch, positions=positions), used
 
 
-def prompt_inputs(model: Any, batch: Batch, clip: int, frames: int, after: torch.Tensor) -> dict[str, torch.Tensor]:
+def prompt_inputs(model: Any, batch: Batch, clip: int, after: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the processor would make of one clip and the tokens `after` it."""
-    video = torch.full((frames * TOKENS,), model.config.video_token_id)
-    ids = torch.cat([batch.before, video, after])[None]
+    ids = torch.cat([batch.opening.ids, after])[None]
     extra = {"mm_token_type_ids": 2 * (ids == model.config.video_token_id).long()} if SINCE_FIVE else {}
+    spaced = {"second_per_grid_ts": torch.tensor([1.0])} if model.config.model_type == "qwen2_5_vl" else {}
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values_videos": batch.patches.view(len(batch.after), -1, batch.patches.shape[-1])[clip],
-        "video_grid_thw": torch.tensor([[frames, 8, 8]]),
-        "second_per_grid_ts": torch.tensor([1.0]),
+        "video_grid_thw": torch.tensor([[FRAMES, 8, 8]]),
         **extra,
+        **spaced,
     }
 
 
+@pytest.fixture(scope="module", params=[name for name in FAMILIES if SINCE_FIVE or name == "qwen2_5_vl"])
+def trained(request: pytest.FixtureRequest) -> tuple[Phrasebook, Any]:
+    """The phrasebook and the bundled model of a family, in fp32."""
+    model, processor = load_bundled(request.param, device="cpu", dtype=torch.float32)
+    return Phrasebook(FAMILIES[request.param], processor.tokenizer, torch.device("cpu")), model
+
+
+def draw(book: Phrasebook, seed: int, conversation: bool = False) -> Batch:
+    """Two clips at times that the family draws."""
+    seconds = book.family.seconds(FRAMES, random.Random(seed))
+    return make_batch(book, 2, seconds, torch.Generator().manual_seed(seed), conversation)
+
+
 @torch.no_grad()
-def test_training_on_packed_questions_equals_asking_them_one_by_one(bundled: tuple[Any, Any]) -> None:
-    model, processor = bundled
-    frames = 12
-    book = Phrasebook(processor.tokenizer, torch.device("cpu"))
-    batch, _ = stock_positions(make_batch(book, 2, frames, torch.Generator().manual_seed(11)), book, frames, False)
-    packed = packed_logits(model, batch)
-    blocks = batch.after[:, 1:].view(2, len(PLAN), -1)
-    for clip, question in itertools.product(range(2), range(len(PLAN))):
+def test_training_on_packed_questions_equals_asking_them_one_by_one(trained: tuple[Phrasebook, Any]) -> None:
+    book, model = trained
+    batch, _ = stock_positions(draw(book, 11), book, False)
+    packed = packed_logits(book, model, batch)
+    questions = len(book.family.plan)
+    blocks = batch.after[:, 1:].view(2, questions, -1)
+    for clip, question in itertools.product(range(2), range(questions)):
         at = batch.answer_at[clip, question]
         prompt = torch.cat([batch.after[clip, :1], blocks[clip, question, book.turn : at[0] + 1]])
-        inputs = prompt_inputs(model, batch, clip, frames, prompt)
+        inputs = prompt_inputs(model, batch, clip, prompt)
         alone = model.generate(
             **inputs, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
@@ -107,28 +116,58 @@ def test_training_on_packed_questions_equals_asking_them_one_by_one(bundled: tup
 
 
 @torch.no_grad()
-def test_training_on_a_conversation_equals_one_prompt_that_holds_it(bundled: tuple[Any, Any]) -> None:
-    model, processor = bundled
-    frames = 12
-    book = Phrasebook(processor.tokenizer, torch.device("cpu"))
-    batch = make_batch(book, 2, frames, torch.Generator().manual_seed(12), conversation=True)
-    batch, used = stock_positions(batch, book, frames, True)
-    packed = packed_logits(model, batch).flatten(1, 2)
+def test_training_on_a_conversation_equals_one_prompt_that_holds_it(trained: tuple[Phrasebook, Any]) -> None:
+    book, model = trained
+    batch, used = stock_positions(draw(book, 12, conversation=True), book, True)
+    packed = packed_logits(book, model, batch).flatten(1, 2)
     for clip in range(2):
-        inputs = prompt_inputs(model, batch, clip, frames, batch.after[clip][used[clip]])
+        inputs = prompt_inputs(model, batch, clip, batch.after[clip][used[clip]])
         alone = model(**inputs).logits[0, -int(used[clip].sum()) :]
         torch.testing.assert_close(alone[1:], packed[clip][used[clip, 1:]], atol=1e-3, rtol=1e-3)
 
 
-def test_a_training_step_learns(bundled: tuple[Any, Any]) -> None:
-    model, processor = bundled
+@torch.no_grad()
+@pytest.mark.parametrize("conversation", [False, True])
+def test_packed_attention_equals_a_mask(trained: tuple[Phrasebook, Any], conversation: bool) -> None:
+    book, model = trained
+    batch = draw(book, 13, conversation)
+    masked = packed_logits(book, model, batch)
+    packed = copy.deepcopy(model)
+    use_packed_attention(packed.model.language_model)
+    found = packed_logits(book, packed, batch)
+    for question, at in enumerate(batch.answer_at[0]):
+        torch.testing.assert_close(found[0, question, at], masked[0, question, at], atol=1e-4, rtol=1e-4)
+
+
+def test_a_second_is_answered_with_the_digits_of_its_label(trained: tuple[Phrasebook, Any]) -> None:
+    book, _ = trained
+    opening = book.opening((7.25, 41.0, 305.5))
+    texts = [book.tokenizer.decode(row[row != IGNORED], skip_special_tokens=True) for row in opening.seconds]
+    assert texts == ["7", "41", "305"]
+    assert opening.digits.tolist() == [[7, 10, 10], [1, 4, 10], [5, 0, 3]]
+
+
+def test_a_training_step_learns(trained: tuple[Phrasebook, Any]) -> None:
+    book, model = trained
     model = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
-    step = Step(model, SpriteProbe(192), Phrasebook(processor.tokenizer, generator.device), generator)
+    step = Step(model, book, torch.Generator().manual_seed(0))
     before = model.lm_head.weight.clone()
     step.set_rate(1e-4)
-    step(2, 2)
+    step(2, (0.25, 1.25))
     report = step.report()
     assert report["answer"] < 1
     assert set(report["accuracy"]) == {2}
     assert not torch.equal(before, model.lm_head.weight)
+
+
+def test_the_weakest_family_is_asked_alone(trained: tuple[Phrasebook, Any]) -> None:
+    book, model = trained
+    step = Step(copy.deepcopy(model), book, torch.Generator().manual_seed(0))
+    step.set_rate(0.0)
+    course = Course(128)
+    course.learn(
+        {2: {"still": {"needle": 0.9, "count": 0.2}, "moving": {"needle": 0.9, "count": 0.9}}}, book.family.plan
+    )
+    assert [book.family.plan[number] for number in course.weakest] == ["count"]
+    step(2, (0.25, 1.25), only=course.weakest)
+    assert set(step.report()["accuracy"][2]["still"]) == {"count"}

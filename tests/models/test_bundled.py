@@ -1,4 +1,4 @@
-"""The bundled model is a stock checkpoint that knows its world."""
+"""The bundled models are stock checkpoints that know their world."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ def test_it_answers_better_than_chance(bundled: tuple[Any, Any], clips: list[Cli
         )
         asked += len(clip.questions)
     assert right / asked > 0.6
+
+
+def test_there_is_no_other() -> None:
+    with pytest.raises(UnknownNameError, match=r"Unknown bundled model 'qwen3-vl'\. Did you mean 'qwen3_vl'"):
+        load_bundled("qwen3-vl")
+    with pytest.raises(UnknownNameError, match=r"Known: qwen2_5_vl, qwen3_vl"):
+        load_bundled("cpu")
 
 
 def test_device_dtype_and_attention_are_taken() -> None:

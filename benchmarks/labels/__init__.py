@@ -1,0 +1,1 @@
+"""What becomes of the time labels of frames, measured on the bundled Qwen3-VL."""

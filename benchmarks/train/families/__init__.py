@@ -1,0 +1,12 @@
+"""The model families that can be trained, one module each."""
+
+from __future__ import annotations
+
+from .base import Family
+from .qwen2_5_vl import Qwen25VL
+from .qwen3_vl import Qwen3VL
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (Qwen25VL(), Qwen3VL())}
+"""By `model_type`."""
+
+__all__ = ["FAMILIES", "Family"]

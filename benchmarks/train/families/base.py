@@ -1,0 +1,98 @@
+"""What the trainer asks of a model family."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...world.questions import Asked
+from ...world.scene import Scenes
+
+FRONT = "<|im_start|>user\n<|vision_start|>"
+"""What a prompt holds before its video."""
+
+
+class Family(ABC):
+    """One kind of model: its classes, the text of its videos, its positions, its vision tower.
+
+    Attributes:
+        name: `config.model_type`.
+        model_class, processor_class: names of classes in transformers.
+        dtype: of the published weights.
+        plan: the kinds of questions asked about every clip, in this order.
+        written_times: whether the text of a video holds the times of its frames.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[str]
+    processor_class: ClassVar[str]
+    dtype: ClassVar[str]
+    plan: ClassVar[tuple[str, ...]]
+    written_times: ClassVar[bool]
+
+    @abstractmethod
+    def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
+        """Make the model's configuration; `tokens` maps the names of special tokens to their ids."""
+
+    @abstractmethod
+    def processor(self, tokenizer: Any) -> Any:
+        """Make a processor that does not resize 112 × 112 videos."""
+
+    @abstractmethod
+    def seconds(self, frames: int, dice: random.Random) -> tuple[float, ...]:
+        """Draw the times of the frames of a batch."""
+
+    @abstractmethod
+    def video_text(self, seconds: Sequence[float]) -> str:
+        """Write the prompt up to the end of its video, with one placeholder per visual token."""
+
+    @abstractmethod
+    def ask(self, scenes: Scenes, generator: torch.Generator) -> Asked:
+        """Ask the questions of the plan about each scene."""
+
+    @abstractmethod
+    def positions(self, visual: Tensor, used: Tensor, length: Tensor, dice: Tensor, conversation: bool) -> Tensor:
+        """Compute positions `(3, B, S)`.
+
+        Args:
+            visual: which of the P tokens up to the end of the video are visual, (P,) bool.
+            used: tells the tokens after them from the gaps between questions, (B, 1 + Q · L) bool.
+            length: tokens of each question's prompt alone, (B, Q).
+            dice: random numbers in 0 … 1, (2, B).
+            conversation: whether the questions follow one another.
+        """
+
+    @abstractmethod
+    def see(self, visual: Any, patches: Tensor, rotation: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Run the vision tower on a batch of frames of patches `(N, 64, 1176)`.
+
+        Returns:
+            Its tokens, and what it adds to the outputs of the first text layers, each `(N, 16, hidden)`.
+        """
+
+    @abstractmethod
+    def text_inputs(self, mask: Tensor, visual: Tensor, added: list[Tensor]) -> dict[str, Any]:
+        """Return the text model's arguments for a mask `(1 or B, 1, S, S)`, `visual` (B, S) and what `see` adds."""
+
+    def readable(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Put a saved configuration as all supported versions of transformers read it."""
+        return config
+
+    def build(self, config: Any) -> Any:
+        """Make a model with random weights."""
+        return self._class(self.model_class)(config)
+
+    def load(self, folder: Path, dtype: str = "float32") -> Any:
+        """Load a model with weights of this dtype."""
+        return self._class(self.model_class).from_pretrained(folder, dtype=getattr(torch, dtype))
+
+    def _class(self, name: str) -> Any:
+        import transformers
+
+        return getattr(transformers, name)
