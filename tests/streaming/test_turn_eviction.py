@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -535,9 +536,9 @@ def test_sessions_whose_turns_left_are_saved_and_copied(family: str, positions: 
         loaded = kv.VideoSession.load(tmp_path / "a.kvv", session.model, session.processor)
         for copy in (loaded, session.fork()):
             check_same(cache_of(copy), cache_of(session))
-            assert (copy.stats, copy.turns, copy.snapshot().state) == (
-                session.stats, session.turns, session.snapshot().state,
-            )  # fmt: skip
+            roomless = {"reserved_bytes": 0}  # room that has grown with long labels is not copied
+            assert replace(copy.stats, **roomless) == replace(session.stats, **roomless)
+            assert (copy.turns, copy.snapshot().state) == (session.turns, session.snapshot().state)
     for copy in (loaded, session):
         copy.push(frames_for(family, 5))
     for _ in range(3):
