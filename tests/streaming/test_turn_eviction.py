@@ -29,6 +29,10 @@ from kvpress_video.streaming.position_gaps import Closing, Gap, absorbed, joined
 from kvpress_video.streaming.position_rescaling import Run
 from kvpress_video.streaming.turn_eviction import Opening, TokenRange, TurnTokens, departure, least_departure
 
+SOME_QUICK = [
+    pytest.param(family, marks=() if family in (QWEN, "qwen3_vl") else pytest.mark.slow) for family in ATTENTIVE
+]
+
 # --- Which turns, and which tokens ------------------------------------------------------------------------------------
 
 
@@ -96,7 +100,7 @@ STORIES = ["aa", "vaa", "vaaa", "ava", "vava", "vavaa", "aavvaava", "vavava", "v
 
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("family", ATTENTIVE)
+@pytest.mark.parametrize("family", SOME_QUICK)
 def test_what_stays_is_what_would_be_there_had_the_others_never_been_asked(family: str, story: str, keep: int) -> None:
     """v: frames, a: a question. Token for token, all markup included."""
     asked = story.count("a")
@@ -523,7 +527,7 @@ def test_frames_after_a_turn_that_was_taken_back() -> None:
     assert session.session.turns == silent.session.turns
 
 
-@pytest.mark.parametrize("family", ATTENTIVE)
+@pytest.mark.parametrize("family", SOME_QUICK)
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 def test_sessions_whose_turns_left_are_saved_and_copied(family: str, positions: Any, tmp_path: Path) -> None:
     session = tiny("infinipot-v", 40, family, positions=positions, keep_turns=2)
