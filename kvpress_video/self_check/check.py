@@ -28,6 +28,8 @@ _CURE = "; pass the output of its processor for one image: kvpress_video.inspect
 def ensure_checked(model: Any, inputs: Mapping[str, Any] | None = None) -> None:
     """Check a model, unless it has a dedicated adapter or was checked before with the same dtype and attention.
 
+    With inputs it is checked again, since an earlier check may have lacked a template of its pixels.
+
     Args:
         model: a transformers model, wrapped or not.
         inputs: output of its processor for one image or one video, as a template of the pixels' shapes; needed for
@@ -40,7 +42,7 @@ def ensure_checked(model: Any, inputs: Mapping[str, Any] | None = None) -> None:
     if not isinstance(model, nn.Module) or not hasattr(model, "config") or has_dedicated_adapter(model):
         return
     with model_lock(model):
-        if findings_of(model) is None:
+        if inputs or findings_of(model) is None:
             remember(model, _checked(model, inputs or {}))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from ..budget import Budget
@@ -84,17 +85,29 @@ def _generated(model: Any, inputs: Mapping[str, Tensor], said: Tensor, cache: An
         step = ids.shape[1] - length
         return torch.full_like(scores, -torch.inf).scatter(1, said[:, step : step + 1], 0.0)
 
-    return model.generate(
-        **inputs,
-        past_key_values=cache,
-        max_new_tokens=said.shape[1],
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        output_logits=True,
-        return_dict_in_generate=True,
-        logits_processor=[force],
-    )
+    with _plain_generation(model):
+        return model.generate(
+            **inputs,
+            past_key_values=cache,
+            max_new_tokens=said.shape[1],
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            output_logits=True,
+            return_dict_in_generate=True,
+            logits_processor=[force],
+        )
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Generate without the model's own settings, which may stop early, sample, or bring a cache of another kind."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @dataclass

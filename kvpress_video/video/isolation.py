@@ -1,7 +1,7 @@
 """Read a video in a process of its own, which a file may end without ending this one.
 
-Run as a module, this is that process. It reads one line of JSON, and the bytes of a video that has no path; it writes
-one line of JSON and the frames. Neither side unpickles what the other wrote.
+That process runs `serve`. It reads one line of JSON, and the bytes of a video that has no path; it writes one line of
+JSON and the frames. Neither side unpickles what the other wrote.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import warnings
 from inspect import signature
-from operator import methodcaller
+from numbers import Real
 from pathlib import Path
-from threading import Timer
+from threading import TIMEOUT_MAX, Timer
 from typing import IO, Any
 
 import numpy as np
 
 from ..errors import VideoError
+from ..utils.numbers import is_whole
 from ..utils.warnings import warn_caller
 from .reader import read_video
 from .source import Source, VideoSource, find_source
@@ -31,7 +31,11 @@ from .video import Video
 _HEADER = 64 << 20
 """Longest line of JSON, in bytes: five million times and some warnings."""
 
+_PROGRAM = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
+"""Finds modules where this process does, and nowhere else: not in the current folder, which may hold an `av.py`."""
+
 _NEARLY = 64 << 20
+_MOST_MEMORY = 1 << 62
 _TOO_MUCH = (
     "{} takes more memory to read than is allowed: read fewer frames (fps=…, frames=…), scale them down while they are "
     "read (max_pixels=…), or allow more (memory=…)."
@@ -50,25 +54,26 @@ def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float 
         **reading: as in `read_video`.
 
     Raises:
-        VideoError: as in `read_video`, or the reading process died, took too much memory or too long.
+        VideoError: as in `read_video`, or the reading process died, took too much memory or too long; or `memory` or
+            `seconds` is no such number.
     """
     signature(read_video).bind(video, **reading)
+    seconds = _check_limits(memory, seconds)
     source = find_source(video)
     whole = b"" if source.file is None else _content(source)
     path = None if source.path is None else str(source.path.absolute())
-    request = {"path": path, "memory": memory, "reading": reading}
-    command = [sys.executable, "-m", __spec__.name]
-    search = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | search, start_new_session=True
-    ) as process:
+    found_at = {"name": source.name, "size": source.size, "path": path}
+    wanted = {name: _plain(name, value) for name, value in reading.items()}
+    line = json.dumps({"source": found_at, "memory": int(memory), "reading": wanted}).encode() + b"\n"
+    command = [sys.executable, "-I", "-c", _PROGRAM, *(path for path in sys.path if isinstance(path, str))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         late = Timer(seconds, process.kill)
         late.start()
         try:
             try:
-                process.stdin.write(json.dumps(request, default=methodcaller("item")).encode() + b"\n" + whole)
+                process.stdin.write(line + whole)
                 process.stdin.close()
             except BrokenPipeError:  # it has died; what it wrote, or its exit status, says why
                 pass
@@ -126,31 +131,54 @@ def _died(source: Source, status: int | None, seconds: float) -> str:
     return f"{source.name} ended the process that read it ({how}): it is damaged, or made to. Do not open it here."
 
 
-def _serve(request: IO[bytes], reply: IO[bytes]) -> None:
+def _check_limits(memory: Any, seconds: Any) -> float:
+    """Check both; return the seconds."""
+    if not is_whole(memory) or not 0 < memory < _MOST_MEMORY:
+        raise VideoError(f"memory must be a whole number of bytes above zero, got {memory!r:.80}.")
+    if not isinstance(seconds, Real) or not 0 < float(seconds) <= TIMEOUT_MAX:
+        raise VideoError(f"seconds must be a number above zero, at most {TIMEOUT_MAX:g}, got {seconds!r:.80}.")
+    return float(seconds)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a number, of numpy too, or a fraction, as one that JSON has."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (Real, np.bool_)):
+        return value.item() if isinstance(value, np.generic) else float(value)
+    raise TypeError(f"{name} must be a number, got {value!r:.80}.")
+
+
+def serve() -> None:
+    """Be the process that reads: answer one request on standard input, and end."""
     import resource
 
     import av  # noqa: F401  (before its address space is counted)
 
+    request, reply = sys.stdin.buffer, sys.stdout.buffer
     asked = json.loads(request.readline())
     most = _address_space("VmSize") + asked["memory"]
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    video: VideoSource = io.BytesIO(request.read()) if asked["path"] is None else Path(asked["path"])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        head, frames = _read(video, asked["reading"], most)
+        head, frames = _read(asked["source"], request, asked["reading"], most)
     head["warnings"] = [str(warning.message) for warning in said]
     reply.write(json.dumps(head).encode() + b"\n")
     reply.write(frames)
 
 
-def _read(video: VideoSource, reading: dict[str, Any], most: int) -> tuple[dict[str, Any], Any]:
+def _read(
+    found_at: dict[str, Any], content: IO[bytes], reading: dict[str, Any], most: int
+) -> tuple[dict[str, Any], Any]:
+    name, size, path = found_at["name"], found_at["size"], found_at["path"]
     try:
-        found = read_video(video, **reading)
+        source = Source(name, size, Path(path)) if path else Source(name, size, file=io.BytesIO(content.read()))
+        found = read_video(source, **reading)
     except (VideoError, MemoryError) as error:
         # A decoder that lacks memory calls the file damaged, or yields nothing.
         exhausted = isinstance(error, MemoryError) or _address_space("VmPeak") > most - _NEARLY
-        return {"error": _TOO_MUCH.format(find_source(video).name) if exhausted else str(error)}, b""
+        return {"error": _TOO_MUCH.format(name) if exhausted else str(error)}, b""
     head = {"shape": found.frames.shape, "times": found.times.tolist(), "fps": found.fps, "duration": found.duration}
     return head, found.frames.data
 
@@ -162,7 +190,3 @@ def _address_space(kind: str) -> int:
         if name == kind:
             return int(kib.split()[0]) << 10
     raise VideoError(f"This system does not tell how much memory a process takes ({kind} in /proc/self/status).")
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)

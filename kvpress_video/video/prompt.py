@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..errors import UnsupportedModelError
+from ..errors import QuestionError, UnsupportedModelError, VideoError
 from ..utils.questions import check_question
 from .reader import Video
 
@@ -54,10 +54,16 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         **processing: more arguments of the processor, such as `max_pixels`.
 
     Raises:
-        QuestionError: a question is no text, or contains a special token of the model.
+        QuestionError: a question is no text, or contains a special token of the model; or there is none.
+        VideoError: the video was not read yet.
         UnsupportedModelError: the processor takes neither videos nor images.
     """
-    asked = [questions] if isinstance(questions, str) else questions
+    if not isinstance(video, Video):
+        raise VideoError(f"Expected a Video, got a {type(video).__name__}: read it with read_video() first.")
+    several = isinstance(questions, Iterable) and not isinstance(questions, (str, bytes))
+    asked: list[Any] = list(questions) if several else [questions]
+    if not asked:
+        raise QuestionError("There are no questions: give one, or several.")
     return encode(processor, video, [prompt_text(processor, question) for question in asked], **processing)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from .decoding import Frames
 from .selection import select
-from .source import VideoSource, find_source
+from .source import Source, VideoSource, find_source
 from .timeline import Seconds, read_timeline
 from .video import Video
 
@@ -14,7 +14,7 @@ __all__ = ["Frames", "Seconds", "Video", "VideoSource", "frame_rate", "read_in_g
 
 
 def read_video(
-    video: VideoSource,
+    video: VideoSource | Source,
     *,
     fps: float | None = None,
     frames: int | None = None,

@@ -91,7 +91,7 @@ class Selection:
 
 
 def select(
-    video: VideoSource,
+    video: VideoSource | Source,
     *,
     fps: float | None = None,
     frames: int | None = None,

@@ -105,13 +105,15 @@ class Source:
         return nullcontext(self.file)
 
 
-def find_source(video: VideoSource) -> Source:
-    """Find the video that was given.
+def find_source(video: VideoSource | Source) -> Source:
+    """Find the video that was given; one that was found already is returned as it is.
 
     Raises:
         VideoError: there is none, or it is nothing that can be read as a file: a folder, a pipe, a remote URL, a text
             file object or another type.
     """
+    if isinstance(video, Source):
+        return video
     if isinstance(video, (bytes, bytearray, memoryview)):
         return Source("The video in memory", memoryview(video).nbytes, file=io.BytesIO(video))
     if hasattr(video, "read"):

@@ -490,7 +490,11 @@ def test_bytes_are_those_of_all_layers(window: int, budget: Any) -> None:
     if "KiB" in str(budget):
         assert 0 <= int(budget[:2]) * 1024 - report.bytes < ENTRY
         assert report.ratio < 1
-    size = PromptSize(frames=6, tokens=length, visual=6 * IMAGE, labels=report.label_tokens, common_suffix=0)
+    with kv.compress(model, "van", "100%"), torch.no_grad():
+        [whole, *_] = compressed(model(**inputs, use_cache=True).past_key_values)
+    framed = whole.tags[0, 0, :, Tags.SEGMENT] >= 0
+    counts = {"visual": 6 * IMAGE, "labels": report.label_tokens, "following": length - 1 - int(framed.nonzero().max())}
+    size = PromptSize(frames=6, tokens=length, common_suffix=0, **counts)
     cost = PromptCost(adapter_for(model), size, Setup())
     assert cost.cache_bytes(str(budget)) == report.bytes
     assert cost.stock_bytes == report.full_bytes

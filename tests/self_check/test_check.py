@@ -187,6 +187,28 @@ def test_inputs_show_pixels_of_a_form_that_is_not_known(monkeypatch: pytest.Monk
     assert kv.inspect(model, inputs).adapter == "general"
 
 
+def test_inputs_are_looked_at_after_an_earlier_check() -> None:
+    model = tiny("llava")
+    assert kv.inspect(model).adapter == "general"
+    assert "no synthetic prompt" in kv.inspect(model, {"pixel_values": torch.zeros(1, 3, 48, 48)}).unsupported
+    assert kv.inspect(model).adapter == "general"  # a template that fits no tower takes nothing away
+    assert kv.inspect(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}).adapter == "general"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"stop_strings": ["x"]}, {"num_return_sequences": 2, "do_sample": True}, {"cache_implementation": "static"}],
+    ids=lambda own: next(iter(own)),
+)
+def test_settings_of_generation_are_no_part_of_it(own: dict[str, Any]) -> None:
+    model = tiny("llava")
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    found = kv.inspect(model)
+    assert found.adapter == "general"
+    assert {name: getattr(model.generation_config, name) for name in own} == own
+
+
 def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any, Any]) -> None:
     found = kv.inspect(bundled[0])
     assert found.adapter == "QwenVL"

@@ -80,7 +80,8 @@ def stock_logits(
         messages.append({"role": "assistant", "content": [{"type": "text", "text": "<answer>"}]})
         waiting = []
     written = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False) + "<answer>"
-    pieces = [piece.split(processor.placeholder) for piece in written.split("<answer>")]
+    placeholder = adapter_for(model).placeholder(processor)
+    pieces = [piece.split(placeholder) for piece in written.split("<answer>")]
     asked = iter(event for event in events if isinstance(event, Asked))
     shown = iter(event for event in events if isinstance(event, Watched))
     ids, positions, starts, inputs, following = [], [], [], [], 0

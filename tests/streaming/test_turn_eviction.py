@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from kvpress_video.streaming.conversation import Conversation
 from kvpress_video.streaming.position_gaps import Closing, Gap, absorbed, joined
 from kvpress_video.streaming.position_rescaling import Run
 from kvpress_video.streaming.turn_eviction import Opening, TokenRange, TurnTokens, departure, least_departure
+
+SOME_QUICK = [
+    pytest.param(family, marks=() if family in (QWEN, "qwen3_vl") else pytest.mark.slow) for family in ATTENTIVE
+]
 
 # --- Which turns, and which tokens ------------------------------------------------------------------------------------
 
@@ -95,7 +100,7 @@ STORIES = ["aa", "vaa", "vaaa", "ava", "vava", "vavaa", "aavvaava", "vavava", "v
 
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("family", ATTENTIVE)
+@pytest.mark.parametrize("family", SOME_QUICK)
 def test_what_stays_is_what_would_be_there_had_the_others_never_been_asked(family: str, story: str, keep: int) -> None:
     """v: frames, a: a question. Token for token, all markup included."""
     asked = story.count("a")
@@ -522,7 +527,7 @@ def test_frames_after_a_turn_that_was_taken_back() -> None:
     assert session.session.turns == silent.session.turns
 
 
-@pytest.mark.parametrize("family", ATTENTIVE)
+@pytest.mark.parametrize("family", SOME_QUICK)
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 def test_sessions_whose_turns_left_are_saved_and_copied(family: str, positions: Any, tmp_path: Path) -> None:
     session = tiny("infinipot-v", 40, family, positions=positions, keep_turns=2)
@@ -535,9 +540,9 @@ def test_sessions_whose_turns_left_are_saved_and_copied(family: str, positions: 
         loaded = kv.VideoSession.load(tmp_path / "a.kvv", session.model, session.processor)
         for copy in (loaded, session.fork()):
             check_same(cache_of(copy), cache_of(session))
-            assert (copy.stats, copy.turns, copy.snapshot().state) == (
-                session.stats, session.turns, session.snapshot().state,
-            )  # fmt: skip
+            roomless = {"reserved_bytes": 0}  # room that has grown with long labels is not copied
+            assert replace(copy.stats, **roomless) == replace(session.stats, **roomless)
+            assert (copy.turns, copy.snapshot().state) == (session.turns, session.snapshot().state)
     for copy in (loaded, session):
         copy.push(frames_for(family, 5))
     for _ in range(3):

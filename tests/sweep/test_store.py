@@ -377,7 +377,12 @@ def test_a_sweep_that_resumes_a_store_of_format_1_upgrades_it(tmp_path: Path) ->
     of_format_1(tmp_path)
     with pytest.raises(SweepError, match=r"setup\.labels is 'keep' there and 'spread' here"):
         Store(tmp_path, plan() | {"setup": setup}, resume=True)
+    with pytest.raises(SweepError, match=r"setup\.labels is 'keep' there and 'spread' here"):
+        Store.check(tmp_path, plan() | {"setup": setup}, resume=True)
+    with Store(tmp_path) as store:
+        assert store.plan["setup"] == {"stage": "cache", "labels": "keep"}
     assert raw(tmp_path, "PRAGMA user_version") == [(1,)]
+    Store.check(tmp_path, plan() | {"setup": setup | {"labels": "keep"}}, resume=True)
     with Store(tmp_path, plan() | {"setup": setup | {"labels": "keep"}}, resume=True) as store:
         store.add(done(CELLS[1], "a.mp4"))
         assert store.rows()[: len(rows)] == [without_labels(row) for row in rows]

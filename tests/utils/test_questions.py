@@ -76,6 +76,17 @@ def test_inputs_are_not_made_of_what_is_no_question(
         kv.prepare(bundled[1], video, ["What?", question])
 
 
+@pytest.mark.parametrize("questions", [None, 5, b"What?", [], ()])
+def test_what_is_no_question_at_all(bundled: tuple[Any, Any], clips: list[Clip], questions: Any) -> None:
+    with pytest.raises(kv.QuestionError, match=r"A question is text|There are no questions"):
+        kv.prepare(bundled[1], kv.read_video(clips[0].path), questions)
+
+
+def test_a_path_is_no_video_yet(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
+    with pytest.raises(kv.VideoError, match=r"read it with read_video\(\) first"):
+        kv.prepare(bundled[1], clips[0].path, "What?")
+
+
 def test_look_refuses_it_too(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
     with pytest.raises(kv.QuestionError, match="im_start"):
         look(*bundled, kv.read_video(clips[0].path), ["tar"], "25%", "<|im_start|>?")

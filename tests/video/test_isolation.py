@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,52 @@ def test_too_little_memory_or_time(clip: Path) -> None:
         read_untrusted(clip, memory=8 << 20)
     with pytest.raises(VideoError, match=r"clip\.mp4 was not read within 0\.01 s: .*seconds="):
         read_untrusted(clip, seconds=0.01)
+
+
+@pytest.mark.parametrize("memory", ["4GiB", 4e9, None, 0, -1, 1 << 70, True])
+def test_memory_is_a_number_of_bytes(clip: Path, memory: Any) -> None:
+    with pytest.raises(VideoError, match="memory must be a whole number of bytes above zero"):
+        read_untrusted(clip, memory=memory)
+
+
+@pytest.mark.parametrize("seconds", ["9", None, 0, -1, float("inf"), float("nan"), 1e300])
+def test_seconds_end_at_some_time(clip: Path, seconds: Any) -> None:
+    with pytest.raises(VideoError, match="seconds must be a number above zero"):
+        read_untrusted(clip, seconds=seconds)
+
+
+def test_arguments_are_numbers(clip: Path) -> None:
+    assert same(read_untrusted(clip, start=Fraction(1, 4), seconds=Fraction(9)), read_video(clip, start=Fraction(1, 4)))
+    with pytest.raises(TypeError, match="fps must be a number, got '2'"):
+        read_untrusted(clip, fps="2")
+
+
+def test_a_video_in_memory_that_exceeds_what_is_allowed(clip: Path) -> None:
+    with pytest.raises(VideoError, match="in memory takes more memory to read than is allowed"):
+        read_untrusted(clip.read_bytes() + bytes(96 << 20), memory=64 << 20)
+
+
+def test_errors_name_what_was_given(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 99)
+    with broken.open("rb") as file:
+        for given in (broken, broken.read_bytes(), file):
+            with pytest.raises(VideoError) as expected:
+                read_video(given)
+            with pytest.raises(VideoError) as found:
+                read_untrusted(given)
+            assert str(found.value) == str(expected.value)
+
+
+def test_modules_in_the_current_folder_are_not_run(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "av.py").write_text("import os\nos._exit(7)\n")
+    script = "import sys\nsys.path.remove('')\nfrom kvpress_video.video import read_untrusted\n"
+    script += f"read_untrusted({str(clip)!r})"
+    search = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | search, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

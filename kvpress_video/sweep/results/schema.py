@@ -178,14 +178,20 @@ its question within the clip.
 COLUMNS_BY_FORMAT = {1: tuple(column for column in COLUMNS if column not in _ADDED), 2: COLUMNS}
 """Columns of the view `rows` in each format that is read."""
 
-READ_AS_LATEST = _view("TEMP VIEW", _ADDED)
-"""Statement that lets a connection read a store of format 1 as one of the latest."""
+_LABELLED = f"json_set(value, '$.labels', {_ADDED['labels']})"
+
+READ_AS_LATEST = (
+    _view("TEMP VIEW", _ADDED),
+    f"""CREATE TEMP VIEW plan AS
+        SELECT rowid AS rowid, key, iif(key = 'setup', {_LABELLED}, value) AS value FROM main.plan""",
+)
+"""Statements that let a connection read a store of format 1 as one of the latest."""
 
 UPGRADE = (
     *(f"ALTER TABLE measurements ADD COLUMN {MEASURED.definition(n)} DEFAULT {value}" for n, value in _ADDED.items()),
     "DROP VIEW rows",
     _view("VIEW"),
-    f"UPDATE plan SET value = json_set(value, '$.labels', {_ADDED['labels']}) WHERE key = 'setup'",
+    f"UPDATE plan SET value = {_LABELLED} WHERE key = 'setup'",
     f"PRAGMA user_version = {FORMAT}",
 )
 """Statements that turn a store of format 1 into one of the latest."""

@@ -189,7 +189,7 @@ class Store:
             if _is_empty(db):
                 raise SweepError(f"{self.file} is empty: its sweep was never begun. Run the sweep first.")
             if self._checked_format(db) < FORMAT:
-                db.execute(READ_AS_LATEST)
+                _run(db, READ_AS_LATEST)
             db.execute("PRAGMA query_only = ON")
             return db
 
