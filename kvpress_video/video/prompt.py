@@ -32,8 +32,9 @@ def prompt_text(processor: Any, question: str) -> str:
         QuestionError: the question is no text, or contains a special token of the model.
         UnsupportedModelError: the processor takes neither videos nor images.
     """
+    video = video_part(processor)
     check_question(processor, question)
-    content = [video_part(processor), {"type": "text", "text": question}]
+    content = [video, {"type": "text", "text": question}]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
