@@ -230,7 +230,10 @@ def test_sessions_of_every_method_on_every_family(method: str, family: str) -> N
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 40])
-@pytest.mark.parametrize("method", ["infinipot-v", "snapkv", "per-layer", "streammem"])
+@pytest.mark.parametrize(
+    "method",
+    ["infinipot-v", *(pytest.param(each, marks=pytest.mark.slow) for each in ("snapkv", "per-layer", "streammem"))],
+)
 def test_sessions_with_chunks_of_any_size(method: str, chunk: int) -> None:
     """Also where a frame is larger than a chunk."""
     for family in (QWEN, *STREAMED[-1:]):
