@@ -120,13 +120,13 @@ class BudgetAllocator:
         return self.batch * (entries + staged)
 
     def usual_chunk(self, rows: Sequence[RowState], length: int) -> int:
-        """Return a third of the entries that a budget of bytes leaves a layer for frames; a quarter of it at most.
+        """Return the usual chunk of a budget of bytes, see `chunk_of`.
 
         Args:
             rows, length: as in `shares`, of everything that the chunks bring.
         """
         whole = replace(self, in_work=0).length
-        return max(1, min((whole - max(self._texts(rows, length))) // 3, whole * self.layers // 4))
+        return chunk_of(whole, max(self._texts(rows, length)), self.layers)
 
     def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
         """Whether every layer may keep all that the rows hold."""
@@ -254,6 +254,17 @@ def layer_entries(
     if budget.unit != "bytes":
         return int(budget.amount)
     return (int(budget.amount) // batch - uncompressed - in_work * entry_bytes) // (layers * entry_bytes)
+
+
+def chunk_of(length: int, text: int, layers: int) -> int:
+    """Return a third of the entries that a budget of bytes leaves a layer for frames; a quarter of the budget at most.
+
+    Args:
+        length: entries that it allows each layer, text included.
+        text: how many of them are text.
+        layers: compressed layers, one of which holds the chunk at a time.
+    """
+    return max(1, min((length - text) // 3, length * layers // 4))
 
 
 def allocate(total: int, seen: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:

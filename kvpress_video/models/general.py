@@ -18,7 +18,7 @@ from ..errors import UnsupportedModelError
 from . import deepstack
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
 from .findings import Feature, Findings, refusal
-from .items import MediaItem
+from .items import ENCODERS, MediaItem
 from .media_layout import grids, token_counts
 from .text_layers import (
     FULL,
@@ -32,7 +32,6 @@ from .text_layers import (
     text_model_of,
 )
 
-_CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
 _TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
 _NEVER: Mapping[Feature, str] = {
@@ -74,7 +73,7 @@ class General(Adapter):
             raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
         if not hasattr(self.model, "generate"):
             raise CannotServe("it has no language-model head")
-        if not any(hasattr(self.inner, name) for name in _CALLS.values()):
+        if not any(hasattr(self.inner, name) for name in ENCODERS.values()):
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules
         others = set(self.layer_kinds) - {FULL} - self.left_alone
@@ -96,7 +95,7 @@ class General(Adapter):
     @property
     def inner(self) -> Any:
         base = self.model.base_model
-        return base if any(hasattr(base, name) for name in _CALLS.values()) else self.model
+        return base if any(hasattr(base, name) for name in ENCODERS.values()) else self.model
 
     @cached_property
     def text_model(self) -> Any:
@@ -158,7 +157,7 @@ class General(Adapter):
         found |= _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
         if Kind.IMAGE in found:
             found.setdefault(Kind.VIDEO, found[Kind.IMAGE])
-        return {kind: found[kind] for kind in _CALLS if kind in found and hasattr(self.inner, _CALLS[kind])}
+        return {kind: found[kind] for kind in ENCODERS if kind in found and hasattr(self.inner, ENCODERS[kind])}
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         if MEDIA[kind] in self.refused:
@@ -205,7 +204,7 @@ def _masked_ids(inner: Any, embedding: Any) -> dict[Kind, int]:
         masks = call(input_ids=ids, inputs_embeds=one.expand(1, ids.shape[1], 1), **features)
     except (ValueError, RuntimeError, TypeError, AttributeError):  # another form of mask
         return {}
-    kinds = [kind for kind, name in _CALLS.items() if hasattr(inner, name)]
+    kinds = [kind for kind, name in ENCODERS.items() if hasattr(inner, name)]
     masks = masks if isinstance(masks, tuple) else (masks,)
     found = {kind: mask.reshape(-1).nonzero().flatten().tolist() for kind, mask in zip(kinds, masks, strict=False)}
     return {kind: each[0] for kind, each in found.items() if len(each) == 1}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from ..compressor.entries import Grid
+from ..compressor.entries import Grid, Kind
 from .frame_labels import FrameLabel
+
+ENCODERS: Mapping[Kind, str] = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
+"""Methods of a model that encode, per kind."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..budget import Budget
-from ..cache.allocation import LABEL_SHARE, BudgetAllocator, layer_entries
+from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
 from ..compressor.base import Compressor
 from ..errors import BudgetError
 from ..models.base import Adapter
@@ -109,7 +109,7 @@ def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) 
     longest = getattr(adapter.text_model.config, "max_position_embeddings", _LONGEST)
     window = adapter.uncompressed_bytes(longest)
     entries = layer_entries(budget, layers, adapter.entry_bytes(compact), uncompressed=window)
-    return max(1, min((entries - text) // 3, entries * layers // 4))
+    return chunk_of(entries, text, layers)
 
 
 def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOptions) -> Feature | None:

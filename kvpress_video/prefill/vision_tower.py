@@ -16,12 +16,12 @@ from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter, FramePixels, StandbySettings
 from ..models.devices import device_of
+from ..models.items import ENCODERS
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
 from .token_layout import MediaItem, as_video, with_shown
 
-_CALLS = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 _UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
 
 
@@ -98,7 +98,7 @@ class VisionRecorder:
             if self._standby is not None:
                 for handle in self._adapter.watch_vision(self._standby, self._note_importance):
                     undo.callback(handle.remove)
-            for kind, name in _CALLS.items():
+            for kind, name in ENCODERS.items():
                 if hasattr(self._adapter.inner, name):
                     undo.enter_context(replaced(self._adapter.inner, name, partial(self._recorded, kind)))
             undo.callback(self.take)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..compressor.entries import Grid, Kind
 from ..models.devices import device_of
 from ..models.general import General
+from ..models.items import ENCODERS
 from .pixel_forms import Tower, candidates, named
 
 _FRAMES = 3
@@ -108,7 +109,7 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
     Raises:
         NoPrompt: the vision tower accepts no known input format.
     """
-    call = getattr(adapter.inner, {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}[kind])
+    call = getattr(adapter.inner, ENCODERS[kind])
     reason = ""
     names = inspect.signature(call).parameters
     mine = {name: given[name] for name in names if isinstance(given.get(name), Tensor)}

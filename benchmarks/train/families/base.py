@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...world.questions import Asked
 from ...world.scene import Scenes
+from ..vision import PATCH
 
 FRONT = "<|im_start|>user\n<|vision_start|>"
 """What a prompt holds before its video."""
@@ -81,8 +82,12 @@ class Family(ABC):
         """Return the text model's arguments for a mask `(1 or B, 1, S, S)`, `visual` (B, S) and what `see` adds."""
 
     def readable(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Put a saved configuration as all supported versions of transformers read it."""
-        return config
+        """Put a saved configuration as all supported versions of transformers read it.
+
+        Here: leave out the rotary settings of the vision tower, which only the newest names.
+        """
+        vision = {key: value for key, value in config["vision_config"].items() if key != "rope_parameters"}
+        return {**config, "vision_config": vision}
 
     def build(self, config: Any) -> Any:
         """Make a model with random weights."""
@@ -96,3 +101,47 @@ class Family(ABC):
         import transformers
 
         return getattr(transformers, name)
+
+
+def text_config(tokens: dict[str, int], vocabulary: int) -> dict[str, Any]:
+    """Return the settings of the text model that all families share."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 192,
+        "intermediate_size": 576,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 32768,
+        "initializer_range": 0.07,
+        "rms_norm_eps": 1e-6,
+        "use_cache": True,
+        "bos_token_id": tokens["<|endoftext|>"],
+        "eos_token_id": tokens["<|im_end|>"],
+        "pad_token_id": tokens["<|endoftext|>"],
+    }
+
+
+def vision_config() -> dict[str, Any]:
+    """Return the settings of the vision tower that all families share."""
+    return {
+        "depth": 3,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_heads": 3,
+        "out_hidden_size": 192,
+        "patch_size": PATCH,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "initializer_range": 0.07,
+    }
+
+
+def special_token_ids(tokens: dict[str, int]) -> dict[str, Any]:
+    """Return the settings of the whole model that name its special tokens."""
+    return {
+        "image_token_id": tokens["<|image_pad|>"],
+        "video_token_id": tokens["<|video_pad|>"],
+        "vision_start_token_id": tokens["<|vision_start|>"],
+        "vision_end_token_id": tokens["<|vision_end|>"],
+    }

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ...world.questions import PLAN, Asked, ask
 from ...world.scene import SIDE, Scenes
-from ..vision import MERGED, PATCH, TOKENS, through_blocks
-from .base import FRONT, Family
+from ..vision import MERGED, TOKENS, through_blocks
+from .base import FRONT, Family, special_token_ids, text_config, vision_config
 
 
 class Qwen25VL(Family):
@@ -29,46 +29,18 @@ class Qwen25VL(Family):
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
         from transformers import Qwen2_5_VLConfig
 
-        text = {
-            "vocab_size": vocabulary,
-            "hidden_size": 192,
-            "intermediate_size": 576,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 32768,
-            "initializer_range": 0.07,
-            "rms_norm_eps": 1e-6,
+        text = text_config(tokens, vocabulary) | {
             "rope_theta": 1000.0,
             "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [10, 3, 3], "rope_theta": 1e3},
             "tie_word_embeddings": False,
-            "use_cache": True,
-            "bos_token_id": tokens["<|endoftext|>"],
-            "eos_token_id": tokens["<|im_end|>"],
-            "pad_token_id": tokens["<|endoftext|>"],
         }
-        vision = {
-            "depth": 3,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_heads": 3,
-            "out_hidden_size": 192,
-            "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
+        vision = vision_config() | {
             "window_size": SIDE,
             "fullatt_block_indexes": [0, 1, 2],
             "tokens_per_second": 1,
-            "initializer_range": 0.07,
         }
         return Qwen2_5_VLConfig(
-            text_config=text,
-            vision_config=vision,
-            image_token_id=tokens["<|image_pad|>"],
-            video_token_id=tokens["<|video_pad|>"],
-            vision_start_token_id=tokens["<|vision_start|>"],
-            vision_end_token_id=tokens["<|vision_end|>"],
-            tie_word_embeddings=False,
+            text_config=text, vision_config=vision, tie_word_embeddings=False, **special_token_ids(tokens)
         )
 
     def processor(self, tokenizer: Any) -> Any:
@@ -136,5 +108,4 @@ class Qwen25VL(Family):
         rope = text.pop("rope_parameters")
         text["rope_theta"] = rope["rope_theta"]
         text["rope_scaling"] = {"type": "mrope", "rope_type": "default", "mrope_section": rope["mrope_section"]}
-        vision = {key: value for key, value in config["vision_config"].items() if key != "rope_parameters"}
-        return {**config, "text_config": text, "vision_config": vision, "transformers_version": "4.57.0"}
+        return {**super().readable(config), "text_config": text, "transformers_version": "4.57.0"}

@@ -14,7 +14,7 @@ from ...world.clips import LONGEST
 from ...world.questions import PLAN, Asked, ask, ask_when
 from ...world.scene import SIDE, Scenes
 from ..vision import MEAN, MERGED, PATCH, STD, TOKENS, merged_order, through_blocks
-from .base import FRONT, Family
+from .base import FRONT, Family, special_token_ids, text_config, vision_config
 
 LATEST = 999
 """Seconds that are written have at most three digits."""
@@ -38,50 +38,22 @@ class Qwen3VL(Family):
         """Make the configuration: attention has biases, and low frequencies for the 12 to 14 positions of a frame."""
         from transformers import Qwen3VLConfig
 
-        text = {
-            "vocab_size": vocabulary,
-            "hidden_size": 192,
-            "intermediate_size": 576,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 3,
+        text = text_config(tokens, vocabulary) | {
             "head_dim": 32,
             "attention_bias": True,
-            "max_position_embeddings": 32768,
-            "initializer_range": 0.07,
-            "rms_norm_eps": 1e-6,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e5,
                 "mrope_section": [10, 3, 3],
                 "mrope_interleaved": True,
             },
-            "use_cache": True,
-            "bos_token_id": tokens["<|endoftext|>"],
-            "eos_token_id": tokens["<|im_end|>"],
-            "pad_token_id": tokens["<|endoftext|>"],
         }
-        vision = {
-            "depth": 3,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_heads": 3,
-            "out_hidden_size": 192,
-            "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
+        vision = vision_config() | {
             "num_position_embeddings": (SIDE // PATCH) ** 2,
             "deepstack_visual_indexes": [0],
-            "initializer_range": 0.07,
         }
         return Qwen3VLConfig(
-            text_config=text,
-            vision_config=vision,
-            image_token_id=tokens["<|image_pad|>"],
-            video_token_id=tokens["<|video_pad|>"],
-            vision_start_token_id=tokens["<|vision_start|>"],
-            vision_end_token_id=tokens["<|vision_end|>"],
-            tie_word_embeddings=False,
+            text_config=text, vision_config=vision, tie_word_embeddings=False, **special_token_ids(tokens)
         )
 
     def processor(self, tokenizer: Any) -> Any:
@@ -145,8 +117,3 @@ class Qwen3VL(Family):
     def text_inputs(self, mask: Tensor, visual: Tensor, added: list[Tensor]) -> dict[str, Any]:
         levels = [level.flatten(0, 1) for level in added]
         return {"attention_mask": mask, "visual_pos_masks": visual, "deepstack_visual_embeds": levels}
-
-    def readable(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Leave out the rotary settings of the vision tower, which only the newest transformers names."""
-        vision = {key: value for key, value in config["vision_config"].items() if key != "rope_parameters"}
-        return {**config, "vision_config": vision}

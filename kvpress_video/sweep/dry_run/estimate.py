@@ -15,7 +15,7 @@ import numpy as np
 from ...compressor.entries import Kind
 from ...models.base import Adapter
 from ...prefill.label_tokens import label_frames
-from ...video.prompt import prepare, prompt_text
+from ...video.prompt import encode, prompt_text
 from ...video.reader import Video
 from ..benchmark import BENCHMARKS, read_clip
 from ..cells import Cell, prefill_key
@@ -174,7 +174,7 @@ def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptS
     texts = [prompt_text(processor, question) for question in outline.asked]
     reversed_ids = [row[::-1] for row in processor.tokenizer(texts)["input_ids"]]
     longest = max(range(len(texts)), key=lambda number: len(reversed_ids[number]))
-    ids = prepare(processor, outline.video, outline.asked[longest])["input_ids"][0]
+    ids = encode(processor, outline.video, [texts[longest]])["input_ids"][0]
     kind = Kind.VIDEO if Kind.VIDEO in adapter.placeholders else Kind.IMAGE
     suffix = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*reversed_ids, strict=False))
     where = (ids == adapter.placeholders[kind]).numpy().nonzero()[0]

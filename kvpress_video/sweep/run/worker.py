@@ -17,8 +17,7 @@ from ...errors import BenchmarkError, BudgetError, UnknownNameError
 from ...models.devices import device_of
 from ...models.loading import load_model
 from ...prefill.shared import SharedPrefill
-from ...utils.questions import check_question
-from ...video.prompt import prepare, prompt_text
+from ...video.prompt import encode, prompt_text
 from ...video.reader import Video
 from ...video.resolution import frame_pixels
 from ..benchmark import BENCHMARKS, Benchmark, Clip, Question, read_clip
@@ -134,7 +133,7 @@ class Worker:
             BudgetError: the budget is too small for it.
         """
         longest = first + int(inputs["attention_mask"].sum(dim=1).argmax())
-        alone = prepare(self._processor, clip.video, clip.clip.questions[longest].text)
+        alone = encode(self._processor, clip.video, [clip.prompts[longest]])
         self._generate(alone.to(device_of(self._model)), method, budget, clip.max_new_tokens)
 
     def _generate(self, inputs: Any, method: Compressor, budget: Budget, most: int) -> tuple[Report, list[str]]:
@@ -204,14 +203,10 @@ class _Prepared:
             VideoError: the video cannot be read.
         """
         clip, benchmark = task.clip, BENCHMARKS.make(task.benchmark)
-        for question in clip.questions:
-            check_question(processor, question.text)
-        video = read_clip(clip, frame_pixels(processor))
-        batches = []
-        for start in range(0, len(clip.questions), setup.batch):
-            texts = [question.text for question in clip.questions[start : start + setup.batch]]
-            batches.append((prepare(processor, video, texts), len(texts)))
         prompts = [prompt_text(processor, question.text) for question in clip.questions]
+        video = read_clip(clip, frame_pixels(processor))
+        groups = [prompts[start : start + setup.batch] for start in range(0, len(prompts), setup.batch)]
+        batches = [(encode(processor, video, group), len(group)) for group in groups]
         most = benchmark.max_new_tokens if setup.max_new_tokens is None else setup.max_new_tokens
         return cls(clip, benchmark, video, prompts, batches, most)
 
