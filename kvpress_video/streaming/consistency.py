@@ -77,7 +77,7 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
     if timeline.labelled != labelled:
         _state_conflict(f"{place}.labelled", f"is {timeline.labelled}, which the model's family is not")
     if grid is None or last is None or not runs:
-        if grid or last or runs or base or timeline.vacant:
+        if grid or last or runs or base:
             _state_conflict(place, "needs grid, runs and last together")
         return
     for number, run in enumerate(runs):
@@ -111,7 +111,6 @@ def _check_tokens(stream: StreamState) -> None:
         left = f", and {stream.evicted_text} of text have left" if stream.evicted_text else ""
         _state_conflict("stream.logical", f"is {stream.logical}, but {other}{left}")
     taken = sum(end - start for start, end in (*((run.start, run.end) for run in timeline.runs), *timeline.gaps))
-    taken += timeline.vacant
     following = stream.rows[0].following or 0
     inside = timeline.labelled and not stream.rows[0].labels_seen  # labels are text, and inside of the runs
     due = following <= taken + text if inside else following == taken + text

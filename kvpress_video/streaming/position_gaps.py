@@ -1,4 +1,4 @@
-"""Positions of text that has left: gaps, and the move that closes them."""
+"""Positions at which nothing stands any more: gaps, and the move that closes them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Gap(NamedTuple):
     end: int
 
 
-def joined(gaps: Iterable[Gap], new: Gap) -> tuple[Gap, ...]:
-    """Add a gap to others, ascending; those that touch become one."""
+def joined(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
+    """Sort gaps; those that touch become one, and those of no width go."""
     found: list[Gap] = []
-    for gap in sorted([*gaps, new]):
+    for gap in sorted(gap for gap in gaps if gap.end > gap.start):
         if found and gap.start <= found[-1].end:
             found[-1] = Gap(found[-1].start, max(found[-1].end, gap.end))
         else:

@@ -19,7 +19,7 @@ class Run:
     Attributes:
         start: position of the first frame; rows and columns count from it (M-RoPE).
         end: the first position after it.
-        least: positions that its rows and columns take, however short its time; 0 for a gap, in which nothing is held.
+        least: positions that its rows and columns take, however short its time.
     """
 
     start: int
@@ -29,11 +29,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Rescaling:
-    """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, gaps close,
-    text keeps its spacing, and everything moves up to follow.
+    """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, text keeps
+    its spacing, and everything moves up to follow.
 
     Attributes:
-        runs: as they were, gaps among them, ascending.
+        runs: as they were, ascending, without gaps between them and text.
         factor: what a run's time is multiplied by.
         spatial: whether rows and columns are axes of their own, which only move (M-RoPE).
         labelled: whether text stands between the frames of a run; their rows and columns then move with their time.
@@ -51,7 +51,7 @@ class Rescaling:
         for run in self.runs:
             fixed = run.least if self.labelled else 0  # the last frame's rows and columns
             length = max(math.ceil((run.end - run.start - fixed) * self.factor) + fixed, run.least)
-            length = min(length, run.end - run.start) if run.least else 0
+            length = min(length, run.end - run.start)
             found.append(Run(run.start - saved, run.start - saved + length, run.least))
             saved += run.end - run.start - length
         return found
@@ -71,8 +71,7 @@ class Rescaling:
         moved = positions + positions.new_tensor(shift)[region][..., None]
         inside = region % 2 == 1
         start = time.new_tensor([0, *edges])[region]
-        factor = time.new_tensor([0, *(part for run in self.runs for part in (self.factor if run.least else 0, 0))])
-        squeezed = (positions - start[..., None]) * (factor[region] - 1)[..., None]
+        squeezed = (positions - start[..., None]) * (self.factor - 1)
         if self.spatial and self.labelled:
             squeezed = squeezed[..., :1].expand_as(squeezed)
         elif self.spatial:
@@ -92,22 +91,6 @@ def occupied(runs: Sequence[Run], times: Iterable[Tensor]) -> list[bool]:
         edges = time.new_tensor([edge for run in runs for edge in (run.start, run.end)])
         counts += torch.bucketize(time.flatten().contiguous(), edges, right=True).bincount(minlength=len(counts)).cpu()
     return (counts[1::2] > 0).tolist()
-
-
-def with_gaps(runs: Sequence[Run], text: Tensor) -> list[Run]:
-    """Return the runs and the gaps between them and text, ascending.
-
-    Args:
-        runs: those in which something is held.
-        text: positions of the text that is held, (n,), on the host.
-    """
-    starts = torch.tensor([0, *(run.start for run in runs), *text.tolist()])
-    ends = torch.tensor([0, *(run.end for run in runs), *(text + 1).tolist()])
-    order = starts.argsort()
-    ended, begins = ends[order].cummax(0).values[:-1], starts[order][1:]
-    apart = begins > ended
-    gaps = (Run(int(start), int(end), 0) for start, end in zip(ended[apart], begins[apart], strict=True))
-    return sorted([*runs, *gaps], key=lambda run: run.start)
 
 
 def rescale_to(

@@ -165,7 +165,6 @@ class TimelineModel(_Model):
     last: MomentModel | None
     labelled: bool = False
     gaps: tuple[tuple[Count, Positive], ...] = ()
-    vacant: Count = 0
 
     def build(self) -> Timeline:
         """Convert to a timeline."""
@@ -173,7 +172,7 @@ class TimelineModel(_Model):
         base = None if self.base is None else self.base.build()
         last = None if self.last is None else self.last.build()
         gaps, grid = tuple(Gap(*gap) for gap in self.gaps), self.grid and Grid(*self.grid)
-        return Timeline(self.spatial, grid, runs, base, last, self.labelled, gaps, self.vacant)
+        return Timeline(self.spatial, grid, runs, base, last, self.labelled, gaps)
 
 
 class StreamModel(_Model):

@@ -26,7 +26,7 @@ from ..cache.offloaded_layer import make_layers
 from ..cache.staging import HALVES
 from ..cache.uncompressed import copies, put_copies, states
 from ..compressor.base import Compressor, checked_banked, even
-from ..compressor.entries import Kind, Places, Tags, is_visual
+from ..compressor.entries import Places, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -39,7 +39,7 @@ from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
 from .new_prompt import as_new_prompt
 from .position_gaps import Closing
-from .position_rescaling import Rescaling, Run, occupied, rescale_to, with_gaps
+from .position_rescaling import Rescaling, occupied, rescale_to
 from .timeline import Timeline
 
 _TEXT_ROOM = 256  # entries of text that are made room for beforehand
@@ -325,8 +325,8 @@ class Stream:
         return self._longest_label + (grid.patches if grid else 0)
 
     def make_room(self, positions: int) -> None:
-        """Make sure that enough positions are left. Under `compact`, everything moves down over the positions of text
-        that has left; if that is not enough, those of earlier frames are rescaled.
+        """Make sure that enough positions are left. Under `compact`, everything moves down over the positions at
+        which nothing stands any more; if that is not enough, those of earlier frames are rescaled.
 
         Raises:
             CacheError: text alone takes too many.
@@ -345,22 +345,15 @@ class Stream:
             )
             return
         most = self.position_limit - positions - len(self._probes)
-        self._squeeze(min(self.position_limit // 2, most), most)
+        wanted, timeline = min(self.position_limit // 2, most), self.timeline
+        self._move(rescale_to(timeline.runs, self.following, wanted, self._spatial, most, timeline.labelled))
 
     def _forget_empty_runs(self) -> None:
         """Keep the number of runs in proportion to what is held; looks at the layers whenever it has doubled."""
         if self.timeline.base is None and len(self.timeline.runs) > self._most_runs:
             times = (_present(layer)[..., 0] for layer in self.layers)
-            self.timeline = self.timeline.without_empty(occupied(self.timeline.runs, times))
+            self.timeline = self.timeline.without_empty(occupied(self.timeline.runs, times), self.compact)
             self._most_runs = max(_LEAST_RUNS, 2 * len(self.timeline.runs))
-
-    def _squeeze(self, wanted: int, most: int) -> None:
-        runs: Sequence[Run] = self.timeline.runs
-        if self.timeline.vacant:
-            layer: Any = self.layers[0]
-            text = layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT
-            runs = with_gaps(runs, _present(layer)[0, 0, text, 0].cpu())
-        self._move(rescale_to(runs, self.following, wanted, self._spatial, most, self.timeline.labelled))
 
     def _move(self, change: Rescaling | Closing) -> None:
         timeline, remembered = self.timeline.moved(change), self.remembered and self.remembered.moved(change)

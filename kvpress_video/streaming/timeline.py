@@ -42,8 +42,7 @@ class Timeline:
         last: the last frame.
         labelled: whether each frame has text of its own that tells its time: positions then count tokens, and time does
             not move them.
-        gaps: positions of text that has left.
-        vacant: positions of earlier runs of which nothing is held any more, which are not among `runs`.
+        gaps: positions of text that has left, and of earlier runs of which nothing is held any more.
     """
 
     spatial: bool
@@ -53,7 +52,6 @@ class Timeline:
     last: Moment | None = None
     labelled: bool = False
     gaps: tuple[Gap, ...] = ()
-    vacant: int = 0
 
     @property
     def frames(self) -> int:
@@ -124,10 +122,23 @@ class Timeline:
             gap: its positions.
             moves: whether gaps will be closed; if not, runs that only gaps are between become one.
         """
-        gaps = joined(self.gaps, gap)
-        if moves or self.base is not None:
-            return replace(self, gaps=gaps)
-        runs, gaps = absorbed(self.runs, gaps)
+        return self._with_gaps(self.runs, joined([*self.gaps, gap]), moves)
+
+    def without_empty(self, occupied: Sequence[bool], moves: bool) -> Timeline:
+        """The same without the runs in which nothing is held, the last one excepted.
+
+        Args:
+            occupied: for each run, whether anything is held in it.
+            moves: as in `without`.
+        """
+        stays = [*occupied[:-1], True]
+        gone = [Gap(run.start, run.end) for run, here in zip(self.runs, stays, strict=True) if not here]
+        runs = tuple(run for run, here in zip(self.runs, stays, strict=True) if here)
+        return self._with_gaps(runs, joined([*self.gaps, *gone]), moves)
+
+    def _with_gaps(self, runs: tuple[Run, ...], gaps: tuple[Gap, ...], moves: bool) -> Timeline:
+        if not moves and self.base is None:
+            runs, gaps = absorbed(runs, gaps)
         return replace(self, runs=runs, gaps=gaps)
 
     def moved(self, change: Rescaling | Closing) -> Timeline:
@@ -135,17 +146,7 @@ class Timeline:
         last = self.last and replace(
             self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])
         )
-        runs, vacant = tuple(run for run in change.moved if run.least), self.vacant
-        if not all(run.least for run in change.runs):  # those are closed
-            vacant = 0
-        return replace(self, runs=runs, last=last, base=last if self.base else None, gaps=(), vacant=vacant)
-
-    def without_empty(self, occupied: Sequence[bool]) -> Timeline:
-        """The same without the runs in which nothing is held, the last one excepted."""
-        stays = [*occupied[:-1], True]
-        gone = sum(run.end - run.start for run, here in zip(self.runs, stays, strict=True) if not here)
-        runs = tuple(run for run, here in zip(self.runs, stays, strict=True) if here)
-        return replace(self, runs=runs, vacant=self.vacant + gone)
+        return replace(self, runs=tuple(change.moved), last=last, base=last if self.base else None, gaps=())
 
 
 def _without_pauses(times: Sequence[float], before: float, longest: float) -> list[float]:

@@ -335,7 +335,6 @@ def test_the_json_of_format_3(tmp_path: Path, bundled: Any) -> None:
                 "last": moment,
                 "labelled": bool,
                 "gaps": [],
-                "vacant": int,
             },
             "peak_bytes": int,
             "evicted_text": int,

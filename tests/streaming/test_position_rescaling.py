@@ -20,7 +20,9 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Kind, Places, Tags
-from kvpress_video.streaming.position_rescaling import Rescaling, Run, occupied, rescale_to, with_gaps
+from kvpress_video.streaming.position_gaps import Closing
+from kvpress_video.streaming.position_rescaling import Rescaling, Run, occupied, rescale_to
+from kvpress_video.streaming.timeline import Timeline
 
 QWEN = zoo.FAMILIES[0]
 LLAVA = "llava_next_video"
@@ -119,22 +121,22 @@ def test_a_squeeze_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("spatial", [True, False])
 @pytest.mark.parametrize("seed", range(8))
-def test_gaps_close_before_anything_is_squeezed(seed: int, spatial: bool) -> None:
+def test_what_is_left_of_empty_runs_closes(seed: int, spatial: bool) -> None:
     """Text that stood around what is gone becomes neighbours, and runs keep their length."""
     runs, following, tokens = _timeline(seed, spatial)
     gone = set(range(0, len(runs) - 1, 2))
     held = [token for token in tokens if token[0] == "text" or token[1] not in gone]
     places = torch.stack([place for _, _, place in held])
-    assert occupied(runs, [places[:, 0]]) == [number not in gone for number in range(len(runs))]
+    stays = occupied(runs, [places[:, 0]])
+    assert stays == [number not in gone for number in range(len(runs))]
+    timeline = Timeline(spatial, runs=tuple(runs)).without_empty(stays, moves=True)
     left = [run for number, run in enumerate(runs) if number not in gone]
-    text = torch.stack([place[0] for kind, _, place in held if kind == "text"])
-    regions = with_gaps(left, text)
-    assert [run for run in regions if run.least] == left
+    assert list(timeline.runs) == left
     width = sum(runs[number].end - runs[number].start for number in gone)
-    assert sum(run.end - run.start for run in regions if not run.least) == width
-    squeeze = rescale_to(regions, following, following - width, spatial)
-    assert squeeze.next_position(following) == following - width
-    moved, saved, number = squeeze(places), 0, 0
+    assert sum(gap.end - gap.start for gap in timeline.gaps) == width
+    closing = Closing(timeline.runs, timeline.gaps, spatial)
+    assert closing.next_position(following) == following - width
+    moved, saved, number = closing(places), 0, 0
     for (kind, run, place), found in zip(held, moved, strict=True):
         while number < run:
             saved += runs[number].end - runs[number].start if number in gone else 0
@@ -414,11 +416,11 @@ def test_gaps_of_a_stream_close_when_positions_run_out() -> None:
     text = places[layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT]
     assert torch.equal(text, text.round())
     assert (places.diff() > -1e-3).all()
-    taken = sum(run.end - run.start for run in timeline.runs) + timeline.vacant
+    taken = sum(end - start for start, end in [*((run.start, run.end) for run in timeline.runs), *timeline.gaps])
     assert len(text) + taken == session.stats.position
     before = session.stats.position
     session.stream.make_room(2200 - before + 1)
-    assert session.stream.timeline.vacant == 0
+    assert not session.stream.timeline.gaps
     moved = layer.places[0, 0, :, Places.PRESENT.start][layer.tags[0, 0, :, Tags.KIND] == Kind.TEXT]
     assert (moved.diff() >= 1).all()
     assert int((moved.diff() > 1).sum()) <= len(session.stream.timeline.runs)

@@ -248,9 +248,9 @@ def test_the_next_answer_equals_the_stock_model_with_the_turns_masked(family: st
 
 
 def test_gaps_that_touch_become_one() -> None:
-    gaps = joined(joined(joined((), Gap(20, 30)), Gap(2, 5)), Gap(5, 8))
+    gaps = joined([Gap(20, 30), Gap(2, 5), Gap(5, 8), Gap(12, 12)])
     assert gaps == (Gap(2, 8), Gap(20, 30))
-    assert joined(gaps, Gap(6, 21)) == (Gap(2, 30),)
+    assert joined([*gaps, Gap(6, 21)]) == (Gap(2, 30),)
 
 
 def test_runs_that_only_gaps_part_become_one_where_nothing_moves() -> None:
@@ -269,7 +269,7 @@ def test_closing_moves_each_token_as_the_naive_rule_does(seed: int, spatial: boo
     for _ in range(draw.randint(3, 9)):
         kind, length = draw.choice(["frames", "text", "gone"]), draw.randint(1, 6)
         if kind == "gone":
-            gaps = list(joined(gaps, Gap(place, place + length)))
+            gaps = list(joined([*gaps, Gap(place, place + length)]))
         elif kind == "text":
             wanted += [((place + n,) * 3, (now + n,) * 3) for n in range(length)]
             now, open_run = now + length, False
