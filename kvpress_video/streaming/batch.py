@@ -16,6 +16,7 @@ from ..cache.uncompressed import join_rows
 from ..compressor.entries import Context, Entries
 from ..errors import CacheError
 from ..models.devices import device_of
+from .new_prompt import generate_on
 from .session import VideoSession
 from .stream import Stream
 
@@ -74,18 +75,18 @@ def ask_all(
             held = max(layer.physical for stream in streams for layer in stream.layers)
             cache = _joined(streams, held + length + max_new_tokens)
             start = [layer.physical for layer in layers_of(cache)]
-            output = streams[0].generate_from(cache, padded, mask, **generation)
+            output = generate_on(cache, streams[0].adapter, padded, mask, **generation)
             ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
             replies = [_until(row, ends) for row in output]
             for row, (session, own, reply, each) in enumerate(zip(sessions, ids, replies, asking, strict=True)):
-                if not session.keeps(keep):
+                if not session.dialogue.keeps(keep):
                     session.stream.rewind(each.before)
                 elif each.before.others:  # which went on to the end of the longest answer
                     session.stream.feed_text([*own, *reply[:-1]])
                 else:
                     _hand_back(session.stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
         return [
-            session.finish(question, reply, keep, each)
+            session.dialogue.finish(question, reply, keep, each)
             for session, question, reply, each in zip(sessions, asked, replies, asking, strict=True)
         ]
 

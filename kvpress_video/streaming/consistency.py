@@ -12,11 +12,10 @@ from ..errors import CacheError
 from ..models.base import Adapter
 from .conversation import ConversationState
 from .frame_queue import QueueState
+from .frame_tokens import VIDEO
 from .state import SessionState, StreamState
 from .timeline import Timeline
 
-VIDEO = 0
-"""The segment of a stream's frames, the only one."""
 _INDEX_LIMIT = 2**31  # token indices are int32
 _OVERSHOOT = 2  # times the budget
 

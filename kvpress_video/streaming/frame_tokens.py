@@ -10,7 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache.forward_pass import RowState, text_tags
 from ..compressor.entries import Grid, Kind, Tags, grid_tags
+from ..prefill.token_layout import TokenLayout, label_state
+
+VIDEO = 0
+"""The segment of a stream's frames."""
 
 
 class LabelIds(NamedTuple):
@@ -89,27 +94,50 @@ class FrameTokens:
         positions[self.visual] = starts[part][self.visual, None] + places
         return positions.float(), int(starts[-1])
 
-    def tags(self, index: int, segment: int, first_frame: int, labelled: bool) -> Tensor:
-        """Tag the tokens, (n, Tags.WIDTH) int32.
+    def layout(
+        self, index: int, around: tuple[int, int], first_frame: int, labelled: bool, importance: Tensor | None
+    ) -> TokenLayout:
+        """Lay out one part of a prompt: text, these tokens, and text again.
 
         Args:
-            index: original index of the first.
-            segment: of the frames.
-            first_frame: frames of the segment before them.
-            labelled: whether the text is their label; other text otherwise.
+            index: original index of the part's first token.
+            around: text tokens before and after the frames.
+            first_frame: frames seen before them.
+            labelled: whether the text between patches is their label; other text otherwise.
+            importance: of each visual token, (patches,).
         """
+        (before, after), visual, shown = around, self.visual, len(self.ordinals)
+        tags = text_tags(index + torch.arange(before + len(visual) + after)[None])
+        frames = slice(before, before + len(visual))
+        tags[0, frames] = self._tags(index + before, first_frame, labelled)
+        found = torch.full(tags.shape[:2], torch.nan)
+        if importance is not None:
+            found[0, frames][visual] = importance.float().cpu()[self.ordinals]
+        labels, labels_seen = label_state({VIDEO: self._label_counts(first_frame)} if labelled else {})
+        row = RowState(
+            held={VIDEO: shown},
+            seen={VIDEO: shown},
+            grids={VIDEO: self.grid._replace(frames=first_frame + self.grid.frames)},
+            starts={VIDEO: before} if bool(visual.all()) else {},
+            labels=labels,
+            labels_seen=labels_seen,
+        )
+        return TokenLayout(tags, found, [row])
+
+    def _tags(self, index: int, first_frame: int, labelled: bool) -> Tensor:
+        """Tag the tokens, (n, Tags.WIDTH) int32."""
         visual, frame = self.visual, (first_frame + self.frames).int()
         tags = torch.full((len(visual), Tags.WIDTH), -1, dtype=torch.int32)
         tags[:, Tags.INDEX] = index + torch.arange(len(visual))
         tags[~visual, Tags.KIND] = Kind.LABEL if labelled else Kind.TEXT
         if labelled:
-            tags[~visual, Tags.SEGMENT] = segment
+            tags[~visual, Tags.SEGMENT] = VIDEO
             tags[~visual, Tags.FRAME] = frame[~visual]
-        tagged = grid_tags(self.grid, Kind.VIDEO, segment, first_frame, self.ordinals)
+        tagged = grid_tags(self.grid, Kind.VIDEO, VIDEO, first_frame, self.ordinals)
         tags[visual, Tags.KIND :] = tagged[:, Tags.KIND :]
         return tags
 
-    def label_counts(self, first_frame: int) -> dict[int, int]:
+    def _label_counts(self, first_frame: int) -> dict[int, int]:
         """Count the label tokens of each frame that has any."""
         counts = (len(label.opens) + len(label.closes) for label in self.labels)
         return {first_frame + number: count for number, count in enumerate(counts) if count}

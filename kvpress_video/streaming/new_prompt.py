@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ..cache.adoption import layers_of
@@ -30,3 +32,24 @@ def _rope_deltas_kept(inner: Any) -> Iterator[None]:
     finally:
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = deltas
+
+
+@torch.no_grad()
+def generate_on(cache: DynamicCache, adapter: Adapter, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
+    """Call the model's own `generate()` on a cache of one or several streams.
+
+    Args:
+        cache: one row for each stream.
+        adapter: of the model.
+        ids, mask: what comes next, (rows, n), padded on the left.
+        **options: of `generate()`.
+
+    Returns:
+        The new tokens of each row; the last of them is not in the cache.
+    """
+    with as_new_prompt(adapter, cache):
+        output = adapter.wrapper.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, past_key_values=cache, **options
+        )
+    new: list[list[int]] = output[:, ids.shape[1] :].tolist()
+    return new

@@ -1,18 +1,17 @@
 """Video sessions: push frames and ask questions at any time, inside one fixed budget.
 
-One class fills this file: the public interface of sessions, most of which is documentation, and what undoes each step.
+One class fills this file: the public interface of sessions, most of which is documentation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..budget import BudgetLike
 from ..compressor.base import Compressor
-from ..errors import BudgetError, CacheError
 from ..models import adapter_for
 from ..prefill.options import Labels, Positions
 from ..self_check.check import ensure_checked
@@ -21,27 +20,13 @@ from ..utils.questions import check_new_tokens, check_question
 from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
 from .config import SessionConfig
-from .conversation import Asked, Conversation, ConversationState, Turn
+from .conversation import Conversation, Turn
+from .dialogue import Asking, Dialogue
 from .frame_queue import FrameQueue
 from .state import SessionState, Snapshot, put_stream, take_stream
 from .stats import SessionStats, measure
 from .stream import Mark, Stream
-from .text_eviction import TextEviction
-from .turn_eviction import Departure, KeepTurns, TokenRange, beyond, departure, least_departure
-
-
-class Asking(NamedTuple):
-    """A question in progress.
-
-    Attributes:
-        asked: its token ids.
-        before: where the stream was before it.
-        undo: undoes all that has happened since.
-    """
-
-    asked: Asked
-    before: Mark
-    undo: ExitStack
+from .turn_eviction import KeepTurns
 
 
 class VideoSession:
@@ -58,6 +43,7 @@ class VideoSession:
     Attributes:
         model, processor, positions: as given.
         stream: the cache with its positions.
+        dialogue: the turns in it.
         lock: the model's lock, held whenever the session runs it.
     """
 
@@ -145,7 +131,7 @@ class VideoSession:
             labels=labels,
         )
         self.lock = model_lock(adapter.model)
-        self._before_last_turn: ConversationState | None = None
+        self.dialogue = Dialogue(self.stream, self._conversation, keep_turns, self._config.reserved_text)
 
     @property
     def turns(self) -> list[Turn]:
@@ -201,8 +187,8 @@ class VideoSession:
             if not self._queue.frames:
                 return
             batch = self._queue.batch()
-            with defer_sigint(), self.stream.attached(), self._undoing() as undo:
-                self._evict(self._crowding_frames(), undo)
+            with defer_sigint(), self.stream.attached(), self.dialogue.undoing() as undo:
+                self.dialogue.make_room_for_frames(undo)
                 before, labels = self._conversation.frames(batch.seconds, self.stream.timeline.frames)
                 start = self.stream.layers[0].logical
                 self.stream.feed_frames(batch.inputs, batch.seconds, before, labels)
@@ -235,13 +221,9 @@ class VideoSession:
                     streamer=streamer,
                     **{"do_sample": False} | generation,
                 )
-            if not self.keeps(keep):
+            if not self.dialogue.keeps(keep):
                 self.stream.rewind(asking.before)
-            return self.finish(question, reply, keep, asking)
-
-    def keeps(self, asked: bool) -> bool:
-        """Say whether a turn stays in the conversation that was `asked` to."""
-        return asked and self._config.keep_turns != 0
+            return self.dialogue.finish(question, reply, keep, asking)
 
     @contextmanager
     def answering(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
@@ -256,89 +238,8 @@ class VideoSession:
         check_new_tokens(max_new_tokens)
         check_question(self.processor, question)
         self.flush()
-        leaves, asked = self._fitting(question, max_new_tokens)
-        closing = self.stream.closing
-        asked = asked._replace(opening=closing + asked.opening)
-        self.stream.make_room(closing + len(asked.ids) + max_new_tokens)
-        with self._undoing() as undo:
-            self._evict(leaves, undo)
-            before = self.stream.mark()
-            undo.callback(self._rewound, before, self.stream.remembered)
-            yield Asking(asked, before, undo)
-
-    @contextmanager
-    def _undoing(self) -> Iterator[ExitStack]:
-        """Yield what undoes the changes made inside the context, where that ends in an error or a Ctrl-C."""
-        state, before_last_turn, undo = self._conversation.state, self._before_last_turn, ExitStack()
-        try:
-            yield undo
-        except BaseException:
-            with defer_sigint():
-                undo.close()
-                self._conversation.state, self._before_last_turn = state, before_last_turn
-            raise
-
-    def _fitting(self, question: str, max_new_tokens: int) -> tuple[Departure, Asked]:
-        """Find the fewest turns that have to leave for a question and its answer, and return the prompt then."""
-        reserved, turns, asked = self._config.reserved_text, self._conversation.state.tokens, {}
-        room = self.stream.text_left() if reserved is not None else None
-
-        def missing(leaves: Departure) -> int:
-            opened = leaves.opening is not None or self._conversation.state.opening is not None
-            asked[leaves.count] = self._conversation.question(question, opened)
-            text = self.stream.closing + len(asked[leaves.count].ids) + max_new_tokens
-            return 0 if room is None else text - room - leaves.tokens
-
-        found = least_departure(turns, lambda leaves: missing(leaves) <= 0)
-        if found is None:
-            leaves = departure(turns, len(turns))
-            short = missing(leaves)
-            text = len(asked[leaves.count].ids) + max_new_tokens
-            raise BudgetError(
-                f"Question and answer may take {text} tokens, and the budget has room for {text - short}: ask for a "
-                f"shorter answer (max_new_tokens), push frames before more questions, or raise text_room={reserved}."
-            )
-        return found, asked[found.count]
-
-    def _crowding_frames(self) -> Departure:
-        """Find the fewest turns that have to leave so that a budget of bytes leaves enough to frames; none if all of
-        them are too few.
-        """
-        conversation = self._conversation
-        turns, nothing = conversation.state.tokens, departure(conversation.state.tokens, 0)
-        if self._config.reserved_text is None or not turns:
-            return nothing
-        short = self.stream.short_of_frames(len(conversation.frames([0.0], 0)[0]))
-        return least_departure(turns, lambda leaves: leaves.tokens >= short) or nothing
-
-    def _evict(self, leaves: Departure, undo: ExitStack) -> None:
-        """Let turns leave; `undo` brings them back."""
-        if not leaves.count:
-            return
-        last, earlier = self._before_last_turn, None
-        if last is not None and leaves.count <= len(last.tokens):
-            earlier = departure(last.tokens, leaves.count)
-        eviction = TextEviction(self.stream, leaves, earlier)
-        with defer_sigint():
-            undo.callback(eviction.put_back)
-            eviction.apply()
-            self._conversation.state = self._conversation.state.without(leaves)
-            self._before_last_turn = last.without(earlier) if last and earlier else None
-
-    def _rewound(self, mark: Mark, remembered: Mark | None) -> None:
-        self.stream.rewind(mark)
-        self.stream.remembered = remembered
-
-    def finish(self, question: str, reply: Sequence[int], keep: bool, asking: Asking) -> str:
-        """Decode an answer's token ids and, if it is kept, record the turn and let older ones leave."""
-        if not self.keeps(keep):
-            return self._conversation.text(reply)
-        self.stream.remembered, self._before_last_turn = asking.before, self._conversation.state
-        tokens = TokenRange(asking.before.layers[0].logical, self.stream.layers[0].logical)
-        answer = self._conversation.answered(question, reply, asking.asked, tokens)
-        if (older := least_departure(self._conversation.state.tokens, beyond(self._config.keep_turns))) is not None:
-            self._evict(older, asking.undo)
-        return answer
+        with self.dialogue.asking(question, max_new_tokens) as asking:
+            yield asking
 
     def take_back(self) -> None:
         """Forget the last question and its answer.
@@ -347,14 +248,7 @@ class VideoSession:
             CacheError: there is none, frames followed it, or a push failed halfway.
         """
         with self.lock:
-            before, conversation = self.stream.remembered, self._before_last_turn
-            if before is None or conversation is None:
-                raise CacheError("There is no question to take back, or frames were seen since it was asked.")
-            self.stream.check_whole()
-            with defer_sigint():
-                self.stream.rewind(before)
-                self._conversation.state = conversation
-                self.stream.remembered = None
+            self.dialogue.take_back()
 
     def stream_answer(self, question: str, **options: Any) -> Iterator[str]:
         """Ask as in `ask`, and yield the answer piece by piece while it is generated.
@@ -362,7 +256,7 @@ class VideoSession:
         Closing the iterator early stops the answer, which then leaves no trace; but one that was complete stays if
         another thread has pushed or asked since.
         """
-        options["keep"] = self.keeps(options.get("keep", True))
+        options["keep"] = self.dialogue.keeps(options.get("keep", True))
         return stream_answer(self._asked_at, self._take_back_from, self.processor.tokenizer, question, **options)
 
     def _asked_at(self, question: str, **options: Any) -> Mark | None:

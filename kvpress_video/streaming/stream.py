@@ -19,31 +19,28 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
-from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
-from ..cache.staging import HALVES
 from ..cache.uncompressed import copies, put_copies, states
-from ..compressor.base import Compressor, checked_banked, even
+from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Places, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
 from ..prefill.hooks import ModelHooks
-from ..prefill.options import Labels, PrefillOptions
+from ..prefill.options import Labels
 from ..prefill.pass_reader import Arrival
-from ..prefill.token_layout import TokenLayout, label_state
+from ..prefill.token_layout import TokenLayout
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
-from .new_prompt import as_new_prompt
+from .new_prompt import generate_on
 from .position_gaps import Closing
 from .position_rescaling import Rescaling, occupied, rescale_to
+from .stream_budget import StreamBudget
 from .timeline import Timeline
 
-_TEXT_ROOM = 256  # entries of text that are made room for beforehand
-_VIDEO = 0  # the segment of a stream's frames
 _LEAST_RUNS = 16  # fewer are not looked through for empty ones
 _MOST_GAPS = 16  # that wait to be closed
 
@@ -119,21 +116,22 @@ class Stream:
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self.compact = compact
         observer: Any = method.observer
-        layers = len(adapter.attentions)
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
-        first, self._longest_label = label_tokens
-        in_work = chunk + chunk // (1 + first) * (self._longest_label - first) + opening + len(self._probes)
-        in_work += chunk if labels == "keep" else 0  # as much text may come between the frames
-        in_work += 0 if even(method) else layers  # shares of layers are rounded
-        self._options = options = PrefillOptions(
+        self._budget = StreamBudget(
+            adapter=adapter,
+            method=method,
+            budget=budget,
             chunk=chunk,
-            positions="compact" if compact else "keep",
-            text_room=text_room + (0 if even(method) else opening),
-            in_work=in_work,
-            staging_bytes=0 if bank_on == "device" else HALVES * adapter.state_bytes,
+            text_room=text_room,
+            opening=opening,
+            label=label_tokens[0],
+            longest_label=label_tokens[1],
+            probes=len(self._probes),
+            compact=compact,
+            bank_on=bank_on,
             labels=labels,
         )
-        self._method, self._budget, self._opening = method, budget, opening
+        options = self._budget.options
         self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         self._rope = adapter.rope()
         self._spatial = bool(self._rope.axes.any())
@@ -142,21 +140,7 @@ class Stream:
         self._most_runs = _LEAST_RUNS
         self.remembered: Mark | None = None
         self.evicted_text = self.peak_bytes = 0
-        self.cache = DynamicCache(config=config)
-        made = make_layers(bank_on, layers, self._reserve(), [RowState(following=0)], partial(checked_banked, method))
-        mine = iter(made)
-        self.cache.layers = [next(mine) if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
-
-    def _reserve(self) -> int:
-        """Return the entries of a layer to make room for at the start."""
-        if self._budget.unit == "ratio":
-            return 0
-        allocator = self._allocator
-        if self._budget.unit == "tokens":
-            return allocator.length + (self._options.chunk or 0) + len(self._probes) + _TEXT_ROOM
-        if allocator.staging_bytes:
-            return allocator.longest(allocator.length)
-        return allocator.length + allocator.in_work
+        self.cache = _empty_cache(adapter, method, self._budget.reserve, bank_on)
 
     @property
     def layers(self) -> list[CompressedLayer]:
@@ -208,26 +192,26 @@ class Stream:
         self._forget_empty_runs()
         for _ in range(2):  # making room may move what these frames follow
             start = self.following + len(before)
-            shown, timeline = self._placed(tokens, seconds, start)
+            shown, timeline = self.timeline.placed(
+                self.adapter, tokens, seconds, start, self._longest_pause(grid.frames)
+            )
             end = timeline.runs[-1].end
             self.make_room(end - self.following)
         text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
         frames = tokens.embedded(features, self._embed(tokens.ids))
         embeddings = torch.cat([self._embed(before), frames, self._embed(self._probes)])
-        layout = self._frame_layout(tokens, len(before), item.importance, end)
+        around, watched = (len(before), len(self._probes)), self.timeline.frames
+        layout = tokens.layout(self.layers[0].logical, around, watched, self._labelled, item.importance)
+        layout.rows[0] = replace(layout.rows[0], following=end - self.following)
         more = {}
         if aligned is not None:
             more = self.adapter.aligned_inputs(aligned, is_visual(layout.tags[..., Tags.KIND]).to(aligned.device))
         self._feed(embeddings, layout, torch.cat([text, shown, asking]), len(self._probes), more)
         self.timeline = timeline
 
-    def _placed(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
-        """(t, h, w) of each token of frames that a run could begin with at `start`, and the timeline with them."""
-        if self.timeline.labelled:
-            return self.timeline.counted(tokens, seconds, start)
-        frames = tokens.grid.frames
-        longest = max(1, self.position_limit // (4 * frames)) if self.compact and self._spatial else None
-        return self.timeline.shown(self.adapter, tokens.grid, seconds, start, longest)
+    def _longest_pause(self, frames: int) -> int | None:
+        """Positions that a pause before or between so many frames may take; None where any may."""
+        return max(1, self.position_limit // (4 * frames)) if self.compact and self._spatial else None
 
     @property
     def closing(self) -> int:
@@ -247,7 +231,7 @@ class Stream:
         self._feed_text(self._embed(ids))
 
     def _feed_text(self, embeddings: Tensor) -> None:
-        tags = self._text_tags(len(embeddings))
+        tags = text_tags(self.layers[0].logical + torch.arange(len(embeddings))[None])
         row = RowState(following=len(embeddings))
         layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [row])
         self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
@@ -265,20 +249,10 @@ class Stream:
             The new tokens; the last of them is not in the cache.
         """
         given = torch.tensor([list(ids)], device=device_of(self.adapter.inner))
-        reply = self.generate_from(self.cache, given, torch.ones_like(given), **options)[0]
+        [reply] = generate_on(self.cache, self.adapter, given, torch.ones_like(given), **options)
         self.note_peak()
         self.timeline = self.timeline.interrupted()
         return reply
-
-    @torch.no_grad()
-    def generate_from(self, cache: DynamicCache, ids: Tensor, mask: Tensor, **options: Any) -> list[list[int]]:
-        """The same on any cache of streams, with ids and mask (rows, n), padded on the left."""
-        with as_new_prompt(self.adapter, cache):
-            output = self.adapter.wrapper.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, past_key_values=cache, **options
-            )
-        new: list[list[int]] = output[:, ids.shape[1] :].tolist()
-        return new
 
     def mark(self) -> Mark:
         """Return where the stream is, for `rewind`."""
@@ -298,31 +272,17 @@ class Stream:
             layer.check_whole()
 
     def text_left(self) -> int:
-        """Text entries per layer that a budget of bytes has room for, a chunk of frames after them paid for."""
-        held = -(-sum(layer.physical for layer in self.layers) // len(self.layers))
-        return self._allocator.length - held - (0 if even(self._method) else self._opening)
+        """Return the text entries per layer that a budget of bytes has room for, a chunk of frames after them paid
+        for.
+        """
+        return self._budget.text_left([layer.physical for layer in self.layers], self.timeline.grid)
 
     def short_of_frames(self, text: int) -> int:
         """Return how much less text a budget of bytes has to hold, once `text` more tokens have come, so that frames
-        keep as many entries as a chunk has and as one frame has, or half of all that are not kept free for text.
+        keep enough entries.
         """
         held = self.layers[0].rows[0].text(self.layers[0].physical) + text
-        room = self._allocator.length - self._options.text_room
-        return held + min(max(self._options.chunk or 0, self._frame), room // 2) - room
-
-    @property
-    def _allocator(self) -> BudgetAllocator:
-        """Allocates the budget, in the dtypes that the model caches now; a frame may be larger than a chunk."""
-        window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
-        allocator = self._options.allocator(self.adapter, self._method, self._budget, window)
-        frame = self._frame + self._opening + len(self._probes)
-        return replace(allocator, in_work=max(allocator.in_work, frame))
-
-    @property
-    def _frame(self) -> int:
-        """Most tokens of a frame and its label, as far as frames were seen."""
-        grid = self.timeline.grid
-        return self._longest_label + (grid.patches if grid else 0)
+        return self._budget.short_of_frames(held, self.timeline.grid)
 
     def make_room(self, positions: int) -> None:
         """Make sure that enough positions are left. Under `compact`, everything moves down over the positions at
@@ -363,31 +323,6 @@ class Stream:
                 layer.move(change(_present(layer)), self._rope, rows)
             self.timeline, self.remembered = timeline, remembered
 
-    def _text_tags(self, length: int) -> Tensor:
-        return text_tags(self.layers[0].logical + torch.arange(length)[None])
-
-    def _frame_layout(self, tokens: FrameTokens, before: int, importance: Tensor | None, end: int) -> TokenLayout:
-        seen, grid, visual = self.timeline.frames, tokens.grid, tokens.visual
-        shown = len(tokens.ordinals)
-        tags = self._text_tags(before + len(visual) + len(self._probes))
-        frames = slice(before, before + len(visual))
-        index = self.layers[0].logical + before
-        tags[0, frames] = tokens.tags(index, _VIDEO, seen, self._labelled)
-        found = torch.full(tags.shape[:2], torch.nan)
-        if importance is not None:
-            found[0, frames][visual] = importance.float().cpu()[tokens.ordinals]
-        labels, labels_seen = label_state({_VIDEO: tokens.label_counts(seen)} if self._labelled else {})
-        row = RowState(
-            held={_VIDEO: shown},
-            seen={_VIDEO: shown},
-            grids={_VIDEO: grid._replace(frames=seen + grid.frames)},
-            starts={_VIDEO: before} if bool(visual.all()) else {},
-            labels=labels,
-            labels_seen=labels_seen,
-            following=end - self.following,
-        )
-        return TokenLayout(tags, found, [row])
-
     def _embed(self, ids: Sequence[int]) -> Tensor:
         device = device_of(self.adapter.inner)
         embedded: Tensor = self.adapter.inner.get_input_embeddings()(
@@ -414,6 +349,14 @@ class Stream:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
         held = sum(layer.bytes for layer in self.layers) + self.layers[0].staging_bytes
         self.peak_bytes = max(self.peak_bytes, max(peak, held) + self.uncompressed_bytes)
+
+
+def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, bank_on: str) -> DynamicCache:
+    cache = DynamicCache(config=adapter.text_model.config)
+    banked = partial(checked_banked, method)
+    made = iter(make_layers(bank_on, len(adapter.attentions), reserve, [RowState(following=0)], banked))
+    cache.layers = [next(made) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def _present(layer: CompressedLayer) -> Tensor:

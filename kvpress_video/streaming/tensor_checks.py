@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..compressor.entries import Grid, Kind, Places, Tags
 from ..models.base import Adapter
-from .consistency import VIDEO, Contradiction, conflict, entries
+from .consistency import Contradiction, conflict, entries
 from .conversation import ConversationState
 from .frame_queue import TIME_LIMIT
+from .frame_tokens import VIDEO
 from .state import PARTS, SessionState, StreamState
 from .tensor_file import TensorSpec
 from .turn_eviction import departure

@@ -58,6 +58,14 @@ class Timeline:
         """Frames seen."""
         return self.grid.frames if self.grid else 0
 
+    def placed(
+        self, adapter: Adapter, tokens: FrameTokens, seconds: Sequence[float], start: int, longest: int | None
+    ) -> tuple[Tensor, Timeline]:
+        """Further frames, as `counted` where they have labels, as `shown` where not."""
+        if self.labelled:
+            return self.counted(tokens, seconds, start)
+        return self.shown(adapter, tokens.grid, seconds, start, longest)
+
     def shown(
         self, adapter: Adapter, grid: Grid, seconds: Sequence[float], start: int, longest: int | None
     ) -> tuple[Tensor, Timeline]:

@@ -66,5 +66,5 @@ def test_rows_and_columns_stay_with_the_time_of_their_frame_when_positions_run_o
 def test_tokens_of_frames_without_labels_are_one_piece() -> None:
     tokens = FrameTokens(Grid(3, 2, 2), [LabelIds((), ())] * 3)
     assert tokens.visual.tolist() == [True] * 12
-    assert tokens.label_counts(0) == {}
+    assert tokens._label_counts(0) == {}
     assert tokens.counted(5, spatial=False)[0][:, 0].tolist() == list(range(5, 17))

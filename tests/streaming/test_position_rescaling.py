@@ -240,9 +240,9 @@ def test_an_endless_stream_stays_inside_the_range(family: str, chunk: int) -> No
     model, side = model_of(family), 24 if family == LLAVA else 8
     rounds, frames = (12, 24) if family == LLAVA else (24, 128)
     session = kv.VideoSession(model, TinyProcessor(family), "random", 40, chunk=chunk, position_limit=LIMIT, fps=4)
-    squeezes: list[int] = []
-    squeeze = session.stream._squeeze
-    session.stream._squeeze = lambda wanted, most: (squeezes.append(wanted), squeeze(wanted, most))[1]  # type: ignore[method-assign]
+    squeezes: list[Rescaling] = []
+    move = session.stream._move
+    session.stream._move = lambda change: (squeezes.append(change), move(change))[1]  # type: ignore[method-assign]
     with noted(model, session) as arrivals:
         for number in range(rounds):
             session.push(footage(frames, side, side, seed=number))
