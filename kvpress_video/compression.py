@@ -1,4 +1,7 @@
-"""The door: `compress(model, method, budget)` around the stock `generate()`."""
+"""The door: `compress(model, method, budget)` around the stock `generate()`.
+
+One file for what a call returns and takes, most of which is documentation.
+"""
 
 from __future__ import annotations
 

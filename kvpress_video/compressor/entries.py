@@ -1,4 +1,7 @@
-"""Cached key/value pairs with their metadata: the token each one comes from and the position of its key."""
+"""Cached key/value pairs with their metadata: the token each one comes from and the position of its key.
+
+One file for all that a method is given, most of which is documentation.
+"""
 
 from __future__ import annotations
 

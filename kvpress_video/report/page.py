@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..compressor.registry import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from ..utils.files import atomic_write, make_folder
-from ..utils.formatting import format_bytes, format_seconds
 from .curves import curves
+from .filters import FILTERS
 from .heatmap import at_budget, heatmap
 from .overlay import draw_overlay
 from .pareto import MEMORY, TIME, pareto
@@ -22,7 +21,6 @@ from .style import Inliner, Style, assign_styles, save
 
 if TYPE_CHECKING:
     from ..sweep.results.records import Failure
-    from ..sweep.stats.inference import Difference, Interval
     from ..sweep.stats.summary import SummaryRow
 
 FILE = "report.html"
@@ -191,10 +189,7 @@ def render(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters.update(
-        decimals=_decimals, interval=_interval, gap=_gap, size=_known(format_bytes), seconds=_known(format_seconds),
-        percent=_known(_percent), whole=_known("{:.0f}".format), plain=_plain, half=_half, p=_p
-    )  # fmt: skip
+    environment.filters.update(FILTERS)
     inline, styles = Inliner(), assign_styles(row.method for row in summary)
     suites = dict.fromkeys((row.model, row.benchmark) for row in summary)
     sections = [
@@ -265,41 +260,3 @@ def _by_error(failures: Sequence[Failure]) -> list[dict[str, Any]]:
     for failure in failures:
         found.setdefault((failure.cell, failure.error), []).append(failure.clip)
     return [{"cell": cell, "error": error, "clips": clips} for (cell, error), clips in found.items()]
-
-
-def _known(format: Any) -> Any:
-    """Return a filter that writes a dash for unmeasured values."""
-    return lambda value: "–" if value is None or math.isnan(value) else format(value)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}" if value < 0.0995 else f"{value:.0%}"
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _half(found: Interval) -> str:
-    return f"±{(found.high - found.low) / 2:.2f}"
-
-
-def _interval(found: Interval) -> str:
-    return f"{found.low:.2f} to {found.high:.2f}"
-
-
-def _gap(found: Difference) -> str:
-    return f"{found.mean:+.2f}".replace("-", "−").replace("−0.00", "+0.00")
-
-
-def _p(found: Difference) -> str:
-    return "< 0.001" if found.p < 0.001 else f"{found.p:.2g}"
-
-
-def _plain(value: Any) -> str:
-    """Write nested values in one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
-    if isinstance(value, (list, tuple, set)):
-        return ", ".join(map(_plain, value))
-    return "not set" if value is None else str(value)

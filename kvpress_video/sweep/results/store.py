@@ -14,10 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import SweepError
-from ...utils.file_state import same_content
 from ...utils.files import check_target, irregular_kind, make_folder
-from ...utils.warnings import warn_caller
-from ..cells import Cell, checkpoint_of, suite_of
+from ..cells import Cell
 from .records import Answered, Done, Failure, Measured, Row
 from .schema import (
     ANSWERED,
@@ -30,14 +28,13 @@ from .schema import (
     READ_AS_LATEST,
     UPGRADE,
     DamagedValueError,
-    from_json,
 )
+from .stored_plan import check_plan, extend_plan, read_plan
 
 FILE = "sweep.sqlite"
 BUSY_TIMEOUT = 60.0
 """Seconds to wait for another writer."""
 
-_GROWING = ("cells", "clips", "files")
 _HINTS = {
     "not a database": "It was not written by a sweep: choose another folder, or move it away.",
     "malformed": "It is damaged: restore a copy, or remove it and run the sweep again.",
@@ -99,7 +96,7 @@ class Store:
             raise SweepError(f"Cannot write a sweep to {folder}: {error.strerror}. Choose another folder.") from error
         if file.exists() and file.stat().st_size:
             with cls(folder) as store, store._explained():
-                store._check_plan(json.loads(json.dumps(dict(plan))), resume, store._db)
+                check_plan(store.folder, json.loads(json.dumps(dict(plan))), resume, store._db)
 
     def __enter__(self) -> Store:
         return self
@@ -115,7 +112,7 @@ class Store:
     def plan(self) -> dict[str, Any]:
         """The plan, with all cells and clips ever asked for, in that order."""
         with self._explained():
-            return _plan(self._db)
+            return read_plan(self._db)
 
     def finished(self) -> set[tuple[Cell, str]]:
         """Return the cells and clips (by name) that have answers."""
@@ -166,7 +163,8 @@ class Store:
         with self._explained(), _transaction(self._db) as db:
             where = (self._id(failure.cell), failure.clip)
             if not db.execute("SELECT 1 FROM measurements WHERE cell = ? AND clip = ?", where).fetchone():
-                db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (*where, _encodable(failure.error)))
+                encodable = failure.error.encode(errors="backslashreplace").decode()
+                db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (*where, encodable))
 
     def _id(self, cell: Cell) -> int:
         found = self._db.execute(f"SELECT id FROM cells WHERE ({CELL.names}) = ({CELL.marks})", astuple(cell))
@@ -205,8 +203,8 @@ class Store:
                 else:
                     if self._checked_format(db) < FORMAT:
                         _run(db, UPGRADE)
-                    self._check_plan(plan, resume, db)
-                _extend(db, plan)
+                    check_plan(self.folder, plan, resume, db)
+                extend_plan(db, plan)
             with suppress(sqlite3.OperationalError):  # without a write-ahead log readers and writers take turns
                 db.execute("PRAGMA journal_mode = WAL").fetchone()
             return db
@@ -229,51 +227,6 @@ class Store:
                 "read it with that version, or run the sweep again in another folder."
             )
         return int(version)
-
-    def _check_plan(self, asked: dict[str, Any], resume: bool, db: sqlite3.Connection) -> None:
-        found, (answers,) = _plan(db), db.execute("SELECT count(*) FROM answers").fetchone()
-        if answers and not resume:
-            raise SweepError(
-                f"{self.folder} already holds {answers} answers: pass --resume to complete it, "
-                "or choose another folder."
-            )
-        there, here = (_flat({key: plan[key] for key in plan if key not in _GROWING}) for plan in (found, asked))
-        nothing = "not set"
-        changed = [
-            f"{key} is {there.get(key, nothing)} there and {here.get(key, nothing)} here"
-            for key in dict.fromkeys((*there, *here))
-            if there.get(key) != here.get(key)
-        ]
-        before, now = (_flat(plan.get("clips", {})) for plan in (found, asked))
-        other = [clip for clip in now if before.get(clip, now[clip]) != now[clip]]
-        if other:
-            changed.append(f"{len(other)} clips have other questions, {other[0]} first")
-        if changed:
-            raise SweepError(
-                f"{self.folder} holds another sweep: {'; '.join(changed)}. Choose another folder, or run that sweep."
-            )
-        self._check_files(found.get("files", {}), asked.get("files", {}), db)
-
-    def _check_files(self, found: dict[str, Any], asked: dict[str, Any], db: sqlite3.Connection) -> None:
-        """Check that the videos and checkpoints which answered are still the same."""
-        changed: list[str] = []
-        written: list[str] = []
-        for group, name in _files_in_use(db, asked):
-            before, now = found.get(group, {}).get(name), asked[group][name]
-            same = True if before is None else same_content(before, now)
-            if not same:
-                (written if same is None else changed).append(f"{name} of {group}")
-        if changed:
-            raise SweepError(
-                f"{len(changed)} files have changed since answers in {self.folder} were made with them, {changed[0]} "
-                "first: put the earlier ones back, or run the sweep in another folder."
-            )
-        if written:
-            warn_caller(
-                f"{len(written)} files were written again since answers in {self.folder} were made with them, "
-                f"{written[0]} first. Size and samples are the same; if the rest may not be, run the sweep in another "
-                "folder."
-            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -324,31 +277,6 @@ def _is_empty(db: sqlite3.Connection) -> bool:
     return application == tables == 0
 
 
-def _plan(db: sqlite3.Connection) -> dict[str, Any]:
-    written = {key: _part(key, value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
-    cells = db.execute(f"SELECT {CELL.names} FROM cells ORDER BY id")
-    return {**written, "cells": [CELL.read(values) for values in cells]}
-
-
-def _files_in_use(db: sqlite3.Connection, files: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield group and name of the files that answers in the store depend on."""
-    measured = "FROM measurements m JOIN cells c ON c.id = m.cell"
-    for benchmark, seed, clip in db.execute(f"SELECT DISTINCT c.benchmark, c.seed, m.clip {measured}"):
-        if clip in files.get(suite_of(benchmark, seed), {}):
-            yield suite_of(benchmark, seed), clip
-    for (model,) in db.execute(f"SELECT DISTINCT c.model {measured}"):
-        yield from ((checkpoint_of(model), name) for name in files.get(checkpoint_of(model), {}))
-
-
-def _part(key: str, text: str) -> Any:
-    """Read a part of a plan."""
-    value = from_json(text)
-    nested = value.values() if key in _GROWING and isinstance(value, dict) else ()
-    if key in (*_GROWING, "setup") and not all(isinstance(each, dict) for each in (value, *nested)):
-        raise DamagedValueError(f"the plan's {key} are {value!r:.80}")
-    return value
-
-
 def _measured(cell: Cell, values: Sequence[Any]) -> Measured:
     measured = Measured.from_columns(cell, MEASURED.read(values))
     if not measured.report.entries:
@@ -365,40 +293,7 @@ def _answered(values: Sequence[Any]) -> Answered:
     return answered
 
 
-def _encodable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise DamagedValueError(f"{value!r:.80} is no name of a clip and no error")
     return value
-
-
-def _extend(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
-    """Write a plan, or add its new cells and clips to the one already there."""
-    written = _plan(db)
-    for key, value in plan.items():
-        if key != "cells":
-            value = _joined(written.get(key, {}), value) if key in _GROWING else value
-            db.execute(
-                "INSERT INTO plan (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (key, json.dumps(value)),
-            )
-    db.executemany(
-        f"INSERT INTO cells ({CELL.names}) VALUES ({CELL.marks}) ON CONFLICT DO NOTHING",
-        [CELL.write(vars(Cell(**cell))) for cell in plan.get("cells", ())],
-    )
-
-
-def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Merge two mappings of mappings."""
-    return {**old, **{key: {**old.get(key, {}), **value} for key, value in new.items()}}
-
-
-def _flat(value: Any, name: str = "") -> dict[str, str]:
-    """Flatten nested mappings to the `repr` of each leaf, by its path."""
-    if not isinstance(value, dict):
-        return {name: repr(value)}
-    nested = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())
-    return {path: leaf for leaves in nested for path, leaf in leaves.items()}
