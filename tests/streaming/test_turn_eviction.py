@@ -18,7 +18,7 @@ import torch
 from failures import at_call, fail, interrupt
 from generation import forced
 from offloading import AWAY
-from sessions import ATTENTIVE, QWEN, ask, cache_of, check_same, footage, frames_for, tiny, usage_of
+from sessions import ATTENTIVE, QWEN, STREAMED, ask, cache_of, check_same, footage, frames_for, tiny, usage_of
 from torch import Tensor
 
 import kvpress_video as kv
@@ -32,6 +32,11 @@ from kvpress_video.streaming.turn_eviction import Opening, TokenRange, TurnToken
 SOME_QUICK = [
     pytest.param(family, marks=() if family in (QWEN, "qwen3_vl") else pytest.mark.slow) for family in ATTENTIVE
 ]
+
+ONE_A_KIND = [
+    pytest.param(family, marks=() if family in (QWEN, "gemma3", "qwen3_5") else pytest.mark.slow) for family in STREAMED
+]
+"""Also families with windows or recurrent states."""
 
 # --- Which turns, and which tokens ------------------------------------------------------------------------------------
 
@@ -552,8 +557,39 @@ def test_sessions_whose_turns_left_are_saved_and_copied(family: str, positions: 
     assert loaded.stats.evicted_turns == 9
 
 
+def _check_batch(fresh: Callable[[], list[kv.VideoSession]], family: str = QWEN) -> list[kv.VideoSession]:
+    """Sessions asked together and sessions asked alone lose the same turns and answer the same."""
+    together, alone = fresh(), fresh()
+    for number in range(8):
+        answers = kv.ask_all(together, f"What is {number}?", max_new_tokens=4)
+        assert answers == [session.ask(f"What is {number}?", max_new_tokens=4) for session in alone]
+        if number % 3 == 1:
+            for session in (*together, *alone):
+                session.push(frames_for(family, 5, seed=number))
+        for ours, theirs in zip(together, alone, strict=True):
+            assert torch.equal(ours.stream.layers[0].tags, theirs.stream.layers[0].tags)
+            assert (ours.turns, ours.stream.timeline) == (theirs.turns, theirs.stream.timeline)
+            assert ours.stats.evicted_turns == theirs.stats.evicted_turns
+    return together
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(each, marks=() if each in (QWEN, "gemma3", "qwen3_5") else pytest.mark.slow) for each in STREAMED],
+)
+def test_turns_of_a_batch_leave_as_each_would_alone(family: str) -> None:
+    def fresh() -> list[kv.VideoSession]:
+        sessions = [tiny("van", 60 + n, family, keep_turns=n) for n in range(3)]
+        for number, session in enumerate(sessions):
+            session.push(frames_for(family, 5 + 4 * number, seed=number))
+        return sessions
+
+    together = _check_batch(fresh, family)
+    assert [len(session.turns) for session in together] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_turns_of_a_batch_leave_as_each_would_alone(positions: Any) -> None:
+def test_turns_of_a_batch_leave_a_budget_of_bytes_as_each_would_alone(positions: Any) -> None:
     def fresh() -> list[kv.VideoSession]:
         sessions = [tiny(budget=24 + n, keep_turns=n, positions=positions) for n in range(3)]
         sessions.append(tiny("random", "200000B", text_room=40, chunk=8, positions=positions))
@@ -561,19 +597,7 @@ def test_turns_of_a_batch_leave_as_each_would_alone(positions: Any) -> None:
             session.push(footage(5 + 4 * number, seed=number))
         return sessions
 
-    together, alone = fresh(), fresh()
-    for number in range(8):
-        answers = kv.ask_all(together, f"What is {number}?", max_new_tokens=4)
-        assert answers == [session.ask(f"What is {number}?", max_new_tokens=4) for session in alone]
-        if number % 3 == 1:
-            for session in (*together, *alone):
-                session.push(footage(5, seed=number))
-        for ours, theirs in zip(together, alone, strict=True):
-            assert torch.equal(ours.stream.layers[0].tags, theirs.stream.layers[0].tags)
-            assert (ours.turns, ours.stream.timeline) == (theirs.turns, theirs.stream.timeline)
-            assert ours.stats.evicted_turns == theirs.stats.evicted_turns
-    assert [len(session.turns) for session in together[:3]] == [0, 1, 2]
-    assert together[3].stats.evicted_turns > 0
+    assert _check_batch(fresh)[3].stats.evicted_turns > 0
 
 
 def test_all_turns_come_back_when_a_batch_fails() -> None:
