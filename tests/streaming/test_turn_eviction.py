@@ -573,10 +573,7 @@ def _check_batch(fresh: Callable[[], list[kv.VideoSession]], family: str = QWEN)
     return together
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(each, marks=() if each in (QWEN, "gemma3", "qwen3_5") else pytest.mark.slow) for each in STREAMED],
-)
+@pytest.mark.parametrize("family", ONE_A_KIND)
 def test_turns_of_a_batch_leave_as_each_would_alone(family: str) -> None:
     def fresh() -> list[kv.VideoSession]:
         sessions = [tiny("van", 60 + n, family, keep_turns=n) for n in range(3)]
