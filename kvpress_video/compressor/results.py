@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _CALLED: ContextVar[bool] = ContextVar("a method is being called", default=False)
 
 
+class WrongSlotsError(BudgetError):
+    """Slots that are not as many different entries, in ascending order, as were asked for."""
+
+
 class Kept(NamedTuple):
     """The result of `Compressor.reduce()`.
 
@@ -59,7 +63,8 @@ class MethodCall:
         Raises:
             MethodError: the method raised an exception, changed the entries in place, or returned tensors of the wrong
                 type, shape, dtype or device, or NaN.
-            BudgetError: the slots are not `keep` different entries in ascending order.
+            BudgetError: the slots are not `keep` different entries in ascending order (`WrongSlotsError`), or the
+                method refuses the budget.
             KVPressVideoError: any other error of the package that the method raised, unchanged.
         """
         with self._located():
@@ -127,15 +132,15 @@ class MethodCall:
         if slots.device != keys.device:
             raise MethodError(f"{source} returned slots on {slots.device}, the entries are on {keys.device}.")
         if slots.shape[2] != self.keep:
-            raise BudgetError(f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for.")
+            raise WrongSlotsError(f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for.")
         if slots.device.type != "cpu" or not self.keep:
             return
         if bool((slots.diff(dim=-1) <= 0).any()):
-            raise BudgetError(
+            raise WrongSlotsError(
                 f"{self}: slots must be in ascending order without repeats, sort them along the last dim."
             )
         if slots.min() < 0 or slots.max() >= len(self.entries):
-            raise BudgetError(
+            raise WrongSlotsError(
                 f"{self}: slots must be between 0 and {len(self.entries) - 1}, got {int(slots.min())} to "
                 f"{int(slots.max())}."
             )
