@@ -73,17 +73,10 @@ class MethodCall:
                 raise MethodError(
                     f"reduce() returned {_kind(kept)}: return Kept(slots), or Kept(slots, merged) to merge entries."
                 )
-            self._check_slots(kept.slots, "reduce()")
+            self._check_slots(kept.slots)
             if kept.merged is not None:
                 self._check_merged(kept.merged)
         return kept
-
-    def select(self) -> Tensor:
-        """Run `select()` and validate the result, with the same errors as `reduce`."""
-        with self._located():
-            slots = self.method.select(self.entries, self.keep)
-            self._check_slots(slots, "select()")
-        return slots
 
     def __str__(self) -> str:
         context, length = self.entries.context, len(self.entries)
@@ -120,17 +113,17 @@ class MethodCall:
             return ""
         return " The model's own keys or values hold NaN or infinity: load it in another dtype."
 
-    def _check_slots(self, slots: object, source: str) -> None:
+    def _check_slots(self, slots: object) -> None:
         keys = self.entries.keys
         if not isinstance(slots, Tensor) or slots.dtype != torch.int64:
-            raise MethodError(f"{source} returned {_kind(slots)} as slots: return int64 indices of the entries.")
+            raise MethodError(f"it returned {_kind(slots)} as slots: return int64 indices of the entries.")
         if slots.ndim != 3 or slots.shape[:2] != keys.shape[:2]:
             raise MethodError(
-                f"{source} returned slots of shape {tuple(slots.shape)}: expected (batch, kv_heads, keep) = "
+                f"it returned slots of shape {tuple(slots.shape)}: expected (batch, kv_heads, keep) = "
                 f"{(*keys.shape[:2], self.keep)}."
             )
         if slots.device != keys.device:
-            raise MethodError(f"{source} returned slots on {slots.device}, the entries are on {keys.device}.")
+            raise MethodError(f"it returned slots on {slots.device}, the entries are on {keys.device}.")
         if slots.shape[2] != self.keep:
             raise WrongSlotsError(f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for.")
         if slots.device.type != "cpu" or not self.keep:

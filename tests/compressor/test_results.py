@@ -118,7 +118,7 @@ def test_slots_that_are_none(kind: Any, change: Any, error: type[KVPressVideoErr
 
 def test_slots_are_validated_without_a_model_as_well() -> None:
     keys = torch.randn(2, GRID.tokens, 8)
-    with pytest.raises(MethodError, match=r"Selects in layer 3 .*select\(\) returned slots of shape \(24,\)"):
+    with pytest.raises(MethodError, match=r"Selects in layer 3 .*it returned slots of shape \(24,\)"):
         kv.select(Selects(lambda slots: slots[0, 0]), keys, keys, grid=GRID, keep=KEEP, layer=3, layers=4)
 
 
