@@ -83,10 +83,11 @@ class MethodCall:
         if context.grid is None or not context.grid.known:
             which = f"{length} entries"
         elif self.entries.complete:
-            which = f"first pass, {length} entries in {context.grid.frames} whole frames"
+            frames = context.grid.frames
+            which = f"first pass, {length} entries in {frames} whole frame{'s' * (frames != 1)}"
         else:
-            frames = "whole" if _fills_frames(self.entries) else "partial"
-            which = f"later pass, {length} of {context.grid.tokens} entries left, in {frames} frames"
+            kind = "whole" if _fills_frames(self.entries) else "partial"
+            which = f"later pass, {length} of {context.grid.tokens} entries left, in {kind} frames"
         return f"{type(self.method).__name__} in layer {context.layer} ({which}; {self.keep} to keep)"
 
     @contextmanager
@@ -102,9 +103,18 @@ class MethodCall:
         except (KVPressVideoError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
-            raise MethodError(f"{self}: {type(error).__name__}: {error}{self._overflow()}") from error
+            raise MethodError(
+                f"{self}: {type(error).__name__}: {error}{self._survivors()}{self._overflow()}"
+            ) from error
         finally:
             _CALLED.reset(token)
+
+    def _survivors(self) -> str:
+        """A hint where earlier passes left less than the grid."""
+        grid = self.entries.context.grid
+        if grid is None or not grid.known or self.entries.complete:
+            return ""
+        return "; in later passes the entries do not fill the grid: tell them by entries.frame and entries.patch."
 
     def _overflow(self) -> str:
         """A hint where the model itself produced NaN or infinity."""
@@ -125,12 +135,16 @@ class MethodCall:
         if slots.device != keys.device:
             raise MethodError(f"it returned slots on {slots.device}, the entries are on {keys.device}.")
         if slots.shape[2] != self.keep:
-            raise WrongSlotsError(f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for.")
+            raise WrongSlotsError(
+                f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for: keep exactly as many, or "
+                "raise BudgetError to refuse."
+            )
         if slots.device.type != "cpu" or not self.keep:
             return
         if bool((slots.diff(dim=-1) <= 0).any()):
             raise WrongSlotsError(
-                f"{self}: slots must be in ascending order without repeats, sort them along the last dim."
+                f"{self}: slots must be in ascending order without repeats: sort them along the last dim, or select "
+                "with top(scores, keep)."
             )
         if slots.min() < 0 or slots.max() >= len(self.entries):
             raise WrongSlotsError(
@@ -194,7 +208,7 @@ def _without_nan(scores: Tensor) -> Tensor:
     if scores.device.type != "cpu":
         return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if bool(scores.sum().isnan()) and (found := int(scores.isnan().sum())):  # infinities may cancel in the sum
-        raise MethodError(f"{found} of {scores.numel()} scores are NaN: a NaN has no rank.")
+        raise MethodError(f"{found} of {scores.numel()} scores are NaN: a NaN has no rank, so guard divisions by zero.")
     return scores
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +71,13 @@ def check_method(method: str | Compressor, **settings: Any) -> MethodReport:
     made = _declared(method, settings)
     trials, notes = _trials(made)
     outcomes = [trial.outcome(made) for trial in trials]
-    failed = [outcome for outcome in outcomes if outcome.wrong and not outcome.trial.advice]
-    notes += [outcome.wrong for outcome in outcomes if outcome.wrong and outcome.trial.advice]
-    notes += _refusals(outcomes)
+    failed = _distinct(outcome.wrong for outcome in outcomes if outcome.wrong and not outcome.trial.advice)
+    advice = _distinct(failed + [outcome.wrong for outcome in outcomes if outcome.wrong])[len(failed) :]
     report = MethodReport(
         type(made).__name__,
         tuple(outcome.trial.rule for outcome in outcomes if not outcome.wrong),
-        tuple(_distinct(outcome.wrong for outcome in failed)),
-        tuple(notes),
+        tuple(failed),
+        (*notes, *advice, *_refusals(outcomes)),
         time.perf_counter() - start,
     )
     if failed:
@@ -109,21 +108,17 @@ def _trials(method: Compressor) -> tuple[list[Trial], list[str]]:
 
 
 def _refusals(outcomes: Iterable[Outcome]) -> list[str]:
-    return list(
-        _distinct(
-            f"refuses budgets such as {budget}: {reason}"
-            for outcome in outcomes
-            if not outcome.wrong
-            for budget, reason in outcome.refusals.items()
-        )
+    return _distinct(
+        f"refuses budgets such as {budget}: {reason}"
+        for outcome in outcomes
+        if not outcome.wrong
+        for budget, reason in outcome.refusals.items()
     )
 
 
-def _distinct(texts: Iterable[str]) -> Iterator[str]:
-    """Iterate over the texts whose cause is new: what differs by numbers and place alone has one cause."""
-    seen = set()
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """Return the first text of each cause: texts that differ by the entries and by numbers only have the same."""
+    found: dict[str, str] = {}
     for text in texts:
-        cause = re.sub(r"\d+", "", text.rpartition("to keep): ")[2])
-        if cause not in seen:
-            seen.add(cause)
-            yield text
+        found.setdefault(re.sub(r"[\d., ]*\d", "#", text.rpartition("to keep): ")[2]), text)
+    return list(found.values())

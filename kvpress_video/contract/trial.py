@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,11 +45,13 @@ class Subject:
     Attributes:
         method: the method.
         tried: budgets tried.
-        refusals: refused budgets, each with the method's error.
+        refused: how many of them were refused.
+        refusals: the budgets refused, each with the method's error.
     """
 
     method: Compressor
     tried: int = 0
+    refused: int = 0
     refusals: dict[str, BudgetError] = field(default_factory=dict)
 
     @property
@@ -72,6 +75,7 @@ class Subject:
         except WrongSlotsError:
             raise
         except BudgetError as error:
+            self.refused += 1
             self.refusals[budget] = error
             return None
 
@@ -102,8 +106,8 @@ class Trial:
     def outcome(self, method: Compressor) -> Outcome:
         """Try the rule on a method."""
         subject = Subject(method)
-        wrong = _reason(lambda: self.run(subject))
-        if not wrong and not self.may_refuse and subject.tried and len(subject.refusals) == subject.tried:
+        wrong = _reason(self.run, subject)
+        if not wrong and not self.may_refuse and subject.tried and subject.refused == subject.tried:
             budget, error = next(iter(subject.refusals.items()))
             wrong = f"{subject.name} refuses every budget that was tried, such as {budget}: {error}"
         return Outcome(self, wrong, {budget: str(error) for budget, error in subject.refusals.items()})
@@ -124,12 +128,23 @@ class Outcome:
     refusals: dict[str, str] = field(default_factory=dict)
 
 
-def _reason(run: Callable[[], None]) -> str:
+def _reason(run: Callable[[Subject], None], subject: Subject) -> str:
     try:
-        run()
-    except (Broken, KVPressVideoError) as error:
+        run(subject)
+    except Broken as error:
         return str(error)
+    except KVPressVideoError as error:
+        cause = error.__cause__
+        return (
+            f"{error}{'' if cause is None or isinstance(cause, KVPressVideoError) else _place(cause, subject.method)}"
+        )
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__} in {where.filename}, line {where.lineno}: {error}"
+        return f"{type(error).__name__}: {error}{_place(error, subject.method)}"
     return ""
+
+
+def _place(error: BaseException, method: Compressor) -> str:
+    """Name the line of a method that led to an error; empty if none did."""
+    own = getattr(sys.modules.get(type(method).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    return f" ({own}, line {lines[-1]})" if lines else ""

@@ -247,7 +247,7 @@ def test_a_model_that_overflowed_is_named_as_the_cause(part: str) -> None:
     method = Scores(lambda scores: scores * torch.nan)
     with pytest.raises(MethodError, match="The model's own keys or values hold NaN or infinity"):
         method.compress(overflowed, KEEP)
-    with pytest.raises(MethodError, match=r"a NaN has no rank\.$"):
+    with pytest.raises(MethodError, match=r"so guard divisions by zero\.$"):
         method.compress(entries, KEEP)
 
 
