@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,21 +25,19 @@ class MethodReport:
         passed: the rules that it keeps, each as the end of "The method …".
         failed: what is wrong, one sentence each; empty for a sound method.
         notes: remarks that make no method wrong: budgets that it refuses, models that it does not run on.
-        seconds: how long the check took.
     """
 
     method: str
     passed: tuple[str, ...]
     failed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    seconds: float = 0.0
 
     def __str__(self) -> str:
         mistakes = f"{len(self.failed)} mistake{'s' * (len(self.failed) > 1)}"
         verdict = f"makes {mistakes}" if self.failed else f"keeps all {len(self.passed)} rules"
         shown = (("wrong", self.failed), ("note", self.notes), ("it", () if self.failed else self.passed))
         lines = [f"{mark}: {text}" for mark, texts in shown for text in texts]
-        return "\n  ".join([f"{self.method} {verdict} ({self.seconds:.1f} s)", *lines])
+        return "\n  ".join([f"{self.method} {verdict}", *lines])
 
     __repr__ = __str__
 
@@ -67,7 +64,6 @@ def check_method(method: str | Compressor, **settings: Any) -> MethodReport:
         MethodError: the method is declared wrongly, or breaks rules: the message lists every one.
         UnknownNameError: no installed method has that name.
     """
-    start = time.perf_counter()
     made = _declared(method, settings)
     trials, notes = _trials(made)
     outcomes = [trial.outcome(made) for trial in trials]
@@ -78,7 +74,6 @@ def check_method(method: str | Compressor, **settings: Any) -> MethodReport:
         tuple(outcome.trial.rule for outcome in outcomes if not outcome.wrong),
         tuple(failed),
         (*notes, *advice, *_refusals(outcomes)),
-        time.perf_counter() - start,
     )
     if failed:
         raise MethodError(str(report))
