@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .compression import Compression, Report, compress
     from .compressor.base import Compressor, top
     from .compressor.entries import Entries
+    from .compressor.listing import MethodInfo, list_methods
     from .compressor.selection import select
+    from .contract.check import MethodReport, check_method
     from .errors import (
         BudgetError,
         CacheError,
@@ -42,7 +44,9 @@ _MODULES = {
     "compression": ("Compression", "Report", "compress"),
     "compressor.base": ("Compressor", "top"),
     "compressor.entries": ("Entries",),
+    "compressor.listing": ("MethodInfo", "list_methods"),
     "compressor.selection": ("select",),
+    "contract.check": ("MethodReport", "check_method"),
     "errors": (
         "BudgetError",
         "CacheError",
@@ -79,6 +83,8 @@ __all__ = [
     "Inspection",
     "KVPressVideoError",
     "MethodError",
+    "MethodInfo",
+    "MethodReport",
     "MissingInputError",
     "QuestionError",
     "Report",
@@ -92,8 +98,10 @@ __all__ = [
     "VideoSession",
     "ask",
     "ask_all",
+    "check_method",
     "compress",
     "inspect",
+    "list_methods",
     "load",
     "load_bundled",
     "patch",

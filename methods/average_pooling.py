@@ -38,6 +38,8 @@ class AveragePooling(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline; keys un-rotated before averaging"
+    family: ClassVar[str] = "merging"
+    fidelity: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
         if self.temporal < 1:

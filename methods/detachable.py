@@ -44,6 +44,9 @@ class Detachable(Compressor):
     thinner: Compressor | str | None = None
 
     source: ClassVar[str] = "after POINTS-Long, arXiv 2604.11627; equal shares, any scorer and any thinner are ours"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "memory"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         scorer = _part("scorer", self.scorer)

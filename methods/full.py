@@ -19,6 +19,8 @@ class Full(Compressor):
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     keeps_all: ClassVar[bool] = True
     source: ClassVar[str] = "baseline"
+    family: ClassVar[str] = "reference"
+    fidelity: ClassVar[str] = "exact"
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select every entry: (batch, kv_heads, n) int64, ascending.

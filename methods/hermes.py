@@ -43,6 +43,9 @@ class Hermes(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"probe", "rope"})
     source: ClassVar[str] = "HERMES, Zhang et al. 2026, arXiv 2601.14724, without cross-layer smoothing"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "attention"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.probe < 1:

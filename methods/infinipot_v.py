@@ -35,6 +35,9 @@ class InfiniPotV(Compressor):
     entries: str = "tracked"
 
     source: ClassVar[str] = "InfiniPot-V, Kim et al. 2025, arXiv 2506.15745"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "mixture"
+    fidelity: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
         if not 0 <= self.tar_ratio <= 1:

@@ -35,6 +35,9 @@ class Novelty(Compressor):
     last_frame: float = 0.25
 
     source: ClassVar[str] = "this project"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "ours"
 
     def __post_init__(self) -> None:
         if self.reference not in REFERENCES:

@@ -29,6 +29,8 @@ class PerLayer(Compressor):
     shares: tuple[float, ...] = (1.5, 0.5)
 
     source: ClassVar[str] = "wrapper"
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "ours"
 
     def __post_init__(self) -> None:
         base = make_method(self.base)

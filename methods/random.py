@@ -28,6 +28,8 @@ class Random(Compressor):
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline"
+    family: ClassVar[str] = "sampling"
+    fidelity: ClassVar[str] = "exact"
 
     def scores(self, entries: Entries) -> Tensor:
         """Score entries uniformly in [0, 1), (batch, kv_heads, n) fp32."""

@@ -21,6 +21,9 @@ class Recent(Compressor):
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline; the last N frames: SimpleStream, arXiv 2604.02317"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "recency"
+    fidelity: ClassVar[str] = "exact"
 
     def scores(self, entries: Entries) -> Tensor:
         """Score entries by their place in the sequence, (batch, kv_heads, n) fp32."""

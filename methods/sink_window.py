@@ -24,6 +24,9 @@ class SinkWindow(Compressor):
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "StreamingLLM, arXiv 2309.17453"
+    year: ClassVar[int | None] = 2023
+    family: ClassVar[str] = "recency"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.sinks < 0:

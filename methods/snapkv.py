@@ -31,6 +31,9 @@ class SnapKV(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"queries"})
     source: ClassVar[str] = "SnapKV, Li et al. 2024, arXiv 2404.14469"
+    year: ClassVar[int | None] = 2024
+    family: ClassVar[str] = "attention"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.window < 1:

@@ -31,6 +31,9 @@ class Standby(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"vision_attention"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "after POINTS-Long, arXiv 2604.11627; the training-free surrogate is ours"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "saliency"
+    fidelity: ClassVar[str] = "analogy"
 
     def __post_init__(self) -> None:
         if self.tokens is not None:

@@ -34,6 +34,9 @@ class StandbyNovelty(Compressor):
 
     needs: ClassVar[frozenset[str]] = Standby.needs
     source: ClassVar[str] = "this project"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "mixture"
+    fidelity: ClassVar[str] = "ours"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", Standby(self.n, self.tokens).n)

@@ -35,6 +35,9 @@ class StreamMem(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"probe", "rope"})
     source: ClassVar[str] = "StreamMem, Yang et al. 2025, arXiv 2508.15717, without input frame filtering"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "attention"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.probe < 1:

@@ -35,6 +35,9 @@ class TaR(Compressor):
     entries: str = "tracked"
 
     source: ClassVar[str] = "InfiniPot-V, Kim et al. 2025, arXiv 2506.15745 (TaR)"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
         if not 0 <= self.recent_ratio <= 1:

@@ -22,6 +22,8 @@ class Uniform(Compressor):
 
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "baseline"
+    family: ClassVar[str] = "sampling"
+    fidelity: ClassVar[str] = "exact"
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""

@@ -34,6 +34,9 @@ class VaN(Compressor):
     entries: str = "tracked"
 
     source: ClassVar[str] = "InfiniPot-V, Kim et al. 2025, arXiv 2506.15745 (VaN)"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "norms"
+    fidelity: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
         check_treatment(self.entries)

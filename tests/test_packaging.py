@@ -47,6 +47,9 @@ def test_every_module_and_the_bundled_models_are_in_it(wheel: Path) -> None:
         model = {file.name for file in (ROOT / "kvpress_video/data" / folder).iterdir() if file.is_file()}
         assert model >= {"config.json", "model.safetensors", "tokenizer.json", "training_log.jsonl"}
         assert {f"kvpress_video/data/{folder}/{name}" for name in model} <= inside
+    cards = {file.name for file in (ROOT / "docs" / "methods").glob("*.md")}
+    assert len(cards) > 18
+    assert {f"kvpress_video/methods/cards/{name}" for name in cards} <= inside
     assert "kvpress_video/py.typed" in inside
     assert not any(name.startswith("tests") for name in inside)
 
@@ -65,6 +68,8 @@ def test_it_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
         "model, processor = load_bundled(device='cpu')\n"
         "for name in method_names():\n"
         "    assert sys.modules[method_class(name).__module__].__file__.startswith(sys.argv[1]), name\n"
+        "from kvpress_video.compressor import method_card\n"
+        "assert method_card('van').startswith('# van')\n"
         "print(kvpress_video.__file__, world.__file__, len(method_names()), type(processor).__name__)\n"
     )
     done = subprocess.run(

@@ -1,24 +1,31 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
-from .base import Compressor, Kept, check_observer, top
+from .base import FIDELITIES, Compressor, Kept, check_observer, top
 from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, is_visual, segment_entries
+from .listing import MethodInfo, list_methods, method_card
 from .registry import make_method
+from .rope import Rope
 from .selection import select
 
 __all__ = [
+    "FIDELITIES",
     "Compressor",
     "Context",
     "Entries",
     "Grid",
     "Kept",
     "Kind",
+    "MethodInfo",
     "Places",
     "Queries",
+    "Rope",
     "Tags",
     "check_observer",
     "grid_tags",
     "is_visual",
+    "list_methods",
     "make_method",
+    "method_card",
     "segment_entries",
     "select",
     "top",

@@ -17,6 +17,13 @@ from .entries import Entries, take_slots
 from .results import Kept, MethodCall, check_scores, rankable
 
 STAGES = ("cache", "input")
+FIDELITIES = {
+    "exact": "keeps what the source defines: its formula, or its released code",
+    "mechanism": "follows the source's rule, with parts left out or replaced",
+    "analogy": "pursues the source's idea by other means, such as without its training",
+    "ours": "a method of its author's own",
+}
+"""How faithful a method may be to its source."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "queries": ("window",),
     "probe": ("probe",),
@@ -47,12 +54,18 @@ class Compressor:
             features.
         keeps_all: whether the method keeps every entry, so that a budget does not apply to it.
         source: publication or origin of the method.
+        year: year of the source, None if it has none.
+        family: family of the idea, one word such as `"attention"` or `"redundancy"`; not checked.
+        fidelity: how faithful the method is to its source, from `FIDELITIES`; empty for no claim.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ("cache",)
     keeps_all: ClassVar[bool] = False
     source: ClassVar[str] = ""
+    year: ClassVar[int | None] = None
+    family: ClassVar[str] = ""
+    fidelity: ClassVar[str] = ""
 
     def scores(self, entries: Entries) -> Tensor:
         """Score each entry, (batch, kv_heads, n) floating point, best in fp32; entries with higher scores stay."""
@@ -119,7 +132,7 @@ def check_observer(method: Any) -> None:
         MethodError: a class instead of an instance; an object that is not a `Compressor`; a class that is not a
             dataclass or implements none of `scores()`, `select()` and `reduce()`; `needs` or `stages` of the wrong
             type; or a capture setting that is not a positive integer.
-        UnknownNameError: an unknown need or stage.
+        UnknownNameError: an unknown need, stage or fidelity.
         MissingInputError: a need without the setting that says how to capture it.
     """
     if isinstance(method, type):
@@ -138,6 +151,8 @@ def check_observer(method: Any) -> None:
         for each in declared:
             if each not in known:
                 raise unknown_name(f"{what} of {name}", str(each), known)
+    if method.fidelity and method.fidelity not in FIDELITIES:
+        raise unknown_name(f"fidelity of {name}", str(method.fidelity), FIDELITIES)
     for need in sorted(method.needs):
         _check_capture(name, need, method.observer)
     own, base = type(method), Compressor

@@ -303,7 +303,12 @@ def grid_tags(grid: Grid, kind: Kind, segment: int = 0, first_frame: int = 0, or
 
 
 def segment_entries(
-    keys: Tensor, values: Tensor, grid: Grid, context: Context, importance: Tensor | None = None
+    keys: Tensor,
+    values: Tensor,
+    grid: Grid,
+    context: Context,
+    importance: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> Entries:
     """Make the entries of one complete video from bare tensors, the first of them at index and frame 0.
 
@@ -312,10 +317,11 @@ def segment_entries(
         grid: the video's visual tokens.
         context: everything else; its grid is replaced by `grid`.
         importance: vision-attention importance, (grid.tokens,); not captured by default.
+        positions: position (t, h, w) of each token, (grid.tokens, 3); frame, row and column by default.
     """
     batch, heads, length, _ = keys.shape
     tags = grid_tags(grid, Kind.VIDEO, ordinals=torch.arange(length, device=keys.device))
-    position = tags[:, Tags.FRAME :].float()
+    position = tags[:, Tags.FRAME :].float() if positions is None else positions.to(keys.device, torch.float32)
     if importance is None:
         importance = torch.full_like(position[:, 0], torch.nan)
     places = torch.cat([position, importance.to(position)[:, None]], dim=-1)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _CALLED: ContextVar[bool] = ContextVar("a method is being called", default=False)
 
 
+class WrongSlotsError(BudgetError):
+    """Slots that are not as many different entries, in ascending order, as were asked for."""
+
+
 class Kept(NamedTuple):
     """The result of `Compressor.reduce()`.
 
@@ -59,7 +63,8 @@ class MethodCall:
         Raises:
             MethodError: the method raised an exception, changed the entries in place, or returned tensors of the wrong
                 type, shape, dtype or device, or NaN.
-            BudgetError: the slots are not `keep` different entries in ascending order.
+            BudgetError: the slots are not `keep` different entries in ascending order (`WrongSlotsError`), or the
+                method refuses the budget.
             KVPressVideoError: any other error of the package that the method raised, unchanged.
         """
         with self._located():
@@ -68,27 +73,21 @@ class MethodCall:
                 raise MethodError(
                     f"reduce() returned {_kind(kept)}: return Kept(slots), or Kept(slots, merged) to merge entries."
                 )
-            self._check_slots(kept.slots, "reduce()")
+            self._check_slots(kept.slots)
             if kept.merged is not None:
                 self._check_merged(kept.merged)
         return kept
-
-    def select(self) -> Tensor:
-        """Run `select()` and validate the result, with the same errors as `reduce`."""
-        with self._located():
-            slots = self.method.select(self.entries, self.keep)
-            self._check_slots(slots, "select()")
-        return slots
 
     def __str__(self) -> str:
         context, length = self.entries.context, len(self.entries)
         if context.grid is None or not context.grid.known:
             which = f"{length} entries"
         elif self.entries.complete:
-            which = f"first pass, {length} entries in {context.grid.frames} whole frames"
+            frames = context.grid.frames
+            which = f"first pass, {length} entries in {frames} whole frame{'s' * (frames != 1)}"
         else:
-            frames = "whole" if _fills_frames(self.entries) else "partial"
-            which = f"later pass, {length} of {context.grid.tokens} entries left, in {frames} frames"
+            kind = "whole" if _fills_frames(self.entries) else "partial"
+            which = f"later pass, {length} of {context.grid.tokens} entries left, in {kind} frames"
         return f"{type(self.method).__name__} in layer {context.layer} ({which}; {self.keep} to keep)"
 
     @contextmanager
@@ -104,9 +103,18 @@ class MethodCall:
         except (KVPressVideoError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
-            raise MethodError(f"{self}: {type(error).__name__}: {error}{self._overflow()}") from error
+            raise MethodError(
+                f"{self}: {type(error).__name__}: {error}{self._survivors()}{self._overflow()}"
+            ) from error
         finally:
             _CALLED.reset(token)
+
+    def _survivors(self) -> str:
+        """A hint where earlier passes left less than the grid."""
+        grid = self.entries.context.grid
+        if grid is None or not grid.known or self.entries.complete:
+            return ""
+        return "; in later passes the entries do not fill the grid: tell them by entries.frame and entries.patch."
 
     def _overflow(self) -> str:
         """A hint where the model itself produced NaN or infinity."""
@@ -115,27 +123,31 @@ class MethodCall:
             return ""
         return " The model's own keys or values hold NaN or infinity: load it in another dtype."
 
-    def _check_slots(self, slots: object, source: str) -> None:
+    def _check_slots(self, slots: object) -> None:
         keys = self.entries.keys
         if not isinstance(slots, Tensor) or slots.dtype != torch.int64:
-            raise MethodError(f"{source} returned {_kind(slots)} as slots: return int64 indices of the entries.")
+            raise MethodError(f"it returned {_kind(slots)} as slots: return int64 indices of the entries.")
         if slots.ndim != 3 or slots.shape[:2] != keys.shape[:2]:
             raise MethodError(
-                f"{source} returned slots of shape {tuple(slots.shape)}: expected (batch, kv_heads, keep) = "
+                f"it returned slots of shape {tuple(slots.shape)}: expected (batch, kv_heads, keep) = "
                 f"{(*keys.shape[:2], self.keep)}."
             )
         if slots.device != keys.device:
-            raise MethodError(f"{source} returned slots on {slots.device}, the entries are on {keys.device}.")
+            raise MethodError(f"it returned slots on {slots.device}, the entries are on {keys.device}.")
         if slots.shape[2] != self.keep:
-            raise BudgetError(f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for.")
+            raise WrongSlotsError(
+                f"{self}: kept {slots.shape[2]} entries where {self.keep} were asked for: keep exactly as many, or "
+                "raise BudgetError to refuse."
+            )
         if slots.device.type != "cpu" or not self.keep:
             return
         if bool((slots.diff(dim=-1) <= 0).any()):
-            raise BudgetError(
-                f"{self}: slots must be in ascending order without repeats, sort them along the last dim."
+            raise WrongSlotsError(
+                f"{self}: slots must be in ascending order without repeats: sort them along the last dim, or select "
+                "with top(scores, keep)."
             )
         if slots.min() < 0 or slots.max() >= len(self.entries):
-            raise BudgetError(
+            raise WrongSlotsError(
                 f"{self}: slots must be between 0 and {len(self.entries) - 1}, got {int(slots.min())} to "
                 f"{int(slots.max())}."
             )
@@ -196,7 +208,7 @@ def _without_nan(scores: Tensor) -> Tensor:
     if scores.device.type != "cpu":
         return scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if bool(scores.sum().isnan()) and (found := int(scores.isnan().sum())):  # infinities may cancel in the sum
-        raise MethodError(f"{found} of {scores.numel()} scores are NaN: a NaN has no rank.")
+        raise MethodError(f"{found} of {scores.numel()} scores are NaN: a NaN has no rank, so guard divisions by zero.")
     return scores
 
 

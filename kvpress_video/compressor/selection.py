@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import BudgetError, MissingInputError
 from ..utils.numbers import is_whole
-from .base import Compressor
-from .entries import Context, Grid, segment_entries
+from .base import NEEDS, Compressor
+from .entries import Context, Grid, Queries, segment_entries
 from .registry import make_method
 from .results import MethodCall
+from .rope import Rope
+
+_ARGUMENTS = {"queries": "queries", "probe": "queries", "vision_attention": "importance", "rope": "rope"}
+"""The argument that stands in for each input that is captured from a model."""
 
 
 def select(
@@ -23,22 +29,35 @@ def select(
     grid: tuple[int, int, int],
     keep: int | str,
     prefix: int = 0,
+    suffix: int = 0,
     layer: int = 0,
     layers: int = 1,
     importance: Tensor | None = None,
+    queries: Tensor | None = None,
+    rope: Rope | None = None,
+    positions: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Select the entries of one layer that a method keeps.
+    """Select the entries of one layer that a method keeps; of a method that merges, those whose places the means take.
 
     Args:
         method: a method's name, `"name:setting=value,…"`, or an instance.
-        keys, values: (kv_heads, prefix + frames·rows·columns, head_dim), keys as cached (rotated).
+        keys, values: (kv_heads, prefix + frames·rows·columns + suffix, head_dim), keys as cached (rotated).
         grid: (frames, rows, columns) of the visual entries.
         keep: entries to keep per head: a number, or a share of the visual entries such as `"25%"`, rounded half up.
-        prefix: entries before the first visual one; they are ignored.
+        prefix, suffix: text entries before the first visual one and after the last; methods do not see them, but
+            queries attend to them.
         layer: index of the text layer, from 0.
         layers: number of text layers.
-        importance: vision-attention importance of each visual token, (frames·rows·columns,), for methods that need it.
+        importance: vision-attention importance of each visual token, (frames·rows·columns,), for methods that need
+            `"vision_attention"`.
+        queries: queries of tokens after the last visual entry, (attention_heads, n, head_dim), rotated as the keys are
+            and not yet divided by √head_dim, for methods that need `"queries"` or `"probe"`. As in a model, the last
+            `window` or `probe` of them count. Their softmax runs over `keys`; with a suffix they are the queries of its
+            last tokens, each of which attends to the keys up to its own.
+        rope: rotation of the keys, such as `Rope.of(model.get_decoder())`, for methods that need `"rope"`.
+        positions: position (t, h, w) to which each visual key is rotated, (frames·rows·columns, 3); by default its
+            frame, row and column.
         **settings: the method's settings.
 
     Returns:
@@ -46,28 +65,75 @@ def select(
 
     Raises:
         BudgetError: shapes and grid disagree, `keep` cannot be read, or the method cannot keep exactly `keep` entries.
-        MissingInputError: the method needs an input that is not given.
+        MissingInputError: the method needs an input that is not given; the message names the argument.
         UnknownNameError: unknown method or setting.
         MethodError: the method is declared wrongly, failed, or returned an unusable result.
     """
     shape = Grid(*grid)
-    if keys.shape != values.shape or keys.ndim != 3 or keys.shape[1] - prefix != shape.tokens:
+    length = prefix + shape.tokens + suffix
+    if keys.shape != values.shape or keys.ndim != 3 or keys.shape[1] != length:
         raise BudgetError(
             f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must both be (kv_heads, {prefix} + "
-            f"{shape.frames}·{shape.rows}·{shape.columns} = {prefix + shape.tokens}, head_dim)."
+            f"{shape.frames}·{shape.rows}·{shape.columns} + {suffix} = {length}, head_dim)."
         )
+    _check_shape("importance", importance, (shape.tokens,))
+    _check_shape("positions", positions, (shape.tokens, 3))
     count = _entries(keep, shape.tokens)
     compressor = make_method(method, **settings)
-    visual = (slice(None), slice(prefix, None))
-    missing = compressor.needs - ({"vision_attention"} if importance is not None else set())
-    if missing:
+    _check_needs(compressor, {"importance": importance, "queries": queries, "rope": rope})
+    seen = None if queries is None else _queries(compressor, queries, keys, shape.tokens, suffix)
+    context = Context(layer=layer, layers=layers, rope=rope, queries=seen)
+    visual = (slice(None), slice(prefix, prefix + shape.tokens))
+    entries = segment_entries(keys[visual][None], values[visual][None], shape, context, importance, positions)
+    return MethodCall(compressor, entries, count).reduce().slots[0]
+
+
+def _check_shape(name: str, given: Tensor | None, expected: tuple[int, ...]) -> None:
+    if given is not None and tuple(given.shape) != expected:
+        raise BudgetError(f"{name} of shape {tuple(given.shape)} must be {expected}, one per visual entry.")
+
+
+def _check_needs(method: Compressor, given: dict[str, Any]) -> None:
+    lacking = sorted(need for need in method.needs if given.get(_ARGUMENTS.get(need, "")) is None)
+    if not lacking:
+        return
+    name = type(method).__name__
+    if unknown := [need for need in lacking if need not in _ARGUMENTS]:
         raise MissingInputError(
-            f"{method!r} needs {', '.join(sorted(missing))}, which bare keys and values do not hold: "
-            "pass importance=…, or use kvpress_video.compress() on a model."
+            f"{name} needs {_listed(unknown)}, which bare tensors do not hold: use kvpress_video.compress() on a model."
         )
-    context = Context(layer=layer, layers=layers)
-    entries = segment_entries(keys[visual][None], values[visual][None], shape, context, importance)
-    return MethodCall(compressor, entries, count).select()[0]
+    arguments = " and ".join(dict.fromkeys(f"{_ARGUMENTS[need]}=…" for need in lacking))
+    raise MissingInputError(
+        f"{name} needs {_listed(lacking)}, which keys and values do not hold: pass {arguments}, or use "
+        "kvpress_video.compress() on a model."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))
+
+
+def _queries(method: Compressor, queries: Tensor, keys: Tensor, tokens: int, suffix: int) -> Queries:
+    """Scale queries, and compute their normaliser over the keys; every one of them comes after the visual entries."""
+    heads, _, width = keys.shape
+    if queries.ndim != 3 or queries.shape[0] % heads or queries.shape[2] != width or not queries.shape[1]:
+        raise BudgetError(
+            f"queries of shape {tuple(queries.shape)} must be (attention_heads, n, {width}), with a multiple of the "
+            f"{heads} KV heads."
+        )
+    for need in sorted({"queries", "probe"} & method.needs):
+        queries = queries[:, -getattr(method.observer, NEEDS[need][0]) :]
+    if 0 < suffix < (count := queries.shape[1]):
+        raise BudgetError(
+            f"{count} queries cannot be those of the {suffix} tokens in the suffix: give as many or fewer."
+        )
+    states = queries.float() * width**-0.5
+    logits = states.unflatten(0, (heads, -1)) @ keys.float()[:, None].transpose(-1, -2)
+    if suffix:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=keys.device).triu(keys.shape[1] - count + 1)
+        logits = logits.masked_fill(later, -torch.inf)
+    index = torch.full((1, states.shape[1]), tokens, dtype=torch.int32, device=keys.device)
+    return Queries(states[None], logits.logsumexp(dim=-1).flatten(0, 1)[None], index)
 
 
 def _entries(keep: int | str, tokens: int) -> int:

@@ -162,12 +162,23 @@ def test_ask_without_a_budget_for_a_method_that_needs_one(
     assert "'tar' needs a budget" in capsys.readouterr().err
 
 
-def test_methods_lists_every_method_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_lists_every_method_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
-    out = capsys.readouterr().out
-    assert [line for line in out.splitlines() if not line.startswith(" ")] == method_names()
-    assert "settings: seed=0" in out
-    assert "cannot be loaded" not in out
+    heading, *rows = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert heading.split() == ["method", "year", "idea", "fidelity", "stages", "needs", "source"]
+    assert [row.split()[0] for row in rows] == method_names()
+    (row,) = [row for row in rows if row.startswith("snapkv")]
+    assert row.split()[:6] == ["snapkv", "2024", "attention", "mechanism", "cache", "queries"]
+    assert "arXiv 2404.14469" in row
+    assert not any("cannot be loaded" in row for row in rows)
+
+
+def test_methods_prints_the_card_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "snapkv"]) == 0
+    card = Path(__file__).parents[2] / "docs" / "methods" / "snapkv.md"
+    assert capsys.readouterr().out == card.read_text()
+    assert main(["methods", "snapvk"]) == 2
+    assert "Did you mean 'snapkv'" in capsys.readouterr().err
 
 
 def test_help_needs_no_model() -> None:

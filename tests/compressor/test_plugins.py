@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kvpress_video.cli import main
-from kvpress_video.compressor import registry
+from kvpress_video.compressor import list_methods, registry
 from kvpress_video.compressor.registry import make_method, method_class, method_names
 from kvpress_video.errors import MethodError, UnknownNameError
 
@@ -126,11 +126,44 @@ def test_a_class_without_its_decorator_says_so(install: Install) -> None:
         make_method("mine")
 
 
-@pytest.mark.parametrize("source", [METHOD.replace("Keep mine.", " "), "raise ImportError('broken')"])
-def test_the_list_of_methods_goes_on(install: Install, source: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Past one without a description, and past one that cannot be loaded."""
+@pytest.mark.parametrize(
+    ("source", "broken"),
+    [
+        (METHOD.replace("Keep mine.", " "), ""),
+        (METHOD.replace('"""Keep mine."""', "share: float"), ""),
+        ("raise ImportError('broken')", "package kvp-mine"),
+        (METHOD.replace('"""Keep mine."""', "needs = {'query'}"), "Did you mean 'queries'"),
+    ],
+)
+def test_the_list_of_methods_goes_on(
+    install: Install, source: str, broken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Past methods without a description, with a setting that must be given, and that cannot be loaded."""
     install("kvp-mine", source, mine="Mine")
+    rows = {each.name: each for each in list_methods()}
+    assert list(rows) == method_names()
+    assert broken in rows["mine"].broken
+    assert bool(broken) == bool(rows["mine"].broken)
+    assert rows["mine"].fidelity == ""
     assert main(["methods"]) == 0
-    names = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
-    assert names == method_names()
-    assert {"mine", "van"} <= set(names)
+    said = capsys.readouterr().out
+    assert "mine" in said
+    assert broken in said
+
+
+def test_a_card_of_another_package(install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its documentation, or the card that lies in its package."""
+    install("kvp-mine", METHOD.replace('"""Keep mine."""', '"""Keep mine."""\n\n    share: float = 0.5'), mine="Mine")
+    assert main(["methods", "mine"]) == 0
+    assert capsys.readouterr().out == "# mine\n\nKeep mine.\n\n**Settings.** share=0.5.\n"
+    package = tmp_path / "kvp_folder"
+    (package / "cards").mkdir(parents=True)
+    (package / "cards" / "filed.md").write_text("# filed\n\nKeeps it.\n")
+    (package / "__init__.py").write_text("")
+    (package / "filed.py").write_text(METHOD)
+    install("kvp-other", "", filed="Mine")
+    points = tmp_path / "kvp_other-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[kvpress_video.methods]\nfiled = kvp_folder.filed:Mine\n")
+    registry._points.cache_clear()
+    assert main(["methods", "filed"]) == 0
+    assert capsys.readouterr().out == "# filed\n\nKeeps it.\n"

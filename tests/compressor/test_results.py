@@ -118,7 +118,7 @@ def test_slots_that_are_none(kind: Any, change: Any, error: type[KVPressVideoErr
 
 def test_slots_are_validated_without_a_model_as_well() -> None:
     keys = torch.randn(2, GRID.tokens, 8)
-    with pytest.raises(MethodError, match=r"Selects in layer 3 .*select\(\) returned slots of shape \(24,\)"):
+    with pytest.raises(MethodError, match=r"Selects in layer 3 .*it returned slots of shape \(24,\)"):
         kv.select(Selects(lambda slots: slots[0, 0]), keys, keys, grid=GRID, keep=KEEP, layer=3, layers=4)
 
 
@@ -247,7 +247,7 @@ def test_a_model_that_overflowed_is_named_as_the_cause(part: str) -> None:
     method = Scores(lambda scores: scores * torch.nan)
     with pytest.raises(MethodError, match="The model's own keys or values hold NaN or infinity"):
         method.compress(overflowed, KEEP)
-    with pytest.raises(MethodError, match=r"a NaN has no rank\.$"):
+    with pytest.raises(MethodError, match=r"so guard divisions by zero\.$"):
         method.compress(entries, KEEP)
 
 

@@ -1,4 +1,4 @@
-"""What holds for every method, whatever it keeps: exact counts, order, determinism, rows and precisions apart."""
+"""Every method and variant on the rules of the contract that need no model; cards, and errors of settings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from random_entries import GRID, first_frames, footage, later
-from torch import Tensor
+from random_entries import GRID, footage
 
 from kvpress_video import select
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Entries, Grid, Places, Tags
 from kvpress_video.compressor.registry import make_method, method_class, method_names
+from kvpress_video.contract.on_entries import ON_ENTRIES, check_kept, same, second_pass
+from kvpress_video.contract.trial import Trial
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
@@ -36,121 +37,20 @@ VARIANTS = [
 ]
 METHODS = [*(name for name in method_names() if name != "full"), *VARIANTS]
 every_method = pytest.mark.parametrize("method", [make_method(name) for name in METHODS], ids=METHODS)
-NEEDS_ROOM = ("detachable", "sink-window")
+BELOW_A_FRAME = {f"{keep} of 120" for keep in (0, 1, 3, 11)}
+REFUSED = {"detachable": BELOW_A_FRAME, "sink-window": BELOW_A_FRAME, "memory-bank": {"96 of 96"}}
+"""Budgets that a method may refuse: a window without room, and survivors of another method."""
 
 
-def same(one: Entries, other: Entries) -> bool:
-    """Bit for bit."""
-    pairs = zip((one.keys, one.values, one.tags, one.places), (other.keys, other.values, other.tags, other.places))  # noqa: B905
-    return all(torch.equal(left, right) for left, right in pairs)
+PAIRS = [(name, trial) for name in METHODS for trial in ON_ENTRIES if trial.applies(make_method(name))]
 
 
-def check(kept: Entries, entries: Entries, keep: int) -> None:
-    """`keep` of the entries' tags per row and head, ascending, none twice."""
-    assert kept.keys.shape == (*entries.keys.shape[:2], keep, entries.keys.shape[3])
-    assert kept.tags.shape[2] == kept.places.shape[2] == kept.values.shape[2] == keep
-    assert (kept.index.diff(dim=-1) > 0).all()
-    place = torch.searchsorted(entries.index.contiguous(), kept.index.contiguous())
-    assert torch.equal(entries.gather(place).tags, kept.tags)
-    assert kept.keys.isfinite().all()
-    assert kept.values.isfinite().all()
-
-
-def second_pass(method: Compressor, entries: Entries, keep: int, frames: int = 7) -> Entries:
-    """What is cached once the last frames follow what the method kept of the first."""
-    return later(method.compress(first_frames(entries, frames), keep), entries, frames)
-
-
-@every_method
-@pytest.mark.parametrize("keep", [24, 35, 61, 119])
-def test_keeps_exactly_what_it_is_asked_for(method: Compressor, keep: int) -> None:
-    entries = footage()
-    check(method.compress(entries, keep), entries, keep)
-
-
-@every_method
-@pytest.mark.parametrize("keep", [0, 1, 3, 11])
-def test_budgets_below_a_frame(method: Compressor, keep: int, request: pytest.FixtureRequest) -> None:
-    if any(name in request.node.name for name in NEEDS_ROOM):
-        with pytest.raises(BudgetError):
-            method.compress(footage(), min(keep, 4))
-    else:
-        check(method.compress(footage(), keep), footage(), keep)
-
-
-@every_method
-@pytest.mark.parametrize("keep", [5, 11])
-def test_an_image(method: Compressor, keep: int) -> None:
-    image = footage(Grid(1, 3, 4))
-    check(method.compress(image, keep), image, keep)
-
-
-@every_method
-@pytest.mark.parametrize("keep", [24, 36, 60])
-def test_later_passes(method: Compressor, keep: int) -> None:
-    cached = second_pass(method, footage(), keep)
-    assert not cached.complete
-    check(method.compress(cached, keep), cached, keep)
-
-
-@every_method
-def test_a_smaller_budget_without_new_frames(method: Compressor) -> None:
-    survivors = replace(method.compress(footage(), 60), context=footage().context)
-    check(method.compress(survivors, 36), survivors, 36)
-
-
-@every_method
-def test_same_input_same_output(method: Compressor) -> None:
-    assert same(method.compress(footage(), 35), method.compress(footage(), 35))
-
-
-@every_method
-def test_input_is_left_alone(method: Compressor) -> None:
-    entries = footage()
-    method.compress(entries, 35)
-    assert same(entries, footage())
-
-
-@every_method
-@pytest.mark.parametrize("passes", [1, 2])
-def test_rows_do_not_see_each_other(method: Compressor, passes: int) -> None:
-    both = footage(batch=2)
-    cached = both if passes == 1 else second_pass(method, both, 36)
-    together = method.compress(cached, 36)
-    for row in (0, 1):
-        assert same(method.compress(cached.rows([row]), 36), together.rows([row]))
-    assert not torch.equal(together.keys[0], together.keys[1])
-
-
-def in_type(entries: Entries, dtype: torch.dtype) -> Entries:
-    return replace(entries, keys=entries.keys.to(dtype), values=entries.values.to(dtype))
-
-
-@every_method
-def test_scores_are_taken_in_fp32(method: Compressor) -> None:
-    """bf16 entries are judged exactly as the same numbers in fp32."""
-    half = in_type(footage(), torch.bfloat16)
-    kept, reference = method.compress(half, 35), method.compress(in_type(half, torch.float32), 35)
-    assert kept.keys.dtype == kept.values.dtype == torch.bfloat16
-    assert torch.equal(kept.tags, reference.tags)
-    assert torch.equal(kept.keys, reference.keys.bfloat16())
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if "input" in make_method(name).stages])
-def test_before_prefill(name: str) -> None:
-    method = make_method(name)
-    entries = footage(heads=1)
-    embeddings = replace(entries, values=entries.values[..., :0], context=replace(entries.context, rope=None))
-    kept = method.compress(embeddings, 24)
-    check(kept, embeddings, 24)
-    assert kept.values.shape == (1, 1, 24, 0)
-
-
-@every_method
-def test_settings_are_described(method: Compressor) -> None:
-    described = method.describe()
-    assert set(described) >= {field.name for field in fields(method)}
-    assert not any(isinstance(value, Tensor | Compressor) for value in described.values())
+@pytest.mark.parametrize(("name", "trial"), PAIRS, ids=[f"{name}-{trial.rule}" for name, trial in PAIRS])
+def test_keeps_every_rule(name: str, trial: Trial) -> None:
+    outcome = trial.outcome(make_method(name))
+    assert not outcome.wrong
+    refused = {budget for method, budgets in REFUSED.items() if name.startswith(method) for budget in budgets}
+    assert outcome.refusals.keys() <= refused
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -290,5 +190,5 @@ def test_on_a_gpu_as_on_the_host_without_waiting_for_it(method: Compressor, pass
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert same(first, kept)
-    check(kept, moved, 1440)
+    check_kept(kept, moved, 1440)
     assert (kept.index.cpu() == expected.index).float().mean() > 0.99  # rounding may swap two that nearly tie

@@ -1,0 +1,1 @@
+"""A compression method for kvpress-video."""

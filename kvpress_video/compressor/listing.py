@@ -1,0 +1,89 @@
+"""The installed methods as rows: where each comes from, what it does, and how faithfully."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from importlib.resources import files
+from inspect import cleandoc
+
+from ..errors import KVPressVideoError
+from .base import Compressor
+from .registry import make_method, method_class, method_names
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One installed method.
+
+    Attributes:
+        name: as it is given to `compress()`.
+        summary: first line of its documentation.
+        source: publication or origin.
+        year: year of the source, None if it has none.
+        family: family of the idea, such as "attention" or "redundancy".
+        fidelity: "exact", "mechanism", "analogy" or "ours", see `FIDELITIES`; empty if its author does not say.
+        stages: where it works, of "cache" and "input".
+        needs: inputs that are captured for it with its default settings, sorted.
+        settings: its settings with their defaults, as text.
+        broken: why it cannot be loaded; empty if it can.
+    """
+
+    name: str
+    summary: str = ""
+    source: str = ""
+    year: int | None = None
+    family: str = ""
+    fidelity: str = ""
+    stages: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    broken: str = ""
+
+
+def list_methods() -> list[MethodInfo]:
+    """List the installed methods, those of other packages included, by name.
+
+    Methods whose package is broken are listed with the reason. `pandas.DataFrame(kv.list_methods())` makes a table.
+    """
+    return [_described(name) for name in method_names()]
+
+
+def method_card(name: str) -> str:
+    """Return the card of a method in Markdown: `cards/NAME.md` in its package, or else what its class documents.
+
+    Raises:
+        UnknownNameError: no installed method has that name (the nearest one is suggested), or its package is broken.
+    """
+    found = method_class(name)
+    package = found.__module__.rpartition(".")[0]
+    card = files(package) / "cards" / f"{name}.md" if package else None
+    if card is not None and card.is_file():
+        return card.read_text(encoding="utf-8")
+    parts = [f"# {name}", cleandoc(found.__doc__ or "No description.")]
+    parts += [f"**Settings.** {', '.join(_settings(found)) or 'None'}."]
+    parts += [f"**Source.** {found.source}."] if found.source else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _described(name: str) -> MethodInfo:
+    try:
+        found = method_class(name)
+        required = any(f.init and f.default is MISSING and f.default_factory is MISSING for f in fields(found))
+        needs = found.needs if required else make_method(name).needs  # those of a wrapper are its base's
+    except KVPressVideoError as error:
+        return MethodInfo(name, broken=f"cannot be loaded: {error}")
+    return MethodInfo(
+        name,
+        next(iter((found.__doc__ or "").strip().splitlines()), ""),
+        found.source,
+        found.year,
+        found.family,
+        found.fidelity,
+        tuple(found.stages),
+        tuple(sorted(needs)),
+        _settings(found),
+    )
+
+
+def _settings(found: type[Compressor]) -> tuple[str, ...]:
+    return tuple(f.name if f.default is MISSING else f"{f.name}={f.default!r}" for f in fields(found))

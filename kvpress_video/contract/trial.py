@@ -1,0 +1,150 @@
+"""One rule that a method must keep, and the outcome of trying it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..compressor.base import Compressor
+from ..compressor.entries import Entries
+from ..compressor.results import WrongSlotsError
+from ..errors import BudgetError, KVPressVideoError
+
+
+def evicts(method: Compressor) -> bool:
+    """Whether a method can keep fewer entries than there are."""
+    return not method.keeps_all
+
+
+def prunes(method: Compressor) -> bool:
+    """Whether a method works on embeddings before prefill, and evicts."""
+    return evicts(method) and "input" in method.stages
+
+
+def caches(method: Compressor) -> bool:
+    """Whether a method works in the cache, and evicts."""
+    return evicts(method) and "cache" in method.stages
+
+
+def always(method: Compressor) -> bool:
+    """Say that a rule applies to every method."""
+    return True
+
+
+class Broken(Exception):
+    """A rule that a method breaks, in one sentence."""
+
+
+@dataclass
+class Subject:
+    """A method on trial. It may refuse a budget with a `BudgetError` of its own; refusals are counted.
+
+    Attributes:
+        method: the method.
+        tried: budgets tried.
+        refused: how many of them were refused.
+        refusals: the budgets refused, each with the method's error.
+    """
+
+    method: Compressor
+    tried: int = 0
+    refused: int = 0
+    refusals: dict[str, BudgetError] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the method's class."""
+        return type(self.method).__name__
+
+    def attempt(self, budget: str, run: Callable[[], Any]) -> Any:
+        """Run something under a budget; return None if the method refuses it.
+
+        Args:
+            budget: describes the budget.
+            run: calls the method.
+
+        Raises:
+            KVPressVideoError: any other error.
+        """
+        self.tried += 1
+        try:
+            return run()
+        except WrongSlotsError:
+            raise
+        except BudgetError as error:
+            self.refused += 1
+            self.refusals[budget] = error
+            return None
+
+    def compress(self, entries: Entries, keep: int) -> Entries | None:
+        """Compress entries to `keep` per row and head; return None if the method refuses."""
+        kept: Entries | None = self.attempt(f"{keep} of {len(entries)}", lambda: self.method.compress(entries, keep))
+        return kept
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A rule, and the code that tries it.
+
+    Attributes:
+        rule: says what a sound method does, as the end of "The method …".
+        run: tries it; raises `Broken`, or the error of the package that the method caused.
+        may_refuse: whether a method may refuse every budget of the trial.
+        advice: whether breaking the rule is worth a remark only.
+        applies: says to which methods the rule applies; by default to those that evict.
+    """
+
+    rule: str
+    run: Callable[[Subject], None]
+    may_refuse: bool = False
+    advice: bool = False
+    applies: Callable[[Compressor], bool] = evicts
+
+    def outcome(self, method: Compressor) -> Outcome:
+        """Try the rule on a method."""
+        subject = Subject(method)
+        wrong = _reason(self.run, subject)
+        if not wrong and not self.may_refuse and subject.tried and subject.refused == subject.tried:
+            budget, error = next(iter(subject.refusals.items()))
+            wrong = f"{subject.name} refuses every budget that was tried, such as {budget}: {error}"
+        return Outcome(self, wrong, {budget: str(error) for budget, error in subject.refusals.items()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        trial: the trial.
+        wrong: what is wrong, in one sentence; empty if the rule holds.
+        refusals: budgets that the method refused, each with its reason.
+    """
+
+    trial: Trial
+    wrong: str = ""
+    refusals: dict[str, str] = field(default_factory=dict)
+
+
+def _reason(run: Callable[[Subject], None], subject: Subject) -> str:
+    try:
+        run(subject)
+    except Broken as error:
+        return str(error)
+    except KVPressVideoError as error:
+        cause = error.__cause__
+        return (
+            f"{error}{'' if cause is None or isinstance(cause, KVPressVideoError) else _place(cause, subject.method)}"
+        )
+    except Exception as error:
+        return f"{type(error).__name__}: {error}{_place(error, subject.method)}"
+    return ""
+
+
+def _place(error: BaseException, method: Compressor) -> str:
+    """Name the line of a method that led to an error; empty if none did."""
+    own = getattr(sys.modules.get(type(method).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    return f" ({own}, line {lines[-1]})" if lines else ""
