@@ -20,6 +20,7 @@ from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputErr
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 VARIANTS = [
     "average-pooling:temporal=2",
+    "chunk:base=standby,rows=2,columns=2",
     "detachable:scorer=van,window=0.7",
     "detachable:scorer=van,window=0.7,per_frame=2",
     "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
@@ -31,6 +32,7 @@ VARIANTS = [
     "novelty:reference=global",
     "novelty:last_frame=0",
     "per-layer:base=snapkv",
+    "pyramid:base=infinipot-v",
     "standby-novelty:reference=global",
     "streammem:prototypes=1.0",
     "tar:entries=official",
@@ -168,6 +170,8 @@ def test_every_method_has_a_card_that_names_its_settings(name: str) -> None:
 
 WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] = [
     ("average-pooling", {"temporal": 0}, BudgetError, "temporal must be at least 1 frame, got 0"),
+    ("chunk", {"rows": 0}, BudgetError, "at least 1 patch, got 0 and 3"),
+    ("chunk", {"base": "uniform"}, UnknownNameError, "Uniform cannot be the base of Chunk: that takes one score"),
     ("detachable", {"window": 0.0}, BudgetError, "window is a share up to 1.0"),
     ("detachable", {"window": 1.5}, BudgetError, "got 1.5"),
     ("detachable", {"window": float("nan")}, BudgetError, "got nan"),
@@ -200,6 +204,8 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("per-layer", {"shares": ()}, BudgetError, "shares must be one or more"),
     ("per-layer", {"shares": (1, 0)}, BudgetError, "above zero"),
     ("per-layer", {"base": "key-nrom"}, UnknownNameError, "Did you mean 'key-norm'"),
+    ("pyramid", {"beta": 0.5}, BudgetError, "beta must be at least 1, got 0.5"),
+    ("pyramid", {"beta": float("nan")}, BudgetError, "got nan"),
     ("sink-window", {"sinks": -1}, BudgetError, "got -1"),
     ("snapkv", {"window": 0}, BudgetError, "at least one query"),
     ("snapkv", {"kernel": 4}, BudgetError, "odd"),
@@ -261,6 +267,7 @@ def test_learned_tokens_set_their_number() -> None:
 
 
 @pytest.mark.parametrize("wrapper", [{"method": "detachable", "scorer": "standby-novelty"},
+                                     {"method": "chunk", "base": "standby-novelty"},
                                      {"method": "per-layer", "base": "standby-novelty"}])  # fmt: skip
 def test_wrappers_ask_for_what_the_wrapped_method_needs(wrapper: dict[str, Any]) -> None:
     method = make_method(**wrapper)

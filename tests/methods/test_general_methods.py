@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from random_entries import GRID, ROPE, footage, thinned
+from random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from torch import Tensor
 
 from kvpress_video.compressor import Entries, make_method
+from kvpress_video.compressor.base import checked_layer_budgets
+from kvpress_video.errors import BudgetError, UnknownNameError
 
 at_first_and_later = pytest.mark.parametrize(
     "entries", [footage(batch=2), thinned(footage(batch=2), 7, 36)], ids=["first pass", "later pass"]
@@ -161,3 +163,78 @@ def test_a_sketch_approximates_leverage_and_its_seed_is_a_setting() -> None:
     for sketched in drawn:
         assert torch.corrcoef(torch.stack([exact.flatten(), sketched.flatten()]))[0, 1] > 0.6
     assert float(exact.sum(dim=-1).max()) <= 8  # leverage scores sum to the rank
+
+
+# Pyramid
+
+
+@pytest.mark.parametrize(("beta", "layers"), [(20.0, 28), (4.0, 5), (1.0, 4), (2.5, 1)])
+def test_pyramid(beta: float, layers: int) -> None:
+    """A straight line from 2·C − C/beta down to C/beta, whose sum is exact."""
+    method = make_method("pyramid", beta=beta)
+    budgets = [method.layer_budget(1000, layer, layers) for layer in range(layers)]
+    assert sum(budgets) == 1000 * layers
+    last = 1000 / beta if layers > 1 else 1000
+    first = 2000 - last
+    for layer, budget in enumerate(budgets):
+        assert abs(budget - (first + (last - first) * layer / max(1, layers - 1))) <= 1
+    assert checked_layer_budgets(method, 1000, layers) == tuple(budgets)
+
+
+def test_a_pyramid_that_leaves_a_layer_nothing_is_an_error() -> None:
+    with pytest.raises(
+        BudgetError, match=r"3 entries per layer leave none for layer 2\d under beta=20.0: raise the budget or"
+    ):
+        [make_method("pyramid").layer_budget(3, layer, 28) for layer in range(28)]
+
+
+# Chunk
+
+
+def boxes_in_order(entries: Entries, row: int, scores: Tensor, size: tuple[int, int]) -> list[set[tuple[int, ...]]]:
+    """Places (frame, row, column) of the neighbourhoods, the best mean over entries and heads first."""
+    found: dict[tuple[int, ...], list[float]] = {}
+    members: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for head in range(entries.keys.shape[1]):
+        for frame, patch, score in zip(entries.frame[row, head].tolist(), entries.patch[row, head].tolist(),
+                                       scores[row, head].double().tolist(), strict=True):  # fmt: skip
+            y, x = divmod(patch, entries.grid.columns)
+            box = (frame, y // size[0], x // size[1])
+            found.setdefault(box, []).append(score)
+            members.setdefault(box, set()).add((frame, y, x))
+    return [members[box] for box in sorted(found, key=lambda box: -sum(found[box]) / len(found[box]))]
+
+
+@at_first_and_later
+@pytest.mark.parametrize("size", [(3, 3), (2, 3), (1, 1), (2, 2), (9, 9)])
+@pytest.mark.parametrize("keep", [1, 17, 40])
+def test_chunk(entries: Entries, size: tuple[int, int], keep: int) -> None:
+    """Whole boxes in the order of their mean, and the first patches of one more."""
+    base = make_method("key-norm")
+    kept = make_method("chunk", base=base, rows=size[0], columns=size[1]).compress(entries, keep)
+    for row, head in each_head(entries):
+        held = {place(entries, row, head, i) for i in range(len(entries))}
+        expected: list[tuple[int, ...]] = []
+        for box in boxes_in_order(entries, row, base.scores(entries), size):
+            expected += sorted(box & held)
+        assert [place(kept, row, head, i) for i in range(keep)] == sorted(expected[:keep])
+
+
+def place(entries: Entries, row: int, head: int, slot: int) -> tuple[int, ...]:
+    return (int(entries.frame[row, head, slot]), *divmod(int(entries.patch[row, head, slot]), entries.grid.columns))
+
+
+def test_heads_of_a_stream_keep_the_same_neighbourhoods() -> None:
+    entries, method = footage(), make_method("chunk", base="snapkv", rows=2, columns=2)
+    kept = method.compress(later(method.compress(first_frames(entries, 7), 40), entries, 7), 50)
+    assert torch.equal(kept.tags[:, 0], kept.tags[:, 1])
+
+
+@pytest.mark.parametrize("wrapper", ["chunk"])
+def test_wrappers_need_a_base_that_scores(wrapper: str) -> None:
+    for base in ("memory-bank", "average-pooling"):
+        with pytest.raises(UnknownNameError, match="one score per entry"):
+            make_method(wrapper, base=base)
+    with pytest.raises(BudgetError, match=rf"Pyramid makes layers differ and cannot be the base of {wrapper.title()}"):
+        make_method(wrapper, base="pyramid")
+    assert make_method("pyramid", base=f"{wrapper}:base=tova").observer == make_method("tova")
