@@ -17,6 +17,7 @@ from ..compressor.entries import Context, Places
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
 from ..utils.timing import DeviceTimer
+from .output_weight import output_weight
 from .queries import last_queries
 
 
@@ -101,6 +102,9 @@ class LayerCompressor:
         layer = layers[number]
         context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.sharding)
         entries = layer.entries(context)
+        if "output_weight" in self.method.needs:
+            context = replace(context, output_weight=output_weight(attention, entries.keys.shape[1]))
+            entries = replace(entries, context=context)
         window = self.window(forward_pass)
         if window and self.rope is not None:
             queries = last_queries(attention, states, entries, self.rope, window, self.image_blocks)

@@ -48,7 +48,7 @@ def last_queries(
         hidden_keys = (seen > index[:, None, :, None]) | (seen < 0)
         parts.append(logits.masked_fill_(hidden_keys, -torch.inf).logsumexp(dim=-1))
     normaliser = torch.stack(parts).logsumexp(dim=0)
-    return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index)
+    return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index, positions[:, 0])
 
 
 def _image_ends(visual: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
         "input": options.stage == "input",
         "chunks": options.prefill != "whole",
         "compact": options.compact,
-        "queries": bool(method.needs & {"queries", "probe", "rope"}),
+        "queries": bool(method.needs & {"queries", "probe", "rope", "output_weight"}),
         "vision attention": "vision_attention" in method.needs,
     }
     return next((feature for feature in adapter.refused if required.get(feature)), None)

@@ -21,6 +21,7 @@ CARDS = Path(__file__).parents[2] / "docs" / "methods"
 VARIANTS = [
     "average-pooling:temporal=2",
     "chunk:base=standby,rows=2,columns=2",
+    "critical:base=key-norm",
     "detachable:scorer=van,window=0.7",
     "detachable:scorer=van,window=0.7,per_frame=2",
     "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
@@ -172,10 +173,15 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("average-pooling", {"temporal": 0}, BudgetError, "temporal must be at least 1 frame, got 0"),
     ("chunk", {"rows": 0}, BudgetError, "at least 1 patch, got 0 and 3"),
     ("chunk", {"base": "uniform"}, UnknownNameError, "Uniform cannot be the base of Chunk: that takes one score"),
+    ("critical", {"first": 1.5}, BudgetError, "first is a share of the budget between 0 and 1, got 1.5"),
+    ("critical", {"epsilon": -1.0}, BudgetError, "epsilon must be a number from 0, got -1.0"),
     ("detachable", {"window": 0.0}, BudgetError, "window is a share up to 1.0"),
     ("detachable", {"window": 1.5}, BudgetError, "got 1.5"),
     ("detachable", {"window": float("nan")}, BudgetError, "got nan"),
     ("detachable", {"window": "half"}, UnknownNameError, "detachable cannot be made with window='half'"),
+    ("expected-attention", {"window": 0}, BudgetError, "at least one query, got 0"),
+    ("expected-attention", {"future": 0}, BudgetError, "at least one position, got 0"),
+    ("expected-attention", {"epsilon": float("nan")}, BudgetError, "got nan"),
     ("hermes", {"shallow": float("nan")}, BudgetError, "together at most 1, got nan"),
     ("hermes", {"forgetting": (float("nan"), 1.0)}, BudgetError, "two rates above zero"),
     ("hermes", {"recency": 0.5}, UnknownNameError, "hermes cannot be made with recency=0.5"),
@@ -284,13 +290,15 @@ def test_tags_of_another_segment_change_only_the_random_sample() -> None:
 
 
 def on_cuda(entries: Entries) -> Entries:
-    queries, rope = entries.context.queries, entries.context.rope
+    queries, rope, weight = entries.context.queries, entries.context.rope, entries.context.output_weight
     assert queries is not None
     assert rope is not None
+    assert weight is not None
     queries = replace(queries, **{part.name: getattr(queries, part.name).cuda() for part in fields(queries)})
     rope = replace(rope, frequencies=rope.frequencies.cuda(), axes=rope.axes.cuda())
+    context = replace(entries.context, queries=queries, rope=rope, output_weight=weight.cuda())
     moved = {name: getattr(entries, name).cuda() for name in ("keys", "values", "tags", "places")}
-    return replace(entries, **moved, context=replace(entries.context, queries=queries, rope=rope))
+    return replace(entries, **moved, context=context)
 
 
 @pytest.mark.gpu

@@ -11,9 +11,9 @@ import torch
 from random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from torch import Tensor
 
-from kvpress_video.compressor import Entries, make_method
+from kvpress_video.compressor import Entries, Queries, make_method
 from kvpress_video.compressor.base import checked_layer_budgets
-from kvpress_video.errors import BudgetError, UnknownNameError
+from kvpress_video.errors import BudgetError, MissingInputError, UnknownNameError
 
 at_first_and_later = pytest.mark.parametrize(
     "entries", [footage(batch=2), thinned(footage(batch=2), 7, 36)], ids=["first pass", "later pass"]
@@ -230,7 +230,7 @@ def test_heads_of_a_stream_keep_the_same_neighbourhoods() -> None:
     assert torch.equal(kept.tags[:, 0], kept.tags[:, 1])
 
 
-@pytest.mark.parametrize("wrapper", ["chunk"])
+@pytest.mark.parametrize("wrapper", ["chunk", "critical"])
 def test_wrappers_need_a_base_that_scores(wrapper: str) -> None:
     for base in ("memory-bank", "average-pooling"):
         with pytest.raises(UnknownNameError, match="one score per entry"):
@@ -238,3 +238,106 @@ def test_wrappers_need_a_base_that_scores(wrapper: str) -> None:
     with pytest.raises(BudgetError, match=rf"Pyramid makes layers differ and cannot be the base of {wrapper.title()}"):
         make_method(wrapper, base="pyramid")
     assert make_method("pyramid", base=f"{wrapper}:base=tova").observer == make_method("tova")
+
+
+# Critical
+
+
+@at_first_and_later
+@pytest.mark.parametrize("base", ["snapkv", "key-norm", "van"])
+@pytest.mark.parametrize(("keep", "first"), [(30, 0.5), (31, 0.5), (17, 0.0), (17, 1.0), (1, 0.5)])
+def test_critical(entries: Entries, base: str, keep: int, first: float) -> None:
+    """Half by score, the rest by (score + ε) times the mean L1 norm of what two query heads add to the output."""
+    weight = entries.context.output_weight
+    assert weight is not None
+    found = make_method("critical", base=base, first=first).select(entries, keep)
+    scored = make_method(base).scores(entries).double()
+    for row, head in each_head(entries):
+        scores = (scored[row, head] - min(0.0, float(scored[row, head].min()))).tolist()
+        norms = [
+            sum(float((value @ weight[head, query].double()).abs().sum()) for query in range(2)) / 2
+            for value in entries.values[row, head].double()
+        ]
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        chosen = order[: int(first * keep)]
+        rest = [i for i in range(len(scores)) if i not in chosen]
+        rest = sorted(rest, key=lambda i: -(scores[i] + 1e-4) * norms[i])
+        assert found[row, head].tolist() == sorted(chosen + rest[: keep - len(chosen)])
+
+
+def test_critical_without_an_output_projection_says_so() -> None:
+    entries = footage()
+    blind = replace(entries, context=replace(entries.context, output_weight=None))
+    with pytest.raises(MissingInputError, match="'critical' needs the output projection"):
+        make_method("critical").select(blind, 30)
+
+
+# Expected attention
+
+
+def expected_attention(entries: Entries, row: int, head: int, future: int, covariance: bool) -> Tensor:
+    """The mean, over two query heads, of softmax(k·Rμ + ½·kᵀRΣRᵀk), R averaged as a matrix."""
+    queries = entries.context.queries
+    assert queries is not None
+    assert queries.positions is not None
+    places = queries.positions[row].double()
+    start = int(places.max()) + 1
+    turns = [rotation([float(start + step)] * 3) for step in range(future)]
+    average = sum(turns[1:], turns[0]) / future
+    total = torch.zeros(len(entries), dtype=torch.float64)
+    for query in (2 * head, 2 * head + 1):
+        states = [rotation(at).T @ state for state, at in
+                  zip(queries.states[row, query].double(), places.tolist(), strict=True)]  # fmt: skip
+        mean = sum(states) / len(states)
+        spread = sum(torch.outer(state - mean, state - mean) for state in states) / len(states)
+        turned = average @ spread @ average.T if covariance else torch.zeros(8, 8, dtype=torch.float64)
+        keys = entries.keys[row, head].double()
+        total += torch.stack([key @ (average @ mean) + key @ turned @ key / 2 for key in keys]).softmax(dim=0) / 2
+    return total
+
+
+def rotation(position: list[float]) -> Tensor:
+    """R(position) as a matrix."""
+    half, matrix = len(ROPE.frequencies), torch.zeros(8, 8, dtype=torch.float64)
+    for i, (frequency, axis) in enumerate(zip(ROPE.frequencies.tolist(), ROPE.axes.tolist(), strict=True)):
+        angle = frequency * position[axis]
+        matrix[i, i] = matrix[i + half, i + half] = math.cos(angle)
+        matrix[i, i + half], matrix[i + half, i] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
+@at_first_and_later
+@pytest.mark.parametrize(("future", "covariance"), [(1, True), (20, True), (20, False)])
+def test_expected_attention(entries: Entries, future: int, covariance: bool) -> None:
+    plain = scores_of("expected-attention", entries, future=future, covariance=covariance, value_norm=False)
+    weighted = scores_of("expected-attention", entries, future=future, covariance=covariance, epsilon=0.01)
+    for row, head in each_head(entries):
+        expected = expected_attention(entries, row, head, future, covariance)
+        close(plain[row, head], expected, 1e-3)
+        close(weighted[row, head], (expected + 0.01) * entries.values[row, head].double().norm(dim=-1), 1e-3)
+
+
+def test_padding_is_no_query() -> None:
+    """A row whose window begins with padding scores as one with a shorter window."""
+    entries = footage()
+    queries = entries.context.queries
+    assert queries is not None
+    assert queries.positions is not None
+    padded = replace(queries, index=queries.index.clone())
+    padded.index[:, 0] = -1
+    shorter = Queries(queries.states[:, :, 1:], queries.normaliser[..., 1:], queries.index[:, 1:],
+                      queries.positions[:, 1:])  # fmt: skip
+    found, expected = (
+        scores_of("expected-attention", replace(entries, context=replace(entries.context, queries=asked)))
+        for asked in (padded, shorter)
+    )
+    close(found, expected)
+
+
+def test_expected_attention_without_positions_says_so() -> None:
+    entries = footage()
+    queries = entries.context.queries
+    assert queries is not None
+    blind = replace(entries, context=replace(entries.context, queries=replace(queries, positions=None)))
+    with pytest.raises(MissingInputError, match="'expected-attention' needs captured queries and their positions"):
+        make_method("expected-attention").scores(blind)
