@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VideoError,
     )
+    from .integrations.kvpress import from_kvpress
     from .models.loading import load, load_bundled
     from .prefill.shared import SharedPrefill
     from .question import Answer, ask
@@ -54,6 +55,7 @@ _MODULES = {
         "UnsupportedModelError",
         "VideoError",
     ),
+    "integrations.kvpress": ("from_kvpress",),
     "models.loading": ("load", "load_bundled"),
     "prefill.shared": ("SharedPrefill",),
     "question": ("Answer", "ask"),
@@ -93,6 +95,7 @@ __all__ = [
     "ask",
     "ask_all",
     "compress",
+    "from_kvpress",
     "inspect",
     "load",
     "load_bundled",

@@ -1,11 +1,13 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
+from .attention_call import AttentionCall
 from .base import Compressor, Kept, check_observer, top
 from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, is_visual, segment_entries
 from .registry import make_method
 from .selection import select
 
 __all__ = [
+    "AttentionCall",
     "Compressor",
     "Context",
     "Entries",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import CacheError, MissingInputError
+from .attention_call import AttentionCall
 from .rope import Rope
 from .tensor_parallel import UNSHARDED, HeadSharding
 
@@ -141,6 +142,7 @@ class Context:
         spread: sharding of the KV heads over processes, for methods that compare or number heads.
         output_weight: part of the layer's output projection that each query head's values are multiplied by,
             (kv_heads, query heads per KV head, head_dim, hidden) in the model's dtype, for methods that need it.
+        attention: call of the layer's attention, for methods that need it.
     """
 
     grid: Grid | None = None
@@ -150,6 +152,7 @@ class Context:
     queries: Queries | None = None
     spread: HeadSharding = UNSHARDED
     output_weight: Tensor | None = None
+    attention: AttentionCall | None = None
 
 
 @dataclass(frozen=True)
@@ -246,8 +249,9 @@ class Entries:
         if list(rows) == list(range(self.keys.shape[0])):
             return self
         queries = self.context.queries and self.context.queries.rows(rows)
+        attention = self.context.attention and self.context.attention.rows(rows)
         picked = self._mapped(lambda part: torch.stack([part[row] for row in rows]))
-        return replace(picked, context=replace(self.context, queries=queries))
+        return replace(picked, context=replace(self.context, queries=queries, attention=attention))
 
     def slice(self, start: int, stop: int) -> Entries:
         """Return views of the entries `start` to `stop - 1` of every row and head."""
