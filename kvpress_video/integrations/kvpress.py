@@ -134,8 +134,8 @@ class Press(Compressor):
         if not isinstance(scores, Tensor) or scores.shape != layer.keys.shape[:3]:
             found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise MethodError(
-                f"{type(self.press).__name__}.score() returned {found}: expected one score per entry, (batch, kv_heads, "
-                f"n) = {tuple(layer.keys.shape[:3])}."
+                f"{type(self.press).__name__}.score() returned {found}: "
+                f"return one score per entry, (batch, kv_heads, n) = {tuple(layer.keys.shape[:3])}."
             )
         return scores.float()
 

@@ -178,7 +178,7 @@ def test_mistakes() -> None:
     with pytest.raises(kv.MethodError, match="KeyNormPress is already made: give window to its constructor"):
         kv.from_kvpress(KeyNormPress(), window=3)
     model = model_of("qwen2_5_vl")
-    with pytest.raises(kv.MethodError, match=r"Short.score\(\) returned .*expected one score per entry"):
+    with pytest.raises(kv.MethodError, match=r"Short.score\(\) returned .*return one score per entry"):
         kept_by(model, kv.from_kvpress(Short()), zoo.inputs(model, [video_prompt("qwen2_5_vl")]))
     states = torch.randn(1, 24, 8)
     with pytest.raises(kv.MissingInputError, match="needs attention, rope"):
