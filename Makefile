@@ -5,6 +5,7 @@
 #                         (.venv-peers), into docs/performance.md and benchmarks/results/perf/$(BENCH)-peers.json
 # make test               ruff, mypy and the test suite without its slow tests, in .venv
 # make test-all           the same with the slow tests
+# make test-kvpress       presses of kvpress on video models, in .venv-peers
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
 CPU_TORCH := torch==2.13.0+cpu
@@ -16,7 +17,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo bench bench-peers test test-all test-transformers clean
+.PHONY: demo bench bench-peers test test-all test-kvpress test-transformers clean
 
 demo: .venv/.ready
 	rm -rf demo
@@ -37,6 +38,9 @@ test test-all: .venv/.ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest -n 2 $(SELECTED)
+
+test-kvpress: .venv-peers/.ready
+	OMP_NUM_THREADS=1 .venv-peers/bin/pytest tests/integrations/kvpress_presses.py
 
 test-transformers: .venv-5.17.0/.ready .venv-4.57.6/.ready
 	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2 -m "not slow"
@@ -67,7 +71,7 @@ endef
 	mkdir -p .venv-peers
 	sed -e '/^tokenizers\|^huggingface_hub/d' -e 's/^transformers==.*/transformers==4.57.6/' -e 's/^pandas==.*/pandas<3/' \
 	  constraints.txt > .venv-peers/constraints.txt
-	$(call install,.venv-peers,.venv-peers/constraints.txt,--editable . kvpress==0.5.5)
+	$(call install,.venv-peers,.venv-peers/constraints.txt,--editable . kvpress==0.5.5 pytest)
 
 clean:
 	rm -rf .venv .venv-* build demo *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VideoError,
     )
+    from .integrations.kvpress import from_kvpress
     from .models.loading import load, load_bundled
     from .prefill.shared import SharedPrefill
     from .question import Answer, ask
@@ -58,6 +59,7 @@ _MODULES = {
         "UnsupportedModelError",
         "VideoError",
     ),
+    "integrations.kvpress": ("from_kvpress",),
     "models.loading": ("load", "load_bundled"),
     "prefill.shared": ("SharedPrefill",),
     "question": ("Answer", "ask"),
@@ -100,6 +102,7 @@ __all__ = [
     "ask_all",
     "check_method",
     "compress",
+    "from_kvpress",
     "inspect",
     "list_methods",
     "load",

@@ -13,6 +13,7 @@ from kvpress_video.compressor import Compressor, Entries, Grid, Kept, is_visual,
 from kvpress_video.errors import BudgetError, UnknownNameError
 
 from ._ranks import rank
+from ._wrapper import has_scores
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Detachable(Compressor):
 
     def __post_init__(self) -> None:
         scorer = _part("scorer", self.scorer)
-        if Compressor.scores in (type(scorer).scores, type(scorer.observer).scores):
+        if not has_scores(scorer):
             raise UnknownNameError(
                 f"{type(scorer).__name__} cannot fill a bank: that takes one score per entry. "
                 "Choose a scorer such as 'standby', 'novelty', 'van' or 'key-norm'."

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from generation import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
+from generation import METHODS, SETTINGS, UNEVEN, answer, compressed, model_of, two_videos, video_prompt
 
 import kvpress_video as kv
 from kvpress_video.budget import Budget
@@ -31,8 +31,11 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
     rows, columns = zoo.grid(family)
     visual = FRAMES * rows * columns
     inputs = zoo.inputs(model, [video_prompt(family, FRAMES)])
-    if method == "per-layer" and ratio > 2 / 3:  # its first layers would need more than there is
-        with kv.compress(model, method, ratio), pytest.raises(kv.BudgetError, match="layer 0"):
+    if method in UNEVEN and ratio > 2 / 3:  # its first layers would need more than there is
+        with (
+            kv.compress(model, method, ratio, **SETTINGS.get(method, {})),
+            pytest.raises(kv.BudgetError, match="layer 0"),
+        ):
             answer(model, inputs)
         return
     with kv.compress(model, method, ratio, **SETTINGS.get(method, {})) as run:
@@ -43,7 +46,7 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
     words = torch.isin(inputs["input_ids"][0], torch.tensor(zoo.WORDS)).nonzero().flatten()
     for layer, kept in zip(compressed(output.past_key_values), run.kept, strict=True):
         assert all(bool(torch.isin(words, head).all()) for head in kept[0])  # text is never evicted
-        if method != "per-layer":
+        if method not in UNEVEN:
             assert kept.shape[2] == text + keep
         held = kept[kept >= 0].reshape(kept.shape)
         assert (held.diff(dim=-1) > 0).all()

@@ -16,7 +16,11 @@ from kvpress_video.compressor.entries import Kind, Tags
 
 FIRST = "qwen3_vl"
 BUDGET = 60
-MINE = SETTINGS | {"per-layer": {"shares": (1.1, 0.9)}, "detachable": {"scorer": "van", "window": 0.8}}
+MINE = SETTINGS | {
+    "per-layer": {"shares": (1.1, 0.9)},
+    "pyramid": {"beta": 1.1},
+    "detachable": {"scorer": "van", "window": 0.8},
+}
 
 
 def label_frames(tags: Tensor) -> set[int]:

@@ -12,11 +12,13 @@ from ..cache.allocation import Shares
 from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
+from ..compressor.attention_call import AttentionCall
 from ..compressor.base import Compressor
-from ..compressor.entries import Context, Places
+from ..compressor.entries import Context, Entries, Places
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
 from ..utils.timing import DeviceTimer
+from .output_weight import output_weight
 from .queries import last_queries
 
 
@@ -55,7 +57,11 @@ class LayerCompressor:
     sharding: HeadSharding = UNSHARDED
     image_blocks: bool = False
 
-    def window(self, forward_pass: ForwardPass) -> int:
+    def states_read(self, forward_pass: ForwardPass) -> int:
+        """Return how many of the last hidden states of a pass the method needs."""
+        return forward_pass.length if "attention" in self.method.needs else self._window(forward_pass)
+
+    def _window(self, forward_pass: ForwardPass) -> int:
         """Return how many of the last queries of a pass the method looks at."""
         if not self.method.needs & {"queries", "probe"}:
             return 0
@@ -101,10 +107,8 @@ class LayerCompressor:
         layer = layers[number]
         context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.sharding)
         entries = layer.entries(context)
-        window = self.window(forward_pass)
-        if window and self.rope is not None:
-            queries = last_queries(attention, states, entries, self.rope, window, self.image_blocks)
-            entries = replace(entries, context=replace(context, queries=queries))
+        window = self._window(forward_pass)
+        entries = replace(entries, context=self._captured(entries, layer.rows, attention, states, window))
         if forward_pass.probes:
             entries = entries.slice(0, len(entries) - forward_pass.probes)
             layer.drop_last(forward_pass.probes)
@@ -113,3 +117,18 @@ class LayerCompressor:
         layer.keep(plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
+
+    def _captured(
+        self, entries: Entries, rows: Sequence[RowState], attention: nn.Module, states: Tensor, window: int
+    ) -> Context:
+        """Return the context of a layer's entries with the inputs that the method needs."""
+        context, needs = entries.context, self.method.needs
+        if window and self.rope is not None:
+            queries = last_queries(attention, states, entries, self.rope, window, self.image_blocks)
+            context = replace(context, queries=queries)
+        if "output_weight" in needs:
+            context = replace(context, output_weight=output_weight(attention, entries.keys.shape[1]))
+        if "attention" in needs:
+            padding = [None if row.loose else row.padding for row in rows]
+            context = replace(context, attention=AttentionCall(attention, states, entries, padding))
+        return context

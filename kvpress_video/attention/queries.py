@@ -13,6 +13,21 @@ from ..utils.blocks import iter_fp32_blocks
 from .masks import FLASH
 
 
+def projected_queries(attention: Any, hidden: Tensor, heads: int, width: int) -> Tensor:
+    """Project hidden states (batch, n, …) to queries before rotation, (batch, n, attention heads, width), normalised as
+    in the model.
+
+    Args:
+        attention: a text attention module.
+        hidden: what it is given.
+        heads: KV heads that this process holds.
+        width: width of a key.
+    """
+    projected = attention.q_proj(hidden).unflatten(-1, (heads * attention.num_key_value_groups, -1))
+    queries = projected[..., :width]  # what follows is a gate, in families that have one
+    return attention.q_norm(queries) if hasattr(attention, "q_norm") else queries
+
+
 @torch.no_grad()
 def last_queries(
     attention: Any, hidden_states: Tensor, entries: Entries, rope: Rope, window: int, blocks: bool = False
@@ -30,11 +45,7 @@ def last_queries(
     hidden = hidden_states[:, -window:]
     batch, count, _ = hidden.shape
     heads, width = entries.keys.shape[1], entries.keys.shape[-1]
-    projected = attention.q_proj(hidden).reshape(batch, count, heads * attention.num_key_value_groups, -1)
-    states = projected[..., :width]  # what follows is a gate, in families that have one
-    if hasattr(attention, "q_norm"):
-        states = attention.q_norm(states)
-    states = states.transpose(1, 2)
+    states = projected_queries(attention, hidden, heads, width).transpose(1, 2)
     positions = entries.present[:, :1, -count:]
     states = rope.rotate(states.float(), positions) * (rope.scale * attention.scaling)
     index = entries.index[:, 0, -count:]
@@ -48,7 +59,7 @@ def last_queries(
         hidden_keys = (seen > index[:, None, :, None]) | (seen < 0)
         parts.append(logits.masked_fill_(hidden_keys, -torch.inf).logsumexp(dim=-1))
     normaliser = torch.stack(parts).logsumexp(dim=0)
-    return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index)
+    return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index, positions[:, 0])
 
 
 def _image_ends(visual: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     grid = sweep.add_argument_group("grid")
     grid.add_argument("--models", help="bundled, folders or hub names: a,b:dtype=bfloat16,… (bundled)")
     grid.add_argument("--benchmarks", help="a,b:option=value,… (world: 48 clips of 32 frames, two cameras)")
-    grid.add_argument("--methods", help="a,b:setting=1,… (all but per-layer)")
+    grid.add_argument("--methods", help="a,b:setting=1,… (the 18 of the README's table)")
     grid.add_argument("--budgets", help=f"ratios, visual entries or bytes ({TABLE_BUDGETS.replace('%', '%%')})")
     grid.add_argument("--seeds", help="seeds of the benchmarks' sampling: 0,1,2 (0)")
     grid.add_argument("--stage", help="cache or input (cache)")

@@ -1,5 +1,6 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
+from .attention_call import AttentionCall
 from .base import FIDELITIES, Compressor, Kept, check_observer, top
 from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, is_visual, segment_entries
 from .listing import MethodInfo, list_methods, method_card
@@ -9,6 +10,7 @@ from .selection import select
 
 __all__ = [
     "FIDELITIES",
+    "AttentionCall",
     "Compressor",
     "Context",
     "Entries",

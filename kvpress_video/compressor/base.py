@@ -29,6 +29,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "probe": ("probe",),
     "vision_attention": ("n", "tokens"),
     "rope": (),
+    "output_weight": (),
+    "attention": (),
 }
 """Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
@@ -48,7 +50,9 @@ class Compressor:
             (`entries.context.queries`); `"probe"`, the queries of the prompt's last `probe` tokens, which run after
             every chunk and are not kept (also `entries.context.queries`); `"vision_attention"`, the importance that `n`
             standby queries per frame, or the learned `tokens`, assign (`entries.importance`); `"rope"`, the rotation
-            of the keys (`entries.context.rope`). `window`, `probe`, `n` and `tokens` are settings of the method.
+            of the keys (`entries.context.rope`); `"output_weight"`, the layer's output projection
+            (`entries.context.output_weight`); `"attention"`, the attention module with what it was given
+            (`entries.context.attention`). `window`, `probe`, `n` and `tokens` are settings of the method.
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import CacheError, MissingInputError
+from .attention_call import AttentionCall
 from .rope import Rope
 from .tensor_parallel import UNSHARDED, HeadSharding
 
@@ -110,20 +111,24 @@ class Queries:
     """Captured queries, for methods that rank entries by attention.
 
     Attributes:
-        states: rotated and scaled queries, (batch, attention_heads, window, head_dim).
+        states: rotated and scaled queries, (batch, attention_heads, window, head_dim); those of one KV head are
+            adjacent.
         normaliser: log of the sum of exp(q·k) over all keys visible to the query, (batch, attention_heads, window).
         index: original index of the last token visible to each query, (batch, window), -1 for padding: the query's own
             token, or the last of its image if attention within images is bidirectional.
+        positions: (t, h, w) to which the states are rotated, (batch, window, 3) fp32; None if unknown.
     """
 
     states: Tensor
     normaliser: Tensor
     index: Tensor
+    positions: Tensor | None = None
 
     def rows(self, rows: Sequence[int]) -> Queries:
         """Return the queries of some rows of the batch."""
-        parts = (self.states, self.normaliser, self.index)
-        return Queries(*(torch.stack([part[row] for row in rows]) for part in parts))
+        parts = (self.states, self.normaliser, self.index, self.positions)
+        picked = [part if part is None else torch.stack([part[row] for row in rows]) for part in parts]
+        return Queries(*picked)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,9 @@ class Context:
         rope: rotation of the keys, None for entries without one (embeddings before prefill).
         queries: captured queries, for methods that need `"queries"` or `"probe"`.
         spread: sharding of the KV heads over processes, for methods that compare or number heads.
+        output_weight: part of the layer's output projection that each query head's values are multiplied by,
+            (kv_heads, query heads per KV head, head_dim, hidden) in the model's dtype, for methods that need it.
+        attention: call of the layer's attention, for methods that need it.
     """
 
     grid: Grid | None = None
@@ -146,6 +154,8 @@ class Context:
     rope: Rope | None = None
     queries: Queries | None = None
     spread: HeadSharding = UNSHARDED
+    output_weight: Tensor | None = None
+    attention: AttentionCall | None = None
 
 
 @dataclass(frozen=True)
@@ -242,8 +252,9 @@ class Entries:
         if list(rows) == list(range(self.keys.shape[0])):
             return self
         queries = self.context.queries and self.context.queries.rows(rows)
+        attention = self.context.attention and self.context.attention.rows(rows)
         picked = self._mapped(lambda part: torch.stack([part[row] for row in rows]))
-        return replace(picked, context=replace(self.context, queries=queries))
+        return replace(picked, context=replace(self.context, queries=queries, attention=attention))
 
     def slice(self, start: int, stop: int) -> Entries:
         """Return views of the entries `start` to `stop - 1` of every row and head."""

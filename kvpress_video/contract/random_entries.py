@@ -38,8 +38,11 @@ def footage(
         torch.randn(batch, 2 * heads, WINDOW, HEAD_DIM, generator=draw),
         torch.rand(batch, 2 * heads, WINDOW, generator=draw) + 4,
         index,
+        index[..., None] + torch.tensor([0.0, 1.0, 2.0]),
     )
-    entries = segment_entries(keys, values, grid, Context(layer=layer, layers=layers, rope=ROPE, queries=queries))
+    weight = torch.randn(heads, 2, HEAD_DIM, 24, generator=draw)
+    context = Context(layer=layer, layers=layers, rope=ROPE, queries=queries, output_weight=weight)
+    entries = segment_entries(keys, values, grid, context)
     places = entries.places.clone()
     places[..., Places.IMPORTANCE] = torch.rand(batch, 1, grid.tokens, generator=draw)
     return replace(entries, places=places)

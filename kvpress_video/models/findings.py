@@ -13,7 +13,8 @@ from ..errors import UnsupportedModelError
 
 Feature = Literal["chunks", "input", "compact", "queries", "vision attention", "images", "videos", "sessions"]
 """Features that a model may lack: split and chunked prefill, compression before prefill, compact positions, methods
-with queries or key rotation, methods with vision attention, images, videos, and streaming sessions."""
+with queries, key rotation or the output projection, methods with vision attention, images, videos, and streaming
+sessions."""
 
 CURES: Mapping[Feature, str] = {
     "chunks": "use prefill='whole'",

@@ -17,6 +17,7 @@ Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
 Labels = Literal["spread", "keep", "drop"]
+_MODEL_NEEDS = {"queries", "probe", "rope", "output_weight", "attention"}  # which need modules of known structure
 _LONGEST = 2**31  # tokens, more than any window takes, where a model names no longest prompt
 
 
@@ -118,7 +119,7 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
         "input": options.stage == "input",
         "chunks": options.prefill != "whole",
         "compact": options.compact,
-        "queries": bool(method.needs & {"queries", "probe", "rope"}),
+        "queries": bool(method.needs & _MODEL_NEEDS),
         "vision attention": "vision_attention" in method.needs,
     }
     return next((feature for feature in adapter.refused if required.get(feature)), None)

@@ -161,7 +161,7 @@ class PassInFlight:
         if not isinstance(layer, CompressedLayer):
             return
         if self.recording is not None:
-            window = self.compressor.window(self.forward_pass)
+            window = self.compressor.states_read(self.forward_pass)
             self.recording.note(module, layer, kwargs["hidden_states"], window)
         self.compress(module, layer, kwargs["hidden_states"])
 

@@ -193,7 +193,7 @@ class PromptPrefill:
             return self._pass(forward, arguments, chunk)
         self.shared.belongs_to(self.adapter.model)
         wanted = wanted_pass(arguments, chunk, self.adapter.text_model.config._attn_implementation)
-        known = self.shared.find(wanted, self.compressor.window(chunk))
+        known = self.shared.find(wanted, self.compressor.states_read(chunk))
         if known is not None:
             self.reused = True
             known.put_others(arguments["past_key_values"])

@@ -21,15 +21,20 @@ from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputErr
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 VARIANTS = [
     "average-pooling:temporal=2",
+    "chunk:base=standby,rows=2,columns=2",
+    "critical:base=key-norm",
     "detachable:scorer=van,window=0.7",
     "detachable:scorer=van,window=0.7,per_frame=2",
     "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
     "hermes:summary=False",
     "infinipot-v:pooling=True,recent_ratio=0.125",
     "infinipot-v:entries=official",
+    "lagkv:lag=12",
+    "leverage:sketch=6",
     "novelty:reference=global",
     "novelty:last_frame=0",
     "per-layer:base=snapkv",
+    "pyramid:base=infinipot-v",
     "standby-novelty:reference=global",
     "streammem:prototypes=1.0",
     "tar:entries=official",
@@ -66,10 +71,17 @@ def test_every_method_has_a_card_that_names_its_settings(name: str) -> None:
 
 WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] = [
     ("average-pooling", {"temporal": 0}, BudgetError, "temporal must be at least 1 frame, got 0"),
+    ("chunk", {"rows": 0}, BudgetError, "at least 1 patch, got 0 and 3"),
+    ("chunk", {"base": "uniform"}, UnknownNameError, "Uniform cannot be the base of Chunk: that takes one score"),
+    ("critical", {"first": 1.5}, BudgetError, "first is a share of the budget between 0 and 1, got 1.5"),
+    ("critical", {"epsilon": -1.0}, BudgetError, "epsilon must be a number from 0, got -1.0"),
     ("detachable", {"window": 0.0}, BudgetError, "window is a share up to 1.0"),
     ("detachable", {"window": 1.5}, BudgetError, "got 1.5"),
     ("detachable", {"window": float("nan")}, BudgetError, "got nan"),
     ("detachable", {"window": "half"}, UnknownNameError, "detachable cannot be made with window='half'"),
+    ("expected-attention", {"window": 0}, BudgetError, "at least one query, got 0"),
+    ("expected-attention", {"future": 0}, BudgetError, "at least one position, got 0"),
+    ("expected-attention", {"epsilon": float("nan")}, BudgetError, "got nan"),
     ("hermes", {"shallow": float("nan")}, BudgetError, "together at most 1, got nan"),
     ("hermes", {"forgetting": (float("nan"), 1.0)}, BudgetError, "two rates above zero"),
     ("hermes", {"recency": 0.5}, UnknownNameError, "hermes cannot be made with recency=0.5"),
@@ -85,9 +97,21 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("infinipot-v", {"entries": "offical"}, UnknownNameError, "Did you mean 'official'"),
     ("novelty", {"reference": "patches"}, UnknownNameError, "Did you mean 'patch'"),
     ("novelty", {"last_frame": -0.1}, BudgetError, "got -0.1"),
+    ("lagkv", {"sinks": -1}, BudgetError, "sinks must not be negative, got -1"),
+    ("lagkv", {"lag": 0}, BudgetError, "lag must be at least 1 entry, got 0"),
+    ("leverage", {"sketch": 0}, BudgetError, "sketch must be at least 1 dimension, got 0"),
+    ("leverage", {"seed": -1}, BudgetError, "seed must not be negative, got -1"),
+    (
+        "per-layer",
+        {"base": "per-layer"},
+        BudgetError,
+        "PerLayer makes layers differ and cannot be the base of PerLayer",
+    ),
     ("per-layer", {"shares": ()}, BudgetError, "shares must be one or more"),
     ("per-layer", {"shares": (1, 0)}, BudgetError, "above zero"),
     ("per-layer", {"base": "key-nrom"}, UnknownNameError, "Did you mean 'key-norm'"),
+    ("pyramid", {"beta": 0.5}, BudgetError, "beta must be at least 1, got 0.5"),
+    ("pyramid", {"beta": float("nan")}, BudgetError, "got nan"),
     ("sink-window", {"sinks": -1}, BudgetError, "got -1"),
     ("snapkv", {"window": 0}, BudgetError, "at least one query"),
     ("snapkv", {"kernel": 4}, BudgetError, "odd"),
@@ -149,6 +173,7 @@ def test_learned_tokens_set_their_number() -> None:
 
 
 @pytest.mark.parametrize("wrapper", [{"method": "detachable", "scorer": "standby-novelty"},
+                                     {"method": "chunk", "base": "standby-novelty"},
                                      {"method": "per-layer", "base": "standby-novelty"}])  # fmt: skip
 def test_wrappers_ask_for_what_the_wrapped_method_needs(wrapper: dict[str, Any]) -> None:
     method = make_method(**wrapper)
@@ -165,13 +190,15 @@ def test_tags_of_another_segment_change_only_the_random_sample() -> None:
 
 
 def on_cuda(entries: Entries) -> Entries:
-    queries, rope = entries.context.queries, entries.context.rope
+    queries, rope, weight = entries.context.queries, entries.context.rope, entries.context.output_weight
     assert queries is not None
     assert rope is not None
+    assert weight is not None
     queries = replace(queries, **{part.name: getattr(queries, part.name).cuda() for part in fields(queries)})
     rope = replace(rope, frequencies=rope.frequencies.cuda(), axes=rope.axes.cuda())
+    context = replace(entries.context, queries=queries, rope=rope, output_weight=weight.cuda())
     moved = {name: getattr(entries, name).cuda() for name in ("keys", "values", "tags", "places")}
-    return replace(entries, **moved, context=replace(entries.context, queries=queries, rope=rope))
+    return replace(entries, **moved, context=context)
 
 
 @pytest.mark.gpu

@@ -111,7 +111,8 @@ def test_a_left_padded_batch_equals_its_rows_alone(method: str, attention: str, 
     model = model_of(QWEN, attention)
     prompts = zoo.default_prompts(QWEN)
     options = {"chunk": 12, "positions": positions} | SETTINGS.get(method, {})
-    options |= {"shares": (1.2, 0.8)} if method == "per-layer" else {}  # 36 visual tokens in the shortest row
+    gentle = {"per-layer": {"shares": (1.2, 0.8)}, "pyramid": {"beta": 1.2}}
+    options |= gentle.get(method, {})  # 36 visual tokens in the shortest row
     with kv.compress(model, method, 27, **options) as run:
         together = answer(model, zoo.inputs(model, prompts), 3)
         alone = [answer(model, zoo.inputs(model, [prompt]), 3) for prompt in prompts]

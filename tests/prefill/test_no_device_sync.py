@@ -30,7 +30,8 @@ def rope() -> Rope:
 
 def queries(length: int) -> Queries:
     states = torch.empty(1, 2 * HEADS, length, WIDTH, device=NOWHERE)
-    return Queries(states, states[..., 0], torch.empty(1, length, dtype=torch.long, device=NOWHERE))
+    index = torch.empty(1, length, dtype=torch.long, device=NOWHERE)
+    return Queries(states, states[..., 0], index, torch.empty(1, length, 3, device=NOWHERE))
 
 
 def filled(starts: dict[int, int], width: int = Places.WIDTH, labels: dict[int, int] | None = None) -> CompressedLayer:
@@ -52,7 +53,8 @@ def filled(starts: dict[int, int], width: int = Places.WIDTH, labels: dict[int, 
 
 def compress(layer: CompressedLayer, method: Compressor, keep: int, labels: dict[int, int] | None = None) -> None:
     """As a later layer is; what all layers have in common is looked at in the first."""
-    context = Context(layer=1, layers=4, rope=rope(), queries=queries(4))
+    weight = torch.empty(HEADS, 2, WIDTH, 16, device=NOWHERE)
+    context = Context(layer=1, layers=4, rope=rope(), queries=queries(4), output_weight=weight)
     layer.keep(plan_eviction(layer.entries(context), layer.rows, [{0: Share(keep, labels or {})}], method))
 
 
@@ -100,8 +102,9 @@ def test_rows_that_are_not_alike_are_compressed_without_waiting(method: str) -> 
     importance = torch.rand(GRID.tokens, device="cuda")
     rotation = Rope(torch.ones(WIDTH // 2, device="cuda"), torch.zeros(WIDTH // 2, dtype=torch.long, device="cuda"))
     asked = Queries(torch.randn(2, 2 * HEADS, 4, WIDTH, device="cuda"), torch.zeros(2, 2 * HEADS, 4, device="cuda"),
-                    torch.full((2, 4), GRID.tokens, device="cuda"))  # fmt: skip
-    context = Context(layer=1, layers=4, rope=rotation, queries=asked)
+                    torch.full((2, 4), GRID.tokens, device="cuda"), torch.zeros(2, 4, 3, device="cuda"))  # fmt: skip
+    weight = torch.randn(HEADS, 2, WIDTH, 16, device="cuda")
+    context = Context(layer=1, layers=4, rope=rotation, queries=asked, output_weight=weight)
     entries = segment_entries(states, states, GRID, context, importance)
     counts = {0: GRID.tokens}
     rows = [RowState(0, counts, counts, {0: GRID}, {0: 0}) for _ in range(2)]

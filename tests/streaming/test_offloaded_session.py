@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from generation import METHODS
+from generation import METHODS, UNEVEN
 from offloading import (
     AWAY,
     BUDGET,
@@ -61,11 +61,11 @@ def told(session: kv.VideoSession) -> tuple[list[Tensor], list[Any], dict[str, T
     ("method", "positions"), [("detachable", "keep"), ("van", "keep"), *((method, "compact") for method in METHODS)]
 )
 def test_a_session_is_the_same_wherever_its_bank_is(method: str, positions: Any) -> None:
-    limit = None if positions == "keep" else 300 if method == "per-layer" else 240
+    limit = None if positions == "keep" else 300 if method in UNEVEN else 240
     (logits, seen, held), *others = (told(started(bank, method, positions=positions, position_limit=limit))
                                      for bank in BANKS)  # fmt: skip
     places = held["0.places"].view(torch.float32)
-    if positions == "compact" and method != "per-layer":
+    if positions == "compact" and method not in UNEVEN:
         assert (places[..., Places.PRESENT] < places[..., Places.ORIGINAL] - 1).any()
     for other_logits, other_seen, other_held in others:
         assert other_seen == seen

@@ -14,11 +14,14 @@ from kvpress_video.compressor.registry import method_names
 from kvpress_video.models import adapter_for
 
 METHODS = [name for name in method_names() if name != "full"]
+UNEVEN = ("per-layer", "pyramid")
+"""Methods whose layers have different budgets."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "standby": {"n": 4},
     "standby-novelty": {"n": 4},
     "sink-window": {"sinks": 2},
     "detachable": {"scorer": "van", "window": 0.7},
+    "pyramid": {"beta": 2.0},
     "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
     "streammem": {"prototypes": 0.0},
 }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import zoo
-from generation import SETTINGS, model_of
+from generation import SETTINGS, UNEVEN, model_of
 from sessions import TinyProcessor
 from torch import Tensor
 
@@ -102,7 +102,7 @@ def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cop
 
 def started(bank: str, method: str = "detachable", **options: Any) -> kv.VideoSession:
     settings = {"scorer": "van", "window": 0.7} if method == "detachable" else SETTINGS.get(method, {})
-    small = {"budget": 20, "chunk": 48} if method == "per-layer" else {"budget": BUDGET, "chunk": 16}
+    small = {"budget": 20, "chunk": 48} if method in UNEVEN else {"budget": BUDGET, "chunk": 16}
     options = small | {"position_limit": 240, "fps": 0.25} | settings | options
     return kv.VideoSession(model_of(FAMILY), TinyProcessor(FAMILY), method, bank_on=bank, **options)
 

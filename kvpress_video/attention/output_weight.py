@@ -1,0 +1,37 @@
+"""Read the output projection of an attention layer, head by head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compressor.tensor_parallel import local
+from ..errors import UnsupportedModelError
+
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def output_weight(attention: Any, heads: int) -> Tensor:
+    """Return the part of the output projection that each query head's values are multiplied by.
+
+    Adapters that are not merged into the weight are left out.
+
+    Args:
+        attention: a text attention module with `o_proj`.
+        heads: KV heads that this process holds.
+
+    Returns:
+        (heads, query heads per KV head, head_dim, hidden), a view of the weight.
+
+    Raises:
+        UnsupportedModelError: the weight is quantised, or not on a device.
+    """
+    weight = local(attention.o_proj.weight).detach()
+    if weight.dtype not in _PLAIN or weight.is_meta:
+        raise UnsupportedModelError(
+            f"The method reads the output projection of each layer, which is {weight.dtype} on {weight.device} here: "
+            "load the model without quantisation or offloading, or choose another method."
+        )
+    return weight.unflatten(1, (heads, attention.num_key_value_groups, -1)).permute(1, 2, 3, 0)

@@ -1,0 +1,35 @@
+"""What the attention of a layer was called with, for methods that are written against attention modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .entries import Entries
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of a text attention.
+
+    Attributes:
+        module: the attention module.
+        states: hidden states that it was given, (batch, n, hidden).
+        layer: everything that its layer holds afterwards; the last n entries are those of the call.
+        padding: padding in front of each row of the layer; None where a row has padding between its tokens.
+    """
+
+    module: nn.Module
+    states: Tensor
+    layer: Entries
+    padding: Sequence[int | None]
+
+    def rows(self, rows: Sequence[int]) -> AttentionCall:
+        """Return the call for some rows of the batch."""
+        states = torch.stack([self.states[row] for row in rows])
+        return AttentionCall(self.module, states, self.layer.rows(rows), [self.padding[row] for row in rows])

@@ -1,0 +1,81 @@
+"""The base of methods that run another method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+from kvpress_video.compressor import Compressor, Entries, Kept, make_method
+from kvpress_video.errors import BudgetError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Wrapper(Compressor):
+    """Run a base method; a wrapper overrides what it changes.
+
+    The base must work in the cache and give every layer the same budget.
+
+    Attributes:
+        base: the method to run, a name or an instance.
+    """
+
+    base: Compressor | str = "snapkv"
+
+    source: ClassVar[str] = "wrapper"
+
+    def __post_init__(self) -> None:
+        base = make_method(self.base)
+        name, own = type(base).__name__, type(self).__name__
+        if "cache" not in base.stages:
+            raise BudgetError(f"{name} does not work in the cache: choose another base.")
+        if type(base).layer_budget is not Compressor.layer_budget:
+            raise BudgetError(f"{name} makes layers differ and cannot be the base of {own}: wrap it around {own}.")
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "needs", base.needs | type(self).needs)
+
+    @property
+    def _base(self) -> Compressor:
+        assert isinstance(self.base, Compressor)
+        return self.base
+
+    @property
+    def observer(self) -> Compressor:
+        """Observer of the base."""
+        return self._base.observer
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Return the scores of the base, (batch, kv_heads, n)."""
+        return self._base.scores(entries)
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """Return the selection of the base, (batch, kv_heads, keep) int64, ascending."""
+        return self._base.select(entries, keep)
+
+    def reduce(self, entries: Entries, keep: int) -> Kept:
+        """Reduce the entries with the base."""
+        return self._base.reduce(entries, keep)
+
+    def banked(self, entries: Entries) -> int:
+        """Return how many entries the base offloads."""
+        return self._base.banked(entries)
+
+    def describe(self) -> dict[str, object]:
+        """Return the settings, including those of the base."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
+        return {"base": type(self._base).__name__, "base_settings": self._base.describe(), **own}
+
+
+def has_scores(method: Compressor) -> bool:
+    """Check that a method, and the one that it wraps, gives each entry a score."""
+    return Compressor.scores not in (type(method).scores, type(method.observer).scores)
+
+
+def check_has_scores(base: Compressor, wrapper: str) -> None:
+    """Raise UnknownNameError unless the base of a wrapper gives each entry a score."""
+    if not has_scores(base):
+        raise UnknownNameError(
+            f"{type(base).__name__} cannot be the base of {wrapper}: that takes one score per entry. "
+            "Choose a base such as 'snapkv', 'van' or 'key-norm'."
+        )
