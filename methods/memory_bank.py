@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 from ._directions import directions
+from ._features import features
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,9 @@ def _check_whole(entries: Entries, place: Tensor) -> None:
 def _likeness(entries: Entries, place: Tensor) -> Tensor:
     """Compute the cosine of each two frames' features, averaged over heads, (batch, frames, frames) fp32."""
     whole = entries.gather(place[:, None].expand(-1, entries.keys.shape[1], -1))
-    if whole.context.rope is not None:
-        whole = replace(whole, keys=whole.context.rope.rotate(whole.keys.float(), -whole.present))
-    features = directions(whole.keys).unflatten(2, (-1, entries.grid.patches)).mean(dim=3)
-    features = normalize(features, dim=-1)
-    return whole.context.spread.mean(features @ features.transpose(-1, -2))[:, 0]
+    shown = directions(features(whole)).unflatten(2, (-1, entries.grid.patches)).mean(dim=3)
+    shown = normalize(shown, dim=-1)
+    return whole.context.spread.mean(shown @ shown.transpose(-1, -2))[:, 0]
 
 
 def _sample(alike: Tensor, size: int) -> tuple[Tensor, Tensor]:
