@@ -33,6 +33,7 @@ VARIANTS = [
     "streammem:prototypes=1.0",
     "tar:entries=official",
     "van:pooling=True",
+    "vidcom2:reference=past",
 ]
 METHODS = [*(name for name in method_names() if name != "full"), *VARIANTS]
 every_method = pytest.mark.parametrize("method", [make_method(name) for name in METHODS], ids=METHODS)
