@@ -28,6 +28,7 @@ VARIANTS = [
     "infinipot-v:entries=official",
     "novelty:reference=global",
     "novelty:last_frame=0",
+    "otsu:recent=0,alike=1.0",
     "per-layer:base=snapkv",
     "standby-novelty:reference=global",
     "streammem:prototypes=1.0",
