@@ -30,6 +30,7 @@ VARIANTS = [
     "novelty:last_frame=0",
     "otsu:recent=0,alike=1.0",
     "per-layer:base=snapkv",
+    "residual:means=0.0",
     "standby-novelty:reference=global",
     "streammem:prototypes=1.0",
     "tar:entries=official",
