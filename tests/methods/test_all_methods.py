@@ -20,6 +20,7 @@ from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputErr
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 VARIANTS = [
     "average-pooling:temporal=2",
+    "bucketed:base=evs,free=0.2,capacity=3",
     "detachable:scorer=van,window=0.7",
     "detachable:scorer=van,window=0.7,per_frame=2",
     "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
