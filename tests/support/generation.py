@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sink-window": {"sinks": 2},
     "detachable": {"scorer": "van", "window": 0.7},
     "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
+    "residual": {"means": 0.0},
     "streammem": {"prototypes": 0.0},
 }
 
