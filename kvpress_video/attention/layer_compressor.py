@@ -12,8 +12,8 @@ from ..cache.allocation import Shares
 from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
-from ..compressor.base import Compressor
-from ..compressor.entries import Context, Places
+from ..compressor.base import Compressor, deferred
+from ..compressor.entries import Context, LayerScores, Places
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
 from ..utils.timing import DeviceTimer
@@ -72,7 +72,8 @@ class LayerCompressor:
         forward_pass: ForwardPass,
         shares: Callable[[Sequence[RowState], int, int], Shares],
         peak: PeakBytes,
-    ) -> None:
+        deeper: LayerScores | None = None,
+    ) -> LayerScores | None:
         """Drop the probes of a pass from a layer and evict entries down to the layer's budget.
 
         Args:
@@ -83,11 +84,16 @@ class LayerCompressor:
             forward_pass: the pass in flight, which the layer holds already.
             shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
             peak: is shown the layer before and after.
+            deeper: scores of the next deeper layer, for a method that needs them.
+
+        Returns:
+            Scores of this layer for the next shallower one, if the method needs them.
         """
         peak.note(layer)
         with self.timer.timing("compress"):
-            self._apply(layers, layers.index(layer), attention, states, forward_pass, shares)
+            scores = self._apply(layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
         peak.note(layer)
+        return scores
 
     def _apply(
         self,
@@ -97,9 +103,10 @@ class LayerCompressor:
         states: Tensor,
         forward_pass: ForwardPass,
         shares: Callable[[Sequence[RowState], int, int], Shares],
-    ) -> None:
+        deeper: LayerScores | None,
+    ) -> LayerScores | None:
         layer = layers[number]
-        context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.sharding)
+        context = Context(layer=number, layers=len(layers), rope=self.rope, deeper=deeper, spread=self.sharding)
         entries = layer.entries(context)
         window = self.window(forward_pass)
         if window and self.rope is not None:
@@ -109,7 +116,10 @@ class LayerCompressor:
             entries = entries.slice(0, len(entries) - forward_pass.probes)
             layer.drop_last(forward_pass.probes)
         if not forward_pass.compress:
-            return
-        layer.keep(plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
+            return None
+        plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
+        scores = plan.layer_scores(entries) if deferred(self.method) else None
+        layer.keep(plan)
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
+        return scores

@@ -1,7 +1,19 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
 from .base import Compressor, Kept, check_observer, top
-from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, is_visual, segment_entries
+from .entries import (
+    Context,
+    Entries,
+    Grid,
+    Kind,
+    LayerScores,
+    Places,
+    Queries,
+    Tags,
+    grid_tags,
+    is_visual,
+    segment_entries,
+)
 from .registry import make_method
 from .selection import select
 
@@ -12,6 +24,7 @@ __all__ = [
     "Grid",
     "Kept",
     "Kind",
+    "LayerScores",
     "Places",
     "Queries",
     "Tags",

@@ -22,6 +22,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "probe": ("probe",),
     "vision_attention": ("n", "tokens"),
     "rope": (),
+    "deeper": (),
 }
 """Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
@@ -41,7 +42,9 @@ class Compressor:
             (`entries.context.queries`); `"probe"`, the queries of the prompt's last `probe` tokens, which run after
             every chunk and are not kept (also `entries.context.queries`); `"vision_attention"`, the importance that `n`
             standby queries per frame, or the learned `tokens`, assign (`entries.importance`); `"rope"`, the rotation
-            of the keys (`entries.context.rope`). `window`, `probe`, `n` and `tokens` are settings of the method.
+            of the keys (`entries.context.rope`); `"deeper"`, what `scores()` returned in the next deeper layer
+            (`entries.context.deeper`), for which every layer holds the whole pass until the deepest one has run.
+            `window`, `probe`, `n` and `tokens` are settings of the method.
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.
@@ -174,6 +177,11 @@ def _check_capture(name: str, need: str, observer: Compressor) -> None:
 def even(method: Compressor) -> bool:
     """Whether a method gives every layer the same budget."""
     return type(method).layer_budget is Compressor.layer_budget
+
+
+def deferred(method: Compressor) -> bool:
+    """Whether a method chooses once all layers hold a pass, from the deepest layer to the first."""
+    return "deeper" in method.needs
 
 
 def checked_layer_budgets(method: Compressor, keep: int, layers: int) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ VARIANTS = [
     "detachable:scorer=van,window=0.7",
     "detachable:scorer=van,window=0.7,per_frame=2",
     "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
+    "hermes:smoothing=(0.1, 0.3, 0.4)",
     "hermes:summary=False",
     "infinipot-v:pooling=True,recent_ratio=0.125",
     "infinipot-v:entries=official",
