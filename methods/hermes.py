@@ -25,6 +25,10 @@ class Hermes(Compressor):
     0 in deep ones; in middle layers ω and k decrease linearly. A is averaged over all heads, so all heads of a layer
     keep the same entries. In deep layers the evicted entries are averaged into one entry of the budget.
 
+    With smoothing, the score of an entry is then mixed with the smoothed one of the same token in the next deeper
+    layer, score ← (1 − γ)·score + γ·deeper score, from the second deepest layer to the first. A token that the deeper
+    layer has evicted keeps its score. Layers are compressed once all of them hold a pass.
+
     Attributes:
         probe: number of the prompt's last tokens that stand in for a generic question.
         shallow: share of the layers that are shallow.
@@ -32,6 +36,7 @@ class Hermes(Compressor):
         recency: ω in the first middle layer and the limit towards which it decreases.
         forgetting: k up to the first middle layer and the limit towards which it decreases.
         summary: whether deep layers average the evicted entries into one.
+        smoothing: γ in shallow, middle and deep layers, each from 0 to 1; None for no smoothing.
     """
 
     probe: int = 5
@@ -40,9 +45,10 @@ class Hermes(Compressor):
     recency: tuple[float, float] = (0.75, 0.15)
     forgetting: tuple[float, float] = (20.0, 0.5)
     summary: bool = True
+    smoothing: tuple[float, float, float] | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"probe", "rope"})
-    source: ClassVar[str] = "HERMES, Zhang et al. 2026, arXiv 2601.14724, without cross-layer smoothing"
+    source: ClassVar[str] = "HERMES, Zhang et al. 2026, arXiv 2601.14724; cross-layer smoothing on request"
     year: ClassVar[int | None] = 2026
     family: ClassVar[str] = "attention"
     fidelity: ClassVar[str] = "mechanism"
@@ -58,6 +64,11 @@ class Hermes(Compressor):
             raise BudgetError(f"recency is two weights between 0 and 1, got {self.recency}.")
         if len(self.forgetting) != 2 or not all(0 < rate < float("inf") for rate in self.forgetting):
             raise BudgetError(f"forgetting is two rates above zero, got {self.forgetting}.")
+        if self.smoothing is None:
+            return
+        if len(self.smoothing) != 3 or not all(0 <= share <= 1 for share in self.smoothing):
+            raise BudgetError(f"smoothing is three shares between 0 and 1, such as (.1, .3, .4), got {self.smoothing}.")
+        object.__setattr__(self, "needs", self.needs | {"deeper"})
 
     def scores(self, entries: Entries) -> Tensor:
         """Blend attention and recency, (batch, kv_heads, n) fp32.
@@ -70,7 +81,16 @@ class Hermes(Compressor):
         age = torch.arange(length - 1, -1, -1, device=entries.keys.device) / max(length - 1, 1)
         looked_at = entries.context.spread.mean(attention(entries, "hermes"))
         scores = (1 - weight) * _to_unit(looked_at) + weight * _to_unit((-rate * age).exp())
-        return scores.expand(entries.keys.shape[:3])
+        return self._smoothed(scores.expand(entries.keys.shape[:3]), entries)
+
+    def _smoothed(self, scores: Tensor, entries: Entries) -> Tensor:
+        """Mix scores with those of the next deeper layer."""
+        layer, deeper = entries.context.layer, entries.context.deeper
+        if self.smoothing is None or deeper is None:
+            return scores
+        first, deep = self._bounds(entries.context.layers)
+        share = self.smoothing[(layer >= first) + (layer >= deep)]
+        return (1 - share) * scores + share * deeper.of(entries.index, scores)
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
         """Keep the highest scores; in deep layers the lowest of them becomes its mean with all evicted entries."""

@@ -13,8 +13,8 @@ from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..compressor.attention_call import AttentionCall
-from ..compressor.base import Compressor
-from ..compressor.entries import Context, Entries, Places
+from ..compressor.base import Compressor, deferred
+from ..compressor.entries import Context, Entries, LayerScores, Places
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
 from ..utils.timing import DeviceTimer
@@ -78,7 +78,8 @@ class LayerCompressor:
         forward_pass: ForwardPass,
         shares: Callable[[Sequence[RowState], int, int], Shares],
         peak: PeakBytes,
-    ) -> None:
+        deeper: LayerScores | None = None,
+    ) -> LayerScores | None:
         """Drop the probes of a pass from a layer and evict entries down to the layer's budget.
 
         Args:
@@ -89,11 +90,16 @@ class LayerCompressor:
             forward_pass: the pass in flight, which the layer holds already.
             shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
             peak: is shown the layer before and after.
+            deeper: scores of the next deeper layer, for a method that needs them.
+
+        Returns:
+            Scores of this layer for the next shallower one, if the method needs them.
         """
         peak.note(layer)
         with self.timer.timing("compress"):
-            self._apply(layers, layers.index(layer), attention, states, forward_pass, shares)
+            scores = self._apply(layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
         peak.note(layer)
+        return scores
 
     def _apply(
         self,
@@ -103,9 +109,10 @@ class LayerCompressor:
         states: Tensor,
         forward_pass: ForwardPass,
         shares: Callable[[Sequence[RowState], int, int], Shares],
-    ) -> None:
+        deeper: LayerScores | None,
+    ) -> LayerScores | None:
         layer = layers[number]
-        context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.sharding)
+        context = Context(layer=number, layers=len(layers), rope=self.rope, deeper=deeper, spread=self.sharding)
         entries = layer.entries(context)
         window = self._window(forward_pass)
         entries = replace(entries, context=self._captured(entries, layer.rows, attention, states, window))
@@ -113,10 +120,13 @@ class LayerCompressor:
             entries = entries.slice(0, len(entries) - forward_pass.probes)
             layer.drop_last(forward_pass.probes)
         if not forward_pass.compress:
-            return
-        layer.keep(plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method))
+            return None
+        plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
+        scores = plan.layer_scores(entries) if deferred(self.method) else None
+        layer.keep(plan)
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
+        return scores
 
     def _captured(
         self, entries: Entries, rows: Sequence[RowState], attention: nn.Module, states: Tensor, window: int

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..budget import Budget
-from ..compressor.base import Compressor, checked_layer_budgets, even
+from ..compressor.base import Compressor, checked_layer_budgets, deferred, even
 from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
@@ -58,8 +58,8 @@ class BudgetAllocator:
         batch: rows that share a budget of bytes.
         uncompressed: bytes of one row in layers that are not compressed; a budget of bytes pays for them too.
         text_room: text entries that a budget of bytes leaves free.
-        in_work: entries of a row that one layer at a time holds beyond its share, while the pass that brings them runs;
-            a budget of bytes pays for them too.
+        in_work: entries of a row that one layer at a time holds beyond its share, while the pass that brings them runs,
+            or every layer, for a method that chooses once all of them hold it; a budget of bytes pays for them too.
         staging_bytes: bytes of each entry of the longest layer in the buffers that banked entries are read from, which
             a budget of bytes pays for too.
         waiting: text entries that follow in later chunks of the prompt.
@@ -99,13 +99,18 @@ class BudgetAllocator:
         a budget of tokens is that number already.
         """
         length = layer_entries(
-            self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed, in_work=self.in_work
+            self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed, in_work=self._in_work
         )
         if self.budget.unit != "bytes" or not self.staging_bytes:
             return length
         while length > 0 and (over := self.bytes_of(length) - int(self.budget.amount)) > 0:
             length -= max(1, over // (self.layers * self.entry_bytes * self.batch + self.staging_bytes * self.batch))
         return length
+
+    @property
+    def _in_work(self) -> int:
+        """Entries of a row in work, all layers together."""
+        return self.in_work * (self.layers if deferred(self.method) else 1)
 
     def longest(self, length: int) -> int:
         """Return the most entries of a row that any layer holds where they have `length` on average, a pass in work
@@ -115,7 +120,7 @@ class BudgetAllocator:
 
     def bytes_of(self, length: int) -> int:
         """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""
-        entries = self.uncompressed + (length * self.layers + self.in_work) * self.entry_bytes
+        entries = self.uncompressed + (length * self.layers + self._in_work) * self.entry_bytes
         staged = staging_room(self.longest(length)) * self.staging_bytes if self.staging_bytes else 0
         return self.batch * (entries + staged)
 

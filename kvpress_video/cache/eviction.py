@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..compressor.base import Compressor
-from ..compressor.entries import Entries, Kind
+from ..compressor.base import Compressor, deferred
+from ..compressor.entries import Entries, Kind, LayerScores
 from ..compressor.results import MethodCall
 from .allocation import Share, Shares
 from .forward_pass import RowState
@@ -33,6 +33,20 @@ class Merged(NamedTuple):
     entries: Entries
 
 
+class Scored(NamedTuple):
+    """Scores of what a method chose from in some rows.
+
+    Attributes:
+        rows: indices of the rows in the batch.
+        slots: slots before eviction, (rows, heads, n) int64.
+        scores: (rows, heads, n).
+    """
+
+    rows: Sequence[int]
+    slots: Tensor
+    scores: Tensor
+
+
 @dataclass(frozen=True)
 class EvictionPlan:
     """Entries that stay in a layer.
@@ -42,17 +56,27 @@ class EvictionPlan:
             padded are arbitrary.
         merged: entries that then replace some of those.
         rows: state of each row afterwards.
+        scored: scores of what the method chose from, if it needs those of the next deeper layer.
     """
 
     slots: Tensor
     merged: Sequence[Merged]
     rows: Sequence[RowState]
+    scored: Sequence[Scored] = ()
 
     def of(self, entries: Entries) -> Entries:
         """Return copies of the entries that stay, merged entries and padding included."""
         left = entries.gather(self.slots)
         self.finish([left.keys, left.values, left.tags, left.places])
         return left
+
+    def layer_scores(self, entries: Entries) -> LayerScores:
+        """Return the scores of all entries that the plan was made for, for the next shallower layer."""
+        scores = entries.places.new_full(entries.index.shape, torch.nan)
+        for rows, slots, found in self.scored:
+            for row, where, mine in zip(rows, slots, found, strict=True):
+                scores[row].scatter_(1, where, mine.float())
+        return LayerScores(entries.index.clone(), scores)
 
     def finish(self, parts: Sequence[Tensor]) -> None:
         """Write merged entries and padding into keys, values, tags and places, (batch, heads, n, width) each."""
@@ -97,14 +121,15 @@ def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, meth
         for row, share in zip(rows, keep, strict=True)
     )
     slots = torch.zeros((*entries.keys.shape[:2], length), dtype=torch.long, device=entries.keys.device)
-    merged, after = [], list(rows)
+    merged, scored, after = [], [], list(rows)
     for group in groups.values():
         row, share = rows[group[0]], keep[group[0]]
-        chosen, stand_ins = _plan_group(entries.rows(group), row, share, method)
+        chosen, stand_ins, found = _plan_group(entries.rows(group), row, share, method)
         padding = length - chosen.shape[2]
         for number, mine in zip(group, chosen, strict=True):
             slots[number, :, padding:] = mine
         merged += [Merged(group, where + padding, made) for where, made in stand_ins]
+        scored += [Scored(group, where, scores) for where, scores in found]
         for number in group:
             after[number] = replace(
                 rows[number],
@@ -114,27 +139,32 @@ def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, meth
                 starts=_starts_left(row, share),
                 loose=False,
             )
-    return EvictionPlan(slots, merged, after)
+    return EvictionPlan(slots, merged, after, scored)
 
 
 def _plan_group(
     entries: Entries, row: RowState, keep: Mapping[int, Share], method: Compressor
-) -> tuple[Tensor, list[tuple[Tensor, Entries]]]:
-    """Return the slots that stay, (rows, heads, n) ascending, and merged entries with their places among those."""
-    stay, made = [], []
+) -> tuple[Tensor, list[tuple[Tensor, Entries]], list[tuple[Tensor, Tensor]]]:
+    """Return the slots that stay, (rows, heads, n) ascending, merged entries with their places among those, and slots
+    with their scores, for a method that needs those of the next deeper layer.
+    """
+    stay, made, scored = [], [], []
     for segment, part, slots in _parts(entries, row, keep):
         if segment is None or keep[segment].visual >= len(part):
             stay.append(slots)
         elif wanted := keep[segment].visual:
             part = replace(part, context=replace(part.context, grid=row.grids[segment]))
-            chosen, merged = MethodCall(method, part, wanted).reduce()
+            call = MethodCall(method, part, wanted)
+            chosen, merged = call.reduce()
             stay.append(slots.gather(2, chosen))
+            if deferred(method):
+                scored.append((slots, call.scores()))
             if merged is not None:
                 made.append((stay[-1], merged))
     whole = torch.cat(stay, dim=2)
     if not _in_order(row):
         whole = whole.sort(dim=-1).values
-    return whole, [(torch.searchsorted(whole, slots), merged) for slots, merged in made]
+    return whole, [(torch.searchsorted(whole, slots), merged) for slots, merged in made], scored
 
 
 def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterator[tuple[int | None, Entries, Tensor]]:

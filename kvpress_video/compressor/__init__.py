@@ -2,7 +2,19 @@
 
 from .attention_call import AttentionCall
 from .base import FIDELITIES, Compressor, Kept, check_observer, top
-from .entries import Context, Entries, Grid, Kind, Places, Queries, Tags, grid_tags, is_visual, segment_entries
+from .entries import (
+    Context,
+    Entries,
+    Grid,
+    Kind,
+    LayerScores,
+    Places,
+    Queries,
+    Tags,
+    grid_tags,
+    is_visual,
+    segment_entries,
+)
 from .listing import MethodInfo, list_methods, method_card
 from .registry import make_method
 from .rope import Rope
@@ -17,6 +29,7 @@ __all__ = [
     "Grid",
     "Kept",
     "Kind",
+    "LayerScores",
     "MethodInfo",
     "Places",
     "Queries",

@@ -31,6 +31,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "rope": (),
     "output_weight": (),
     "attention": (),
+    "deeper": (),
 }
 """Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
@@ -52,7 +53,9 @@ class Compressor:
             standby queries per frame, or the learned `tokens`, assign (`entries.importance`); `"rope"`, the rotation
             of the keys (`entries.context.rope`); `"output_weight"`, the layer's output projection
             (`entries.context.output_weight`); `"attention"`, the attention module with what it was given
-            (`entries.context.attention`). `window`, `probe`, `n` and `tokens` are settings of the method.
+            (`entries.context.attention`); `"deeper"`, what `scores()` returned in the next deeper layer
+            (`entries.context.deeper`), for which every layer holds the whole pass until the deepest one has run.
+            `window`, `probe`, `n` and `tokens` are settings of the method.
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.
@@ -193,6 +196,11 @@ def _check_capture(name: str, need: str, observer: Compressor) -> None:
 def even(method: Compressor) -> bool:
     """Whether a method gives every layer the same budget."""
     return type(method).layer_budget is Compressor.layer_budget
+
+
+def deferred(method: Compressor) -> bool:
+    """Whether a method chooses once all layers hold a pass, from the deepest layer to the first."""
+    return "deeper" in method.needs
 
 
 def checked_layer_budgets(method: Compressor, keep: int, layers: int) -> tuple[int, ...]:

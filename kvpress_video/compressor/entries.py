@@ -132,6 +132,38 @@ class Queries:
 
 
 @dataclass(frozen=True)
+class LayerScores:
+    """Scores of what the next deeper layer held in the same pass, for methods that need `"deeper"`.
+
+    Attributes:
+        index: original token index of each of its entries, (batch, kv_heads, n) int32.
+        scores: what the method's `scores()` returned for them, (batch, kv_heads, n); NaN where it was not asked.
+    """
+
+    index: Tensor
+    scores: Tensor
+
+    def of(self, index: Tensor, default: Tensor) -> Tensor:
+        """Look up the scores of tokens.
+
+        Args:
+            index: their original token indices, (batch, kv_heads, m) int32.
+            default: the scores of those that the deeper layer evicted earlier or did not score, (batch, kv_heads, m).
+
+        Returns:
+            (batch, kv_heads, m), on the device of `default`.
+        """
+        known, order = self.index.to(default.device).sort(dim=-1)
+        place = torch.searchsorted(known, index.contiguous()).clamp_max(known.shape[-1] - 1)
+        scores = self.scores.to(default).gather(-1, order.gather(-1, place))
+        return torch.where((known.gather(-1, place) == index) & ~scores.isnan(), scores, default)
+
+    def rows(self, rows: Sequence[int]) -> LayerScores:
+        """Return the scores of some rows of the batch."""
+        return LayerScores(*(torch.stack([part[row] for row in rows]) for part in (self.index, self.scores)))
+
+
+@dataclass(frozen=True)
 class Context:
     """Information that a method may use in addition to the entries.
 
@@ -142,6 +174,7 @@ class Context:
         layers: number of compressed text layers.
         rope: rotation of the keys, None for entries without one (embeddings before prefill).
         queries: captured queries, for methods that need `"queries"` or `"probe"`.
+        deeper: scores of the next deeper layer, for methods that need `"deeper"`; None in the deepest one.
         spread: sharding of the KV heads over processes, for methods that compare or number heads.
         output_weight: part of the layer's output projection that each query head's values are multiplied by,
             (kv_heads, query heads per KV head, head_dim, hidden) in the model's dtype, for methods that need it.
@@ -153,6 +186,7 @@ class Context:
     layers: int = 1
     rope: Rope | None = None
     queries: Queries | None = None
+    deeper: LayerScores | None = None
     spread: HeadSharding = UNSHARDED
     output_weight: Tensor | None = None
     attention: AttentionCall | None = None
@@ -253,8 +287,9 @@ class Entries:
             return self
         queries = self.context.queries and self.context.queries.rows(rows)
         attention = self.context.attention and self.context.attention.rows(rows)
+        deeper = self.context.deeper and self.context.deeper.rows(rows)
         picked = self._mapped(lambda part: torch.stack([part[row] for row in rows]))
-        return replace(picked, context=replace(self.context, queries=queries, attention=attention))
+        return replace(picked, context=replace(self.context, queries=queries, attention=attention, deeper=deeper))
 
     def slice(self, start: int, stop: int) -> Entries:
         """Return views of the entries `start` to `stop - 1` of every row and head."""

@@ -78,6 +78,15 @@ class MethodCall:
                 self._check_merged(kept.merged)
         return kept
 
+    def scores(self) -> Tensor:
+        """Run `scores()` of the method that scores, the wrapped one of a wrapper, and validate them.
+
+        Raises:
+            MethodError: as `reduce`, or scores of the wrong shape, dtype or device, or (on the CPU) NaN.
+        """
+        with self._located():
+            return self.method.observer.checked_scores(self.entries)
+
     def __str__(self) -> str:
         context, length = self.entries.context, len(self.entries)
         if context.grid is None or not context.grid.known:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,25 @@ from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
+from ..compressor.base import deferred
+from ..compressor.entries import LayerScores
 from ..models.base import Adapter
 from ..utils.concurrency import entered
 from .shared import RecordedLayer, RecordedPrefill
+
+
+class RunLayer(NamedTuple):
+    """A layer whose attention has run.
+
+    Attributes:
+        attention: its attention module.
+        layer: the cache layer, which holds the pass.
+        states: the newest hidden states that the attention was given, (batch, n, hidden).
+    """
+
+    attention: Any
+    layer: CompressedLayer
+    states: Tensor
 
 
 @dataclass
@@ -44,6 +60,7 @@ class PassInFlight:
     allocator: BudgetAllocator | None
     peak: PeakBytes
     recording: RecordedPrefill | None = None
+    _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress once all hold the pass
     _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
 
     def run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
@@ -60,7 +77,9 @@ class PassInFlight:
             if not by_layer and not self._hooks_layers:
                 return forward(**kwargs)
             with self._hooked(by_layer):
-                return forward(**kwargs)
+                output = forward(**kwargs)
+            self._compress_waiting()
+        return output
 
     @property
     def _hooks_layers(self) -> bool:
@@ -74,6 +93,7 @@ class PassInFlight:
             for layer, given in zip(self.layers, recorded, strict=True):
                 layer.update(given.keys, given.values)
                 self.compress(given.attention, layer, given.states)
+            self._compress_waiting()
 
     @contextmanager
     def _announced(self) -> Iterator[None]:
@@ -114,10 +134,30 @@ class PassInFlight:
         return True
 
     def compress(self, attention: Any, layer: CompressedLayer, states: Tensor) -> None:
-        """Compress a layer that holds the pass; `states` (batch, n, hidden) are what its attention was given."""
+        """Compress a layer that holds the pass, now or once all layers do.
+
+        Args:
+            attention: its attention module.
+            layer: the layer.
+            states: what the attention was given, (batch, n, hidden).
+        """
+        if not deferred(self.compressor.method):
+            self._apply(RunLayer(attention, layer, states))
+            return
+        self.peak.note(layer)
+        last = max(1, self.compressor.states_read(self.forward_pass))
+        self._waiting.append(RunLayer(attention, layer, states[:, -last:].clone()))
+
+    def _compress_waiting(self) -> None:
+        """Compress the layers that wait, the deepest first, each with the scores of the one before it."""
+        scores: LayerScores | None = None
+        while self._waiting:
+            scores = self._apply(self._waiting.pop(), scores)
+
+    def _apply(self, run: RunLayer, deeper: LayerScores | None = None) -> LayerScores | None:
         assert self.allocator is not None
-        arguments = (self.layers, layer, attention, states, self.forward_pass, self.allocator.shares, self.peak)
-        self.compressor.apply(*arguments)
+        arguments = (self.layers, run.layer, run.attention, run.states, self.forward_pass)
+        return self.compressor.apply(*arguments, self.allocator.shares, self.peak, deeper)
 
     @contextmanager
     def _hooked(self, by_layer: bool) -> Iterator[None]:

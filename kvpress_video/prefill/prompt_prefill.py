@@ -15,6 +15,7 @@ from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator, Shares
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
+from ..compressor.base import deferred
 from ..compressor.entries import Tags, is_visual
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
@@ -90,7 +91,7 @@ class PromptPrefill:
         elif chunks is None:
             in_work = whole.length - min(row.text(whole.length) for row in whole.rows)
         else:
-            in_work = chunks.in_work(len(self.layers))
+            in_work = chunks.in_work(1 if deferred(self.compressor.method) else len(self.layers))
         return replace(self.allocator, in_work=max(self.allocator.in_work, in_work))
 
     def _chunks(self, whole: ForwardPass, after: Sequence[RowState], length: int, fits: bool) -> Chunks | None:

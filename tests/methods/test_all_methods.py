@@ -23,9 +23,11 @@ VARIANTS = [
     "average-pooling:temporal=2",
     "chunk:base=standby,rows=2,columns=2",
     "critical:base=key-norm",
+    "bucketed:base=evs,free=0.2,capacity=3",
     "detachable:scorer=van,window=0.7",
     "detachable:scorer=van,window=0.7,per_frame=2",
     "detachable:scorer=van,window=0.7,per_frame=3,thinner=infinipot-v",
+    "hermes:smoothing=(0.1, 0.3, 0.4)",
     "hermes:summary=False",
     "infinipot-v:pooling=True,recent_ratio=0.125",
     "infinipot-v:entries=official",
@@ -33,12 +35,15 @@ VARIANTS = [
     "leverage:sketch=6",
     "novelty:reference=global",
     "novelty:last_frame=0",
+    "otsu:recent=0,alike=1.0",
     "per-layer:base=snapkv",
     "pyramid:base=infinipot-v",
+    "residual:means=0.0",
     "standby-novelty:reference=global",
     "streammem:prototypes=1.0",
     "tar:entries=official",
     "van:pooling=True",
+    "vidcom2:reference=past",
 ]
 METHODS = [*(name for name in method_names() if name != "full"), *VARIANTS]
 every_method = pytest.mark.parametrize("method", [make_method(name) for name in METHODS], ids=METHODS)

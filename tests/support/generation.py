@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "detachable": {"scorer": "van", "window": 0.7},
     "pyramid": {"beta": 2.0},
     "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
+    "residual": {"means": 0.0},
     "streammem": {"prototypes": 0.0},
 }
 
