@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class LayerCompressor:
         timer: counts `"compress"`.
         sharding: how the KV heads are shared out over processes.
         image_blocks: whether the tokens of an image attend to each other in both directions.
+        calibration: what was measured once for the model, by name.
     """
 
     method: Compressor
@@ -54,6 +55,7 @@ class LayerCompressor:
     timer: DeviceTimer
     sharding: HeadSharding = UNSHARDED
     image_blocks: bool = False
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def window(self, forward_pass: ForwardPass) -> int:
         """Return how many of the last queries of a pass the method looks at."""
@@ -99,7 +101,9 @@ class LayerCompressor:
         shares: Callable[[Sequence[RowState], int, int], Shares],
     ) -> None:
         layer = layers[number]
-        context = Context(layer=number, layers=len(layers), rope=self.rope, spread=self.sharding)
+        context = Context(
+            layer=number, layers=len(layers), rope=self.rope, spread=self.sharding, calibration=self.calibration
+        )
         entries = layer.entries(context)
         window = self.window(forward_pass)
         if window and self.rope is not None:

@@ -35,5 +35,6 @@ def _described(name: str) -> list[str]:
     return [
         next(iter((found.__doc__ or "").strip().splitlines()), "no description"),
         f"settings: {', '.join(settings) or 'none'}; stages: {', '.join(found.stages)}",
+        *([f"presets: {', '.join(f'{name}:{preset}' for preset in found.presets)}"] if found.presets else []),
         *([f"source: {found.source}"] if found.source else []),
     ]

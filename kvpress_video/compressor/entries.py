@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -135,6 +135,7 @@ class Context:
         rope: rotation of the keys, None for entries without one (embeddings before prefill).
         queries: captured queries, for methods that need `"queries"` or `"probe"`.
         spread: sharding of the KV heads over processes, for methods that compare or number heads.
+        calibration: what was measured once for the model and is stored in its configuration, by name.
     """
 
     grid: Grid | None = None
@@ -143,6 +144,7 @@ class Context:
     rope: Rope | None = None
     queries: Queries | None = None
     spread: HeadSharding = UNSHARDED
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ VARIANTS = [
     "hermes:summary=False",
     "infinipot-v:pooling=True,recent_ratio=0.125",
     "infinipot-v:entries=official",
+    "infinipot-v:paper,thresholds=(0.1,0.2,0.3)",
     "novelty:reference=global",
     "novelty:last_frame=0",
     "per-layer:base=snapkv",
@@ -198,6 +199,9 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("tar", {"recent_ratio": 2}, BudgetError, "got 2"),
     ("tar", {"entries": "strict"}, UnknownNameError, "tracked"),
     ("van", {"entries": "trackd"}, UnknownNameError, "Did you mean 'tracked'"),
+    ("van", {"pooling": "variaton"}, UnknownNameError, "Did you mean 'variation'"),
+    ("van", {"thresholds": (0.3, 0.2, 0.4)}, BudgetError, "three ascending numbers"),
+    ("infinipot-v", {"thresholds": (0.1, 0.2)}, BudgetError, "three ascending numbers"),
 ]
 
 
