@@ -23,6 +23,12 @@ def directions(keys: Tensor) -> Tensor:
     return keys / (keys.norm(dim=-1, keepdim=True) + 1e-9)
 
 
+def plain_keys(entries: Entries) -> Tensor:
+    """Un-rotate the keys, (batch, kv_heads, n, head_dim) fp32; keys without a rotation are only converted."""
+    keys, rope = entries.keys.float(), entries.context.rope
+    return keys if rope is None else rope.rotate(keys, -entries.present)
+
+
 def mean_frame(keys: Tensor, patches: int) -> Tensor:
     """Average K̂ over whole frames: keys (batch, kv_heads, frames·patches, head_dim) to (…, patches, head_dim) fp32."""
     total = keys.new_zeros((*keys.shape[:2], patches, keys.shape[3]), dtype=torch.float32)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from kvpress_video.compressor import Entries
 
+from ._directions import plain_keys
+
 
 def averaged(entries: Entries, mean: Callable[[Tensor], Tensor], lenders: Tensor) -> Entries:
     """Average groups of entries, with keys un-rotated before and re-rotated at the mean position after.
@@ -22,11 +24,9 @@ def averaged(entries: Entries, mean: Callable[[Tensor], Tensor], lenders: Tensor
         m entries in the dtypes of `entries`. Values, positions and importance are averaged directly, keys without a
         rotation as well.
     """
-    keys, rope = entries.keys.float(), entries.context.rope
-    if rope is not None:
-        keys = rope.rotate(keys, -entries.present)
+    rope = entries.context.rope
     merged = replace(entries.gather(lenders), places=mean(entries.places))
-    keys = mean(keys)
+    keys = mean(plain_keys(entries))
     if rope is not None:
         keys = rope.rotate(keys, merged.present)
     return replace(merged, keys=keys.to(entries.keys), values=mean(entries.values).to(entries.values))
