@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from torch import Tensor
-
-from kvpress_video.compressor import Compressor, Entries, Kept, make_method
 from kvpress_video.errors import BudgetError
+
+from ._wrapped import Wrapped
 
 
 @dataclass(frozen=True)
-class PerLayer(Compressor):
+class PerLayer(Wrapped):
     """Run any method with budgets that differ by depth.
 
     `shares` divide the layers into as many equal parts, from first to last, with these relative budgets: (1.5, 0.5)
@@ -25,47 +25,16 @@ class PerLayer(Compressor):
         shares: relative budgets from the first layers to the last, positive and finite.
     """
 
-    base: Compressor | str = "key-norm"
     shares: tuple[float, ...] = (1.5, 0.5)
 
     source: ClassVar[str] = "wrapper"
 
     def __post_init__(self) -> None:
-        base = make_method(self.base)
-        if "cache" not in base.stages:
-            raise BudgetError(f"{type(base).__name__} does not work in the cache: choose another base.")
+        super().__post_init__()
         if not self.shares or not all(0 < share < float("inf") for share in self.shares):
             raise BudgetError(f"shares must be one or more numbers above zero, got {self.shares}.")
-        object.__setattr__(self, "base", base)
         object.__setattr__(self, "shares", tuple(self.shares))
-        object.__setattr__(self, "needs", base.needs)
-        object.__setattr__(self, "source", base.source)
-
-    @property
-    def _base(self) -> Compressor:
-        assert isinstance(self.base, Compressor)
-        return self.base
-
-    @property
-    def observer(self) -> Compressor:
-        """Observer of the base."""
-        return self._base.observer
-
-    def scores(self, entries: Entries) -> Tensor:
-        """Return the scores of the base, (batch, kv_heads, n)."""
-        return self._base.scores(entries)
-
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Return the selection of the base, (batch, kv_heads, keep) int64, ascending."""
-        return self._base.select(entries, keep)
-
-    def reduce(self, entries: Entries, keep: int) -> Kept:
-        """Reduce the entries with the base."""
-        return self._base.reduce(entries, keep)
-
-    def banked(self, entries: Entries) -> int:
-        """Return how many entries the base offloads."""
-        return self._base.banked(entries)
+        object.__setattr__(self, "source", self._base.source)
 
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
         """Return the budget of a layer; the budgets of all layers sum to `keep * layers`.
@@ -76,15 +45,20 @@ class PerLayer(Compressor):
         if len(self.shares) > layers:
             raise BudgetError(f"{len(self.shares)} shares for {layers} layers: give at most one per layer.")
         weights = [Fraction(str(self.shares[number * len(self.shares) // layers])) for number in range(layers)]
-        total, whole = keep * layers, sum(weights)
-        before, after = (total * sum(weights[:end]) // whole for end in (layer, layer + 1))
-        if keep and before == after:
+        mine = portion(keep * layers, weights, layer)
+        if keep and not mine:
             raise BudgetError(
                 f"{keep} entries per layer leave none for layer {layer} under shares {self.shares}: "
                 "raise the budget or make the shares more alike."
             )
-        return int(after - before)
+        return mine
 
     def describe(self) -> dict[str, object]:
         """Return the settings, including those of the base."""
-        return {"base": type(self._base).__name__, "base_settings": self._base.describe(), "shares": list(self.shares)}
+        return super().describe() | {"shares": list(self.shares)}
+
+
+def portion(total: int, weights: Sequence[Fraction], number: int) -> int:
+    """Return one of the portions that a total is divided into by weights; together they are exactly the total."""
+    before, after = (total * sum(weights[:end]) // sum(weights) for end in (number, number + 1))
+    return int(after - before)
