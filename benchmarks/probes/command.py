@@ -23,9 +23,11 @@ def add(commands: Commands) -> None:
     variation = kinds.add_parser("variation", help="calibrate pooling by variation (van, infinipot-v)")
     variation.add_argument("--store", type=Path, metavar="FOLDER", help="write the thresholds to its config.json")
     variation.set_defaults(run=_variation)
-    for kind in (homogeneity, variation):
+    swap = kinds.add_parser("swap", help="in which layers questions read the video, on pairs of clips")
+    swap.set_defaults(run=_swap)
+    for kind in (homogeneity, variation, swap):
         model_options(kind, positional=True)
-        kind.add_argument("--clips", type=whole_number(2), default=16, help="number of clips (default: %(default)s)")
+        kind.add_argument("--clips", type=whole_number(2), default=16, help="clips, or pairs (default: %(default)s)")
         kind.add_argument("--frames", type=whole_number(2), default=32, help="frames of each (default: %(default)s)")
 
 
@@ -67,6 +69,25 @@ def _variation(options: argparse.Namespace) -> int:
     print_tables([table], [f"thresholds=({', '.join(f'{each:.4f}' for each in found)})"])
     if options.store is not None:
         store(options.store, found)
+    return DONE
+
+
+def _swap(options: argparse.Namespace) -> int:
+    quiet()
+    from .swap import profiles, shares
+    from .visual_states import SEED
+
+    model, processor = load_model(options)
+    found = profiles(model, processor, range(SEED, SEED + options.clips), options.frames)
+    layers = range(len(next(iter(found.values())).alone))
+    table = _table(
+        "family", "pairs", *(f"layer {layer}" for layer in layers), *(f"{layer} onwards" for layer in layers)
+    )
+    for family, mine in found.items():
+        cells = ("{:.2f} ({:.2f}–{:.2f})".format(*mine.interval(flips)) for flips in (*mine.alone, *mine.onwards))
+        table.add_row(family, str(mine.count), *cells)
+    written = ", ".join(f"{share:.2f}" for share in shares(found))
+    print_tables([table], ["Share of pairs whose answer became the other clip's (95% interval)", f"shares=({written})"])
     return DONE
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from kvpress_video.benchmarks.probes.homogeneity import centred, homogeneity, rises
+from kvpress_video.benchmarks.probes.pairs import Pair, pairs
+from kvpress_video.benchmarks.probes.swap import Profile, exchanged, shares, swapped
 from kvpress_video.benchmarks.probes.variation import store, thresholds
-from kvpress_video.benchmarks.probes.visual_states import visual_states
-from kvpress_video.benchmarks.world import make_clip
+from kvpress_video.benchmarks.probes.visual_states import SEED, visual_states
+from kvpress_video.benchmarks.world import FAMILIES, make_clip
 from torch.nn.functional import cosine_similarity
 
 import kvpress_video as kv
@@ -66,3 +68,49 @@ def test_the_bundled_models_are_calibrated(tmp_path: Path) -> None:
             model.generate(**kv.prepare(processor, video, "How many shapes flashed?"), max_new_tokens=1)
         kept.append(run.kept)
     assert not all(torch.equal(one, other) for one, other in zip(*kept, strict=True))
+
+
+@pytest.fixture(scope="module")
+def of_a_scene() -> list[Pair]:
+    return list(pairs(SEED, 8))
+
+
+def test_pairs_differ_in_what_the_question_asks_about_alone(of_a_scene: list[Pair]) -> None:
+    assert [pair.family for pair in of_a_scene] == list(FAMILIES)
+    for pair in of_a_scene:
+        one, other = (video.frames.astype(int) for video in pair.videos)
+        changed = np.abs(one - other).max(axis=-1) > 0
+        assert pair.answers[0] != pair.answers[1]
+        assert 0 < changed.mean() < 0.1
+        assert one.shape == (16, 112, 112, 3)
+
+
+def test_a_change_of_a_flash_is_in_its_frame_alone(of_a_scene: list[Pair]) -> None:
+    needle = of_a_scene[0]
+    one, other = (video.frames for video in needle.videos)
+    assert np.flatnonzero((one != other).any(axis=(1, 2, 3))).tolist() in [[2 * t, 2 * t + 1] for t in range(8)]
+
+
+def test_swapping_all_layers_swaps_the_answer_and_leaves_the_cache_as_it_was(of_a_scene: list[Pair]) -> None:
+    model, processor = kv.load_bundled(device="cpu")
+    flips = swapped(model, processor, of_a_scene[3])
+    assert flips is not None
+    assert len(flips) == 2 * 4
+    assert flips[4]
+    sessions = [kv.VideoSession(model, processor, "full") for _ in range(2)]
+    for session, video in zip(sessions, of_a_scene[3].videos, strict=True):
+        session.push(video.frames, video.times)
+        session.flush()
+    layer, other = (session.stream.layers[1] for session in sessions)
+    before = layer.keys.clone()
+    with exchanged(layer, other):
+        assert not torch.equal(layer.keys, before)
+        text = before.shape[2] - 8 * 16
+        assert int((layer.keys != before).any(dim=-1).sum(dim=-1).max()) <= before.shape[2] - text
+    assert torch.equal(layer.keys, before)
+
+
+def test_shares_follow_the_flips_of_single_layers() -> None:
+    found = {"a": Profile(10, [10, 0], [10, 0]), "b": Profile(20, [10, 0], [20, 0])}
+    assert shares(found) == pytest.approx([0.75 * 2 / 0.8, 0.05 * 2 / 0.8])
+    assert found["b"].interval(10)[0] == 0.5

@@ -80,3 +80,10 @@ def test_memory_of_the_last_layers_is_freed() -> None:
     assert run.report.ratio == pytest.approx(0.5, abs=0.01)
     text = run.report.text_entries
     assert [layer.keys.shape[2] for layer in cache.layers] == [held + text for held in run.report.entries]
+
+
+def test_shares_of_the_swap_are_budgets_of_layers() -> None:
+    method = make_method("vfl", base="van")
+    assert checked_layer_budgets(method, 100, 4) == (30, 202, 86, 82)
+    assert torch.equal(method.select(footage(), 35), make_method("van").select(footage(), 35))
+    assert "swap" in method.source

@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "detachable": {"scorer": "van", "window": 0.7},
     "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
     "streammem": {"prototypes": 0.0},
+    "vfl": {"shares": (1.02, 0.98)},
     "vfl-drop": {"left": 16},
 }
 
