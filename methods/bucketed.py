@@ -8,14 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, make_method, top
-from kvpress_video.errors import BudgetError, UnknownNameError
+from kvpress_video.compressor import Compressor, Entries, Kept, top
+from kvpress_video.errors import BudgetError
 
 from ._ranks import rank
+from ._wrapper import Wrapper, check_has_scores
 
 
 @dataclass(frozen=True)
-class Bucketed(Compressor):
+class Bucketed(Wrapper):
     """Keep the best entries wherever they are, and of the others only as many as fit into buckets of positions.
 
     The tokens of the segment seen so far are divided in order into ⌈keep / capacity⌉ equal buckets. The ⌊free·keep⌋
@@ -35,33 +36,13 @@ class Bucketed(Compressor):
     source: ClassVar[str] = "after LiveVLM v2, arXiv 2505.15269"
 
     def __post_init__(self) -> None:
-        base = make_method(self.base)
-        if Compressor.scores in (type(base).scores, type(base.observer).scores):
-            raise UnknownNameError(
-                f"{type(base).__name__} cannot fill buckets: that takes one score per entry. "
-                "Choose a base such as 'snapkv', 'evs', 'van' or 'key-norm'."
-            )
+        super().__post_init__()
+        check_has_scores(self._base, "Bucketed")
         if not 0 <= self.free <= 1:
             raise BudgetError(f"free is a share of the budget between 0 and 1, got {self.free}.")
         if self.capacity < 1:
             raise BudgetError(f"capacity must be at least 1 entry, got {self.capacity}.")
-        object.__setattr__(self, "base", base)
-        for name in ("needs", "stages"):
-            object.__setattr__(self, name, getattr(base, name))
-
-    @property
-    def _base(self) -> Compressor:
-        assert isinstance(self.base, Compressor)
-        return self.base
-
-    @property
-    def observer(self) -> Compressor:
-        """Observer of the base."""
-        return self._base.observer
-
-    def scores(self, entries: Entries) -> Tensor:
-        """Return the scores of the base, (batch, kv_heads, n)."""
-        return self._base.scores(entries)
+        object.__setattr__(self, "stages", self._base.stages)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
@@ -72,15 +53,6 @@ class Bucketed(Compressor):
         turn = torch.where(place < int(self.free * keep), 2, (within < self.capacity).long())
         return top(turn * len(entries) - place, keep)
 
-    def banked(self, entries: Entries) -> int:
-        """Return how many entries the base offloads."""
-        return self._base.banked(entries)
-
-    def layer_budget(self, keep: int, layer: int, layers: int) -> int:
-        """Return the base's budget of a layer."""
-        return self._base.layer_budget(keep, layer, layers)
-
-    def describe(self) -> dict[str, object]:
-        """Return the settings, including those of the base."""
-        described = {"base": type(self._base).__name__, "base_settings": self._base.describe()}
-        return {**described, "free": self.free, "capacity": self.capacity}
+    def reduce(self, entries: Entries, keep: int) -> Kept:
+        """Keep the selection; nothing is merged."""
+        return Kept(self.select(entries, keep))

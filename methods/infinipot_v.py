@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError
 
 from .tar import TaR
-from .van import VaN
+from .van import BY_VARIATION, VaN
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,26 @@ class InfiniPotV(Compressor):
     Of C entries, n_van = round((1 − tar_ratio)·C) and n_tar = C − n_van. Each head keeps the n_tar entries that `TaR`
     selects, recent frames included, and the n_van largest values among the others.
 
+    The preset `"paper"` is that of the paper's tables, `"released"` the defaults of the released code.
+
     Attributes:
         tar_ratio: α, TaR's share of the budget, 0 to 1.
         recent_ratio: see `TaR`.
         pooling: see `VaN`.
         entries: see `TaR` and `VaN`.
+        thresholds: see `VaN`.
     """
 
     tar_ratio: float = 0.5
-    recent_ratio: float = 0.25
-    pooling: bool = False
+    recent_ratio: float = 0.125
+    pooling: bool | str = False
     entries: str = "tracked"
+    thresholds: tuple[float, ...] | None = None
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"tar_ratio": 0.5, "recent_ratio": 0.125, "pooling": BY_VARIATION},
+        "released": {"tar_ratio": 0.5, "recent_ratio": 0.25, "pooling": False, "entries": "official"},
+    }
     source: ClassVar[str] = "InfiniPot-V, Kim et al. 2025, arXiv 2506.15745"
     year: ClassVar[int | None] = 2025
     family: ClassVar[str] = "mixture"
@@ -43,10 +52,14 @@ class InfiniPotV(Compressor):
         if not 0 <= self.tar_ratio <= 1:
             raise BudgetError(f"tar_ratio is a share between 0 and 1, got {self.tar_ratio}.")
         TaR(self.recent_ratio, self.entries)  # invalid settings fail here rather than at the first frame
+        object.__setattr__(self, "thresholds", self._van.thresholds)
+
+    @property
+    def _van(self) -> VaN:
+        return VaN(self.pooling, self.entries, self.thresholds)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         for_tar = keep - round((1 - self.tar_ratio) * keep)
         new = TaR(self.recent_ratio, self.entries).select(entries, for_tar)
-        lengths = VaN(self.pooling, self.entries).scores(entries)
-        return top(lengths.scatter(-1, new, torch.inf), keep)
+        return top(self._van.scores(entries).scatter(-1, new, torch.inf), keep)

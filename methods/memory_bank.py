@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from kvpress_video.compressor import Compressor, Entries
-from kvpress_video.errors import BudgetError
+from kvpress_video.errors import BudgetError, unknown_name
 
 from ._directions import directions
 from ._rotation import unrotated
@@ -20,15 +20,22 @@ from ._rotation import unrotated
 class MemoryBank(Compressor):
     """Keep k = ⌊keep / p⌋ whole frames; frames enter one at a time, and of the most similar pair the older is evicted.
 
-    The similarity of two neighbours in the bank is the cosine of their features, averaged over the KV heads, so all
+    The similarity of two frames in the bank is the cosine of their features, averaged over the KV heads, so all
     heads of a layer keep the same frames. The feature of a frame is the mean of K̂ = K / (‖K‖₂ + 1e-9) over its patches,
     with K un-rotated: rotated keys would make distant frames less similar whatever they show, and patches of a frame
     would cancel in the mean. Ties go to the oldest pair. The newest frame always stays.
 
-    Frames enter in order of time, so the number that arrives at once has no effect. The keep − k·p remaining entries
-    hold the first patches of the frame evicted last, or of the newest frame if k = 0. They do not belong to the bank:
-    the next evicted frame replaces them.
+    If frames enter in order of time, the number that arrives at once has no effect; from the newest back, each pass
+    starts with its newest frame. The keep − k·p remaining entries hold the first patches of the frame evicted last, or
+    of the newest frame if k = 0. They do not belong to the bank: the next evicted frame replaces them.
+
+    Attributes:
+        order: frame that enters first, `"oldest"` or `"newest"`.
+        compare: pairs that are compared, `"neighbours"` in the bank or `"all"`.
     """
+
+    order: str = "oldest"
+    compare: str = "neighbours"
 
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
@@ -36,6 +43,11 @@ class MemoryBank(Compressor):
     year: ClassVar[int | None] = 2025
     family: ClassVar[str] = "redundancy"
     fidelity: ClassVar[str] = "mechanism"
+
+    def __post_init__(self) -> None:
+        for name, known in (("order", ("oldest", "newest")), ("compare", ("neighbours", "all"))):
+            if getattr(self, name) not in known:
+                raise unknown_name(f"value of {name}", getattr(self, name), known)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending, the same in all heads.
@@ -54,7 +66,8 @@ class MemoryBank(Compressor):
             _check_whole(entries, place)
         kept, cut = place, start + torch.arange(rest, device=device)
         if frames > size:
-            bank, last = _sample(_likeness(entries, place), size)
+            newest_first = self.order == "newest" and size > 0
+            bank, last = _sample(_likeness(entries, place), size, newest_first, self.compare == "all")
             by_frame = place.unflatten(1, (frames, patches))
             kept, gone = (by_frame.gather(1, which[..., None].expand(-1, -1, patches)) for which in (bank, last))
             kept, cut = kept.flatten(1), gone[:, 0, :rest]
@@ -99,25 +112,32 @@ def _likeness(entries: Entries, place: Tensor) -> Tensor:
     return whole.context.spread.mean(features @ features.transpose(-1, -2))[:, 0]
 
 
-def _sample(alike: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _sample(alike: Tensor, size: int, newest_first: bool, every_pair: bool) -> tuple[Tensor, Tensor]:
     """Run the memory bank over the frames, one at a time.
 
     Args:
         alike: similarity of each two frames, (batch, frames, frames) fp32, of more than `size` frames.
         size: capacity of the bank in frames.
+        newest_first: whether the frames enter from the newest back.
+        every_pair: whether any two frames are compared, not only neighbours.
 
     Returns:
         The frames in the bank, (batch, size) int64, ascending, and the frame evicted last, (batch, 1) int64.
     """
     batch, frames, _ = alike.shape
     order = torch.arange(size, device=alike.device)
-    bank, gone = order.expand(batch, -1), order.expand(batch, -1)
-    for newest in range(size, frames):
-        bank = pad(bank, (0, 1), value=newest)
-        pairs = alike.flatten(1).gather(1, bank[:, :-1] * frames + bank[:, 1:])
-        older = pad(pairs, (0, 1), value=-torch.inf).argmax(
-            dim=-1, keepdim=True
-        )  # the newest frame is nobody's older neighbour
+    compared = torch.ones(size + 1, size + 1, dtype=torch.bool, device=alike.device).triu(1)
+    if not every_pair:
+        compared = compared.tril(1)
+    bank = order.expand(batch, -1) + (frames - size if newest_first else 0)
+    gone = bank
+    for entering in reversed(range(frames - size)) if newest_first else range(size, frames):
+        bank = pad(bank, (1, 0) if newest_first else (0, 1), value=entering)
+        pairs = alike.gather(1, bank[..., None].expand(-1, -1, frames)).gather(
+            2, bank[:, None].expand(-1, size + 1, -1)
+        )
+        # The newest frame is nobody's older one.
+        older = pairs.masked_fill(~compared, -torch.inf).amax(dim=-1).argmax(dim=-1, keepdim=True)
         gone = bank.gather(1, older)
         bank = bank.gather(1, order + (order >= older))
     return bank, gone

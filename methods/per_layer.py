@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from kvpress_video.compressor import Compressor
 from kvpress_video.errors import BudgetError
 
+from ._shares import weighted_budget
 from ._wrapper import Wrapper
 
 
@@ -26,7 +25,6 @@ class PerLayer(Wrapper):
         shares: relative budgets from the first layers to the last, positive and finite.
     """
 
-    base: Compressor | str = "key-norm"
     shares: tuple[float, ...] = (1.5, 0.5)
 
     source: ClassVar[str] = "wrapper"
@@ -54,24 +52,3 @@ class PerLayer(Wrapper):
     def describe(self) -> dict[str, object]:
         """Return the settings, including those of the base."""
         return super().describe() | {"shares": list(self.shares)}
-
-
-def weighted_budget(keep: int, layer: int, weights: Sequence[Fraction], rule: str, remedy: str) -> int:
-    """Compute the budget of a layer in proportion to its weight; over all layers the budgets sum to keep·layers.
-
-    Args:
-        keep: entries that a layer may keep on average.
-        layer: index of the layer, from 0.
-        weights: weight of each layer.
-        rule, remedy: where the weights come from and how to change them, for the error.
-
-    Raises:
-        BudgetError: none of the entries fall to this layer.
-    """
-    total, whole = keep * len(weights), sum(weights)
-    before, after = (total * sum(weights[:end]) // whole for end in (layer, layer + 1))
-    if keep and before == after:
-        raise BudgetError(
-            f"{keep} entries per layer leave none for layer {layer} under {rule}: raise the budget or {remedy}."
-        )
-    return int(after - before)

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from kvpress_video.errors import BudgetError
 
+from ._shares import weighted_budget
 from ._wrapper import Wrapper
-from .per_layer import weighted_budget
 
 
 @dataclass(frozen=True)

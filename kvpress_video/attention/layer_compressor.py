@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class LayerCompressor:
         timer: counts `"compress"`.
         sharding: how the KV heads are shared out over processes.
         image_blocks: whether the tokens of an image attend to each other in both directions.
+        calibration: what was measured once for the model, by name.
     """
 
     method: Compressor
@@ -56,6 +57,7 @@ class LayerCompressor:
     timer: DeviceTimer
     sharding: HeadSharding = UNSHARDED
     image_blocks: bool = False
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def states_read(self, forward_pass: ForwardPass) -> int:
         """Return how many of the last hidden states of a pass the method needs."""
@@ -112,7 +114,14 @@ class LayerCompressor:
         deeper: LayerScores | None,
     ) -> LayerScores | None:
         layer = layers[number]
-        context = Context(layer=number, layers=len(layers), rope=self.rope, deeper=deeper, spread=self.sharding)
+        context = Context(
+            layer=number,
+            layers=len(layers),
+            rope=self.rope,
+            deeper=deeper,
+            spread=self.sharding,
+            calibration=self.calibration,
+        )
         entries = layer.entries(context)
         window = self._window(forward_pass)
         entries = replace(entries, context=self._captured(entries, layer.rows, attention, states, window))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -60,6 +60,7 @@ class Compressor:
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.
         keeps_all: whether the method keeps every entry, so that a budget does not apply to it.
+        presets: settings by the name under which `"method:name"` stands for them.
         source: publication or origin of the method.
         year: year of the source, None if it has none.
         family: family of the idea, one word such as `"attention"` or `"redundancy"`; not checked.
@@ -69,6 +70,7 @@ class Compressor:
     needs: ClassVar[frozenset[str]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ("cache",)
     keeps_all: ClassVar[bool] = False
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     source: ClassVar[str] = ""
     year: ClassVar[int | None] = None
     family: ClassVar[str] = ""

@@ -5,8 +5,8 @@ One file for all that a method is given, most of which is documentation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -179,6 +179,7 @@ class Context:
         output_weight: part of the layer's output projection that each query head's values are multiplied by,
             (kv_heads, query heads per KV head, head_dim, hidden) in the model's dtype, for methods that need it.
         attention: call of the layer's attention, for methods that need it.
+        calibration: what was measured once for the model and is stored in its configuration, by name.
     """
 
     grid: Grid | None = None
@@ -190,6 +191,7 @@ class Context:
     spread: HeadSharding = UNSHARDED
     output_weight: Tensor | None = None
     attention: AttentionCall | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class MethodInfo:
         stages: where it works, of "cache" and "input".
         needs: inputs that are captured for it with its default settings, sorted.
         settings: its settings with their defaults, as text.
+        presets: names for several settings at once, as `"name:preset"`.
         broken: why it cannot be loaded; empty if it can.
     """
 
@@ -37,6 +38,7 @@ class MethodInfo:
     stages: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
     broken: str = ""
 
 
@@ -82,6 +84,7 @@ def _described(name: str) -> MethodInfo:
         tuple(found.stages),
         tuple(sorted(needs)),
         _settings(found),
+        tuple(found.presets),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +17,8 @@ from .base import Compressor, check_observer
 
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+PRESET = "preset"
+"""Setting that stands for several others, named in a class's `presets`."""
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
 
 
@@ -65,15 +68,15 @@ class Registry(Generic[Made]):
         return found
 
     def make(self, text: str, **settings: Any) -> Made:
-        """Make a member from its name and settings, or from `"name:setting=value,…"`.
+        """Make a member from its name and settings, or from `"name:setting=value,…"`; a preset may come first.
 
         Raises:
-            UnknownNameError: an unknown name or setting, or a value that the setting does not take.
+            UnknownNameError: an unknown name, preset or setting, or a value that the setting does not take.
             KVPressVideoError: any other error of the package that the class raised, unchanged.
         """
         name, written = parse(text)
         made = self.get(name)
-        settings = {**written, **settings}
+        settings = self.expanded(name, {**written, **settings})
         known = {field.name: str(field.type) for field in fields(made) if field.init}  # type: ignore[arg-type]
         for setting, value in settings.items():
             if setting not in known:
@@ -91,6 +94,22 @@ class Registry(Generic[Made]):
         except Exception as error:
             given = ", ".join(f"{setting}={value!r:.80}" for setting, value in settings.items())
             raise UnknownNameError(f"{name} cannot be made with {given or 'its defaults'}: {error}") from error
+
+    def expanded(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace a preset, as `parse` reads it, by the settings it stands for; settings given along with it prevail.
+
+        Raises:
+            UnknownNameError: an unknown name, or a preset that the member does not have.
+        """
+        given = dict(settings)
+        preset = given.pop(PRESET, None)
+        if preset is None:
+            return given
+        presets: Mapping[str, Mapping[str, Any]] = getattr(self.get(name), "presets", {})
+        if preset not in presets:
+            known = f", or one of its presets: {', '.join(sorted(presets))}" if presets else ""
+            raise UnknownNameError(f"Cannot read the setting {preset!r} of {name}: write name=value{known}.")
+        return {**presets[preset], **given}
 
     def _found(self) -> dict[str, EntryPoint]:
         return _points(self.group)
@@ -117,13 +136,17 @@ def _needed(field: Field[Any]) -> bool:
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Split `"name:setting=value,…"` into the name and the settings; values are Python literals, or else strings.
 
+    A word without a value in front of the settings is the setting `PRESET`.
+
     Raises:
         UnknownNameError: a setting is given twice or has no value.
     """
     name, _, rest = text.partition(":")
     settings: dict[str, Any] = {}
-    for part in filter(None, _split(rest)):
+    for number, part in enumerate(filter(None, _split(rest))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals and not number:
+            key, equals, value = PRESET, "=", repr(key)
         if key in settings:
             raise UnknownNameError(f"The setting {key!r} is given twice.")
         if not equals:

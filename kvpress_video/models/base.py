@@ -80,6 +80,11 @@ class Adapter(StreamedFrames, ABC):
         return {}
 
     @property
+    def calibration(self) -> Mapping[str, Any]:
+        """What was measured once for the model and is saved with it: the dictionary `config.kvpress_video`."""
+        return dict(getattr(self.config, "kvpress_video", None) or {})
+
+    @property
     def inner(self) -> Any:
         """Module that receives `input_ids` and has `get_image_features` and `get_video_features`."""
         return self.model.base_model

@@ -71,7 +71,8 @@ class ModelHooks:
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.timer = DeviceTimer(device_of(adapter.text_model))
-        compressor = LayerCompressor(method, rope, self.timer, adapter.spread, adapter.image_blocks)
+        state = (adapter.spread, adapter.image_blocks, adapter.calibration)
+        compressor = LayerCompressor(method, rope, self.timer, *state)
         self.vision = VisionRecorder(adapter, standby, options.chunk or _VISION_GROUP, self.timer, shared)
         reader = PassReader(adapter, self.vision.attentive, rope if compact else None, options.labelled)
         self.runner = PromptRunner(adapter, compressor, budget, options, reader, finished, shared)

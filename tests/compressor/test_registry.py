@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -63,6 +63,8 @@ class Demanding(Compressor):
     limit: int | None = None
     names: list[str] = field(default_factory=list)
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"few": {"count": 1, "limit": 2}}
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -74,6 +76,7 @@ class Demanding(Compressor):
         ("demanding:count=True", "takes int, got True"),
         ("demanding:cuont=1", "Did you mean 'count'"),
         ("demandin", "Did you mean 'demanding'"),
+        ("demanding:many", "write name=value, or one of its presets: few"),
     ],
 )
 def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
@@ -86,5 +89,6 @@ def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message
     monkeypatch.setattr("kvpress_video.compressor.registry._points", lambda group: {"demanding": Point()})
     plugins = Registry("group", "method", Compressor)
     assert plugins.make("demanding:count=1,limit=None") == Demanding(1)
+    assert plugins.make("demanding:few,limit=3") == Demanding(1, limit=3)
     with pytest.raises(UnknownNameError, match=message.replace("|", r"\|")):
         plugins.make(text)

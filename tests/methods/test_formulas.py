@@ -14,7 +14,7 @@ from random_entries import GRID, ROPE, first_frames, footage, later, thinned
 
 from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
 from kvpress_video.compressor.registry import make_method
-from kvpress_video.errors import BudgetError
+from kvpress_video.errors import BudgetError, MissingInputError
 
 KEEPS = [3, 12, 30, 36, 61]
 INF = math.inf
@@ -151,6 +151,63 @@ def test_pooling_windows_fit_the_grid(grid: Grid, layer: int) -> None:
     torch.testing.assert_close(scores[0], torch.tensor(expected))
 
 
+TAUS = (0.15, 0.2, 0.25)
+
+
+def by_variation(entries: Entries, row: int) -> list[list[float]]:
+    """‖V‖ over the neighbours that are still cached, in the window that the variation of the row's norms asks for."""
+    heads = [Head(entries, row, head) for head in range(entries.keys.shape[1])]
+    every = [norm(value) for head in heads for value in head.values]
+    centre = sum(every) / len(every)
+    spread = math.sqrt(sum((length - centre) ** 2 for length in every) / len(every)) / centre
+    side = next((size for size, tau in zip((7, 5, 3), TAUS, strict=True) if spread < tau), 1)
+    rows, columns = heads[0].grid[1:]
+    half = min(side, *(width - 1 + width % 2 for width in (rows, columns))) // 2
+    scores = []
+    for head in heads:
+        where = [(head.frame[i], head.patch[i] // columns, head.patch[i] % columns) for i in range(head.n)]
+        lengths = dict(zip(where, map(norm, head.values), strict=True))
+        mine = []
+        for t, r, c in where:
+            window = [(t, r + a, c + b) for a in range(-half, half + 1) for b in range(-half, half + 1)]
+            held = [lengths[slot] for slot in window if slot in lengths]
+            inside = sum(0 <= a < rows and 0 <= b < columns for _, a, b in window)
+            mine.append(sum(held) / len(held) * inside / len(window))
+        scores.append(mine)
+    return scores
+
+
+@at_first_and_later
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (1.0, 3.0)], ids=["small", "large variation"])
+def test_van_pooled_by_variation(entries: Entries, scale: tuple[float, float]) -> None:
+    """The window shrinks as the norms of a row vary more; rows choose for themselves."""
+    draw = torch.Generator().manual_seed(5)
+    stretch = 1 + torch.rand(entries.values.shape[0], 1, len(entries), 1, generator=draw) * torch.tensor(scale[1] - 1)
+    values = torch.nn.functional.normalize(entries.values, dim=-1) * stretch
+    values[:1] *= 1 + 0.3 * torch.rand(values[:1].shape[:3], generator=draw)[..., None]
+    entries = replace(entries, values=values)
+    scores = make_method("van", pooling="variation", thresholds=TAUS).scores(entries)
+    expected = [by_variation(entries, row) for row in range(len(scores))]
+    torch.testing.assert_close(scores, torch.tensor(expected))
+
+
+def test_thresholds_come_with_the_model() -> None:
+    entries = footage()
+    method = make_method("infinipot-v:paper")
+    with pytest.raises(MissingInputError, match="kvpress-video probe variation"):
+        method.select(entries, 30)
+    calibrated = replace(entries, context=replace(entries.context, calibration={"van_thresholds": TAUS}))
+    asked = make_method("infinipot-v:paper", thresholds=TAUS)
+    assert torch.equal(method.select(calibrated, 30), asked.select(entries, 30))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_papers_rule_of_pooling_is_not_the_released_one(layer: int) -> None:
+    entries = footage(layer=layer)
+    paper = make_method("van", pooling="variation", thresholds=(0.0, 0.0, 0.0)).select(entries, 30)
+    assert not torch.equal(paper, make_method("van", pooling=True).select(entries, 30))
+
+
 @at_first_and_later
 def test_van(entries: Entries) -> None:
     assert kept("van", entries, 30) == expect(entries, 30, lambda h, k: best([norm(v) for v in h.values], k))
@@ -169,7 +226,7 @@ def test_official_pooling_reads_survivors_as_whole_frames(frames: int) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_infinipot_v(entries: Entries, keep: int, share: float) -> None:
     def rule(head: Head, keep: int) -> list[int]:
-        by_tar = tar(head, keep - round((1 - share) * keep))
+        by_tar = tar(head, keep - round((1 - share) * keep), 0.125)
         return best([INF if i in by_tar else norm(head.values[i]) for i in range(head.n)], keep)
 
     assert kept("infinipot-v", entries, keep, tar_ratio=share) == expect(entries, keep, rule)

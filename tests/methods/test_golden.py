@@ -122,6 +122,12 @@ def test_second_pass_on_bare_tensors(layer: int) -> None:
     assert torch.equal(kept, golden.tensors["kept2"][layer].long())
 
 
+def test_the_released_settings_have_a_name() -> None:
+    golden = Golden.read("default.safetensors")
+    assert torch.equal(golden.kept("infinipot-v:released"), golden.tensors["kept"].long())
+    assert not torch.equal(golden.kept("infinipot-v"), golden.tensors["kept"].long())
+
+
 def test_tracked_and_official_part_in_the_second_pass() -> None:
     golden, entries = two_pass(0)
     official, tracked = (

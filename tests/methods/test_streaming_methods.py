@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.entries import Entries, Grid, Places
+from kvpress_video.compressor.entries import Context, Entries, Grid, Places, segment_entries
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
 
@@ -125,19 +124,23 @@ def same_rows(kept: Entries, entries: Entries, but: Tensor | None = None) -> Non
 # Memory bank
 
 
-def memory_bank(entries: Entries, row: int, keep: int) -> list[int]:
+def memory_bank(entries: Entries, row: int, keep: int, order: str = "oldest", compare: str = "neighbours") -> list[int]:
     """Frames in, one at a time; entries of a whole video out."""
     heads, patches = [Head(entries, row, head) for head in range(entries.keys.shape[1])], entries.grid.patches
     bank: list[int] = []
     features: dict[int, list[Vector]] = {}
     last = 0
-    for frame in range(entries.grid.frames):
+    backwards = order == "newest" and keep >= patches
+    for frame in reversed(range(entries.grid.frames)) if backwards else range(entries.grid.frames):
         mine = range(frame * patches, (frame + 1) * patches)
         features[frame] = [unit(weighted([unit(head.content(i)) for i in mine], [1.0] * patches)) for head in heads]
-        bank.append(frame)
+        bank.insert(0 if backwards else len(bank), frame)
         if len(bank) <= keep // patches:
             continue
-        alike = [sum(map(dot, features[a], features[b])) for a, b in pairwise(bank)]
+        newer = [bank[i + 1 :] if compare == "all" else bank[i + 1 : i + 2] for i in range(len(bank) - 1)]
+        alike = [
+            max(sum(map(dot, features[a], features[b])) for b in others) for a, others in zip(bank, newer, strict=False)
+        ]
         last = bank.pop(alike.index(max(alike)) if alike else 0)
     whole = [frame * patches + patch for frame in bank for patch in range(patches)]
     return sorted([*whole, *range(last * patches, last * patches + keep % patches)])
@@ -148,6 +151,42 @@ def test_memory_bank(keep: int) -> None:
     entries = footage(batch=2)
     chosen = make_method("memory-bank").select(entries, keep)
     assert chosen.tolist() == [[memory_bank(entries, row, keep)] * 2 for row in range(2)]
+
+
+@pytest.mark.parametrize("keep", [0, 5, 12, 36, 41, 119])
+@pytest.mark.parametrize(
+    "settings", [{"order": "newest"}, {"compare": "all"}, {"order": "newest", "compare": "all"}], ids=str
+)
+def test_memory_bank_in_other_orders(keep: int, settings: dict[str, str]) -> None:
+    entries = footage(batch=2)
+    chosen = make_method("memory-bank", **settings).select(entries, keep)
+    assert chosen.tolist() == [[memory_bank(entries, row, keep, **settings)] * 2 for row in range(2)]
+
+
+def changing(*scenes: int, noise: float = 0.05) -> Entries:
+    """Embeddings before prefill: each frame shows one of several scenes, with noise."""
+    draw = torch.Generator().manual_seed(len(scenes))
+    shown = torch.randn(max(scenes) + 1, 12, 8, generator=draw)
+    keys = torch.cat([shown[scene] + noise * torch.randn(12, 8, generator=draw) for scene in scenes])[None, None]
+    return segment_entries(keys, keys[..., :0], Grid(len(scenes), 3, 4), Context())
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5])
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+@pytest.mark.parametrize("compare", ["neighbours", "all"])
+def test_a_change_after_a_static_stretch_is_kept_before_prefill(frames: int, order: str, compare: str) -> None:
+    entries = changing(0, 0, 0, 0, 0, 0, 1, 1, 1, 1)
+    kept = make_method("memory-bank", order=order, compare=compare).compress(entries, 12 * frames).frame
+    assert kept.min() < 6 <= kept.max()
+    assert kept.max() == 9
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5])
+@pytest.mark.parametrize("event", [2, 4, 7])
+def test_an_event_of_one_frame_is_kept_if_all_pairs_are_compared(frames: int, event: int) -> None:
+    entries = changing(*(int(frame == event) for frame in range(10)))
+    kept = make_method("memory-bank", order="newest", compare="all").compress(entries, 12 * frames).frame
+    assert {event, 9} <= set(kept[0, 0].tolist())
 
 
 @pytest.mark.parametrize("keep", [7, 12, 17, 36, 41, 100])

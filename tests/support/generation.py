@@ -25,6 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
     "residual": {"means": 0.0},
     "streammem": {"prototypes": 0.0},
+    "vfl": {"shares": (1.02, 0.98)},
+    "vfl-drop": {"left": 16},
 }
 
 

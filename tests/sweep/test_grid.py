@@ -197,6 +197,12 @@ def test_what_means_the_same_is_one_cell() -> None:
     ]
 
 
+def test_a_preset_is_the_settings_that_it_stands_for() -> None:
+    written = "infinipot-v:tar_ratio=0.5,recent_ratio=0.25,pooling=False,entries=official"
+    grid = make_grid(methods=["infinipot-v:released", {"infinipot-v:released": None}, written], budgets="25%")
+    assert grid.methods == (written,)
+
+
 def test_the_full_cache_alone_needs_no_budget() -> None:
     assert make_grid(methods="full").cells() == [Cell("full", "100%")]
 

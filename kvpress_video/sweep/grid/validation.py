@@ -70,6 +70,7 @@ def _plugin(plugins: Registry[Any]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         name, settings = _parsed(value, plugins.what)
         try:
+            settings = plugins.expanded(name, settings)
             plugins.make(name, **settings)
         except _RAISED as error:
             raise InvalidValueError(str(error), name, *_blamed_setting(str(error), settings)) from error

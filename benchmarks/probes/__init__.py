@@ -1,0 +1,1 @@
+"""Measurements of what the layers of a model do with visual tokens."""
