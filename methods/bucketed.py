@@ -34,6 +34,9 @@ class Bucketed(Wrapper):
     capacity: int = 1
 
     source: ClassVar[str] = "after LiveVLM v2, arXiv 2505.15269"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         super().__post_init__()

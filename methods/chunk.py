@@ -34,6 +34,9 @@ class Chunk(Wrapper):
     columns: int = 3
 
     source: ClassVar[str] = "after ChunkKV, Liu et al. 2025, arXiv 2502.00299; neighbourhoods in space are ours"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         super().__post_init__()

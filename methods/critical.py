@@ -35,6 +35,9 @@ class Critical(Wrapper):
 
     needs: ClassVar[frozenset[str]] = frozenset({"output_weight"})
     source: ClassVar[str] = "CriticalKV, Feng et al. 2025, arXiv 2502.03805"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         super().__post_init__()

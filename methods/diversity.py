@@ -24,6 +24,9 @@ class Diversity(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "after LaVer, arXiv 2512.06281; leave-one-out redundancy of centred keys is ours"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "analogy"
 
     def scores(self, entries: Entries) -> Tensor:
         """Score entries by their redundancy, negated, (batch, kv_heads, n) fp32."""

@@ -31,6 +31,9 @@ class DualRate(Wrapper):
     q: int = 2
 
     source: ClassVar[str] = "analogy to the two rates of DUST, arXiv 2510.27607; ours"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "analogy"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,6 +26,9 @@ class EVS(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "EVS, Bagrov et al. 2025, arXiv 2510.14624, as in vLLM"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "mechanism"
 
     def scores(self, entries: Entries) -> Tensor:
         """Score entries by their change, (batch, kv_heads, n) fp32, from 0 to 2, +inf where there is none earlier."""

@@ -39,6 +39,9 @@ class ExpectedAttention(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"queries", "rope"})
     source: ClassVar[str] = "Expected Attention, Devoto et al. 2025, arXiv 2510.00636"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "attention"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.window < 1:

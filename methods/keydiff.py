@@ -21,6 +21,9 @@ class KeyDiff(Compressor):
     """
 
     source: ClassVar[str] = "KeyDiff, Park et al. 2025, arXiv 2504.15364"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "exact"
 
     def scores(self, entries: Entries) -> Tensor:
         """Score entries by −cos(K, mean of K̂), (batch, kv_heads, n) fp32."""

@@ -36,6 +36,9 @@ class LagKV(Compressor):
     lag: int = 128
 
     source: ClassVar[str] = "LagKV, Liang et al. 2025, arXiv 2504.04704"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
         if self.sinks < 0:

@@ -34,6 +34,9 @@ class Leverage(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     source: ClassVar[str] = "leverage scores of Compactor, Chari & Van Durme 2025, arXiv 2507.08143"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.sketch < 1:

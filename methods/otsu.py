@@ -43,6 +43,9 @@ class Otsu(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "after FluxMem, arXiv 2603.02096, without its long-term merging; the fixed budget is ours"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.recent < 0:

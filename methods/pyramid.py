@@ -28,6 +28,9 @@ class Pyramid(Wrapper):
     beta: float = 20.0
 
     source: ClassVar[str] = "PyramidKV, Cai et al. 2024, arXiv 2406.02069"
+    year: ClassVar[int | None] = 2024
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,6 +31,9 @@ class Reconstruction(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "after the training objective of OC-VTP, arXiv 2511.20439; greedy selection is ours"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "analogy"
 
     def __post_init__(self) -> None:
         if not 0 < self.ridge < float("inf"):

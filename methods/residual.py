@@ -44,6 +44,9 @@ class Residual(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "after CausalMem, arXiv 2606.25658; a basis per pass and the share of means are ours"
+    year: ClassVar[int | None] = 2026
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.basis < 1:

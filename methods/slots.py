@@ -38,6 +38,9 @@ class Slots(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "after OC-VTP, arXiv 2511.20439; slots without parameters, on cached keys, are ours"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         for name, value in (("top_k", self.top_k), ("iterations", self.iterations)):

@@ -24,6 +24,9 @@ class TOVA(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"queries"})
     source: ClassVar[str] = "TOVA, Oren et al. 2024, arXiv 2401.06104"
+    year: ClassVar[int | None] = 2024
+    family: ClassVar[str] = "attention"
+    fidelity: ClassVar[str] = "mechanism"
 
     def scores(self, entries: Entries) -> Tensor:
         """Score entries by the last token's attention, averaged over all heads, (batch, kv_heads, n) fp32.

@@ -27,6 +27,9 @@ class Vfl(PerLayer):
     shares: tuple[float, ...] = MEASURED
 
     source: ClassVar[str] = "after Vision Function Layers, 2025, arXiv 2509.24791; budgets from the swap are ours"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "analogy"
 
     def __post_init__(self) -> None:
         super().__post_init__()

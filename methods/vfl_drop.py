@@ -36,6 +36,9 @@ class VflDrop(Wrapper):
     left: int = 2
 
     source: ClassVar[str] = "Vision Function Layers, 2025, arXiv 2509.24791 (dropping)"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "wrapper"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         super().__post_init__()

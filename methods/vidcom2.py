@@ -40,6 +40,9 @@ class VidCom2(Compressor):
     needs: ClassVar[frozenset[str]] = frozenset({"rope"})
     stages: ClassVar[tuple[str, ...]] = ("cache", "input")
     source: ClassVar[str] = "VidCom², Liu et al. 2025, arXiv 2505.14454, as in vLLM; 'past' after STC, arXiv 2512.00891"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "redundancy"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.reference not in REFERENCES:
