@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def select(
     queries: Tensor | None = None,
     rope: Rope | None = None,
     positions: Tensor | None = None,
+    context: Context | None = None,
     **settings: Any,
 ) -> Tensor:
     """Select the entries of one layer that a method keeps; of a method that merges, those whose places the means take.
@@ -58,6 +60,7 @@ def select(
         rope: rotation of the keys, such as `Rope.of(model.get_decoder())`, for methods that need `"rope"`.
         positions: position (t, h, w) to which each visual key is rotated, (frames·rows·columns, 3); by default its
             frame, row and column.
+        context: anything else that a method needs, in the field of its name; what the other arguments say replaces it.
         **settings: the method's settings.
 
     Returns:
@@ -80,9 +83,10 @@ def select(
     _check_shape("positions", positions, (shape.tokens, 3))
     count = _entries(keep, shape.tokens)
     compressor = make_method(method, **settings)
-    _check_needs(compressor, {"importance": importance, "queries": queries, "rope": rope})
+    context = context or Context()
+    _check_needs(compressor, {"importance": importance, "queries": queries, "rope": rope}, context)
     seen = None if queries is None else _queries(compressor, queries, keys, shape.tokens, suffix)
-    context = Context(layer=layer, layers=layers, rope=rope, queries=seen)
+    context = replace(context, layer=layer, layers=layers, rope=rope, queries=seen)
     visual = (slice(None), slice(prefix, prefix + shape.tokens))
     entries = segment_entries(keys[visual][None], values[visual][None], shape, context, importance, positions)
     return MethodCall(compressor, entries, count).reduce().slots[0]
@@ -93,16 +97,23 @@ def _check_shape(name: str, given: Tensor | None, expected: tuple[int, ...]) -> 
         raise BudgetError(f"{name} of shape {tuple(given.shape)} must be {expected}, one per visual entry.")
 
 
-def _check_needs(method: Compressor, given: dict[str, Any]) -> None:
-    lacking = sorted(need for need in method.needs if given.get(_ARGUMENTS.get(need, "")) is None)
+def _check_needs(method: Compressor, given: dict[str, Any], context: Context) -> None:
+    def held(need: str) -> Any:
+        return given[_ARGUMENTS[need]] if need in _ARGUMENTS else getattr(context, need, None)
+
+    lacking = sorted(need for need in method.needs if held(need) is None)
     if not lacking:
         return
     name = type(method).__name__
-    if unknown := [need for need in lacking if need not in _ARGUMENTS]:
+    if unknown := [need for need in lacking if need not in _ARGUMENTS and not hasattr(context, need)]:
         raise MissingInputError(
             f"{name} needs {_listed(unknown)}, which bare tensors do not hold: use kvpress_video.compress() on a model."
         )
-    arguments = " and ".join(dict.fromkeys(f"{_ARGUMENTS[need]}=…" for need in lacking))
+    arguments = " and ".join(
+        dict.fromkeys(
+            f"{_ARGUMENTS[need]}=…" if need in _ARGUMENTS else f"context=Context({need}=…)" for need in lacking
+        )
+    )
     raise MissingInputError(
         f"{name} needs {_listed(lacking)}, which keys and values do not hold: pass {arguments}, or use "
         "kvpress_video.compress() on a model."

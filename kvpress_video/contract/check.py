@@ -13,6 +13,7 @@ from ..errors import KVPressVideoError, MethodError
 from ..models.loading import BUNDLED_FOLDERS
 from .on_entries import ON_ENTRIES
 from .on_models import not_claimed, on_model
+from .random_entries import unanswered
 from .trial import Outcome, Trial
 
 
@@ -94,6 +95,8 @@ def _declared(method: str | Compressor, settings: dict[str, Any]) -> Compressor:
 def _trials(method: Compressor) -> tuple[list[Trial], list[str]]:
     """Return the rules that apply to a method, and why it is not tried on some of the bundled models."""
     trials, notes = list(ON_ENTRIES), []
+    if lacking := unanswered(method.needs):
+        trials, notes = [], [f"not tried on random entries, which lack {', '.join(lacking)}"]
     for family in BUNDLED_FOLDERS:
         if reason := not_claimed(family, method):
             notes.append(f"not tried on {family}: {reason}")

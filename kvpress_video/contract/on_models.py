@@ -12,7 +12,7 @@ from torch import Tensor
 from ..budget import Budget
 from ..compression import Compression, Report, compress
 from ..compressor.base import Compressor, even
-from ..errors import UnsupportedModelError
+from ..errors import KVPressVideoError
 from ..models import adapter_for
 from ..models.loading import load_bundled
 from ..prefill.options import PrefillOptions, missing_feature
@@ -40,17 +40,17 @@ class Bundled(NamedTuple):
 @cache
 def bundled(family: str) -> Bundled:
     """Load a bundled model and make its prompts, once per process."""
-    model, processor = load_bundled(family, device="cpu")
+    model, processor = load_bundled(family, device="cpu", dtype=torch.float32)
     videos = [_video(seed) for seed in range(len(_QUESTIONS))]
     rows = list(zip(videos, _QUESTIONS, strict=True))
     return Bundled(model, processor, tuple(_inputs(processor, [row]) for row in rows), _inputs(processor, rows))
 
 
 def not_claimed(family: str, method: Compressor) -> str:
-    """Return why a method does not run on a bundled model; empty if it does."""
+    """Return why a method does not run on a bundled model, or this transformers lacks it; empty if it runs."""
     try:
         feature = missing_feature(adapter_for(bundled(family).model), method, PrefillOptions())
-    except UnsupportedModelError as error:
+    except KVPressVideoError as error:
         return str(error)
     return f"the model does not support {feature}" if feature else ""
 

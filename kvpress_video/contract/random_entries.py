@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 import torch
@@ -46,6 +47,12 @@ def footage(
     places = entries.places.clone()
     places[..., Places.IMPORTANCE] = torch.rand(batch, 1, grid.tokens, generator=draw)
     return replace(entries, places=places)
+
+
+def unanswered(needs: Set[str]) -> list[str]:
+    """Return the inputs that a method may need and that random entries do not hold, sorted."""
+    context = footage().context
+    return sorted(need for need in needs - {"probe", "vision_attention"} if getattr(context, need, None) is None)
 
 
 def first_frames(entries: Entries, frames: int) -> Entries:

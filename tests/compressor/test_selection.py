@@ -13,7 +13,7 @@ from random_entries import GRID, HEAD_DIM, ROPE, footage
 from torch import Tensor
 
 import kvpress_video as kv
-from kvpress_video.compressor import Compressor, Entries, Kept, Rope, make_method, top
+from kvpress_video.compressor import Compressor, Context, Entries, Kept, Rope, make_method, top
 from kvpress_video.compressor.base import NEEDS
 
 PREFIX, HEADS = 5, 2
@@ -25,7 +25,7 @@ KEYS, VALUES = (
 )
 QUERIES = torch.randn(2 * HEADS, 40, HEAD_DIM, generator=DRAW)
 IMPORTANCE = ENTRIES.importance[0, 0]
-GIVEN = {"importance": IMPORTANCE, "queries": QUERIES, "rope": ROPE}
+GIVEN = {"importance": IMPORTANCE, "queries": QUERIES, "rope": ROPE, "context": ENTRIES.context}
 ARGUMENTS = {"queries": "queries", "probe": "queries", "vision_attention": "importance", "rope": "rope"}
 
 
@@ -33,7 +33,14 @@ def selected(method: Any, keep: int | str = "25%", **options: Any) -> Tensor:
     return kv.select(method, KEYS, VALUES, grid=GRID, keep=keep, prefix=PREFIX, layers=4, **options)
 
 
-@pytest.mark.parametrize("name", METHODS)
+SERVED = [name for name in METHODS if make_method(name).needs <= ARGUMENTS.keys() | set(vars(ENTRIES.context))]
+
+
+def test_serves_nearly_all() -> None:
+    assert len(SERVED) > 17
+
+
+@pytest.mark.parametrize("name", SERVED)
 def test_serves_every_method(name: str) -> None:
     chosen = selected(name, "50%", **GIVEN)
     assert chosen.shape == (HEADS, GRID.tokens // 2)
@@ -43,7 +50,7 @@ def test_serves_every_method(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_names_the_argument_that_is_missing(name: str) -> None:
-    for need in make_method(name).needs:
+    for need in make_method(name).needs & ARGUMENTS.keys():
         given = {argument: value for argument, value in GIVEN.items() if argument != ARGUMENTS[need]}
         with pytest.raises(kv.MissingInputError, match=f"needs '{need}'.* pass {ARGUMENTS[need]}=…,"):
             selected(name, **given)
@@ -66,6 +73,28 @@ def test_every_need_has_an_argument_or_an_error_that_says_there_is_none(monkeypa
 
     with pytest.raises(kv.MissingInputError, match="Hears needs 'audio', which bare tensors do not hold: use kv"):
         selected(Hears(), **GIVEN)
+
+
+def test_other_needs_are_read_from_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, "loudness", ())
+
+    @dataclass(frozen=True)
+    class Louder(Context):
+        loudness: Tensor | None = None
+
+    @dataclass(frozen=True)
+    class Hears(Compressor):
+        needs: ClassVar[frozenset[str]] = frozenset({"loudness"})
+
+        def scores(self, entries: Entries) -> Tensor:
+            context: Any = entries.context
+            found: Tensor = context.loudness
+            return found
+
+    loudness = torch.rand(1, HEADS, GRID.tokens)
+    assert torch.equal(selected(Hears(), 30, context=Louder(loudness=loudness)), top(loudness, 30)[0])
+    with pytest.raises(kv.MissingInputError, match=r"needs 'loudness'.* pass context=Context\(loudness=…\)"):
+        selected(Hears(), context=Louder())
 
 
 def test_attention_is_that_of_the_formula() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor import Compressor, Entries, Kept, top
+from kvpress_video.compressor.base import NEEDS
 from kvpress_video.compressor.registry import method_names
 from kvpress_video.contract import check
 from kvpress_video.contract.on_entries import ON_ENTRIES
@@ -212,6 +213,17 @@ def test_advice_makes_no_method_wrong() -> None:
     assert not report.failed
     assert repr(report) == str(report)
     assert str(report).startswith(f"Scores keeps all {len(report.passed)} rules\n")
+
+
+@pytest.mark.usefixtures("without_models")
+def test_what_random_entries_lack_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, "audio", ())
+
+    @dataclass(frozen=True)
+    class Hears(Sound):
+        needs: ClassVar[frozenset[str]] = frozenset({"audio"})
+
+    assert kv.check_method(Hears()).notes == ("not tried on random entries, which lack audio",)
 
 
 @pytest.mark.usefixtures("without_models")

@@ -15,6 +15,7 @@ from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Entries, Grid, Places, Tags
 from kvpress_video.compressor.registry import make_method, method_class, method_names
 from kvpress_video.contract.on_entries import ON_ENTRIES, check_kept, same, second_pass
+from kvpress_video.contract.random_entries import unanswered
 from kvpress_video.contract.trial import Trial
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
 
@@ -58,7 +59,11 @@ REFUSED = {"detachable": BELOW_A_FRAME, "sink-window": BELOW_A_FRAME, "memory-ba
 """Budgets that a method may refuse: a window without room, and survivors of another method."""
 
 
-PAIRS = [(name, trial) for name in METHODS for trial in ON_ENTRIES if trial.applies(make_method(name))]
+def _tried(name: str, trial: Trial) -> bool:
+    return trial.applies(make_method(name)) and not unanswered(make_method(name).needs)
+
+
+PAIRS = [(name, trial) for name in METHODS for trial in ON_ENTRIES if _tried(name, trial)]
 
 
 @pytest.mark.parametrize(("name", "trial"), PAIRS, ids=[f"{name}-{trial.rule}" for name, trial in PAIRS])
