@@ -56,7 +56,8 @@ def select(
         queries: queries of tokens after the last visual entry, (attention_heads, n, head_dim), rotated as the keys are
             and not yet divided by √head_dim, for methods that need `"queries"` or `"probe"`. As in a model, the last
             `window` or `probe` of them count. Their softmax runs over `keys`; with a suffix they are the queries of its
-            last tokens, each of which attends to the keys up to its own.
+            last tokens, each of which attends to the keys up to its own. Their positions follow the largest of a
+            visual key, one a token.
         rope: rotation of the keys, such as `Rope.of(model.get_decoder())`, for methods that need `"rope"`.
         positions: position (t, h, w) to which each visual key is rotated, (frames·rows·columns, 3); by default its
             frame, row and column.
@@ -85,7 +86,8 @@ def select(
     compressor = make_method(method, **settings)
     context = context or Context()
     _check_needs(compressor, {"importance": importance, "queries": queries, "rope": rope}, context)
-    seen = None if queries is None else _queries(compressor, queries, keys, shape.tokens, suffix)
+    end = max(shape) if positions is None else int(positions.max()) + 1
+    seen = None if queries is None else _queries(compressor, queries, keys, shape.tokens, suffix, end)
     context = replace(context, layer=layer, layers=layers, rope=rope, queries=seen)
     visual = (slice(None), slice(prefix, prefix + shape.tokens))
     entries = segment_entries(keys[visual][None], values[visual][None], shape, context, importance, positions)
@@ -124,7 +126,7 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(map(repr, names))
 
 
-def _queries(method: Compressor, queries: Tensor, keys: Tensor, tokens: int, suffix: int) -> Queries:
+def _queries(method: Compressor, queries: Tensor, keys: Tensor, tokens: int, suffix: int, end: int) -> Queries:
     """Scale queries, and compute their normaliser over the keys; every one of them comes after the visual entries."""
     heads, _, width = keys.shape
     if queries.ndim != 3 or queries.shape[0] % heads or queries.shape[2] != width or not queries.shape[1]:
@@ -144,7 +146,9 @@ def _queries(method: Compressor, queries: Tensor, keys: Tensor, tokens: int, suf
         later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=keys.device).triu(keys.shape[1] - count + 1)
         logits = logits.masked_fill(later, -torch.inf)
     index = torch.full((1, states.shape[1]), tokens, dtype=torch.int32, device=keys.device)
-    return Queries(states[None], logits.logsumexp(dim=-1).flatten(0, 1)[None], index)
+    place = end + max(suffix - states.shape[1], 0) + torch.arange(states.shape[1], device=keys.device)
+    positions = place.float()[None, :, None].expand(-1, -1, 3)
+    return Queries(states[None], logits.logsumexp(dim=-1).flatten(0, 1)[None], index, positions)
 
 
 def _entries(keep: int | str, tokens: int) -> int:
