@@ -1,4 +1,4 @@
-"""Treatments of the entries that survived earlier passes, and of the frames that stay whole."""
+"""Treatments of the entries that survived earlier passes: by true patch, or as whole frames in order."""
 
 from __future__ import annotations
 
@@ -27,14 +27,3 @@ def pseudo_frames(entries: Entries) -> int:
             f"{len(entries)} entries leave {rest} over: use entries='tracked', or a budget of whole frames."
         )
     return frames
-
-
-def protected_frames(recent: int, patches: int, keep: int) -> int:
-    """Count the recent frames that stay whole within a budget.
-
-    All of them if they fit; otherwise the newest that fit into half of it, to leave room for a selection, but one if
-    one fits.
-    """
-    if recent * patches <= keep:
-        return recent
-    return min(keep // patches, max(1, keep // 2 // patches))

@@ -16,7 +16,6 @@ from ._frames import Frames
 from ._neighbours import NOWHERE, Neighbours
 from ._ranks import rank
 from ._rotation import unrotated
-from ._survivors import protected_frames
 
 _FARTHEST = 2.0  # the largest 1 − cos
 
@@ -32,8 +31,8 @@ class Otsu(Compressor):
     changed, and among the rest, the larger of the two distances decides.
 
     Attributes:
-        recent: number of frames at the end that stay whole. If they exceed the budget, only the newest that fit into
-            half of it do, at least one if one fits.
+        recent: number of frames at the end that stay whole; only the newest that fit into half of the budget, but one
+            if one fits into all of it.
         alike: cosine with the next frame above which an entry did not change, −1 to 1; 1 for no limit.
     """
 
@@ -63,9 +62,9 @@ class Otsu(Compressor):
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
-        frames, patches = entries.grid.frames, entries.grid.patches
-        whole = protected_frames(min(self.recent, frames), patches, keep)
-        return top(self.scores(entries).masked_fill(entries.frame >= frames - whole, torch.inf), keep)
+        patches = entries.grid.patches
+        whole = min(self.recent, max(keep // 2 // patches, int(patches <= keep)))
+        return top(self.scores(entries).masked_fill(entries.frame >= entries.grid.frames - whole, torch.inf), keep)
 
 
 def _distances(entries: Entries) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError
 
 from ._directions import likeness, mean_frame, mean_of_patches
-from ._survivors import check_treatment, protected_frames, pseudo_frames
+from ._survivors import check_treatment, pseudo_frames
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class TaR(Compressor):
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
-        patches = entries.grid.patches
-        protected = protected_frames(self._recent_frames(entries), patches, keep)
+        protected, patches = self._recent_frames(entries), entries.grid.patches
+        if protected * patches > keep:
+            protected = min(keep // patches, max(1, keep // 2 // patches))
         if not self._whole_frames(entries):
             last = entries.frame >= entries.grid.frames - protected
             return top(self.scores(entries).masked_fill(last, torch.inf), keep)

@@ -55,8 +55,8 @@ def otsu(head: PlainHead, keep: int, recent: int, alike: float) -> list[int]:
         changed = np.isnan(after[i]) or (far and 1 - after[i] <= alike)
         scores.append(max(np.nan_to_num(before[i]), np.nan_to_num(after[i], nan=2.0)) + 4 * changed)
     patches = head.grid.patches
-    if recent * patches > keep:
-        recent = max((r for r in range(1, recent) if 2 * r * patches <= keep), default=int(patches <= keep))
+    half = [frames for frames in range(1, recent + 1) if 2 * frames * patches <= keep]
+    recent = max(half, default=min(recent, int(patches <= keep)))
     return best([9.0 if head.frame[i] >= head.grid.frames - recent else scores[i] for i in range(head.n)], keep)
 
 
@@ -65,7 +65,7 @@ SCENES = [footage(batch=2), thinned(footage(batch=2), 7, 36), thinned(footage(),
 
 @pytest.mark.parametrize("entries", SCENES, ids=["first pass", "later pass", "later pass, uneven", "few left"])
 @pytest.mark.parametrize(("recent", "alike"), [(8, 0.8), (2, 0.8), (0, 0.3), (0, 1.0)])
-@pytest.mark.parametrize("keep", [3, 30])
+@pytest.mark.parametrize("keep", [3, 14, 30])
 def test_otsu(entries: Entries, recent: int, alike: float, keep: int) -> None:
     chosen = make_method("otsu", recent=recent, alike=alike).select(entries, keep)
     assert chosen.tolist() == expected(entries, lambda head: otsu(head, keep, recent, alike))
@@ -100,9 +100,14 @@ def test_a_still_picture_leaves_only_the_last_frame_as_changed() -> None:
     assert changed.nonzero().flatten().tolist() == list(range(9 * 12, 10 * 12))
 
 
-def test_recent_frames_are_whole() -> None:
-    chosen = make_method("otsu", recent=3).select(footage(), 50)[0, 0].tolist()
-    assert set(range(GRID.tokens - 36, GRID.tokens)) < set(chosen)
+@pytest.mark.parametrize(("recent", "keep", "whole"), [(3, 80, 3), (8, 48, 2), (8, 96, 4), (8, 12, 1), (8, 11, 0)])
+def test_recent_frames_are_whole_and_leave_half_of_the_budget(recent: int, keep: int, whole: int) -> None:
+    entries = footage()
+    last = entries.frame[0, 0] >= GRID.frames - whole
+    apart = replace(entries, keys=torch.where(last[:, None], torch.ones_like(entries.keys), entries.keys))
+    chosen = make_method("otsu", recent=recent).select(apart, keep)[0, 0]
+    assert torch.bincount(chosen // 12, minlength=10)[10 - whole :].tolist() == [12] * whole
+    assert keep < 12 or keep == 12 * whole or (chosen < 12 * (10 - whole)).any()
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"recent": -1}, "got -1"), ({"alike": 1.5}, "got 1.5")])
