@@ -122,7 +122,9 @@ class Stream:
         layers = len(adapter.attentions)
         self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
         first, self._longest_label = label_tokens
-        in_work = chunk + chunk // (1 + first) * (self._longest_label - first) + opening + len(self._probes)
+        self._repeats = "reconstruction" in method.needs
+        framed = chunk + chunk // (1 + first) * (self._longest_label - first)
+        in_work = (1 + self._repeats) * framed + opening + len(self._probes)
         in_work += chunk if labels == "keep" else 0  # as much text may come between the frames
         in_work += 0 if even(method) else layers  # shares of layers are rounded
         self._options = options = PrefillOptions(
@@ -153,7 +155,8 @@ class Stream:
             return 0
         allocator = self._allocator
         if self._budget.unit == "tokens":
-            return allocator.length + (self._options.chunk or 0) + len(self._probes) + _TEXT_ROOM
+            chunk = (1 + self._repeats) * (self._options.chunk or 0)
+            return allocator.length + chunk + len(self._probes) + _TEXT_ROOM
         if allocator.staging_bytes:
             return allocator.longest(allocator.length)
         return allocator.length + allocator.in_work
@@ -213,12 +216,16 @@ class Stream:
             self.make_room(end - self.following)
         text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
         frames = tokens.embedded(features, self._embed(tokens.ids))
-        embeddings = torch.cat([self._embed(before), frames, self._embed(self._probes)])
+        again = len(shown) if self._repeats else 0
+        repeated = (shown - shown.amin() + end + len(self._probes))[:again]
+        embeddings = torch.cat([self._embed(before), frames, self._embed(self._probes), frames[:again]])
         layout = self._frame_layout(tokens, len(before), item.importance, end)
         more = {}
         if aligned is not None:
+            aligned = torch.cat([aligned, aligned]) if again else aligned
             more = self.adapter.aligned_inputs(aligned, is_visual(layout.tags[..., Tags.KIND]).to(aligned.device))
-        self._feed(embeddings, layout, torch.cat([text, shown, asking]), len(self._probes), more)
+        probes = len(self._probes) + again
+        self._feed(embeddings, layout, torch.cat([text, shown, asking, repeated]), probes, more)
         self.timeline = timeline
 
     def _placed(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
@@ -315,7 +322,7 @@ class Stream:
         """Allocates the budget, in the dtypes that the model caches now; a frame may be larger than a chunk."""
         window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
         allocator = self._options.allocator(self.adapter, self._method, self._budget, window)
-        frame = self._frame + self._opening + len(self._probes)
+        frame = (1 + self._repeats) * self._frame + self._opening + len(self._probes)
         return replace(allocator, in_work=max(allocator.in_work, frame))
 
     @property
@@ -331,10 +338,11 @@ class Stream:
         Raises:
             CacheError: text alone takes too many.
         """
-        needed, gaps = self.following + positions + len(self._probes), self.timeline.gaps
+        asking = len(self._probes) + self._repeats * positions
+        needed, gaps = self.following + positions + asking, self.timeline.gaps
         if self.compact and gaps and (needed > self.position_limit or len(gaps) > _MOST_GAPS):
             self._move(Closing(self.timeline.runs, gaps, self._spatial, self.timeline.labelled))
-            needed = self.following + positions + len(self._probes)
+            needed = self.following + positions + asking
         if needed <= self.position_limit:
             return
         if not self.compact:
@@ -344,7 +352,7 @@ class Stream:
                 stacklevel=2,
             )
             return
-        most = self.position_limit - positions - len(self._probes)
+        most = self.position_limit - positions - asking
         self._squeeze(min(self.position_limit // 2, most), most)
 
     def _forget_empty_runs(self) -> None:
@@ -376,10 +384,12 @@ class Stream:
     def _frame_layout(self, tokens: FrameTokens, before: int, importance: Tensor | None, end: int) -> TokenLayout:
         seen, grid, visual = self.timeline.frames, tokens.grid, tokens.visual
         shown = len(tokens.ordinals)
-        tags = self._text_tags(before + len(visual) + len(self._probes))
+        tags = self._text_tags(before + (1 + self._repeats) * len(visual) + len(self._probes))
         frames = slice(before, before + len(visual))
         index = self.layers[0].logical + before
         tags[0, frames] = tokens.tags(index, _VIDEO, seen, self._labelled)
+        if self._repeats:
+            tags[0, -len(visual) :, Tags.KIND :] = tags[0, frames, Tags.KIND :]
         found = torch.full(tags.shape[:2], torch.nan)
         if importance is not None:
             found[0, frames][visual] = importance.float().cpu()[tokens.ordinals]
