@@ -32,6 +32,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "output_weight": (),
     "attention": (),
     "deeper": (),
+    "reconstruction": ("probe",),
 }
 """Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
@@ -49,10 +50,11 @@ class Compressor:
     Attributes:
         needs: inputs to capture, from `NEEDS`: `"queries"`, the last `window` queries of a pass
             (`entries.context.queries`); `"probe"`, the queries of the prompt's last `probe` tokens, which run after
-            every chunk and are not kept (also `entries.context.queries`); `"vision_attention"`, the importance that `n`
-            standby queries per frame, or the learned `tokens`, assign (`entries.importance`); `"rope"`, the rotation
-            of the keys (`entries.context.rope`); `"output_weight"`, the layer's output projection
-            (`entries.context.output_weight`); `"attention"`, the attention module with what it was given
+            every chunk and are not kept (also `entries.context.queries`); `"reconstruction"`, along with `"probe"`, the
+            queries of the chunk's own frames too, which run once more after the probe; `"vision_attention"`, the
+            importance that `n` standby queries per frame, or the learned `tokens`, assign (`entries.importance`);
+            `"rope"`, the rotation of the keys (`entries.context.rope`); `"output_weight"`, the layer's output
+            projection (`entries.context.output_weight`); `"attention"`, the attention module with what it was given
             (`entries.context.attention`); `"deeper"`, what `scores()` returned in the next deeper layer
             (`entries.context.deeper`), for which every layer holds the whole pass until the deepest one has run.
             `window`, `probe`, `n` and `tokens` are settings of the method.

@@ -1,4 +1,7 @@
-"""The interface of an adapter, which describes a model family to the rest of the package."""
+"""The interface of an adapter, which describes a model family to the rest of the package.
+
+One class fills this file, most of which is documentation.
+"""
 
 from __future__ import annotations
 

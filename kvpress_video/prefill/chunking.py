@@ -27,6 +27,7 @@ class Chunk:
         rows: what these columns bring to each row.
         text: columns of each row that belong to no frame, probes left out.
         probes: how many of the columns, the last ones, only ask and are not kept.
+        repeated: how many of the probes, the last ones, are frames of this chunk once more.
     """
 
     columns: Tensor
@@ -34,6 +35,7 @@ class Chunk:
     rows: Sequence[RowState]
     text: Sequence[int]
     probes: int = 0
+    repeated: int = 0
 
     def __len__(self) -> int:
         return self.columns.shape[1]
@@ -62,12 +64,24 @@ class Chunk:
         real = torch.cat([self.real, last.real[:, -probes:]], dim=1)
         return replace(self, columns=columns, real=real, probes=probes)
 
+    def repeating(self, whole: ForwardPass) -> Chunk:
+        """This part, followed by its own frames once more as further probes, labels included."""
+        framed = (self.take(whole.tags)[..., Tags.SEGMENT].cpu() >= 0) & self.real
+        framed[:, len(self) - self.probes :] = False
+        count = int(framed.sum(dim=1).max())
+        places = torch.arange(len(self)).expand_as(framed).masked_fill(~framed, -1).sort(dim=1).values[:, -count:]
+        columns = self.columns.gather(1, places.clamp_min(0)).masked_fill(places < 0, 0)
+        columns, real = torch.cat([self.columns, columns], dim=1), torch.cat([self.real, places >= 0], dim=1)
+        return replace(self, columns=columns, real=real, probes=self.probes + count, repeated=count)
+
     def chunk(self, whole: ForwardPass, logical: int, compress: bool) -> ForwardPass:
         """This part of a chunk, as a pass of its own."""
         tags, places = self.take(whole.tags), self.take(whole.places)
         tags = tags.masked_fill(~self.real.to(tags.device)[..., None], Kind.PADDING)
         if self.probes:
-            places = _following(places, self.real.to(places.device), self.probes)
+            places = _following(places, self.real.to(places.device), self.probes, self.repeated)
+        if self.repeated:
+            tags[..., -self.repeated :, Tags.INDEX] = _later(tags[..., Tags.INDEX], self.repeated)
         return whole.with_metadata(tags, places, logical=logical, rows=self.rows, compress=compress, stock_mask=False,
                                    probes=self.probes)  # fmt: skip
 
@@ -100,6 +114,10 @@ class Chunks(NamedTuple):
             )
         rest, count = self.rest, min(probes, *self.rest.text)
         return Chunks([part.asking(rest, count) for part in self.visual], rest)
+
+    def repeating(self, whole: ForwardPass) -> Chunks:
+        """Each visual part followed by its own frames once more, after its probes."""
+        return Chunks([part.repeating(whole) for part in self.visual], self.rest)
 
     def placed(self, rows: Sequence[RowState]) -> Chunks:
         """The same once the pass has compact target positions: the first part brings the shift of its rows."""
@@ -194,14 +212,26 @@ def _row(tags: np.ndarray, whole: RowState) -> RowState:
     return RowState(0, counts, counts, grids, starts, *label_state(labels))
 
 
-def _following(places: Tensor, real: Tensor, probes: int) -> Tensor:
-    """The places of a part with its probes at the positions right after it."""
+def _later(index: Tensor, repeated: int) -> Tensor:
+    """The token indices of frames that are read once more after all others, (batch, repeated); -1 for padding."""
+    after = index[:, :-repeated].amax(dim=1, keepdim=True) + 1 + torch.arange(repeated, device=index.device)
+    return torch.where(index[:, -repeated:] < 0, Kind.PADDING, after.to(index))
+
+
+def _following(places: Tensor, real: Tensor, probes: int, repeated: int = 0) -> Tensor:
+    """The places of a part with its probes at the positions right after it; frames that are read once more lie among
+    each other as before.
+    """
     own = places[:, :-probes].masked_fill(~real[:, :-probes, None], -torch.inf)
     placed = places.clone()
     for axes in (Places.ORIGINAL, Places.PRESENT, Places.TARGET)[: 1 if places.shape[-1] == Places.WIDTH else 3]:
         end = own[..., axes].amax(dim=(1, 2)).floor() + 1
         step = torch.arange(probes, device=places.device)
         placed[:, -probes:, axes] = (end[:, None] + step)[..., None]
+        if repeated:
+            frames = places[:, -repeated:, axes]
+            first = frames.masked_fill(~real[:, -repeated:, None], torch.inf).amin(dim=(1, 2), keepdim=True)
+            placed[:, -repeated:, axes] = frames - first + (end + probes - repeated)[:, None, None]
     return placed
 
 

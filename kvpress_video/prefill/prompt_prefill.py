@@ -112,9 +112,12 @@ class PromptPrefill:
         chunks = cut(whole, most, self.adapter.image_blocks)
         if alone and len(chunks.visual) == 1:
             return None
-        if "probe" in self.compressor.method.needs:
+        needs = self.compressor.method.needs
+        if "probe" in needs:
             observer: Any = self.compressor.method.observer
             chunks = chunks.asking(observer.probe)
+        if "reconstruction" in needs:
+            chunks = chunks.repeating(whole)
         return None if chunks.rest is None and len(chunks.visual) == 1 else chunks
 
     def _in_flight(self, forward_pass: ForwardPass, recording: RecordedPrefill | None = None) -> PassInFlight:

@@ -95,7 +95,13 @@ class FrameTokens:
         return positions.float(), int(starts[-1])
 
     def layout(
-        self, index: int, around: tuple[int, int], first_frame: int, labelled: bool, importance: Tensor | None
+        self,
+        index: int,
+        around: tuple[int, int],
+        first_frame: int,
+        labelled: bool,
+        importance: Tensor | None,
+        repeats: bool,
     ) -> TokenLayout:
         """Lay out one part of a prompt: text, these tokens, and text again.
 
@@ -105,11 +111,14 @@ class FrameTokens:
             first_frame: frames seen before them.
             labelled: whether the text between patches is their label; other text otherwise.
             importance: of each visual token, (patches,).
+            repeats: whether these tokens follow once more at the end.
         """
         (before, after), visual, shown = around, self.visual, len(self.ordinals)
-        tags = text_tags(index + torch.arange(before + len(visual) + after)[None])
+        again = len(visual) if repeats else 0
+        tags = text_tags(index + torch.arange(before + len(visual) + after + again)[None])
         frames = slice(before, before + len(visual))
         tags[0, frames] = self._tags(index + before, first_frame, labelled)
+        tags[0, before + len(visual) + after :, Tags.KIND :] = tags[0, frames][:again, Tags.KIND :]
         found = torch.full(tags.shape[:2], torch.nan)
         if importance is not None:
             found[0, frames][visual] = importance.float().cpu()[self.ordinals]

@@ -198,15 +198,21 @@ class Stream:
             end = timeline.runs[-1].end
             self.make_room(end - self.following)
         text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
-        frames = tokens.embedded(features, self._embed(tokens.ids))
-        embeddings = torch.cat([self._embed(before), frames, self._embed(self._probes)])
+        frames = tokens.embedded(features, _embed(self.adapter, tokens.ids))
+        again = len(shown) if self._budget.repeats else 0
+        repeated = (shown - shown.amin() + end + len(self._probes))[:again]
+        opens, asks = (_embed(self.adapter, ids) for ids in (before, self._probes))
+        embeddings = torch.cat([opens, frames, asks, frames[:again]])
         around, watched = (len(before), len(self._probes)), self.timeline.frames
-        layout = tokens.layout(self.layers[0].logical, around, watched, self._labelled, item.importance)
+        layout = tokens.layout(
+            self.layers[0].logical, around, watched, self._labelled, item.importance, self._budget.repeats
+        )
         layout.rows[0] = replace(layout.rows[0], following=end - self.following)
         more = {}
         if aligned is not None:
+            aligned = torch.cat([aligned, aligned]) if again else aligned
             more = self.adapter.aligned_inputs(aligned, is_visual(layout.tags[..., Tags.KIND]).to(aligned.device))
-        self._feed(embeddings, layout, torch.cat([text, shown, asking]), len(self._probes), more)
+        self._feed(embeddings, layout, torch.cat([text, shown, asking, repeated]), around[1] + again, more)
         self.timeline = timeline
 
     def _longest_pause(self, frames: int) -> int | None:
@@ -228,7 +234,7 @@ class Stream:
     @torch.no_grad()
     def feed_text(self, ids: Sequence[int]) -> None:
         """Append text."""
-        self._feed_text(self._embed(ids))
+        self._feed_text(_embed(self.adapter, ids))
 
     def _feed_text(self, embeddings: Tensor) -> None:
         tags = text_tags(self.layers[0].logical + torch.arange(len(embeddings))[None])
@@ -291,10 +297,11 @@ class Stream:
         Raises:
             CacheError: text alone takes too many.
         """
-        needed, gaps = self.following + positions + len(self._probes), self.timeline.gaps
+        asking = len(self._probes) + self._budget.repeats * positions
+        needed, gaps = self.following + positions + asking, self.timeline.gaps
         if self.compact and gaps and (needed > self.position_limit or len(gaps) > _MOST_GAPS):
             self._move(Closing(self.timeline.runs, gaps, self._spatial, self.timeline.labelled))
-            needed = self.following + positions + len(self._probes)
+            needed = self.following + positions + asking
         if needed <= self.position_limit:
             return
         if not self.compact:
@@ -304,7 +311,7 @@ class Stream:
                 stacklevel=2,
             )
             return
-        most = self.position_limit - positions - len(self._probes)
+        most = self.position_limit - positions - asking
         wanted, timeline = min(self.position_limit // 2, most), self.timeline
         self._move(rescale_to(timeline.runs, self.following, wanted, self._spatial, most, timeline.labelled))
 
@@ -322,13 +329,6 @@ class Stream:
                 rows = _moved(layer.rows, change)
                 layer.move(change(_present(layer)), self._rope, rows)
             self.timeline, self.remembered = timeline, remembered
-
-    def _embed(self, ids: Sequence[int]) -> Tensor:
-        device = device_of(self.adapter.inner)
-        embedded: Tensor = self.adapter.inner.get_input_embeddings()(
-            torch.tensor(list(ids), dtype=torch.long, device=device)
-        )
-        return embedded
 
     @torch.no_grad()
     def _feed(
@@ -357,6 +357,13 @@ def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, bank_on: st
     made = iter(make_layers(bank_on, len(adapter.attentions), reserve, [RowState(following=0)], banked))
     cache.layers = [next(made) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def _embed(adapter: Adapter, ids: Sequence[int]) -> Tensor:
+    """Return the embeddings of token ids, (n, hidden)."""
+    ids_on_device = torch.tensor(list(ids), dtype=torch.long, device=device_of(adapter.inner))
+    embedded: Tensor = adapter.inner.get_input_embeddings()(ids_on_device)
+    return embedded
 
 
 def _present(layer: CompressedLayer) -> Tensor:

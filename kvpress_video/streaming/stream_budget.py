@@ -49,10 +49,15 @@ class StreamBudget:
     labels: Labels
 
     @property
+    def repeats(self) -> bool:
+        """Whether the frames of a feeding run a second time, for a method that reconstructs them."""
+        return "reconstruction" in self.method.needs
+
+    @property
     def options(self) -> PrefillOptions:
         """The options that frames are prefilled with."""
-        in_work = self.chunk + self.chunk // (1 + self.label) * (self.longest_label - self.label)
-        in_work += self.opening + self.probes
+        frames = self.chunk + self.chunk // (1 + self.label) * (self.longest_label - self.label)
+        in_work = (1 + self.repeats) * frames + self.opening + self.probes
         in_work += self.chunk if self.labels == "keep" else 0  # as much text may come between the frames
         in_work += 0 if even(self.method) else len(self.adapter.attentions)  # shares of layers are rounded
         return PrefillOptions(
@@ -72,7 +77,8 @@ class StreamBudget:
         """
         window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
         allocator = self.options.allocator(self.adapter, self.method, self.budget, window)
-        return replace(allocator, in_work=max(allocator.in_work, self._frame(grid) + self.opening + self.probes))
+        frame = (1 + self.repeats) * self._frame(grid) + self.opening + self.probes
+        return replace(allocator, in_work=max(allocator.in_work, frame))
 
     @property
     def reserve(self) -> int:
@@ -81,7 +87,7 @@ class StreamBudget:
             return 0
         allocator = self.allocator(None)
         if self.budget.unit == "tokens":
-            return allocator.length + self.chunk + self.probes + _TEXT_ROOM
+            return allocator.length + (1 + self.repeats) * self.chunk + self.probes + _TEXT_ROOM
         if allocator.staging_bytes:
             return allocator.longest(allocator.length)
         return allocator.length + allocator.in_work

@@ -115,6 +115,7 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("memory-bank", {"compare": "neighbors"}, UnknownNameError, "Did you mean 'neighbours'"),
     ("novelty", {"reference": "patches"}, UnknownNameError, "Did you mean 'patch'"),
     ("novelty", {"last_frame": -0.1}, BudgetError, "got -0.1"),
+    ("kvzip", {"probe": 0}, BudgetError, "probe must be at least one token, got 0"),
     ("lagkv", {"sinks": -1}, BudgetError, "sinks must not be negative, got -1"),
     ("lagkv", {"lag": 0}, BudgetError, "lag must be at least 1 entry, got 0"),
     ("leverage", {"sketch": 0}, BudgetError, "sketch must be at least 1 dimension, got 0"),

@@ -341,3 +341,23 @@ def test_expected_attention_without_positions_says_so() -> None:
     blind = replace(entries, context=replace(entries.context, queries=replace(queries, positions=None)))
     with pytest.raises(MissingInputError, match="'expected-attention' needs captured queries and their positions"):
         make_method("expected-attention").scores(blind)
+
+
+# KVzip
+
+
+@at_first_and_later
+def test_kvzip(entries: Entries) -> None:
+    """The strongest attention of any query that may see the entry, of two query heads."""
+    queries = entries.context.queries
+    assert queries is not None
+    found = scores_of("kvzip", entries)
+    for row, head in each_head(entries):
+        strongest = [0.0] * len(entries)
+        for query in (2 * head, 2 * head + 1):
+            states, normalisers = queries.states[row, query].double(), queries.normaliser[row, query].double()
+            for state, normaliser, last in zip(states, normalisers, queries.index[row].tolist(), strict=True):
+                for i, key in enumerate(entries.keys[row, head].double()):
+                    if int(entries.index[row, head, i]) <= last:
+                        strongest[i] = max(strongest[i], math.exp(float(state @ key) - float(normaliser)))
+        close(found[row, head], strongest)
