@@ -22,6 +22,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "probe": ("probe",),
     "vision_attention": ("n", "tokens"),
     "rope": (),
+    "router": (),
 }
 """Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
@@ -41,7 +42,8 @@ class Compressor:
             (`entries.context.queries`); `"probe"`, the queries of the prompt's last `probe` tokens, which run after
             every chunk and are not kept (also `entries.context.queries`); `"vision_attention"`, the importance that `n`
             standby queries per frame, or the learned `tokens`, assign (`entries.importance`); `"rope"`, the rotation
-            of the keys (`entries.context.rope`). `window`, `probe`, `n` and `tokens` are settings of the method.
+            of the keys (`entries.context.rope`); `"router"`, the routing of a mixture of experts, before prefill
+            (`entries.context.router`). `window`, `probe`, `n` and `tokens` are settings of the method.
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.

@@ -135,6 +135,8 @@ class Context:
         rope: rotation of the keys, None for entries without one (embeddings before prefill).
         queries: captured queries, for methods that need `"queries"` or `"probe"`.
         spread: sharding of the KV heads over processes, for methods that compare or number heads.
+        router: maps embeddings (..., hidden) to the probabilities of the experts (..., experts) fp32, for methods that
+            need `"router"`.
         calibration: what was measured once for the model and is stored in its configuration, by name.
     """
 
@@ -144,6 +146,7 @@ class Context:
     rope: Rope | None = None
     queries: Queries | None = None
     spread: HeadSharding = UNSHARDED
+    router: Callable[[Tensor], Tensor] | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
 from kvpress_video.compressor.rope import Rope
@@ -13,6 +14,13 @@ GRID = Grid(10, 3, 4)
 HEAD_DIM = 8
 ROPE = Rope(torch.tensor([1.0, 0.4, 0.1, 0.02]), torch.tensor([0, 1, 2, 0]))
 WINDOW = 3
+GATE = torch.randn(6, HEAD_DIM, generator=torch.Generator().manual_seed(8))
+"""Weights of a router to six experts."""
+
+
+def routed(keys: Tensor) -> Tensor:
+    """The probabilities of the experts."""
+    return (keys.float() @ GATE.to(keys.device).T).softmax(dim=-1)
 
 
 def footage(
@@ -27,7 +35,9 @@ def footage(
         torch.rand(batch, 2 * heads, WINDOW, generator=draw) + 4,
         index,
     )
-    entries = segment_entries(keys, values, grid, Context(layer=layer, layers=layers, rope=ROPE, queries=queries))
+    entries = segment_entries(
+        keys, values, grid, Context(layer=layer, layers=layers, rope=ROPE, queries=queries, router=routed)
+    )
     places = entries.places.clone()
     places[..., Places.IMPORTANCE] = torch.rand(batch, 1, grid.tokens, generator=draw)
     return replace(entries, places=places)
