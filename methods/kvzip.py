@@ -29,6 +29,9 @@ class KVzip(Compressor):
 
     needs: ClassVar[frozenset[str]] = frozenset({"probe", "reconstruction"})
     source: ClassVar[str] = "KVzip, Kim et al. 2025, arXiv 2505.23416, chunk by chunk and without an instruction"
+    year: ClassVar[int | None] = 2025
+    family: ClassVar[str] = "attention"
+    fidelity: ClassVar[str] = "mechanism"
 
     def __post_init__(self) -> None:
         if self.probe < 1:

@@ -33,6 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "attention": (),
     "deeper": (),
     "reconstruction": ("probe",),
+    "router": (),
 }
 """Inputs that can be captured for a method, with the settings of the method that configure the capture."""
 
@@ -56,8 +57,9 @@ class Compressor:
             `"rope"`, the rotation of the keys (`entries.context.rope`); `"output_weight"`, the layer's output
             projection (`entries.context.output_weight`); `"attention"`, the attention module with what it was given
             (`entries.context.attention`); `"deeper"`, what `scores()` returned in the next deeper layer
-            (`entries.context.deeper`), for which every layer holds the whole pass until the deepest one has run.
-            `window`, `probe`, `n` and `tokens` are settings of the method.
+            (`entries.context.deeper`), for which every layer holds the whole pass until the deepest one has run;
+            `"router"`, the routing of a mixture of experts, before prefill (`entries.context.router`). `window`,
+            `probe`, `n` and `tokens` are settings of the method.
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.

@@ -179,6 +179,8 @@ class Context:
         output_weight: part of the layer's output projection that each query head's values are multiplied by,
             (kv_heads, query heads per KV head, head_dim, hidden) in the model's dtype, for methods that need it.
         attention: call of the layer's attention, for methods that need it.
+        router: maps embeddings (..., hidden) to the probabilities of the experts (..., experts) fp32, for methods that
+            need `"router"`.
         calibration: what was measured once for the model and is stored in its configuration, by name.
     """
 
@@ -191,6 +193,7 @@ class Context:
     spread: HeadSharding = UNSHARDED
     output_weight: Tensor | None = None
     attention: AttentionCall | None = None
+    router: Callable[[Tensor], Tensor] | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
 

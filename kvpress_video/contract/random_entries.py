@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
 from ..compressor.rope import Rope
@@ -14,6 +15,13 @@ GRID = Grid(10, 3, 4)
 HEAD_DIM = 8
 ROPE = Rope(torch.tensor([1.0, 0.4, 0.1, 0.02]), torch.tensor([0, 1, 2, 0]))
 WINDOW = 3
+GATE = torch.randn(6, HEAD_DIM, generator=torch.Generator().manual_seed(8))
+"""Weights of a router to six experts."""
+
+
+def routed(keys: Tensor) -> Tensor:
+    """Return the probabilities of the experts, (..., experts) fp32."""
+    return (keys.float() @ GATE.to(keys.device).T).softmax(dim=-1)
 
 
 def footage(
@@ -42,7 +50,7 @@ def footage(
         index[..., None] + torch.tensor([0.0, 1.0, 2.0]),
     )
     weight = torch.randn(heads, 2, HEAD_DIM, 24, generator=draw)
-    context = Context(layer=layer, layers=layers, rope=ROPE, queries=queries, output_weight=weight)
+    context = Context(layer=layer, layers=layers, rope=ROPE, queries=queries, output_weight=weight, router=routed)
     entries = segment_entries(keys, values, grid, context)
     places = entries.places.clone()
     places[..., Places.IMPORTANCE] = torch.rand(batch, 1, grid.tokens, generator=draw)

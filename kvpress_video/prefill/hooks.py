@@ -15,6 +15,7 @@ from ..compressor.base import Compressor
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
+from ..models.routing import first_router
 from ..utils.eager import uncompiled
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
@@ -69,6 +70,8 @@ class ModelHooks:
         self._adapter = adapter
         compact = options.compact
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
+        if "router" in method.needs:
+            first_router(adapter)  # a dense model fails here rather than at the first prompt
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.timer = DeviceTimer(device_of(adapter.text_model))
         state = (adapter.spread, adapter.image_blocks, adapter.calibration)

@@ -12,6 +12,7 @@ from ..compressor.base import Compressor
 from ..compressor.entries import Context, Entries, is_visual
 from ..errors import CacheError
 from ..models.base import Adapter
+from ..models.routing import first_router
 
 
 def drop_embeddings(
@@ -42,7 +43,8 @@ def drop_embeddings(
     embeddings = arguments["inputs_embeds"][:, None]
     aligned = adapter.take_aligned(arguments)
     values = embeddings[..., :0] if aligned is None else aligned[:, None]
-    entries = Entries(embeddings, values, forward_pass.tags[:, None], forward_pass.places[:, None], Context())
+    context = Context(router=first_router(adapter) if "router" in method.needs else None)
+    entries = Entries(embeddings, values, forward_pass.tags[:, None], forward_pass.places[:, None], context)
     mine = [
         {segment: share[segment] for segment in new.held} for share, new in zip(shares, forward_pass.rows, strict=True)
     ]

@@ -159,5 +159,5 @@ def test_the_released_formula_and_this_package_keep_the_same_entries() -> None:
     keep = int(0.75 * layer.length)
     theirs = kept(keys[:, :, TEXT:], values[:, :, TEXT:], ROWS * COLUMNS, keep, 0.5, 0.25)[0]
     grid = (layer.length // (ROWS * COLUMNS), ROWS, COLUMNS)
-    ours = select("infinipot-v", keys[0], values[0], grid=grid, keep=keep, prefix=TEXT)
+    ours = select("infinipot-v:released", keys[0], values[0], grid=grid, keep=keep, prefix=TEXT)
     assert torch.equal(theirs, ours)

@@ -10,10 +10,10 @@ import zoo
 from torch import Tensor
 
 from kvpress_video.cache.layer import CompressedLayer
-from kvpress_video.compressor.registry import method_names
+from kvpress_video.compressor.registry import method_class, method_names
 from kvpress_video.models import adapter_for
 
-METHODS = [name for name in method_names() if name != "full"]
+METHODS = [name for name in method_names() if name != "full" and "cache" in method_class(name).stages]
 UNEVEN = ("per-layer", "pyramid")
 """Methods whose layers have different budgets."""
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -109,7 +109,7 @@ def _passes(bed: Bed, kvpress: Any, length: int) -> Iterator[Figure]:
     ready: dict[str, Callable[[], Callable[[], Any]]] = {
         "key-norm": lambda: layer.pass_of(make_method("key-norm")),
         "KnormPress": lambda: partial(press.compress, module, None, keys, values, None, {}),
-        "infinipot-v": lambda: layer.pass_of(make_method("infinipot-v"), keep),
+        "infinipot-v": lambda: layer.pass_of(make_method("infinipot-v:released"), keep),
         _RELEASED: lambda: partial(released, keys, values, TEXT, patches, keep),
     }
     ours = {"key-norm": "KnormPress", "infinipot-v": _RELEASED}

@@ -1,0 +1,75 @@
+"""Pruning by the routing of a mixture of experts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import zoo
+from generation import answer, model_of, video_prompt
+from random_entries import footage, thinned
+from torch.nn.functional import cosine_similarity
+
+import kvpress_video as kv
+from kvpress_video.compressor.entries import Entries
+from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import routed
+from kvpress_video.errors import MissingInputError, UnsupportedModelError
+from kvpress_video.models import adapter_for
+from kvpress_video.models.routing import first_router
+
+
+@pytest.mark.parametrize(
+    "entries", [footage(batch=2), thinned(footage(), 7, 36)], ids=["whole frames", "parts of frames"]
+)
+def test_a_score_is_the_mean_cosine_with_the_neighbours(entries: Entries) -> None:
+    routing, columns = routed(entries.keys), entries.grid.columns
+    places = torch.stack([entries.frame, entries.patch // columns, entries.patch % columns], dim=-1)
+    scores = make_method("router-similarity").scores(entries)
+    for row, head in torch.ones(scores.shape[:2]).nonzero().tolist():
+        where, mine = places[row, head], routing[row, head]
+        near = (where[:, None] - where).abs().amax(dim=-1) <= 1
+        near.fill_diagonal_(False)
+        alike = cosine_similarity(mine[:, None], mine, dim=-1)
+        expected = -(alike * near).sum(dim=-1) / near.sum(dim=-1).clamp_min(1)
+        torch.testing.assert_close(scores[row, head], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_no_router() -> None:
+    entries = footage()
+    with pytest.raises(MissingInputError, match="mixture of experts"):
+        make_method("router-similarity").select(replace(entries, context=replace(entries.context, router=None)), 10)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe"])
+def test_experts_are_those_of_the_model(family: str) -> None:
+    """The probabilities are those that the first layer's own gate computes."""
+    model = model_of(family)
+    adapter = adapter_for(model)
+    layer = adapter.text_model.layers[0]
+    states = torch.randn(5, model.config.text_config.hidden_size, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Tensor] = []
+    handle = layer.mlp.gate.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        layer.mlp(layer.post_attention_layernorm(states)[None])
+    handle.remove()
+    logits = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    torch.testing.assert_close(first_router(adapter)(states), logits.float().softmax(dim=-1))
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe"])
+def test_before_the_prefill_of_a_mixture_of_experts(family: str) -> None:
+    model = model_of(family)
+    inputs = zoo.inputs(model, [video_prompt(family, 7)])
+    with kv.compress(model, "router-similarity", "50%", stage="input", labels="keep") as run:
+        answer(model, inputs, new=1)
+    tokens = run.report.visual_tokens
+    assert run.report.entries == (-(-tokens // 2),) * len(run.report.entries)
+
+
+def test_dense_models_and_the_cache_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="is dense"):
+        kv.compress(model_of("qwen2_5_vl"), "router-similarity", "50%", stage="input")
+    with pytest.raises(kv.UnknownNameError, match="stage of router-similarity"):
+        kv.compress(model_of("qwen3_vl_moe"), "router-similarity", "50%")
