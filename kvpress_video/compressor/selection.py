@@ -18,7 +18,13 @@ from .registry import make_method
 from .results import MethodCall
 from .rope import Rope
 
-_ARGUMENTS = {"queries": "queries", "probe": "queries", "vision_attention": "importance", "rope": "rope"}
+_ARGUMENTS = {
+    "queries": "queries",
+    "probe": "queries",
+    "reconstruction": "queries",
+    "vision_attention": "importance",
+    "rope": "rope",
+}
 """The argument that stands in for each input that is captured from a model."""
 
 
@@ -55,7 +61,7 @@ def select(
             `"vision_attention"`.
         queries: queries of tokens after the last visual entry, (attention_heads, n, head_dim), rotated as the keys are
             and not yet divided by √head_dim, for methods that need `"queries"` or `"probe"`. As in a model, the last
-            `window` or `probe` of them count. Their softmax runs over `keys`; with a suffix they are the queries of its
+            `window` or `probe` of them count, and all of them for `"reconstruction"`. Their softmax runs over `keys`; with a suffix they are the queries of its
             last tokens, each of which attends to the keys up to its own. Their positions follow the largest of a
             visual key, one a token.
         rope: rotation of the keys, such as `Rope.of(model.get_decoder())`, for methods that need `"rope"`.
@@ -134,7 +140,8 @@ def _queries(method: Compressor, queries: Tensor, keys: Tensor, tokens: int, suf
             f"queries of shape {tuple(queries.shape)} must be (attention_heads, n, {width}), with a multiple of the "
             f"{heads} KV heads."
         )
-    for need in sorted({"queries", "probe"} & method.needs):
+    counted = set() if "reconstruction" in method.needs else {"queries", "probe"} & method.needs
+    for need in sorted(counted):
         queries = queries[:, -getattr(method.observer, NEEDS[need][0]) :]
     if 0 < suffix < (count := queries.shape[1]):
         raise BudgetError(
