@@ -61,9 +61,9 @@ def select(
             `"vision_attention"`.
         queries: queries of tokens after the last visual entry, (attention_heads, n, head_dim), rotated as the keys are
             and not yet divided by √head_dim, for methods that need `"queries"` or `"probe"`. As in a model, the last
-            `window` or `probe` of them count, and all of them for `"reconstruction"`. Their softmax runs over `keys`; with a suffix they are the queries of its
-            last tokens, each of which attends to the keys up to its own. Their positions follow the largest of a
-            visual key, one a token.
+            `window` or `probe` of them count, and all of them for `"reconstruction"`. Their softmax runs over `keys`;
+            with a suffix they are the queries of its last tokens, each of which attends to the keys up to its own.
+            Their positions follow the largest of a visual key, one a token.
         rope: rotation of the keys, such as `Rope.of(model.get_decoder())`, for methods that need `"rope"`.
         positions: position (t, h, w) to which each visual key is rotated, (frames·rows·columns, 3); by default its
             frame, row and column.
