@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import GenerationMixin
 
 from ..compressor.entries import Grid, Kind
 from ..compressor.rope import Rope
@@ -19,7 +20,7 @@ from . import deepstack
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
 from .findings import Feature, Findings, refusal
 from .items import ENCODERS, MediaItem
-from .media_layout import grids, token_counts
+from .media_layout import item_grids
 from .text_layers import (
     FULL,
     RECURRENT,
@@ -73,6 +74,8 @@ class General(Adapter):
             raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
         if not hasattr(self.model, "generate"):
             raise CannotServe("it has no language-model head")
+        if not isinstance(self.model, GenerationMixin):
+            raise CannotServe("its generate() is not the token by token generation of transformers")
         if not any(hasattr(self.inner, name) for name in ENCODERS.values()):
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules
@@ -136,6 +139,11 @@ class General(Adapter):
             )
         return self._findings
 
+    @property
+    def state_bytes(self) -> int:
+        keys, values = self.cache_dtypes
+        return self.kv_heads * (self.head_dim * keys.itemsize + self._known.value_dim * values.itemsize)
+
     def uncompressed_bytes(self, tokens: int) -> int:
         window = min(getattr(self.text_model.config, "sliding_window", None) or 1, tokens + 1) - 1
         return self._known.state_bytes + window * self._known.window_bytes
@@ -147,7 +155,12 @@ class General(Adapter):
 
     @cached_property
     def placeholders(self) -> Mapping[Kind, int]:
-        """Placeholder token ids, from `get_placeholder_mask` or the configuration; both kinds may share one."""
+        """Placeholder token ids that the self-check found, or those of `get_placeholder_mask` or the configuration.
+
+        Both kinds may share one.
+        """
+        if self._findings is not None:
+            return self._findings.placeholders
         found: dict[Kind, int] = {}
         for kind, names in _TOKENS.items():
             ids = [getattr(self.config, name, None) for name in names]
@@ -162,10 +175,9 @@ class General(Adapter):
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         if MEDIA[kind] in self.refused:
             self._refuse(MEDIA[kind])
-        counts = token_counts(arguments, features)
         vision = getattr(self.config, "vision_config", None)
-        places = grids(kind, arguments, counts, getattr(vision, "patch_size", None))
-        return [MediaItem(grid) for grid in places]
+        grids = item_grids(kind, arguments, features, getattr(vision, "patch_size", None))
+        return [MediaItem(grid) for grid in grids]
 
     def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
         return None
