@@ -20,6 +20,7 @@ def _codes(template: str) -> dict[str, int]:
 
 
 _QUERIES = {"num_query_tokens": 12, "text_config": {"word_embed_proj_dim": 64}}
+_SHARED = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 3}
 _FULL = {"text_config": {"sliding_window": None}}
 _MARKS = {"vision_start_token_id": 501, "vision_end_token_id": 502}
 _MEDIA = {"image_token_id": 503, "video_token_id": 504}
@@ -61,9 +62,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "model_args": {"inference_mode": True, "layers": [1] * 4, "embed_dims": [16, 16, 32, 32]},
         },
     },
+    "gemma4": {"text_config": _SHARED},
+    "gemma4_unified": {"text_config": _SHARED},
     "gemma3n": {
-        "text_config": {"intermediate_size": 96, "num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.0] * 6},
-        "vision_config": {"hidden_size": 2048},
+        "text_config": {
+            "intermediate_size": 96,
+            "activation_sparsity_pattern": [0.0] * 6,
+            **_SHARED,
+        },
+        "vision_config": {"architecture": "test_efficientnet", "hidden_size": 256, "model_args": {}},
+        "vision_soft_tokens_per_image": 49,
     },
     "glm5_next": {"text_config": {"num_key_value_heads": 4, "qk_rope_head_dim": 0}},
     "granite4_vision": {

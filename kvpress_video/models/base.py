@@ -115,6 +115,11 @@ class Adapter(StreamedFrames, ABC):
         return {}
 
     @property
+    def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
+        """Attention modules that read the cache of another layer, in order, by the index of that; none by default."""
+        return {}
+
+    @property
     def layer_kinds(self) -> list[str]:
         """Type of each text layer (`config.layer_types`); empty if the configuration has none."""
         return list(getattr(self.text_model.config, "layer_types", None) or [])

@@ -1,4 +1,8 @@
-"""Deepstack features of a text model: one tensor per level, rows for visual tokens only."""
+"""Arguments of a text model that belong to single tokens: deepstack features, and inputs per layer.
+
+Deepstack features are one tensor per level with rows for visual tokens only, inputs per layer (Gemma 3n) one tensor
+(batch, n, layers, d).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ import torch
 from torch import Tensor
 
 _ARGUMENTS = (("deepstack_visual_embeds", "visual_pos_masks"), ("deepstack_features", "vision_mask"))
-"""Names of the features, a list or a mapping from layer indices, and of the mask of visual tokens."""
+"""Names of deepstack features, a list or a mapping from layer indices, and of the mask of visual tokens."""
+_PER_LAYER = "per_layer_inputs"
 
 
 def take(arguments: Mapping[str, Any]) -> Tensor | None:
-    """Read the features of all tokens, (batch, n, levels·d), zero for text; None if there are none."""
+    """Read the features of all tokens, (batch, n, levels·d), those of deepstack zero for text; None without any."""
     for features, mask in _ARGUMENTS:
         if arguments.get(features):
             levels, where = _levels(arguments[features]), arguments[mask]
@@ -21,7 +26,8 @@ def take(arguments: Mapping[str, Any]) -> Tensor | None:
             aligned = levels[0].new_zeros(*where.shape, len(levels) * levels[0].shape[-1])
             aligned[where] = torch.cat(levels, dim=-1)
             return aligned
-    return None
+    inputs = arguments.get(_PER_LAYER)
+    return None if inputs is None else inputs.flatten(2)
 
 
 def put(arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
@@ -37,6 +43,8 @@ def put(arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
             parts = aligned[visual].chunk(len(known), dim=-1)
             arguments[features] = dict(zip(known, parts, strict=True)) if isinstance(known, Mapping) else list(parts)
             arguments[mask] = visual if arguments[mask].ndim == 2 else visual[..., None]
+    if arguments.get(_PER_LAYER) is not None:
+        arguments[_PER_LAYER] = aligned.unflatten(-1, arguments[_PER_LAYER].shape[2:])
 
 
 def _levels(features: Any) -> list[Tensor]:

@@ -28,6 +28,7 @@ from .text_layers import (
     WITHOUT_CACHE,
     CannotServe,
     attention_modules,
+    borrowing_modules,
     layer_kinds,
     recurrent_modules,
     text_model_of,
@@ -86,6 +87,7 @@ class General(Adapter):
                    if kind in (FULL, SLIDING) and number not in modules]  # fmt: skip
         if missing:
             raise CannotServe(f"no attention module was found for layer {', '.join(missing)}")
+        _ = self.borrowers
         if FULL not in self.layer_kinds:
             raise CannotServe("it has no full-attention layers to compress")
         if Kind.IMAGE not in self.placeholders and Kind.VIDEO not in self.placeholders:
@@ -107,6 +109,10 @@ class General(Adapter):
     @cached_property
     def _modules(self) -> Mapping[int, nn.Module]:
         return attention_modules(self.text_model)
+
+    @cached_property
+    def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
+        return borrowing_modules(self._modules)
 
     def _attentions_of(self, kind: str | None) -> list[nn.Module]:
         return [self._modules[number] for number, mine in enumerate(self.layer_kinds) if mine == kind]

@@ -66,10 +66,10 @@ def item_grids(kind: Kind, arguments: Mapping[str, Any], features: Any, patch_si
         return grids(kind, arguments, counts, patch_size)
     if len(set(counts)) > 1:
         raise UnsupportedModelError(f"Expected frames of equal size from the vision tower, got {counts} tokens.")
-    first = {name: value[::frames] if value is _pixels(arguments) else value for name, value in arguments.items()}
+    pixels = {name: arguments[name][::frames] for name in _pixel_names(arguments)}
     return [
         grid._replace(frames=frames) if grid.known else UnknownGrid(1, 1, frames * grid.tokens)
-        for grid in grids(Kind.IMAGE, first, counts[::frames], patch_size)
+        for grid in grids(Kind.IMAGE, {**arguments, **pixels}, counts[::frames], patch_size)
     ]
 
 
@@ -158,5 +158,9 @@ def _named(arguments: Mapping[str, Any], endings: Sequence[str]) -> Tensor | Non
 
 def _pixels(arguments: Mapping[str, Any]) -> Tensor | None:
     """Return the pixels; None if there are several floating-point inputs."""
-    found = [value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point()]
-    return found[0] if len(found) == 1 else None
+    names = _pixel_names(arguments)
+    return arguments[names[0]] if len(names) == 1 else None
+
+
+def _pixel_names(arguments: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in arguments.items() if isinstance(value, Tensor) and value.is_floating_point()]

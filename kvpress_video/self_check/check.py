@@ -67,7 +67,7 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
     refused: dict[Feature, str] = {}
     for kind in adapter.placeholders:
         try:
-            makers[kind], probe = _first_that_runs(adapter, kind, inputs)
+            makers[kind], probe = first_that_runs(adapter, kind, inputs)
         except NoPrompt as error:
             refused[MEDIA[kind]] = str(error)
     if not makers:
@@ -99,7 +99,7 @@ def _words(maker: PromptMaker) -> str:
     return f"{maker.grid.tokens} tokens, grid {grid}{'' if maker.most > 1 else ' (the stock model takes one per call)'}"
 
 
-def _first_that_runs(adapter: General, kind: Kind, inputs: Mapping[str, Any]) -> tuple[PromptMaker, Any]:
+def first_that_runs(adapter: General, kind: Kind, inputs: Mapping[str, Any]) -> tuple[PromptMaker, Any]:
     """Return the first prompt maker whose prompts the stock model accepts, and the resulting cache."""
     wrong = ""
     for maker in prompt_makers(adapter, kind, inputs):
@@ -124,7 +124,7 @@ def _probe(adapter: General, maker: PromptMaker, caches: list[Any]) -> None:
         try:
             caches.append(talk.run(adapter.model, adapter.text_model.config)[1])
         finally:
-            if called == {adapter.text_model}:
+            if adapter.text_model in called and adapter.inner not in called:
                 raise Disagreement(
                     f"its generate() passes embeddings to its language model and never calls "
                     f"{type(adapter.inner).__name__}, which sees the placeholder tokens"
@@ -140,7 +140,7 @@ def _measured(adapter: General, cache: Any) -> Findings:
     kinds = adapter.layer_kinds
     shapes = {
         (layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3])
-        for layer, kind in zip(cache.layers, kinds, strict=True)
+        for layer, kind in zip(cache.layers, kinds, strict=False)
         if kind == FULL and layer.keys is not None
     }
     unwritten = [number for number, kind in enumerate(kinds) if kind == FULL and cache.layers[number].keys is None]
@@ -149,11 +149,11 @@ def _measured(adapter: General, cache: Any) -> Findings:
     if len(shapes) > 1:
         raise unsupported(adapter.model, f"its layers differ in KV heads, key width and value width: {sorted(shapes)}")
     heads, key_width, value_width = shapes.pop()
-    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=True) if kind == SLIDING]
+    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind == SLIDING]
     per_token = sum(
         part[0, :, 0].numel() * part.element_size() for layer in windows for part in (layer.keys, layer.values)
     )
-    states = [layer for layer, kind in zip(cache.layers, kinds, strict=True) if kind not in (FULL, SLIDING)]
+    states = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind not in (FULL, SLIDING)]
     return Findings(heads, key_width, value_width, adapter.placeholders, per_token, sum(map(_state_bytes, states)))
 
 
@@ -202,11 +202,20 @@ def _batches(maker: PromptMaker) -> list[tuple[Conversation, list[Conversation]]
     """Make a padded batch, and each of its rows; none if a call of the stock model takes one item only."""
     if maker.most == 1:
         return []
-    rows = [maker.prompt(items=1, before=3, seed=5), maker.prompt(items=1, before=7, after=4, seed=6)]
+    rows = _rows(maker)
     together = _conversation(maker, rows, 5)
     alone = [Conversation(row, together.said[number : number + 1], together.more[number : number + 1])
              for number, row in enumerate(rows)]  # fmt: skip
     return [(together, alone)]
+
+
+def padded_rows(maker: PromptMaker) -> dict[str, Tensor]:
+    """Make the inputs of a padded batch of two rows with one item each."""
+    return padded_batch(maker, _rows(maker))
+
+
+def _rows(maker: PromptMaker) -> list[dict[str, Tensor]]:
+    return [maker.prompt(items=1, before=3, seed=5), maker.prompt(items=1, before=7, after=4, seed=6)]
 
 
 def _queries(trials: Trials, maker: PromptMaker) -> tuple[bool, str]:

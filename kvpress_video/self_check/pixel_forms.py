@@ -159,9 +159,9 @@ def _pictures(tower: Tower) -> Iterator[Arguments]:
     if sized is None or sized.default is None:
         for side, lead in product(dict.fromkeys(known), leading):
             shape = (*lead, tower.channels, side, side)
-            pixels = {name: tower.made(*shape) for name in tower.names if "pixel_values" in name and
-                      (name == tower.pixels or tower.required(name))}  # fmt: skip
-            yield from (pixels | tower.instruction() | mask for mask in tower.unpadded(lead, side))
+            copies = [name for name in tower.names if "pixel_values" in name and tower.required(name)]
+            pictures = {name: tower.made(*shape) for name in (tower.pixels, *copies)}
+            yield from (pictures | tower.instruction() | mask for mask in tower.unpadded(lead, side))
     if sized is not None:
         free = 4 * tower.patch * tower.number("spatial_merge_size", or_else=1)  # for towers that take any size
         for side, lead in product(dict.fromkeys([free, *known]), leading):
