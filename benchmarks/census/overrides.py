@@ -62,7 +62,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "model_args": {"inference_mode": True, "layers": [1] * 4, "embed_dims": [16, 16, 32, 32]},
         },
     },
-    "gemma4": {"text_config": _SHARED},
+    "gemma4": {"text_config": _SHARED | {"use_bidirectional_attention": "vision"}},
     "gemma4_unified": {"text_config": _SHARED},
     "gemma3n": {
         "text_config": {

@@ -173,7 +173,14 @@ class General(Adapter):
             for each in ids[::-1]:
                 if isinstance(each, int):
                     found[kind] = each
-        found |= _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
+        masked = _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
+        for kind in found.keys() & masked.keys():
+            if found[kind] != masked[kind]:
+                raise CannotServe(
+                    f"its placeholder token for {MEDIA[kind]} is {found[kind]} in its configuration and {masked[kind]} "
+                    "in get_placeholder_mask"
+                )
+        found |= masked
         if Kind.IMAGE in found:
             found.setdefault(Kind.VIDEO, found[Kind.IMAGE])
         return {kind: found[kind] for kind in ENCODERS if kind in found and hasattr(self.inner, ENCODERS[kind])}

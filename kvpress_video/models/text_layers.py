@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from .items import ENCODERS
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 RECURRENT = frozenset({"linear_attention", "conv"})
 SHARED = "shared"
@@ -34,6 +36,10 @@ def text_model_of(model: Any) -> Any:
         if below is decoder:
             break
         decoder = below
+    if any(hasattr(decoder, name) for name in ENCODERS.values()):
+        raise CannotServe(
+            "its decoder encodes images itself, so that their embeddings cannot be told from those of text"
+        )
     if decoder is model or "inputs_embeds" not in inspect.signature(decoder.forward).parameters:
         raise CannotServe("its decoder is not a separate module that accepts inputs_embeds")
     return decoder

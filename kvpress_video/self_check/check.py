@@ -19,6 +19,7 @@ from ..models.general import MEDIA, General
 from ..models.text_layers import FULL, SLIDING
 from ..models.wrappers import unwrapped
 from ..utils.concurrency import model_lock
+from .placement import check_placement
 from .prompts import NoPrompt, PromptMaker, padded_batch, prompt_makers, seeded
 from .queries import check_queries
 from .trials import STEPS, Conversation, Disagreement, Trials, reason_of
@@ -180,6 +181,7 @@ def _whole(trials: Trials, maker: PromptMaker) -> str:
     """Check prefill in one pass; return the first failure."""
     talk = _talk(maker, 0)
     return _first_wrong(
+        partial(check_placement, trials.adapter, maker),
         partial(trials.keeps_everything, talk, "whole"),
         partial(trials.keeps_half, talk, "whole"),
         *(partial(trials.pads, *batch, "whole", None) for batch in _batches(maker)),
