@@ -83,7 +83,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "granite_docling": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": _rope(2, 2, 2, 2)}},
     "llava_next": {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]},
-    "llama4": {"text_config": {"no_rope_layers": ..., "moe_layers": ...}},
+    "llama4": {
+        "text_config": {"no_rope_layers": ..., "moe_layers": ..., "attention_chunk_size": 16},
+        "vision_config": {
+            "intermediate_size": 256,
+            "projector_input_dim": 64,
+            "projector_output_dim": 64,
+            "vision_output_dim": 64,
+        },
+    },
     "mistral_large4": {"text_config": {"kv_source_layers": ...}},
     "muse_glimmer": {"out_hidden_size": 256},
     "muse_spark": {"out_hidden_size": 256, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [16] * 4}},

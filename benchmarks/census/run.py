@@ -44,10 +44,10 @@ def main() -> None:
     for model_type in options.types or registered_types():
         known[model_type] = row = row_of(model_type)
         print(*(f"{value}" for value in asdict(row).values()), sep=" | ", flush=True)
+        rows = [known[each] for each in registered_types() if each in known]
+        write_result(file, provenance(), types=[asdict(each) for each in rows])
         gc.collect()
-    rows = [known[model_type] for model_type in registered_types()]
     print(counts(transformers.__version__, rows))
-    write_result(file, provenance(), types=[asdict(row) for row in rows])
     fill_files({options.page: {"census": census({each.stem: read(each) for each in options.out.glob("*.json")})}})
 
 

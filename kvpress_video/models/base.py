@@ -104,6 +104,11 @@ class Adapter(StreamedFrames, ABC):
         """Attention modules of the sliding-window layers, whose stock caches are not compressed."""
         return self._attentions_of("sliding_attention")
 
+    @property
+    def one_mask(self) -> bool:
+        """Whether all layers with attention may share a mask: none of them has a window."""
+        return not self.sliding
+
     def _attentions_of(self, kind: str | None) -> list[nn.Module]:
         layers = self.text_model.layers
         kinds: list[str | None] = [*self.layer_kinds] or [None] * len(layers)

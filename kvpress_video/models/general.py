@@ -22,6 +22,7 @@ from .findings import Feature, Findings, refusal
 from .items import ENCODERS, MediaItem
 from .media_layout import item_grids
 from .text_layers import (
+    CHUNKED,
     FULL,
     RECURRENT,
     SLIDING,
@@ -43,16 +44,18 @@ _NEVER: Mapping[Feature, str] = {
     "compact": "compact positions require a dedicated adapter",
 }
 
+_IN_ONE_PASS: Mapping[Feature, str] = {"chunks": "its layers of chunked attention need the prompt in one pass"}
+
 
 class General(Adapter):
     """Adapter for a model of any family.
 
-    Full-attention layers are compressed; sliding-window and recurrent layers keep their stock caches. `Findings` state
-    which features the self-check has verified.
+    Full-attention layers are compressed; sliding-window, chunked and recurrent layers keep their stock caches.
+    `Findings` state which features the self-check has verified.
     """
 
     unstreamed = _NEVER["sessions"]
-    left_alone = frozenset({SLIDING}) | RECURRENT | WITHOUT_CACHE
+    left_alone = frozenset({SLIDING, CHUNKED}) | RECURRENT | WITHOUT_CACHE
 
     def __init__(self, model: nn.Module, wrapper: nn.Module | None = None, findings: Findings | None = None) -> None:
         """Serve one model.
@@ -84,7 +87,7 @@ class General(Adapter):
         if others:
             raise CannotServe(f"its layers of type {', '.join(sorted(others))} are not supported")
         missing = [str(number) for number, kind in enumerate(self.layer_kinds)
-                   if kind in (FULL, SLIDING) and number not in modules]  # fmt: skip
+                   if kind in (FULL, SLIDING, CHUNKED) and number not in modules]  # fmt: skip
         if missing:
             raise CannotServe(f"no attention module was found for layer {', '.join(missing)}")
         _ = self.borrowers
@@ -95,7 +98,8 @@ class General(Adapter):
 
     @property
     def refused(self) -> Mapping[Feature, str]:
-        return {**_NEVER, **(self._findings.refused if self._findings else {})}
+        found = self._findings.refused if self._findings else {}
+        return {**_NEVER, **found, **(_IN_ONE_PASS if CHUNKED in self.layer_kinds else {})}
 
     @property
     def inner(self) -> Any:
@@ -113,6 +117,10 @@ class General(Adapter):
     @cached_property
     def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
         return borrowing_modules(self._modules)
+
+    @property
+    def one_mask(self) -> bool:
+        return super().one_mask and CHUNKED not in self.layer_kinds
 
     def _attentions_of(self, kind: str | None) -> list[nn.Module]:
         return [self._modules[number] for number, mine in enumerate(self.layer_kinds) if mine == kind]
@@ -151,7 +159,9 @@ class General(Adapter):
         return self.kv_heads * (self.head_dim * keys.itemsize + self._known.value_dim * values.itemsize)
 
     def uncompressed_bytes(self, tokens: int) -> int:
-        window = min(getattr(self.text_model.config, "sliding_window", None) or 1, tokens + 1) - 1
+        config = self.text_model.config
+        sizes = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        window = min(next(filter(None, sizes), 1), tokens + 1) - 1
         return self._known.state_bytes + window * self._known.window_bytes
 
     @property

@@ -92,7 +92,7 @@ class PassInFlight:
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
         """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
         adapter, first, given = self.adapter, self.layers[0], kwargs.get("attention_mask")
-        if adapter.sliding or isinstance(given, Mapping) or not self._layers_alike():
+        if not adapter.one_mask or isinstance(given, Mapping) or not self._layers_alike():
             return False
         padded = first.padded or any(row.padding for row in self.forward_pass.rows)
         if self.forward_pass.length == 1 and not padded:

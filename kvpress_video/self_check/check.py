@@ -16,7 +16,7 @@ from ..compressor.entries import Kind
 from ..models import general_adapter, has_dedicated_adapter, unsupported
 from ..models.findings import Feature, Findings, findings_of, remember
 from ..models.general import MEDIA, General
-from ..models.text_layers import FULL, SLIDING
+from ..models.text_layers import CHUNKED, FULL, SLIDING
 from ..models.wrappers import unwrapped
 from ..utils.concurrency import model_lock
 from .placement import check_placement
@@ -82,7 +82,7 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
             refused[MEDIA[kind]] = wrong
             del makers[kind]
             continue
-        if "chunks" not in refused and (wrong := _in_chunks(trials, maker)):
+        if "chunks" not in refused.keys() | adapter.refused.keys() and (wrong := _in_chunks(trials, maker)):
             refused["chunks"] = wrong
         passed += [f"{MEDIA[kind]}: {each}" for each in trials.passed]
     if not makers:
@@ -150,11 +150,11 @@ def _measured(adapter: General, cache: Any) -> Findings:
     if len(shapes) > 1:
         raise unsupported(adapter.model, f"its layers differ in KV heads, key width and value width: {sorted(shapes)}")
     heads, key_width, value_width = shapes.pop()
-    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind == SLIDING]
+    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind in (SLIDING, CHUNKED)]
     per_token = sum(
         part[0, :, 0].numel() * part.element_size() for layer in windows for part in (layer.keys, layer.values)
     )
-    states = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind not in (FULL, SLIDING)]
+    states = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind not in (FULL, SLIDING, CHUNKED)]
     return Findings(heads, key_width, value_width, adapter.placeholders, per_token, sum(map(_state_bytes, states)))
 
 
