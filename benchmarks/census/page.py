@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from .other_kinds import OTHER_KINDS
 from .rows import LIMITS, Row
 
 _FORMAT = "not checked: no synthetic prompt runs on it, use `kv.inspect(model, inputs)`"
@@ -44,11 +45,20 @@ def counts(version: str, rows: Sequence[Row]) -> str:
     none = [row for row in rows if not row.adapter]
     unknown = sum(_summary(row) in (_FORMAT, _BUILD) for row in none)
     dedicated = len(rows) - general - len(none)
+    eligible = [row for row in rows if row.model_type not in OTHER_KINDS]
+    served = sum(bool(row.adapter) for row in eligible)
     return (
-        f"Of {len(rows)} registered types of transformers {version}, {dedicated} have a dedicated "
-        f"adapter, {general} use the general adapter, {unknown} could not be checked, and {len(none) - unknown} are "
-        "not supported.\n"
+        f"Of {len(rows)} registered types of transformers {version}, {dedicated} have a dedicated adapter, {general} "
+        f"use the general adapter, {unknown} could not be checked, and {len(none) - unknown} are not supported. "
+        f"{len(eligible)} types hold visual tokens in the KV cache of an autoregressive decoder; {served} of these "
+        f"({served / len(eligible):.0%}) are supported. The others: {_others(rows)}.\n"
     )
+
+
+def _others(rows: Sequence[Row]) -> str:
+    others = [row for row in rows if row.model_type in OTHER_KINDS]
+    return "; ".join(f"{types} ({kind})" for kind, types in
+                     _grouped(others, lambda row: OTHER_KINDS[row.model_type]).items())  # fmt: skip
 
 
 def _outcome(row: Row) -> tuple[str, str]:
