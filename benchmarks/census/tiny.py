@@ -7,7 +7,8 @@ from math import prod
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+import transformers
+from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -65,7 +66,8 @@ def tiny_model(model_type: str, attention: str | None = None) -> PreTrainedModel
     """Build a tiny random model in eval mode, with weights that preserve the scale of activations."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = AutoModelForImageTextToText.from_config(tiny_config(model_type), attn_implementation=attention)
+        cls = getattr(transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[model_type])
+        model: Any = cls._from_config(tiny_config(model_type), attn_implementation=attention)
         _randomize(model)
     return model.eval()
 

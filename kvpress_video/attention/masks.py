@@ -101,6 +101,11 @@ def layer_mask(
     return built(valid, image_blocks(forward_pass, states.device) if blocks else None, None, implementation, states)
 
 
+def newest_queries(mask: Tensor | None, states: Tensor) -> Tensor | None:
+    """Return the rows of a mask for hidden states (batch, n, …), where a layer computes the newest n queries only."""
+    return mask if mask is None or mask.ndim != 4 else mask[:, :, -states.shape[1] :]
+
+
 def keeps_stock_mask(layer: CompressedLayer, forward_pass: ForwardPass, given: Tensor | None, blocks: bool) -> bool:
     """Whether the stock mask of a pass is right for a layer; the arguments are those of `layer_mask`."""
     fits = given is None or given.ndim != 4 or given.shape[-1] == layer.physical + forward_pass.length

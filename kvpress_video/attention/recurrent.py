@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +34,11 @@ def follow_rows(recurrence: nn.Module, number: int, forward_pass: ForwardPass) -
         return
 
     def wrap(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(**arguments: Any) -> Tensor:
+        signature = inspect.signature(forward)
+
+        def run(*args: Any, **kwargs: Any) -> Tensor:
+            bound = signature.bind(*args, **kwargs)
+            arguments = bound.arguments | bound.arguments.pop("kwargs", {})
             if arguments.get("attention_mask") is not None:
                 return forward(**arguments)
             return _row_by_row(forward, number, arguments, padding, probes)

@@ -14,7 +14,7 @@ from ..cache.layer import CompressedLayer
 from ..compressor.entries import Places
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
-from .masks import FLASH, brings_images, built, image_blocks, real_tokens
+from .masks import FLASH, brings_images, built, image_blocks, newest_queries, real_tokens
 
 
 def check_sliding(adapter: Adapter, stage: str) -> None:
@@ -66,6 +66,12 @@ class SlidingPass:
     def before_attention(self, module: Any, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Give a sliding attention the rotation, the mask and the cache of this pass; a forward pre-hook."""
         return args, self._arguments(module, given)
+
+    def before_borrower(self, module: Any, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Give an attention that reads the window of a sliding layer the mask of that; a forward pre-hook."""
+        states, given = given["hidden_states"], given | {"position_ids": None}
+        mask = {} if self.stock else {"attention_mask": newest_queries(self._plans[states.device].mask, states)}
+        return args, given | mask
 
     def _arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
         layer, states = given["past_key_values"].layers[module.layer_idx], given["hidden_states"]

@@ -75,7 +75,7 @@ def hidden_prefixes(cache: Cache) -> list[AbstractContextManager[None]]:
     here on as well.
     """
     sliding = [layer for _, layer in _others(cache) if hasattr(layer, "cumulative_length")]
-    masked = cache.layers if sliding else []
+    masked = [layer for layer in cache.layers if hasattr(layer, "get_seq_length")] if sliding else []
     return [
         *(replaced(layer, "get_seq_length", partial(_counted_from, layer.get_seq_length())) for layer in sliding),
         *(replaced(layer, "get_mask_sizes", partial(_sizes_without_prefix, layer)) for layer in masked),
@@ -102,7 +102,7 @@ def _state(layer: Any) -> dict[str, Tensor]:
     if hasattr(layer, "recurrent_states"):
         known = any(layer.has_previous_state.values())
         return {"conv": layer.conv_states[0], "recurrent": layer.recurrent_states[0]} if known else {}
-    return {"keys": layer.keys, "values": layer.values} if layer.is_initialized else {}
+    return {"keys": layer.keys, "values": layer.values} if layer.keys is not None else {}
 
 
 def _fill(layer: Any, state: Mapping[str, Tensor], tokens: int) -> None:

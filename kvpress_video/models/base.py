@@ -112,6 +112,11 @@ class Adapter(StreamedFrames, ABC):
         """Attention modules of the sliding-window layers, whose stock caches are not compressed."""
         return self._attentions_of("sliding_attention")
 
+    @property
+    def one_mask(self) -> bool:
+        """Whether all layers with attention may share a mask: none of them has a window."""
+        return not self.sliding
+
     def _attentions_of(self, kind: str | None) -> list[nn.Module]:
         layers = self.text_model.layers
         kinds: list[str | None] = [*self.layer_kinds] or [None] * len(layers)
@@ -120,6 +125,11 @@ class Adapter(StreamedFrames, ABC):
     @property
     def recurrences(self) -> Mapping[int, nn.Module]:
         """Recurrent modules by layer index, none by default."""
+        return {}
+
+    @property
+    def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
+        """Attention modules that read the cache of another layer, in order, by the index of that; none by default."""
         return {}
 
     @property

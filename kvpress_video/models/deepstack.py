@@ -1,4 +1,8 @@
-"""Deepstack features of a text model: one tensor per level, rows for visual tokens only."""
+"""Arguments of a text model that belong to single tokens: deepstack features, and inputs per layer.
+
+Deepstack features are one tensor per level with rows for visual tokens only, inputs per layer (Gemma 3n) one tensor
+(batch, n, layers, d).
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ARGUMENTS = (("deepstack_visual_embeds", "visual_pos_masks"), ("deepstack_features", "vision_mask"))
+"""Names of deepstack features, a list or a mapping from layer indices, and of the mask of visual tokens."""
+_PER_LAYER = "per_layer_inputs"
+
 
 def take(arguments: Mapping[str, Any]) -> Tensor | None:
-    """Read the features of all tokens, (batch, n, levels·d), zero for text; None if there are none."""
-    levels = arguments.get("deepstack_visual_embeds")
-    if not levels:
-        return None
-    where = arguments["visual_pos_masks"]
-    aligned = levels[0].new_zeros(*where.shape, len(levels) * levels[0].shape[-1])
-    aligned[where] = torch.cat(list(levels), dim=-1)
-    return aligned
+    """Read the features of all tokens, (batch, n, levels·d), those of deepstack zero for text; None without any."""
+    for features, mask in _ARGUMENTS:
+        if arguments.get(features):
+            levels, where = _levels(arguments[features]), arguments[mask]
+            where = where.squeeze(-1) if where.ndim == 3 else where
+            aligned = levels[0].new_zeros(*where.shape, len(levels) * levels[0].shape[-1])
+            aligned[where] = torch.cat(levels, dim=-1)
+            return aligned
+    inputs = arguments.get(_PER_LAYER)
+    return None if inputs is None else inputs.flatten(2)
 
 
 def put(arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
@@ -28,8 +38,14 @@ def put(arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
         aligned: features of all tokens, (batch, m, levels·d).
         visual: visual tokens among them, (batch, m) bool.
     """
-    if not arguments.get("deepstack_visual_embeds"):
-        return
-    levels = len(arguments["deepstack_visual_embeds"])
-    arguments["visual_pos_masks"] = visual
-    arguments["deepstack_visual_embeds"] = list(aligned[visual].chunk(levels, dim=-1))
+    for features, mask in _ARGUMENTS:
+        if known := arguments.get(features):
+            parts = aligned[visual].chunk(len(known), dim=-1)
+            arguments[features] = dict(zip(known, parts, strict=True)) if isinstance(known, Mapping) else list(parts)
+            arguments[mask] = visual if arguments[mask].ndim == 2 else visual[..., None]
+    if arguments.get(_PER_LAYER) is not None:
+        arguments[_PER_LAYER] = aligned.unflatten(-1, arguments[_PER_LAYER].shape[2:])
+
+
+def _levels(features: Any) -> list[Tensor]:
+    return list(features.values() if isinstance(features, Mapping) else features)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 
 Feature = Literal["chunks", "input", "compact", "queries", "vision attention", "images", "videos", "sessions"]
@@ -34,7 +35,9 @@ class Findings:
 
     Attributes:
         kv_heads: number of KV heads of a compressed layer.
-        head_dim: width of a key and of a value.
+        head_dim: width of a key.
+        value_dim: width of a value.
+        placeholders: placeholder token id by kind.
         window_bytes: bytes per token in all sliding-window layers.
         state_bytes: bytes of all recurrent states of one row.
         interleaved_rope: whether M-RoPE sections alternate frequency by frequency.
@@ -45,6 +48,8 @@ class Findings:
 
     kv_heads: int
     head_dim: int
+    value_dim: int
+    placeholders: Mapping[Kind, int]
     window_bytes: int = 0
     state_bytes: int = 0
     interleaved_rope: bool = False

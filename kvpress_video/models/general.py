@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import GenerationMixin
 
 from ..compressor.entries import Grid, Kind
 from ..compressor.rope import Rope
@@ -19,14 +20,16 @@ from . import deepstack
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
 from .findings import Feature, Findings, refusal
 from .items import ENCODERS, MediaItem
-from .media_layout import grids, token_counts
+from .media_layout import item_grids
 from .text_layers import (
+    CHUNKED,
     FULL,
     RECURRENT,
     SLIDING,
     WITHOUT_CACHE,
     CannotServe,
     attention_modules,
+    borrowing_modules,
     layer_kinds,
     recurrent_modules,
     text_model_of,
@@ -41,16 +44,18 @@ _NEVER: Mapping[Feature, str] = {
     "compact": "compact positions require a dedicated adapter",
 }
 
+_IN_ONE_PASS: Mapping[Feature, str] = {"chunks": "its layers of chunked attention need the prompt in one pass"}
+
 
 class General(Adapter):
     """Adapter for a model of any family.
 
-    Full-attention layers are compressed; sliding-window and recurrent layers keep their stock caches. `Findings` state
-    which features the self-check has verified.
+    Full-attention layers are compressed; sliding-window, chunked and recurrent layers keep their stock caches.
+    `Findings` state which features the self-check has verified.
     """
 
     unstreamed = _NEVER["sessions"]
-    left_alone = frozenset({SLIDING}) | RECURRENT | WITHOUT_CACHE
+    left_alone = frozenset({SLIDING, CHUNKED}) | RECURRENT | WITHOUT_CACHE
 
     def __init__(self, model: nn.Module, wrapper: nn.Module | None = None, findings: Findings | None = None) -> None:
         """Serve one model.
@@ -73,6 +78,8 @@ class General(Adapter):
             raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
         if not hasattr(self.model, "generate"):
             raise CannotServe("it has no language-model head")
+        if not isinstance(self.model, GenerationMixin):
+            raise CannotServe("its generate() is not the token by token generation of transformers")
         if not any(hasattr(self.inner, name) for name in ENCODERS.values()):
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules
@@ -80,9 +87,10 @@ class General(Adapter):
         if others:
             raise CannotServe(f"its layers of type {', '.join(sorted(others))} are not supported")
         missing = [str(number) for number, kind in enumerate(self.layer_kinds)
-                   if kind in (FULL, SLIDING) and number not in modules]  # fmt: skip
+                   if kind in (FULL, SLIDING, CHUNKED) and number not in modules]  # fmt: skip
         if missing:
             raise CannotServe(f"no attention module was found for layer {', '.join(missing)}")
+        _ = self.borrowers
         if FULL not in self.layer_kinds:
             raise CannotServe("it has no full-attention layers to compress")
         if Kind.IMAGE not in self.placeholders and Kind.VIDEO not in self.placeholders:
@@ -90,7 +98,8 @@ class General(Adapter):
 
     @property
     def refused(self) -> Mapping[Feature, str]:
-        return {**_NEVER, **(self._findings.refused if self._findings else {})}
+        found = self._findings.refused if self._findings else {}
+        return {**_NEVER, **found, **(_IN_ONE_PASS if CHUNKED in self.layer_kinds else {})}
 
     @property
     def inner(self) -> Any:
@@ -104,6 +113,14 @@ class General(Adapter):
     @cached_property
     def _modules(self) -> Mapping[int, nn.Module]:
         return attention_modules(self.text_model)
+
+    @cached_property
+    def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
+        return borrowing_modules(self._modules)
+
+    @property
+    def one_mask(self) -> bool:
+        return super().one_mask and CHUNKED not in self.layer_kinds
 
     def _attentions_of(self, kind: str | None) -> list[nn.Module]:
         return [self._modules[number] for number, mine in enumerate(self.layer_kinds) if mine == kind]
@@ -136,8 +153,15 @@ class General(Adapter):
             )
         return self._findings
 
+    @property
+    def state_bytes(self) -> int:
+        keys, values = self.cache_dtypes
+        return self.kv_heads * (self.head_dim * keys.itemsize + self._known.value_dim * values.itemsize)
+
     def uncompressed_bytes(self, tokens: int) -> int:
-        window = min(getattr(self.text_model.config, "sliding_window", None) or 1, tokens + 1) - 1
+        config = self.text_model.config
+        sizes = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        window = min(next(filter(None, sizes), 1), tokens + 1) - 1
         return self._known.state_bytes + window * self._known.window_bytes
 
     @property
@@ -147,14 +171,26 @@ class General(Adapter):
 
     @cached_property
     def placeholders(self) -> Mapping[Kind, int]:
-        """Placeholder token ids, from `get_placeholder_mask` or the configuration; both kinds may share one."""
+        """Placeholder token ids that the self-check found, or those of `get_placeholder_mask` or the configuration.
+
+        Both kinds may share one.
+        """
+        if self._findings is not None:
+            return self._findings.placeholders
         found: dict[Kind, int] = {}
         for kind, names in _TOKENS.items():
             ids = [getattr(self.config, name, None) for name in names]
             for each in ids[::-1]:
                 if isinstance(each, int):
                     found[kind] = each
-        found |= _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
+        masked = _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
+        for kind in found.keys() & masked.keys():
+            if masked[kind] not in (found[kind], found.get(Kind.IMAGE)):  # GLM writes the image's token for videos
+                raise CannotServe(
+                    f"its placeholder token for {MEDIA[kind]} is {found[kind]} in its configuration and {masked[kind]} "
+                    "in get_placeholder_mask"
+                )
+        found |= masked
         if Kind.IMAGE in found:
             found.setdefault(Kind.VIDEO, found[Kind.IMAGE])
         return {kind: found[kind] for kind in ENCODERS if kind in found and hasattr(self.inner, ENCODERS[kind])}
@@ -162,10 +198,9 @@ class General(Adapter):
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         if MEDIA[kind] in self.refused:
             self._refuse(MEDIA[kind])
-        counts = token_counts(arguments, features)
         vision = getattr(self.config, "vision_config", None)
-        places = grids(kind, arguments, counts, getattr(vision, "patch_size", None))
-        return [MediaItem(grid) for grid in places]
+        grids = item_grids(kind, arguments, features, getattr(vision, "patch_size", None))
+        return [MediaItem(grid) for grid in grids]
 
     def unpack(self, kind: Kind, arguments: Mapping[str, Any]) -> list[FramePixels] | None:
         return None

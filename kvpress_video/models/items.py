@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,18 @@ from .frame_labels import FrameLabel
 
 ENCODERS: Mapping[Kind, str] = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
 """Methods of a model that encode, per kind."""
+
+
+def features_of(encoded: Any) -> Any:
+    """Return the visual features in the result of a vision tower.
+
+    That is `pooler_output`, or where this is empty the features of the first deepstack level or the last hidden state.
+    """
+    pooled = getattr(encoded, "pooler_output", encoded)
+    if pooled is not None:
+        return pooled
+    levels = getattr(encoded, "deepstack_features", None)
+    return levels[0][1] if levels else encoded.last_hidden_state
 
 
 @dataclass(frozen=True)

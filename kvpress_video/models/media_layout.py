@@ -48,6 +48,42 @@ def _split(tokens: int, arguments: Mapping[str, Any]) -> list[int]:
     return [tokens // items] * items if tokens % items == 0 else [tokens]
 
 
+def item_grids(kind: Kind, arguments: Mapping[str, Any], features: Any, patch_size: Any = None) -> list[Grid]:
+    """Infer the grid of each item of a call of the vision tower.
+
+    Args:
+        kind: of the items.
+        arguments: of the call, by name.
+        features: its result, per item, or for videos per frame.
+        patch_size: as in `grids`.
+
+    Raises:
+        UnsupportedModelError: the result has another form, or the frames of a video differ in size.
+    """
+    counts = token_counts(arguments, features)
+    frames = len(counts) // _videos(kind, arguments, len(counts))
+    if frames == 1:
+        return grids(kind, arguments, counts, patch_size)
+    if len(set(counts)) > 1:
+        raise UnsupportedModelError(f"Expected frames of equal size from the vision tower, got {counts} tokens.")
+    pixels = {name: arguments[name][::frames] for name in _pixel_names(arguments)}
+    return [
+        grid._replace(frames=frames) if grid.known else UnknownGrid(1, 1, frames * grid.tokens)
+        for grid in grids(Kind.IMAGE, {**arguments, **pixels}, counts[::frames], patch_size)
+    ]
+
+
+def _videos(kind: Kind, arguments: Mapping[str, Any], parts: int) -> int:
+    """Return the number of items in `parts` parts: fewer than these for videos that are encoded frame by frame."""
+    sizes, pixels = _named(arguments, ("grid_thw", *_PATCH_COUNTS)), _pixels(arguments)
+    videos = parts
+    if kind is Kind.VIDEO and sizes is not None:
+        videos = len(sizes)
+    elif kind is Kind.VIDEO and pixels is not None and pixels.ndim == 4:
+        videos = 1
+    return parts if parts % videos else videos
+
+
 def grids(kind: Kind, arguments: Mapping[str, Any], counts: Sequence[int], patch_size: Any = None) -> list[Grid]:
     """Infer the grid of each item.
 
@@ -122,5 +158,9 @@ def _named(arguments: Mapping[str, Any], endings: Sequence[str]) -> Tensor | Non
 
 def _pixels(arguments: Mapping[str, Any]) -> Tensor | None:
     """Return the pixels; None if there are several floating-point inputs."""
-    found = [value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point()]
-    return found[0] if len(found) == 1 else None
+    names = _pixel_names(arguments)
+    return arguments[names[0]] if len(names) == 1 else None
+
+
+def _pixel_names(arguments: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in arguments.items() if isinstance(value, Tensor) and value.is_floating_point()]

@@ -10,9 +10,12 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+from .items import ENCODERS
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT = frozenset({"linear_attention", "conv"})
-WITHOUT_CACHE = frozenset({"mlp", "moe"})
+SHARED = "shared"
+WITHOUT_CACHE = frozenset({"mlp", "moe", SHARED})
 _CACHE = ("past_key_values", "past_key_value")
 _OTHER_STATES = {"cross_attention_states", "key_value_states"}
 
@@ -33,6 +36,10 @@ def text_model_of(model: Any) -> Any:
         if below is decoder:
             break
         decoder = below
+    if any(hasattr(decoder, name) for name in ENCODERS.values()):
+        raise CannotServe(
+            "its decoder encodes images itself, so that their embeddings cannot be told from those of text"
+        )
     if decoder is model or "inputs_embeds" not in inspect.signature(decoder.forward).parameters:
         raise CannotServe("its decoder is not a separate module that accepts inputs_embeds")
     return decoder
@@ -45,12 +52,13 @@ def layer_kinds(config: Any) -> list[str]:
         config: of the text model.
 
     Returns:
-        `"full_attention"` for plain dynamic layers, `"sliding_attention"` for sliding windows, else the type in the
-        configuration or the class of the cache layer.
+        `"full_attention"` for plain dynamic layers, `"sliding_attention"` for sliding windows, `"shared"` for layers
+        that read the cache of another, else the type in the configuration or the class of the cache layer.
     """
     layers = DynamicCache(config=config).layers
     words: Sequence[str | None] = getattr(config, "layer_types", None) or [None] * len(layers)
-    return [_kind(layer, word) for layer, word in zip(layers, words, strict=True)]
+    found = [_kind(layer, word) for layer, word in zip(layers, words, strict=False)]
+    return found + [SHARED] * (len(words) - len(layers))  # the last layers may have no cache of their own
 
 
 def _kind(layer: Any, word: str | None) -> str:
@@ -58,6 +66,8 @@ def _kind(layer: Any, word: str | None) -> str:
         return FULL
     if type(layer) is DynamicSlidingWindowLayer:
         return SLIDING if word is None else word
+    if type(layer).__name__ == "DummyLayer" and word in (FULL, SLIDING):
+        return SHARED
     return type(layer).__name__ if word in (None, FULL, SLIDING) else str(word)
 
 
@@ -65,8 +75,7 @@ def attention_modules(text_model: nn.Module) -> Mapping[int, nn.Module]:
     """Return the attention modules by layer index: the innermost modules that accept a cache.
 
     Raises:
-        CannotServe: several modules share an index, or a module is cross attention, sparse attention, or reuses the
-            keys and values of another layer.
+        CannotServe: several modules share an index, or a module is cross attention or sparse attention.
     """
     found: dict[int, list[nn.Module]] = defaultdict(list)
     for module in text_model.modules():
@@ -83,9 +92,29 @@ def attention_modules(text_model: nn.Module) -> Mapping[int, nn.Module]:
             raise CannotServe(f"layer {number} is cross attention")
         if getattr(module, "indexer", None) is not None:
             raise CannotServe(f"layer {number} selects keys with an indexer (sparse attention)")
-        if getattr(module, "is_kv_shared_layer", False):
-            raise CannotServe(f"layer {number} reuses the keys and values of another layer (shared KV)")
     return {number: modules[0] for number, modules in sorted(found.items())}
+
+
+def borrowing_modules(modules: Mapping[int, nn.Module]) -> Mapping[int, list[nn.Module]]:
+    """Return the attention modules that reuse the keys and values of another layer (shared KV), by that layer's index.
+
+    Args:
+        modules: all attention modules by layer index.
+
+    Raises:
+        CannotServe: the layer that a module reads cannot be told.
+    """
+    owners: dict[Any, int] = {}
+    found: dict[int, list[nn.Module]] = defaultdict(list)
+    for number, module in modules.items():
+        kind: Any = getattr(module, "layer_type", None)
+        if getattr(module, "store_full_length_kv", False):
+            owners[kind] = number
+        if getattr(module, "is_kv_shared_layer", False):
+            if kind not in owners:
+                raise CannotServe(f"layer {number} reuses the keys and values of a layer that cannot be told")
+            found[owners[kind]].append(module)
+    return found
 
 
 def recurrent_modules(text_model: nn.Module) -> Mapping[int, nn.Module]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
-from ..attention.masks import FLASH, keeps_stock_mask, layer_mask
+from ..attention.masks import FLASH, keeps_stock_mask, layer_mask, newest_queries
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..cache.allocation import BudgetAllocator
@@ -62,6 +62,7 @@ class PassInFlight:
     recording: RecordedPrefill | None = None
     _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress once all hold the pass
     _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
+    _lent: dict[int, dict[str, Any]] = field(default_factory=dict)  # arguments of attentions whose cache others read
 
     def run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """Call the text model with the hooks that the pass needs.
@@ -111,7 +112,7 @@ class PassInFlight:
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
         """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
         adapter, first, given = self.adapter, self.layers[0], kwargs.get("attention_mask")
-        if adapter.sliding or isinstance(given, Mapping) or not self._layers_alike():
+        if not adapter.one_mask or isinstance(given, Mapping) or not self._layers_alike():
             return False
         padded = first.padded or any(row.padding for row in self.forward_pass.rows)
         if self.forward_pass.length == 1 and not padded:
@@ -161,19 +162,30 @@ class PassInFlight:
 
     @contextmanager
     def _hooked(self, by_layer: bool) -> Iterator[None]:
-        """Put the hooks on. They come first in line, so that those of others see the masks that are in force."""
+        """Put the hooks on. They come first in line, so that those of others see the masks that are in force.
+
+        A layer whose cache others read is compressed after the last of them.
+        """
         adapter, forward_pass = self.adapter, self.forward_pass
         before: list[tuple[Any, Any]] = []
+        after: list[tuple[Any, Any]] = []
         if by_layer:
             before += [(attention, self._before_attention) for attention in adapter.attentions]
         if adapter.sliding:
             sliding = SlidingPass(adapter, tokens_seen(self.layers[0]), forward_pass)
             before += [(attention, sliding.before_attention) for attention in adapter.sliding]
-        after = adapter.attentions if forward_pass.compress or forward_pass.probes else ()
+            before += [(each, sliding.before_borrower) for each in _borrowers(adapter, adapter.sliding)]
+        for attention in adapter.attentions if forward_pass.compress or forward_pass.probes else ():
+            borrowers = _borrowers(adapter, [attention])
+            after += [((borrowers or [attention])[-1], partial(_uncompiled(), self, attention))]
+        for attention in adapter.attentions if by_layer or after else ():
+            borrowers = _borrowers(adapter, [attention])
+            before += [(attention, self._lend)] * bool(borrowers)
+            before += [(each, partial(self._before_borrower, attention)) for each in borrowers if by_layer]
         with entered(
             [
-                *(_registered(attention.register_forward_pre_hook, hook) for attention, hook in before),
-                *(_registered(attention.register_forward_hook, partial(_uncompiled(), self)) for attention in after),
+                *(_registered(attention.register_forward_pre_hook, hook) for attention, hook in reversed(before)),
+                *(_registered(attention.register_forward_hook, hook) for attention, hook in after),
                 *(follow_rows(each, number, forward_pass) for number, each in adapter.recurrences.items()),
             ]
         ):
@@ -187,6 +199,15 @@ class PassInFlight:
                 kwargs["position_ids"] = None  # only read by flash attention, which takes gaps for packed sequences
         return args, kwargs
 
+    def _lend(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._lent[module.layer_idx] = kwargs
+
+    def _before_borrower(
+        self, owner: Any, module: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        mask = newest_queries(self._lent[owner.layer_idx]["attention_mask"], kwargs["hidden_states"])
+        return args, kwargs | {"attention_mask": mask, "position_ids": None}
+
     def _mask(self, layer: CompressedLayer, module: Any, kwargs: dict[str, Any]) -> Tensor | None:
         states = kwargs["hidden_states"]
         alike = (layer.physical, tuple(row.padding for row in layer.rows), states.device)
@@ -196,7 +217,9 @@ class PassInFlight:
             self._masks[alike] = layer_mask(layer, self.forward_pass, given, implementation, states, blocks)
         return self._masks[alike]
 
-    def _after_attention(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def _after_attention(self, attention: Any, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """Compress the layer of `attention`, after `module`, which is the same or the last that reads its cache."""
+        module, kwargs = attention, self._lent.pop(attention.layer_idx, kwargs)
         layer = kwargs["past_key_values"].layers[module.layer_idx]
         if not isinstance(layer, CompressedLayer):
             return
@@ -204,6 +227,12 @@ class PassInFlight:
             window = self.compressor.states_read(self.forward_pass)
             self.recording.note(module, layer, kwargs["hidden_states"], window)
         self.compress(module, layer, kwargs["hidden_states"])
+
+
+def _borrowers(adapter: Adapter, attentions: Sequence[Any]) -> list[Any]:
+    """Return the modules that read the caches of attentions."""
+    borrowers = adapter.borrowers
+    return [each for attention in attentions for each in borrowers.get(attention.layer_idx, ())] if borrowers else []
 
 
 @contextmanager

@@ -231,5 +231,7 @@ class PromptPrefill:
         if aligned is not None:
             visual = is_visual(chunk.tags[..., Tags.KIND])
             self.adapter.put_aligned(arguments, columns.take(aligned[:rows]), visual)
+        if "logits_to_keep" in arguments:  # of text models that compute no more; every chunk's states are joined
+            arguments["logits_to_keep"] = 0
         self.reader.rewrite(arguments, chunk)
         return arguments

@@ -16,7 +16,7 @@ from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter, FramePixels, StandbySettings
 from ..models.devices import device_of
-from ..models.items import ENCODERS
+from ..models.items import ENCODERS, features_of
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
@@ -144,7 +144,7 @@ class VisionRecorder:
             encoded, order = self._encode(kind, encode, arguments)
         finally:
             self._depth -= 1
-        items = self._adapter.items(kind, arguments, getattr(encoded, "pooler_output", encoded))
+        items = self._adapter.items(kind, arguments, features_of(encoded))
         return encoded, self._with_importance(items, order)
 
     def _encode(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[int]]:

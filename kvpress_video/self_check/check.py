@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,12 +16,13 @@ from ..compressor.entries import Kind
 from ..models import general_adapter, has_dedicated_adapter, unsupported
 from ..models.findings import Feature, Findings, findings_of, remember
 from ..models.general import MEDIA, General
-from ..models.text_layers import FULL, SLIDING
+from ..models.text_layers import CHUNKED, FULL, SLIDING
 from ..models.wrappers import unwrapped
 from ..utils.concurrency import model_lock
+from .placement import check_placement
 from .prompts import NoPrompt, PromptMaker, padded_batch, prompt_makers, seeded
 from .queries import check_queries
-from .trials import STEPS, Conversation, Trials, reason_of
+from .trials import STEPS, Conversation, Disagreement, Trials, reason_of
 
 _CURE = "; pass the output of its processor for one image: kvpress_video.inspect(model, inputs)"
 
@@ -66,12 +68,13 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
     refused: dict[Feature, str] = {}
     for kind in adapter.placeholders:
         try:
-            makers[kind], probe = _first_that_runs(adapter, kind, inputs)
+            makers[kind], probe = first_that_runs(adapter, kind, inputs)
         except NoPrompt as error:
             refused[MEDIA[kind]] = str(error)
     if not makers:
         raise unsupported(model, f"no synthetic prompt could be run: {' and '.join(refused.values())}{_CURE}")
-    findings = _measured(adapter, probe)
+    placeholders = {kind: maker.placeholder for kind, maker in makers.items()}
+    findings = replace(_measured(adapter, probe), placeholders={**adapter.placeholders, **placeholders})
     passed: list[str] = []
     for kind, maker in list(makers.items()):
         trials = Trials(general_adapter(model, findings=findings))
@@ -79,7 +82,7 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
             refused[MEDIA[kind]] = wrong
             del makers[kind]
             continue
-        if "chunks" not in refused and (wrong := _in_chunks(trials, maker)):
+        if "chunks" not in refused.keys() | adapter.refused.keys() and (wrong := _in_chunks(trials, maker)):
             refused["chunks"] = wrong
         passed += [f"{MEDIA[kind]}: {each}" for each in trials.passed]
     if not makers:
@@ -88,16 +91,16 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
     interleaved, wrong = _queries(Trials(general_adapter(model, findings=findings)), first)
     if wrong:
         refused["queries"] = wrong
-    prompt = "; ".join(f"{MEDIA[kind]} of {maker.grid.tokens} tokens, grid {_words(maker.grid)}"
-                       for kind, maker in makers.items())  # fmt: skip
+    prompt = "; ".join(f"{MEDIA[kind]} of {_words(maker)}" for kind, maker in makers.items())
     return replace(findings, refused=refused, prompt=prompt, passed=passed, interleaved_rope=interleaved)
 
 
-def _words(grid: Any) -> str:
-    return "×".join(map(str, grid)) if grid.known else "unknown"
+def _words(maker: PromptMaker) -> str:
+    grid = "×".join(map(str, maker.grid)) if maker.grid.known else "unknown"
+    return f"{maker.grid.tokens} tokens, grid {grid}{'' if maker.most > 1 else ' (the stock model takes one per call)'}"
 
 
-def _first_that_runs(adapter: General, kind: Kind, inputs: Mapping[str, Any]) -> tuple[PromptMaker, Any]:
+def first_that_runs(adapter: General, kind: Kind, inputs: Mapping[str, Any]) -> tuple[PromptMaker, Any]:
     """Return the first prompt maker whose prompts the stock model accepts, and the resulting cache."""
     wrong = ""
     for maker in prompt_makers(adapter, kind, inputs):
@@ -110,8 +113,23 @@ def _first_that_runs(adapter: General, kind: Kind, inputs: Mapping[str, Any]) ->
 
 @torch.no_grad()
 def _probe(adapter: General, maker: PromptMaker, caches: list[Any]) -> None:
-    _, cache = _talk(maker, 0).run(adapter.model, adapter.text_model.config)
-    caches.append(cache)
+    """Run the stock model.
+
+    Raises:
+        Disagreement: it generates without the module that receives the placeholder tokens.
+    """
+    talk, called = _talk(maker, 0), set[nn.Module]()
+    with ExitStack() as undo:
+        for module in (adapter.inner, adapter.text_model):
+            undo.callback(module.register_forward_pre_hook(lambda module, args: called.add(module)).remove)
+        try:
+            caches.append(talk.run(adapter.model, adapter.text_model.config)[1])
+        finally:
+            if adapter.text_model in called and adapter.inner not in called:
+                raise Disagreement(
+                    f"its generate() passes embeddings to its language model and never calls "
+                    f"{type(adapter.inner).__name__}, which sees the placeholder tokens"
+                )
 
 
 def _measured(adapter: General, cache: Any) -> Findings:
@@ -123,7 +141,7 @@ def _measured(adapter: General, cache: Any) -> Findings:
     kinds = adapter.layer_kinds
     shapes = {
         (layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3])
-        for layer, kind in zip(cache.layers, kinds, strict=True)
+        for layer, kind in zip(cache.layers, kinds, strict=False)
         if kind == FULL and layer.keys is not None
     }
     unwritten = [number for number, kind in enumerate(kinds) if kind == FULL and cache.layers[number].keys is None]
@@ -131,18 +149,13 @@ def _measured(adapter: General, cache: Any) -> Findings:
         raise unsupported(adapter.model, f"its layers {unwritten} write no cache")
     if len(shapes) > 1:
         raise unsupported(adapter.model, f"its layers differ in KV heads, key width and value width: {sorted(shapes)}")
-    heads, width, other = shapes.pop()
-    if width != other:
-        raise unsupported(
-            adapter.model,
-            f"its keys are {width} wide and its values {other} (latent attention, MLA): an entry has no one size",
-        )
-    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=True) if kind == SLIDING]
+    heads, key_width, value_width = shapes.pop()
+    windows = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind in (SLIDING, CHUNKED)]
     per_token = sum(
         part[0, :, 0].numel() * part.element_size() for layer in windows for part in (layer.keys, layer.values)
     )
-    states = [layer for layer, kind in zip(cache.layers, kinds, strict=True) if kind not in (FULL, SLIDING)]
-    return Findings(heads, width, per_token, sum(map(_state_bytes, states)))
+    states = [layer for layer, kind in zip(cache.layers, kinds, strict=False) if kind not in (FULL, SLIDING, CHUNKED)]
+    return Findings(heads, key_width, value_width, adapter.placeholders, per_token, sum(map(_state_bytes, states)))
 
 
 def _state_bytes(layer: Any) -> int:
@@ -155,7 +168,7 @@ def _talk(maker: PromptMaker, seed: int, **sizes: int) -> Conversation:
 
 
 def _conversation(maker: PromptMaker, rows: Sequence[Mapping[str, Tensor]], seed: int) -> Conversation:
-    inputs = rows[0] if len(rows) == 1 else padded_batch(rows, maker.words(1, seeded(9))[0])
+    inputs = rows[0] if len(rows) == 1 else padded_batch(maker, rows)
 
     def said(count: int, start: int) -> Tensor:
         words = [maker.words(count, seeded(seed + start + row)) for row in range(len(rows))]
@@ -168,9 +181,10 @@ def _whole(trials: Trials, maker: PromptMaker) -> str:
     """Check prefill in one pass; return the first failure."""
     talk = _talk(maker, 0)
     return _first_wrong(
+        partial(check_placement, trials.adapter, maker),
         partial(trials.keeps_everything, talk, "whole"),
         partial(trials.keeps_half, talk, "whole"),
-        partial(trials.pads, *_batch(maker), "whole", None),
+        *(partial(trials.pads, *batch, "whole", None) for batch in _batches(maker)),
     )
 
 
@@ -181,17 +195,29 @@ def _in_chunks(trials: Trials, maker: PromptMaker) -> str:
         partial(trials.keeps_everything, talk, "chunked", chunk),
         partial(trials.keeps_half, talk, "split"),
         partial(trials.keeps_half, talk, "chunked", chunk),
-        partial(trials.pads, *_batch(maker), "split", None),
-        partial(trials.pads, *_batch(maker), "chunked", chunk),
+        *(partial(trials.pads, *batch, "split", None) for batch in _batches(maker)),
+        *(partial(trials.pads, *batch, "chunked", chunk) for batch in _batches(maker)),
     )
 
 
-def _batch(maker: PromptMaker) -> tuple[Conversation, list[Conversation]]:
-    rows = [maker.prompt(items=1, before=3, seed=5), maker.prompt(items=1, before=7, after=4, seed=6)]
+def _batches(maker: PromptMaker) -> list[tuple[Conversation, list[Conversation]]]:
+    """Make a padded batch, and each of its rows; none if a call of the stock model takes one item only."""
+    if maker.most == 1:
+        return []
+    rows = _rows(maker)
     together = _conversation(maker, rows, 5)
     alone = [Conversation(row, together.said[number : number + 1], together.more[number : number + 1])
              for number, row in enumerate(rows)]  # fmt: skip
-    return together, alone
+    return [(together, alone)]
+
+
+def padded_rows(maker: PromptMaker) -> dict[str, Tensor]:
+    """Make the inputs of a padded batch of two rows with one item each."""
+    return padded_batch(maker, _rows(maker))
+
+
+def _rows(maker: PromptMaker) -> list[dict[str, Tensor]]:
+    return [maker.prompt(items=1, before=3, seed=5), maker.prompt(items=1, before=7, after=4, seed=6)]
 
 
 def _queries(trials: Trials, maker: PromptMaker) -> tuple[bool, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models.base import Adapter
 
@@ -16,41 +17,46 @@ class Passes:
     """Entries held by each compressed layer after each pass, for one row without padding.
 
     Attributes:
-        layers: per layer index, the length of each pass and the token indices held after it, (kv_heads, entries).
+        layers: per layer index, the tokens seen after each pass and the token indices held then, (kv_heads, entries).
     """
 
     def __init__(self, adapter: Adapter) -> None:
         """Prepare to record the compressed layers of an adapter."""
         self.layers: dict[int, list[tuple[int, Tensor]]] = {}
-        self._attentions: list[nn.Module] = adapter.attentions
+        self._attentions: list[Any] = adapter.attentions
+        self._borrowers = adapter.borrowers
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Record every pass inside the context, which must be entered before the compression hooks are attached."""
 
-        def note(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            states = args[0] if args else kwargs["hidden_states"]
-            held = kwargs["past_key_values"].layers[module.layer_idx].kept[0]
-            self.layers.setdefault(module.layer_idx, []).append((states.shape[1], held))
+        def note(number: int, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            layer = kwargs["past_key_values"].layers[number]
+            self.layers.setdefault(number, []).append((layer.logical, layer.kept[0]))
 
         with ExitStack() as undo:
             for attention in self._attentions:
-                undo.callback(attention.register_forward_hook(note, with_kwargs=True).remove)
+                last = [attention, *self._borrowers.get(attention.layer_idx, ())][-1]
+                hook = partial(note, attention.layer_idx)
+                undo.callback(last.register_forward_hook(hook, with_kwargs=True).remove)
             yield
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
         """Mask, inside the context, the entries of the stock model that had been evicted before each query's pass."""
 
-        def mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        def mask(owner: Any, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             states = args[0] if args else kwargs["hidden_states"]
-            past = kwargs["past_key_values"].get_seq_length(module.layer_idx)
-            blind = self._blind(module.layer_idx, past, past + states.shape[1], states.device)
+            seen = kwargs["past_key_values"].get_seq_length(owner.layer_idx)
+            stop = seen + states.shape[1] if module is owner else seen
+            blind = self._blind(owner.layer_idx, stop - states.shape[1], stop, states.device)
             return args, kwargs | {"attention_mask": _without(kwargs.get("attention_mask"), blind, module, states)}
 
         with ExitStack() as undo:
             for attention in self._attentions:
-                undo.callback(attention.register_forward_pre_hook(mask, with_kwargs=True).remove)
+                for module in (attention, *self._borrowers.get(attention.layer_idx, ())):
+                    hook = partial(mask, attention)
+                    undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
 
     def _blind(self, number: int, start: int, stop: int, device: torch.device) -> Tensor:
@@ -58,12 +64,12 @@ class Passes:
         passes = self.layers[number]
         blind = torch.zeros(len(passes[0][1]), stop - start, stop, dtype=torch.bool, device=device)
         first, held = 0, None
-        for columns, after in passes:
-            here = slice(max(first, start) - start, max(min(first + columns, stop), start) - start)
+        for end, after in passes:
+            here = slice(max(first, start) - start, max(min(end, stop), start) - start)
             if held is not None and here.start < here.stop:
                 gone = torch.ones(len(held), first, dtype=torch.bool, device=device)
                 blind[:, here, :first] = gone.scatter_(1, held.long().to(device), False)[:, None]
-            first, held = first + columns, after
+            first, held = end, after
         return blind
 
 

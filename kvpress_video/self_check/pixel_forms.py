@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -64,12 +65,24 @@ class Tower:
         """Make pixels of ones, since some towers drop all-zero images."""
         return torch.ones(shape, device=self.device, dtype=self.dtype)
 
-    def unpadded(self, *shape: int) -> Arguments:
-        """Make a mask that declares all pixels valid, if the tower requires one."""
+    def required(self, name: str) -> bool:
+        """Whether the tower demands an argument."""
+        return name in self.names and self.names[name].default is inspect.Parameter.empty
+
+    def instruction(self) -> Arguments:
+        """Make the text that a querying transformer reads, if the tower requires one."""
+        name = self.ending("_input_ids")
+        return {name: self.table([1, 2, 3])} if name and self.required(name) else {}
+
+    def unpadded(self, lead: Sequence[int], side: int) -> Iterator[Arguments]:
+        """Make masks that declare all pixels, or all tiles, valid; an empty one if the tower does without."""
         mask = self.names.get("pixel_attention_mask")
         if mask is None or mask.default is None:
-            return {}
-        return {"pixel_attention_mask": torch.ones(shape, dtype=torch.long, device=self.device)}
+            yield {}
+            return
+        yield {"pixel_attention_mask": torch.ones(*lead, side, side, dtype=torch.long, device=self.device)}
+        if len(lead) > 1:
+            yield {"pixel_attention_mask": torch.ones(*lead, dtype=torch.bool, device=self.device)}
 
     def table(self, *rows: Sequence[int]) -> Tensor:
         """Make an integer tensor."""
@@ -77,8 +90,9 @@ class Tower:
 
 
 def _patch_rows(tower: Tower) -> Iterator[Arguments]:
-    """One sequence of patches, with `*_grid_thw`."""
-    if not (grid := tower.ending("grid_thw")):
+    """One sequence of patches, with `*_grid_thw`, or `*_grid_hw` for images."""
+    grid = tower.ending("grid_thw") or tower.ending("grid_hw")
+    if not grid:
         return
     step = tower.number("temporal_patch_size", "patch_temporal", or_else=1)
     own = tower.number("spatial_merge_size", "merge_size", "merge_kernel_size", or_else=2)
@@ -88,7 +102,7 @@ def _patch_rows(tower: Tower) -> Iterator[Arguments]:
         area, square = tower.patch**2, (tower.patch, tower.patch)
         for shape in ((tower.channels * step * area,), (tower.channels, *square), (tower.channels * area,),
                       (tower.channels, step, *square)):  # fmt: skip
-            yield {tower.pixels: tower.made(count, *shape), grid: tower.table(size)}
+            yield {tower.pixels: tower.made(count, *shape), grid: tower.table(size[grid.endswith("_hw") :])}
 
 
 def _placed_patches(tower: Tower) -> Iterator[Arguments]:
@@ -115,6 +129,15 @@ def _padded_patches(tower: Tower) -> Iterator[Arguments]:
         yield {tower.pixels: pixels, "spatial_shapes": tower.table([8, 6]), "pixel_attention_mask": mask}
 
 
+def _strip_of_patches(tower: Tower) -> Iterator[Arguments]:
+    """Patches side by side in one strip, with the rows and columns of each image, as in MiniCPM-V 4.6."""
+    if not (sizes := tower.ending("target_sizes_videos") or tower.ending("target_sizes")):
+        return
+    rows, columns = 16, 12
+    pixels = tower.made(tower.frames, tower.channels, tower.patch, rows * columns * tower.patch)
+    yield {tower.pixels: pixels, sizes: tower.table([rows, columns])}
+
+
 def _pooled_patches(tower: Tower) -> Iterator[Arguments]:
     """Patches with the patch indices of each token, as in Molmo 2."""
     pooling, grids = tower.ending("_token_pooling"), tower.ending("_grids")
@@ -129,13 +152,16 @@ def _pooled_patches(tower: Tower) -> Iterator[Arguments]:
 
 
 def _pictures(tower: Tower) -> Iterator[Arguments]:
-    """Square images, with `image_sizes` if the tower takes them."""
-    leading = ((1, tower.frames),) if tower.video else _TILES
+    """Square images, with `image_sizes` if the tower takes them, and a second copy if it reads two resolutions."""
+    leading = ((1, tower.frames), (tower.frames,)) if tower.video else _TILES
     known = [*_sides(tower.vision), *_sides(tower.config), *_SIDES]
     sized = tower.names.get("image_sizes")
     if sized is None or sized.default is None:
         for side, lead in product(dict.fromkeys(known), leading):
-            yield {tower.pixels: tower.made(*lead, tower.channels, side, side), **tower.unpadded(*lead, side, side)}
+            shape = (*lead, tower.channels, side, side)
+            copies = [name for name in tower.names if "pixel_values" in name and tower.required(name)]
+            pictures = {name: tower.made(*shape) for name in (tower.pixels, *copies)}
+            yield from (pictures | tower.instruction() | mask for mask in tower.unpadded(lead, side))
     if sized is not None:
         free = 4 * tower.patch * tower.number("spatial_merge_size", or_else=1)  # for towers that take any size
         for side, lead in product(dict.fromkeys([free, *known]), leading):
@@ -143,8 +169,13 @@ def _pictures(tower: Tower) -> Iterator[Arguments]:
             yield {tower.pixels: pixels, "image_sizes": tower.table([side, side])}
 
 
+def _bare_patches(tower: Tower) -> Iterator[Arguments]:
+    """Patches alone, as in Fuyu."""
+    yield {tower.pixels: tower.made(1, 12, tower.channels * tower.patch**2)}
+
+
 FORMS: Sequence[Callable[[Tower], Iterator[Arguments]]] = (
-    *(_patch_rows, _placed_patches, _padded_patches, _pooled_patches, _pictures),
+    *(_patch_rows, _placed_patches, _padded_patches, _strip_of_patches, _pooled_patches, _pictures, _bare_patches),
 )
 
 
@@ -166,7 +197,8 @@ def named(config: Any, names: Sequence[str]) -> list[int]:
 
 
 def _sides(config: Any) -> Iterator[int]:
-    size = getattr(config, "image_size", None)
+    arguments = getattr(config, "model_args", None) or {}  # of a tower from timm
+    size = getattr(config, "image_size", None) or arguments.get("img_size")
     if isinstance(size, Mapping):
         size = list(size.values())
     yield from (side for side in (size if isinstance(size, (list, tuple)) else [size]) if isinstance(side, int))

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..compressor.entries import Grid, Kind
 from ..models.devices import device_of
 from ..models.general import General
-from ..models.items import ENCODERS
+from ..models.items import ENCODERS, features_of
 from .pixel_forms import Tower, candidates, named
 
 _FRAMES = 3
@@ -43,31 +44,41 @@ class PromptMaker:
         kind: image or video.
         arguments: arguments of the vision tower for one item.
         grid: visual tokens of one item.
+        placeholder: token id that stands for a visual token.
         apart: whether text separates the frames of a video.
+        most: items that one call may have.
     """
 
     adapter: General
     kind: Kind
     arguments: Mapping[str, Tensor]
     grid: Grid
+    placeholder: int
     apart: bool = False
+    most: int = 2
 
-    def prompt(self, items: int = 2, before: int = 3, after: int = 5, seed: int = 0) -> dict[str, Tensor]:
-        """Make the inputs of `generate()` for one row: text, items separated by text, text."""
-        generator = seeded(seed)
+    def prompt(self, items: int | None = None, before: int = 3, after: int = 5, seed: int = 0) -> dict[str, Tensor]:
+        """Make the inputs of `generate()` for one row: text, items (by default `most`) separated by text, text."""
+        generator, items = seeded(seed), items or self.most
         ids = self.words(before, generator)
         for item in range(items):
             ids += [*(self.words(2, generator) if item else []), *self._spelled(generator)]
         ids += self.words(after, generator)
         model, device = self.adapter.model, device_of(self.adapter.text_model)
-        pixels = {name: _noise(value, items, generator).to(device) for name, value in self.arguments.items()}
+        pixels = {name: self.stacked([_noise(value, generator) for _ in range(items)]).to(device)
+                  for name, value in self.arguments.items()}  # fmt: skip
         inputs = {"input_ids": torch.tensor([ids], device=device)}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        types = (inputs["input_ids"] == self.adapter.placeholders[self.kind]).long()
+        types = (inputs["input_ids"] == self.placeholder).long()
         taken = inspect.signature(type(model).forward).parameters
         kinds = {"token_type_ids": types, "mm_token_type_ids": types * _TYPES[self.kind]}
         seconds = dict.fromkeys(_SECONDS, torch.ones(items, device=device)) if self.kind is Kind.VIDEO else {}
         return inputs | {name: value for name, value in (kinds | seconds).items() if name in taken} | pixels
+
+    def stacked(self, parts: Sequence[Tensor]) -> Tensor:
+        """Combine one argument of several items: along the first dimension, or side by side if they form a strip."""
+        strip = "target_sizes" in self.arguments and parts[0].is_floating_point()
+        return torch.cat(list(parts), dim=-1 if strip else 0)
 
     def words(self, count: int, generator: torch.Generator) -> list[int]:
         """Draw random token ids without special meaning."""
@@ -79,17 +90,18 @@ class PromptMaker:
         special = set(_token_ids(self.adapter.config)) | set(self.adapter.placeholders.values())
         size = self.adapter.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         head = self.adapter.model.get_output_embeddings()  # type: ignore[operator]
-        size = min(size, head.weight.shape[0])
+        if head is not None:
+            size = min(size, head.weight.shape[0])
         return [token for token in range(size // 4, 3 * size // 4) if token not in special][:4096]
 
     def _spelled(self, generator: torch.Generator) -> Iterator[int]:
         parts = self.grid.frames if self.apart else 1
-        config, token = self.adapter.config, self.adapter.placeholders[self.kind]
+        config = self.adapter.config
         for part in range(parts):
             if part:
                 yield from self.words(2, generator)
             yield from named(config, _OPENS[self.kind])
-            yield from [token] * (self.grid.tokens // parts)
+            yield from [self.placeholder] * (self.grid.tokens // parts)
             yield from named(config, _CLOSES[self.kind])
 
 
@@ -117,16 +129,17 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
         try:
             with torch.no_grad():
                 encoded = call(**arguments)
-            (item,) = adapter.items(kind, arguments, getattr(encoded, "pooler_output", encoded))
+            (item,) = adapter.items(kind, arguments, features_of(encoded))
         except Exception as error:
             reason = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
         if item.grid.tokens < 2:
             reason = reason or "fewer than two tokens"
             continue
-        yield PromptMaker(adapter, kind, arguments, item.grid)
-        if kind is Kind.VIDEO and item.grid.frames > 1:
-            yield PromptMaker(adapter, kind, arguments, item.grid, apart=True)
+        known = adapter.placeholders
+        tokens = dict.fromkeys(known[each] for each in (kind, Kind.IMAGE) if each in known)
+        for most, token, apart in product((2, 1), tokens, (False, True)[: 1 + (item.grid.frames > 1)]):
+            yield PromptMaker(adapter, kind, arguments, item.grid, token, apart, most)
         return
     shapes = "an image" if kind is Kind.IMAGE else "a video"
     raise NoPrompt(
@@ -134,8 +147,9 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
     )
 
 
-def padded_batch(rows: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """Combine prompts into a left-padded batch."""
+def padded_batch(maker: PromptMaker, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Combine prompts of one maker into a left-padded batch."""
+    pad = maker.words(1, seeded(9))[0]
     length = max(row["input_ids"].shape[1] for row in rows)
     aligned = {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0}
     batch = {}
@@ -144,7 +158,7 @@ def padded_batch(rows: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Te
         if name in aligned:
             fill = aligned[name]
             parts = [torch.nn.functional.pad(part, (length - part.shape[1], 0), value=fill) for part in parts]
-        batch[name] = torch.cat(parts)
+        batch[name] = maker.stacked(parts)
     return batch
 
 
@@ -155,10 +169,8 @@ def _tower(adapter: General, kind: Kind, names: Mapping[str, Any]) -> Tower:
     return Tower(names, vision, config, device, dtype, _FRAMES if video else 1, video)
 
 
-def _noise(value: Tensor, items: int, generator: torch.Generator) -> Tensor:
-    if not value.is_floating_point():
-        return torch.cat([value] * items)
-    return torch.randn(items * len(value), *value.shape[1:], generator=generator).to(value.dtype)
+def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(value.shape, generator=generator).to(value.dtype) if value.is_floating_point() else value
 
 
 def _token_ids(config: Any) -> Iterator[int]:

@@ -70,15 +70,16 @@ class Conversation:
         """Generate both turns; return logits and the final cache."""
         cache = DynamicCache(config=config)
         first, rest = self.said[:, :STEPS], self.said[:, STEPS:]
-        begun = _generated(model, self.inputs, first, cache)
+        begun = generated(model, self.inputs, first, cache)
         ids = torch.cat([begun.sequences, self.more], dim=1)
         length = self.inputs["attention_mask"].shape[1]
         mask = torch.nn.functional.pad(self.inputs["attention_mask"], (0, ids.shape[1] - length), value=1)
-        ended = _generated(model, {"input_ids": ids, "attention_mask": mask}, rest, cache)
+        ended = generated(model, {"input_ids": ids, "attention_mask": mask}, rest, cache)
         return torch.stack([*begun.logits, *ended.logits], dim=1).float(), cache
 
 
-def _generated(model: Any, inputs: Mapping[str, Tensor], said: Tensor, cache: Any) -> Any:
+def generated(model: Any, inputs: Mapping[str, Tensor], said: Tensor, cache: Any = None) -> Any:
+    """Generate the tokens `said`, (batch, n), without the model's own settings."""
     length = inputs["input_ids"].shape[1]
 
     def force(ids: Tensor, scores: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ OFFERED: dict[str, set[str]] = {
     "molmo2": {"queries", "chunks"},
     "paligemma": {"queries", "chunks"},
     "gemma4": {"chunks"},
+    "gemma3n": set(),
+    "llama4": {"queries", "chunks"},
+    "granite_docling": set(),
+    "kimi_k25": {"queries"},
 }
 
 
@@ -165,7 +169,9 @@ def test_a_method_that_needs_a_grid_says_so_where_there_is_none() -> None:
         ("florence2", "encoder-decoder"),
         ("mllama", "get_image_features|cross attention"),
         ("git", "get_image_features"),
-        ("llama4", "chunked_attention"),
+        ("qwen4_exp", "indexed_attention"),
+        ("chameleon", "encodes images itself"),
+        ("blip-2", "its generate\\(\\) passes embeddings"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(model_type: str, reason: str) -> None:

@@ -14,8 +14,8 @@ from ...budget import Budget
 from ...cache.allocation import BudgetAllocator
 from ...cache.forward_pass import RowState
 from ...compressor.registry import UNCOMPRESSED, make_method, parse
-from ...errors import UnknownNameError
-from ...models import adapter_for
+from ...errors import UnknownNameError, UnsupportedModelError
+from ...models import adapter_for, has_dedicated_adapter
 from ...models.base import Adapter
 from ...models.loading import BUNDLED, check_folder
 from ...prefill.options import label_share, usual_chunk
@@ -175,6 +175,12 @@ def read_model(text: str) -> tuple[Adapter, Any]:
                 model: Any = AutoModelForImageTextToText.from_config(config)
         except (OSError, ValueError) as error:
             raise UnknownNameError(f"Cannot read the configuration and processor of {name!r}: {error}") from error
+    if not has_dedicated_adapter(model):
+        raise UnsupportedModelError(
+            f"A dry run cannot estimate {name!r} (model type {config.model_type!r}): it has no dedicated adapter, and "
+            "the self-check needs the weights, which a dry run does not load. Run the sweep without a dry run, or "
+            f"`kvpress-video models {name}`."
+        )
     return adapter_for(model.to(_dtype(settings.get("dtype", "auto"), config))), processor
 
 

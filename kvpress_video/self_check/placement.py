@@ -1,0 +1,49 @@
+"""Check of where pixels enter the text model: at placeholder tokens, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.general import General
+from .prompts import PromptMaker
+from .trials import Disagreement, generated
+
+
+@torch.no_grad()
+def check_placement(adapter: General, maker: PromptMaker) -> None:
+    """Compare the tokens that change with the pixels with the placeholder tokens.
+
+    Raises:
+        Disagreement: other tokens change, or none.
+    """
+    prompt, other = maker.prompt(seed=0), maker.prompt(seed=1)
+    pixels = {name: other[name] for name in maker.arguments}
+    first, second = (_entering(adapter, inputs) for inputs in (prompt, prompt | pixels))
+    changed = (first != second).any(dim=-1)
+    placeholders = (prompt["input_ids"] == maker.placeholder).to(changed.device)
+    wrong = int((changed & ~placeholders).sum())
+    if wrong or not changed.any():
+        raise Disagreement(
+            f"its pixels change {int(changed.sum())} embeddings, of which {wrong} are not at a placeholder token "
+            f"(token id {maker.placeholder})"
+        )
+
+
+def _entering(adapter: General, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the embeddings and deepstack features that the text model receives, (batch, n, width)."""
+    seen: list[Tensor] = []
+
+    def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        parts = [kwargs["inputs_embeds"], adapter.take_aligned(kwargs)]
+        seen.append(torch.cat([part.float() for part in parts if part is not None], dim=-1))
+
+    handle = adapter.text_model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        generated(adapter.model, inputs, inputs["input_ids"][:, :1])
+    finally:
+        handle.remove()
+    return seen[0]

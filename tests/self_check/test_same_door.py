@@ -1,0 +1,73 @@
+"""Models that others have wrapped, split or cut go through the same self-check."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from generation import answer
+from unknown_families import prompt_of, tiny
+
+import kvpress_video as kv
+from kvpress_video.sweep.dry_run import cost
+
+pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
+
+FAMILY = "llava"
+
+
+def test_a_lora_wrapper_is_checked_with_its_adapters() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, init_lora_weights=False, target_modules=r".*language_model.*self_attn\.(q|v)_proj")
+    wrapped = peft.get_peft_model(tiny(FAMILY), config).eval()
+    merged = deepcopy(wrapped).merge_and_unload()
+    assert kv.inspect(wrapped).adapter == kv.inspect(merged).adapter == "general"
+    logits = []
+    for model in (wrapped, merged):
+        with kv.compress(model, "snapkv", "30%") as run:
+            logits.append(answer(model, prompt_of(merged), eos_token_id=None).logits)
+        assert run.report.ratio < 0.31
+    torch.testing.assert_close(*logits)
+
+
+def test_a_forward_for_embeddings_is_compressed() -> None:
+    """Embedding models read hidden states of one forward pass."""
+    model = tiny(FAMILY)
+    inputs = prompt_of(model)
+    with torch.no_grad():
+        stock = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        with kv.compress(model, "random", "100%", prefill="whole"):
+            full = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        with kv.compress(model, "random", "50%", prefill="whole") as run:
+            model(**inputs, output_hidden_states=True)
+    torch.testing.assert_close(full, stock, rtol=0, atol=1e-4)
+    assert run.report.ratio == 0.5
+
+
+def test_a_model_without_a_head_is_refused_with_the_reason() -> None:
+    with pytest.raises(kv.UnsupportedModelError, match=r"has no language-model head|get_image_features|generate"):
+        kv.compress(tiny(FAMILY).model, "random", "50%")
+
+
+def test_offloaded_weights_change_nothing(tmp_path: Path) -> None:
+    from accelerate import disk_offload
+
+    plain = tiny(FAMILY)
+    inputs = prompt_of(plain)
+    offloaded = disk_offload(tiny(FAMILY), str(tmp_path), execution_device=torch.device("cpu"))
+    logits = []
+    for model in (plain, offloaded):
+        with kv.compress(model, "key-norm", 7) as run:
+            logits.append(answer(model, inputs, eos_token_id=None).logits)
+        assert set(run.report.entries) == {7}
+    torch.testing.assert_close(*logits)
+
+
+def test_a_dry_run_says_that_it_cannot_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny(FAMILY).config.save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda folder: None)
+    with pytest.raises(kv.UnsupportedModelError, match=r"dry run cannot estimate.*kvpress-video models"):
+        cost.read_model(str(tmp_path))
