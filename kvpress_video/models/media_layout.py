@@ -66,7 +66,8 @@ def item_grids(kind: Kind, arguments: Mapping[str, Any], features: Any, patch_si
         return grids(kind, arguments, counts, patch_size)
     if len(set(counts)) > 1:
         raise UnsupportedModelError(f"Expected frames of equal size from the vision tower, got {counts} tokens.")
-    pixels = {name: arguments[name][::frames] for name in _pixel_names(arguments)}
+    items = len(counts) // frames
+    pixels = {name: arguments[name][:: max(len(arguments[name]) // items, 1)] for name in _pixel_names(arguments)}
     return [
         grid._replace(frames=frames) if grid.known else UnknownGrid(1, 1, frames * grid.tokens)
         for grid in grids(Kind.IMAGE, {**arguments, **pixels}, counts[::frames], patch_size)

@@ -183,3 +183,14 @@ def test_mistakes() -> None:
     states = torch.randn(1, 24, 8)
     with pytest.raises(kv.MissingInputError, match="needs attention, rope"):
         kv.select(kv.from_kvpress(KeyNormPress()), states, states, grid=(2, 3, 4), keep=12)
+
+
+def test_a_press_is_a_base_of_other_methods() -> None:
+    model = model_of("qwen2_5_vl")
+    inputs = zoo.inputs(model, [video_prompt("qwen2_5_vl", 12)])
+    for wrapper in ("pyramid", "chunk", "critical"):
+        press, own = (
+            kept_by(model, make_method(wrapper, base=base), inputs, "25%")
+            for base in (kv.from_kvpress(KeyNormPress()), "key-norm")
+        )
+        assert all(map(torch.equal, press, own))

@@ -7,7 +7,7 @@ import torch
 
 from kvpress_video.compressor.entries import Context, Entries, Grid, Kind, UnknownGrid
 from kvpress_video.errors import MissingInputError, UnsupportedModelError
-from kvpress_video.models.media_layout import grids, token_counts
+from kvpress_video.models.media_layout import grids, item_grids, token_counts
 
 PIXELS = torch.zeros(2, 3, 28, 42)
 THW = torch.tensor([[3, 4, 6], [1, 2, 2]])
@@ -65,3 +65,24 @@ def test_a_method_that_asks_for_an_unknown_grid_is_told_so() -> None:
     with pytest.raises(MissingInputError, match=r"4 tokens.*key-norm"):
         _ = Entries(*parts, Context(grid)).complete
     assert Entries(*parts, Context(Grid(1, 1, 4))).complete
+
+
+@pytest.mark.parametrize(
+    ("arguments", "features", "expected"),
+    [
+        ({"pixel_values_videos": torch.zeros(4, 3, 28, 42)}, torch.zeros(4, 6, 8), [(4, 2, 3)]),
+        ({"pixel_values_videos": torch.zeros(4, 3, 28, 42)}, torch.zeros(2, 6, 8), [(2, 2, 3)]),  # two frames a step
+        ({"pixel_values_videos": torch.zeros(4, 3, 28, 42)}, torch.zeros(4, 7, 8), [None]),
+        ({"target_sizes_videos": torch.tensor([[4, 6]])}, [torch.zeros(6, 8)] * 3, [(3, 2, 3)]),
+        ({"video_grid_thw": THW}, [torch.zeros(18, 8), torch.zeros(1, 8)], [(3, 2, 3), (1, 1, 1)]),
+    ],
+)
+def test_frames_that_are_encoded_alone_are_one_video(arguments: dict, features: object, expected: list) -> None:
+    found = item_grids(Kind.VIDEO, arguments, features, patch_size=14)
+    assert [tuple(grid) if grid.known else None for grid in found] == expected
+
+
+def test_frames_of_unequal_size_are_an_error() -> None:
+    pixels = {"pixel_values_videos": torch.zeros(2, 3, 28, 42)}
+    with pytest.raises(UnsupportedModelError, match="equal size"):
+        item_grids(Kind.VIDEO, pixels, [torch.zeros(6, 8), torch.zeros(5, 8)])
