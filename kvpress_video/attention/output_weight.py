@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..compressor.tensor_parallel import local
 from ..errors import UnsupportedModelError
@@ -28,10 +29,20 @@ def output_weight(attention: Any, heads: int) -> Tensor:
     Raises:
         UnsupportedModelError: the weight is quantised, or not on a device.
     """
-    weight = local(attention.o_proj.weight).detach()
+    with _on_device(attention.o_proj):
+        weight = local(attention.o_proj.weight).detach()
     if weight.dtype not in _PLAIN or weight.is_meta:
         raise UnsupportedModelError(
             f"The method reads the output projection of each layer, which is {weight.dtype} on {weight.device} here: "
-            "load the model without quantisation or offloading, or choose another method."
+            "load the model without quantisation, or choose another method."
         )
     return weight.unflatten(1, (heads, attention.num_key_value_groups, -1)).permute(1, 2, 3, 0)
+
+
+def _on_device(module: nn.Module) -> AbstractContextManager[Any]:
+    """Bring weights that accelerate has offloaded to the device on which the module computes."""
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    from accelerate.utils import align_module_device
+
+    return align_module_device(module)

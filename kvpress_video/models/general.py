@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import GenerationMixin
 
 from ..compressor.entries import Grid, Kind
 from ..compressor.rope import Rope
@@ -78,6 +77,8 @@ class General(Adapter):
             raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
         if not hasattr(self.model, "generate"):
             raise CannotServe("it has no language-model head")
+        from transformers import GenerationMixin  # which imports what only several processes need
+
         if not isinstance(self.model, GenerationMixin):
             raise CannotServe("its generate() is not the token by token generation of transformers")
         if not any(hasattr(self.inner, name) for name in ENCODERS.values()):

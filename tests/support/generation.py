@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "standby-novelty": {"n": 4},
     "sink-window": {"sinks": 2},
     "detachable": {"scorer": "van", "window": 0.7},
+    "dual-rate": {"base": "key-norm"},  # held copies score alike: a tie may fall either way where scores are sums
     "pyramid": {"beta": 2.0},
     "hermes": {"summary": False},  # what is kept is kept as it was, so that the stock model can be masked like it
     "residual": {"means": 0.0},
