@@ -10,6 +10,7 @@ import torch
 import transformers
 import zoo
 from generation import SETTINGS, compressed, model_of
+from packaging.version import Version
 from sessions import TinyProcessor, footage
 from torch import Tensor
 
@@ -57,6 +58,10 @@ def passes(model: Any, inputs: dict[str, Tensor], **options: Any) -> tuple[Tenso
 @pytest.mark.parametrize("method", ["van", "snapkv", "hermes", "streammem", "infinipot-v"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_those_without_guesses(family: str, method: str, how: str) -> None:
+    if (family, how) == ("gemma3", "draft") and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip(
+            "this prompt is an error on the stock model too: windows of older transformers keep rejected guesses"
+        )
     model = model_of(family)
     inputs = zoo.inputs(model, [prompt(family)])
     with kv.compress(model, method, "30%", **SETTINGS.get(method, {})) as run:

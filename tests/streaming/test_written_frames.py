@@ -153,7 +153,8 @@ def _media(family: str, processor: Any, video: Any) -> dict[str, Any]:
         return {"images": [list(video)]}
     numbers = list(range(len(video)))
     metadata = {"fps": RATE, "total_num_frames": len(video), "frames_indices": numbers}
-    found = {"videos": [video], "video_metadata": [metadata], "do_sample_frames": False}
+    videos = [[video]] if family == "smolvlm" else [video]  # of each prompt
+    found = {"videos": videos, "video_metadata": [metadata], "do_sample_frames": False}
     if family == "video_llama_3":
         found["size"] = dict(processor.video_processor.size) | {"longest_edge": 64 * 96 * len(video)}
     return found
