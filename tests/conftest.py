@@ -20,6 +20,21 @@ pytest_plugins = ("offloading", "forged_sessions")
 torch.set_num_threads(1)  # two test processes share two cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what a method shares with others to the slow tests."""
+    from generation import SCORES_ALONE
+
+    own = Path(__file__).parent / "methods"
+    for item in items:
+        method = (
+            item.callspec.params.get("method")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if isinstance(method, str) and method in SCORES_ALONE and own not in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def bundled() -> tuple[Any, Any]:
     """The bundled model and its processor."""

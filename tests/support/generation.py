@@ -13,6 +13,11 @@ from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.registry import method_class, method_names
 from kvpress_video.models import adapter_for
 
+SCORES_ALONE = {
+    "bucketed", "chunk", "diversity", "dual-rate", "evs", "keydiff", "lagkv", "leverage", "otsu", "pyramid",
+    "reconstruction", "slots", "tova", "vfl", "vidcom2",
+}  # fmt: skip
+"""Methods that need nothing of a model that others do not: outside of `tests/methods` theirs are slow tests."""
 METHODS = [name for name in method_names() if name != "full" and "cache" in method_class(name).stages]
 UNEVEN = ("per-layer", "pyramid")
 """Methods whose layers have different budgets."""
