@@ -21,7 +21,7 @@ from kvpress_video.compressor.entries import Context, Entries, Grid, Tags
 from kvpress_video.compressor.registry import make_method
 
 MINE = SETTINGS | {"detachable": {"scorer": "van", "window": 0.9}, "per-layer": {"shares": (1.02, 0.98)},
-                   "pyramid": {"beta": 1.02}}  # fmt: skip
+                   "pyramid": {"beta": 1.02}, "vfl-drop": {"left": 38}}  # fmt: skip
 WRITTEN = [family for family in zoo.FAMILIES if family.startswith("qwen3")]
 
 

@@ -181,7 +181,7 @@ def test_mistakes() -> None:
     with pytest.raises(kv.MethodError, match=r"Short.score\(\) returned .*return one score per entry"):
         kept_by(model, kv.from_kvpress(Short()), zoo.inputs(model, [video_prompt("qwen2_5_vl")]))
     states = torch.randn(1, 24, 8)
-    with pytest.raises(kv.MissingInputError, match="needs attention, rope"):
+    with pytest.raises(kv.MissingInputError, match="needs 'attention' and 'rope'"):
         kv.select(kv.from_kvpress(KeyNormPress()), states, states, grid=(2, 3, 4), keep=12)
 
 
