@@ -209,7 +209,7 @@ def interrupted(after: float) -> Iterator[None]:
 @pytest.mark.parametrize("how", ["compress", "patch"])
 def test_interrupted_wait_leaves_the_stock_model(model: Any, inputs: list[dict[str, Tensor]], how: str) -> None:
     before, gate = traces(model), Gate()
-    with interrupted(0.5), getattr(kv, how)(model, METHOD, BUDGET):
+    with interrupted(2), getattr(kv, how)(model, METHOD, BUDGET):
         thread = Call(answer, model, inputs[0], logits_processor=[gate])
         thread.start()
         assert gate.reached.wait(WAIT)

@@ -19,6 +19,8 @@ from kvpress_video.errors import MissingInputError, UnsupportedModelError
 from kvpress_video.models import adapter_for
 from kvpress_video.models.routing import first_router
 
+MIXTURES = [family for family in zoo.FAMILIES if family in ("qwen3_vl_moe", "qwen3_5_moe")]
+
 
 @pytest.mark.parametrize(
     "entries", [footage(batch=2), thinned(footage(), 7, 36)], ids=["whole frames", "parts of frames"]
@@ -42,7 +44,7 @@ def test_no_router() -> None:
         make_method("router-similarity").select(replace(entries, context=replace(entries.context, router=None)), 10)
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe"])
+@pytest.mark.parametrize("family", MIXTURES)
 def test_experts_are_those_of_the_model(family: str) -> None:
     """The probabilities are those that the first layer's own gate computes."""
     model = model_of(family)
@@ -58,7 +60,7 @@ def test_experts_are_those_of_the_model(family: str) -> None:
     torch.testing.assert_close(first_router(adapter)(states), logits.float().softmax(dim=-1))
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe"])
+@pytest.mark.parametrize("family", MIXTURES)
 def test_before_the_prefill_of_a_mixture_of_experts(family: str) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family, 7)])

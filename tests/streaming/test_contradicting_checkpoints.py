@@ -306,7 +306,7 @@ def test_tensors_that_contradict_the_facts(damage: str, good: Path, tmp_path: Pa
 
 def test_a_session_that_contradicts_itself_is_not_written(tmp_path: Path, bundled: Any) -> None:
     """Such as one whose keys overflowed."""
-    snapshot = lived(*bundled, budget=100).snapshot()
+    snapshot = lived(*bundled, budget=100, recent_ratio=0.25).snapshot()
     snapshot.tensors["layers.2.keys"][0, 0, 0, 0] = torch.nan
     with pytest.raises(kv.CacheError, match=r"cannot be written to .*a\.kvv: its snapshot .*layers.2.keys holds NaN"):
         write_snapshot(tmp_path / "a.kvv", snapshot, bundled[0])

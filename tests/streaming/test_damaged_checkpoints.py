@@ -42,7 +42,10 @@ def test_a_forged_file_is_one_that_loads_while_nothing_is_wrong(good: Path, tmp_
     metadata, facts, tensors = parts(good)
     forge(tmp_path / "a.kvv", metadata, json.dumps(facts), tensors)
     assert (tmp_path / "a.kvv").stat().st_size == good.stat().st_size
-    assert same(read_snapshot(tmp_path / "a.kvv", bundled[0]).tensors, lived(*bundled, budget=100).snapshot().tensors)
+    assert same(
+        read_snapshot(tmp_path / "a.kvv", bundled[0]).tensors,
+        lived(*bundled, budget=100, recent_ratio=0.25).snapshot().tensors,
+    )
 
 
 # --- Whole files ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ Parts = tuple[dict[str, str], dict[str, Any], dict[str, Tensor]]
 def good(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a session with frames that wait."""
     path = tmp_path_factory.mktemp("good") / "good.kvv"
-    lived(*bundled, budget=100).save(path)
+    lived(*bundled, budget=100, recent_ratio=0.25).save(path)
     return path
 
 
