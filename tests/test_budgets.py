@@ -18,6 +18,7 @@ from kvpress_video.budget import Budget
 from kvpress_video.cache.allocation import allocate
 from kvpress_video.compression import check_achieved
 from kvpress_video.errors import BudgetError
+from kvpress_video.models import adapter_for
 
 RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12
@@ -31,7 +32,8 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
     rows, columns = zoo.grid(family)
     visual = FRAMES * rows * columns
     inputs = zoo.inputs(model, [video_prompt(family, FRAMES)])
-    if method in UNEVEN and ratio > 2 / 3:  # its first layers would need more than there is
+    crowded = method in UNEVEN or (method == "vfl-drop" and len(adapter_for(model).attentions) < 3)
+    if crowded and ratio > 2 / 3:  # its first layers would need more than there is
         with (
             kv.compress(model, method, ratio, **SETTINGS.get(method, {})),
             pytest.raises(kv.BudgetError, match="layer 0"),
@@ -46,7 +48,7 @@ def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: st
     words = torch.isin(inputs["input_ids"][0], torch.tensor(zoo.WORDS)).nonzero().flatten()
     for layer, kept in zip(compressed(output.past_key_values), run.kept, strict=True):
         assert all(bool(torch.isin(words, head).all()) for head in kept[0])  # text is never evicted
-        if method not in UNEVEN:
+        if method not in (*UNEVEN, "vfl", "vfl-drop"):
             assert kept.shape[2] == text + keep
         held = kept[kept >= 0].reshape(kept.shape)
         assert (held.diff(dim=-1) > 0).all()

@@ -15,7 +15,7 @@ from kvpress_video.models import adapter_for
 
 SCORES_ALONE = {
     "bucketed", "chunk", "diversity", "dual-rate", "evs", "keydiff", "lagkv", "leverage", "otsu", "pyramid",
-    "reconstruction", "slots", "tova", "vfl", "vidcom2",
+    "reconstruction", "residual", "slots", "tova", "vfl", "vidcom2",
 }  # fmt: skip
 """Methods that need nothing of a model that others do not: outside of `tests/methods` theirs are slow tests."""
 METHODS = [name for name in method_names() if name != "full" and "cache" in method_class(name).stages]
