@@ -67,15 +67,23 @@ class Wrapper(Compressor):
         return {"base": type(self._base).__name__, "base_settings": self._base.describe(), **own}
 
 
+@dataclass(frozen=True)
+class ScoreWrapper(Wrapper):
+    """Choose by the scores of a base method, which must give each entry one; nothing is merged."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not has_scores(self._base):
+            raise UnknownNameError(
+                f"{type(self._base).__name__} cannot be the base of {type(self).__name__}: that takes one score per "
+                "entry. Choose a base such as 'snapkv', 'van' or 'key-norm'."
+            )
+
+    def reduce(self, entries: Entries, keep: int) -> Kept:
+        """Keep the selection; nothing is merged."""
+        return Kept(self.select(entries, keep))
+
+
 def has_scores(method: Compressor) -> bool:
     """Check that a method, and the one that it wraps, gives each entry a score."""
     return Compressor.scores not in (type(method).scores, type(method.observer).scores)
-
-
-def check_has_scores(base: Compressor, wrapper: str) -> None:
-    """Raise UnknownNameError unless the base of a wrapper gives each entry a score."""
-    if not has_scores(base):
-        raise UnknownNameError(
-            f"{type(base).__name__} cannot be the base of {wrapper}: that takes one score per entry. "
-            "Choose a base such as 'snapkv', 'van' or 'key-norm'."
-        )

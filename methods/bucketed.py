@@ -8,15 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, Kept, top
+from kvpress_video.compressor import Compressor, Entries, top
 from kvpress_video.errors import BudgetError
 
+from ._grid import grid_slots
 from ._ranks import rank
-from ._wrapper import Wrapper, check_has_scores
+from ._wrapper import ScoreWrapper
 
 
 @dataclass(frozen=True)
-class Bucketed(Wrapper):
+class Bucketed(ScoreWrapper):
     """Keep the best entries wherever they are, and of the others only as many as fit into buckets of positions.
 
     The tokens of the segment seen so far are divided in order into ⌈keep / capacity⌉ equal buckets. The ⌊free·keep⌋
@@ -40,7 +41,6 @@ class Bucketed(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_has_scores(self._base, "Bucketed")
         if not 0 <= self.free <= 1:
             raise BudgetError(f"free is a share of the budget between 0 and 1, got {self.free}.")
         if self.capacity < 1:
@@ -51,11 +51,6 @@ class Bucketed(Wrapper):
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
         place = rank(self.checked_scores(entries))
         buckets = max(1, -(-keep // self.capacity))
-        token = entries.frame.long() * entries.grid.patches + entries.patch
-        within = rank(-place, token * buckets // entries.grid.tokens)
+        within = rank(-place, grid_slots(entries) * buckets // entries.grid.tokens)
         turn = torch.where(place < int(self.free * keep), 2, (within < self.capacity).long())
         return top(turn * len(entries) - place, keep)
-
-    def reduce(self, entries: Entries, keep: int) -> Kept:
-        """Keep the selection; nothing is merged."""
-        return Kept(self.select(entries, keep))

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kvpress_video.compressor import Entries, Kept, top
+from kvpress_video.compressor import Entries, top
 from kvpress_video.errors import BudgetError
 
+from ._grid import grid_slots
 from ._ranks import rank
-from ._wrapper import Wrapper, check_has_scores
+from ._wrapper import ScoreWrapper
 
 
 @dataclass(frozen=True)
-class Chunk(Wrapper):
+class Chunk(ScoreWrapper):
     """Keep whole neighbourhoods of patches, by the mean score of a base method, the same in all heads of a layer.
 
     Each frame is divided into neighbourhoods of `rows` × `columns` patches; those at the right and lower edges may be
@@ -40,7 +41,6 @@ class Chunk(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_has_scores(self._base, "Chunk")
         if min(self.rows, self.columns) < 1:
             raise BudgetError(f"rows and columns must be at least 1 patch, got {self.rows} and {self.columns}.")
 
@@ -53,14 +53,10 @@ class Chunk(Wrapper):
         place = rank(self._means(entries)).expand(*entries.keys.shape[:2], -1)
         return top(-place.gather(2, self._neighbourhood(entries)), keep)
 
-    def reduce(self, entries: Entries, keep: int) -> Kept:
-        """Keep the selected entries."""
-        return Kept(self.select(entries, keep))
-
     def _means(self, entries: Entries) -> Tensor:
         """Average the scores of each neighbourhood, (batch, 1, neighbourhoods) fp32; -inf where nothing is cached."""
         scores, grid = self._base.checked_scores(entries).float(), entries.grid
-        slot = entries.frame.long() * grid.patches + entries.patch
+        slot = grid_slots(entries)
 
         def summed(states: Tensor) -> Tensor:
             # Every entry has a slot of its own: the result does not depend on the order of additions.

@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Entries, Kept, top
+from kvpress_video.compressor import Entries, top
 from kvpress_video.errors import BudgetError, MissingInputError
 from kvpress_video.utils.blocks import iter_fp32_blocks
 
-from ._wrapper import Wrapper, check_has_scores
+from ._wrapper import ScoreWrapper
 
 
 @dataclass(frozen=True)
-class Critical(Wrapper):
+class Critical(ScoreWrapper):
     """Keep half of the budget by the scores of a base method, and the rest by score times ‖W_o·V‖₁.
 
     The second half maximises (s + `epsilon`)·‖W_o·V‖₁, where s is the score of the base and W_o the part of the layer's
@@ -41,7 +41,6 @@ class Critical(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_has_scores(self._base, "Critical")
         if not 0 <= self.first <= 1:
             raise BudgetError(f"first is a share of the budget between 0 and 1, got {self.first}.")
         if not 0 <= self.epsilon < float("inf"):
@@ -60,10 +59,6 @@ class Critical(Wrapper):
         scores = self._base.checked_scores(entries)
         first = top(scores, int(self.first * keep))
         return top(self._weighted(scores, entries).scatter(-1, first, torch.inf), keep)
-
-    def reduce(self, entries: Entries, keep: int) -> Kept:
-        """Keep the selected entries."""
-        return Kept(self.select(entries, keep))
 
     def _weighted(self, scores: Tensor, entries: Entries) -> Tensor:
         above = scores.float() - scores.float().amin(dim=-1, keepdim=True).clamp_max(0)

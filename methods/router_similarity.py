@@ -12,6 +12,8 @@ from torch.nn.functional import avg_pool3d, normalize, pad
 from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import MissingInputError
 
+from ._grid import grid_slots
+
 
 @dataclass(frozen=True)
 class RouterSimilarity(Compressor):
@@ -41,7 +43,7 @@ class RouterSimilarity(Compressor):
                 "'router-similarity' needs the router of a mixture of experts: run it inside compress() on a model."
             )
         routing = normalize(router(entries.keys), dim=-1)
-        slot = entries.frame.long() * grid.patches + entries.patch
+        slot = grid_slots(entries)
 
         def of_window(states: Tensor) -> Tensor:
             """Sum states, (batch, kv_heads, n, width), over the window of each entry."""

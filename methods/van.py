@@ -15,6 +15,7 @@ from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError, MissingInputError, unknown_name
 
 from ._directions import norms
+from ._grid import grid_slots
 from ._survivors import check_treatment, pseudo_frames
 
 BY_VARIATION = "variation"
@@ -71,7 +72,7 @@ class VaN(Compressor):
         grid, pool = entries.grid, self._pool(entries, lengths)
         if entries.complete or self.entries == "official":
             return pool(lengths.unflatten(2, (pseudo_frames(entries), *grid[1:]))).flatten(2)
-        slot = entries.frame.long() * grid.patches + entries.patch
+        slot = grid_slots(entries)
 
         def pooled(states: Tensor) -> Tensor:
             spread = lengths.new_zeros(*lengths.shape[:2], grid.tokens).scatter(2, slot, states)
