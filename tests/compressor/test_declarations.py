@@ -12,12 +12,12 @@ import torch
 import zoo
 from generation import model_of
 from kvpress_video.methods.key_norm import KeyNorm
-from random_entries import footage
 from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor import Compressor, Entries, check_observer, make_method
 from kvpress_video.compressor.base import checked_banked, checked_layer_budgets
+from kvpress_video.contract.random_entries import footage
 from kvpress_video.errors import BudgetError, KVPressVideoError, MethodError, MissingInputError, UnknownNameError
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from random_entries import GRID, first_frames, footage, later
 from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor import Compressor, Entries, Kept, Places, make_method, top
+from kvpress_video.contract.random_entries import GRID, first_frames, footage, later
 from kvpress_video.errors import BudgetError, KVPressVideoError, MethodError
 
 KEEP = 24

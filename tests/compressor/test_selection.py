@@ -9,12 +9,12 @@ import pytest
 import torch
 import zoo
 from generation import METHODS, answer, model_of, video_prompt
-from random_entries import GRID, HEAD_DIM, ROPE, footage
 from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor import Compressor, Context, Entries, Kept, Rope, make_method, top
 from kvpress_video.compressor.base import NEEDS
+from kvpress_video.contract.random_entries import GRID, HEAD_DIM, ROPE, footage
 
 PREFIX, HEADS = 5, 2
 ENTRIES = footage()

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from random_entries import GRID, footage
 
 from kvpress_video import select
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Entries, Grid, Places, Tags
 from kvpress_video.compressor.registry import make_method, method_class, method_names
 from kvpress_video.contract.on_entries import ON_ENTRIES, check_kept, same, second_pass
-from kvpress_video.contract.random_entries import unanswered
+from kvpress_video.contract.random_entries import GRID, footage, unanswered
 from kvpress_video.contract.trial import Trial
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
 

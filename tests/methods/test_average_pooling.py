@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from kvpress_video.methods.average_pooling import groups
-from random_entries import GRID, ROPE, footage, thinned
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d, pad
 
 from kvpress_video.compressor.entries import Entries, Grid, Places, segment_entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, ROPE, footage, thinned
 from kvpress_video.errors import BudgetError
 
 GRIDS = [Grid(10, 3, 4), Grid(1, 7, 5), Grid(5, 1, 6), Grid(3, 6, 1), Grid(7, 1, 1), Grid(4, 5, 5)]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from plain_heads import PlainHead, expected
-from random_entries import GRID, first_frames, footage, later, thinned
 
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, first_frames, footage, later, thinned
 from kvpress_video.errors import BudgetError, KVPressVideoError, UnknownNameError
 
 

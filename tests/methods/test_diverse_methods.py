@@ -9,12 +9,12 @@ import pytest
 import torch
 from kvpress_video.methods._rotation import unrotated
 from kvpress_video.methods.reconstruction import features
-from random_entries import ROPE, footage, thinned
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import ROPE, footage, thinned
 
 at_first_and_later = pytest.mark.parametrize(
     "entries", [footage(batch=2), thinned(footage(), 7, 36)], ids=["first pass", "later pass"]

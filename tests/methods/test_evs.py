@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from plain_heads import PlainHead, best, expected
-from random_entries import GRID, ROPE, footage, thinned
 
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, ROPE, footage, thinned
 
 
 def evs(head: PlainHead) -> list[float]:

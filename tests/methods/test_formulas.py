@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from random_entries import GRID, ROPE, first_frames, footage, later, thinned
 
 from kvpress_video.compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from kvpress_video.errors import BudgetError, MissingInputError
 
 KEEPS = [3, 12, 30, 36, 61]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from torch import Tensor
 
 from kvpress_video.compressor import Entries, Queries, make_method
 from kvpress_video.compressor.base import checked_layer_budgets
+from kvpress_video.contract.random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from kvpress_video.errors import BudgetError, MissingInputError, UnknownNameError
 
 at_first_and_later = pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from plain_heads import PlainHead, best, expected
-from random_entries import GRID, ROPE, footage, thinned
 
 from kvpress_video.compressor.entries import Entries, Grid
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, ROPE, footage, thinned
 from kvpress_video.errors import BudgetError
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from plain_heads import PlainHead, best, expected, heads, turn
-from random_entries import GRID, footage, thinned
 from torch import Tensor
 
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, footage, thinned
 from kvpress_video.errors import BudgetError
 
 

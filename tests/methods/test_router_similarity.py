@@ -8,13 +8,12 @@ import pytest
 import torch
 import zoo
 from generation import answer, model_of, video_prompt
-from random_entries import footage, thinned
 from torch.nn.functional import cosine_similarity
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
-from kvpress_video.contract.random_entries import routed
+from kvpress_video.contract.random_entries import footage, routed, thinned
 from kvpress_video.errors import MissingInputError, UnsupportedModelError
 from kvpress_video.models import adapter_for
 from kvpress_video.models.routing import first_router

@@ -10,10 +10,10 @@ from kvpress_video.methods import _directions as directions
 from kvpress_video.methods import tar as module
 from kvpress_video.methods.tar import TaR
 from operations import Operations
-from random_entries import GRID, footage, thinned
 
 from kvpress_video.compressor import top
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, footage, thinned
 
 SHARES = [0.05, 0.2, 0.5, 0.9]
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 import zoo
 from generation import SETTINGS, answer, model_of, video_prompt
-from random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Context, Entries, Grid, Places, segment_entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import GRID, ROPE, first_frames, footage, later, thinned
 from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputError, UnknownNameError
 
 Vector = list[float]

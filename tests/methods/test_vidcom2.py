@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from plain_heads import PlainHead, expected
-from random_entries import first_frames, footage, thinned
 
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import first_frames, footage, thinned
 from kvpress_video.errors import UnknownNameError
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import zoo
 from generation import answer, model_of, video_prompt
-from random_entries import footage, thinned
 
 import kvpress_video as kv
 from kvpress_video.compressor.base import checked_layer_budgets
 from kvpress_video.compressor.entries import Entries
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.contract.random_entries import footage, thinned
 from kvpress_video.errors import BudgetError
 
 at_first_and_later = pytest.mark.parametrize(

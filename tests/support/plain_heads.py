@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from random_entries import ROPE
 
 from kvpress_video.compressor.entries import Entries
+from kvpress_video.contract.random_entries import ROPE
 
 
 class PlainHead:
