@@ -32,10 +32,13 @@ from ..world.clips import when_was_it
 SEED = HELD_OUT_SEED + 50_000
 BUDGETS = (48, 96, 192, 384)
 METHODS = ("infinipot-v", "uniform")
+FAMILIES = ("time", "order", "all")
+DEFAULT: Labels = "spread"
 RESAMPLES = 10_000
 WHAT = (
     "A row of `cells` is one method, budget and setting of labels: the share of right answers over all clips, then the "
-    "ends of its 95% interval. A row of `rows` is one of them on one clip, with its answers in the order of questions."
+    "ends of its 95% interval. A row of `differences` is that share less that of `spread`, clip by clip. "
+    "A row of `rows` is one of them on one clip, with its answers in the order of questions."
 )
 
 
@@ -74,33 +77,63 @@ def rows(clips: Sequence[Clip], methods: Sequence[str], budgets: Sequence[int]) 
             yield watch(model, inputs, processor, clip, method, budget, labels)
 
 
-def summary(clips: Sequence[Clip], found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracies of each cell, by family of questions, with 95% intervals from resampled clips."""
+def per_clip(clips: Sequence[Clip], found: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, np.ndarray]]:
+    """Right answers and questions of each cell that has answers, clip by clip: family to an array of (clips, 2)."""
     families = {clip.path.name: [question.family for question in asked(clip)] for clip in clips}
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    cells: dict[tuple[Any, ...], dict[str, list[tuple[int, int]]]] = {}
     for row in found:
-        cells.setdefault((row["method"], row["budget"], row["labels"]), []).append(row)
-    table = []
-    for (method, budget, labels), mine in cells.items():
-        line: dict[str, Any] = {"method": method, "budget": budget, "labels": labels}
-        if "error" in mine[0]:
-            table.append(line | {"error": mine[0]["error"]})
+        if "error" in row:
             continue
-        line |= {name: max(row[name] for row in mine) for name in ("entries", "label_entries", "bytes")}
-        marks = [list(zip(families[row["clip"]], row["right"], strict=True)) for row in mine]
-        for family in ("time", "order", "all"):
-            per_clip = [[right for asked_of, right in clip if family in (asked_of, "all")] for clip in marks]
-            line[family] = interval(per_clip)
-        table.append(line)
-    return table
+        cell = cells.setdefault((row["method"], row["budget"], row["labels"]), {family: [] for family in FAMILIES})
+        marks = list(zip(families[row["clip"]], row["right"], strict=True))
+        for family, counts in cell.items():
+            right = [mark for asked_of, mark in marks if family in (asked_of, "all")]
+            counts.append((sum(right), len(right)))
+    return {cell: {family: np.array(counts) for family, counts in found.items()} for cell, found in cells.items()}
 
 
-def interval(per_clip: Sequence[Sequence[bool]]) -> list[float]:
-    """Share of right answers, and the ends of its 95% interval from resampled clips."""
-    right, count = (np.array([measure(marks) for marks in per_clip]) for measure in (sum, len))
-    drawn = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
-    shares = right[drawn].sum(1) / count[drawn].sum(1)
-    return [round(float(value), 3) for value in (right.sum() / count.sum(), *np.quantile(shares, (0.025, 0.975)))]
+def summary(clips: Sequence[Clip], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracies of each cell, by family of questions, with 95% intervals from resampled clips."""
+    marks = per_clip(clips, found)
+    table: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in found:
+        cell = (row["method"], row["budget"], row["labels"])
+        line = table.setdefault(cell, dict(zip(("method", "budget", "labels"), cell, strict=True)))
+        if "error" in row:
+            line["error"] = row["error"]
+            continue
+        line |= {name: max(row[name], line.get(name, 0)) for name in ("entries", "label_entries", "bytes")}
+        line |= {family: interval(counts) for family, counts in marks[cell].items()}
+    return list(table.values())
+
+
+def differences(clips: Sequence[Clip], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy of `keep` and of `drop` less that of the default, on the same clips, with 95% intervals."""
+    marks = per_clip(clips, found)
+    return [
+        {"method": method, "budget": budget, "labels": labels}
+        | {family: interval(counts, marks[method, budget, DEFAULT][family]) for family, counts in cell.items()}
+        for (method, budget, labels), cell in marks.items()
+        if labels != DEFAULT and (method, budget, DEFAULT) in marks
+    ]
+
+
+def interval(counts: np.ndarray, less: np.ndarray | None = None) -> list[float]:
+    """Share of right answers, less that of others on the same clips, and the ends of its 95% interval.
+
+    Args:
+        counts: right answers and questions, clip by clip.
+        less: those of what to compare with.
+    """
+
+    def share(of: np.ndarray) -> Any:
+        return of[..., 0].sum(-1) / of[..., 1].sum(-1)
+
+    drawn = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
+    found, resampled = share(counts), share(counts[drawn])
+    if less is not None:
+        found, resampled = found - share(less), resampled - share(less[drawn])
+    return [round(float(value), 3) for value in (found, *np.quantile(resampled, (0.025, 0.975)))]
 
 
 def main() -> None:
@@ -129,7 +162,7 @@ def main() -> None:
         "settings": {method: make_method(method).describe() for method in options.methods},
         "minutes": round((time.perf_counter() - started) / 60, 1),
     }
-    write_result(options.out, head, cells=summary(clips, found), rows=found)
+    write_result(options.out, head, cells=summary(clips, found), differences=differences(clips, found), rows=found)
 
 
 if __name__ == "__main__":
