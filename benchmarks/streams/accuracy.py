@@ -31,6 +31,7 @@ from kvpress_video.errors import BudgetError
 from kvpress_video.sweep.benchmark import same_words
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.grid.spec import make_grid
+from kvpress_video.sweep.grid.yaml_file import read_grid
 from kvpress_video.sweep.run.environment import device_name
 from kvpress_video.video.reader import Frames
 
@@ -139,11 +140,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="seconds of each clip (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the first clip (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD")
+    parser.add_argument("--grid", type=Path, metavar="GRID.yaml", help="take the methods of this grid instead")
     parser.add_argument("--budgets", nargs="+", default=BUDGETS, metavar="N", help="visual entries")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), metavar="N")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    cells = make_grid(methods=options.methods, budgets=options.budgets).cells()
+    methods = read_grid(options.grid).methods if options.grid else options.methods
+    cells = make_grid(methods=methods, budgets=options.budgets).cells()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         clips = make_clips(

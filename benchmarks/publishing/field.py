@@ -1,0 +1,180 @@
+"""Publish every method side by side: the page `docs/every-method.md` and its figure.
+
+    kvpress-video sweep benchmarks/grids/every-method.yaml --out sweeps/every-method
+    python -m kvpress_video.benchmarks.streams.accuracy --grid benchmarks/grids/every-method.yaml \\
+        --budgets 16 64 256 --out benchmarks/results/every-method/streams.json
+    python -m kvpress_video.benchmarks.publishing.field sweeps/every-method
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import kvpress_video as kv
+from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.report.findings import Findings
+from kvpress_video.report.ranking import accuracy_of, finished
+from kvpress_video.report.style import GRID, drawing, save
+from kvpress_video.sweep.results.export import encode, write
+from kvpress_video.sweep.stats.summary import SummaryRow, records
+
+from ..streams.publish import Answered
+from .sweep import fill_files
+
+OURS = ("standby-novelty", "infinipot-v")
+"""Methods that all others are compared with."""
+SIGNIFICANT = 0.05
+_DARK = 0.55
+"""Accuracy above which a field is dark enough for white digits."""
+
+Columns = Mapping[tuple[str, str], Mapping[str, float]]
+"""Panel and budget to the accuracy of each method that was measured there."""
+
+
+def columns(summary: Sequence[SummaryRow], streams: Answered) -> dict[tuple[str, str], dict[str, float]]:
+    """Gather the accuracies of one-shot prompts, by camera, and of streams, by what is asked."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    lines = finished(summary)
+    budgets = list(dict.fromkeys(line.budget for line in lines if line.method != UNCOMPRESSED))
+    for group in sorted({line.group for line in lines}, reverse=True):
+        mine = [line for line in lines if line.group == group]
+        whole = {line.method: accuracy_of(line) for line in mine if line.method == UNCOMPRESSED}
+        for budget in budgets:
+            at = {line.method: accuracy_of(line) for line in mine if line.budget == budget}
+            found[f"prompt, {group} camera", budget] = whole | at
+    for column in ("memory", "present"):
+        for budget in streams.budgets:
+            marks = {method: streams.accuracy(method, budget, column) for method in streams.methods}
+            found[f"stream, {column}", budget] = {name: mark.mean for name, mark in marks.items() if mark}
+    return found
+
+
+def by_family(methods: Sequence[str]) -> list[str]:
+    """Order methods by the family of their idea, the full cache first."""
+    families = {info.name: info.family for info in kv.list_methods()}
+    order = list(dict.fromkeys(families[name.partition(":")[0]] for name in methods))
+    return sorted(methods, key=lambda name: order.index(families[name.partition(":")[0]]))
+
+
+def short(method: str) -> str:
+    """Return a method's name with its settings where they fit."""
+    return method if len(method) <= 34 else method[:32] + "…"
+
+
+def draw(found: Columns, picture: Path) -> None:
+    """Draw methods × budgets, a panel for each camera and for each kind of question in a stream.
+
+    Args:
+        found: the accuracies.
+        picture: file to write.
+    """
+    panels = list(dict.fromkeys(panel for panel, _ in found))
+    methods = by_family(list(dict.fromkeys(method for at in found.values() for method in at)))
+    widths = [sum(panel == name for panel, _ in found) for name in panels]
+    with drawing():
+        figure = Figure(figsize=(2.6 + 0.52 * sum(widths), 1.0 + 0.2 * len(methods)), layout="constrained")
+        grid = figure.subplots(1, len(panels), sharey=True, width_ratios=widths, squeeze=False)[0]
+        for axes, panel in zip(grid, panels, strict=True):
+            budgets = [budget for name, budget in found if name == panel]
+            table = np.array([[found[panel, budget].get(name, np.nan) for budget in budgets] for name in methods])
+            axes.pcolormesh(table, cmap="YlGnBu", vmin=0, vmax=1, edgecolors=GRID, linewidth=0.5)
+            axes.set_xticks(np.arange(len(budgets)) + 0.5, budgets, rotation=40, ha="left", rotation_mode="anchor")
+            axes.set_yticks(np.arange(len(methods)) + 0.5, [short(name) for name in methods])
+            axes.tick_params(length=0, labeltop=True, labelbottom=False)
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+            axes.set_xlabel(panel)
+            for (row, place), value in np.ndenumerate(table):
+                if np.isfinite(value):
+                    ink = "#ffffff" if value > _DARK else "#111111"
+                    text = f"{value:.2f}".replace("0.", ".", 1)
+                    axes.text(place + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
+        grid[0].invert_yaxis()
+    save(figure, picture)
+
+
+def table(found: Columns) -> str:
+    """Write accuracies in Markdown, a row per method; the best of each column in bold."""
+    methods = by_family(list(dict.fromkeys(method for at in found.values() for method in at)))
+    best = {key: max(value for name, value in at.items() if name != UNCOMPRESSED) for key, at in found.items()}
+    lines = [
+        "| method | " + " | ".join(f"{panel} {budget}" for panel, budget in found) + " |",
+        "| --- |" + " ---: |" * len(found),
+    ]
+    for name in methods:
+        cells = []
+        for key, at in found.items():
+            text = f"{at[name]:.2f}" if name in at else "–"
+            cells.append(f"**{text}**" if at.get(name) == best[key] and name != UNCOMPRESSED else text)
+        lines.append(f"| {short(name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def beaten(sweep: Path, reference: str) -> str:
+    """List where a method beats the reference in prompts: paired differences, after Bonferroni's correction."""
+    lines = [
+        line
+        for line in finished(Findings.read(sweep, reference).summary)
+        if line.difference and line.method not in (reference, UNCOMPRESSED)
+    ]
+    won = [line for line in lines if line.difference and line.difference.mean > 0]
+    clear = [line for line in won if line.difference and line.difference.p * len(lines) < SIGNIFICANT]
+    text = f"Of {len(lines)} comparisons with `{reference}`, {len(clear)} are clearly won by the other method"
+    if not clear:
+        return text + ".\n"
+    rows = [
+        f"- `{short(line.method)}`, {line.group} camera, {line.budget}: {line.difference.mean:+.2f} "
+        f"[{line.difference.low:+.2f}, {line.difference.high:+.2f}]"
+        for line in sorted(clear, key=lambda line: (line.group, line.method))
+        if line.difference
+    ]
+    return text + ":\n\n" + "\n".join(rows) + "\n"
+
+
+def stream_beaten(streams: Answered) -> str:
+    """List where a method beats the streams' reference, likewise."""
+    rivals = [name for name in streams.methods if name not in (UNCOMPRESSED, "infinipot-v")]
+    gaps: list[tuple[str, str, str, Any]] = [
+        (name, column, budget, gap)
+        for name in rivals
+        for column in ("memory", "present")
+        for budget in streams.budgets
+        if (gap := streams.difference(name, budget, column))
+    ]
+    clear = [found for found in gaps if found[3].mean > 0 and found[3].p * len(gaps) < SIGNIFICANT]
+    rows = [
+        f"- `{short(name)}`, {column}, {budget} entries: {gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+        for name, column, budget, gap in clear
+    ]
+    text = f"In streams, {len(clear)} of {len(gaps)} comparisons with `infinipot-v` are clearly won by the other method"
+    return text + (":\n\n" + "\n".join(rows) if rows else ".") + "\n"
+
+
+def main() -> None:
+    """Write the page, the figure and the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of the finished sweep")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/every-method"))
+    parser.add_argument("--page", type=Path, default=Path("docs/every-method.md"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/every-method.svg"))
+    options = parser.parse_args()
+    findings = Findings.read(options.sweep)
+    streams = Answered.read(json.loads((options.results / "streams.json").read_text()))
+    found = columns(findings.summary, streams)
+    draw(found, options.picture)
+    write(options.results / "summary.csv", encode(records(findings.summary), "csv"))
+    write(options.results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
+    texts = {"accuracies": table(found), "streams": stream_beaten(streams)}
+    texts |= {f"against {reference}": beaten(options.sweep, reference) for reference in OURS}
+    fill_files({options.page: texts})
+
+
+if __name__ == "__main__":
+    main()
