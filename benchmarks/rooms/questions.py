@@ -11,6 +11,7 @@ from ..world.questions import Question
 from ..world.shapes import COLOURS, PLACES, SHAPES
 from .scene import DURATIONS, Scenes
 from .signs import LETTERS
+from .tables import table
 
 FAMILIES = (
     "needle",
@@ -144,7 +145,7 @@ def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
     count, device = len(scenes.moving), scenes.moving.device
     shapes, places, letters = (ANSWERS.index(part[0]) for part in (SHAPES, PLACES, LETTERS))
     numbers, quarters, compared = (ANSWERS.index(part[0]) for part in (NUMBERS, QUARTERS, COMPARED))
-    durations = torch.tensor([ANSWERS.index(word) for word in _DURATION_WORDS], device=device)
+    durations = table(tuple(ANSWERS.index(word) for word in _DURATION_WORDS), device)
 
     def pick(values: Tensor, index: Tensor) -> Tensor:
         return values.gather(1, index[:, None])[:, 0]

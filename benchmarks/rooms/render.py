@@ -14,6 +14,7 @@ from .difficulty import Difficulty
 from .photographs import textures
 from .scene import BLACK, BROWN, STRIPED, WHITE, Scenes
 from .signs import BORDER, SIGN, letters
+from .tables import table
 
 RADIUS = 10.0
 """Of every shape, in pixels."""
@@ -22,8 +23,8 @@ TILE = 25
 SCREEN = 24
 MOVER = 20
 """Side of a screen, and diameter of a mover, in pixels."""
-TILES = {WHITE: (225, 225, 225), BLACK: (25, 25, 25), BROWN: (110, 70, 40), STRIPED: (225, 225, 225)}
-STRIPE, STRIPE_COLOUR = 4, (90, 90, 90)
+TILES = {WHITE: (225.0,) * 3, BLACK: (25.0,) * 3, BROWN: (110.0, 70.0, 40.0), STRIPED: (225.0,) * 3}
+STRIPE, STRIPE_COLOUR = 4, (90.0,) * 3
 """Height and colour of the dark stripes of a striped tile."""
 PAPER, INK = 215.0, 25.0
 
@@ -89,7 +90,7 @@ class _Canvas:
             frame = torch.arange(self._frames, device=self.device).expand(count, -1)
         picture = frame + self._frames * torch.arange(count, device=self.device)[:, None]
         picture = torch.where(frame < self._frames, picture, self._count * self._frames)
-        corner = at.long() - torch.tensor([width // 2, height // 2], device=self.device)
+        corner = at.long() - table((width // 2, height // 2), self.device)
         column = (corner[..., 0, None] + torch.arange(width, device=self.device)).remainder(SIDE)
         row = (corner[..., 1, None] + torch.arange(height, device=self.device)).remainder(SIDE)
         pixel = (picture[..., None, None] * SIDE + row[..., None]) * SIDE + column[:, :, None]
@@ -135,10 +136,10 @@ def _stamped(scenes: Scenes) -> Tensor:
     """The tiles with their shapes, `(B, E, TILE, TILE, 3)`."""
     stamps = scenes.stamps
     device = stamps.tile.device
-    plain = torch.tensor([TILES[kind] for kind in sorted(TILES)], dtype=torch.float32, device=device)[stamps.tile]
+    plain = table(tuple(TILES[kind] for kind in sorted(TILES)), device)[stamps.tile]
     dark = (torch.arange(TILE, device=device) // STRIPE % 2 == 1)[:, None, None]
     striped = (stamps.tile == STRIPED)[..., None, None, None] & dark
-    tile = torch.where(striped, torch.tensor(STRIPE_COLOUR, device=device), plain[:, :, None, None])
+    tile = torch.where(striped, table(STRIPE_COLOUR, device), plain[:, :, None, None])
     cover, ink = _shapes(stamps.shape, stamps.colour)
     return torch.lerp(tile, ink, cover[..., None])
 

@@ -17,6 +17,7 @@ from ..world.shapes import COLOURS, SHAPES
 from .difficulty import Difficulty
 from .photographs import TEXTURES
 from .signs import LETTERS
+from .tables import table
 
 SHORTEST = 8
 """Fewest frames of a clip."""
@@ -196,7 +197,7 @@ def _brown_tile(dice: Dice, cell: Tensor, frames: int) -> tuple[Tensor, Stamps]:
     count = len(cell)
     allowed = sum(2 * duration <= frames for duration in DURATIONS)
     duration = dice.integer(0, allowed - 1, count)
-    length = torch.tensor(DURATIONS, device=dice.device)[duration]
+    length = table(DURATIONS, dice.device)[duration]
     start = (dice.uniform(0, 1, count) * (frames - length + 1)).long()
     ages = torch.arange(DURATIONS[allowed - 1], device=dice.device)
     frame = torch.where(ages < length[:, None], start[:, None] + ages, frames)
@@ -237,7 +238,7 @@ def _light(dice: Dice, visit: Tensor, level: Difficulty) -> Tensor:
     slow = 1 + 0.08 * torch.sin(swing(dice, count, frames, 20, 60))
     lamp = dice.uniform(0.97, 1.03, count, frames)
     dimmed = dice.uniform(0, 1, count, level.visits) < level.dimmed
-    return slow * lamp * torch.where(dimmed.gather(1, visit), level.darkness, 1.0)
+    return slow * lamp * (1 - (1 - level.darkness) * dimmed.gather(1, visit))
 
 
 def _screen(dice: Dice, count: int, frames: int, often: float) -> Tensor:

@@ -124,7 +124,7 @@ def make_batch(
     video = compress_like_video(drawn.video, generator)
     mean, std = _normalisation(device)
 
-    kinds = torch.tensor(only or range(len(book.plan)), device=device)
+    kinds = _kinds(tuple(only) or tuple(range(len(book.plan))), device)
     questions = len(kinds)
     kind = kinds[torch.rand(count, questions, generator=generator, device=device).argsort(1)]
     template, name, answer_id = (part.gather(1, kind) for part in (drawn.template, drawn.name, drawn.answer))
@@ -160,6 +160,12 @@ def make_batch(
         kind=kind,
         moving=moving,
     )
+
+
+@cache
+def _kinds(kinds: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return kinds of questions on a device; a captured CUDA graph cannot copy them there."""
+    return torch.tensor(kinds, device=device)
 
 
 @cache

@@ -33,8 +33,8 @@ REPORT_EVERY = 50
 """Steps."""
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -111,7 +111,7 @@ def _begin_log(out: Path, resumed: Path | None, steps: int) -> None:
     (out / "log.jsonl").write_text("".join(known))
 
 
-def _options(arguments: list[str] | None = None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=WORLDS, default="world", help="what to train on (default world)")
     parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="kind of model (default qwen2_5_vl)")
