@@ -141,6 +141,7 @@ def make_batch(
     used[:, 0 if conversation else slice(None)] &= step >= book.turn
     used = torch.cat([torch.ones(count, 1, dtype=torch.bool, device=device), used.flatten(1)], dim=1)
     dice = torch.rand(2, count, generator=generator, device=device)
+    dice[1] *= book.world.spaced
     if conversation:
         seen = functional.pad(used, (len(opening.ids), 0), value=True)
         index = torch.arange(seen.shape[1], device=device)

@@ -57,7 +57,7 @@ class Family(ABC):
             visual: which of the P tokens up to the end of the video are visual, (P,) bool.
             used: tells the tokens after them from the gaps between questions, (B, 1 + Q · L) bool.
             length: tokens of each question's prompt alone, (B, Q).
-            dice: random numbers in 0 … 1, (2, B).
+            dice: random numbers in 0 … 1, (2, B): where answers stand, and how far frames are apart (0: one second).
             conversation: whether the questions follow one another.
         """
 

@@ -42,6 +42,7 @@ class TrainingWorld(ABC):
         answers: all answers but times.
         families: family of each kind of question.
         readings: number of classes of each target of the probe.
+        spaced: whether a clip may also stand for every second or fourth frame of a longer one, which changes durations.
         stages: lengths of clips in frames, in the order they are learnt.
         mix: how often each length comes once it has been learnt.
     """
@@ -52,6 +53,7 @@ class TrainingWorld(ABC):
     answers: ClassVar[Sequence[str]]
     families: ClassVar[Mapping[str, str]]
     readings: ClassVar[tuple[int, ...]]
+    spaced: ClassVar[bool]
     stages: ClassVar[tuple[int, ...]]
     mix: ClassVar[Mapping[int, int]]
 

@@ -32,6 +32,7 @@ class Flashes(TrainingWorld):
     answers = ANSWERS
     families: ClassVar[Mapping[str, str]] = {kind: family for kind, (family, _) in KINDS.items()}
     readings = (len(SHAPES) + 1, len(COLOURS) + 1, 2, MERGED, MERGED)
+    spaced = True
     stages = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
     mix: ClassVar[Mapping[int, int]] = {
         1: 2,

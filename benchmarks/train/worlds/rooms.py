@@ -33,6 +33,7 @@ class RoomsWorld(TrainingWorld):
     answers = ANSWERS
     families: ClassVar[Mapping[str, str]] = {kind: family for kind, (family, _) in KINDS.items()}
     readings = (len(SHAPES) + 1, len(COLOURS) + 1, len(TILES) + 1, len(LETTERS) + 1, MERGED, MERGED)
+    spaced = False
     stages = (8, 16, 32, 64, 128, 256, 512)
     mix: ClassVar[Mapping[int, int]] = {8: 2, 16: 4, 32: 10, 64: 20, 128: 16, 256: 8, 512: 6}
 
