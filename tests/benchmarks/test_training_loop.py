@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from kvpress_video.benchmarks.rooms.questions import PLAN
+from kvpress_video.benchmarks.train.batches import make_batch
 from kvpress_video.benchmarks.train.checkpoint import MOMENTS, restore, save
 from kvpress_video.benchmarks.train.course import WARM_UP, Course
 from kvpress_video.benchmarks.train.reuse import reuse
@@ -50,6 +51,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Step, list[
 def test_the_loss_falls(trained: tuple[Path, Step, list[float]]) -> None:
     _, _, losses = trained
     assert losses[-1] < losses[0] / 2
+
+
+def test_frames_of_rooms_are_a_second_apart(trained: tuple[Path, Step, list[float]]) -> None:
+    _, step, _ = trained
+    batch = make_batch(step.book, 20, SECONDS, torch.Generator().manual_seed(0))
+    times = batch.positions[0][:, batch.opening.shown]
+    assert torch.equal(times[:, -1] - times[:, 0], torch.full((20,), 7))
 
 
 def test_a_checkpoint_continues_as_if_nothing_had_happened(trained: tuple[Path, Step, list[float]]) -> None:
