@@ -49,7 +49,7 @@ SINCE_FIVE = int(transformers.__version__.split(".")[0]) >= 5
 
 def packed_logits(book: Phrasebook, model: Any, batch: Batch) -> torch.Tensor:
     """Logits at every place of the question blocks of a packed sequence, (B, Q, L, vocabulary)."""
-    if model.config.text_config._attn_implementation != NAME:
+    if model.model.language_model.config._attn_implementation != NAME:
         batch = dataclasses.replace(batch, mask=whole_mask(batch.mask))
     hidden, *_ = run(book.family, model, batch, vision_rotation(32, torch.device("cpu")))
     count, questions = batch.answer.shape[:2]
