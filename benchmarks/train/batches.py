@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..world.clips import NOISE
-from ..world.questions import ANSWERS, TEMPLATES
-from ..world.render import render
-from ..world.scene import CELLS, Scenes, sample_scenes
-from ..world.shapes import SHAPES
 from .compression_artefacts import compress_like_video
 from .families import Family
-from .packed_attention import Packing
-from .vision import MEAN, STD, TOKENS, patchify
+from .vision import MEAN, STD, patchify
+from .worlds import TrainingWorld
 
 IGNORED = -100
 _HOLE = -1
@@ -46,38 +41,38 @@ class Batch:
     """B packed sequences of S positions: an opening of P, and Q question blocks of L after the video's last token."""
 
     patches: Tensor  # (B · T, 64, 1176)
-    sprites: Tensor  # (B · T · 16, 5) targets of the probe
+    targets: Tensor  # (B · T · 16, R) of the probe
     opening: Opening
     after: Tensor  # (B, 1 + Q · L) token ids after it
     positions: Tensor  # (3, B, S)
-    mask: Tensor  # (1 or B, 1, S, S) bool: may row attend to column
-    packing: Packing | None  # says the same, unless the questions are a conversation
+    mask: Tensor  # (1 or B, 1, Q · L, S) bool: may row attend to column, in the question blocks; before, all is causal
     answer: Tensor  # (B, Q, W) the tokens of the answer, then IGNORED
     answer_at: Tensor  # (B, Q, W) position in its block that predicts each of them
-    kind: Tensor  # (B, Q) index into the family's plan
+    kind: Tensor  # (B, Q) index into the plan
     moving: Tensor  # (B,)
 
 
 class Phrasebook:
-    """The world's questions and answers as rows of token ids on a device, and what a family writes for videos."""
+    """A world's questions and answers as rows of token ids on a device, and what a family writes for videos."""
 
-    def __init__(self, family: Family, tokenizer: Any, device: torch.device) -> None:
-        self.family, self.tokenizer, self.device = family, tokenizer, device
+    def __init__(self, family: Family, world: TrainingWorld, tokenizer: Any, device: torch.device) -> None:
+        self.family, self.world, self.tokenizer, self.device = family, world, tokenizer, device
+        self.plan = world.plan(family.written_times)
         turn = self._encode("\n<|im_start|>user\n")
         closing = self._encode("<|im_end|>\n<|im_start|>assistant\n")
-        prompts = [turn + self._encode(text.format(shape=SHAPES[0])) + closing for text in TEMPLATES]
-        named = self._encode(f" {SHAPES[0]}")[0]
+        prompts = [turn + self._encode(world.text(text, world.names[0])) + closing for text in world.templates]
+        named = self._encode(f" {world.names[0]}")[0]
         prompts = [[_HOLE if token == named else token for token in prompt] for prompt in prompts]
-        shapes = [self._encode(f" {shape}") for shape in SHAPES]
-        if any(len(ids) != 1 for ids in shapes):
-            raise ValueError("the tokenizer splits the name of a shape: train it on the world's questions")
+        names = [self._encode(f" {name}") for name in world.names]
+        if any(len(ids) != 1 for ids in names):
+            raise ValueError("the tokenizer splits a name: train it on the world's questions")
         self.end = self._encode("<|vision_end|>")[0]
         self.turn = len(turn)
         self.length = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self.answer = self._answers(ANSWERS)
+        self.answer = self._answers(world.answers)
         room = -(-(max(map(len, prompts)) + self.answer.shape[1]) // 8) * 8
         self.prompt = _rows(prompts, 0, room).to(device)
-        self.shape = torch.tensor(shapes, device=device)[:, 0]
+        self.name = torch.tensor(names, device=device)[:, 0]
         self._openings: dict[tuple[float, ...], Opening] = {}
 
     def opening(self, seconds: Sequence[float]) -> Opening:
@@ -125,17 +120,16 @@ def make_batch(
     frames, family = len(seconds), book.family
     opening = book.opening(seconds)
     moving = torch.arange(count, device=device) % 2 == 1
-    scenes = sample_scenes(moving, frames, generator)
-    asked = family.ask(scenes, generator)
-    video = compress_like_video(render(scenes, NOISE, generator), generator)
+    drawn = book.world.draw(moving, frames, family.written_times, generator)
+    video = compress_like_video(drawn.video, generator)
     mean, std = _normalisation(device)
 
-    kinds = torch.tensor(only or range(len(family.plan)), device=device)
+    kinds = _kinds(tuple(only) or tuple(range(len(book.plan))), device)
     questions = len(kinds)
     kind = kinds[torch.rand(count, questions, generator=generator, device=device).argsort(1)]
-    template, shape, answer_id = (part.gather(1, kind) for part in (asked.template, asked.shape, asked.answer))
+    template, name, answer_id = (part.gather(1, kind) for part in (drawn.template, drawn.name, drawn.answer))
     prompt = book.prompt[template]
-    tokens = torch.where(prompt == _HOLE, book.shape[shape][..., None], prompt)
+    tokens = torch.where(prompt == _HOLE, book.name[name][..., None], prompt)
     answer = torch.cat([book.answer, opening.seconds])[answer_id]
     length = book.length[template]
     place = length[..., None] + torch.arange(answer.shape[-1], device=device)
@@ -147,26 +141,32 @@ def make_batch(
     used[:, 0 if conversation else slice(None)] &= step >= book.turn
     used = torch.cat([torch.ones(count, 1, dtype=torch.bool, device=device), used.flatten(1)], dim=1)
     dice = torch.rand(2, count, generator=generator, device=device)
+    dice[1] *= book.world.spaced
     if conversation:
         seen = functional.pad(used, (len(opening.ids), 0), value=True)
         index = torch.arange(seen.shape[1], device=device)
-        mask = (seen[:, None] & (index[:, None] >= index))[:, None]
+        mask = (seen[:, None] & (index[len(opening.ids) + 1 :, None] >= index))[:, None]
     else:
         mask = _separate(len(opening.ids) + 1, questions, tokens.shape[-1], book.turn, device)
 
     return Batch(
         patches=patchify((video - mean) / std),
-        sprites=_sprites(scenes).flatten(0, 2),
+        targets=drawn.targets.flatten(0, 2),
         opening=opening,
         after=after,
         positions=family.positions(opening.visual, used, length - book.turn, dice, conversation),
         mask=mask,
-        packing=None if conversation else Packing(len(opening.ids) + 1, questions, book.turn),
         answer=answer,
         answer_at=place - 1,
         kind=kind,
         moving=moving,
     )
+
+
+@cache
+def _kinds(kinds: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return kinds of questions on a device; a captured CUDA graph cannot copy them there."""
+    return torch.tensor(kinds, device=device)
 
 
 @cache
@@ -176,33 +176,16 @@ def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def _sprites(scenes: Scenes) -> Tensor:
-    """Shape, colour (0: none), flashing, row and column of each token, `(B, T, 16, 5)`."""
-    batch, frames = scenes.offset.shape[:2]
-    device = scenes.offset.device
-    found = torch.zeros(batch, frames + 1, TOKENS, 3, dtype=torch.long, device=device)
-    rows = torch.arange(batch, device=device)[:, None]
-    times = torch.arange(frames, device=device)
-    cells = scenes.sprite_cell()
-    for sprite in range(cells.shape[-1]):
-        seen = torch.stack([scenes.sprite_shape[:, sprite] + 1, scenes.sprite_colour[:, sprite] + 1], -1)
-        found[rows, times, cells[..., sprite], :2] = seen[:, None].expand(-1, frames, -1)
-    lit = torch.stack([scenes.flash_shape + 1, scenes.flash_colour + 1, torch.ones_like(scenes.flash_shape)], -1)
-    found[rows, scenes.flash_frame, scenes.flash_cell] = lit
-    cell = torch.arange(TOKENS, device=device)
-    place = torch.stack([cell // CELLS, cell % CELLS], -1).expand(batch, frames, -1, -1)
-    return torch.cat([found[:, :frames], place], dim=-1)
-
-
 @lru_cache(maxsize=32)
 def _separate(shared: int, questions: int, room: int, turn: int, device: torch.device) -> Tensor:
     """Causal after `shared` tokens, no question sees another, and nobody the `turn` places before each.
 
     Returns:
-        `(1, 1, S, S)` bool.
+        The rows of the questions, `(1, 1, Q · L, S)` bool.
     """
     index = torch.arange(shared + questions * room, device=device)
     inside = index - shared
     block = inside.div(room, rounding_mode="floor").clamp(min=-1)
-    visible = (index[:, None] >= index) & ((block[:, None] == block) & (inside % room >= turn) | (inside < 0))
+    row, rows = index[shared:, None], block[shared:, None]
+    visible = (row >= index) & ((rows == block) & (inside % room >= turn) | (inside < 0))
     return visible[None, None]

@@ -18,21 +18,15 @@ from scipy.stats import binomtest
 
 import kvpress_video as kv
 
-from ..world import CAMERAS, HELD_OUT_SEED, Clip, make_clips
-from ..world.clips import FPS, NOISE, draw_scene, when_was_it
-from ..world.render import render
+from ..world.clips import CAMERAS, HELD_OUT_SEED
+from ..world.files import FPS, Clip
 from .families import FAMILIES
+from .worlds import WORLDS, TrainingWorld
 
 
 def read_video(path: Path) -> torch.Tensor:
     """Read all video frames of a file, uint8 `(N, 3, H, W)`."""
     return torch.from_numpy(kv.read_video(path).frames).permute(0, 3, 1, 2)
-
-
-def render_video(clip: Clip) -> torch.Tensor:
-    """Render the video frames of a clip without encoding, uint8 `(N, 3, H, W)`."""
-    scenes, _, generator = draw_scene(clip.seed, clip.frames, clip.camera)
-    return render(scenes, NOISE, generator)[0].flatten(0, 1).byte()
 
 
 @torch.no_grad()
@@ -52,17 +46,18 @@ def answer(model: Any, processor: Any, video: torch.Tensor, question: str) -> st
     return text.strip()
 
 
-def evaluate(model: Any, processor: Any, clips: list[Clip], raw: bool = False) -> dict[str, dict[str, Any]]:
-    """Accuracy by camera and family of questions over clips; `raw` skips the video file.
+def evaluate(
+    model: Any, processor: Any, world: TrainingWorld, clips: list[Clip], raw: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Accuracy by camera and family of questions over clips of a world; `raw` skips the video file.
 
     Returns:
         Accuracies by camera, and under "both" the accuracy with the lower and upper end of its Wilson interval.
     """
     right: dict[str, dict[str, list[bool]]] = {which: defaultdict(list) for which in (*CAMERAS, "both")}
-    timed = "when" in FAMILIES[model.config.model_type].plan
     for clip in clips:
-        video = render_video(clip) if raw else read_video(clip.path)
-        for question in (*clip.questions, *([when_was_it(clip)] if timed else [])):
+        video = world.video_frames(clip) if raw else read_video(clip.path)
+        for question in clip.questions:
             said = answer(model, processor, video, question.text)
             for which in (clip.camera, "both"):
                 right[which][question.family].append(said == question.answer)
@@ -85,6 +80,7 @@ def interval(marks: list[bool]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the model and its processor")
+    parser.add_argument("--world", choices=WORLDS, default="world", help="what to ask about (default world)")
     parser.add_argument("--frames", type=int, nargs="+", default=[32], help="lengths of the clips (default 32)")
     parser.add_argument("--clips", type=int, default=100, help="clips of each length (default 100)")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="seed of the first clip (default %(default)s)")
@@ -92,11 +88,12 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="use the frames before encoding instead of the video files")
     options = parser.parse_args()
     model, processor = kv.load(options.model, dtype=options.dtype)
+    world, timed = WORLDS[options.world], FAMILIES[model.config.model_type].written_times
     for frames in options.frames:
         with tempfile.TemporaryDirectory() as folder:
-            clips = make_clips(options.clips, frames, seed=options.seed, folder=Path(folder))
+            clips = world.held_out(options.clips, frames, options.seed, timed, Path(folder))
             line = {"frames": frames, "clips": len(clips), "raw": options.raw, "dtype": options.dtype}
-            print(json.dumps({**line, **evaluate(model, processor, clips, options.raw)}), flush=True)
+            print(json.dumps({**line, **evaluate(model, processor, world, clips, options.raw)}), flush=True)
 
 
 if __name__ == "__main__":

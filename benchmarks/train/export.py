@@ -15,19 +15,20 @@ from typing import Any
 
 from .families import FAMILIES
 from .processor import CHAT_TEMPLATE, build_processor
+from .worlds import WORLDS, TrainingWorld
 
 LOGGED = 30
 """About so many lines of the training log are kept, evenly spaced, and the last."""
 
 
-def export(trained: Path, out: Path) -> None:
+def export(trained: Path, out: Path, world: TrainingWorld) -> None:
     """Write model, tokenizer, processor and training log of `trained` to `out`, each file atomically."""
     family = FAMILIES[json.loads((trained / "config.json").read_text())["model_type"]]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
         scratch = Path(name)
         family.load(trained, family.dtype).save_pretrained(scratch)
-        processor = build_processor(family, scratch / "processor")
+        processor = build_processor(family, world, scratch / "processor")
         processor.image_processor.save_pretrained(scratch)
         processor.video_processor.save_pretrained(scratch)
         shutil.copy(trained / "tokenizer.json", scratch)
@@ -67,8 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trained", type=Path, help="output folder of training")
     parser.add_argument("out", type=Path, help="folder of the checkpoint")
+    parser.add_argument("--world", choices=WORLDS, default="world", help="what it was trained on (default world)")
     options = parser.parse_args()
-    export(options.trained, options.out)
+    export(options.trained, options.out, WORLDS[options.world])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Attention of packed sequences in training: a shared beginning, then blocks that see it and themselves only.
+"""Attention of packed sequences in training: a shared beginning, which is causal, then questions with a mask.
 
 One mask over the whole sequence says the same, at two to three times the cost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,51 +14,30 @@ from torch.nn import functional
 NAME = "kvpress_video_packed"
 
 
-@dataclass(frozen=True)
-class Packing:
-    """Layout of a sequence: `shared` tokens, then `blocks` of equal size, whose first `hidden` keys nobody sees."""
-
-    shared: int
-    blocks: int
-    hidden: int
-
-
 def use_packed_attention(text_model: Any) -> None:
-    """Make a text model attend by the `packing` that its forward is given; by the mask if that is None."""
+    """Make a text model attend by the mask and the number of `shared` tokens that its forward is given."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
     text_model.config._attn_implementation = NAME
 
 
+def whole_mask(mask: Tensor) -> Tensor:
+    """Complete the mask of the last A of S rows, `(B, 1, A, S)`, to one of all rows, `(B, 1, S, S)`."""
+    shared = mask.shape[-1] - mask.shape[-2]
+    causal = torch.ones(shared, mask.shape[-1], dtype=torch.bool, device=mask.device).tril()
+    return torch.cat([causal.expand(len(mask), 1, -1, -1), mask], dim=2)
+
+
 def _attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    packing: Packing | None = None,
-    **_: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, shared: int, **_: Any
 ) -> tuple[Tensor, None]:
-    """Attend with queries `(B, H, S, D)` to keys and values `(B, H / groups, S, D)`: `(B, S, H, D)`."""
+    """Attend with queries `(B, H, S, D)` to keys and values `(B, H / groups, S, D)`: `(B, S, H, D)`.
+
+    The mask `(1 or B, 1, S - shared, S)` is that of the rows after the shared ones.
+    """
     key, value = (part.repeat_interleave(module.num_key_value_groups, dim=1) for part in (key, value))
-    if packing is None:
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        return mixed.transpose(1, 2), None
-    count, shared = len(query), packing.shared
     front, keys, values = (part[:, :, :shared] for part in (query, key, value))
     first = functional.scaled_dot_product_attention(front, keys, values, is_causal=True)
-    blocks = [
-        part[:, :, shared:].unflatten(2, (packing.blocks, -1)).transpose(1, 2).flatten(0, 1)
-        for part in (query, key, value)
-    ]
-    keys, values = (
-        torch.cat([whole.repeat_interleave(packing.blocks, dim=0), own], dim=2)
-        for whole, own in zip((keys, values), blocks[1:], strict=True)
-    )
-    size = blocks[0].shape[2]
-    index = torch.arange(shared + size, device=query.device)
-    seen = (index < shared) | (index >= shared + packing.hidden) & (index <= index[-size:, None])
-    rest = functional.scaled_dot_product_attention(blocks[0], keys, values, attn_mask=seen)
-    rest = rest.unflatten(0, (count, -1)).transpose(1, 2).flatten(2, 3)
+    rest = functional.scaled_dot_product_attention(query[:, :, shared:], key, value, attn_mask=attention_mask)
     return torch.cat([first, rest], dim=2).transpose(1, 2), None

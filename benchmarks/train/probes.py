@@ -8,11 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..world.shapes import COLOURS, SHAPES
-from .vision import MERGED
-
-SPRITE = (len(SHAPES) + 1, len(COLOURS) + 1, 2, MERGED, MERGED)
-"""What a visual token shows: shape and colour in its cell (or none), whether that flashes, its row and column."""
 TIME = (11, 11, 11)
 """What a visual token knows of its frame's label: units, tens and hundreds of the second (or none)."""
 

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..world.questions import ANSWERS, TEMPLATES
-from ..world.shapes import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
+from ..world.shapes import COLUMNS, ROWS
 from .families import Family
 from .words import WORDS
+from .worlds import TrainingWorld
 
 VOCABULARY = 1024
 SPECIAL = (
@@ -39,14 +39,14 @@ _SPLIT = (
 """How Qwen2's tokenizer splits text into words before it merges bytes."""
 
 
-def build_processor(family: Family, folder: Path) -> Any:
-    """Make a family's processor, and write its files to `folder`."""
+def build_processor(family: Family, world: TrainingWorld, folder: Path) -> Any:
+    """Make a family's processor with the vocabulary of a world, and write its files to `folder`."""
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "tokenizer.json"
-        _trained_tokenizer().save(str(file))
+        _trained_tokenizer(world).save(str(file))
         model = json.loads(file.read_text())["model"]
         (Path(scratch) / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
@@ -60,8 +60,8 @@ def build_processor(family: Family, folder: Path) -> Any:
     return processor
 
 
-def _trained_tokenizer() -> Any:
-    """Train a byte-level BPE tokenizer in which every word of the world's questions and answers is one token."""
+def _trained_tokenizer(world: TrainingWorld) -> Any:
+    """Train a byte-level BPE tokenizer in which every word of a world's questions and answers is one token."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
@@ -73,8 +73,9 @@ def _trained_tokenizer() -> Any:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    asked = [text.format(shape=shape) for text in TEMPLATES for shape in SHAPES]
-    starts = [*ANSWERS, *COLOURS, *SHAPES, *NUMBERS, *ROWS, *COLUMNS, "user", "assistant", "system"]
+    asked = [world.text(text, name) for text in world.templates for name in world.names]
+    words = [answer for answer in world.answers if " " not in answer]
+    starts = [*world.answers, *words, *ROWS, *COLUMNS, "user", "assistant", "system"]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..world.clips import CAMERAS
-from ..world.questions import KINDS
 from .batches import IGNORED, Batch, Phrasebook, make_batch
 from .families import Family
 from .packed_attention import use_packed_attention
-from .probes import SPRITE, TIME, Probe
+from .probes import TIME, Probe
 from .vision import TOKENS, vision_rotation
 
 PROBE_WEIGHT = 0.1
@@ -33,7 +32,8 @@ class Step:
     def __init__(self, model: Any, book: Phrasebook, generator: torch.Generator) -> None:
         self.model, self.book, self.generator = model, book, generator
         self.family = book.family
-        sizes = {"sprite": SPRITE, **({"clock": TIME} if self.family.written_times else {})}
+        self.kinds = [book.world.families[kind] for kind in book.plan]
+        sizes = {"sprite": book.world.readings, **({"clock": TIME} if self.family.written_times else {})}
         hidden = model.config.text_config.hidden_size
         self.probes = nn.ModuleDict({name: Probe(hidden, size) for name, size in sizes.items()}).to(generator.device)
         use_packed_attention(model.model.language_model)
@@ -81,8 +81,7 @@ class Step:
         for frames, marks in sorted(self._marks.items()):
             if any((totals := marks.tolist())[0][1]):
                 report["accuracy"][frames] = {
-                    camera: _by_family(self.family.plan, *counts)
-                    for camera, counts in zip(CAMERAS, totals, strict=True)
+                    camera: _by_family(self.kinds, *counts) for camera, counts in zip(CAMERAS, totals, strict=True)
                 }
             marks.zero_()
         self._losses_seen.zero_()
@@ -121,7 +120,7 @@ class Step:
         self.optimizer.step()
         with torch.no_grad():
             self._losses_seen += torch.stack([answer, probe, torch.ones_like(answer)])
-            none = torch.zeros(len(CAMERAS), 2, len(self.family.plan), device=self.device)
+            none = torch.zeros(len(CAMERAS), 2, len(self.kinds), device=self.device)
             marks = self._marks.setdefault(len(seconds), none)
             counts = torch.stack([right, torch.ones_like(right)], dim=1).float()
             kinds = batch.kind[:, None].expand(-1, 2, -1)
@@ -131,7 +130,7 @@ class Step:
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the answers, loss of the probe, and right answers `(B, Q)` (teacher-forced)."""
         hidden, tokens, early = run(self.family, self.model, batch, self.rotation)
-        probe = self.probes["sprite"](tokens.flatten(0, 1), batch.sprites)
+        probe = self.probes["sprite"](tokens.flatten(0, 1), batch.targets)
         if self.family.written_times:
             shown = early[:, batch.opening.shown]
             digits = batch.opening.digits.repeat_interleave(TOKENS, dim=0).repeat(len(shown), 1)
@@ -162,16 +161,16 @@ def run(family: Family, model: Any, batch: Batch, rotation: tuple[Tensor, Tensor
         position_ids=batch.positions,
         use_cache=False,
         output_hidden_states=True,
-        packing=batch.packing,
+        shared=len(opening.ids) + 1,
         **family.text_inputs(batch.mask, visual, added),
     )
     return output.last_hidden_state, tokens, output.hidden_states[EARLY]
 
 
-def _by_family(plan: Sequence[str], right: Sequence[float], asked: Sequence[float]) -> dict[str, float]:
-    """Accuracy of each family of questions of a plan that was asked."""
+def _by_family(families: Sequence[str], right: Sequence[float], asked: Sequence[float]) -> dict[str, float]:
+    """Accuracy of each family that was asked, from counts by kind of question."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for kind, *counts in zip(plan, right, asked, strict=True):
-        found.setdefault(KINDS[kind][0], []).append((counts[0], counts[1]))
+    for family, *counts in zip(families, right, asked, strict=True):
+        found.setdefault(family, []).append((counts[0], counts[1]))
     totals = {family: [sum(part) for part in zip(*counts, strict=True)] for family, counts in found.items()}
     return {family: round(good / count, 3) for family, (good, count) in totals.items() if count}

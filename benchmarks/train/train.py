@@ -1,7 +1,9 @@
-"""Train a bundled model: `python -m kvpress_video.benchmarks.train.train --family qwen2_5_vl --out FOLDER`.
+"""Train a model on a world: `python -m kvpress_video.benchmarks.train.train --world rooms --out FOLDER`.
 
-The schedule follows the clock: `--seconds` is the duration of the whole training, `--share` the part of this run, and
-`--resume` continues from a checkpoint of an earlier run, or of `warm_start`. Checkpoints are written every minute.
+A run stops after `--minutes`; `--resume` continues from its folder, or from any model of the family trained on this
+world. Without the optimizer's moments, as after `small`, the learning rate warms up again. `--warm-start` begins with
+what a model of another world has: weights of the same shape, and the embeddings of the words in both vocabularies. The
+learning rate falls along `--schedule`, the minutes of all runs together.
 """
 
 from __future__ import annotations
@@ -9,63 +11,56 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..world.clips import CAMERAS, HELD_OUT_SEED
-from ..world.questions import KINDS
+from ..world.clips import HELD_OUT_SEED
 from .batches import Phrasebook
+from .checkpoint import restore, save
+from .course import CONVERSATIONS, Course
 from .families import FAMILIES
 from .processor import SPECIAL, build_processor
+from .reuse import reuse
 from .step import Step
+from .worlds import WORLDS, TrainingWorld
 
-STAGES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
-"""Clip lengths in frames, in the order they are learnt."""
-MIX = {1: 2, 2: 1, 4: 2, 8: 6, 16: 10, 24: 12, 32: 20, 48: 12, 64: 18, 96: 8, 128: 8, 256: 8}
-"""How often each length comes once it has been learnt."""
-CONVERSATIONS = 0.4
-"""Share of the batches in which a clip's questions are the turns of one conversation."""
-WARM_UP = 200
 REPORT_EVERY = 50
+"""Steps."""
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
-    step = new_step(options.family, options.out, device)
-    course = Course(options.frames_per_step, options.clips_per_step, options.longest, options.patience)
+    world = WORLDS[options.world]
+    step = new_step(options.family, world, device)
+    course = Course(world, options.frames_per_step, options.clips_per_step, options.longest, options.patience)
+    if options.warm_start:
+        reuse(step.model, step.book.tokenizer, options.warm_start)
     if options.resume:
-        course.restore(_load(options.resume, step))
-    log = options.resume / "log.jsonl" if options.resume else None
-    earlier = log.read_text().splitlines() if log and log.is_file() else []
-    known = [f"{line}\n" for line in earlier if json.loads(line)["step"] <= course.steps]
-    (options.out / "log.jsonl").write_text("".join(known))
+        restore(options.resume, step, course)
+    _begin_log(options.out, options.resume, course.steps)
     step.generator.manual_seed(step_seed(options.seed, course.steps))
     size = sum(p.numel() for p in step.model.parameters())
-    print(f"{size:,} parameters on {device}, {course.seconds:.0f} s trained of {options.seconds:.0f}", flush=True)
+    print(f"{size:,} parameters on {device}, {course.seconds / 60:.1f} min trained of {options.schedule:g}", flush=True)
     train(step, course, options)
 
 
-def new_step(name: str, out: Path, device: torch.device) -> Step:
-    """Make the step of a family with an untrained model, and write its tokenizer to `out`."""
+def new_step(name: str, world: TrainingWorld, device: torch.device) -> Step:
+    """Make the step of a family with an untrained model."""
     family = FAMILIES[name]
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = build_processor(family, Path(folder)).tokenizer
-        shutil.copy(Path(folder) / "tokenizer.json", out)
+        tokenizer = build_processor(family, world, Path(folder)).tokenizer
     tokens = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     model = family.build(family.config(tokens, -(-len(tokenizer) // 16) * 16)).to(device)
-    return Step(model, Phrasebook(family, tokenizer, device), torch.Generator(device))
+    return Step(model, Phrasebook(family, world, tokenizer, device), torch.Generator(device))
 
 
 def step_seed(seed: int, steps: int) -> int:
@@ -74,21 +69,26 @@ def step_seed(seed: int, steps: int) -> int:
 
 
 def train(step: Step, course: Course, options: argparse.Namespace) -> None:
-    """Train until the end of this run's share or of the whole training, and report every 50 steps."""
+    """Train until the end of this run or of the schedule, and report every 50 steps."""
     began = saved = time.monotonic()
     earlier = course.seconds
     dice = random.Random(options.seed + course.steps)
-    while course.seconds < options.seconds and course.seconds - earlier < options.share:
+    while course.seconds < 60 * min(options.schedule, earlier / 60 + options.minutes):
         for _ in range(REPORT_EVERY):
             frames = course.draw(dice)
-            step.set_rate(options.rate * course.rate(options.seconds))
-            only = course.weakest if dice.random() < options.focus else ()
-            step(course.clips(frames), step.family.seconds(frames, dice), dice.random() < CONVERSATIONS, only)
+            step.set_rate(options.rate * course.rate(60 * options.schedule))
+            only = course.weakest if dice.random() < options.focus else _some(len(step.kinds), options.questions, dice)
+            clips = course.clips(frames)
+            step(clips, step.family.seconds(frames, dice), dice.random() < CONVERSATIONS, only)
             course.steps += 1
+            course.frames += clips * frames
+            course.seconds = earlier + time.monotonic() - began
+            if course.seconds - earlier >= 60 * options.minutes:
+                break
         report = step.report()
         course.seconds = earlier + time.monotonic() - began
-        course.learn(report["accuracy"], step.family.plan)
-        line = {"step": course.steps, "seconds": round(course.seconds, 1), **report}
+        course.learn(report["accuracy"], step.kinds)
+        line = {"step": course.steps, "frames": course.frames, "seconds": round(course.seconds, 1), **report}
         with (options.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
@@ -98,107 +98,32 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
     save(options.out, step, course)
 
 
-class Course:
-    """Progress of the training: the current length of clips, and the position in the schedule."""
-
-    def __init__(
-        self, frames_per_step: int, clips_per_step: int = 256, longest: int = STAGES[-1], patience: int = 40
-    ) -> None:
-        self._frames, self._clips, self._patience = frames_per_step, clips_per_step, patience
-        self._stages = [stage for stage in STAGES if stage <= longest]
-        self.stage = 0
-        self.weakest: Sequence[int] = ()
-        self.reports_in_stage = 0
-        self.steps = 0
-        self.seconds = 0.0
-
-    def clips(self, frames: int) -> int:
-        """Clips in a batch, an even number."""
-        return max(2, min(self._frames // frames, self._clips) // 2 * 2)
-
-    def draw(self, dice: random.Random) -> int:
-        """Length of the next clips: that of the stage every other time, until the last stage."""
-        if self.stage < len(self._stages) - 1 and dice.random() < 0.5:
-            return self._stages[self.stage]
-        lengths = [length for length in MIX if length <= self._stages[self.stage]]
-        return dice.choices(lengths, [MIX[length] for length in lengths])[0]
-
-    def learn(self, accuracy: dict[int, dict[str, dict[str, float]]], plan: Sequence[str]) -> None:
-        """Note the weakest family, and advance to longer clips once most questions of all families are answered right.
-
-        Args:
-            accuracy: by frames, camera and family of questions; only the current length counts.
-            plan: the kinds of questions that are asked.
-        """
-        frames = self._stages[self.stage]
-        if frames not in accuracy:
-            return
-        still = accuracy[frames][CAMERAS[0]]
-        worst = min(still, key=still.__getitem__)
-        self.weakest = [number for number, kind in enumerate(plan) if KINDS[kind][0] == worst]
-        if self.stage == len(self._stages) - 1:
-            return
-        self.reports_in_stage += 1
-        scores = [score for camera in accuracy[frames].values() for score in camera.values()]
-        learnt = sum(scores) / len(scores) > 0.8 and min(scores) > 0.5
-        if learnt or self.reports_in_stage > self._patience:
-            self.stage += 1
-            self.reports_in_stage = 0
-
-    def rate(self, total: float) -> float:
-        """Learning rate as a share of the highest: a short warm-up, then a cosine down to 2%."""
-        progress = min(self.seconds / total, 1.0)
-        return min(1.0, (self.steps + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
-
-    def state(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.stage = min(self.stage, len(self._stages) - 1)
+def _some(kinds: int, wanted: int | None, dice: random.Random) -> Sequence[int]:
+    """Draw the kinds of questions of a batch, or none for all of them."""
+    return () if wanted is None or wanted >= kinds else sorted(dice.sample(range(kinds), wanted))
 
 
-def save(out: Path, step: Step, course: Course) -> None:
-    """Write the model and the state for `--resume`, each file atomically."""
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        step.model.save_pretrained(scratch)
-        moments = step.optimizer.state_dict()
-        compact = {
-            key: {name: value.bfloat16() if value.ndim else value for name, value in state.items()}
-            for key, state in moments["state"].items()
-        }
-        content = {"probes": step.probes.state_dict(), "moments": compact, "course": course.state()}
-        torch.save(content, Path(scratch) / "training.pt")
-        for file in Path(scratch).iterdir():
-            os.replace(file, out / file.name)
+def _begin_log(out: Path, resumed: Path | None, steps: int) -> None:
+    """Begin the log with the lines of the run that is resumed, up to its checkpoint."""
+    log = resumed / "log.jsonl" if resumed else None
+    earlier = log.read_text().splitlines() if log and log.is_file() else []
+    known = [f"{line}\n" for line in earlier if json.loads(line)["step"] <= steps]
+    (out / "log.jsonl").write_text("".join(known))
 
 
-def _load(folder: Path, step: Step) -> dict[str, Any]:
-    """Load a checkpoint into `step`, and return the course's state; an exported model has weights only, and none."""
-    step.model.load_state_dict(step.family.load(folder).state_dict())
-    if not (folder / "training.pt").is_file():
-        return {}
-    content = torch.load(folder / "training.pt", map_location=step.device)
-    step.probes.load_state_dict(content["probes"])
-    moments = step.optimizer.state_dict()
-    moments["state"] = {
-        key: {name: value.float() for name, value in state.items()} for key, state in content["moments"].items()
-    }
-    step.optimizer.load_state_dict(moments)
-    course: dict[str, Any] = content["course"]
-    return course
-
-
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=WORLDS, default="world", help="what to train on (default world)")
     parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="kind of model (default qwen2_5_vl)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
     parser.add_argument("--resume", type=Path, help="folder of a checkpoint to continue from, or of a model")
-    parser.add_argument("--seconds", type=float, default=1080, help="duration of the whole training (default 1080)")
-    parser.add_argument("--share", type=float, default=math.inf, help="seconds this run may take (default: all)")
-    parser.add_argument("--longest", type=int, default=STAGES[-1], help="frames of the longest clips (default 256)")
+    parser.add_argument("--warm-start", type=Path, help="folder of a model of this family and another world")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="limit of this run (default: the schedule's)")
+    parser.add_argument("--schedule", type=float, default=18, help="minutes of all runs together (default 18)")
+    parser.add_argument("--longest", type=int, default=512, help="frames of the longest clips (default 512)")
     parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
     parser.add_argument("--clips-per-step", type=int, default=256, help="most clips in a batch (default 256)")
+    parser.add_argument("--questions", type=int, help="questions about each clip, drawn per batch (default: all)")
     parser.add_argument("--patience", type=int, default=40, help="reports before longer clips come anyway (default 40)")
     parser.add_argument(
         "--focus", type=float, default=0.0, help="share of batches about the weakest family (default 0)"
@@ -207,7 +132,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--save-every", type=float, default=60, help="seconds between checkpoints (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default 0)")
     parser.add_argument("--device", help="device to train on (default: cuda if available, else cpu)")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,14 @@ def merged_order(grid: Tensor) -> Tensor:
 
 
 def patchify(video: Tensor) -> Tensor:
-    """Cut normalised frames `(B, T, 2, 3, 112, 112)` into patches `(B · T, 64, 1176)`, in the processor's order."""
+    """Cut normalised frames into patches `(B · T, 64, 1176)`, in the processor's order.
+
+    Args:
+        video: (B, T, 2, 3, 112, 112), or (B, T, 1, 3, 112, 112) where both video frames are the same.
+    """
     batch, frames = video.shape[:2]
-    patches = video.view(batch, frames, 2, 3, MERGED, 2, PATCH, MERGED, 2, PATCH)
+    video = video.expand(-1, -1, 2, -1, -1, -1)
+    patches = video.unflatten(-1, (MERGED, 2, PATCH)).unflatten(-4, (MERGED, 2, PATCH))
     return patches.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(batch * frames, GRID * GRID, -1)
 
 

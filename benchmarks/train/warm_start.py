@@ -20,10 +20,14 @@ from torch.nn import functional
 from kvpress_video.models.loading import load_bundled
 
 from .batches import make_batch
+from .checkpoint import MOMENTS, save
+from .course import Course
 from .families import FAMILIES
+from .reuse import copy_words
 from .step import PROBE_WEIGHT, Step
-from .train import Course, new_step, save, step_seed
+from .train import new_step, step_seed
 from .vision import vision_rotation
+from .worlds import WORLDS
 
 FRAME = 13
 """Positions that a frame and its label take in the new model; in the old one it is one."""
@@ -37,10 +41,7 @@ RATE = 2e-3
 @torch.no_grad()
 def copy_text(new: Any, old: Any, tokens: dict[str, int], former: dict[str, int]) -> None:
     """Copy the weights of the text model; `tokens` and `former` are the vocabularies of both."""
-    for target, source in ((new.get_input_embeddings(), old.get_input_embeddings()), (new.lm_head, old.lm_head)):
-        for token, row in tokens.items():
-            if token in former:
-                target.weight[row] = source.weight[former[token]]
+    copy_words(new, old, tokens, former)
     fresh, known = new.model.language_model, old.model.language_model
     fresh.norm.load_state_dict(known.norm.state_dict())
     for layer, template in zip(fresh.layers, known.layers, strict=True):
@@ -118,13 +119,13 @@ def fit_vision(step: Step, teacher: Any, seconds: float) -> None:
             batch = make_batch(step.book, CLIPS, tuple(range(2 * FRAMES_PER_STEP // CLIPS)), step.generator)
             with torch.autocast(step.device.type, dtype=torch.bfloat16):
                 [wanted] = former.see(teacher.model.visual, batch.patches, rotation)
-        sprites = batch.sprites.view(len(batch.patches), -1, batch.sprites.shape[-1])
+        targets = batch.targets.view(len(batch.patches), -1, batch.targets.shape[-1])
         for part in torch.randperm(len(batch.patches)).split(FRAMES_PER_STEP):
             step.set_rate(RATE * min(1.0, (steps + 1) / 50) * (1 + math.cos(math.pi * spent / seconds)) / 2)
             step.optimizer.zero_grad(set_to_none=True)
             with torch.autocast(step.device.type, dtype=torch.bfloat16):
                 tokens, *_ = step.family.see(visual, batch.patches[part], step.rotation)
-                probe = step.probes["sprite"](tokens.flatten(0, 1), sprites[part].flatten(0, 1))
+                probe = step.probes["sprite"](tokens.flatten(0, 1), targets[part].flatten(0, 1))
             goal = wanted[part].float()
             error = functional.mse_loss(tokens.float(), goal) / goal.var()
             (error + PROBE_WEIGHT * probe).backward()
@@ -146,14 +147,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     teacher, processor = load_bundled(device=options.device)
-    step = new_step("qwen3_vl", options.out, torch.device(options.device))
+    step = new_step("qwen3_vl", WORLDS["world"], torch.device(options.device))
     step.generator.manual_seed(step_seed(options.seed, 0))
     copy_text(step.model, teacher, step.book.tokenizer.get_vocab(), processor.tokenizer.get_vocab())
     copy_vision(step.model.model.visual, teacher.model.visual)
     fit_vision(step, teacher, options.seconds)
-    step.optimizer.state.clear()
     (options.out / "log.jsonl").write_text("")
-    save(options.out, step, Course(0))
+    save(options.out, step, Course(WORLDS["world"], 0))
+    (options.out / MOMENTS).unlink()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from kvpress_video.sweep.benchmark import Benchmark, Clip, Question, same_words
 
 from .clips import HELD_OUT_SEED, make_clips, when_was_it
 
-_APART = 1_000_000
+APART = 1_000_000
 """How far the first clips of two seeds are apart."""
 
 
@@ -37,7 +37,7 @@ class World(Benchmark):
     def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
         """Clips of held-out scenes, different for each seed."""
         try:
-            made = make_clips(self.count, self.frames, self.camera, HELD_OUT_SEED + seed * _APART, folder=folder)
+            made = make_clips(self.count, self.frames, self.camera, HELD_OUT_SEED + seed * APART, folder=folder)
         except (ValueError, OSError) as error:
             raise BenchmarkError(f"Cannot make the clips of the world: {error}") from error
         return [

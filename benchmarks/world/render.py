@@ -39,7 +39,7 @@ def render_clean(scenes: Scenes) -> Tensor:
         image = _stamp(image, away / radius[..., None], scenes.sprite_shape[:, sprite], scenes.sprite_colour[:, sprite])
     image = _flash(_glare(image, scenes, view), scenes, view)
     image = image * scenes.gain[:, :, None, None, None]
-    marks, marked = _marks(image.device)
+    marks, marked = viewfinder(image.device)
     return torch.where(marked, marks, image)
 
 
@@ -115,7 +115,7 @@ def _glare(image: Tensor, scenes: Scenes, view: Tensor) -> Tensor:
 
 
 @cache
-def _marks(device: torch.device) -> tuple[Tensor, Tensor]:
+def viewfinder(device: torch.device) -> tuple[Tensor, Tensor]:
     """The viewfinder: marks in the lower corners of each cell tell row and column; picture (3, S, S), mask (S, S)."""
     colours = torch.tensor(MARKS, dtype=torch.float32, device=device)
     picture = torch.zeros(3, CELLS, CELL, CELLS, CELL, device=device)

@@ -85,7 +85,7 @@ def centre_of(cell: Tensor) -> Tensor:
     return torch.stack([cell % CELLS, cell // CELLS], dim=-1) * CELL + CELL / 2
 
 
-class _Dice:
+class Dice:
     """Random tensors from one generator, on its device."""
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -109,10 +109,10 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flash
 
     Shapes flash within the first `flashing` frames only, or in any when that is None.
     """
-    dice = _Dice(generator)
+    dice = Dice(generator)
     count = moving.shape[0]
     most = FLASHES[1]
-    offset, zoom = _camera(dice, moving, frames)
+    offset, zoom = camera_path(dice, moving, frames)
     shapes = dice.order(len(SHAPES), count)
     cells = dice.order(CELLS * CELLS, count)
 
@@ -124,15 +124,15 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flash
 
     flashing = frames if flashing is None else flashing
     flash_count = dice.integer(*FLASHES, count).clamp(max=flashing)
-    flash_frame = _moments(dice, flash_count, most, flashing, frames)
+    flash_frame = draw_moments(dice, flash_count, most, flashing, frames)
     seen = cell_of(in_view(sprite_at, offset[:, :, None], zoom[:, :, None, None]))
-    glare_frame = _moments(dice, dice.integer(0, GLARES, count).clamp(max=frames), GLARES, frames, frames)
+    glare_frame = draw_moments(dice, dice.integer(0, GLARES, count).clamp(max=frames), GLARES, frames, frames)
 
     return Scenes(
         moving=moving,
         offset=offset,
         zoom=zoom,
-        gain=1 + 0.08 * torch.sin(_phase(dice, count, frames, 20, 60)),
+        gain=1 + 0.08 * torch.sin(swing(dice, count, frames, 20, 60)),
         sprite_shape=shapes[:, : STAYING + 1],
         sprite_colour=dice.integer(0, len(COLOURS) - 1, count, STAYING + 1),
         sprite_radius=dice.uniform(9.5, 11.5, count, STAYING + 1),
@@ -141,10 +141,10 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flash
         flash_frame=flash_frame,
         flash_shape=shapes[:, STAYING + 1 : STAYING + 1 + most],
         flash_colour=dice.integer(0, len(COLOURS) - 1, count, most),
-        flash_cell=_free_cells(dice, seen, flash_frame),
+        flash_cell=free_cells(dice, seen, flash_frame),
         flash_shift=dice.uniform(-2, 2, count, most, 2),
         glare_frame=glare_frame,
-        glare_cell=_free_cells(dice, seen, glare_frame),
+        glare_cell=free_cells(dice, seen, glare_frame),
         glare_pattern=dice.uniform(20, 200, count, GLARES, 3, CELLS, CELLS),
         poster_cell=cells[:, STAYING + STOPS],
         wave_number=dice.integer(-3, 3, count, WAVES, 2) * torch.arange(1, WAVES + 1, device=dice.device)[:, None] // 3,
@@ -154,7 +154,7 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flash
     )
 
 
-def _camera(dice: _Dice, moving: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+def camera_path(dice: Dice, moving: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     """Offset `(B, T, 2)` and zoom `(B, T)`: drift, sway and shake that end where a still camera stands."""
     count = moving.shape[0]
     left = torch.arange(frames - 1, -1, -1, device=dice.device)[None, :, None]
@@ -169,14 +169,14 @@ def _camera(dice: _Dice, moving: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     return path * moving[:, None, None], 1 + swell * moving[:, None]
 
 
-def _phase(dice: _Dice, count: int, frames: int, shortest: float, longest: float) -> Tensor:
+def swing(dice: Dice, count: int, frames: int, shortest: float, longest: float) -> Tensor:
     """Angles `(count, frames)` that turn once in `shortest` … `longest` frames."""
     time = torch.arange(frames, device=dice.device)[None]
     turn = 2 * math.pi / dice.uniform(shortest, longest, count, 1)
     return turn * time + dice.uniform(0, 2 * math.pi, count, 1)
 
 
-def _moments(dice: _Dice, number: Tensor, most: int, first: int, frames: int) -> Tensor:
+def draw_moments(dice: Dice, number: Tensor, most: int, first: int, frames: int) -> Tensor:
     """Draw `number` (B,) of the `first` frames of each scene, ascending, padded with `frames` to `(B, most)`."""
     order = dice.order(first, number.shape[0])[:, :most]
     moments = torch.full((number.shape[0], most), frames, device=dice.device)
@@ -185,7 +185,7 @@ def _moments(dice: _Dice, number: Tensor, most: int, first: int, frames: int) ->
     return moments.masked_fill(absent, frames).sort(1).values
 
 
-def _free_cells(dice: _Dice, seen: Tensor, moments: Tensor) -> Tensor:
+def free_cells(dice: Dice, seen: Tensor, moments: Tensor) -> Tensor:
     """Draw a cell of the view for each moment `(B, M)`, away from the cells `seen` (B, T, 3) of the sprites."""
     count, most = moments.shape
     at = moments.clamp(max=seen.shape[1] - 1)[..., None].expand(-1, -1, seen.shape[2])

@@ -13,12 +13,13 @@ import pytest
 import torch
 import transformers
 from kvpress_video.benchmarks.train.batches import IGNORED, Batch, Phrasebook, make_batch
+from kvpress_video.benchmarks.train.course import Course
 from kvpress_video.benchmarks.train.evaluate import answer, read_video
 from kvpress_video.benchmarks.train.families import FAMILIES
-from kvpress_video.benchmarks.train.packed_attention import use_packed_attention
+from kvpress_video.benchmarks.train.packed_attention import NAME, use_packed_attention, whole_mask
 from kvpress_video.benchmarks.train.step import Step, run
-from kvpress_video.benchmarks.train.train import Course
 from kvpress_video.benchmarks.train.vision import vision_rotation
+from kvpress_video.benchmarks.train.worlds import WORLDS
 from kvpress_video.benchmarks.world import make_clips
 
 from kvpress_video.models.loading import load_bundled
@@ -48,6 +49,8 @@ SINCE_FIVE = int(transformers.__version__.split(".")[0]) >= 5
 
 def packed_logits(book: Phrasebook, model: Any, batch: Batch) -> torch.Tensor:
     """Logits at every place of the question blocks of a packed sequence, (B, Q, L, vocabulary)."""
+    if model.model.language_model.config._attn_implementation != NAME:
+        batch = dataclasses.replace(batch, mask=whole_mask(batch.mask))
     hidden, *_ = run(book.family, model, batch, vision_rotation(32, torch.device("cpu")))
     count, questions = batch.answer.shape[:2]
     logits: torch.Tensor = model.lm_head(hidden[:, 1 - batch.after.shape[1] :])
@@ -85,7 +88,7 @@ def prompt_inputs(model: Any, batch: Batch, clip: int, after: torch.Tensor) -> d
 def trained(request: pytest.FixtureRequest) -> tuple[Phrasebook, Any]:
     """The phrasebook and the bundled model of a family, in fp32."""
     model, processor = load_bundled(request.param, device="cpu", dtype=torch.float32)
-    return Phrasebook(FAMILIES[request.param], processor.tokenizer, torch.device("cpu")), model
+    return Phrasebook(FAMILIES[request.param], WORLDS["world"], processor.tokenizer, torch.device("cpu")), model
 
 
 def draw(book: Phrasebook, seed: int, conversation: bool = False) -> Batch:
@@ -99,7 +102,7 @@ def test_training_on_packed_questions_equals_asking_them_one_by_one(trained: tup
     book, model = trained
     batch, _ = stock_positions(draw(book, 11), book, False)
     packed = packed_logits(book, model, batch)
-    questions = len(book.family.plan)
+    questions = len(book.plan)
     blocks = batch.after[:, 1:].view(2, questions, -1)
     for clip, question in itertools.product(range(2), range(questions)):
         at = batch.answer_at[clip, question]
@@ -164,10 +167,8 @@ def test_the_weakest_family_is_asked_alone(trained: tuple[Phrasebook, Any]) -> N
     book, model = trained
     step = Step(copy.deepcopy(model), book, torch.Generator().manual_seed(0))
     step.set_rate(0.0)
-    course = Course(128)
-    course.learn(
-        {2: {"still": {"needle": 0.9, "count": 0.2}, "moving": {"needle": 0.9, "count": 0.9}}}, book.family.plan
-    )
-    assert [book.family.plan[number] for number in course.weakest] == ["count"]
+    course = Course(book.world, 128)
+    course.learn({2: {"still": {"needle": 0.9, "count": 0.2}, "moving": {"needle": 0.9, "count": 0.9}}}, step.kinds)
+    assert [step.kinds[number] for number in course.weakest] == ["count"]
     step(2, (0.25, 1.25), only=course.weakest)
     assert set(step.report()["accuracy"][2]["still"]) == {"count"}

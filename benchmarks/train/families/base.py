@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...world.questions import Asked
-from ...world.scene import Scenes
 from ..vision import PATCH
 
 FRONT = "<|im_start|>user\n<|vision_start|>"
@@ -26,7 +24,6 @@ class Family(ABC):
         name: `config.model_type`.
         model_class, processor_class: names of classes in transformers.
         dtype: of the published weights.
-        plan: the kinds of questions asked about every clip, in this order.
         written_times: whether the text of a video holds the times of its frames.
     """
 
@@ -34,7 +31,6 @@ class Family(ABC):
     model_class: ClassVar[str]
     processor_class: ClassVar[str]
     dtype: ClassVar[str]
-    plan: ClassVar[tuple[str, ...]]
     written_times: ClassVar[bool]
 
     @abstractmethod
@@ -54,10 +50,6 @@ class Family(ABC):
         """Write the prompt up to the end of its video, with one placeholder per visual token."""
 
     @abstractmethod
-    def ask(self, scenes: Scenes, generator: torch.Generator) -> Asked:
-        """Ask the questions of the plan about each scene."""
-
-    @abstractmethod
     def positions(self, visual: Tensor, used: Tensor, length: Tensor, dice: Tensor, conversation: bool) -> Tensor:
         """Compute positions `(3, B, S)`.
 
@@ -65,7 +57,7 @@ class Family(ABC):
             visual: which of the P tokens up to the end of the video are visual, (P,) bool.
             used: tells the tokens after them from the gaps between questions, (B, 1 + Q · L) bool.
             length: tokens of each question's prompt alone, (B, Q).
-            dice: random numbers in 0 … 1, (2, B).
+            dice: random numbers in 0 … 1, (2, B): where answers stand, and how far frames are apart (0: one second).
             conversation: whether the questions follow one another.
         """
 
@@ -79,7 +71,7 @@ class Family(ABC):
 
     @abstractmethod
     def text_inputs(self, mask: Tensor, visual: Tensor, added: list[Tensor]) -> dict[str, Any]:
-        """Return the text model's arguments for a mask `(1 or B, 1, S, S)`, `visual` (B, S) and what `see` adds."""
+        """Return the text model's arguments for a mask `(1 or B, 1, Q · L, S)`, `visual` (B, S) and what `see` adds."""
 
     def readable(self, config: dict[str, Any]) -> dict[str, Any]:
         """Put a saved configuration as all supported versions of transformers read it.

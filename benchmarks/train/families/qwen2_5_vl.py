@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...world.questions import PLAN, Asked, ask
-from ...world.scene import SIDE, Scenes
+from ...world.scene import SIDE
 from ..vision import MERGED, TOKENS, through_blocks
 from .base import FRONT, Family, special_token_ids, text_config, vision_config
 
@@ -23,7 +22,6 @@ class Qwen25VL(Family):
     model_class = "Qwen2_5_VLForConditionalGeneration"
     processor_class = "Qwen2_5_VLProcessor"
     dtype = "float32"
-    plan = PLAN
     written_times = False
 
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
@@ -59,9 +57,6 @@ class Qwen25VL(Family):
 
     def video_text(self, seconds: Sequence[float]) -> str:
         return FRONT + "<|video_pad|>" * (TOKENS * len(seconds))
-
-    def ask(self, scenes: Scenes, generator: torch.Generator) -> Asked:
-        return ask(scenes, generator)
 
     def positions(self, visual: Tensor, used: Tensor, length: Tensor, dice: Tensor, conversation: bool) -> Tensor:
         """Compute positions `(3, B, S)`.

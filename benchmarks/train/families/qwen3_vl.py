@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...world.clips import LONGEST
-from ...world.questions import PLAN, Asked, ask, ask_when
-from ...world.scene import SIDE, Scenes
+from ...world.scene import SIDE
 from ..vision import MEAN, MERGED, PATCH, STD, TOKENS, merged_order, through_blocks
 from .base import FRONT, Family, special_token_ids, text_config, vision_config
 
@@ -20,8 +19,6 @@ LATEST = 999
 """Seconds that are written have at most three digits."""
 LATER = 0.2
 """Share of the batches whose clips begin at any second."""
-WHEN = 3
-"""Questions about a clip that ask when something was: with fewer, this is learnt long after everything else."""
 
 
 class Qwen3VL(Family):
@@ -31,7 +28,6 @@ class Qwen3VL(Family):
     model_class = "Qwen3VLForConditionalGeneration"
     processor_class = "Qwen3VLProcessor"
     dtype = "bfloat16"
-    plan = (*PLAN, *["when"] * WHEN)
     written_times = True
 
     def config(self, tokens: dict[str, int], vocabulary: int) -> Any:
@@ -85,9 +81,6 @@ class Qwen3VL(Family):
     def video_text(self, seconds: Sequence[float]) -> str:
         frame = "<|vision_start|>" + "<|video_pad|>" * TOKENS + "<|vision_end|>"
         return FRONT + "".join(f"<{time:.1f} seconds>{frame}" for time in seconds)
-
-    def ask(self, scenes: Scenes, generator: torch.Generator) -> Asked:
-        return ask(scenes, generator).joined(ask_when(scenes, generator, WHEN))
 
     def positions(self, visual: Tensor, used: Tensor, length: Tensor, dice: Tensor, conversation: bool) -> Tensor:
         """Compute positions `(3, B, S)`: a frame takes as many as its side, and text one per token."""

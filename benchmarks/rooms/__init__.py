@@ -1,0 +1,7 @@
+"""Clips of several rooms with what real footage has: cuts, movers, screens, lighting, signs to read, lookalikes."""
+
+from .clips import CAMERAS, make_clip, make_clips
+from .difficulty import LEVELS, Difficulty
+from .questions import FAMILIES
+
+__all__ = ["CAMERAS", "FAMILIES", "LEVELS", "Difficulty", "make_clip", "make_clips"]

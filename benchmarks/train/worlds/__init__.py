@@ -1,0 +1,12 @@
+"""The worlds that models can be trained on, one module each."""
+
+from __future__ import annotations
+
+from .base import Drawn, TrainingWorld
+from .flashes import Flashes
+from .rooms import RoomsWorld
+
+WORLDS: dict[str, TrainingWorld] = {world.name: world for world in (Flashes(), RoomsWorld())}
+"""By the name of their benchmark."""
+
+__all__ = ["WORLDS", "Drawn", "TrainingWorld"]
