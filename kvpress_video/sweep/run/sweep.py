@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -58,6 +59,7 @@ def run_sweep(
     executor: str = "local",
     workers: int | None = None,
     address: str | None = None,
+    pilot: int | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Answer every question about every clip in every cell.
@@ -74,6 +76,7 @@ def run_sweep(
         workers: maximum number of workers; by default one per GPU, or two on a CPU, or one where a model has a
             `device_map`.
         address: of a running Ray cluster.
+        pilot: run only this many clips of each group of a benchmark's clips, drawn at random, the same every time.
         progress: called with the cells × clips handled, their total, and the latest cell.
 
     Raises:
@@ -90,6 +93,8 @@ def run_sweep(
     Store.check(folder, _plan(grid.setup, cells, {}), resume=resume)
     folder = Path(folder).resolve()
     clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
+    if pilot is not None:
+        clips = {suite: _drawn(found, pilot) for suite, found in clips.items()}
     plan = {**_plan(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
     with Store(folder, plan, resume=resume) as store:
         interrupted = _run(chosen, cells, clips, store, progress)
@@ -153,6 +158,13 @@ def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
             raise BenchmarkError(f"{name} asks nothing about the clip {clip.name}.")
         _check_distinct(f"questions of {name} about {clip.name}", [question.id for question in clip.questions])
     return clips
+
+
+def _drawn(clips: Sequence[Clip], count: int) -> Sequence[Clip]:
+    """Draw a number of clips from each group, and return them in their order."""
+    groups = {clip.group: [place for place, other in enumerate(clips) if other.group == clip.group] for clip in clips}
+    chosen = {place for of in groups.values() for place in random.Random(0).sample(of, min(count, len(of)))}
+    return [clip for place, clip in enumerate(clips) if place in chosen]
 
 
 def _check_distinct(nouns: str, names: Sequence[str]) -> None:
