@@ -90,14 +90,14 @@ def run_sweep(
     if workers is None and spread and executor == "local":
         workers = 1
     chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
-    Store.check(folder, _plan(grid.setup, cells, {}), resume=resume)
+    Store.check(folder, plan_of(grid.setup, cells, {}), resume=resume)
     folder = Path(folder).resolve()
-    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
+    clips = {(name, seed): clips_of(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
     if pilot is not None:
         clips = {suite: _drawn(found, pilot) for suite, found in clips.items()}
-    plan = {**_plan(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
+    plan = {**plan_of(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
     with Store(folder, plan, resume=resume) as store:
-        interrupted = _run(chosen, cells, clips, store, progress)
+        interrupted = run_missing(chosen, cells, clips, store, progress)
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
         done = len(wanted & store.finished())
         failures = tuple(failure for failure in store.failures() if failure.cell in set(cells))
@@ -119,8 +119,10 @@ def missing_tasks(cells: Sequence[Cell], clips: Clips, finished: set[tuple[Cell,
                 yield Task(model, benchmark, seed, clip, missing)
 
 
-def _run(executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, progress: Progress | None) -> bool:
-    """Run the missing cells, and return whether the run was interrupted."""
+def run_missing(
+    executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, progress: Progress | None
+) -> bool:
+    """Run the cells that a store lacks answers of, and return whether Ctrl-C interrupted them."""
     total = sum(len(clips[cell.benchmark, cell.seed]) for cell in cells)
     tasks = list(missing_tasks(cells, clips, store.finished()))
     handled = total - sum(len(task.cells) for task in tasks)
@@ -143,8 +145,13 @@ def _benchmarks_of(cells: Sequence[Cell]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((cell.benchmark, cell.seed) for cell in cells))
 
 
-def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
-    """Return the clips of a benchmark.
+def clips_of(name: str, seed: int, folder: Path) -> Sequence[Clip]:
+    """Return the clips of a benchmark, checked.
+
+    Args:
+        name: the benchmark, with its options.
+        seed: of its sampling.
+        folder: for files that it generates.
 
     Raises:
         BenchmarkError: there are none, two have one name, or a clip has no questions or two of one id.
@@ -179,8 +186,8 @@ def _digest(clip: Clip) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _plan(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
-    """Collect everything that determines the rows."""
+def plan_of(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
+    """Collect everything that determines the rows, for a store; states of files aside."""
     return {
         "setup": {name: value for name, value in asdict(setup).items() if name not in _FREE},
         "versions": versions(),
