@@ -21,14 +21,16 @@ class TaR(Compressor):
 
     score(h,t,j) = −⟨K̂(h,t,j), mean of K̂(h,t',j) over the last r frames t'⟩ for frame t, patch j and head h, where
     K̂ = K / (‖K‖₂ + 1e-9) of the cached keys and r = max(1, ⌊f·recent_ratio⌋) of f cached frames (n/p if survivors do
-    not fill whole frames). The last r frames stay within the budget. If they exceed it, all r frames remain the
-    reference, but only the newest whole frames that fit into half of the budget are protected, to leave room for a
-    selection: at least one frame if one fits.
+    not fill whole frames). The last r frames are protected, within the budget. Of frames that would take more than two
+    thirds of it only the newest entries, two thirds of it, are protected, so that every budget leaves room for a
+    selection; all r frames remain the reference.
 
     Attributes:
         recent_ratio: ρ, the share of the cached frames that count as recent, 0 to 1 (released code .25, paper .125).
         entries: treatment of survivors of earlier passes: `"tracked"` compares each one with its true patch in the
-            actual last frames; `"official"` treats them as whole frames in order, as the released code does.
+            actual last frames; `"official"` treats them as whole frames in order, as the released code does, and
+            protects the last r frames even if they are the whole budget; if they exceed it, the newest whole frames
+            that fit into half of it, at least one if one fits.
     """
 
     recent_ratio: float = 0.25
@@ -64,25 +66,30 @@ class TaR(Compressor):
 
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
-        protected, patches = self._recent_frames(entries), entries.grid.patches
-        if protected * patches > keep:
-            protected = min(keep // patches, max(1, keep // 2 // patches))
+        past = len(entries) - self._protected(entries, keep)
+        slots = torch.arange(len(entries), device=entries.keys.device)
         if not self._whole_frames(entries):
-            last = entries.frame >= entries.grid.frames - protected
-            return top(self.scores(entries).masked_fill(last, torch.inf), keep)
-        past = len(entries) - protected * patches
-        chosen = top(self._scores_of_first(entries, past), keep - protected * patches)
-        recent = torch.arange(past, len(entries), device=chosen.device)
-        return torch.cat([chosen, recent.expand(*chosen.shape[:2], -1)], dim=-1)
+            recent = entries.frame >= entries.grid.frames - self._recent_frames(entries)
+            return top(self.scores(entries).masked_fill(recent & (slots >= past), torch.inf), keep)
+        chosen = top(self._scores_of_first(entries, past), keep - len(entries) + past)
+        return torch.cat([chosen, slots[past:].expand(*chosen.shape[:2], -1)], dim=-1)
+
+    def _protected(self, entries: Entries, keep: int) -> int:
+        """Return how many of the newest entries are protected if they belong to the recent frames."""
+        patches = entries.grid.patches
+        recent = self._recent_frames(entries) * patches
+        if self.entries == "tracked":
+            return min(recent, 2 * keep // 3)
+        return recent if recent <= keep else min(keep // patches, max(1, keep // 2 // patches)) * patches
 
     def _scores_of_first(self, entries: Entries, count: int) -> Tensor:
         """Score the first `count` entries of whole frames."""
-        keys = entries.keys[:, :, :count]
-        if entries.grid.frames == 1:
-            return keys.new_zeros(keys.shape[:3], dtype=torch.float32)
         patches = len(entries) // pseudo_frames(entries)
+        keys = entries.keys[:, :, : -(-count // patches) * patches]
+        if entries.grid.frames == 1:
+            return keys.new_zeros((*keys.shape[:2], count), dtype=torch.float32)
         recent = self._recent_frames(entries) * patches
-        return -likeness(keys, mean_frame(entries.keys[:, :, -recent:], patches))
+        return -likeness(keys, mean_frame(entries.keys[:, :, -recent:], patches))[:, :, :count]
 
     def _recent_frames(self, entries: Entries) -> int:
         return max(1, int(len(entries) / entries.grid.patches * self.recent_ratio))

@@ -30,6 +30,17 @@ def whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
+def probability(text: str) -> float:
+    """Read a number between 0 and 1, for an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not between 0 and 1: write 0.05")
+    return value
+
+
 def model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
     """Add the options that choose a model and how to load it; the model may be an argument without a name."""
     what: dict[str, Any] = {"metavar": "PATH", "help": "folder or hub name (default: the bundled model)"}

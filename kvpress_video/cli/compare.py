@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import DONE, Commands, print_tables
+from .common import DONE, Commands, print_tables, probability
 
 if TYPE_CHECKING:
     from ..sweep.gate.compare import Gate
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     )
     compare.add_argument(
         "--alpha",
-        type=_probability,
+        type=probability,
         default=0.05,
         metavar="P",
         help="probability of a false alarm, over all comparisons (default: %(default)s)",
@@ -81,14 +81,4 @@ def _share(text: str) -> float:
         value = 0.0
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share of BASE's accuracy: write 0.95 or 95%")
-    return value
-
-
-def _probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a probability: write 0.05")
     return value

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compressor.registry import UNCOMPRESSED
-from .common import CELLS_FAILED, DONE, Commands, print_tables, progress, progress_steps, quiet, whole_number
+from .common import (
+    CELLS_FAILED,
+    DONE,
+    Commands,
+    print_tables,
+    probability,
+    progress,
+    progress_steps,
+    quiet,
+    whole_number,
+)
 from .interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -72,6 +82,20 @@ def add(commands: Commands) -> None:
         help="clips per group with retained patches drawn in the report (default: %(default)s)",
     )
     run.add_argument(
+        "--power",
+        type=probability,
+        metavar="DIFFERENCE",
+        help="count the videos that show a difference from --against of this size, such as 0.05, from the answers in "
+        "the output folder, or from a pilot if it holds no sweep",
+    )
+    run.add_argument(
+        "--pilot",
+        type=whole_number(2),
+        metavar="N",
+        default=8,
+        help="clips per group in a pilot (default: %(default)s)",
+    )
+    run.add_argument(
         "--against",
         default=UNCOMPRESSED,
         metavar="METHOD",
@@ -94,7 +118,11 @@ def _sweep(options: argparse.Namespace) -> int:
         with Console(stderr=True).status("reading") as status:
             text = describe(grid, options.out, status.update)
         print(text)
+        if options.power is not None:
+            _foresee_power(options)
         return DONE
+    if options.power is not None:
+        return _power(grid, options)
     swept = _run(grid, options)
     _summarise(swept, options, grid.setup.device)
     print(f"{swept.done} of {swept.jobs} cells × clips; sweep.sqlite, report.html, table.md and summary.csv are in"
@@ -115,7 +143,39 @@ def _grid(options: argparse.Namespace) -> Grid:
     return make_grid(**{**flag_parts(methods=TABLE_METHODS, budgets=TABLE_BUDGETS), **flags})
 
 
-def _run(grid: Grid, options: argparse.Namespace) -> SweepResult:
+def _power(grid: Grid, options: argparse.Namespace) -> int:
+    """Print how many videos a difference needs, after a pilot where the folder holds no sweep."""
+    if options.resume or not _has_store(options):
+        swept = _run(grid, options, options.pilot)
+        if swept.interrupted:
+            print("Interrupted: the same command with --resume completes the pilot.")
+            return INTERRUPTED
+    _print_power(options)
+    return DONE
+
+
+def _foresee_power(options: argparse.Namespace) -> None:
+    if _has_store(options):
+        _print_power(options)
+    else:
+        print(f"\nFor --power a pilot of {options.pilot} clips per group would run first.")
+
+
+def _has_store(options: argparse.Namespace) -> bool:
+    from ..sweep.results.store import FILE
+
+    return bool((options.out / FILE).exists())
+
+
+def _print_power(options: argparse.Namespace) -> None:
+    from ..report.findings import Findings
+    from ..sweep.stats.power import power_notes, power_tables, videos_needed
+
+    found = videos_needed(Findings.read(options.out, options.against).summary, options.power)
+    print_tables(power_tables(found), power_notes(found, options.power))
+
+
+def _run(grid: Grid, options: argparse.Namespace, pilot: int | None = None) -> SweepResult:
     from ..models.devices import check_device
     from ..report.page import FILE
     from ..sweep.results.export import check_output
@@ -134,7 +194,7 @@ def _run(grid: Grid, options: argparse.Namespace) -> SweepResult:
                 print(f"{done} of {total} cells × clips done", file=sys.stderr)
 
         how: dict[str, Any] = {name: getattr(options, name) for name in ("resume", "executor", "workers", "address")}
-        return run_sweep(grid, options.out, progress=show, **how)
+        return run_sweep(grid, options.out, pilot=pilot, progress=show, **how)
 
 
 def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | None) -> None:

@@ -30,14 +30,16 @@ def test_tar_scores_past_frames_alone(monkeypatch: pytest.MonkeyPatch, settings:
 
     method, entries = TaR(**settings), footage(batch=2)
     keep, patches = int(share * len(entries)), GRID.patches
-    recent = max(1, int(GRID.frames * method.recent_ratio))
-    if recent * patches > keep:
-        recent = min(keep // patches, max(1, keep // 2 // patches))
-    last = entries.frame >= GRID.frames - recent
+    protected = max(1, int(GRID.frames * method.recent_ratio)) * patches
+    if method.entries == "tracked":
+        protected = min(protected, 2 * keep // 3)
+    elif protected > keep:
+        protected = min(keep // patches, max(1, keep // 2 // patches)) * patches
+    last = torch.arange(len(entries)) >= len(entries) - protected
     wanted = top(method.scores(entries).masked_fill(last, torch.inf), keep)
     monkeypatch.setattr(module, "likeness", noted)
     assert torch.equal(method.select(entries, keep), wanted)
-    assert scored == [len(entries) - recent * patches]
+    assert scored == [-(-(len(entries) - protected) // patches) * patches]  # in whole frames
 
 
 @pytest.mark.parametrize("method", ["tar", "infinipot-v", "novelty"])

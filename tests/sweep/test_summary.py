@@ -16,11 +16,13 @@ from rich.console import Console
 from sweep_rows import rows
 
 from kvpress_video.compressor.registry import Registry
+from kvpress_video.errors import SweepError
 from kvpress_video.sweep.benchmark import Benchmark, Clip, Question
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Failure, Row
 from kvpress_video.sweep.stats.clustered import PairedScores
-from kvpress_video.sweep.stats.inference import accuracy, compare, retention
+from kvpress_video.sweep.stats.inference import accuracy, compare, detectable, retention
+from kvpress_video.sweep.stats.power import power_notes, power_tables, videos_needed
 from kvpress_video.sweep.stats.summary import OVERALL, SummaryRow, records, summarise
 from kvpress_video.sweep.stats.text import markdown, notes, tables
 
@@ -336,9 +338,34 @@ def test_square_brackets_are_printed_as_they_are() -> None:
     assert "per-layer:shares=[1,2]" in printed(summarise(rows(cell, right), [], [cell]))
 
 
-def test_the_detectable_difference_of_few_clips_is_noted() -> None:
-    few = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "would often go undetected" in note]
-    assert len(few) == 1
-    assert "with 6 videos, differences from full below" in few[0]
-    many = rows(FULL, right, clips=400) + rows(TAR, lambda clip, number: float(clip % 20 > 0), clips=400)
-    assert not [note for note in notes(summarise(many, [], [FULL, TAR])) if "would often go undetected" in note]
+def test_the_detectable_difference_is_noted() -> None:
+    [few] = [note for note in notes(summarise(swept(), [], [FULL, TAR])) if "80% power" in note]
+    assert "with 6 videos, differences from full of" in few
+
+
+def test_the_videos_that_a_difference_needs_are_counted_by_method_and_budget() -> None:
+    """Enough of them detect the difference, one fewer would not; a pilot's variance may be larger than it looks."""
+    swept = rows(FULL, right, clips=60) + rows(TAR, lambda clip, number: float(clip % 3 > 0 or number > 0), clips=60)
+    found = videos_needed(summarise(swept, [], [FULL, TAR]), 0.05)
+    [needs] = found
+    gap = needs.row.difference
+    assert gap is not None
+    assert needs.videos is not None
+    assert needs.most is not None
+
+    def smallest(videos: int) -> float:
+        error = gap.error * (gap.clusters / videos) ** 0.5
+        return detectable(replace(gap, clusters=videos, questions=videos * 4, error=error))
+
+    assert smallest(needs.videos) <= 0.05 < smallest(needs.videos - 1)
+    assert needs.videos < needs.most
+    [table] = power_tables(found)
+    page = io.StringIO()
+    Console(width=100, file=page).print(table)
+    assert f"{needs.videos} ({needs.most})" in page.getvalue()
+    assert f"{needs.videos} for all; estimated from 60 videos" in power_notes(found, 0.05)[1]
+
+
+def test_videos_needed_without_a_reference_is_an_error() -> None:
+    with pytest.raises(SweepError, match="another with --against"):
+        videos_needed(summarise(rows(TAR, right), [], [TAR]), 0.05)

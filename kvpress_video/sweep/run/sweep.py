@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -58,6 +59,7 @@ def run_sweep(
     executor: str = "local",
     workers: int | None = None,
     address: str | None = None,
+    pilot: int | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Answer every question about every clip in every cell.
@@ -74,6 +76,7 @@ def run_sweep(
         workers: maximum number of workers; by default one per GPU, or two on a CPU, or one where a model has a
             `device_map`.
         address: of a running Ray cluster.
+        pilot: run only this many clips of each group of a benchmark's clips, drawn at random, the same every time.
         progress: called with the cells × clips handled, their total, and the latest cell.
 
     Raises:
@@ -87,12 +90,14 @@ def run_sweep(
     if workers is None and spread and executor == "local":
         workers = 1
     chosen = choose(partial(make_worker, grid.setup), executor, workers, address, grid.setup.device)
-    Store.check(folder, _plan(grid.setup, cells, {}), resume=resume)
+    Store.check(folder, plan_of(grid.setup, cells, {}), resume=resume)
     folder = Path(folder).resolve()
-    clips = {(name, seed): _clips(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
-    plan = {**_plan(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
+    clips = {(name, seed): clips_of(name, seed, folder / CLIPS) for name, seed in _benchmarks_of(cells)}
+    if pilot is not None:
+        clips = {suite: _drawn(found, pilot) for suite, found in clips.items()}
+    plan = {**plan_of(grid.setup, cells, clips), "files": states_of(clips, grid.models)}
     with Store(folder, plan, resume=resume) as store:
-        interrupted = _run(chosen, cells, clips, store, progress)
+        interrupted = run_missing(chosen, cells, clips, store, progress)
         wanted = {(cell, clip.name) for cell in cells for clip in clips[cell.benchmark, cell.seed]}
         done = len(wanted & store.finished())
         failures = tuple(failure for failure in store.failures() if failure.cell in set(cells))
@@ -114,8 +119,10 @@ def missing_tasks(cells: Sequence[Cell], clips: Clips, finished: set[tuple[Cell,
                 yield Task(model, benchmark, seed, clip, missing)
 
 
-def _run(executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, progress: Progress | None) -> bool:
-    """Run the missing cells, and return whether the run was interrupted."""
+def run_missing(
+    executor: Executor, cells: Sequence[Cell], clips: Clips, store: Store, progress: Progress | None
+) -> bool:
+    """Run the cells that a store lacks answers of, and return whether Ctrl-C interrupted them."""
     total = sum(len(clips[cell.benchmark, cell.seed]) for cell in cells)
     tasks = list(missing_tasks(cells, clips, store.finished()))
     handled = total - sum(len(task.cells) for task in tasks)
@@ -138,8 +145,13 @@ def _benchmarks_of(cells: Sequence[Cell]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((cell.benchmark, cell.seed) for cell in cells))
 
 
-def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
-    """Return the clips of a benchmark.
+def clips_of(name: str, seed: int, folder: Path) -> Sequence[Clip]:
+    """Return the clips of a benchmark, checked.
+
+    Args:
+        name: the benchmark, with its options.
+        seed: of its sampling.
+        folder: for files that it generates.
 
     Raises:
         BenchmarkError: there are none, two have one name, or a clip has no questions or two of one id.
@@ -155,6 +167,13 @@ def _clips(name: str, seed: int, folder: Path) -> Sequence[Clip]:
     return clips
 
 
+def _drawn(clips: Sequence[Clip], count: int) -> Sequence[Clip]:
+    """Draw a number of clips from each group, and return them in their order."""
+    groups = {clip.group: [place for place, other in enumerate(clips) if other.group == clip.group] for clip in clips}
+    chosen = {place for of in groups.values() for place in random.Random(0).sample(of, min(count, len(of)))}
+    return [clip for place, clip in enumerate(clips) if place in chosen]
+
+
 def _check_distinct(nouns: str, names: Sequence[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -167,8 +186,8 @@ def _digest(clip: Clip) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _plan(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
-    """Collect everything that determines the rows."""
+def plan_of(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
+    """Collect everything that determines the rows, for a store; states of files aside."""
     return {
         "setup": {name: value for name, value in asdict(setup).items() if name not in _FREE},
         "versions": versions(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -15,6 +16,8 @@ CONFIDENCE = 0.95
 """Confidence level of every interval."""
 _EXACT = 16
 """Up to this many differing clusters the randomisation test enumerates all their signs."""
+_MOST = 10_000_000
+"""Most clusters that `needed` considers."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,34 @@ def detectable(found: Difference, alpha: float = 0.05, power: float = 0.8, sides
     z = float(t.ppf(1 - alpha / sides) + t.ppf(power)) ** 2
     a, b, c = 1 + z / found.questions, z / found.questions, z * found.error**2
     return min(1.0, (b + math.sqrt(b**2 + 4 * a * c)) / (2 * a))
+
+
+def needed(found: Difference, difference: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return the smallest number of clusters that show a true difference of this size with this power.
+
+    It inverts `detectable` for clusters like the observed ones: as many questions in each, and the same variance.
+
+    Args:
+        found: the observed difference, of any size.
+        difference: the true difference to find, above 0.
+        alpha, power: as in `detectable`.
+
+    Returns:
+        The number of clusters; None where the variance cannot be estimated, or more than ten million are needed.
+    """
+    if found.clusters < 2 or not math.isfinite(found.error):
+        return None
+
+    def shows(clusters: int) -> bool:
+        more = clusters / found.clusters
+        scaled = replace(
+            found, clusters=clusters, questions=max(1, round(found.questions * more)), error=found.error / more**0.5
+        )
+        return detectable(scaled, alpha, power) <= difference
+
+    if not shows(_MOST):
+        return None
+    return bisect_left(range(_MOST), True, lo=2, key=shows)
 
 
 def _quantile(clusters: int) -> float:

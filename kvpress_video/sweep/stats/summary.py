@@ -64,6 +64,11 @@ class SummaryRow:
     unscored: int = 0
     error: str | None = None
 
+    @property
+    def place(self) -> str:
+        """Model, benchmark and group, for captions."""
+        return ", ".join(filter(None, (self.model, self.benchmark, self.group)))
+
 
 def summarise(
     rows: Iterable[Row], failures: Iterable[Failure], cells: Sequence[Cell], against: str = UNCOMPRESSED

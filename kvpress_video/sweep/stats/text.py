@@ -13,8 +13,6 @@ from .inference import detectable
 from .pairing import levels
 from .summary import OVERALL, SummaryRow
 
-NOTABLE = 0.05
-"""A note states the minimum detectable difference where it is larger than this."""
 _TEXT_COLUMNS = 2
 """Leading columns with text; all others hold numbers."""
 
@@ -63,14 +61,10 @@ def _parts(summary: Sequence[SummaryRow]) -> list[list[SummaryRow]]:
     return list(parts.values())
 
 
-def _name(row: SummaryRow) -> str:
-    return ", ".join(filter(None, (row.model, row.benchmark, row.group)))
-
-
 def _caption(part: Sequence[SummaryRow]) -> str:
     clips, questions = max(row.clips for row in part), max(row.questions for row in part)
     counts = f"{plural(clips, 'clip')}, {plural(questions, 'question')}" if clips else "no clip finished"
-    return f"{_name(part[0])}: {counts}"
+    return f"{part[0].place}: {counts}"
 
 
 def _cells(part: Sequence[SummaryRow]) -> list[list[str]]:
@@ -109,19 +103,19 @@ def _power(summary: Sequence[SummaryRow]) -> list[str]:
     for part in _parts(summary):
         gaps = [row.difference for row in part if row.difference]
         smallest = [detectable(gap) for gap in gaps]
-        if smallest and max(smallest) > NOTABLE:
+        if gaps:
             fewest, most = min(gap.clusters for gap in gaps), max(gap.clusters for gap in gaps)
             videos = plural(most, "video") if fewest == most else f"{fewest} to {plural(most, 'video')}"
             found.append(
-                f"{_name(part[0])}: with {videos}, differences from {part[0].against} below {span(smallest)} "
-                "(by method) would often go undetected (80% power)."
+                f"{part[0].place}: with {videos}, differences from {part[0].against} of {span(smallest)} or more (by "
+                "method) are found with 80% power; --power counts the videos that a smaller one needs."
             )
     return found
 
 
 def _unscored(summary: Sequence[SummaryRow]) -> list[str]:
     return [
-        f"{_name(part[0])}: {count} of {plural(sum(row.questions for row in part), 'answer')} need a judge; no "
+        f"{part[0].place}: {count} of {plural(sum(row.questions for row in part), 'answer')} need a judge; no "
         "accuracy counts them."
         for part in _parts(summary)
         if (count := sum(row.unscored for row in part))
@@ -130,7 +124,7 @@ def _unscored(summary: Sequence[SummaryRow]) -> list[str]:
 
 def _failures(summary: Sequence[SummaryRow]) -> list[str]:
     return [
-        f"{row.method} {row.budget}{'*' if row.clips else ''} ({_name(row)}) failed"
+        f"{row.method} {row.budget}{'*' if row.clips else ''} ({row.place}) failed"
         f"{f' on some clips (figures are from the other {row.clips})' if row.clips else ''}: {row.error}"
         for row in summary
         if row.error is not None

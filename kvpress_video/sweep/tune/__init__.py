@@ -1,0 +1,1 @@
+"""Find the best method and settings for clips, a budget and a model."""
