@@ -8,6 +8,7 @@ from typing import Literal
 from ..budget import Budget
 from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
 from ..compressor.base import Compressor
+from ..compressor.routing import checked_routing
 from ..errors import BudgetError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
@@ -121,6 +122,7 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
         "compact": options.compact,
         "queries": bool(method.needs & _MODEL_NEEDS),
         "vision attention": "vision_attention" in method.needs,
+        "routing": checked_routing(method, len(adapter.attentions)) is not None,
     }
     return next((feature for feature in adapter.refused if required.get(feature)), None)
 
