@@ -13,11 +13,11 @@ from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 
 Feature = Literal[
-    "chunks", "input", "compact", "queries", "vision attention", "routing", "images", "videos", "sessions"
+    "chunks", "input", "compact", "queries", "vision attention", "routing", "experts", "images", "videos", "sessions"
 ]
 """Features that a model may lack: split and chunked prefill, compression before prefill, compact positions, methods
 with queries, key rotation or the output projection, methods with vision attention, methods by which tokens skip layers,
-images, videos, and streaming sessions."""
+fewer experts for visual tokens, images, videos, and streaming sessions."""
 
 CURES: Mapping[Feature, str] = {
     "chunks": "use prefill='whole'",
@@ -26,6 +26,7 @@ CURES: Mapping[Feature, str] = {
     "queries": "choose a method that uses keys and values only, such as 'key-norm'",
     "vision attention": "choose a method that uses keys and values only, such as 'key-norm'",
     "routing": "choose a method by which no token skips a layer, such as 'pyramid'",
+    "experts": "leave experts out",
     "images": "pass videos",
     "videos": "pass the frames as images",
     "sessions": "use compress() or patch()",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
-from ..attention.masks import FLASH, keeps_stock_mask, layer_mask, newest_queries
+from ..attention.masks import FLASH, brings_images, keeps_stock_mask, layer_mask, newest_queries
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..cache.allocation import BudgetAllocator
@@ -21,7 +21,9 @@ from ..cache.layer import CompressedLayer
 from ..compressor.base import deferred
 from ..compressor.entries import LayerScores
 from ..models.base import Adapter
+from ..models.routing import mixtures
 from ..utils.concurrency import entered
+from .fewer_experts import FewerExperts
 from .shared import RecordedLayer, RecordedPrefill
 from .token_routing import TokenRouting
 
@@ -53,6 +55,7 @@ class PassInFlight:
         peak: measures the layers around each compression.
         recording: notes what every layer was given, for later prefills of the same prompt.
         routing: which visual tokens run through which layers; None if all run through all.
+        experts: experts that process a visual token; None for as many as process text.
     """
 
     adapter: Adapter
@@ -63,6 +66,7 @@ class PassInFlight:
     peak: PeakBytes
     recording: RecordedPrefill | None = None
     routing: TokenRouting | None = None
+    experts: int | None = None
     _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress once all hold the pass
     _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
     _lent: dict[int, dict[str, Any]] = field(default_factory=dict)  # arguments of attentions whose cache others read
@@ -89,7 +93,8 @@ class PassInFlight:
     def _hooks_layers(self) -> bool:
         """Whether modules of the text model need hooks even where one mask fits all layers. Decoding needs none."""
         adapter, forward_pass = self.adapter, self.forward_pass
-        return bool(forward_pass.compress or forward_pass.probes or adapter.sliding or adapter.recurrences)
+        visual = forward_pass.compress or forward_pass.probes or self.experts
+        return bool(visual or adapter.sliding or adapter.recurrences)
 
     def replay(self, recorded: Sequence[RecordedLayer]) -> None:
         """Fill the layers with what an equal pass gave them, and compress each."""
@@ -193,9 +198,19 @@ class PassInFlight:
                 *(_registered(attention.register_forward_pre_hook, hook) for attention, hook in reversed(before)),
                 *(_registered(attention.register_forward_hook, hook) for attention, hook in after),
                 *(follow_rows(each, number, forward_pass) for number, each in adapter.recurrences.items()),
+                *self._fewer_experts(),
             ]
         ):
             yield
+
+    def _fewer_experts(self) -> Iterator[AbstractContextManager[None]]:
+        if self.experts is None or not brings_images(self.forward_pass):
+            return
+        attentions: list[Any] = self.adapter.attentions
+        layers = {each.layer_idx: layer for each, layer in zip(attentions, self.layers, strict=True)}
+        fewer = FewerExperts(self.experts, lambda number: _pass_of(layers[number]) if number in layers
+                             else self.forward_pass)  # fmt: skip
+        yield from map(fewer.attached, mixtures(self.adapter, self.experts))
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]

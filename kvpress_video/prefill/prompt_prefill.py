@@ -129,7 +129,7 @@ class PromptPrefill:
         routing = None
         if self._routing is not None and forward_pass.compress:
             routing = TokenRouting(self.adapter, self.layers, self._routing, forward_pass)
-        return PassInFlight(*state, recording=recording, routing=routing)
+        return PassInFlight(*state, recording=recording, routing=routing, experts=self.options.experts)
 
     def _pass(
         self, forward: Forward, kwargs: dict[str, Any], chunk: ForwardPass, recording: RecordedPrefill | None = None

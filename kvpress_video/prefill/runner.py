@@ -53,7 +53,7 @@ class PromptRunner:
             reader: reads the text model's arguments.
             finished: is told of every prefill.
             shared: prefills to start from, and to add to; only split ones do, in which all tokens run through all
-                layers.
+                layers and as many experts as the model uses.
         """
         self.reused = False
         self._adapter = adapter
@@ -63,7 +63,8 @@ class PromptRunner:
         self._reader = reader
         self._finished = finished
         routes = checked_routing(compressor.method, len(adapter.attentions)) is not None
-        self._shared = None if options.prefill != "split" or routes else shared
+        stock = not routes and options.experts is None
+        self._shared = shared if options.prefill == "split" and stock else None
         self._allocator(0, 1)  # KV heads that processes cannot share equally fail here, before any work
 
     def run(self, forward: Forward, kwargs: dict[str, Any], given: ModelInputs | Arrival) -> Any:

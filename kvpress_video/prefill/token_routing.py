@@ -54,7 +54,7 @@ class TokenRouting:
         self._layers = layers
         self._routing = routing
         self._whole = forward_pass
-        self._chosen: dict[Fraction, _Chosen] = {}
+        self._chosen: dict[int, _Chosen] = {}  # by layer; kept for the whole pass, since masks go by its passes
         self._entered: dict[int, Tensor] = {}  # hidden states of all tokens, by the layer that runs on some
 
     def hooks(self) -> Iterator[tuple[Any, Callable[..., Any], Callable[..., Any]]]:
@@ -76,12 +76,13 @@ class TokenRouting:
             number: ordinal of the layer.
             entries: what the pass brought to it, before anything is evicted.
         """
-        self._chosen.clear()
-        for share in self._routing.shares[number + 1 :]:
+        made: dict[Fraction, _Chosen] = {}
+        for layer, share in enumerate(self._routing.shares[number + 1 :], number + 1):
             if share == 1:
                 return
-            if share not in self._chosen:
-                self._chosen[share] = self._choice(entries, share)
+            if share not in made:
+                made[share] = self._choice(entries, share)
+            self._chosen[layer] = made[share]
 
     def _choice(self, entries: Entries, share: Fraction) -> _Chosen:
         rows, whole = self._whole.rows, self._whole
@@ -109,7 +110,7 @@ class TokenRouting:
 
     def _before(self, number: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Give a decoder layer the chosen tokens only, and its cache their part of the pass."""
-        slots, forward_pass = self._chosen[self._routing.shares[number]]
+        slots, forward_pass = self._chosen[number]
         self._layers[number].begin_pass(forward_pass)
         states = self._entered[number] = args[0] if args else kwargs["hidden_states"]
         given = {name: _part(name, value, slots) for name, value in kwargs.items()}
@@ -121,7 +122,7 @@ class TokenRouting:
         """Put the states of the chosen tokens among those of the others."""
         changed = output[0] if isinstance(output, tuple) else output
         states = self._entered.pop(number).to(changed.device)
-        slots = self._chosen[self._routing.shares[number]].slots.to(states.device)
+        slots = self._chosen[number].slots.to(states.device)
         spare = torch.cat([states, states[:, :1]], dim=1)  # one more, which padding is written to
         joined = spare.scatter_(1, slots[..., None].expand_as(changed), changed.to(states.dtype))[:, :-1]
         return (joined, *output[1:]) if isinstance(output, tuple) else joined
