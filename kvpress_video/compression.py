@@ -228,6 +228,7 @@ def compress(
     chunk: int | None = None,
     positions: Positions = "keep",
     labels: Labels = "spread",
+    experts: int | None = None,
     shared: SharedPrefill | None = None,
     **settings: Any,
 ) -> Compression:
@@ -273,16 +274,18 @@ def compress(
             evenly over time, the same in every head and layer; `"drop"`: none of it, so that positions alone tell time;
             `"keep"`: all of it, on top of the budget, which then caps nothing in families that write some. Families
             without such text (Qwen2-VL, Qwen2.5-VL, LLaVA) know no difference.
+        experts: in a mixture of experts, how many of the experts chosen for a visual token process it: those of the
+            highest rank, with their weights scaled to the sum of all; None for all. Text keeps all of its experts.
         shared: a `SharedPrefill`, for several one-shot compressions of the same prompt.
         **settings: the method's settings.
 
     Raises:
-        BudgetError: the budget cannot be read. `generate()` raises it where text, a chunk in work and one frame's label
-            do not fit into bytes, with the least budget.
+        BudgetError: the budget cannot be read, or `experts` are more than the model uses. `generate()` raises it where
+            text, a chunk in work and one frame's label do not fit into bytes, with the least budget.
         UnknownNameError: unknown method, setting, stage, positions or labels, or a method that cannot work at that
             stage.
         UnsupportedModelError: the model, its attention or rope is not supported, or it lacks a feature (see `inspect`).
-            Models without a dedicated adapter are checked on a synthetic prompt once.
+            Models without a dedicated adapter are checked on a synthetic prompt once. Dense models have no `experts`.
         CacheError: `shared` is no `SharedPrefill`.
     """
     choices = (
@@ -302,7 +305,7 @@ def compress(
     parsed = Budget.parse(budget)
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
     mode = resolved_prefill(prefill, stage, parsed if prefill == "chunked" else allowed, chunk)
-    options = PrefillOptions(stage, mode, chunk, positions, labels=labels)
+    options = PrefillOptions(stage, mode, chunk, positions, labels=labels, experts=experts)
     return Compression(model, name, made, allowed, options, shared, parsed)
 
 

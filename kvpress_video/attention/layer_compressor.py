@@ -103,6 +103,19 @@ class LayerCompressor:
         peak.note(layer)
         return scores
 
+    def brought(
+        self,
+        layers: Sequence[CompressedLayer],
+        layer: CompressedLayer,
+        attention: nn.Module,
+        states: Tensor,
+        forward_pass: ForwardPass,
+    ) -> Entries:
+        """Return the entries that a pass brought to a layer, with the inputs that the method needs, as in `apply`."""
+        with self.timer.timing("compress"):
+            entries = self._held(layers, layers.index(layer), attention, states, forward_pass)
+        return entries.slice(len(entries) - forward_pass.length, len(entries))
+
     def _apply(
         self,
         layers: Sequence[CompressedLayer],
@@ -114,6 +127,30 @@ class LayerCompressor:
         deeper: LayerScores | None,
     ) -> LayerScores | None:
         layer = layers[number]
+        entries = self._held(layers, number, attention, states, forward_pass, deeper)
+        if forward_pass.probes:
+            entries = entries.slice(0, len(entries) - forward_pass.probes)
+            layer.drop_last(forward_pass.probes)
+        if not forward_pass.compress:
+            return None
+        plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
+        scores = plan.layer_scores(entries) if deferred(self.method) else None
+        layer.keep(plan)
+        if forward_pass.moves and self.rope is not None:
+            layer.move(layer.entries(Context()).places[..., Places.TARGET], self.rope)
+        return scores
+
+    def _held(
+        self,
+        layers: Sequence[CompressedLayer],
+        number: int,
+        attention: nn.Module,
+        states: Tensor,
+        forward_pass: ForwardPass,
+        deeper: LayerScores | None = None,
+    ) -> Entries:
+        """Return all that a layer holds, with the inputs that the method needs."""
+        layer = layers[number]
         context = Context(
             layer=number,
             layers=len(layers),
@@ -124,18 +161,7 @@ class LayerCompressor:
         )
         entries = layer.entries(context)
         window = self._window(forward_pass)
-        entries = replace(entries, context=self._captured(entries, layer.rows, attention, states, window))
-        if forward_pass.probes:
-            entries = entries.slice(0, len(entries) - forward_pass.probes)
-            layer.drop_last(forward_pass.probes)
-        if not forward_pass.compress:
-            return None
-        plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
-        scores = plan.layer_scores(entries) if deferred(self.method) else None
-        layer.keep(plan)
-        if forward_pass.moves and self.rope is not None:
-            layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
-        return scores
+        return replace(entries, context=self._captured(entries, layer.rows, attention, states, window))
 
     def _captured(
         self, entries: Entries, rows: Sequence[RowState], attention: nn.Module, states: Tensor, window: int

@@ -18,6 +18,7 @@ from .entries import (
 from .listing import MethodInfo, list_methods, method_card
 from .registry import make_method
 from .rope import Rope
+from .routing import Routing
 from .selection import select
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Places",
     "Queries",
     "Rope",
+    "Routing",
     "Tags",
     "check_observer",
     "grid_tags",

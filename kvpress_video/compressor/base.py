@@ -1,4 +1,7 @@
-"""The interface of a compression method, and the validation of its declaration."""
+"""The interface of a compression method, and the validation of its declaration.
+
+One file for all that a method may override, most of which is documentation.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +18,9 @@ from ..errors import BudgetError, KVPressVideoError, MethodError, MissingInputEr
 from ..utils.numbers import is_whole
 from .entries import Entries, take_slots
 from .results import Kept, MethodCall, check_scores, rankable
+
+if TYPE_CHECKING:
+    from .routing import Routing
 
 STAGES = ("cache", "input")
 FIDELITIES = {
@@ -113,6 +119,10 @@ class Compressor:
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
         """Return the entries that one layer may keep; over all layers the sum may not exceed `keep * layers`."""
         return keep
+
+    def routing(self, layers: int) -> Routing | None:
+        """Return how many visual tokens run through each layer; None if all run through all."""
+        return None
 
     def banked(self, entries: Entries) -> int:
         """Return how many leading entries of a layer a session may offload until attention reads them.

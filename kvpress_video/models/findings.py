@@ -12,10 +12,12 @@ from torch import nn
 from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 
-Feature = Literal["chunks", "input", "compact", "queries", "vision attention", "images", "videos", "sessions"]
+Feature = Literal[
+    "chunks", "input", "compact", "queries", "vision attention", "routing", "experts", "images", "videos", "sessions"
+]
 """Features that a model may lack: split and chunked prefill, compression before prefill, compact positions, methods
-with queries, key rotation or the output projection, methods with vision attention, images, videos, and streaming
-sessions."""
+with queries, key rotation or the output projection, methods with vision attention, methods by which tokens skip layers,
+fewer experts for visual tokens, images, videos, and streaming sessions."""
 
 CURES: Mapping[Feature, str] = {
     "chunks": "use prefill='whole'",
@@ -23,6 +25,8 @@ CURES: Mapping[Feature, str] = {
     "compact": "use positions='keep'",
     "queries": "choose a method that uses keys and values only, such as 'key-norm'",
     "vision attention": "choose a method that uses keys and values only, such as 'key-norm'",
+    "routing": "choose a method by which no token skips a layer, such as 'pyramid'",
+    "experts": "leave experts out",
     "images": "pass videos",
     "videos": "pass the frames as images",
     "sessions": "use compress() or patch()",

@@ -41,6 +41,8 @@ _NEVER: Mapping[Feature, str] = {
     "sessions": "streaming requires a dedicated adapter, which defines the text around each frame",
     "input": "compression before prefill requires a dedicated adapter",
     "compact": "compact positions require a dedicated adapter",
+    "experts": "fewer experts for visual tokens require a dedicated adapter",
+    "routing": "skipping layers requires a dedicated adapter",
 }
 
 _IN_ONE_PASS: Mapping[Feature, str] = {"chunks": "its layers of chunked attention need the prompt in one pass"}

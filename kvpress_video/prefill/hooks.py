@@ -15,7 +15,7 @@ from ..compressor.base import Compressor
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
-from ..models.routing import first_router
+from ..models.routing import first_router, mixtures
 from ..utils.eager import uncompiled
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
@@ -65,6 +65,7 @@ class ModelHooks:
 
         Raises:
             UnsupportedModelError: the model does not support the method or an option.
+            BudgetError: there are not as many experts.
         """
         check_supported(adapter, method, options)
         self._adapter = adapter
@@ -72,6 +73,8 @@ class ModelHooks:
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
         if "router" in method.needs:
             first_router(adapter)  # a dense model fails here rather than at the first prompt
+        if options.experts is not None:
+            mixtures(adapter, options.experts)
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.timer = DeviceTimer(device_of(adapter.text_model))
         state = (adapter.spread, adapter.image_blocks, adapter.calibration)

@@ -8,6 +8,7 @@ from typing import Literal
 from ..budget import Budget
 from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
 from ..compressor.base import Compressor
+from ..compressor.routing import checked_routing
 from ..errors import BudgetError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
@@ -36,6 +37,7 @@ class PrefillOptions:
         in_work: entries that a chunk to come brings to each layer in turn, for which a budget of bytes leaves room.
         staging_bytes: see `BudgetAllocator`.
         labels: `"spread"`, `"keep"` or `"drop"`, see `compress`.
+        experts: experts that process a visual token; None for as many as process text.
     """
 
     stage: Stage = "cache"
@@ -47,6 +49,7 @@ class PrefillOptions:
     in_work: int = 0
     staging_bytes: int = 0
     labels: Labels = "spread"
+    experts: int | None = None
 
     @property
     def compact(self) -> bool:
@@ -121,6 +124,8 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
         "compact": options.compact,
         "queries": bool(method.needs & _MODEL_NEEDS),
         "vision attention": "vision_attention" in method.needs,
+        "experts": options.experts is not None,
+        "routing": checked_routing(method, len(adapter.attentions)) is not None,
     }
     return next((feature for feature in adapter.refused if required.get(feature)), None)
 

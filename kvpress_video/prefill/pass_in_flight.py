@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
-from ..attention.masks import FLASH, keeps_stock_mask, layer_mask, newest_queries
+from ..attention.masks import FLASH, brings_images, keeps_stock_mask, layer_mask, newest_queries
 from ..attention.recurrent import follow_rows
 from ..attention.sliding_window import SlidingPass, tokens_seen
 from ..cache.allocation import BudgetAllocator
@@ -21,8 +21,11 @@ from ..cache.layer import CompressedLayer
 from ..compressor.base import deferred
 from ..compressor.entries import LayerScores
 from ..models.base import Adapter
+from ..models.routing import mixtures
 from ..utils.concurrency import entered
+from .fewer_experts import FewerExperts
 from .shared import RecordedLayer, RecordedPrefill
+from .token_routing import TokenRouting
 
 
 class RunLayer(NamedTuple):
@@ -51,6 +54,8 @@ class PassInFlight:
         allocator: says how many entries each layer keeps; None where nothing is compressed.
         peak: measures the layers around each compression.
         recording: notes what every layer was given, for later prefills of the same prompt.
+        routing: which visual tokens run through which layers; None if all run through all.
+        experts: experts that process a visual token; None for as many as process text.
     """
 
     adapter: Adapter
@@ -60,6 +65,8 @@ class PassInFlight:
     allocator: BudgetAllocator | None
     peak: PeakBytes
     recording: RecordedPrefill | None = None
+    routing: TokenRouting | None = None
+    experts: int | None = None
     _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress once all hold the pass
     _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
     _lent: dict[int, dict[str, Any]] = field(default_factory=dict)  # arguments of attentions whose cache others read
@@ -86,7 +93,8 @@ class PassInFlight:
     def _hooks_layers(self) -> bool:
         """Whether modules of the text model need hooks even where one mask fits all layers. Decoding needs none."""
         adapter, forward_pass = self.adapter, self.forward_pass
-        return bool(forward_pass.compress or forward_pass.probes or adapter.sliding or adapter.recurrences)
+        visual = forward_pass.compress or forward_pass.probes or self.experts
+        return bool(visual or adapter.sliding or adapter.recurrences)
 
     def replay(self, recorded: Sequence[RecordedLayer]) -> None:
         """Fill the layers with what an equal pass gave them, and compress each."""
@@ -112,7 +120,7 @@ class PassInFlight:
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
         """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
         adapter, first, given = self.adapter, self.layers[0], kwargs.get("attention_mask")
-        if not adapter.one_mask or isinstance(given, Mapping) or not self._layers_alike():
+        if self.routing or not adapter.one_mask or isinstance(given, Mapping) or not self._layers_alike():
             return False
         padded = first.padded or any(row.padding for row in self.forward_pass.rows)
         if self.forward_pass.length == 1 and not padded:
@@ -146,7 +154,7 @@ class PassInFlight:
             self._apply(RunLayer(attention, layer, states))
             return
         self.peak.note(layer)
-        last = max(1, self.compressor.states_read(self.forward_pass))
+        last = max(1, self.compressor.states_read(_pass_of(layer)))
         self._waiting.append(RunLayer(attention, layer, states[:, -last:].clone()))
 
     def _compress_waiting(self) -> None:
@@ -157,7 +165,7 @@ class PassInFlight:
 
     def _apply(self, run: RunLayer, deeper: LayerScores | None = None) -> LayerScores | None:
         assert self.allocator is not None
-        arguments = (self.layers, run.layer, run.attention, run.states, self.forward_pass)
+        arguments = (self.layers, run.layer, run.attention, run.states, _pass_of(run.layer))
         return self.compressor.apply(*arguments, self.allocator.shares, self.peak, deeper)
 
     @contextmanager
@@ -182,14 +190,27 @@ class PassInFlight:
             borrowers = _borrowers(adapter, [attention])
             before += [(attention, self._lend)] * bool(borrowers)
             before += [(each, partial(self._before_borrower, attention)) for each in borrowers if by_layer]
+        for module, enter, leave in self.routing.hooks() if self.routing else ():
+            before.append((module, enter))
+            after.append((module, leave))
         with entered(
             [
                 *(_registered(attention.register_forward_pre_hook, hook) for attention, hook in reversed(before)),
                 *(_registered(attention.register_forward_hook, hook) for attention, hook in after),
                 *(follow_rows(each, number, forward_pass) for number, each in adapter.recurrences.items()),
+                *self._fewer_experts(),
             ]
         ):
             yield
+
+    def _fewer_experts(self) -> Iterator[AbstractContextManager[None]]:
+        if self.experts is None or not brings_images(self.forward_pass):
+            return
+        attentions: list[Any] = self.adapter.attentions
+        layers = {each.layer_idx: layer for each, layer in zip(attentions, self.layers, strict=True)}
+        fewer = FewerExperts(self.experts, lambda number: _pass_of(layers[number]) if number in layers
+                             else self.forward_pass)  # fmt: skip
+        yield from map(fewer.attached, mixtures(self.adapter, self.experts))
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layer = kwargs["past_key_values"].layers[module.layer_idx]
@@ -209,12 +230,12 @@ class PassInFlight:
         return args, kwargs | {"attention_mask": mask, "position_ids": None}
 
     def _mask(self, layer: CompressedLayer, module: Any, kwargs: dict[str, Any]) -> Tensor | None:
-        states = kwargs["hidden_states"]
-        alike = (layer.physical, tuple(row.padding for row in layer.rows), states.device)
+        states, forward_pass = kwargs["hidden_states"], _pass_of(layer)
+        alike = (layer.physical, tuple(row.padding for row in layer.rows), states.device, id(forward_pass))
         if alike not in self._masks:
             implementation, blocks = module.config._attn_implementation, self.adapter.image_blocks
             given = kwargs.get("attention_mask")
-            self._masks[alike] = layer_mask(layer, self.forward_pass, given, implementation, states, blocks)
+            self._masks[alike] = layer_mask(layer, forward_pass, given, implementation, states, blocks)
         return self._masks[alike]
 
     def _after_attention(self, attention: Any, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -226,7 +247,16 @@ class PassInFlight:
         if self.recording is not None:
             window = self.compressor.states_read(self.forward_pass)
             self.recording.note(module, layer, kwargs["hidden_states"], window)
+        if self.routing is not None and self.routing.chooses_at(number := self.layers.index(layer)):
+            given = (self.layers, layer, module, kwargs["hidden_states"], _pass_of(layer))
+            self.routing.choose(number, self.compressor.brought(*given))
         self.compress(module, layer, kwargs["hidden_states"])
+
+
+def _pass_of(layer: CompressedLayer) -> ForwardPass:
+    """Return the pass as a layer sees it, without the tokens that skip the layer."""
+    assert layer.incoming is not None
+    return layer.incoming
 
 
 def _borrowers(adapter: Adapter, attentions: Sequence[Any]) -> list[Any]:

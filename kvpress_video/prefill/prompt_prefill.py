@@ -17,6 +17,7 @@ from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..compressor.base import deferred
 from ..compressor.entries import Tags, is_visual
+from ..compressor.routing import Routing, checked_routing
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
@@ -25,6 +26,7 @@ from .options import PrefillOptions
 from .pass_in_flight import PassInFlight
 from .pass_reader import PassReader
 from .shared import RecordedPrefill, SharedPrefill, wanted_pass
+from .token_routing import TokenRouting
 
 Forward = Callable[..., Any]
 
@@ -52,6 +54,7 @@ class PromptPrefill:
     allocator: BudgetAllocator
     shared: SharedPrefill | None
     reused: bool = False
+    _routing: Routing | None = None
 
     def __post_init__(self) -> None:
         self.peak = PeakBytes(self.layers)
@@ -70,6 +73,7 @@ class PromptPrefill:
         length = first.physical + whole.length
         fits = self.allocator.hold_all(after, length)
         chunks = self._chunks(whole, after, length, fits)
+        self._routing = None if fits else checked_routing(self.compressor.method, len(self.layers))
         if not fits and self.options.stage == "cache":
             self.allocator = self._paying(whole, chunks)
         shares = self.allocator.shares(after, length)
@@ -122,7 +126,10 @@ class PromptPrefill:
 
     def _in_flight(self, forward_pass: ForwardPass, recording: RecordedPrefill | None = None) -> PassInFlight:
         state = (self.adapter, self.compressor, self.layers, forward_pass, self.allocator, self.peak)
-        return PassInFlight(*state, recording=recording)
+        routing = None
+        if self._routing is not None and forward_pass.compress:
+            routing = TokenRouting(self.adapter, self.layers, self._routing, forward_pass)
+        return PassInFlight(*state, recording=recording, routing=routing, experts=self.options.experts)
 
     def _pass(
         self, forward: Forward, kwargs: dict[str, Any], chunk: ForwardPass, recording: RecordedPrefill | None = None

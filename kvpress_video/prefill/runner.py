@@ -13,6 +13,7 @@ from ..cache.adoption import adopt
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState
 from ..cache.layer import CompressedLayer
+from ..compressor.routing import checked_routing
 from ..errors import CacheError
 from ..models.base import Adapter
 from .options import PrefillOptions
@@ -51,7 +52,8 @@ class PromptRunner:
             options: where and in which pieces prompts are compressed.
             reader: reads the text model's arguments.
             finished: is told of every prefill.
-            shared: prefills to start from, and to add to; only split ones do.
+            shared: prefills to start from, and to add to; only split ones do, in which all tokens run through all
+                layers and as many experts as the model uses.
         """
         self.reused = False
         self._adapter = adapter
@@ -60,7 +62,9 @@ class PromptRunner:
         self._options = options
         self._reader = reader
         self._finished = finished
-        self._shared = shared if options.prefill == "split" else None
+        routes = checked_routing(compressor.method, len(adapter.attentions)) is not None
+        stock = not routes and options.experts is None
+        self._shared = shared if options.prefill == "split" and stock else None
         self._allocator(0, 1)  # KV heads that processes cannot share equally fail here, before any work
 
     def run(self, forward: Forward, kwargs: dict[str, Any], given: ModelInputs | Arrival) -> Any:

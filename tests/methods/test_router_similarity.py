@@ -8,7 +8,8 @@ import pytest
 import torch
 import zoo
 from generation import answer, model_of, video_prompt
-from torch.nn.functional import cosine_similarity
+from scipy.stats import ttest_1samp
+from torch.nn.functional import cosine_similarity, kl_div
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Entries
@@ -67,6 +68,38 @@ def test_before_the_prefill_of_a_mixture_of_experts(family: str) -> None:
         answer(model, inputs, new=1)
     tokens = run.report.visual_tokens
     assert run.report.entries == (-(-tokens // 2),) * len(run.report.entries)
+
+
+@pytest.mark.slow
+def test_on_random_weights_a_random_sample_agrees_better() -> None:
+    """The figures of the card: the divergence of the next token from that of the full prompt, over videos of noise."""
+    family, more = MIXTURES[0], {"num_experts": 16, "num_experts_per_tok": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(zoo.TABLE, family, replace(zoo.TABLE[family], text=zoo.TABLE[family].text | more))
+        model = zoo.build(family, "sdpa")
+    inputs = zoo.inputs(model, [video_prompt(family, 8)])
+    apart = []
+    for seed in range(40):
+        inputs["pixel_values_videos"] = nearly_still(inputs["pixel_values_videos"], 8, seed)
+        full = answer(model, inputs, new=1).logits[0, 0].log_softmax(dim=-1)
+        found = []
+        for method in ("router-similarity", f"random:seed={seed}"):
+            with kv.compress(model, method, "50%", stage="input", labels="keep"):
+                kept = answer(model, inputs, new=1).logits[0, 0].log_softmax(dim=-1)
+            found.append(float(kl_div(kept, full, log_target=True, reduction="sum")))
+        apart.append(found[0] - found[1])
+    assert ttest_1samp(apart, 0, alternative="greater").pvalue < 0.05
+
+
+def nearly_still(pixels: torch.Tensor, frames: int, seed: int) -> torch.Tensor:
+    """A video of noise in which two merged patches of each frame change."""
+    noise = torch.Generator().manual_seed(seed)
+    still = torch.randn(len(pixels) // frames, pixels.shape[1], generator=noise).repeat(frames, 1)
+    merged = (still + 0.05 * torch.randn(pixels.shape, generator=noise)).view(frames, -1, 4, pixels.shape[1])
+    for frame in merged:
+        for place in torch.randperm(len(frame), generator=noise)[:2]:
+            frame[place] = torch.randn(4, pixels.shape[1], generator=noise)
+    return merged.reshape(pixels.shape)
 
 
 def test_dense_models_and_the_cache_are_refused() -> None:

@@ -1,0 +1,72 @@
+"""Routing of tokens past layers: how many visual tokens run through each layer, and what chooses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..errors import MethodError
+from .base import Compressor
+from .entries import Entries
+
+_UNSERVED = frozenset({"deeper", "reconstruction"})
+
+
+class Routing(NamedTuple):
+    """Shares of the visual tokens that run through the compressed layers; the others skip a layer.
+
+    Attributes:
+        shares: share of each layer, above 0 and at most 1; 1 in the first layer.
+        router: scores the tokens, on the entries that the pass brought to the latest layer before with share 1.
+    """
+
+    shares: tuple[Fraction, ...]
+    router: Compressor
+
+
+@dataclass(frozen=True)
+class OneVote(Compressor):
+    """Keep the same entries in all heads, by the mean of a method's scores over the heads.
+
+    Attributes:
+        base: method that gives each entry a score.
+    """
+
+    base: Compressor
+
+    def scores(self, entries: Entries) -> Tensor:
+        """Average the scores of the base over all heads, (batch, kv_heads, n) fp32."""
+        scores = self.base.checked_scores(entries).float()
+        return entries.context.spread.mean(scores).expand_as(scores)
+
+
+def checked_routing(method: Compressor, layers: int) -> Routing | None:
+    """Ask a method for its routing and validate it.
+
+    Args:
+        method: the method to ask.
+        layers: number of compressed layers.
+
+    Returns:
+        The routing, None if all visual tokens run through all layers.
+
+    Raises:
+        MethodError: not one share per layer, a share outside of 0 to 1, a first layer that tokens skip, or a method
+            with needs for which every token has to run through every layer.
+    """
+    routing = method.routing(layers)
+    if routing is None or all(share == 1 for share in routing.shares):
+        return None
+    name, shares = type(method).__name__, ", ".join(map(str, routing.shares))
+    if len(routing.shares) != layers:
+        raise MethodError(f"{name}.routing() gives {len(routing.shares)} shares for {layers} layers: give each one.")
+    if not all(0 < share <= 1 for share in routing.shares):
+        raise MethodError(f"{name}.routing() gives the shares {shares}: they must be above 0 and at most 1.")
+    if routing.shares[0] != 1:
+        raise MethodError(f"{name}.routing() gives the first layer {routing.shares[0]}: nothing before it can choose.")
+    if unserved := sorted(_UNSERVED & (method.needs | routing.router.needs)):
+        raise MethodError(f"{name} needs {', '.join(unserved)}, which tokens that skip layers cannot give.")
+    return routing
