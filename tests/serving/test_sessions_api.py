@@ -139,6 +139,9 @@ def test_forks_and_files(client: Any, bundled: Any, footage: Any) -> None:
     assert ask(client, number, QUESTIONS[0]) == reference(bundled, footage, QUESTIONS[0])[0]
     for name in ("save_" + "0" * 32, "../" + saved, saved + "/x", ""):
         assert client.post("/v1/sessions", json={"saved": name}).status_code == 404
+    assert client.delete(f"/v1/saved/{number}").status_code == 404
+    assert client.delete(f"/v1/saved/{saved}").status_code == 204
+    assert client.post("/v1/sessions", json={"saved": saved}).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,14 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect to the first address that answers."""
-        link = _connected(self._endpoint, self.timeout)
-        if self._endpoint.scheme == "https":
-            link = ssl.create_default_context().wrap_socket(link, server_hostname=self._endpoint.host)
-        self.sock = self._link = link
+        link, host = _connected(self._endpoint, self.timeout), self._endpoint.host
+        if self._endpoint.scheme != "https":
+            self.sock = self._link = link
+            return
+        context = ssl.create_default_context()
+        secured = context.wrap_socket(link, server_hostname=host, do_handshake_on_connect=False)
+        self.sock = self._link = secured
+        secured.do_handshake()
 
     def abort(self) -> None:
         """End whatever waits for the connection, from another thread."""

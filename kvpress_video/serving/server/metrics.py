@@ -51,7 +51,7 @@ class Metrics:
 
     def watch(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Add gauges, which are read for each page."""
-        self._registry.register(_Gauges(read))  # type: ignore[arg-type]
+        self._registry.register(_Gauges(read))
 
     def page(self) -> bytes:
         """Write all metrics in Prometheus' text format."""

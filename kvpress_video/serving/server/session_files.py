@@ -62,6 +62,11 @@ class SessionFiles:
             if _NAME.fullmatch(path.stem) and self.path(path.stem).is_file():
                 yield path.stem
 
+    @property
+    def saved(self) -> int:
+        """How many files `save` has written."""
+        return sum(1 for _ in self._folder.glob("save_*.json"))
+
     def forget(self, name: str) -> None:
         """Delete a session's files, if there are any."""
         for path in (self.path(name).with_suffix(".json"), self.path(name)):

@@ -75,7 +75,7 @@ class Sessions:
             worker: runs the model.
             files: of sessions that are detached or saved.
             idle: seconds after which an unused session is detached.
-            most: sessions at the same time, detached ones included.
+            most: sessions at the same time, detached ones included, and saved ones.
         """
         self._model, self._processor, self._plan = model, processor, plan
         self._admission, self._worker, self._files = admission, worker, files
@@ -122,17 +122,30 @@ class Sessions:
         Raises:
             RequestError: there is none.
         """
-        note = self._files.find(saved)
-        if note is None or note.owner != owner:
-            raise RequestError(404, "There is no saved session of this name.", param="saved")
+        note = self._saved(owner, saved)
         path = self._files.path(saved)
         return await self._add(owner, lambda: VideoSession.load(path, self._model, self._processor), lambda: note.need)
 
     async def save(self, served: ServedSession) -> str:
-        """Write a session that is in use to a file, and return the name to load it by."""
+        """Write a session that is in use to a file, and return the name to load it by.
+
+        Raises:
+            RequestError: there are too many such files.
+        """
+        if self._files.saved >= self._most:
+            raise RequestError(429, "Too many sessions are saved: delete some.", code="too_many_sessions")
         saved = f"save_{uuid.uuid4().hex}"
         await self.run(served, lambda: self._write(served, saved))
         return saved
+
+    def delete(self, owner: str, saved: str) -> None:
+        """Delete a file that `save` wrote for the same owner.
+
+        Raises:
+            RequestError: there is none.
+        """
+        self._saved(owner, saved)
+        self._files.forget(saved)
 
     async def close(self, served: ServedSession) -> None:
         """Forget a session that is in use, once its earlier jobs are done, and its file."""
@@ -250,6 +263,12 @@ class Sessions:
         if served.lease is not None:
             served.lease.shrink(0)
             served.lease = None
+
+    def _saved(self, owner: str, saved: str) -> SessionNote:
+        note = self._files.find(saved) if saved.startswith("save_") else None
+        if note is None or note.owner != owner:
+            raise RequestError(404, "There is no saved session of this name.", param="saved")
+        return note
 
     def _write(self, served: ServedSession, name: str) -> None:
         """Write a session and then its note, in the worker's thread."""

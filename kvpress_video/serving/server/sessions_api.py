@@ -28,9 +28,9 @@ _MARKUP = 64
 
 def session_routes(server: Server) -> APIRouter:
     """Make the routes."""
-    router, sessions = APIRouter(prefix="/v1/sessions"), server.sessions
+    router, sessions = APIRouter(prefix="/v1"), server.sessions
 
-    @router.post("")
+    @router.post("/sessions")
     async def open_session(request: Request) -> JSONResponse:
         asked = await parsed(request, OpenSession)
         if asked.saved is not None:
@@ -40,32 +40,32 @@ def session_routes(server: Server) -> APIRouter:
             served = await sessions.open(owner_of(request), asked.arguments(settings.method, settings.budget))
         return JSONResponse(summary(served.id, True, served.need), 201)
 
-    @router.get("")
+    @router.get("/sessions")
     async def list_sessions(request: Request) -> dict[str, Any]:
         owned = sessions.owned(owner_of(request))
         found = [summary(served.id, served.session is not None, served.need) for served in owned]
         return {"object": "list", "data": found}
 
-    @router.get("/{number}")
+    @router.get("/sessions/{number}")
     async def stats(request: Request, number: str) -> dict[str, Any]:
         async with sessions.using(owner_of(request), number) as served:
             return await sessions.run(served, lambda: described(served.id, served.live, served.need))
 
-    @router.delete("/{number}")
+    @router.delete("/sessions/{number}")
     async def close(request: Request, number: str) -> Response:
         async with sessions.using(owner_of(request), number) as served:
             await sessions.close(served)
         return Response(status_code=204)
 
-    @router.post("/{number}/frames")
+    @router.post("/sessions/{number}/frames")
     async def push_frame(request: Request, number: str, time: float | None = None) -> dict[str, int]:
         return await push_picture(server, owner_of(request), number, await request.body(), time)
 
-    @router.post("/{number}/video")
+    @router.post("/sessions/{number}/video")
     async def push_video(request: Request, number: str) -> dict[str, int]:
         return await _push_video(server, request, number)
 
-    @router.post("/{number}/ask")
+    @router.post("/sessions/{number}/ask")
     async def ask(request: Request, number: str) -> Response:
         asked = await parsed(request, Ask)
         question, answering = await begin_question(server, owner_of(request), number, asked)
@@ -76,16 +76,21 @@ def session_routes(server: Server) -> APIRouter:
             return Response(status_code=499)  # nobody reads it
         return JSONResponse(answered(server, question))
 
-    @router.post("/{number}/fork")
+    @router.post("/sessions/{number}/fork")
     async def fork(request: Request, number: str) -> JSONResponse:
         async with sessions.using(owner_of(request), number) as served:
             copy = await sessions.fork(served)
             return JSONResponse(summary(copy.id, True, copy.need), 201)
 
-    @router.post("/{number}/save")
+    @router.post("/sessions/{number}/save")
     async def save(request: Request, number: str) -> dict[str, str]:
         async with sessions.using(owner_of(request), number) as served:
             return {"saved": await sessions.save(served)}
+
+    @router.delete("/saved/{name}")
+    async def delete(request: Request, name: str) -> Response:
+        sessions.delete(owner_of(request), name)
+        return Response(status_code=204)
 
     return router
 
