@@ -448,6 +448,20 @@ def test_broken_clients_do_not_stop_others(bundled: Any) -> None:
     assert server.admission.used == 0
 
 
+def test_silent_connections_end_and_websockets_stay(bundled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = pytest.importorskip("websockets.sync.client")
+    monkeypatch.setattr("kvpress_video.serving.server.listening._HEADER_SECONDS", 1.0)
+    with (
+        listening(make_server(bundled)) as url,
+        client.connect(f"{url.replace('http', 'ws')}/v1/sessions/x/live") as live,
+    ):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as silent:
+            silent.sendall(b"GET / HTTP/1.1\r\n")
+            assert silent.recv(100) == b""
+        live.send('{"question": "?"}')
+        assert "session_not_found" in live.recv(20)
+
+
 def test_data_urls_are_decoded(reader: MediaReader) -> None:
     url = f"data:image/png;base64,{base64.b64encode(saved('PNG')).decode()}"
     assert reader.picture(url).shape == (16, 16, 3)

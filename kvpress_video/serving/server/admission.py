@@ -93,7 +93,7 @@ class Admission:
             raise self.busy()
         place: tuple[int, asyncio.Future[Lease]] = (size, asyncio.get_running_loop().create_future())
         self._waiting.append(place)
-        self._advance()
+        self.advance()
         try:
             return await asyncio.wait_for(asyncio.shield(place[1]), self._patience)
         except BaseException as error:
@@ -120,13 +120,14 @@ class Admission:
     def give_back(self, size: int) -> None:
         """Take back memory, and give it to those who wait."""
         self.used -= size
-        self._advance()
+        self.advance()
 
     def _given(self, size: int) -> Lease:
         self.used += size
         return Lease(self, size)
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Give memory to those who wait, and ask for more where the first of them lacks some."""
         while self._waiting and self._waiting[0][0] <= self.total - self.used:
             size, future = self._waiting.popleft()
             if not future.done():
@@ -138,6 +139,6 @@ class Admission:
         """Leave the queue, or give back what was given meanwhile."""
         if place in self._waiting:
             self._waiting.remove(place)
-            self._advance()
+            self.advance()
         elif place[1].done():
             place[1].result().shrink(0)

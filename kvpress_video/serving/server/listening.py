@@ -33,7 +33,8 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _give_up(self) -> None:
-        if self.cycle is None:
+        upgraded = self.transport.get_protocol() is not self  # to a WebSocket
+        if self.cycle is None and not upgraded:
             self.transport.close()
 
 
@@ -49,6 +50,7 @@ def configuration(server: Server) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        lifespan="on",
         ws_max_size=settings.limits.size,
         ws_max_queue=4,
         h11_max_incomplete_event_size=_LONGEST_HEADER,

@@ -20,6 +20,7 @@ from .session_files import SessionFiles, SessionNote
 from .worker import Worker
 
 T = TypeVar("T")
+_LAST_SECONDS = 10.0
 
 
 @dataclass
@@ -176,6 +177,8 @@ class Sessions:
         """Use a session no longer."""
         served.users -= 1
         served.used = time.monotonic()
+        if not served.users:
+            self._admission.advance()  # it may leave now for others
 
     @asynccontextmanager
     async def using(self, owner: str, number: str) -> AsyncIterator[ServedSession]:
@@ -201,7 +204,10 @@ class Sessions:
                     await self._try_to_detach(served)
 
     async def end(self) -> None:
-        """Write every live session to its file."""
+        """Write every live session to its file, once the requests that were cancelled have let go of it."""
+        deadline = time.monotonic() + _LAST_SECONDS
+        while any(served.users for served in self._held.values()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         for served in list(self._held.values()):
             await self._try_to_detach(served)
 
@@ -218,7 +224,7 @@ class Sessions:
             self._held.pop(served.id, None)
             self._drop(served)
             raise
-        served.users -= 1
+        self.release(served)
         return served
 
     async def _attach(self, served: ServedSession) -> None:
