@@ -5,9 +5,10 @@ One file for what a call returns and takes, most of which is documentation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +25,7 @@ from .prefill.hooks import ModelHooks
 from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
 from .prefill.shared import SharedPrefill
 from .self_check.check import ensure_checked
-from .utils.concurrency import entered, model_lock
+from .utils.concurrency import entered, model_lock, under_lock
 from .utils.formatting import format_bytes
 from .utils.method_patch import replaced
 from .utils.turns import Turns
@@ -150,6 +151,14 @@ class Compression:
             undo.enter_context(entered([self._hooks.attached(), *methods]))
             self._turns, self._undo = turns, undo.pop_all()
         return self
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Compression]:
+        """Compress the calls of this thread alone; those of others wait until the context is left, and are stock."""
+        model, lock = self._adapter.model, model_lock(self._adapter.model)
+        methods = (replaced(model, name, partial(under_lock, lock)) for name in ("generate", "forward"))
+        with lock, entered([*methods, self._hooks.attached()]):
+            yield self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from ..errors import KVPressVideoError
-from . import ask, compare, lm_eval, look, methods, models, report, results, run, sweep, tune
+from . import ask, compare, lm_eval, look, methods, models, report, results, run, serve, sweep, tune
 from .common import DONE, WRONG
 from .interrupts import INTERRUPTED, MESSAGE, Interrupts, ending_at_once
 from .plug_ins import add_installed
 
-COMMANDS: tuple[ModuleType, ...] = (sweep, tune, results, report, look, compare, lm_eval, ask, run, methods, models)
+COMMANDS: tuple[ModuleType, ...] = (
+    *(sweep, tune, results, report, look, compare, lm_eval, ask, run, serve, methods, models),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

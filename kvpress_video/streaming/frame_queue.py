@@ -106,7 +106,7 @@ class FrameQueue:
             seconds = [state.anchor + number / self._fps for number in since]
         self._check_times(seconds)
         if self._chunk_frames is None:
-            self._chunk_frames = self._frames_per_chunk(found[0])
+            self._chunk_frames = self.frames_per_chunk(found[0])
         return [TimedFrame(*each) for each in zip(found, seconds, since, strict=True)]
 
     def _check_times(self, seconds: Sequence[float]) -> None:
@@ -149,7 +149,12 @@ class FrameQueue:
         """Drop the queued frames."""
         self.frames, self.times = [], []
 
-    def _frames_per_chunk(self, one: Frames) -> int:
+    def frames_per_chunk(self, one: Frames) -> int:
+        """Return how many frames like one, (height, width, 3) uint8, fill a chunk.
+
+        Raises:
+            VideoError: the vision tower takes no single frames of this size.
+        """
         step = self._adapter.frames_per_step
         first = self._adapter.unpack(Kind.VIDEO, self._adapter.frame_inputs(self._processor, [one] * step))
         if first is None:

@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..budget import BudgetLike
 from ..compressor.base import Compressor
 from ..models import adapter_for
@@ -270,6 +272,15 @@ class VideoSession:
         with self.lock:
             if mark is not None and self.stream.remembered is mark:
                 self.take_back()
+
+    def planned_bytes(self, height: int, width: int) -> int:
+        """Compute the memory for frames of a size: the buffers reserved for the cache, and a chunk of queued frames.
+
+        Raises:
+            VideoError: the vision tower takes no single frames of this size.
+        """
+        frame = np.zeros((height, width, 3), np.uint8)
+        return self.stream.planned_bytes + self._queue.frames_per_chunk(frame) * frame.nbytes
 
     def fork(self) -> VideoSession:
         """Copy the session; neither affects the other from then on."""

@@ -153,6 +153,11 @@ class Stream:
         return sum(state.nbytes for state in states(self.cache).values())
 
     @property
+    def planned_bytes(self) -> int:
+        """Bytes of the buffers that the first entries make room for, all layers; 0 without a cap."""
+        return len(self.layers) * self._budget.reserve * self.adapter.entry_bytes(self.compact)
+
+    @property
     def following(self) -> int:
         """The position of the next text token."""
         return self.layers[0].rows[0].following or 0

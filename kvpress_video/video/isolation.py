@@ -151,15 +151,11 @@ def _plain(name: str, value: Any) -> Any:
 
 def serve() -> None:
     """Be the process that reads: answer one request on standard input, and end."""
-    import resource
-
     import av  # noqa: F401  (before its address space is counted)
 
     request, reply = sys.stdin.buffer, sys.stdout.buffer
     asked = json.loads(request.readline())
-    most = _address_space("VmSize") + asked["memory"]
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = limit_memory(asked["memory"])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         head, frames = _read(asked["source"], request, asked["reading"], most)
@@ -181,6 +177,19 @@ def _read(
         return {"error": _TOO_MUCH.format(name) if exhausted else str(error)}, b""
     head = {"shape": found.frames.shape, "times": found.times.tolist(), "fps": found.fps, "duration": found.duration}
     return head, found.frames.data
+
+
+def limit_memory(memory: int) -> int:
+    """Limit the address space of this process to what it takes now and `memory` more bytes, and return the limit.
+
+    It leaves no core dump either.
+    """
+    import resource
+
+    most = _address_space("VmSize") + memory
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return most
 
 
 def _address_space(kind: str) -> int:

@@ -23,6 +23,7 @@ def read_video(
     at_most: bool = False,
     max_pixels: int | None = None,
     max_frames: int | None = None,
+    max_bytes: int | None = None,
 ) -> Video:
     """Read frames of a video, evenly spaced in time; every frame unless `fps` or `frames` says how many.
 
@@ -36,13 +37,14 @@ def read_video(
         start, end: the part to read, in seconds; the whole video by default.
         at_most: whether to take what there is where the video ends earlier, or has fewer frames.
         max_pixels: pixels per frame above which frames are scaled down while they are read, in proportion.
-        max_frames: most frames to read, however much memory they take; by default, as many as fit into 2 GiB.
+        max_frames: most frames to read; without `max_bytes`, however much memory they take.
+        max_bytes: memory for the frames; 2 GiB by default, unless `max_frames` is given.
 
     Raises:
         VideoError: the file is missing or unreadable, does not have the frames asked for, or has too many.
     """
     selection = select(video, fps=fps, frames=frames, start=start, end=end, at_most=at_most)
-    return selection.read(max_pixels=max_pixels, max_frames=max_frames)
+    return selection.read(max_pixels=max_pixels, max_frames=max_frames, max_bytes=max_bytes)
 
 
 def read_in_groups(

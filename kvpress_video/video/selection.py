@@ -47,21 +47,25 @@ class Selection:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def read(self, *, max_pixels: int | None = None, max_frames: int | None = None) -> Video:
+    def read(
+        self, *, max_pixels: int | None = None, max_frames: int | None = None, max_bytes: int | None = None
+    ) -> Video:
         """Decode all frames, scaled down to `max_pixels` each.
 
         Raises:
-            VideoError: there are more than `max_frames` or than fit into `MAX_BYTES`, or frames are missing or damaged.
+            VideoError: there are more than `max_frames`, or than fit into `max_bytes` (`MAX_BYTES` if neither is
+                given), or frames are missing or damaged.
         """
         count, name = len(self), self.source.name
         height, width = _size(self.timeline, max_pixels)
         if max_frames is not None and count > _whole("max_frames", max_frames):
             raise VideoError(f"{name}: {count} frames were asked for, more than max_frames={max_frames}.")
         taken = 3 * height * width * count
-        if max_frames is None and taken > MAX_BYTES:
+        allowed = MAX_BYTES if max_bytes is None and max_frames is None else max_bytes
+        if allowed is not None and taken > allowed:
             raise VideoError(
                 f"{name}: {count} frames of {width}×{height} pixels take {taken / 2**30:.1f} GiB, more than "
-                f"{MAX_BYTES / 2**30:g} GiB. Scale them down while they are read (max_pixels=…), take fewer (fps=… or "
+                f"{allowed / 2**30:g} GiB. Scale them down while they are read (max_pixels=…), take fewer (fps=… or "
                 f"frames=…), or allow that many (max_frames={count})."
             )
         with closing(self._decode([count], max_pixels)) as videos:

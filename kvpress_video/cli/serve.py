@@ -1,0 +1,120 @@
+"""`kvpress-video serve`: a server of chat completions and video sessions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UnknownNameError
+from .common import DONE, Commands, load_model, model_options, quiet, whole_number
+
+_LARGEST_PORT = 65535
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP: OpenAI's chat completions, and video sessions",
+        epilog='FastAPI and uvicorn come with pip install "kvpress-video[serve]": see docs/serving.md.',
+    )
+    serve.set_defaults(run=_serve)
+    model_options(serve, positional=True)
+    serve.add_argument("--name", help="name of the model for clients (default: that of its folder)")
+    serve.add_argument("--method", default="infinipot-v", help="name or name:setting=value,… (default: %(default)s)")
+    serve.add_argument("--budget", default="6144", help="6144 (visual entries) or 256MiB (default: %(default)s)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; others need keys (default: %(default)s)"
+    )
+    serve.add_argument("--port", type=whole_number(0), default=8000, help="port to listen on (default: %(default)s)")
+    serve.add_argument(
+        "--memory", metavar="SIZE", help="weights, caches and media: 20GiB (default: half of what is free)"
+    )
+    serve.add_argument("--api-key-file", type=Path, metavar="FILE", help="API keys that clients need, one a line")
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="host to fetch media from although its address is private; may be repeated",
+    )
+    serve.add_argument(
+        "--allow-folder",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="folder whose files may be read by path; may be repeated",
+    )
+    serve.add_argument("--sessions", type=Path, metavar="FOLDER", help="keep sessions here when the server ends")
+    serve.add_argument(
+        "--idle",
+        type=whole_number(1),
+        default=60,
+        metavar="SECONDS",
+        help="detach sessions to disk that were not used for so long (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--queue", type=whole_number(0), default=64, metavar="N", help="requests that wait (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--batch",
+        type=whole_number(1),
+        default=8,
+        metavar="N",
+        help="questions decoded together (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--max-tokens", type=whole_number(1), default=1024, metavar="N", help="longest answer (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--session-text",
+        type=whole_number(64),
+        default=4096,
+        metavar="N",
+        help="text entries that a session may hold (default: %(default)s)",
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    quiet()
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UnknownNameError(
+            'Serving needs FastAPI, uvicorn and prometheus-client: pip install "kvpress-video[serve]".'
+        ) from error
+    from ..budget import Budget
+    from ..models.loading import BUNDLED
+    from ..serving.server.addresses import HostRules
+    from ..serving.server.listening import listen
+    from ..serving.server.settings import ServerSettings, read_keys
+    from ..serving.server.state import Server
+
+    if options.port > _LARGEST_PORT:
+        raise UnknownNameError(f"Ports end at {_LARGEST_PORT}, not at {options.port}.")
+    memory = None if options.memory is None else Budget.parse(options.memory)
+    if memory is not None and memory.unit != "bytes":
+        raise UnknownNameError(f"--memory is a size such as 20GiB, not {options.memory!r}.")
+    settings = ServerSettings(
+        method=options.method,
+        budget=options.budget,
+        host=options.host,
+        port=options.port,
+        keys=read_keys(options.api_key_file) if options.api_key_file else (),
+        memory=None if memory is None else int(memory.amount),
+        hosts=HostRules(frozenset(host.lower() for host in options.allow_host)),
+        folders=tuple(options.allow_folder),
+        sessions=options.sessions,
+        queue=options.queue,
+        batch=options.batch,
+        idle=options.idle,
+        session_text=options.session_text,
+        max_tokens=options.max_tokens,
+    )
+    model, processor = load_model(options)
+    name = options.name or Path(options.model or BUNDLED).name
+    listen(Server(name, model, processor, settings))
+    return DONE

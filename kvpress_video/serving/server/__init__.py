@@ -1,0 +1,1 @@
+"""`kvpress-video serve`: OpenAI's chat completions and video sessions over HTTP."""

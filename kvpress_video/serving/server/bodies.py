@@ -1,0 +1,26 @@
+"""Read request bodies: JSON that fits a model, or bytes."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from .failures import RequestError
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+async def parsed(request: Request, kind: type[Parsed]) -> Parsed:
+    """Read the body of a request as JSON.
+
+    Raises:
+        RequestError: it is no JSON, or does not fit; what was sent is not repeated.
+    """
+    try:
+        return kind.model_validate_json(await request.body() or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or None
+        raise RequestError(400, f"{place or 'body'}: {first['msg']}", param=place) from error

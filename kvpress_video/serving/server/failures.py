@@ -1,0 +1,62 @@
+"""Errors that a client receives, in the form of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import CacheError, KVPressVideoError
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: of HTTP.
+        message: for the client.
+        param: the part of the request that is wrong.
+        code: for programs.
+        retry_after: seconds after which the request may succeed.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after = retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers of the answer."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+
+def as_request_error(error: Exception) -> RequestError:
+    """Return what a client is told of an error; of one that nobody raised on purpose, only that it happened."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, CacheError):
+        return RequestError(409, str(error))
+    if isinstance(error, KVPressVideoError):
+        return RequestError(400, str(error))
+    return RequestError(500, "The server failed to answer: its log names the error under this request's id.")

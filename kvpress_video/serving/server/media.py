@@ -1,0 +1,194 @@
+"""Read the videos and pictures that requests name, within limits, in processes that may die."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import VideoError
+from ...video.isolation import read_untrusted
+from ...video.selection import USUAL_FPS
+from ...video.video import Video
+from .addresses import HostRules
+from .failures import RequestError
+from .fetching import fetch
+from .pictures import PictureDecoder
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """Limits on what one request may bring.
+
+    Attributes:
+        items: videos and pictures of a request.
+        size: bytes of a file.
+        pixels: of a picture before it is decoded.
+        kept: pixels of a frame or picture above which it is scaled down.
+        frames: frames taken from a video.
+        frames_bytes: bytes of a video's decoded frames.
+        duration: seconds of a whole video.
+        fetching: seconds for a download.
+        decoding: seconds for decoding.
+        memory: bytes of address space of the process that decodes.
+        at_once: files that are fetched and decoded at the same time.
+    """
+
+    items: int = 8
+    size: int = 64 << 20
+    pixels: int = 64_000_000
+    kept: int = 1 << 20
+    frames: int = 768
+    frames_bytes: int = 256 << 20
+    duration: float = 4 * 3600.0
+    fetching: float = 30.0
+    decoding: float = 60.0
+    memory: int = 2 << 30
+    at_once: int = 4
+
+
+class MediaReader:
+    """Reads media from URLs, or paths below allowed folders."""
+
+    def __init__(self, limits: MediaLimits, rules: HostRules, folders: tuple[Path, ...] = ()) -> None:
+        """Read nothing yet.
+
+        Args:
+            limits: of each file.
+            rules: for hosts.
+            folders: whose files may be named by a path or a file URL.
+        """
+        self.limits, self._rules = limits, rules
+        self._folders = tuple(folder.resolve() for folder in folders)
+        self._pictures = PictureDecoder(limits.pixels, limits.kept, limits.memory, limits.decoding)
+        self._turns = threading.Semaphore(limits.at_once)
+
+    def close(self) -> None:
+        """End the process that decodes pictures."""
+        self._pictures.close()
+
+    def picture(self, url: str) -> Picture:
+        """Read a picture: (height, width, 3) uint8.
+
+        Raises:
+            RequestError: the URL is refused, or what it leads to is.
+        """
+        with self._turns:
+            return self._pictures.decode(self._content(url))
+
+    def decode_picture(self, content: bytes) -> Picture:
+        """Decode a picture that came with the request.
+
+        Raises:
+            RequestError: it is damaged, too large or no picture.
+        """
+        return self._pictures.decode(self._sized(content))
+
+    def video(self, url: str, fps: float | None = None, start: float | None = None, end: float | None = None) -> Video:
+        """Read a video.
+
+        Args:
+            url: where it is.
+            fps: frames to take per second; 2 by default. All frames where the video has fewer.
+            start, end: the part to read, in seconds.
+
+        Raises:
+            RequestError: the URL is refused, or what it leads to is.
+        """
+        with self._turns:
+            return self._decoded(self._content(url), fps, start, end)
+
+    def decode_video(
+        self, content: bytes, fps: float | None = None, start: float | None = None, end: float | None = None
+    ) -> Video:
+        """Decode a video that came with the request, as `video` does.
+
+        Raises:
+            RequestError: it is damaged, too large or no video.
+        """
+        with self._turns:
+            return self._decoded(self._sized(content), fps, start, end)
+
+    def _decoded(self, content: bytes, fps: float | None, start: float | None, end: float | None) -> Video:
+        limits = self.limits
+        try:
+            found = read_untrusted(
+                content,
+                memory=limits.memory,
+                seconds=limits.decoding,
+                fps=USUAL_FPS if fps is None else fps,
+                start=start,
+                end=end,
+                at_most=True,
+                max_pixels=limits.kept,
+                max_frames=limits.frames,
+                max_bytes=limits.frames_bytes,
+            )
+        except VideoError as error:
+            raise RequestError(400, str(error), code="invalid_video") from error
+        if found.duration > limits.duration:
+            raise RequestError(
+                400,
+                f"The video is {found.duration:.0f} s long; {limits.duration:.0f} s are allowed.",
+                code="invalid_video",
+            )
+        return found
+
+    def _content(self, url: str) -> bytes:
+        scheme = url.partition(":")[0].lower()
+        if scheme == "data":
+            return self._sized(_inline(url))
+        if scheme in ("http", "https"):
+            return fetch(url, self._rules, self.limits.size, self.limits.fetching)
+        return self._file(url)
+
+    def _file(self, name: str) -> bytes:
+        """Read a file below an allowed folder; which files exist elsewhere is not told."""
+        try:
+            path = Path(unquote(urlsplit(name).path) if name.lower().startswith("file:") else name).resolve()
+            allowed = any(path.is_relative_to(folder) for folder in self._folders) and path.is_file()
+            content = _read(path, self.limits.size) if allowed else None
+        except (OSError, ValueError) as error:
+            raise _no_file() from error
+        if content is None:
+            raise _no_file()
+        return self._sized(content)
+
+    def _sized(self, content: bytes) -> bytes:
+        if len(content) > self.limits.size:
+            raise RequestError(400, f"The file is larger than {self.limits.size:,} bytes.", code="media_too_large")
+        return content
+
+
+def _read(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(most + 1)
+
+
+def _no_file() -> RequestError:
+    return RequestError(
+        400,
+        "Media are given by http, https or data URLs, or as files of folders that the server allows by name.",
+        code="invalid_url",
+    )
+
+
+def _inline(url: str) -> bytes:
+    """Decode a data URL."""
+    head, comma, content = url.partition(",")
+    try:
+        if not comma or not head.lower().endswith(";base64") or not content:
+            raise ValueError
+        return base64.b64decode(content, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise RequestError(
+            400, "A data URL is data:video/mp4;base64,… with its content in base64.", code="invalid_url"
+        ) from error

@@ -1,0 +1,60 @@
+"""Requests about sessions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...streaming.session import VideoSession
+from .openai_schema import Strict
+
+
+class OpenSession(Strict):
+    """Settings of a new session, or the name of a saved one."""
+
+    method: str | None = Field(None, max_length=500)
+    budget: int | str | None = None
+    fps: float = Field(2.0, gt=0, le=1000)
+    system: str | None = Field(None, max_length=1 << 14)
+    keep_turns: int | Literal["all"] = 4
+    positions: Literal["compact", "keep"] = "compact"
+    labels: Literal["spread", "keep", "drop"] = "spread"
+    saved: str | None = Field(None, max_length=100)
+
+    def arguments(self, method: str, budget: int | str) -> dict[str, Any]:
+        """Return the arguments of `VideoSession`; the server's method and budget where none are given."""
+        named = {name: getattr(self, name) for name in ("fps", "system", "keep_turns", "positions", "labels")}
+        return {"method": self.method or method, "budget": budget if self.budget is None else self.budget, **named}
+
+
+class PushVideo(Strict):
+    """A video to append, by URL."""
+
+    url: str = Field(min_length=1)
+    fps: float | None = Field(None, gt=0, le=1000)
+    start: float | None = Field(None, ge=0)
+    end: float | None = Field(None, gt=0)
+
+
+class Ask(Strict):
+    """A question to a session."""
+
+    question: str = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    keep: bool = True
+    stream: bool = False
+
+
+def summary(number: str, live: bool, need: int) -> dict[str, Any]:
+    """Describe where a session is, and what it may take."""
+    return {"id": number, "object": "session", "live": live, "reserved_bytes": need if live else 0}
+
+
+def described(number: str, session: VideoSession, need: int) -> dict[str, Any]:
+    """Describe a session in memory."""
+    stats = session.stats
+    names = ("frames", "waiting", "seconds", "visual_tokens", "text_entries", "bytes", "peak_bytes", "evicted_turns")
+    turns = [turn._asdict() for turn in session.turns]
+    more = {"entries": max(stats.entries), "turns": turns}
+    return summary(number, True, need) | {name: getattr(stats, name) for name in names} | more

@@ -1,0 +1,108 @@
+"""Settings of a server, checked before the model is loaded."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...budget import Budget
+from ...compressor.registry import make_method
+from ...errors import BudgetError, UnknownNameError
+from .addresses import HostRules
+from .media import MediaLimits
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What `kvpress-video serve` is told on its command line.
+
+    Attributes:
+        method, budget: of completions, and of sessions that name no others.
+        host, port: where to listen; another host than loopback needs keys.
+        keys: API keys; without any, every local client may connect.
+        memory: bytes for weights, caches, frames and pixels; None for a share of what is free.
+        hosts: which addresses media may be fetched from.
+        folders: folders whose files may be read by path.
+        sessions: folder for saved sessions; None for a temporary one.
+        limits: on media.
+        queue: requests that may wait for memory.
+        batch: questions that may be decoded together.
+        idle: seconds after which an unused session is detached to disk.
+        most_sessions: sessions that may be open, detached ones included.
+        session_text: text entries of a session, per layer and KV head.
+        max_tokens: longest answer.
+        body: largest request body in bytes.
+        body_seconds: time for a request body to arrive.
+        grace: seconds that requests in flight have when the server ends.
+
+    Raises:
+        BudgetError: there is no budget of tokens or bytes.
+        UnknownNameError: the method is unknown, a folder is missing, or another host than loopback has no keys.
+    """
+
+    method: str = "infinipot-v"
+    budget: str | int = 6144
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    memory: int | None = None
+    hosts: HostRules = field(default_factory=HostRules)
+    folders: tuple[Path, ...] = ()
+    sessions: Path | None = None
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    queue: int = 64
+    batch: int = 8
+    idle: float = 60.0
+    most_sessions: int = 256
+    session_text: int = 4096
+    max_tokens: int = 1024
+    body: int = 96 * MIB
+    body_seconds: float = 60.0
+    grace: int = 30
+
+    def __post_init__(self) -> None:
+        make_method(self.method)
+        if Budget.parse(self.budget).unit == "ratio":
+            raise BudgetError(f"A server needs a budget of visual entries or bytes, such as 6144, not {self.budget!r}.")
+        if not self.keys and not is_loopback(self.host):
+            raise UnknownNameError(
+                f"Listening on {self.host} lets other machines in: give API keys (--api-key-file), or listen on "
+                "127.0.0.1."
+            )
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UnknownNameError(f"There is no folder {folder} to read videos from.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Read API keys from a file, one a line; empty lines and those that begin with # are skipped.
+
+    Raises:
+        UnknownNameError: the file cannot be read, others may read it, or it holds no key, or one of fewer than 16
+            characters.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        public = os.name == "posix" and path.stat().st_mode & 0o077
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnknownNameError(f"The API keys in {path} cannot be read: {error}.") from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if public:
+        raise UnknownNameError(f"Other users may read the API keys in {path}: chmod 600 {path}.")
+    if not keys or min(map(len, keys)) < 16:
+        raise UnknownNameError(f"{path} must hold API keys of at least 16 characters, one a line.")
+    return keys

@@ -1,0 +1,157 @@
+"""What a running server consists of."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import BudgetError
+from ...streaming.session import VideoSession
+from ...utils.formatting import format_bytes
+from ...video.resolution import frame_pixels
+from .admission import Admission
+from .completions import Completions
+from .failures import RequestError
+from .media import MediaReader
+from .memory import MemoryPlan, free_memory
+from .metrics import Metrics
+from .openai_schema import usage
+from .questions import Asker
+from .replies import Reply, end_tokens
+from .session_files import SessionFiles
+from .sessions import Sessions
+from .settings import ServerSettings
+from .worker import Worker
+
+_USUAL_TOKENS = 256
+_LONGEST_TEXT = 1 << 18
+
+
+class Server:
+    """A loaded model and all that serves it.
+
+    Attributes:
+        name: of the model, as clients give it.
+        settings: of the command line.
+        tokenizer, ends: decode answers, and end them.
+        plan, admission: memory.
+        worker: runs the model.
+        media: reads what requests name.
+        completions, sessions, asker: answer.
+        metrics: for Prometheus.
+        memory, session_bytes: bytes for everything, and of a session with the usual settings.
+    """
+
+    def __init__(self, name: str, model: Any, processor: Any, settings: ServerSettings) -> None:
+        """Prepare everything; nothing is listened to yet.
+
+        Raises:
+            BudgetError: the memory does not hold the weights and one session.
+            UnsupportedModelError: the model does not support the method.
+        """
+        self.name, self.settings = name, settings
+        self.model, self.processor = model, processor
+        self.tokenizer, self.ends = processor.tokenizer, end_tokens(model)
+        self._counter = copy.deepcopy(processor.tokenizer)  # for the event loop, while the worker uses the other
+        limits = replace(
+            settings.limits, kept=min(settings.limits.kept, frame_pixels(processor) or settings.limits.kept)
+        )
+        self.plan = MemoryPlan.of(model, settings.method, settings.budget, limits, settings.session_text)
+        self.completions = Completions(model, processor, settings.method, settings.budget)
+        self.session_bytes = self.plan.session(VideoSession(model, processor, settings.method, settings.budget))
+        self.memory = free_memory(model) if settings.memory is None else settings.memory
+        if self.memory < self.plan.weights + self.session_bytes:
+            raise BudgetError(
+                f"{format_bytes(self.memory)} of memory hold no session: the weights take "
+                f"{format_bytes(self.plan.weights)}, and a session up to {format_bytes(self.session_bytes)}. Allow "
+                "more (--memory), or lower the budget."
+            )
+        self.admission = Admission(self.memory - self.plan.weights, settings.queue)
+        self.media = MediaReader(limits, settings.hosts, settings.folders)
+        self.worker = Worker(settings.batch)
+        self._temporary = tempfile.TemporaryDirectory(prefix="kvpress-video-") if settings.sessions is None else None
+        files = SessionFiles(Path(self._temporary.name) if self._temporary else settings.sessions or Path())
+        most = settings.most_sessions
+        self.sessions = Sessions(model, processor, self.plan, self.admission, self.worker, files, settings.idle, most)
+        self.asker = Asker(self.plan)
+        self.metrics = Metrics()
+        self.metrics.watch(self._gauges)
+        self._idle: asyncio.Task[None] | None = None
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "memory_reserved_bytes": self.admission.used,
+            "memory_available_bytes": self.admission.total,
+            "sessions_live": self.sessions.live,
+            "sessions_detached": self.sessions.count - self.sessions.live,
+            "requests_waiting_for_memory": self.admission.waiting,
+            "jobs_waiting_for_the_model": self.worker.waiting,
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self._idle is not None and self.worker.alive
+
+    @property
+    def capacity(self) -> dict[str, int]:
+        """What the memory holds, in bytes, and how many sessions of the usual settings it has room for."""
+        return {
+            "memory": self.memory,
+            "weights": self.plan.weights,
+            "available": self.admission.total,
+            "session": self.session_bytes,
+            "sessions": self.admission.total // self.session_bytes,
+        }
+
+    async def begin(self) -> None:
+        """Accept requests."""
+        self._idle = asyncio.create_task(self.sessions.detach_idle())
+
+    async def end(self) -> None:
+        """Finish what was begun, write the sessions to their files, and give everything back."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.cancel()
+        if self._temporary is None:
+            await self.sessions.end()
+        await asyncio.to_thread(self.worker.end)
+        self.media.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def reply(self, limit: int, stops: Sequence[str] = ()) -> Reply:
+        """Make an answer that is to be filled."""
+        return Reply(self.tokenizer, limit, self.ends, stops)
+
+    def count(self, prompt_tokens: int, reply: Reply) -> dict[str, int]:
+        """Count a finished answer in the metrics, and return its usage."""
+        self.metrics.generated(prompt_tokens, len(reply.tokens), reply.first)
+        return usage(prompt_tokens, len(reply.tokens))
+
+    def text_tokens(self, texts: Sequence[str]) -> int:
+        """Count the tokens of texts.
+
+        Raises:
+            RequestError: they are longer than the server allows.
+        """
+        length = sum(map(len, texts))
+        if length > _LONGEST_TEXT:
+            raise RequestError(400, f"Texts have {_LONGEST_TEXT:,} characters at most, {length:,} were sent.")
+        return sum(len(self._counter(text, add_special_tokens=False)["input_ids"]) for text in texts)
+
+    def answer_tokens(self, asked: int | None) -> int:
+        """Return the tokens that an answer may take.
+
+        Raises:
+            RequestError: more are asked for than the server allows.
+        """
+        most = self.settings.max_tokens
+        if asked is not None and asked > most:
+            raise RequestError(400, f"Answers have {most} tokens at most, {asked} were asked for.", param="max_tokens")
+        return min(_USUAL_TOKENS, most) if asked is None else asked

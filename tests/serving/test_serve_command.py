@@ -1,0 +1,78 @@
+"""`kvpress-video serve` as a process: it says what fits, answers, and saves its sessions when it is told to end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvpress_video.cli import main
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+httpx = pytest.importorskip("httpx")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--host", "0.0.0.0"], "give API keys"),
+        (["--budget", "25%"], "needs a budget of visual entries or bytes"),
+        (["--method", "no-such-method"], "Unknown method"),
+        (["--memory", "20"], "a size such as 20GiB"),
+        (["--memory", "1MiB"], "hold no session"),
+        (["--allow-folder", "/no/such/folder"], "There is no folder"),
+        (["--api-key-file", "/no/such/file"], "cannot be read"),
+        (["--port", "65536"], "Ports end at 65535"),
+        (["/no/such/model"], "There is no model folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *options]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("kvpress-video: ")
+    assert reason in told
+
+
+def wait_for(url: str, process: Any, log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{url}/ready").json()["ready"]:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def test_sigterm_saves_the_sessions(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log, url = tmp_path / "log", f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", "96", "--port", str(port)]
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, "--sessions", str(tmp_path / "kept")], stderr=file)
+    try:
+        wait_for(url, process, log)
+        number = httpx.post(f"{url}/v1/sessions", json={}).json()["id"]
+        question = {"question": "Why?", "max_tokens": 4}
+        assert httpx.post(f"{url}/v1/sessions/{number}/ask", json=question, timeout=60).status_code == 200
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert lines[0]["event"] == "start"
+    assert lines[0]["sessions"] == lines[0]["available"] // lines[0]["session"] > 0
+    assert (tmp_path / "kept" / f"{number}.kvv").is_file()
