@@ -123,6 +123,13 @@ class Compressor:
         """
         return len(entries)
 
+    @property
+    def fresh(self) -> int:
+        """Return how many of the newest frames of a video are encoded anew, with no earlier frame in context, before a
+        question reads them; frames of which entries were evicted are not.
+        """
+        return 0
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "compress" in cls.__dict__:

@@ -21,9 +21,11 @@ from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
 from .input_pruning import drop_embeddings
+from .newest_frames import newest_anew
 from .options import PrefillOptions
 from .pass_in_flight import PassInFlight
 from .pass_reader import PassReader
+from .reencoding import put
 from .shared import RecordedPrefill, SharedPrefill, wanted_pass
 
 Forward = Callable[..., Any]
@@ -78,9 +80,12 @@ class PromptPrefill:
             if self.options.compact:
                 whole = self.reader.place(whole, rows, after, shares)
         if chunks is not None:
-            return self._in_chunks(forward, kwargs, whole, chunks.placed(whole.rows))
+            return self._in_chunks(forward, kwargs, whole, chunks.placed(whole.rows), fits)
         pruned = self.options.stage == "input" and not fits
-        return self._pass(forward, kwargs, self._pruned(kwargs, whole, rows, shares) if pruned else whole)
+        output = self._pass(forward, kwargs, self._pruned(kwargs, whole, rows, shares) if pruned else whole)
+        if not fits:
+            self._refresh(forward, kwargs, whole)
+        return output
 
     def _paying(self, whole: ForwardPass, chunks: Chunks | None) -> BudgetAllocator:
         """Return the allocator that pays for the largest pass, whose entries come to a layer before any leave it. Text
@@ -145,7 +150,17 @@ class PromptPrefill:
         self.reader.rewrite(kwargs, left)
         return left
 
-    def _in_chunks(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks) -> Any:
+    def _refresh(self, forward: Forward, kwargs: Mapping[str, Any], whole: ForwardPass) -> None:
+        """Encode the newest frames of each video anew, as many as the method asks for; a stream does for a question."""
+        newest = self.compressor.method.fresh
+        if newest and whole.rows[0].following is None:
+            for made in newest_anew(forward, self.adapter, self.layers, kwargs, whole, newest):
+                self.peak.bytes = max(self.peak.bytes, sum(layer.bytes for layer in self.layers) + made.bytes)
+                put(self.layers, made)
+
+    def _in_chunks(
+        self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
+    ) -> Any:
         """Prefill chunk by chunk up to the last visual token, compressing after each, and then the text that follows,
         which sees only what was kept.
         """
@@ -153,9 +168,11 @@ class PromptPrefill:
         if self.options.prefill == "chunked":
             whole = self.reader.arrived(whole)
         with all_or_broken(self.layers):
-            return self._chunk_by_chunk(forward, kwargs, whole, chunks)
+            return self._chunk_by_chunk(forward, kwargs, whole, chunks, fits)
 
-    def _chunk_by_chunk(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks) -> Any:
+    def _chunk_by_chunk(
+        self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
+    ) -> Any:
         visual, rest = chunks
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
         alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
@@ -176,6 +193,8 @@ class PromptPrefill:
             chunk.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
             self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)
+        if not fits:
+            self._refresh(forward, kwargs, whole)
         if rest is not None:
             given = self.reader.arrived(rest.chunk(whole, left, compress=False))
             output = self._in_flight(given).run(forward, self._arguments(kwargs, rest, given, aligned))

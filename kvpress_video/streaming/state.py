@@ -54,7 +54,8 @@ class Snapshot:
 
     Attributes:
         tensors: `layers.{i}.{part}` for each part of `PARTS` and compressed layer, `others.{i}.{part}` of the other
-            layers of the cache, `waiting.frames` and `waiting.times`.
+            layers of the cache, `newest.{part}` of frames that may be encoded anew, `waiting.frames` and
+            `waiting.times`.
         state: all else.
     """
 
@@ -80,6 +81,7 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
             copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
     tensors |= {f"others.{name}": state.clone() for name, state in states(stream.cache).items()}
+    tensors |= stream.newest.tensors()
     rows = tuple(layer.rows[0] for layer in layers)
     return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes, stream.evicted_text), tensors
 
@@ -95,5 +97,6 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
     for name in stream.adapter.uncompressed_states(state.logical) if state.logical else ():
         others[name] = tensors[f"others.{name}"].to(device_of(text[int(name.partition(".")[0])]))
     put_states(stream.cache, others, state.logical)
+    stream.newest.restore(tensors, device_of(stream.adapter.inner))
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
     stream.evicted_text = state.evicted_text

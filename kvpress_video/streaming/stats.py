@@ -22,13 +22,14 @@ class SessionStats:
         label_tokens: label tokens seen: text that the processor writes for a frame.
         label_entries: label entries per KV head, of each layer.
         text_entries: text entries per layer and KV head, labels not counted.
-        bytes: keys, values, metadata and recurrent states in the cache, all layers.
+        bytes: keys, values, metadata and recurrent states in the cache, all layers, and frames held beside it.
         bank_bytes: part of `bytes` that is stored off the model's device.
         reserved_bytes: the cache's buffers, unfilled room included.
         peak_bytes: largest size of the cache so far, inside a pass included.
         position: position of the next text token.
         evicted_turns: turns that have left the cache, see `keep_turns`.
         evicted_text: text entries per layer and KV head that have left with them.
+        frame_bytes: part of `bytes` that embeddings of the newest frames take, for methods that encode them anew.
     """
 
     frames: int
@@ -46,6 +47,7 @@ class SessionStats:
     label_entries: tuple[int, ...] = ()
     evicted_turns: int = 0
     evicted_text: int = 0
+    frame_bytes: int = 0
 
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
@@ -80,4 +82,5 @@ def measure(stream: Stream, queue: FrameQueue, evicted_turns: int) -> SessionSta
         position=stream.following,
         evicted_turns=evicted_turns,
         evicted_text=stream.evicted_text,
+        frame_bytes=stream.newest.bytes,
     )

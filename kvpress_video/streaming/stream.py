@@ -36,6 +36,7 @@ from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
 from .new_prompt import generate_on
+from .newest_frames import NewestFrames
 from .position_gaps import Closing
 from .position_rescaling import Rescaling, occupied, rescale_to
 from .stream_budget import StreamBudget
@@ -68,6 +69,7 @@ class Stream:
         cache: a transformers cache.
         compact: whether positions are rescaled.
         timeline: where the frames stand.
+        newest: embeddings of the newest frames, which a method may have encoded anew.
         remembered: a mark that follows all moves, so that it can be returned to later; no frames came since.
         evicted_text: text entries per layer and KV head that have left.
         peak_bytes: the most that the cache ever held, and the buffers that a bank is read from.
@@ -132,13 +134,14 @@ class Stream:
             labels=labels,
         )
         options = self._budget.options
-        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         self._rope = adapter.rope()
+        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.labelled)
         self._most_runs = _LEAST_RUNS
         self.remembered: Mark | None = None
+        self.newest = NewestFrames(adapter, method.fresh, self._spatial)
         self.evicted_text = self.peak_bytes = 0
         self.cache = _empty_cache(adapter, method, self._budget.reserve, bank_on)
 
@@ -149,8 +152,8 @@ class Stream:
 
     @property
     def uncompressed_bytes(self) -> int:
-        """Bytes that the other layers hold."""
-        return sum(state.nbytes for state in states(self.cache).values())
+        """Bytes that the other layers hold, and embeddings of frames."""
+        return sum(state.nbytes for state in states(self.cache).values()) + self.newest.bytes
 
     @property
     def following(self) -> int:
@@ -210,9 +213,11 @@ class Stream:
         layout.rows[0] = replace(layout.rows[0], following=end - self.following)
         more = {}
         if aligned is not None:
-            aligned = torch.cat([aligned, aligned]) if again else aligned
-            more = self.adapter.aligned_inputs(aligned, is_visual(layout.tags[..., Tags.KIND]).to(aligned.device))
+            both = torch.cat([aligned, aligned]) if again else aligned
+            more = self.adapter.aligned_inputs(both, is_visual(layout.tags[..., Tags.KIND]).to(both.device))
+        index = self.layers[0].logical + len(before)
         self._feed(embeddings, layout, torch.cat([text, shown, asking, repeated]), around[1] + again, more)
+        self.newest.note(tokens, frames, aligned, index, watched)
         self.timeline = timeline
 
     def _longest_pause(self, frames: int) -> int | None:
@@ -243,6 +248,13 @@ class Stream:
         self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
         self.timeline = self.timeline.interrupted()
         self.note_peak()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Hold inside the context, which answers a question, what the method has other than the cache for it."""
+        with self.newest.anew(self.layers):
+            self.note_peak()
+            yield
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
         """The model's own `generate()` on what was seen and these tokens.
