@@ -141,7 +141,7 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
     Raises:
         UnsupportedModelError: it does not.
     """
-    if method.fresh:
+    if method.fresh or method.recall_share:
         check_exchangeable(adapter, method)
     feature = missing_feature(adapter, method, options)
     if feature is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
 from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator, Shares
+from ..cache.archive import FrameArchive, note_rows
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
+from ..cache.recall import bring_back
 from ..compressor.base import deferred
 from ..compressor.entries import Tags, is_visual
-from ..errors import UnsupportedModelError
+from ..errors import MissingInputError, UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
 from .input_pruning import drop_embeddings
@@ -25,6 +28,7 @@ from .newest_frames import newest_anew
 from .options import PrefillOptions
 from .pass_in_flight import PassInFlight
 from .pass_reader import PassReader
+from .question_reading import QuestionReading, margin_of
 from .reencoding import put
 from .shared import RecordedPrefill, SharedPrefill, wanted_pass
 
@@ -44,6 +48,7 @@ class PromptPrefill:
         allocator: says how many entries each layer keeps.
         shared: prefills to start from, and to add to.
         reused: whether a recorded prefill was used.
+        archives: all frames of each row, for methods that bring some back.
     """
 
     adapter: Adapter
@@ -54,6 +59,7 @@ class PromptPrefill:
     allocator: BudgetAllocator
     shared: SharedPrefill | None
     reused: bool = False
+    archives: Sequence[FrameArchive] = ()
 
     def __post_init__(self) -> None:
         self.peak = PeakBytes(self.layers)
@@ -75,6 +81,8 @@ class PromptPrefill:
         if not fits and self.options.stage == "cache":
             self.allocator = self._paying(whole, chunks)
         shares = self.allocator.shares(after, length)
+        if self.compressor.method.recall_share and rows[0].following is None and not fits:
+            self._keep_archive(whole, chunks)
         if rows[0].following is None:
             self.allocator.check(after, length)
             if self.options.compact:
@@ -158,6 +166,30 @@ class PromptPrefill:
                 self.peak.bytes = max(self.peak.bytes, sum(layer.bytes for layer in self.layers) + made.bytes)
                 put(self.layers, made)
 
+    def _keep_archive(self, whole: ForwardPass, chunks: Chunks | None) -> None:
+        """Archive the frames of the prompt, to bring some of them back for the text after them."""
+        if chunks is None or chunks.rest is None:
+            raise MissingInputError(
+                f"{type(self.compressor.method).__name__} brings frames back for the text after them: put text after "
+                "the last frame, and leave prefill='whole' out."
+            )
+        rope, count = self.adapter.rope(), len(self.layers)
+        self.archives = [FrameArchive(count, "cpu", rope) for _ in whole.rows]
+        self.compressor = replace(self.compressor, archive=partial(note_rows, self.archives))
+
+    def _bring_back(self, forward: Forward, kwargs: dict[str, Any], rest: Chunk, given: ForwardPass) -> None:
+        """Read the text after the last frame once, forget it, and hold what it asks for of the archive."""
+        reading, marks = QuestionReading(self.adapter), [layer.mark() for layer in self.layers]
+        with reading.watching():
+            output = self._in_flight(given).run(forward, kwargs)
+        for layer, mark in zip(self.layers, marks, strict=True):
+            layer.rewind(mark)
+        method = self.compressor.method
+        for row, archive in enumerate(self.archives):
+            least = method.recall_margin
+            if least is None or margin_of(self.adapter, output.last_hidden_state[row, -1]) < least:
+                bring_back(self.layers, row, archive, method, reading.queries(row, rest.real[row]))
+
     def _in_chunks(
         self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
     ) -> Any:
@@ -175,7 +207,7 @@ class PromptPrefill:
     ) -> Any:
         visual, rest = chunks
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
-        alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
+        alike = not self.layers[0].physical and not self.archives and same_in_all_rows(visual, whole, embeddings)
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
         joined = embeddings[:, :0]
         left = whole.logical
@@ -197,6 +229,8 @@ class PromptPrefill:
             self._refresh(forward, kwargs, whole)
         if rest is not None:
             given = self.reader.arrived(rest.chunk(whole, left, compress=False))
+            if self.archives:
+                self._bring_back(forward, self._arguments(kwargs, rest, given, aligned), rest, given)
             output = self._in_flight(given).run(forward, self._arguments(kwargs, rest, given, aligned))
             rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cache.forward_pass import RowState
 from ..cache.uncompressed import put_states, states
+from ..errors import CacheError
 from ..models.devices import device_of
 from .config import SessionConfig
 from .conversation import ConversationState
@@ -71,10 +72,15 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
     """Copy a stream's state and tensors; those of offloaded layers go to the CPU.
 
     Raises:
-        CacheError: a pass failed halfway.
+        CacheError: a pass failed halfway, or the stream has an archive.
     """
     layers = stream.layers
     stream.check_whole()
+    if stream.archive.bytes:
+        raise CacheError(
+            "The session has an archive of its frames on the host, which no copy and no file holds: go on with it, or "
+            "choose a method without one."
+        )
     tensors = {}
     for number, layer in enumerate(layers):
         for part in PARTS if layer.physical else ():

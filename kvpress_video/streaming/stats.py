@@ -29,6 +29,8 @@ class SessionStats:
         position: position of the next text token.
         evicted_turns: turns that have left the cache, see `keep_turns`.
         evicted_text: text entries per layer and KV head that have left with them.
+        archive_bytes: bytes of the archive on the host, which no budget caps, for methods that bring frames back.
+        recalled: questions for which frames came back from it.
         frame_bytes: part of `bytes` that embeddings of the newest frames take, for methods that encode them anew.
     """
 
@@ -48,6 +50,8 @@ class SessionStats:
     evicted_turns: int = 0
     evicted_text: int = 0
     frame_bytes: int = 0
+    archive_bytes: int = 0
+    recalled: int = 0
 
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
@@ -55,10 +59,11 @@ class SessionStats:
         time = "" if self.seconds is None else f", up to {self.seconds:.1f} s"
         labels = f", {max(self.label_entries)} of {self.label_tokens} label entries" if self.label_tokens else ""
         now, peak = (format_bytes(size, "MiB") for size in (self.bytes, self.peak_bytes))
+        archive = f", {format_bytes(self.archive_bytes, 'MiB')} archived" if self.archive_bytes else ""
         evicted = f" ({self.evicted_text} of {self.evicted_turns} turns evicted)" if self.evicted_turns else ""
         return (
             f"{self.frames} frames{time}; {held} of {self.visual_tokens} visual entries per layer and head{labels}, "
-            f"{self.text_entries} text entries{evicted}; {now}, at most {peak}"
+            f"{self.text_entries} text entries{evicted}; {now}, at most {peak}{archive}"
         )
 
 
@@ -83,4 +88,6 @@ def measure(stream: Stream, queue: FrameQueue, evicted_turns: int) -> SessionSta
         evicted_turns=evicted_turns,
         evicted_text=stream.evicted_text,
         frame_bytes=stream.newest.bytes,
+        archive_bytes=stream.archive.bytes,
+        recalled=stream.archive.recalls,
     )

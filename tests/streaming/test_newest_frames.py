@@ -74,7 +74,7 @@ def _opening(session: kv.VideoSession) -> list[int]:
 def test_the_newest_frames_are_those_of_a_pass_over_them_alone(family: str) -> None:
     session = watching(family)
     before = cache_of(session)
-    with session.stream.answering():
+    with session.stream.answering([]):
         found = newest(session)
         torch.testing.assert_close(found, alone(session), rtol=0, atol=1e-5)
         assert (found[-1] - newest(watching(family, "recent"))[-1]).abs().max() > 1e-4
