@@ -22,7 +22,16 @@ from .compressor.registry import make_method
 from .errors import BudgetError, CacheError, check_choice, unknown_name
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
-from .prefill.options import Labels, Positions, Prefill, PrefillOptions, Stage, resolved_prefill, usual_chunk
+from .prefill.options import (
+    Labels,
+    Positions,
+    Prefill,
+    PrefillOptions,
+    Stage,
+    check_budget,
+    resolved_prefill,
+    usual_chunk,
+)
 from .prefill.shared import SharedPrefill
 from .self_check.check import ensure_checked
 from .utils.concurrency import entered, model_lock, under_lock
@@ -313,6 +322,7 @@ def compress(
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
+    check_budget(made, allowed)
     mode = resolved_prefill(prefill, stage, parsed if prefill == "chunked" else allowed, chunk)
     options = PrefillOptions(stage, mode, chunk, positions, labels=labels, experts=experts)
     return Compression(model, name, made, allowed, options, shared, parsed)

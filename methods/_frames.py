@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -58,6 +59,12 @@ class Frames(NamedTuple):
     def mean(self, states: Tensor) -> Tensor:
         """Average states over the frame of each entry, (batch, kv_heads, n, width) in and, in fp32, out."""
         return self.total(states) / self.length[..., None]
+
+
+def before_window(older: Entries, window: int) -> Entries:
+    """Return entries as a segment that ends where a window of `window` entries, whole frames, begins."""
+    grid = older.grid._replace(frames=older.grid.frames - window // older.grid.patches)
+    return replace(older, context=replace(older.context, grid=grid))
 
 
 def _running(states: Tensor) -> Tensor:

@@ -61,6 +61,11 @@ class Wrapper(Compressor):
         """Return how many entries the base offloads."""
         return self._base.banked(entries)
 
+    @property
+    def fresh(self) -> int:
+        """Return how many frames the base encodes anew."""
+        return self._base.fresh
+
     def describe(self) -> dict[str, object]:
         """Return the settings, including those of the base."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}

@@ -12,6 +12,7 @@ from torch import Tensor
 from kvpress_video.compressor import Compressor, Entries, Grid, Kept, is_visual, make_method, top
 from kvpress_video.errors import BudgetError, UnknownNameError
 
+from ._frames import before_window
 from ._ranks import rank
 from ._wrapper import has_scores
 
@@ -103,7 +104,7 @@ class Detachable(Compressor):
         window = self._window(entries.grid, keep)
         chosen, merged = self._candidates(entries, keep, window), None
         if chosen.shape[-1] > keep - window:
-            bank = _before(window, entries.gather(chosen))
+            bank = before_window(entries.gather(chosen), window)
             picked, merged = self._thinner.reduce(bank, keep - window)
             chosen = chosen.gather(-1, picked)
         newest = torch.arange(len(entries) - window, len(entries), device=chosen.device)
@@ -205,9 +206,3 @@ def _observer(scorer: Compressor, thinner: Compressor) -> Compressor:
             "choose a thinner that needs no more than the scorer, such as 'van' or 'novelty'."
         )
     return (scorer if other <= mine else thinner).observer
-
-
-def _before(window: int, bank: Entries) -> Entries:
-    """Return the bank as a segment that ends where a window of `window` entries begins."""
-    grid = bank.grid._replace(frames=bank.grid.frames - window // bank.grid.patches)
-    return replace(bank, context=replace(bank.context, grid=grid))

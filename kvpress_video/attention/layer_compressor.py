@@ -50,6 +50,8 @@ class LayerCompressor:
         sharding: how the KV heads are shared out over processes.
         image_blocks: whether the tokens of an image attend to each other in both directions.
         calibration: what was measured once for the model, by name.
+        archive: receives the entries of every pass with frames before any of them is evicted, with the number of the
+            layer and whether their keys still have to move.
     """
 
     method: Compressor
@@ -58,6 +60,7 @@ class LayerCompressor:
     sharding: HeadSharding = UNSHARDED
     image_blocks: bool = False
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    archive: Callable[[int, Entries, bool], None] | None = None
 
     def states_read(self, forward_pass: ForwardPass) -> int:
         """Return how many of the last hidden states of a pass the method needs."""
@@ -133,6 +136,9 @@ class LayerCompressor:
             layer.drop_last(forward_pass.probes)
         if not forward_pass.compress:
             return None
+        if self.archive is not None:
+            new = forward_pass.length - forward_pass.probes
+            self.archive(number, entries.slice(len(entries) - new, len(entries)), forward_pass.moves)
         plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
         scores = plan.layer_scores(entries) if deferred(self.method) else None
         layer.keep(plan)

@@ -261,6 +261,35 @@ class CompressedLayer(DynamicLayer):
         entries = replace(entries, values=entries.values.clone(), tags=entries.tags.clone())
         self.replace(entries, self.rows if rows is None else rows)
 
+    def exchange(self, row: int, index: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put other keys and values on tokens of a row, which every head holds, and return those that were there.
+
+        Args:
+            row: of the batch.
+            index: original token indices, ascending, (n,) int64.
+            keys, values: (kv_heads, n, head_dim) each.
+        """
+        entries = self.entries(Context())
+        slots = slots_of(entries.index[row], index)
+        old = entries.rows([row]).gather(slots[None])
+        self.exchange_entries(row, slots[None], replace(old, keys=keys[None], values=values[None]))
+        return old.keys[0], old.values[0]
+
+    def exchange_entries(self, row: int, slots: Tensor, new: Entries) -> None:
+        """Put other entries into some slots of a row.
+
+        Args:
+            row: of the batch.
+            slots: (1, kv_heads, n) int64.
+            new: (1, kv_heads, n, …), on any device.
+        """
+        held, parts = self.entries(Context()), []
+        for name in ("keys", "values", "tags", "places"):
+            whole, part = getattr(held, name).clone(), getattr(new, name)[0]
+            whole[row].scatter_(1, slots[0, ..., None].expand_as(part), part.to(whole))
+            parts.append(whole)
+        self.replace(Entries(*parts), self.rows)
+
     def repeat_first_row(self, shift: Tensor) -> None:
         """Give every row a copy of the first one's entries, their token indices moved by `shift`, (batch,) int64."""
         self.batch_select_indices(torch.zeros_like(shift, dtype=torch.long))
@@ -356,3 +385,14 @@ class CompressedLayer(DynamicLayer):
     def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self._buffers.map_rows(change)
         self._show()
+
+
+def slots_of(held: Tensor, index: Tensor) -> Tensor:
+    """Return the slot of each token index (n,) in every head, (heads, n) int64; that of another where it is not held.
+
+    Args:
+        held: token index of each slot, ascending, (heads, slots) int32.
+        index: ascending, (n,) integers on any device.
+    """
+    wanted = index.to(held).expand(len(held), -1)
+    return torch.searchsorted(held.contiguous(), wanted.contiguous()).clamp_max(held.shape[1] - 1)

@@ -133,6 +133,37 @@ class Compressor:
         """
         return len(entries)
 
+    @property
+    def fresh(self) -> int:
+        """Return how many of the newest frames of a video are encoded anew, with no earlier frame in context, before a
+        question reads them; frames of which entries were evicted are not.
+        """
+        return 0
+
+    @property
+    def recall_share(self) -> float:
+        """Return the share of a segment's entries that frames from an archive of all frames take while a question is
+        answered; 0 for methods without an archive.
+        """
+        return 0.0
+
+    @property
+    def recall_margin(self) -> float | None:
+        """Return the margin of an answer's first token, the difference of its logit from the next best, from which on
+        nothing is brought back from the archive; None to bring frames back for every question.
+        """
+        return None
+
+    def frame_scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Score archived frames for a question, (frames,) fp32; those with higher scores are brought back.
+
+        Args:
+            queries: mean un-rotated query of the question in a layer, (attention heads, head_dim) fp32; those of one KV
+                head are adjacent.
+            keys: mean un-rotated key of each frame, (frames, kv_heads, head_dim) fp32.
+        """
+        raise NotImplementedError(f"{type(self).__name__} brings no frames back")
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "compress" in cls.__dict__:

@@ -12,6 +12,7 @@ from ..attention.layer_compressor import LayerCompressor
 from ..attention.masks import check_attention
 from ..budget import Budget
 from ..compressor.base import Compressor
+from ..compressor.entries import Entries
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -52,6 +53,7 @@ class ModelHooks:
         options: PrefillOptions,
         finished: Finished,
         shared: SharedPrefill | None = None,
+        archive: Callable[[int, Entries, bool], None] | None = None,
     ) -> None:
         """Prepare the hooks; `attached` puts them on.
 
@@ -62,6 +64,7 @@ class ModelHooks:
             options: where and in which pieces prompts are compressed.
             finished: is told of every prefill with visual tokens.
             shared: prefills to start from, and to add to.
+            archive: see `LayerCompressor`; a prompt makes one where the method asks for it.
 
         Raises:
             UnsupportedModelError: the model does not support the method or an option.
@@ -77,7 +80,7 @@ class ModelHooks:
             mixtures(adapter, options.experts)
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.timer = DeviceTimer(device_of(adapter.text_model))
-        state = (adapter.spread, adapter.image_blocks, adapter.calibration)
+        state = (adapter.spread, adapter.image_blocks, adapter.calibration, archive)
         compressor = LayerCompressor(method, rope, self.timer, *state)
         self.vision = VisionRecorder(adapter, standby, options.chunk or _VISION_GROUP, self.timer, shared)
         reader = PassReader(adapter, self.vision.attentive, rope if compact else None, options.labelled)

@@ -13,6 +13,7 @@ from ..errors import BudgetError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
 from ..utils.numbers import is_whole
+from .reencoding import check_exchangeable
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
@@ -116,6 +117,15 @@ def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) 
     return chunk_of(entries, text, layers)
 
 
+def check_budget(method: Compressor, budget: Budget) -> None:
+    """Raise BudgetError where a method holds more than a budget of bytes can pay for."""
+    if method.fresh and budget.unit == "bytes":
+        raise BudgetError(
+            f"{budget} cannot pay for the frames that {type(method).__name__} encodes anew, whose keys and values all "
+            "layers hold twice for a moment: give a number of entries, or choose its base."
+        )
+
+
 def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOptions) -> Feature | None:
     """Return a feature that a method with these options requires and the model does not support, if any."""
     required: dict[Feature, bool] = {
@@ -136,6 +146,8 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
     Raises:
         UnsupportedModelError: it does not.
     """
+    if method.fresh or method.recall_share:
+        check_exchangeable(adapter, method)
     feature = missing_feature(adapter, method, options)
     if feature is not None:
         raise refusal(adapter.model, feature, adapter.refused[feature])

@@ -152,8 +152,7 @@ class PassReader:
         position = forward_pass.places[..., Places.PRESENT if compacted else Places.ORIGINAL]
         whole = bool((position == position.round()).all())
         axes = (position.long() if whole else position).permute(2, 0, 1)
-        spatial = kwargs.get("position_ids") is not None and kwargs["position_ids"].ndim == 3
-        kwargs["position_ids"] = axes if spatial else axes[0]
+        kwargs["position_ids"] = axes if has_axes(kwargs) else axes[0]
         kwargs["attention_mask"] = without_masks(kwargs.get("attention_mask"))
         kwargs.pop("cache_position", None)
 
@@ -198,10 +197,16 @@ def _continued(layout: TokenLayout, rows: Sequence[RowState], kwargs: dict[str, 
     valid = layout.tags[..., Tags.INDEX] >= 0
     start = torch.tensor([row.following for row in rows], device=valid.device)
     position = start[:, None] + (valid.long().cumsum(dim=1) - 1).clamp(min=0)
-    spatial = kwargs.get("position_ids") is not None and kwargs["position_ids"].ndim == 3
+    spatial = has_axes(kwargs)
     position = position.to(kwargs["inputs_embeds"].device)
     kwargs |= {"position_ids": position.expand(3, *position.shape) if spatial else position, "attention_mask": None}
     kwargs.pop("cache_position", None)
     counts = [1] * len(rows) if valid.shape[1] == 1 else valid.sum(dim=1).tolist()  # decoded tokens stay on the device
     counted = [replace(row, following=count) for row, count in zip(layout.rows, counts, strict=True)]
     return replace(layout, rows=counted)
+
+
+def has_axes(kwargs: Mapping[str, Any]) -> bool:
+    """Whether the positions in the text model's arguments have several axes."""
+    given = kwargs.get("position_ids")
+    return given is not None and given.ndim == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,18 +14,23 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
 from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator, Shares
+from ..cache.archive import FrameArchive, note_rows
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
+from ..cache.recall import bring_back
 from ..compressor.base import deferred
 from ..compressor.entries import Tags, is_visual
 from ..compressor.routing import Routing, checked_routing
-from ..errors import UnsupportedModelError
+from ..errors import MissingInputError, UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
 from .input_pruning import drop_embeddings
+from .newest_frames import newest_anew
 from .options import PrefillOptions
 from .pass_in_flight import PassInFlight
 from .pass_reader import PassReader
+from .question_reading import QuestionReading, margin_of
+from .reencoding import put
 from .shared import RecordedPrefill, SharedPrefill, wanted_pass
 from .token_routing import TokenRouting
 
@@ -44,6 +50,7 @@ class PromptPrefill:
         allocator: says how many entries each layer keeps.
         shared: prefills to start from, and to add to.
         reused: whether a recorded prefill was used.
+        archives: all frames of each row, for methods that bring some back.
     """
 
     adapter: Adapter
@@ -54,7 +61,8 @@ class PromptPrefill:
     allocator: BudgetAllocator
     shared: SharedPrefill | None
     reused: bool = False
-    _routing: Routing | None = None
+    archives: Sequence[FrameArchive] = ()
+    _routing: Routing | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.peak = PeakBytes(self.layers)
@@ -77,14 +85,19 @@ class PromptPrefill:
         if not fits and self.options.stage == "cache":
             self.allocator = self._paying(whole, chunks)
         shares = self.allocator.shares(after, length)
+        if self.compressor.method.recall_share and rows[0].following is None and not fits:
+            self._keep_archive(whole, chunks)
         if rows[0].following is None:
             self.allocator.check(after, length)
             if self.options.compact:
                 whole = self.reader.place(whole, rows, after, shares)
         if chunks is not None:
-            return self._in_chunks(forward, kwargs, whole, chunks.placed(whole.rows))
+            return self._in_chunks(forward, kwargs, whole, chunks.placed(whole.rows), fits)
         pruned = self.options.stage == "input" and not fits
-        return self._pass(forward, kwargs, self._pruned(kwargs, whole, rows, shares) if pruned else whole)
+        output = self._pass(forward, kwargs, self._pruned(kwargs, whole, rows, shares) if pruned else whole)
+        if not fits:
+            self._refresh(forward, kwargs, whole)
+        return output
 
     def _paying(self, whole: ForwardPass, chunks: Chunks | None) -> BudgetAllocator:
         """Return the allocator that pays for the largest pass, whose entries come to a layer before any leave it. Text
@@ -152,7 +165,41 @@ class PromptPrefill:
         self.reader.rewrite(kwargs, left)
         return left
 
-    def _in_chunks(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks) -> Any:
+    def _refresh(self, forward: Forward, kwargs: Mapping[str, Any], whole: ForwardPass) -> None:
+        """Encode the newest frames of each video anew, as many as the method asks for; a stream does for a question."""
+        newest = self.compressor.method.fresh
+        if newest and whole.rows[0].following is None:
+            for made in newest_anew(forward, self.adapter, self.layers, kwargs, whole, newest):
+                self.peak.bytes = max(self.peak.bytes, sum(layer.bytes for layer in self.layers) + made.bytes)
+                put(self.layers, made)
+
+    def _keep_archive(self, whole: ForwardPass, chunks: Chunks | None) -> None:
+        """Archive the frames of the prompt, to bring some of them back for the text after them."""
+        if chunks is None or chunks.rest is None:
+            raise MissingInputError(
+                f"{type(self.compressor.method).__name__} brings frames back for the text after them: put text after "
+                "the last frame, and leave prefill='whole' out."
+            )
+        rope, count = self.adapter.rope(), len(self.layers)
+        self.archives = [FrameArchive(count, "cpu", rope) for _ in whole.rows]
+        self.compressor = replace(self.compressor, archive=partial(note_rows, self.archives))
+
+    def _bring_back(self, forward: Forward, kwargs: dict[str, Any], rest: Chunk, given: ForwardPass) -> None:
+        """Read the text after the last frame once, forget it, and hold what it asks for of the archive."""
+        reading, marks = QuestionReading(self.adapter), [layer.mark() for layer in self.layers]
+        with reading.watching():
+            output = self._in_flight(given).run(forward, kwargs)
+        for layer, mark in zip(self.layers, marks, strict=True):
+            layer.rewind(mark)
+        method = self.compressor.method
+        for row, archive in enumerate(self.archives):
+            least = method.recall_margin
+            if least is None or margin_of(self.adapter, output.last_hidden_state[row, -1]) < least:
+                bring_back(self.layers, row, archive, method, reading.queries(row, rest.real[row]))
+
+    def _in_chunks(
+        self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
+    ) -> Any:
         """Prefill chunk by chunk up to the last visual token, compressing after each, and then the text that follows,
         which sees only what was kept.
         """
@@ -160,12 +207,14 @@ class PromptPrefill:
         if self.options.prefill == "chunked":
             whole = self.reader.arrived(whole)
         with all_or_broken(self.layers):
-            return self._chunk_by_chunk(forward, kwargs, whole, chunks)
+            return self._chunk_by_chunk(forward, kwargs, whole, chunks, fits)
 
-    def _chunk_by_chunk(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks) -> Any:
+    def _chunk_by_chunk(
+        self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
+    ) -> Any:
         visual, rest = chunks
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
-        alike = not self.layers[0].physical and same_in_all_rows(visual, whole, embeddings)
+        alike = not self.layers[0].physical and not self.archives and same_in_all_rows(visual, whole, embeddings)
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
         joined = embeddings[:, :0]
         left = whole.logical
@@ -183,8 +232,12 @@ class PromptPrefill:
             chunk.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
             self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)
+        if not fits:
+            self._refresh(forward, kwargs, whole)
         if rest is not None:
             given = self.reader.arrived(rest.chunk(whole, left, compress=False))
+            if self.archives:
+                self._bring_back(forward, self._arguments(kwargs, rest, given, aligned), rest, given)
             output = self._in_flight(given).run(forward, self._arguments(kwargs, rest, given, aligned))
             rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined

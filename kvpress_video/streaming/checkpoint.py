@@ -20,6 +20,7 @@ from ..models import adapter_for
 from ..models.fingerprint import Fingerprint, bytes_of, difference, fingerprint
 from ..utils.files import atomic_write, irregular_kind
 from .consistency import Contradiction, check_state
+from .newest_frames import holds_frames
 from .schema import dump, is_plain, parse
 from .state import SessionState, Snapshot
 from .tensor_checks import by_size, check_specs, check_tensor
@@ -49,6 +50,11 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
         raise CacheError(f"{path} cannot be written ({error.strerror}): give the path of a file.") from error
     if kind:
         raise CacheError(f"{path} is {kind}: give the path of a file, such as session.kvv.")
+    if holds_frames(snapshot.tensors):
+        raise CacheError(
+            "The session holds frames to encode anew, which no file can hold: fork() or snapshot() it, or restore a "
+            "snapshot with method=… that does not encode frames anew, and save that."
+        )
     for name, value in snapshot.state.config.arguments.items():
         if not is_plain(value):
             raise CacheError(

@@ -13,7 +13,7 @@ from ..compressor.base import Compressor
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
 from ..errors import BudgetError, check_choice
 from ..models.base import Adapter
-from ..prefill.options import Labels, Positions, usual_chunk
+from ..prefill.options import Labels, Positions, check_budget, usual_chunk
 from ..utils.numbers import is_whole
 from .turn_eviction import KeepTurns
 
@@ -56,6 +56,7 @@ class SessionConfig:
             raise BudgetError(
                 f"{self.cap} of an endless stream caps nothing: give a number of visual entries, or bytes."
             )
+        check_budget(self.make_method(), self.cap)
         for name, least in (("chunk", 1), ("position_limit", 1), ("text_room", 0)):
             value = getattr(self, name)
             if value is not None and not is_whole(value):

@@ -240,7 +240,7 @@ class VideoSession:
         check_new_tokens(max_new_tokens)
         check_question(self.processor, question)
         self.flush()
-        with self.dialogue.asking(question, max_new_tokens) as asking:
+        with self.dialogue.asking(question, max_new_tokens) as asking, self.stream.answering(asking.asked.ids):
             yield asking
 
     def take_back(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cache.forward_pass import RowState
 from ..cache.uncompressed import put_states, states
+from ..errors import CacheError
 from ..models.devices import device_of
 from .config import SessionConfig
 from .conversation import ConversationState
@@ -54,7 +55,8 @@ class Snapshot:
 
     Attributes:
         tensors: `layers.{i}.{part}` for each part of `PARTS` and compressed layer, `others.{i}.{part}` of the other
-            layers of the cache, `waiting.frames` and `waiting.times`.
+            layers of the cache, `newest.{part}` of frames that may be encoded anew, `waiting.frames` and
+            `waiting.times`.
         state: all else.
     """
 
@@ -70,16 +72,22 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
     """Copy a stream's state and tensors; those of offloaded layers go to the CPU.
 
     Raises:
-        CacheError: a pass failed halfway.
+        CacheError: a pass failed halfway, or the stream has an archive.
     """
     layers = stream.layers
     stream.check_whole()
+    if stream.archive.bytes:
+        raise CacheError(
+            "The session has an archive of its frames on the host, which no copy and no file holds: go on with it, or "
+            "choose a method without one."
+        )
     tensors = {}
     for number, layer in enumerate(layers):
         for part in PARTS if layer.physical else ():
             copy = getattr(layer, part).clone(memory_format=torch.contiguous_format)
             tensors[f"layers.{number}.{part}"] = copy.cpu() if layer.bank_bytes else copy
     tensors |= {f"others.{name}": state.clone() for name, state in states(stream.cache).items()}
+    tensors |= stream.newest.tensors()
     rows = tuple(layer.rows[0] for layer in layers)
     return StreamState(layers[0].logical, rows, stream.timeline, stream.peak_bytes, stream.evicted_text), tensors
 
@@ -95,5 +103,6 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
     for name in stream.adapter.uncompressed_states(state.logical) if state.logical else ():
         others[name] = tensors[f"others.{name}"].to(device_of(text[int(name.partition(".")[0])]))
     put_states(stream.cache, others, state.logical)
+    stream.newest.restore(tensors, device_of(stream.adapter.inner))
     stream.timeline, stream.peak_bytes = state.timeline, state.peak_bytes
     stream.evicted_text = state.evicted_text

@@ -22,13 +22,16 @@ class SessionStats:
         label_tokens: label tokens seen: text that the processor writes for a frame.
         label_entries: label entries per KV head, of each layer.
         text_entries: text entries per layer and KV head, labels not counted.
-        bytes: keys, values, metadata and recurrent states in the cache, all layers.
+        bytes: keys, values, metadata and recurrent states in the cache, all layers, and frames held beside it.
         bank_bytes: part of `bytes` that is stored off the model's device.
         reserved_bytes: the cache's buffers, unfilled room included.
         peak_bytes: largest size of the cache so far, inside a pass included.
         position: position of the next text token.
         evicted_turns: turns that have left the cache, see `keep_turns`.
         evicted_text: text entries per layer and KV head that have left with them.
+        archive_bytes: bytes of the archive on the host, which no budget caps, for methods that bring frames back.
+        recalled: questions for which frames came back from it.
+        frame_bytes: part of `bytes` that embeddings of the newest frames take, for methods that encode them anew.
     """
 
     frames: int
@@ -46,6 +49,9 @@ class SessionStats:
     label_entries: tuple[int, ...] = ()
     evicted_turns: int = 0
     evicted_text: int = 0
+    frame_bytes: int = 0
+    archive_bytes: int = 0
+    recalled: int = 0
 
     def __str__(self) -> str:
         low, high = min(self.entries), max(self.entries)
@@ -53,10 +59,11 @@ class SessionStats:
         time = "" if self.seconds is None else f", up to {self.seconds:.1f} s"
         labels = f", {max(self.label_entries)} of {self.label_tokens} label entries" if self.label_tokens else ""
         now, peak = (format_bytes(size, "MiB") for size in (self.bytes, self.peak_bytes))
+        archive = f", {format_bytes(self.archive_bytes, 'MiB')} archived" if self.archive_bytes else ""
         evicted = f" ({self.evicted_text} of {self.evicted_turns} turns evicted)" if self.evicted_turns else ""
         return (
             f"{self.frames} frames{time}; {held} of {self.visual_tokens} visual entries per layer and head{labels}, "
-            f"{self.text_entries} text entries{evicted}; {now}, at most {peak}"
+            f"{self.text_entries} text entries{evicted}; {now}, at most {peak}{archive}"
         )
 
 
@@ -80,4 +87,7 @@ def measure(stream: Stream, queue: FrameQueue, evicted_turns: int) -> SessionSta
         position=stream.following,
         evicted_turns=evicted_turns,
         evicted_text=stream.evicted_text,
+        frame_bytes=stream.newest.bytes,
+        archive_bytes=stream.archive.bytes,
+        recalled=stream.archive.recalls,
     )

@@ -36,8 +36,10 @@ from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
 from .frame_tokens import FrameTokens, LabelIds
 from .new_prompt import generate_on
+from .newest_frames import NewestFrames
 from .position_gaps import Closing
 from .position_rescaling import Rescaling, occupied, rescale_to
+from .stream_archive import StreamArchive
 from .stream_budget import StreamBudget
 from .timeline import Timeline
 
@@ -68,6 +70,8 @@ class Stream:
         cache: a transformers cache.
         compact: whether positions are rescaled.
         timeline: where the frames stand.
+        archive: all frames, of which a method may bring some back for a question.
+        newest: embeddings of the newest frames, which a method may have encoded anew.
         remembered: a mark that follows all moves, so that it can be returned to later; no frames came since.
         evicted_text: text entries per layer and KV head that have left.
         peak_bytes: the most that the cache ever held, and the buffers that a bank is read from.
@@ -132,13 +136,16 @@ class Stream:
             labels=labels,
         )
         options = self._budget.options
-        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak))
         self._rope = adapter.rope()
+        self.archive = StreamArchive(adapter, method, bank_on, self._rope)
+        noted = {"archive": self.archive.note} if method.recall_share else {}
+        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak), **noted)
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.labelled)
         self._most_runs = _LEAST_RUNS
         self.remembered: Mark | None = None
+        self.newest = NewestFrames(adapter, method.fresh, self._spatial)
         self.evicted_text = self.peak_bytes = 0
         self.cache = _empty_cache(adapter, method, self._budget.reserve, bank_on)
 
@@ -149,8 +156,8 @@ class Stream:
 
     @property
     def uncompressed_bytes(self) -> int:
-        """Bytes that the other layers hold."""
-        return sum(state.nbytes for state in states(self.cache).values())
+        """Bytes that the other layers hold, and embeddings of frames."""
+        return sum(state.nbytes for state in states(self.cache).values()) + self.newest.bytes
 
     @property
     def planned_bytes(self) -> int:
@@ -215,9 +222,11 @@ class Stream:
         layout.rows[0] = replace(layout.rows[0], following=end - self.following)
         more = {}
         if aligned is not None:
-            aligned = torch.cat([aligned, aligned]) if again else aligned
-            more = self.adapter.aligned_inputs(aligned, is_visual(layout.tags[..., Tags.KIND]).to(aligned.device))
+            both = torch.cat([aligned, aligned]) if again else aligned
+            more = self.adapter.aligned_inputs(both, is_visual(layout.tags[..., Tags.KIND]).to(both.device))
+        index = self.layers[0].logical + len(before)
         self._feed(embeddings, layout, torch.cat([text, shown, asking, repeated]), around[1] + again, more)
+        self.newest.note(tokens, frames, aligned, index, watched)
         self.timeline = timeline
 
     def _longest_pause(self, frames: int) -> int | None:
@@ -237,17 +246,29 @@ class Stream:
             self._feed_text(self.adapter.video_end().to(device_of(self.adapter.inner)))  # type: ignore[union-attr]
 
     @torch.no_grad()
-    def feed_text(self, ids: Sequence[int]) -> None:
-        """Append text."""
-        self._feed_text(_embed(self.adapter, ids))
+    def feed_text(self, ids: Sequence[int]) -> Tensor:
+        """Append text; return its last hidden states, (n, hidden)."""
+        return self._feed_text(_embed(self.adapter, ids))
 
-    def _feed_text(self, embeddings: Tensor) -> None:
+    def _feed_text(self, embeddings: Tensor) -> Tensor:
         tags = text_tags(self.layers[0].logical + torch.arange(len(embeddings))[None])
         row = RowState(following=len(embeddings))
         layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [row])
-        self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
+        read = self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
         self.timeline = self.timeline.interrupted()
         self.note_peak()
+        return read
+
+    @contextmanager
+    def answering(self, ids: Sequence[int]) -> Iterator[None]:
+        """Hold inside the context, which answers a question, what the method has other than the cache for it.
+
+        Args:
+            ids: of the question.
+        """
+        with self.newest.anew(self.layers), self.archive.recalled(self, ids):
+            self.note_peak()
+            yield
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
         """The model's own `generate()` on what was seen and these tokens.
@@ -333,15 +354,16 @@ class Stream:
             for layer in self.layers:
                 rows = _moved(layer.rows, change)
                 layer.move(change(_present(layer)), self._rope, rows)
+            self.archive.move(change)
             self.timeline, self.remembered = timeline, remembered
 
     @torch.no_grad()
     def _feed(
         self, embeddings: Tensor, layout: TokenLayout, positions: Tensor, probes: int, more: Mapping[str, Any]
-    ) -> None:
+    ) -> Tensor:
         whole = bool((positions == positions.round()).all())
         axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
-        self.adapter.text_model(
+        output = self.adapter.text_model(
             inputs_embeds=embeddings[None],
             position_ids=axes if self._spatial else axes[0],
             past_key_values=self.cache,
@@ -349,6 +371,8 @@ class Stream:
             arrival=Arrival(layout, probes),
             **more,
         )
+        states: Tensor = output.last_hidden_state[0]
+        return states
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
         """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""

@@ -20,7 +20,10 @@ SCORES_ALONE = {
 """Methods that need nothing of a model that others do not: outside of `tests/methods` theirs are slow tests."""
 ROUTED = ("mod",)
 """Methods by which tokens skip layers, which no mask of the stock model equals; see `prefill/test_token_routing.py`."""
-METHODS = [name for name in method_names() if name not in ("full", *ROUTED) and "cache" in method_class(name).stages]
+BESIDES = ("fresh", "rekv")
+"""Methods that read more than the cache holds, which have tests of their own."""
+OF_THEIR_OWN = ("full", *ROUTED, *BESIDES)
+METHODS = [name for name in method_names() if name not in OF_THEIR_OWN and "cache" in method_class(name).stages]
 UNEVEN = ("per-layer", "pyramid")
 """Methods whose layers have different budgets."""
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -143,10 +143,15 @@ def evicted(kept: Tensor, length: int) -> Tensor:
 
 @torch.no_grad()
 def blinded_answer(
-    model: Any, inputs: dict[str, Tensor], hidden: list[Tensor], tokens: Tensor, blind_from: int
+    model: Any,
+    inputs: dict[str, Tensor],
+    hidden: list[Tensor],
+    tokens: Tensor,
+    blind_from: int,
+    apart: Tensor | None = None,
 ) -> Tensor:
     """Logits of the stock model fed `tokens`; from column `blind_from` on, every query of every head is blind to the
-    entries that are hidden in its layer."""
+    entries that are hidden in its layer, and queries of the prompt to the keys `apart` from them, (length, length)."""
     groups = model.config.get_text_config().num_attention_heads // hidden[0].shape[0]
     lowest = torch.finfo(torch.float32).min
 
@@ -157,6 +162,8 @@ def blinded_answer(
         added = given.expand(1, len(blind), -1, -1).clone()
         first = max(blind_from - past, 0)
         added[:, :, first:, : blind.shape[-1]].masked_fill_(blind[None, :, None], lowest)
+        if apart is not None and not past:
+            added.masked_fill_(apart, lowest)
         kwargs["attention_mask"] = added
         return args, kwargs
 

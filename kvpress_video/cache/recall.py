@@ -1,0 +1,106 @@
+"""Bring archived frames back for a question, in the place of as many entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..compressor.base import Compressor, top
+from ..compressor.entries import Context, Entries, is_visual
+from .archive import FrameArchive
+from .forward_pass import RowState
+from .layer import CompressedLayer
+
+
+@contextmanager
+def recalled(
+    layers: Sequence[CompressedLayer], row: int, archive: FrameArchive, method: Compressor, queries: Sequence[Tensor]
+) -> Iterator[None]:
+    """Hold archived frames inside the context, whatever it appends to the layers, and what was held after it.
+
+    The arguments are those of `bring_back`.
+    """
+    before: list[dict[int, Entries]] = []
+    try:
+        bring_back(layers, row, archive, method, queries, before)
+        yield
+    finally:
+        for layer, parts in zip(layers, before, strict=False):
+            for segment, held in parts.items():
+                layer.exchange_entries(row, visual_entries(layer, row, segment, Context())[1], held)
+
+
+def bring_back(
+    layers: Sequence[CompressedLayer],
+    row: int,
+    archive: FrameArchive,
+    method: Compressor,
+    queries: Sequence[Tensor],
+    before: list[dict[int, Entries]] | None = None,
+) -> None:
+    """Hold archived frames in the place of other entries.
+
+    Of each segment, the frames that the method scores highest come back, as many whole ones as fit into its share of
+    the entries held; of those held the best stay, so that their number does not change.
+
+    Args:
+        layers: compressed layers of the cache.
+        row: of the batch.
+        archive: all frames of the row.
+        method: scores frames and entries.
+        queries: mean un-rotated query of the question in each layer, (attention heads, head_dim) fp32.
+        before: receives what the layers held, on the host, by segment.
+    """
+    for number, layer in enumerate(layers):
+        parts: dict[int, Entries] = {}
+        if before is not None:
+            before.append(parts)
+        for segment in sorted(layer.rows[row].held):
+            held, slots = visual_entries(layer, row, segment, Context(layer=number, layers=len(layers)))
+            new = _recalled(number, held, archive, segment, method, queries[number])
+            if new is not None:
+                if before is not None:
+                    parts[segment] = _on_host(held)
+                layer.exchange_entries(row, slots, new)
+
+
+def visual_entries(layer: CompressedLayer, row: int, segment: int, context: Context) -> tuple[Entries, Tensor]:
+    """Return the visual entries of one segment of a row with their slots, (1, kv_heads, n) int64."""
+    state: RowState = layer.rows[row]
+    entries = layer.entries(context).rows([row])
+    mine = is_visual(entries.kind) & (entries.segment == segment)
+    slots = mine.int().argsort(dim=-1, descending=True, stable=True)[..., : state.held[segment]]
+    held = entries.gather(slots)
+    return replace(held, context=replace(context, grid=state.grids[segment])), slots
+
+
+def _recalled(
+    layer: int, held: Entries, archive: FrameArchive, segment: int, method: Compressor, queries: Tensor
+) -> Entries | None:
+    """Return what a layer holds of a segment for a question, as many entries as before; None for the same."""
+    numbers = archive.of(segment)
+    scores = (
+        method.frame_scores(queries, archive.means(layer, numbers).to(queries.device)) if numbers else torch.empty(0)
+    )
+    room, chosen = int(method.recall_share * len(held)), []
+    for place in scores.argsort(descending=True, stable=True).tolist():
+        start, stop = archive.frames[numbers[place]][2:]
+        if stop - start > room:
+            break
+        room -= stop - start
+        chosen.append(numbers[place])
+    if not chosen:
+        return None
+    back = archive.entries(layer, sorted(chosen), held)
+    frames = torch.tensor([archive.frames[number].frame for number in chosen], device=held.keys.device)
+    again = torch.isin(held.frame, frames)
+    stays = top(method.checked_scores(held).masked_fill(again, -torch.inf), len(held) - len(back))
+    return Entries.join([held.gather(stays), back], dim=2).in_order()
+
+
+def _on_host(entries: Entries) -> Entries:
+    return Entries(*(part.cpu() for part in (entries.keys, entries.values, entries.tags, entries.places)))

@@ -1,0 +1,74 @@
+"""All frames of a stream on the host, of which a method may bring some back for a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..cache.archive import FrameArchive
+from ..cache.recall import recalled
+from ..compressor.base import Compressor
+from ..compressor.entries import Entries
+from ..compressor.rope import Rope
+from ..models.base import Adapter
+from ..prefill.question_reading import QuestionReading, margin_of
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+class StreamArchive:
+    """The archive of one stream; empty unless the method asks for one.
+
+    Attributes:
+        recalls: questions for which frames were brought back.
+    """
+
+    def __init__(self, adapter: Adapter, method: Compressor, bank_on: str, rope: Rope) -> None:
+        """Make an empty archive.
+
+        Args:
+            adapter: of the model.
+            method: says what is brought back.
+            bank_on: `"disk"` to archive in temporary files.
+            rope: rotation of the keys.
+        """
+        self._adapter, self._method = adapter, method
+        self._frames = FrameArchive(len(adapter.attentions), bank_on, rope)
+        self.recalls = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on the host."""
+        return self._frames.bytes
+
+    def note(self, layer: int, entries: Entries, moves: bool) -> None:
+        """Archive the frames of a pass, see `FrameArchive.note`."""
+        self._frames.note(layer, entries, moves)
+
+    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Move the positions of all frames."""
+        self._frames.move(change)
+
+    @contextmanager
+    def recalled(self, stream: Stream, ids: Sequence[int]) -> Iterator[None]:
+        """Hold inside the context the frames that a question asks for, if entries were evicted."""
+        layers, method = stream.layers, self._method
+        row = layers[0].rows[0]
+        if not self._frames.frames or all(layer.rows[0].held == row.seen for layer in layers):
+            yield
+            return
+        reading, mark = QuestionReading(self._adapter), stream.mark()
+        with stream.attached(), reading.watching():
+            states = stream.feed_text(ids)
+        stream.rewind(mark)
+        least = method.recall_margin
+        if least is not None and margin_of(self._adapter, states[-1]) >= least:
+            yield
+            return
+        self.recalls += 1
+        with recalled(layers, 0, self._frames, method, reading.queries(0)):
+            yield
