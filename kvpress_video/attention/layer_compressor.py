@@ -12,6 +12,8 @@ from ..cache.allocation import Shares
 from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
+from ..cache.uneven_eviction import plan_uneven_eviction
+from ..cache.uneven_layer import UnevenLayer
 from ..compressor.attention_call import AttentionCall
 from ..compressor.base import Compressor, deferred
 from ..compressor.entries import Context, Entries, LayerScores, Places
@@ -130,9 +132,14 @@ class LayerCompressor:
             layer.drop_last(forward_pass.probes)
         if not forward_pass.compress:
             return None
-        plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
-        scores = plan.layer_scores(entries) if deferred(self.method) else None
-        layer.keep(plan)
+        keep = shares(layer.rows, layer.physical, number)
+        scores = None
+        if isinstance(layer, UnevenLayer):
+            layer.keep(plan_uneven_eviction(entries, layer.rows, layer.physical, keep, self.method))
+        else:
+            plan = plan_eviction(entries, layer.rows, keep, self.method)
+            scores = plan.layer_scores(entries) if deferred(self.method) else None
+            layer.keep(plan)
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(context).places[..., Places.TARGET], self.rope)
         return scores

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cache.forward_pass import RowState
 from ..cache.uncompressed import put_states, states
+from ..cache.uneven_layer import refuse_uneven
 from ..models.devices import device_of
 from .config import SessionConfig
 from .conversation import ConversationState
@@ -70,9 +71,10 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
     """Copy a stream's state and tensors; those of offloaded layers go to the CPU.
 
     Raises:
-        CacheError: a pass failed halfway.
+        CacheError: a pass failed halfway, or heads hold different numbers of entries.
     """
     layers = stream.layers
+    refuse_uneven(layers[0], "A copy of a session, such as a file,")
     stream.check_whole()
     tensors = {}
     for number, layer in enumerate(layers):

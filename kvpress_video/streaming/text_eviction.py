@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
+from ..cache.uneven_layer import refuse_uneven
 from ..compressor.entries import Context, Entries
 from .position_gaps import Gap
 from .stream import Mark, Stream
@@ -44,6 +45,7 @@ class TextEviction:
         stream, count = self._stream, self._leaves.tokens
         if not count:
             return
+        refuse_uneven(stream.layers[0], "A turn that leaves (its text no longer fits, or keep_turns says so)")
         for layer in stream.layers:
             entries = layer.entries(Context())
             order = _among(entries.index, self._leaves.ranges).int().argsort(dim=-1, stable=True)
