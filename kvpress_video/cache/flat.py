@@ -151,12 +151,17 @@ class FlatBuffers(Buffers):
             self._fronts = torch.tensor(fronts, device=self.sample.device)
         return torch.arange(self.longest, device=self.sample.device) >= self._fronts[..., None]
 
-    def keep_uneven(self, stays: Tensor, average: int, paddings: Sequence[int]) -> None:
+    def assign(self, parts: Sequence[Tensor]) -> None:
+        """Hold these entries instead, which share no memory with the buffers; padding has a negative token index."""
+        self.clear()
+        super().append(parts)
+        self.keep_uneven(parts[_TAGS][..., Tags.INDEX] >= 0)
+
+    def keep_uneven(self, stays: Tensor) -> None:
         """Hold the entries that stay, without gaps; the number that stays in each head is read from the device.
 
         Args:
-            stays: which of the entries that `held` lays out, (batch, heads, n) bool.
-            average, paddings: see the attributes.
+            stays: which of the entries that `held` lays out, (batch, heads, n) bool; in each row a multiple of heads.
         """
         parts = self.held
         counts = stays.sum(dim=-1).tolist()
@@ -170,7 +175,9 @@ class FlatBuffers(Buffers):
         self._flat = ()  # which is laid out elsewhere: it need not be held twice
         super().clear()
         self._flat = tuple(part.reshape(-1, part.shape[-1]).index_select(0, lines) for part in parts)
-        self.counts, self.average, self.paddings, self._fronts = counts, average, list(paddings), None
+        lengths = [sum(heads) // len(heads) for heads in counts]
+        self.counts, self.average, self._fronts = counts, max(lengths), None
+        self.paddings = [self.average - length for length in lengths]
 
     def drop_last(self, entries: int) -> None:
         """Forget the newest entries of every head."""

@@ -21,12 +21,10 @@ class UnevenPlan:
 
     Attributes:
         stays: which ones, (batch, heads, n) bool.
-        length: how many those are per head, on average, with the padding of rows that hold fewer.
         rows: state of each row afterwards.
     """
 
     stays: Tensor
-    length: int
     rows: Sequence[RowState]
 
 
@@ -65,7 +63,7 @@ def plan_uneven_eviction(
         )
         for row, share, mine in zip(rows, keep, lengths, strict=True)
     ]
-    return UnevenPlan(stays, max(lengths), after)
+    return UnevenPlan(stays, after)
 
 
 def _staying(entries: Entries, row: RowState, keep: Mapping[int, Share], method: Compressor) -> Tensor:

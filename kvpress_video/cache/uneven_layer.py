@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..compressor.entries import Entries, Tags
+from ..compressor.entries import Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
 from .flat import FlatBuffers, PaddedRoom
@@ -105,7 +105,7 @@ class UnevenLayer(CompressedLayer):
 
     def keep(self, plan: UnevenPlan) -> None:  # type: ignore[override]
         """Hold what a plan leaves."""
-        self._buffers.keep_uneven(plan.stays, plan.length, [row.padding for row in plan.rows])
+        self._buffers.keep_uneven(plan.stays)
         self._show()
         self.rows = list(plan.rows)
 
@@ -120,14 +120,6 @@ class UnevenLayer(CompressedLayer):
         self.batch_select_indices(torch.zeros_like(shift, dtype=torch.long))
         if self.is_initialized:
             self._buffers.shift_index(shift)
-
-    def replace(self, entries: Entries, rows: Sequence[RowState]) -> None:
-        """Refuse: layers of this kind only append and evict."""
-        refuse_uneven(self, "A layer that takes the entries of another")
-
-    def extend(self, text: Entries) -> None:
-        """Refuse, as `replace`."""
-        self.replace(text, ())
 
     def _show(self) -> None:
         like = self._buffers.sample

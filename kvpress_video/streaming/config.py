@@ -47,10 +47,10 @@ class SessionConfig:
     def __post_init__(self) -> None:
         for what, choice in (("positions", Positions), ("labels", Labels)):
             check_choice(what, getattr(self, what), choice)
-        if self.make_method().uneven and (self.bank_on, self.keep_turns) != ("device", "all"):
+        if self.make_method().uneven and self.bank_on != "device":
             raise BudgetError(
-                f"{self.method!r} makes heads differ, which neither banks nor turns that leave support: leave out "
-                "bank_on and keep_turns, or choose a method whose heads keep equal numbers."
+                f"{self.method!r} makes heads differ, which no bank on {self.bank_on!r} supports: leave out bank_on, "
+                "or choose a method whose heads keep equal numbers."
             )
         if self.budget is None and self.method != UNCOMPRESSED:
             raise BudgetError(f"{self.method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..cache.forward_pass import RowState
 from ..cache.uncompressed import put_states, states
-from ..cache.uneven_layer import refuse_uneven
+from ..compressor.entries import Tags
+from ..errors import CacheError
 from ..models.devices import device_of
 from .config import SessionConfig
 from .conversation import ConversationState
@@ -71,10 +72,9 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
     """Copy a stream's state and tensors; those of offloaded layers go to the CPU.
 
     Raises:
-        CacheError: a pass failed halfway, or heads hold different numbers of entries.
+        CacheError: a pass failed halfway.
     """
     layers = stream.layers
-    refuse_uneven(layers[0], "A copy of a session, such as a file,")
     stream.check_whole()
     tensors = {}
     for number, layer in enumerate(layers):
@@ -87,11 +87,17 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
 
 
 def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -> None:
-    """Fill an empty stream with the state and the tensors of another."""
+    """Fill an empty stream with the state and the tensors of another.
+
+    Raises:
+        CacheError: its heads held different numbers of entries, and those of this stream's method do not.
+    """
     attentions, text = stream.adapter.attentions, stream.adapter.text_model.layers
     for number, (layer, row) in enumerate(zip(stream.layers, state.rows, strict=True)):
         device = device_of(attentions[number])
         parts = [tensors[name].to(device) for part in PARTS if (name := f"layers.{number}.{part}") in tensors]
+        if parts and not layer.uneven and bool((parts[2][..., Tags.INDEX] < 0).any()):
+            raise CacheError("The session's heads hold different numbers of entries: continue with such a method.")
         layer.restore(parts, state.logical, [row])
     others = {}
     for name in stream.adapter.uncompressed_states(state.logical) if state.logical else ():

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
-from ..cache.uneven_layer import refuse_uneven
 from ..compressor.entries import Context, Entries
 from .position_gaps import Gap
 from .stream import Mark, Stream
@@ -45,14 +45,13 @@ class TextEviction:
         stream, count = self._stream, self._leaves.tokens
         if not count:
             return
-        refuse_uneven(stream.layers[0], "A turn that leaves (its text no longer fits, or keep_turns says so)")
         for layer in stream.layers:
             entries = layer.entries(Context())
             order = _among(entries.index, self._leaves.ranges).int().argsort(dim=-1, stable=True)
             leave = entries.gather(order[..., -count:])
             if not self._layers:
                 left = _Left.of(leave, int(order[0, 0, -count]), layer.rows[0])
-            self._layers.append(_Layer(len(entries), _to(leave, "cpu"), layer.rows))
+            self._layers.append(_Layer(layer.physical, _to(leave, "cpu"), layer.rows))
             layer.replace(entries.gather(order[..., :-count]), [left.row(row, count) for row in layer.rows])
         stream.timeline = stream.timeline.without(left.gap, stream.compact)
         stream.evicted_text += count
@@ -111,7 +110,7 @@ class _Left:
 
 def _among(index: Tensor, ranges: Sequence[TokenRange]) -> Tensor:
     """Say of each token index whether it is in one of the ranges."""
-    found = index < 0
+    found = torch.zeros_like(index, dtype=torch.bool)
     for start, stop in ranges:
         found |= (index >= start) & (index < stop)
     return found

@@ -208,6 +208,25 @@ def test_a_stream_meets_its_budget_and_takes_back_a_question() -> None:
         )
 
 
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+def test_forks_answer_alike_and_turns_leave_nothing_behind(positions: Any) -> None:
+    settings: dict[str, Any] = {"chunk": 16, "positions": positions, "keep_turns": 1}
+    session = kv.VideoSession(model_of(QWEN), TinyProcessor(QWEN), "ada", 24, **settings)
+    session.push(footage(24))
+    other = session.fork()
+    session.ask("who?", max_new_tokens=4)
+    assert session.ask("what?", max_new_tokens=4) != ""
+    assert session.stats.evicted_turns == 1
+    asked, never = session.stream.layers, other.stream.layers
+    other.ask("what?", max_new_tokens=4)
+    for one, two in zip(asked, never, strict=True):
+        assert (one.kept >= 0).sum(dim=-1).tolist() == (two.kept >= 0).sum(dim=-1).tolist()
+        shown = [layer.kept[layer.tags[..., Tags.KIND] > 0] for layer in (one, two)]
+        assert torch.equal(*shown)
+    before = [layer.kept for layer in never]
+    assert _differ(before)
+
+
 def test_a_stream_at_compact_positions_equals_its_base_where_heads_keep_as_many() -> None:
     answers = []
     for method in ("key-norm", "ada:base=key-norm,alpha=1.0"):
@@ -225,7 +244,7 @@ def test_flat_buffers_lay_out_what_a_rectangle_would_hold() -> None:
     buffers = FlatBuffers(PaddedRoom())
     buffers.append([part[:, :, :7] for part in parts])
     stays = torch.rand(2, 3, 7, generator=draw) > 0.4
-    buffers.keep_uneven(stays, 5, [0, 0])
+    buffers.keep_uneven(stays)
     buffers.append([part[:, :, 7:] for part in parts])
     buffers.map_rows(lambda part: part.index_select(0, torch.tensor([1, 0, 1])))
     buffers.drop_last(3)
@@ -243,14 +262,15 @@ def test_flat_buffers_lay_out_what_a_rectangle_would_hold() -> None:
 
 def test_what_needs_equal_heads_is_refused(tmp_path: Path) -> None:
     model = model_of(QWEN)
-    for options in ({"bank_on": "cpu"}, {"keep_turns": 1}):
-        with pytest.raises(BudgetError, match="neither banks nor turns"):
-            kv.VideoSession(model, TinyProcessor(QWEN), "ada", 24, **options)
+    with pytest.raises(BudgetError, match="no bank on 'cpu'"):
+        kv.VideoSession(model, TinyProcessor(QWEN), "ada", 24, bank_on="cpu")
     session = kv.VideoSession(model, TinyProcessor(QWEN), "ada", 24)
-    session.push(footage(8))
-    for refused in (lambda: session.save(tmp_path / "session"), session.fork, lambda: kv.ask_all([session], "what?")):
-        with pytest.raises(CacheError, match="equal numbers of entries"):
+    session.push(footage(24))
+    for refused in (lambda: session.save(tmp_path / "session"), lambda: kv.ask_all([session], "what?")):
+        with pytest.raises(CacheError, match="needs equal numbers of entries"):
             refused()
+    with pytest.raises(CacheError, match="different numbers of entries"):
+        kv.VideoSession.restore(session.snapshot(), model, session.processor, method="snapkv")
     for base, error, hint in (
         ("uniform", UnknownNameError, "takes one score per entry"),
         ("pyramid", BudgetError, "wrap it around Ada"),
