@@ -39,7 +39,7 @@ class Report:
     Attributes:
         method, settings, stage, prefill, positions, labels: what compressed, and how.
         asked: the budget as asked.
-        entries: visual entries held per layer, per KV head, in the fullest row.
+        entries: visual entries held per layer, per KV head (on average if heads differ), in the fullest row.
         label_entries: entries held of the text that belongs to one frame (its time or number), per layer and KV head,
             in the row that holds most; none with `labels="keep"`, which counts it as text.
         text_entries: text entries held per layer and KV head, in the fullest row.

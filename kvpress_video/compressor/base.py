@@ -194,8 +194,9 @@ def check_observer(method: Any) -> None:
     for need in sorted(method.needs):
         _check_capture(name, need, method.observer)
     own, base = type(method), Compressor
-    if method.uneven and own.select_uneven is base.select_uneven:
-        raise MethodError(f"{name} is uneven and does not implement select_uneven(): implement it.")
+    if method.uneven and (own.select_uneven is base.select_uneven or deferred(method)):
+        what = "needs 'deeper', which heads that differ do not hand on" if deferred(method) else "lacks select_uneven()"
+        raise MethodError(f"{name} is uneven and {what}.")
     if all(getattr(own, each) is getattr(base, each) for each in ("scores", "ranking", "select", "reduce")):
         raise MethodError(f"{name} implements neither scores() nor select() nor reduce(): implement one of them.")
 

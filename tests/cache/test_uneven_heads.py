@@ -208,6 +208,18 @@ def test_a_stream_meets_its_budget_and_takes_back_a_question() -> None:
         )
 
 
+def test_a_stream_never_exceeds_a_budget_of_bytes() -> None:
+    model, budget = model_of(QWEN), 420_000
+    session = kv.VideoSession(model, TinyProcessor(QWEN), "ada:base=key-norm", f"{budget}B", text_room=40)
+    for seed in range(6):
+        session.push(footage(16, seed=seed))
+        session.ask("what?", max_new_tokens=2)
+    layers = session.stream.layers
+    assert _differ([layer.kept for layer in layers])
+    assert session.stats.evicted_turns > 0
+    assert sum(layer.bytes for layer in layers) + layers[0].staging_bytes <= session.stats.peak_bytes <= budget
+
+
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 def test_forks_answer_alike_and_turns_leave_nothing_behind(positions: Any) -> None:
     settings: dict[str, Any] = {"chunk": 16, "positions": positions, "keep_turns": 1}
