@@ -11,9 +11,10 @@ from .utils.torchvision_compat import repair_when_imported
 if TYPE_CHECKING:
     from .budget import Budget
     from .compression import Compression, Report, compress
-    from .compressor.base import Compressor, top
+    from .compressor.base import Compressor
     from .compressor.entries import Entries
     from .compressor.listing import MethodInfo, list_methods
+    from .compressor.ranking import top
     from .compressor.selection import select
     from .contract.check import MethodReport, check_method
     from .errors import (
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "budget": ("Budget",),
     "compression": ("Compression", "Report", "compress"),
-    "compressor.base": ("Compressor", "top"),
+    "compressor.base": ("Compressor",),
+    "compressor.ranking": ("top",),
     "compressor.entries": ("Entries",),
     "compressor.listing": ("MethodInfo", "list_methods"),
     "compressor.selection": ("select",),

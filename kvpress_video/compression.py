@@ -49,7 +49,7 @@ class Report:
     Attributes:
         method, settings, stage, prefill, positions, labels: what compressed, and how.
         asked: the budget as asked.
-        entries: visual entries held per layer, per KV head, in the fullest row.
+        entries: visual entries held per layer, per KV head (on average if heads differ), in the fullest row.
         label_entries: entries held of the text that belongs to one frame (its time or number), per layer and KV head,
             in the row that holds most; none with `labels="keep"`, which counts it as text.
         text_entries: text entries held per layer and KV head, in the fullest row.
@@ -57,8 +57,8 @@ class Report:
         label_tokens: label tokens seen, in the row with most.
         ratio: visual and label entries held over visual and label tokens seen, all rows and layers.
         bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
-            are never compressed, included. Of a model that several processes share (tensor parallel), this one's part,
-            as all bytes here.
+            are never compressed, included, and the memory in which attention reads heads of different lengths. Of a
+            model that several processes share (tensor parallel), this one's part, as all bytes here.
         peak_bytes: the most that it held at one moment of the prefill, the chunk in work included; no more than a
             budget of bytes, unless the prefill continued a cache to which generated text had come.
         full_bytes: what the stock cache would hold after the same tokens.
@@ -213,7 +213,7 @@ class Compression:
         named = [sum(row.labels_seen.values()) for row in layers[0].rows]
         text = [row.text(layer.physical) for layer in layers for row in layer.rows]
         uncompressed = len(seen) * self._adapter.uncompressed_bytes(layers[0].logical)
-        held_bytes = uncompressed + sum(layer.bytes for layer in layers)
+        held_bytes = uncompressed + sum(layer.bytes for layer in layers) + layers[0].staging_bytes
         self._kept = [layer.kept for layer in layers]
         compressing = self._hooks.timer.take("compress")
         self.reports.append(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, Kept, make_method
+from kvpress_video.compressor import Compressor, Entries, Kept, make_method, top
 from kvpress_video.errors import BudgetError, UnknownNameError
 
 
@@ -15,7 +15,7 @@ from kvpress_video.errors import BudgetError, UnknownNameError
 class Wrapper(Compressor):
     """Run a base method; a wrapper overrides what it changes.
 
-    The base must work in the cache and give every layer the same budget.
+    The base must work in the cache and give every layer, and every KV head of it, the same budget.
 
     Attributes:
         base: the method to run, a name or an instance.
@@ -32,6 +32,8 @@ class Wrapper(Compressor):
             raise BudgetError(f"{name} does not work in the cache: choose another base.")
         if type(base).layer_budget is not Compressor.layer_budget:
             raise BudgetError(f"{name} makes layers differ and cannot be the base of {own}: wrap it around {own}.")
+        if base.uneven:
+            raise BudgetError(f"{name} makes heads differ and cannot be the base of {own}: choose another base.")
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "needs", base.needs | type(self).needs)
 
@@ -84,11 +86,15 @@ class ScoreWrapper(Wrapper):
                 "entry. Choose a base such as 'snapkv', 'van' or 'key-norm'."
             )
 
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+        return top(self.ranking(entries, keep), keep)
+
     def reduce(self, entries: Entries, keep: int) -> Kept:
         """Keep the selection; nothing is merged."""
         return Kept(self.select(entries, keep))
 
 
 def has_scores(method: Compressor) -> bool:
-    """Check that a method, and the one that it wraps, gives each entry a score."""
-    return Compressor.scores not in (type(method).scores, type(method.observer).scores)
+    """Check that a method, and the one that it wraps, gives each entry a score, by which any head may choose alone."""
+    return not method.uneven and Compressor.scores not in (type(method).scores, type(method.observer).scores)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, top
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 from ._grid import grid_slots
@@ -47,10 +47,10 @@ class Bucketed(ScoreWrapper):
             raise BudgetError(f"capacity must be at least 1 entry, got {self.capacity}.")
         object.__setattr__(self, "stages", self._base.stages)
 
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank free entries first, then those within the capacity of their bucket, (batch, kv_heads, n) int64."""
         place = rank(self.checked_scores(entries))
         buckets = max(1, -(-keep // self.capacity))
         within = rank(-place, grid_slots(entries) * buckets // entries.grid.tokens)
         turn = torch.where(place < int(self.free * keep), 2, (within < self.capacity).long())
-        return top(turn * len(entries) - place, keep)
+        return turn * len(entries) - place

@@ -54,11 +54,11 @@ class Critical(ScoreWrapper):
         """
         return self._weighted(self._base.checked_scores(entries), entries)
 
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank the first share by the scores of the base, then all by weighted score, (batch, kv_heads, n) fp32."""
         scores = self._base.checked_scores(entries)
         first = top(scores, int(self.first * keep))
-        return top(self._weighted(scores, entries).scatter(-1, first, torch.inf), keep)
+        return self._weighted(scores, entries).scatter(-1, first, torch.inf)
 
     def _weighted(self, scores: Tensor, entries: Entries) -> Tensor:
         above = scores.float() - scores.float().amin(dim=-1, keepdim=True).clamp_max(0)

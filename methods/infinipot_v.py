@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, top
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 from .tar import TaR
@@ -58,8 +58,8 @@ class InfiniPotV(Compressor):
     def _van(self) -> VaN:
         return VaN(self.pooling, self.entries, self.thresholds)
 
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank the selection of TaR first, and then by value norm, (batch, kv_heads, n) fp32."""
         for_tar = keep - round((1 - self.tar_ratio) * keep)
         new = TaR(self.recent_ratio, self.entries).select(entries, for_tar)
-        return top(self._van.scores(entries).scatter(-1, new, torch.inf), keep)
+        return self._van.scores(entries).scatter(-1, new, torch.inf)

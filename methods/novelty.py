@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kvpress_video.compressor import Compressor, Entries, top
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError, unknown_name
 
 from ._directions import likeness, mean_frame, mean_of_patches
@@ -56,10 +56,10 @@ class Novelty(Compressor):
             return -likeness(keys, normalize(mean_frame(keys, patches), dim=-1))
         return -likeness(keys, normalize(mean_of_patches(entries), dim=-1), entries.patch.long())
 
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank the preferred entries of the last frame first, and then by score, (batch, kv_heads, n) fp32."""
         scores = self.scores(entries)
-        return top(prefer_last_frame(scores, scores, entries, int(self.last_frame * keep)), keep)
+        return prefer_last_frame(scores, scores, entries, int(self.last_frame * keep))
 
 
 def prefer_last_frame(scores: Tensor, order: Tensor, entries: Entries, most: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, top
+from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
 
 from ._directions import directions
@@ -60,11 +60,11 @@ class Otsu(Compressor):
         changed = alone | (far & (1 - after <= self.alike))
         return before.nan_to_num(0).maximum(after.nan_to_num(_FARTHEST)) + 2 * _FARTHEST * changed
 
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank whole recent frames first, and then by score, (batch, kv_heads, n) fp32."""
         patches = entries.grid.patches
         whole = min(self.recent, max(keep // 2 // patches, int(patches <= keep)))
-        return top(self.scores(entries).masked_fill(entries.frame >= entries.grid.frames - whole, torch.inf), keep)
+        return self.scores(entries).masked_fill(entries.frame >= entries.grid.frames - whole, torch.inf)
 
 
 def _distances(entries: Entries) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, top
+from kvpress_video.compressor import Compressor, Entries
 
 from .novelty import Novelty, prefer_last_frame
 from .standby import Standby
@@ -52,10 +52,10 @@ class StandbyNovelty(Compressor):
         novelty = Novelty(self.reference).scores(entries)
         return _z(importance.clamp_min(1e-12).log()) + _z(novelty)
 
-    def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank the preferred entries of the last frame first, and then by score, (batch, kv_heads, n) fp32."""
         most = int(self.last_frame * keep)
-        return top(prefer_last_frame(self.scores(entries), entries.importance, entries, most), keep)
+        return prefer_last_frame(self.scores(entries), entries.importance, entries, most)
 
     def describe(self) -> dict[str, object]:
         """Return the settings, with the shape of learned tokens in place of their values."""

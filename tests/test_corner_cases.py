@@ -13,7 +13,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.budget import Budget
-from kvpress_video.compressor.base import top
+from kvpress_video.compressor.ranking import top
 from kvpress_video.compressor.registry import make_method
 
 FAMILY = zoo.FAMILIES[0]

@@ -17,12 +17,21 @@ FLASH = ("flash_attention_2", "flash_attention_3")
 SUPPORTED = ("eager", "sdpa", *FLASH)
 
 
-def check_attention(implementation: str | None) -> str:
+def check_attention(implementation: str | None, uneven: bool = False) -> str:
     """The implementation, if masks can be built for it.
+
+    Args:
+        implementation: of the text model.
+        uneven: whether heads may hold different numbers of entries, so that each needs a mask of its own.
 
     Raises:
         UnsupportedModelError: they cannot.
     """
+    if uneven and implementation in FLASH:
+        raise UnsupportedModelError(
+            f"{implementation} takes one mask for all heads, which here keep different numbers of entries: load the "
+            "model with attn_implementation='sdpa', or choose a method whose heads keep equal numbers."
+        )
     if implementation not in SUPPORTED:
         raise UnsupportedModelError(
             f"Attention implementation {implementation!r} is not supported: load the model with "
@@ -65,6 +74,7 @@ def layer_mask(
     implementation: str,
     states: Tensor,
     blocks: bool,
+    heads: int,
 ) -> Tensor | None:
     """The mask this layer needs in place of the one that was built from the first layer.
 
@@ -79,12 +89,17 @@ def layer_mask(
         implementation: attention implementation of the text model.
         states: hidden states that attend, for their dtype and device.
         blocks: whether the tokens of an image see each other both ways.
+        heads: attention heads.
 
     Returns:
         None where nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
         keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
+        Where KV heads hold different numbers of entries, (batch, attention heads, queries, keys).
+
+    Raises:
+        UnsupportedModelError: flash attention, where KV heads hold different numbers of entries.
     """
-    held, new = layer.physical, forward_pass.length
+    held, new = layer.span, forward_pass.length
     padded = layer.padded or any(row.padding for row in forward_pass.rows)
     if keeps_stock_mask(layer, forward_pass, given, blocks):
         return given
@@ -94,11 +109,15 @@ def layer_mask(
         if not held and implementation == "sdpa":
             return None  # its own causal kernel, which no mask tensor slows down
         return causal(held, implementation, states)
-    incoming = real_tokens(forward_pass, states.device)
-    valid = incoming if layer.tags is None else torch.cat([layer.tags[:, 0, :, Tags.INDEX] >= 0, incoming], dim=1)
+    valid = real_tokens(forward_pass, states.device)[:, None]
+    if held:
+        earlier = layer.real()
+        valid = torch.cat([earlier, valid.expand(-1, earlier.shape[1], -1)], dim=-1)
     if implementation in FLASH:
-        return valid
-    return built(valid, image_blocks(forward_pass, states.device) if blocks else None, None, implementation, states)
+        check_attention(implementation, uneven=valid.shape[1] > 1)
+        return valid[:, 0]
+    mask = built(valid, image_blocks(forward_pass, states.device) if blocks else None, None, implementation, states)
+    return mask if mask.shape[1] == 1 else mask.repeat_interleave(heads // mask.shape[1], dim=1)
 
 
 def newest_queries(mask: Tensor | None, states: Tensor) -> Tensor | None:
@@ -161,25 +180,25 @@ def built(valid: Tensor, blocks: Tensor | None, window: int | None, implementati
     """A mask for sdpa or eager attention.
 
     Args:
-        valid: (batch, keys) bool, which keys are no padding; in sequence order, those of the queries last.
+        valid: (batch, heads or 1, keys) bool, which keys are no padding; in sequence order, those of the queries last.
         blocks: (batch, queries), the image of each query, -1 for text: its tokens see each other both ways.
         window: how many tokens back a query sees, itself included.
         implementation: attention implementation.
         states: (batch, queries, …), for their dtype and device.
 
     Returns:
-        (batch, 1, queries, keys).
+        (batch, heads or 1, queries, keys).
     """
-    new, keys = states.shape[1], valid.shape[1]
+    new, keys = states.shape[1], valid.shape[-1]
     held = keys - new
-    visible = torch.ones(new, keys, dtype=torch.bool, device=valid.device).tril(held)[None]
+    visible = torch.ones(new, keys, dtype=torch.bool, device=valid.device).tril(held)
     if blocks is not None:
         together = (blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, :, None] >= 0)
-        visible = visible | torch.nn.functional.pad(together, (held, 0))
+        visible = visible | torch.nn.functional.pad(together, (held, 0))[:, None]
     if window is not None:
-        ordinal = valid.cumsum(dim=1)
-        visible = visible & (ordinal[:, None, :] > ordinal[:, held:, None] - window)
-    visible = visible & valid[:, None, :]
+        ordinal = valid.cumsum(dim=-1)
+        visible = visible & (ordinal[..., None, :] > ordinal[..., held:, None] - window)
+    visible = visible & valid[..., None, :]
     visible[..., held:] |= torch.eye(new, dtype=torch.bool, device=valid.device)
     mask = torch.zeros(visible.shape, dtype=states.dtype, device=states.device)
-    return mask.masked_fill_(~visible, _hidden(implementation, states))[:, None]
+    return mask.masked_fill_(~visible, _hidden(implementation, states))

@@ -54,11 +54,11 @@ def last_queries(
     grouped = states.reshape(batch, heads, -1, width)
     parts = []
     for where, keys in iter_fp32_blocks(entries.keys):
-        logits = torch.matmul(grouped, keys.transpose(2, 3)).reshape(batch, -1, count, keys.shape[2])
-        seen = entries.index[:, :1, None, where]
-        hidden_keys = (seen > index[:, None, :, None]) | (seen < 0)
+        logits = torch.matmul(grouped, keys.transpose(2, 3)).unflatten(2, (-1, count))
+        seen = entries.index[:, :, None, None, where]
+        hidden_keys = (seen > index[:, None, None, :, None]) | (seen < 0)
         parts.append(logits.masked_fill_(hidden_keys, -torch.inf).logsumexp(dim=-1))
-    normaliser = torch.stack(parts).logsumexp(dim=0)
+    normaliser = torch.stack(parts).logsumexp(dim=0).flatten(1, 2)
     return Queries(states, normaliser.masked_fill(index[:, None] < 0, torch.inf), index, positions[:, 0])
 
 

@@ -103,7 +103,7 @@ class SlidingPass:
             mask = valid if padded else None
         elif padded or states.shape[1] > 1:
             blocks = image_blocks(forward_pass, device) if self.adapter.image_blocks else None
-            mask = built(valid, blocks, window, implementation, states)
+            mask = built(valid[:, None], blocks, window, implementation, states)
         return _Plan(mask, keep, logical)
 
 

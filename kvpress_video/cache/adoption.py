@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..errors import CacheError
 from .layer import CompressedLayer
 
 
-def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
+def adopt(cache: Cache, config: Any, make: Callable[[], CompressedLayer] = CompressedLayer) -> list[CompressedLayer]:
     """Replace the plain layers of an empty stock cache by compressed ones, in place, unless that was done before.
 
     Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` that was made without a configuration
@@ -21,6 +21,7 @@ def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
     Args:
         cache: as the model was given it.
         config: of the text model.
+        make: makes an empty layer.
 
     Returns:
         The compressed layers.
@@ -38,7 +39,7 @@ def adopt(cache: Cache, config: Any) -> list[CompressedLayer]:
         if type(layer) is DynamicLayer:
             if layer.get_seq_length():
                 raise CacheError("The cache was filled without compression: start with a new one inside compress().")
-            cache.layers[number] = CompressedLayer()
+            cache.layers[number] = make()
     ours = layers_of(cache)
     if not ours:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__

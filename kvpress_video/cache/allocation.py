@@ -62,6 +62,7 @@ class BudgetAllocator:
             or every layer, for a method that chooses once all of them hold it; a budget of bytes pays for them too.
         staging_bytes: bytes of each entry of the longest layer in the buffers that banked entries are read from, which
             a budget of bytes pays for too.
+        heads: how many times the average number of entries a head may hold.
         waiting: text entries that follow in later chunks of the prompt.
         label_share: most of a segment's budget that labels take while visual entries have to go; 0 keeps no label.
     """
@@ -75,6 +76,7 @@ class BudgetAllocator:
     text_room: int = 0
     in_work: int = 0
     staging_bytes: int = 0
+    heads: int = 1
     waiting: int = 0
     label_share: float = LABEL_SHARE
     _asked: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
@@ -103,8 +105,9 @@ class BudgetAllocator:
         )
         if self.budget.unit != "bytes" or not self.staging_bytes:
             return length
+        each = self.batch * (self.layers * self.entry_bytes + self.staging_bytes * self.heads)
         while length > 0 and (over := self.bytes_of(length) - int(self.budget.amount)) > 0:
-            length -= max(1, over // (self.layers * self.entry_bytes * self.batch + self.staging_bytes * self.batch))
+            length -= max(1, over // each)
         return length
 
     @property
@@ -113,10 +116,11 @@ class BudgetAllocator:
         return self.in_work * (self.layers if deferred(self.method) else 1)
 
     def longest(self, length: int) -> int:
-        """Return the most entries of a row that any layer holds where they have `length` on average, a pass in work
+        """Return the most entries of a row that any head holds where layers have `length` on average, a pass in work
         included.
         """
-        return (length if even(self.method) or length < 1 else max(self._by_layer(length))) + self.in_work
+        most = length if even(self.method) or length < 1 else max(self._by_layer(length))
+        return most * self.heads + self.in_work
 
     def bytes_of(self, length: int) -> int:
         """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""

@@ -187,7 +187,7 @@ def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterat
     first = row.padding + row.label_tokens
     labels, start = by_segment[..., row.padding : first], len(entries) - row.visual
     yield None, entries, by_segment[..., first:start]
-    for stays in _label_ranges(row, keep):
+    for stays in label_ranges(row, keep):
         yield None, entries, labels[..., stays.start : stays.stop]
     for segment in sorted(row.held):
         stop = start + row.held[segment]
@@ -196,7 +196,7 @@ def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterat
         start = stop
 
 
-def _label_ranges(row: RowState, keep: Mapping[int, Share]) -> Iterator[range]:
+def label_ranges(row: RowState, keep: Mapping[int, Share]) -> Iterator[range]:
     """Iterate over the ranges of a row's label tokens, counted in sequence order, that stay."""
     start, end = 0, 0
     for segment, held in sorted(row.labels.items()):

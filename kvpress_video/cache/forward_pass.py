@@ -20,7 +20,8 @@ class RowState:
 
     Attributes:
         padding: padding entries held.
-        held, seen: visual entries held, and visual tokens seen, per segment ordinal.
+        held, seen: visual entries held per head (on average if heads differ), and visual tokens seen, per segment
+            ordinal.
         labels: tokens held of each frame's label, by segment ordinal and frame, both ascending.
         labels_seen: label tokens seen, per segment ordinal.
         grids: grid of each segment, with the frames seen so far.

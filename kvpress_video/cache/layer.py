@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,8 +45,10 @@ class CompressedLayer(DynamicLayer):
         rows: one `RowState` per batch row.
         guarded: whether only the hooks can continue this cache correctly (padding, unequal layers, moved positions).
         broken: whether a pass failed halfway, so that layers hold different tokens.
+        uneven: whether heads may hold different numbers of entries.
     """
 
+    uneven: ClassVar[bool] = False
     keys: Any  # None until the first update, as in the stock layer
     values: Any
 
@@ -86,6 +88,16 @@ class CompressedLayer(DynamicLayer):
     def physical(self) -> int:
         """Entries held per row and head, padding included."""
         return self._buffers.length
+
+    @property
+    def span(self) -> int:
+        """Entries of a head that attention reads, padding included."""
+        return self.physical
+
+    @property
+    def paddings(self) -> tuple[Any, ...]:
+        """What tells the padding of layers apart, that of each row."""
+        return tuple(row.padding for row in self.rows)
 
     @property
     def incoming(self) -> ForwardPass | None:
@@ -213,19 +225,28 @@ class CompressedLayer(DynamicLayer):
         places = index[:, None].float().expand(batch, -1, width)
         return ForwardPass.of(text_tags(index.expand(batch, -1)), places, length, [RowState()] * batch)
 
+    def real(self) -> Tensor:
+        """Return which entries that attention reads are no padding, (batch, kv_heads or 1, span) bool."""
+        if self.tags is None:
+            raise CacheError("this layer holds nothing yet")
+        return self.tags[:, :1, :, Tags.INDEX] >= 0
+
     def check_whole(self) -> None:
         """Raise CacheError if a pass failed halfway."""
         if self.broken:
             raise CacheError("A pass on this cache failed halfway: start with a new cache.")
 
-    def check_continues(self, batch: int, compact: bool) -> None:
-        """Raise CacheError unless a pass of `batch` rows, with these positions, can follow."""
+    def check_continues(self, batch: int, compact: bool, uneven: bool = False) -> None:
+        """Raise CacheError unless a pass of `batch` rows, with these positions and kind of method, can follow."""
         self.check_whole()
         widths = self._buffers.metadata_widths
         if not widths:
             return
         if len(self.rows) != batch:
             raise CacheError(f"The cache holds {len(self.rows)} rows, but {batch} came: continue with the same batch.")
+        if self.uneven != uneven:
+            which = "different" if self.uneven else "equal"
+            raise CacheError(f"The method of this cache keeps {which} numbers in its heads: continue with the same.")
         if (widths[1] == Places.COMPACT_WIDTH) != compact:
             raise CacheError("The cache was made with other positions ('keep' or 'compact'): continue with the same.")
 

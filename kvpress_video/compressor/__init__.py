@@ -1,7 +1,7 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
 from .attention_call import AttentionCall
-from .base import FIDELITIES, Compressor, Kept, check_observer, top
+from .base import FIDELITIES, Compressor, Kept, check_observer
 from .entries import (
     Context,
     Entries,
@@ -16,6 +16,7 @@ from .entries import (
     segment_entries,
 )
 from .listing import MethodInfo, list_methods, method_card
+from .ranking import top
 from .registry import make_method
 from .rope import Rope
 from .routing import Routing

@@ -11,13 +11,13 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from ..errors import BudgetError, KVPressVideoError, MethodError, MissingInputError, unknown_name
+from ..errors import KVPressVideoError, MethodError, MissingInputError, unknown_name
 from ..utils.numbers import is_whole
 from .entries import Entries, take_slots
-from .results import Kept, MethodCall, check_scores, rankable
+from .ranking import top
+from .results import Kept, MethodCall, check_scores
 
 if TYPE_CHECKING:
     from .routing import Routing
@@ -70,6 +70,8 @@ class Compressor:
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.
         keeps_all: whether the method keeps every entry, so that a budget does not apply to it.
+        uneven: whether the KV heads of a layer may keep different numbers of entries; the method then implements
+            `select_uneven()`.
         presets: settings by the name under which `"method:name"` stands for them.
         source: publication or origin of the method.
         year: year of the source, None if it has none.
@@ -80,6 +82,7 @@ class Compressor:
     needs: ClassVar[frozenset[str]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ("cache",)
     keeps_all: ClassVar[bool] = False
+    uneven: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     source: ClassVar[str] = ""
     year: ClassVar[int | None] = None
@@ -98,21 +101,43 @@ class Compressor:
         """
         return check_scores(self.scores(entries), entries)
 
+    def ranking(self, entries: Entries, keep: int) -> Tensor:
+        """Rank the entries for a selection of `keep`, (batch, kv_heads, n); by default their scores, whatever `keep`.
+
+        A method whose selection is the top of a ranking that depends on the budget overrides this instead of `select`.
+        """
+        return self.checked_scores(entries)
+
     def select(self, entries: Entries, keep: int) -> Tensor:
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
-        return top(self.checked_scores(entries), keep)
+        return top(self.ranking(entries, keep), keep)
+
+    def select_uneven(self, entries: Entries, keep: int) -> Tensor:
+        """Select the entries that stay in all heads of a row together, for methods that are `uneven`.
+
+        Args:
+            entries: those of one segment, with padding in front of heads that hold fewer, see `Entries.by_head`.
+            keep: entries to keep per head, on average.
+
+        Returns:
+            Which entries stay, (batch, kv_heads, n) bool, `keep * kv_heads` in each row, no padding among them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is uneven and does not implement select_uneven()")
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
         """Reduce the entries to `keep` per row and head."""
         return Kept(self.select(entries, keep))
 
     def compress(self, entries: Entries, keep: int) -> Entries:
-        """Run `reduce()` and return the result as new entries, in sequence order.
+        """Run `reduce()` and return the result as new entries, in sequence order; of a method that is `uneven`, with
+        padding in front of heads that keep fewer than others.
 
         Raises:
             MethodError: the method failed or returned an unusable result.
             BudgetError: the method cannot keep exactly `keep` entries.
         """
+        if self.uneven:
+            return entries.where(MethodCall(self, entries, keep).reduce_uneven())
         slots, merged = MethodCall(self, entries, keep).reduce()
         return entries.gather(slots) if merged is None else replace(merged, tags=take_slots(entries.tags, slots))
 
@@ -210,7 +235,10 @@ def check_observer(method: Any) -> None:
     for need in sorted(method.needs):
         _check_capture(name, need, method.observer)
     own, base = type(method), Compressor
-    if own.scores is base.scores and own.select is base.select and own.reduce is base.reduce:
+    if method.uneven and (own.select_uneven is base.select_uneven or deferred(method)):
+        what = "needs 'deeper', which heads that differ do not hand on" if deferred(method) else "lacks select_uneven()"
+        raise MethodError(f"{name} is uneven and {what}.")
+    if all(getattr(own, each) is getattr(base, each) for each in ("scores", "ranking", "select", "reduce")):
         raise MethodError(f"{name} implements neither scores() nor select() nor reduce(): implement one of them.")
 
 
@@ -304,38 +332,3 @@ def _asked(call: str, ask: Callable[[], Any]) -> int:
     if not is_whole(number) or number < 0:
         raise MethodError(f"{call} returned {number!r}: return a whole number from 0.")
     return int(number)
-
-
-def top(scores: Tensor, keep: int) -> Tensor:
-    """Select the highest scores along the last dimension; of equal scores the earlier one is selected.
-
-    Without a sort: the scores above the lowest selected one are taken, and then as many equal to it as still fit, in
-    order.
-
-    Args:
-        scores: (..., n), floating point or integers. NaN ranks highest, as in a sort. Within a call of a method it is
-            an error on the CPU, and ranks lowest elsewhere, where looking for it would stall the host.
-        keep: how many to select.
-
-    Returns:
-        Their indices, (..., keep) int64, ascending.
-
-    Raises:
-        BudgetError: there are fewer scores than `keep`.
-        MethodError: complex or boolean scores, or NaN on the CPU within a call of a method.
-    """
-    length = scores.shape[-1]
-    if not 0 <= keep <= length:
-        raise BudgetError(f"cannot keep {keep} of {length} entries")
-    if scores.is_complex() or scores.dtype == torch.bool:
-        raise MethodError(f"scores are {scores.dtype}: real numbers are needed, e.g. scores.float().")
-    if not keep:
-        return scores.new_empty((*scores.shape[:-1], 0), dtype=torch.long)
-    scores = rankable(scores)
-    lowest = scores.topk(keep, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
-    above, level = scores > lowest, scores == lowest
-    room = keep - above.sum(dim=-1, keepdim=True)
-    stays = above | (level & (level.cumsum(dim=-1, dtype=torch.int32) <= room))
-    turn = torch.where(stays, stays.cumsum(dim=-1), 0)  # the first slot takes what does not stay
-    places = torch.arange(length, device=scores.device).expand_as(turn)
-    return turn.new_empty((*turn.shape[:-1], keep + 1)).scatter_(-1, turn, places)[..., 1:].contiguous()

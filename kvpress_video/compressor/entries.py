@@ -130,6 +130,13 @@ class Queries:
         picked = [part if part is None else torch.stack([part[row] for row in rows]) for part in parts]
         return Queries(*picked)  # type: ignore[arg-type]
 
+    def head(self, row: int, head: int, heads: int) -> Queries:
+        """Return views of the queries of one row and one of `heads` KV heads."""
+        mine, shared = slice(row, row + 1), self.states.shape[1] // heads
+        asking = slice(head * shared, (head + 1) * shared)
+        positions = self.positions if self.positions is None else self.positions[mine]
+        return Queries(self.states[mine, asking], self.normaliser[mine, asking], self.index[mine], positions)
+
 
 @dataclass(frozen=True)
 class LayerScores:
@@ -199,7 +206,8 @@ class Context:
 
 @dataclass(frozen=True)
 class Entries:
-    """Cached entries of one layer, in sequence order, the same number in every row and head.
+    """Cached entries of one layer, in sequence order, the same number in every row and head; where heads hold different
+    numbers, padding comes first.
 
     Attributes:
         keys: (batch, kv_heads, n, head_dim), rotated as cached, in the model's dtype.
@@ -295,6 +303,41 @@ class Entries:
         deeper = self.context.deeper and self.context.deeper.rows(rows)
         picked = self._mapped(lambda part: torch.stack([part[row] for row in rows]))
         return replace(picked, context=replace(self.context, queries=queries, attention=attention, deeper=deeper))
+
+    def head(self, row: int, head: int) -> Entries:
+        """Return views of one row and head, as the entries of a layer that has only this head."""
+        heads, context = self.keys.shape[1], self.context
+        queries = context.queries and context.queries.head(row, head, heads)
+        weight = context.output_weight if context.output_weight is None else context.output_weight[head : head + 1]
+        alone = HeadSharding(context.spread.rank * heads + head, context.spread.processes * heads)
+        context = replace(context, queries=queries, output_weight=weight, spread=alone, attention=None, deeper=None)
+        picked = self._mapped(lambda part: part[row : row + 1, head : head + 1])
+        return replace(picked, context=context)
+
+    def by_head(self) -> list[list[Entries]]:
+        """Split entries with padding into those of each head, [row][head], without it; reads counts from the device."""
+        held, n = (self.index >= 0).sum(dim=-1).tolist(), len(self)
+        return [
+            [self.head(row, head).slice(n - count, n) for head, count in enumerate(counts)]
+            for row, counts in enumerate(held)
+        ]
+
+    def where(self, stays: Tensor) -> Entries:
+        """Return copies of the entries that stay, with padding in front of heads where fewer do.
+
+        Args:
+            stays: (batch, kv_heads, n) bool.
+        """
+        most = int(stays.sum(dim=-1).max())
+        slots = stays.byte().argsort(dim=-1, stable=True)[..., len(self) - most :]
+        return self.padded(slots, stays.gather(-1, slots))
+
+    def padded(self, slots: Tensor, real: Tensor) -> Entries:
+        """Return copies of the entries at `slots` (batch, kv_heads, k) int64, those as padding that are not `real`."""
+        left, padding = self.gather(slots), ~real[..., None]
+        tags = left.tags.masked_fill(padding, Kind.PADDING)
+        keys, values, places = (part.masked_fill(padding, 0) for part in (left.keys, left.values, left.places))
+        return Entries(keys, values, tags, places, self.context)
 
     def slice(self, start: int, stop: int) -> Entries:
         """Return views of the entries `start` to `stop - 1` of every row and head."""

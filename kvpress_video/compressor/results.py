@@ -78,6 +78,34 @@ class MethodCall:
                 self._check_merged(kept.merged)
         return kept
 
+    def reduce_uneven(self) -> Tensor:
+        """Run `select_uneven()` and validate the result: which entries stay, (batch, kv_heads, n) bool.
+
+        Raises:
+            MethodError, KVPressVideoError: as `reduce`.
+            BudgetError: not `keep` entries per head stay in a row, or padding does (`WrongSlotsError`, on the CPU).
+        """
+        with self._located():
+            stays: Any = self.method.select_uneven(self.entries, self.keep)
+            shape = self.entries.keys.shape[:3]
+            if not isinstance(stays, Tensor) or stays.dtype != torch.bool or stays.shape != shape:
+                raise MethodError(f"select_uneven() returned {_kind(stays)}: return a bool tensor {tuple(shape)}.")
+            if stays.device != self.entries.keys.device:
+                raise MethodError(f"it returned a tensor on {stays.device}, not on {self.entries.keys.device}.")
+            if stays.device.type == "cpu":
+                self._check_stays(stays)
+        return stays
+
+    def _check_stays(self, stays: Tensor) -> None:
+        asked, kept = self.keep * stays.shape[1], stays.sum(dim=(1, 2)).tolist()
+        if any(count != asked for count in kept):
+            raise WrongSlotsError(
+                f"{self}: kept {', '.join(map(str, kept))} entries in the heads of a row together where {asked} were "
+                f"asked for, {self.keep} per head: keep exactly as many, or raise BudgetError to refuse."
+            )
+        if bool((stays & (self.entries.index < 0)).any()):
+            raise WrongSlotsError(f"{self}: padding was kept: choose among entries whose index is not negative.")
+
     def scores(self) -> Tensor:
         """Run `scores()` of the method that scores, the wrapped one of a wrapper, and validate them.
 

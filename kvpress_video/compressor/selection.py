@@ -71,7 +71,8 @@ def select(
         **settings: the method's settings.
 
     Returns:
-        (kv_heads, keep) int64, ascending, relative to the first visual entry.
+        (kv_heads, keep) int64, ascending, relative to the first visual entry. Of a method whose heads keep different
+        numbers, (kv_heads, most), with -1 in front of heads that keep fewer.
 
     Raises:
         BudgetError: shapes and grid disagree, `keep` cannot be read, or the method cannot keep exactly `keep` entries.
@@ -97,7 +98,10 @@ def select(
     context = replace(context, layer=layer, layers=layers, rope=rope, queries=seen)
     visual = (slice(None), slice(prefix, prefix + shape.tokens))
     entries = segment_entries(keys[visual][None], values[visual][None], shape, context, importance, positions)
-    return MethodCall(compressor, entries, count).reduce().slots[0]
+    call = MethodCall(compressor, entries, count)
+    if compressor.uneven:
+        return entries.where(call.reduce_uneven()).index[0].long()
+    return call.reduce().slots[0]
 
 
 def _check_shape(name: str, given: Tensor | None, expected: tuple[int, ...]) -> None:

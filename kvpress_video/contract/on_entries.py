@@ -20,8 +20,14 @@ _PARTS = ("keys", "values", "tags", "places")
 
 
 def same(one: Entries, other: Entries) -> bool:
-    """Whether two sets of entries are equal bit for bit."""
+    """Whether two sets of entries are equal bit for bit, padding in front of all heads aside."""
+    one, other = _trimmed(one), _trimmed(other)
     return all(torch.equal(getattr(one, part), getattr(other, part)) for part in _PARTS)
+
+
+def _trimmed(entries: Entries) -> Entries:
+    longest = int((entries.index >= 0).sum(dim=-1).max())
+    return entries.slice(len(entries) - longest, len(entries))
 
 
 def _nearly_same(one: Entries, other: Entries) -> bool:
@@ -36,20 +42,26 @@ def second_pass(method: Compressor, entries: Entries, keep: int, frames: int = 7
     return later(method.compress(first_frames(entries, frames), keep), entries, frames)
 
 
-def check_kept(kept: Entries, entries: Entries, keep: int) -> None:
-    """Check that exactly `keep` different entries per row and head are left, in order, all finite.
+def check_kept(kept: Entries, entries: Entries, keep: int, uneven: bool = False) -> None:
+    """Check that exactly `keep` different entries per row and head are left, in order, all finite; if heads may be
+    uneven, on average, with padding in front.
 
     Raises:
         Broken: they are not.
     """
-    shape = (*entries.keys.shape[:2], keep)
+    shape, real = (*entries.keys.shape[:2], keep), kept.index >= -1
+    if uneven:
+        shape, real = kept.keys.shape[:3], kept.index >= 0
+        counts = real.sum(dim=(1, 2)).tolist()
+        if any(count != keep * shape[1] for count in counts):
+            raise Broken(f"{counts} entries are left in the rows, expected {keep * shape[1]} in {shape[1]} heads each.")
     for part in _PARTS:
         if getattr(kept, part).shape[:3] != shape:
             raise Broken(f"{part} of shape {tuple(getattr(kept, part).shape)} are left, expected {shape} and a width.")
-    if not bool((kept.index.diff(dim=-1) > 0).all()):
+    if not bool(((kept.index.diff(dim=-1) > 0) | ~real[..., :-1]).all()):
         raise Broken(f"the {keep} entries that are left are not in sequence order, or one is there twice.")
     place = torch.searchsorted(entries.index.contiguous(), kept.index.contiguous())
-    if not torch.equal(entries.gather(place).tags, kept.tags):
+    if not torch.equal(entries.gather(place).tags[real], kept.tags[real]):
         raise Broken("an entry that is left carries the tags of none of the given entries.")
     if not bool(kept.keys.isfinite().all() and kept.values.isfinite().all()):
         raise Broken("keys or values that are left hold NaN or infinity.")
@@ -59,7 +71,7 @@ def _keeps(subject: Subject, entries: Entries, budgets: Iterable[int]) -> None:
     for keep in budgets:
         kept = subject.compress(entries, keep)
         if kept is not None:
-            check_kept(kept, entries, keep)
+            check_kept(kept, entries, keep, subject.method.uneven)
 
 
 def _everything(subject: Subject) -> None:

@@ -193,7 +193,7 @@ def _padded_batch(of: Bundled, subject: Subject) -> None:
 def _shared(alone: Tensor, padded: Tensor, padding: int) -> float:
     """Return the share of the entries kept of a row alone, (heads, n) indices, that are kept in a padded batch too."""
     pairs = zip((alone + padding).tolist(), padded.tolist(), strict=True)
-    both = [len(set(one) & set(other)) for one, other in pairs]
+    both = [len({each for each in one if each >= padding} & set(other)) for one, other in pairs]
     return sum(both) / max(1, int((alone >= 0).sum()))
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..attention.queries import projected_queries
 from ..compressor.attention_call import AttentionCall
-from ..compressor.base import Compressor, top
+from ..compressor.base import Compressor
 from ..compressor.entries import Context, Entries
+from ..compressor.ranking import top
 from ..compressor.rope import Rope
 from ..errors import KVPressVideoError, MethodError, MissingInputError, UnsupportedModelError, unknown_name
 

@@ -71,7 +71,7 @@ class ModelHooks:
             BudgetError: there are not as many experts.
         """
         check_supported(adapter, method, options)
-        self._adapter = adapter
+        self._adapter, self._uneven = adapter, method.uneven
         compact = options.compact
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
         if "router" in method.needs:
@@ -95,7 +95,7 @@ class ModelHooks:
             UnsupportedModelError: another compression is on this model, or its attention cannot be served.
         """
         text, inner = self._adapter.text_model, self._adapter.inner
-        check_attention(text.config._attn_implementation)
+        check_attention(text.config._attn_implementation, self._uneven)
         if any(isinstance(hook, _InputHook) for hook in inner._forward_pre_hooks.values()):
             raise UnsupportedModelError("This model is being compressed already: leave that compression first.")
         with ExitStack() as undo:

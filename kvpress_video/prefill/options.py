@@ -9,7 +9,7 @@ from ..budget import Budget
 from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
 from ..compressor.base import Compressor
 from ..compressor.routing import checked_routing
-from ..errors import BudgetError
+from ..errors import BudgetError, UnsupportedModelError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
 from ..utils.numbers import is_whole
@@ -68,7 +68,8 @@ class PrefillOptions:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
         layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
         uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
-        rest, share = (self.text_room, self.in_work, self.staging_bytes), label_share(self.labels)
+        staging, heads = (entry, adapter.kv_heads) if method.uneven else (self.staging_bytes, 1)
+        rest, share = (self.text_room, self.in_work, staging, heads), label_share(self.labels)
         return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, *rest, label_share=share)
 
 
@@ -151,3 +152,12 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
     feature = missing_feature(adapter, method, options)
     if feature is not None:
         raise refusal(adapter.model, feature, adapter.refused[feature])
+    if method.uneven:
+        _check_uneven(adapter, type(method).__name__)
+
+
+def _check_uneven(adapter: Adapter, name: str) -> None:
+    """Check that heads may hold different numbers of entries."""
+    if adapter.spread.processes > 1 or adapter.borrowers:
+        why = "whose layers share a cache" if adapter.borrowers else "whose heads several processes share"
+        raise UnsupportedModelError(f"{name} makes heads differ, which a model {why} cannot serve: choose another.")

@@ -132,13 +132,14 @@ class PassInFlight:
         blocks = adapter.image_blocks
         if not keeps_stock_mask(first, self.forward_pass, given, blocks):
             states = kwargs["inputs_embeds"]
-            kwargs["attention_mask"] = layer_mask(first, self.forward_pass, None, implementation, states, blocks)
+            arguments = (implementation, states, blocks, adapter.text_model.config.num_attention_heads)
+            kwargs["attention_mask"] = layer_mask(first, self.forward_pass, None, *arguments)
         return True
 
     def _layers_alike(self) -> bool:
-        length, rows = self.layers[0].physical, self.layers[0].rows
+        span, rows, paddings = self.layers[0].span, self.layers[0].rows, self.layers[0].paddings
         for layer in self.layers:
-            if layer.physical != length or (layer.rows is not rows and layer.rows != rows):
+            if layer.span != span or (layer.rows is not rows and layer.rows != rows) or layer.paddings != paddings:
                 return False
         return True
 
@@ -231,11 +232,12 @@ class PassInFlight:
 
     def _mask(self, layer: CompressedLayer, module: Any, kwargs: dict[str, Any]) -> Tensor | None:
         states, forward_pass = kwargs["hidden_states"], _pass_of(layer)
-        alike = (layer.physical, tuple(row.padding for row in layer.rows), states.device, id(forward_pass))
+        alike = (layer.span, layer.paddings, states.device, id(forward_pass))
         if alike not in self._masks:
             implementation, blocks = module.config._attn_implementation, self.adapter.image_blocks
             given = kwargs.get("attention_mask")
-            self._masks[alike] = layer_mask(layer, forward_pass, given, implementation, states, blocks)
+            arguments = (implementation, states, blocks, module.config.num_attention_heads)
+            self._masks[alike] = layer_mask(layer, forward_pass, given, *arguments)
         return self._masks[alike]
 
     def _after_attention(self, attention: Any, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:

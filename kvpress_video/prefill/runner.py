@@ -13,6 +13,7 @@ from ..cache.adoption import adopt
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState
 from ..cache.layer import CompressedLayer
+from ..cache.uneven_layer import layer_maker
 from ..compressor.routing import checked_routing
 from ..errors import CacheError
 from ..models.base import Adapter
@@ -86,9 +87,10 @@ class PromptRunner:
         config = self._adapter.text_model.config
         if kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = DynamicCache(config=config)
-        layers = adopt(kwargs["past_key_values"], config)
+        uneven = self._compressor.method.uneven
+        layers = adopt(kwargs["past_key_values"], config, layer_maker(uneven))
         first, batch = layers[0], len(kwargs["inputs_embeds"])
-        first.check_continues(batch, self._options.compact)
+        first.check_continues(batch, self._options.compact, uneven)
         rows = first.rows or [RowState()] * batch
         forward_pass = self._reader.read(kwargs, first, rows, given)
         if not forward_pass.compress:
@@ -99,9 +101,9 @@ class PromptRunner:
         prefill = PromptPrefill(*parts)
         output = prefill.run(forward, kwargs, forward_pass, rows)
         self.reused = prefill.reused
-        uneven = len({layer.physical for layer in layers}) > 1
+        unequal = len({layer.physical for layer in layers}) > 1
         for layer in layers:
-            layer.guard(uneven or layer.padded or any(row.shift or row.following is not None for row in layer.rows))
+            layer.guard(unequal or layer.padded or any(row.shift or row.following is not None for row in layer.rows))
         self._finished(layers, prefill.peak.bytes)
         self._compressor.timer.clear()
         return output

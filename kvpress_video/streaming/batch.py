@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from ..cache.adoption import all_or_broken, layers_of
 from ..cache.layer import CompressedLayer
 from ..cache.uncompressed import join_rows
+from ..cache.uneven_layer import refuse_uneven
 from ..compressor.entries import Context, Entries
 from ..errors import CacheError
 from ..models.devices import device_of
@@ -98,6 +99,8 @@ def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
         raise CacheError("A session was given twice: ask it one question after the other, or fork it.")
     if len({id(session.model) for session in sessions}) > 1:
         raise CacheError("The sessions run on several models: ask those of each model together.")
+    for session in sessions:
+        refuse_uneven(session.stream.layers[0], "A batch of sessions")
     if len({session.positions for session in sessions}) > 1:
         raise CacheError("Some sessions keep their positions and some compact them: ask them apart.")
 

@@ -47,7 +47,11 @@ class SessionConfig:
     def __post_init__(self) -> None:
         for what, choice in (("positions", Positions), ("labels", Labels)):
             check_choice(what, getattr(self, what), choice)
-        self.make_method()
+        if self.make_method().uneven and self.bank_on != "device":
+            raise BudgetError(
+                f"{self.method!r} makes heads differ, which no bank on {self.bank_on!r} supports: leave out bank_on, "
+                "or choose a method whose heads keep equal numbers."
+            )
         if self.budget is None and self.method != UNCOMPRESSED:
             raise BudgetError(f"{self.method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")
         if self.budget is not None and self.method == UNCOMPRESSED:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..budget import BudgetLike
+from ..cache.uneven_layer import refuse_uneven
 from ..compressor.base import Compressor
 from ..models import adapter_for
 from ..prefill.options import Labels, Positions
@@ -319,10 +320,12 @@ class VideoSession:
         """Write the session to a file, whole or not at all; a new file is readable by its owner only.
 
         Raises:
-            CacheError: the method was given as an instance, which no file can hold, or the file cannot be written.
+            CacheError: the method was given as an instance, which no file can hold, its heads keep different numbers of
+                entries, or the file cannot be written.
         """
         from .checkpoint import write_snapshot
 
+        refuse_uneven(self.stream.layers[0], "A session file")
         write_snapshot(Path(path), self.snapshot(), self.model)
 
     @classmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cache.forward_pass import RowState
 from ..cache.uncompressed import put_states, states
+from ..compressor.entries import Tags
 from ..errors import CacheError
 from ..models.devices import device_of
 from .config import SessionConfig
@@ -93,11 +94,17 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
 
 
 def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -> None:
-    """Fill an empty stream with the state and the tensors of another."""
+    """Fill an empty stream with the state and the tensors of another.
+
+    Raises:
+        CacheError: its heads held different numbers of entries, and those of this stream's method do not.
+    """
     attentions, text = stream.adapter.attentions, stream.adapter.text_model.layers
     for number, (layer, row) in enumerate(zip(stream.layers, state.rows, strict=True)):
         device = device_of(attentions[number])
         parts = [tensors[name].to(device) for part in PARTS if (name := f"layers.{number}.{part}") in tensors]
+        if parts and not layer.uneven and bool((parts[2][..., Tags.INDEX] < 0).any()):
+            raise CacheError("The session's heads hold different numbers of entries: continue with such a method.")
         layer.restore(parts, state.logical, [row])
     others = {}
     for name in stream.adapter.uncompressed_states(state.logical) if state.logical else ():

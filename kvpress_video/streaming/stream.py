@@ -19,10 +19,12 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
+from ..cache.flat import PaddedRoom
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
 from ..cache.offloaded_layer import make_layers
 from ..cache.uncompressed import copies, put_copies, states
+from ..cache.uneven_layer import UnevenLayer
 from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Places, Tags, is_visual
 from ..errors import UnsupportedModelError, VideoError
@@ -383,7 +385,12 @@ class Stream:
 def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, bank_on: str) -> DynamicCache:
     cache = DynamicCache(config=adapter.text_model.config)
     banked = partial(checked_banked, method)
-    made = iter(make_layers(bank_on, len(adapter.attentions), reserve, [RowState(following=0)], banked))
+    rows = [RowState(following=0)]
+    if method.uneven:
+        room = PaddedRoom()
+        made: Iterator[CompressedLayer] = iter([UnevenLayer(room, rows) for _ in adapter.attentions])
+    else:
+        made = iter(make_layers(bank_on, len(adapter.attentions), reserve, rows, banked))
     cache.layers = [next(made) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
@@ -50,7 +51,7 @@ class TextEviction:
             leave = entries.gather(order[..., -count:])
             if not self._layers:
                 left = _Left.of(leave, int(order[0, 0, -count]), layer.rows[0])
-            self._layers.append(_Layer(len(entries), _to(leave, "cpu"), layer.rows))
+            self._layers.append(_Layer(layer.physical, _to(leave, "cpu"), layer.rows))
             layer.replace(entries.gather(order[..., :-count]), [left.row(row, count) for row in layer.rows])
         stream.timeline = stream.timeline.without(left.gap, stream.compact)
         stream.evicted_text += count
@@ -109,7 +110,7 @@ class _Left:
 
 def _among(index: Tensor, ranges: Sequence[TokenRange]) -> Tensor:
     """Say of each token index whether it is in one of the ranges."""
-    found = index < 0
+    found = torch.zeros_like(index, dtype=torch.bool)
     for start, stop in ranges:
         found |= (index >= start) & (index < stop)
     return found

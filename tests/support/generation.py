@@ -22,7 +22,9 @@ ROUTED = ("mod",)
 """Methods by which tokens skip layers, which no mask of the stock model equals; see `prefill/test_token_routing.py`."""
 BESIDES = ("fresh", "rekv")
 """Methods that read more than the cache holds, which have tests of their own."""
-OF_THEIR_OWN = ("full", *ROUTED, *BESIDES)
+UNEVEN_HEADS = ("ada",)
+"""Methods whose heads keep different numbers; see `cache/test_uneven_heads.py`."""
+OF_THEIR_OWN = ("full", *ROUTED, *BESIDES, *UNEVEN_HEADS)
 METHODS = [name for name in method_names() if name not in OF_THEIR_OWN and "cache" in method_class(name).stages]
 UNEVEN = ("per-layer", "pyramid")
 """Methods whose layers have different budgets."""

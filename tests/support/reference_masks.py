@@ -14,6 +14,7 @@ from generation import answer, forced
 from torch import Tensor
 
 from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.cache.uneven_layer import UnevenLayer
 from kvpress_video.compressor.entries import Tags
 
 
@@ -51,7 +52,7 @@ class Log:
 def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
     """Notes what one `generate()` does to its cache."""
     log = Log()
-    update, keep = CompressedLayer.update, CompressedLayer.keep
+    update = CompressedLayer.update
 
     def noted_update(layer: CompressedLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         made = update(layer, keys, values, *args, **kwargs)
@@ -60,14 +61,18 @@ def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
         log.came.setdefault(log.number(layer), []).append((keys.clone(), values.clone(), index))
         return made
 
-    def noted_keep(layer: CompressedLayer, *args: Any) -> None:
-        keep(layer, *args)
-        log.measure(layer)
-        log.kept.setdefault(log.number(layer), []).append(layer.kept)
+    def noted_keep(keep: Any) -> Any:
+        def noted(layer: CompressedLayer, *args: Any) -> None:
+            keep(layer, *args)
+            log.measure(layer)
+            log.kept.setdefault(log.number(layer), []).append(layer.kept)
+
+        return noted
 
     with patch.context() as inside:
         inside.setattr(CompressedLayer, "update", noted_update)
-        inside.setattr(CompressedLayer, "keep", noted_keep)
+        for kind in (CompressedLayer, UnevenLayer):
+            inside.setattr(kind, "keep", noted_keep(kind.keep))
         yield log
 
 

@@ -1,0 +1,147 @@
+"""A cache layer whose heads hold different numbers of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..compressor.entries import Tags
+from ..compressor.rope import Rope
+from ..errors import CacheError
+from .flat import FlatBuffers, PaddedRoom
+from .forward_pass import RowState
+from .layer import CompressedLayer
+from .uneven_eviction import UnevenPlan
+
+
+class UnevenLayer(CompressedLayer):
+    """A layer whose heads may hold different numbers of entries, of which rows count the average.
+
+    Attention reads them laid out with padding in front of heads that hold fewer, in memory that all layers of the cache
+    share. Read from outside, `keys` and `values` are copies.
+    """
+
+    uneven: ClassVar[bool] = True
+    _buffers: FlatBuffers
+
+    def __init__(self, room: PaddedRoom, rows: Sequence[RowState] = ()) -> None:
+        """Make an empty layer.
+
+        Args:
+            room: where the layers of the cache are laid out.
+            rows: what is known of each row before the first pass.
+        """
+        super().__init__(rows=rows)
+        self._buffers = FlatBuffers(room)
+
+    @property
+    def keys(self) -> Any:
+        """Keys of all entries, (batch, kv_heads, span, head_dim), copied; None before the first."""
+        return self._buffers.copy(0) if self.is_initialized else None
+
+    @keys.setter
+    def keys(self, _: Any) -> None:
+        """Ignore the assignment, with which the stock layer begins."""
+
+    @property
+    def values(self) -> Any:
+        """Values of all entries, likewise."""
+        return self._buffers.copy(1) if self.is_initialized else None
+
+    @values.setter
+    def values(self, _: Any) -> None:
+        """Ignore the assignment, as for keys."""
+
+    @property
+    def physical(self) -> int:
+        """Entries held per row and head, on average, padding of rows included."""
+        return self._buffers.average + self._buffers.length
+
+    @property
+    def span(self) -> int:
+        """Entries of a head that attention reads, padding included."""
+        return self._buffers.span
+
+    @property
+    def paddings(self) -> tuple[Any, ...]:
+        """What tells the padding of layers apart: that of rows, and the counts of heads."""
+        return (*super().paddings, *map(tuple, self._buffers.counts))
+
+    @property
+    def padded(self) -> bool:
+        """Whether attention reads padding, of a row or a head."""
+        return super().padded or self._buffers.uneven
+
+    @property
+    def staging_bytes(self) -> int:
+        """Bytes of the memory in which the layers of the cache are laid out."""
+        return self._buffers.staging_bytes
+
+    @property
+    def stock_bytes(self) -> int:
+        """Bytes of keys and values in a stock cache that had seen the same tokens."""
+        like = self._buffers.sample
+        return 2 * len(self.rows) * self.heads * like.shape[-1] * like.element_size() * self.logical
+
+    @property
+    def heads(self) -> int:
+        """Number of KV heads."""
+        return len(self._buffers.counts[0]) if self._buffers.counts else self._buffers.sample.shape[1]
+
+    def real(self) -> Tensor:
+        """Return which entries that attention reads are no padding, (batch, kv_heads, span) bool."""
+        buffers = self._buffers
+        if not buffers.counts:
+            return super().real()
+        earlier, like = buffers.real(), buffers.sample
+        recent = torch.ones(len(self.rows), 1, buffers.length, dtype=torch.bool, device=like.device)
+        if [row.padding for row in self.rows] != buffers.paddings:
+            recent = buffers.metadata[0][:, :1, buffers.longest :, Tags.INDEX] >= 0
+        return torch.cat([earlier, recent.expand(-1, earlier.shape[1], -1)], dim=-1)
+
+    def keep(self, plan: UnevenPlan) -> None:  # type: ignore[override]
+        """Hold what a plan leaves."""
+        self._buffers.keep_uneven(plan.stays)
+        self._show()
+        self.rows = list(plan.rows)
+
+    def move(self, target: Tensor, rope: Rope, rows: Sequence[RowState] | None = None) -> None:
+        """Re-rotate every key, see `CompressedLayer.move`; `target` is laid out, (batch, kv_heads, span, 3)."""
+        self._buffers.move(target, rope)
+        self._show()
+        self.rows = list(self.rows if rows is None else rows)
+
+    def repeat_first_row(self, shift: Tensor) -> None:
+        """Give every row a copy of the first one's entries, their token indices moved by `shift`, (batch,) int64."""
+        self.batch_select_indices(torch.zeros_like(shift, dtype=torch.long))
+        if self.is_initialized:
+            self._buffers.shift_index(shift)
+
+    def _show(self) -> None:
+        like = self._buffers.sample
+        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
+
+    def _present(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._buffers.states
+        return keys, values
+
+
+def refuse_uneven(layer: CompressedLayer, what: str) -> None:
+    """Raise CacheError for what a layer whose heads may hold different numbers of entries does not support."""
+    if layer.uneven:
+        raise CacheError(
+            f"{what} needs equal numbers of entries in all heads of a layer: choose a method that keeps them."
+        )
+
+
+def layer_maker(uneven: bool) -> Callable[[], CompressedLayer]:
+    """Return what makes the layers of one cache.
+
+    Args:
+        uneven: whether their heads may hold different numbers of entries.
+    """
+    return partial(UnevenLayer, PaddedRoom()) if uneven else CompressedLayer
