@@ -74,12 +74,13 @@ def _wrong_budget(model: Any, method: str, prefill: Any) -> str:
     adapter: Any = adapter_for(model)
     maker, _ = first_that_runs(adapter, next(iter(adapter.placeholders)), {})
     inputs = padded_rows(maker) if maker.most > 1 else maker.prompt()
+    words = {"max_new_tokens": 2, "do_sample": False, "suppress_tokens": [*{*adapter.placeholders.values()}]}
     with torch.no_grad(), kv.compress(model, method, _BUDGET, prefill=prefill) as run:
-        first = model.generate(**inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+        first = model.generate(**inputs, **words, return_dict_in_generate=True)
         more = torch.cat([first.sequences, inputs["input_ids"][:, -2:]], dim=1)
         added = more.shape[1] - inputs["input_ids"].shape[1]
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
-        model.generate(more, attention_mask=mask, past_key_values=first.past_key_values, max_new_tokens=2)
+        model.generate(more, attention_mask=mask, past_key_values=first.past_key_values, **words)
     wanted = (_BUDGET,) * len(adapter.attentions)
     return "" if run.report.entries == wanted else f"{method} holds {run.report.entries} entries, not {wanted}"
 

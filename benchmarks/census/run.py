@@ -36,12 +36,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/census"), help="folder of the results")
     parser.add_argument("--page", type=Path, default=Path("docs/models.md"))
     parser.add_argument("--types", nargs="*", help="check these again; by default all")
+    parser.add_argument("--resume", action="store_true", help="check only types without a row")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
     file = options.out / f"{transformers.__version__}.json"
-    known = {row.model_type: row for row in read(file)} if options.types else {}
+    goes_on = file.exists() and (options.types or options.resume)
+    known = {row.model_type: row for row in read(file)} if goes_on else {}
+    rows = list(known.values())
     for model_type in options.types or registered_types():
+        if options.resume and model_type in known:
+            continue
         known[model_type] = row = row_of(model_type)
         print(*(f"{value}" for value in asdict(row).values()), sep=" | ", flush=True)
         rows = [known[each] for each in registered_types() if each in known]

@@ -5,6 +5,7 @@ One class fills this file, most of which is documentation.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,14 @@ from ..compressor.entries import Grid, Kind, Places, Tags
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
+from . import deepstack
 from .devices import autocast_dtype
 from .findings import Feature
-from .items import MediaItem
+from .items import ENCODERS, MediaItem, features_of
 from .streamed_frames import StreamedFrames
+from .text_layers import recurrent_modules
+
+_TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
 
 
 class StandbySettings(Protocol):
@@ -58,6 +63,7 @@ class Adapter(StreamedFrames, ABC):
             next frame opens that.
         left_alone: types of text layers, in addition to full attention, whose stock caches are not compressed.
         image_blocks: whether attention within an image is bidirectional, so that no pass may split an image.
+        vision_inputs: inputs that the vision tower needs for each kind, the pixels first.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -65,6 +71,10 @@ class Adapter(StreamedFrames, ABC):
     label_closes: ClassVar[int] = 0
     left_alone: ClassVar[frozenset[str]] = frozenset()
     image_blocks: ClassVar[bool] = False
+    vision_inputs: ClassVar[Mapping[Kind, tuple[str, ...]]] = {
+        Kind.IMAGE: ("pixel_values",),
+        Kind.VIDEO: ("pixel_values_videos",),
+    }
 
     def __init__(self, model: nn.Module, wrapper: nn.Module | None = None) -> None:
         """Serve one model.
@@ -122,10 +132,10 @@ class Adapter(StreamedFrames, ABC):
         kinds: list[str | None] = [*self.layer_kinds] or [None] * len(layers)
         return [layer.self_attn for layer, mine in zip(layers, kinds, strict=True) if mine == kind]
 
-    @property
+    @cached_property
     def recurrences(self) -> Mapping[int, nn.Module]:
-        """Recurrent modules by layer index, none by default."""
-        return {}
+        """Recurrent modules by layer index, which run row by row."""
+        return recurrent_modules(self.text_model)
 
     @property
     def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
@@ -216,10 +226,11 @@ class Adapter(StreamedFrames, ABC):
         """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens."""
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.uncompressed_states(tokens).values())
 
-    @property
-    @abstractmethod
+    @cached_property
     def placeholders(self) -> Mapping[Kind, int]:
-        """Token id of the placeholder of a visual token, per kind."""
+        """Token id of the placeholder of a visual token, per kind that the model encodes."""
+        named = named_placeholders(self.config)
+        return {kind: token for kind, token in named.items() if hasattr(self.inner, ENCODERS[kind])}
 
     @abstractmethod
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
@@ -260,9 +271,9 @@ class Adapter(StreamedFrames, ABC):
             order: items of the one call, as indices into `grids`; an item may occur several times.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """Encode frames of one video outside a forward pass, through `inner.get_video_features`.
+        """Encode frames of one video outside a forward pass, as images where the model has no video input.
 
         Args:
             inputs: output of the family's processor, on the model's device.
@@ -274,6 +285,14 @@ class Adapter(StreamedFrames, ABC):
         Raises:
             MissingInputError: the inputs lack pixels or grids.
         """
+        kind = max(self.placeholders)
+        pixels, *_ = demand(inputs, *self.vision_inputs[kind])
+        encode = getattr(self.inner, ENCODERS[kind])
+        first, *others = inspect.signature(encode).parameters
+        encoded = encode(**{first: pixels}, **{name: inputs[name] for name in others if name in inputs})
+        features = torch.cat([part.flatten(0, -2) for part in features_of(encoded)])
+        aligned, dtype = deepstack.stacked(encoded), self.text_model.dtype
+        return features.to(dtype), None if aligned is None else aligned.to(dtype)
 
     @abstractmethod
     def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
@@ -289,7 +308,7 @@ class Adapter(StreamedFrames, ABC):
 
     def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
         """Read the deepstack features of the text model's arguments, (batch, n, levels·d), zero for text, or None."""
-        return None
+        return deepstack.take(arguments)
 
     def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
         """Replace the deepstack features in the text model's arguments.
@@ -299,6 +318,13 @@ class Adapter(StreamedFrames, ABC):
             aligned: features of all tokens, (batch, m, levels·d).
             visual: visual tokens among them, (batch, m) bool.
         """
+        deepstack.put(arguments, aligned, visual)
+
+
+def named_placeholders(config: Any) -> dict[Kind, int]:
+    """Read the placeholder token id of each kind from a configuration."""
+    found = {kind: [getattr(config, name, None) for name in names] for kind, names in _TOKENS.items()}
+    return {kind: token for kind, ids in found.items() for token in ids[::-1] if isinstance(token, int)}
 
 
 def demand(inputs: Mapping[str, Any], *names: str) -> list[Any]:

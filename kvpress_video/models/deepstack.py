@@ -30,6 +30,14 @@ def take(arguments: Mapping[str, Any]) -> Tensor | None:
     return None if inputs is None else inputs.flatten(2)
 
 
+def stacked(encoded: Any) -> Tensor | None:
+    """Read the features of a result of the vision tower, (tokens, levels·d); None without any."""
+    levels = getattr(encoded, "deepstack_features", None)
+    if not levels:
+        return None
+    return torch.cat([level if isinstance(level, Tensor) else torch.cat(list(level)) for level in levels], dim=-1)
+
+
 def put(arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
     """Replace the features in the arguments.
 

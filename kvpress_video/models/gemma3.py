@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from .base import ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
-from .standby_attention import watch_square
 from .streamed_frames import FrameText
 
 _BARE = 4  # most tokens between two adjacent images: <end_of_image> \n\n \n\n <start_of_image>
@@ -59,15 +56,6 @@ class Gemma3(ImageFrames):
     def tokens_along(self, patches: int) -> int:
         return round(self.config.mm_tokens_per_image**0.5)
 
-    def images(self, arguments: Mapping[str, Any]) -> Tensor:
-        pixels: Tensor = arguments["pixel_values"]
-        return pixels
-
     def sliding_rotation(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         rotation: tuple[Tensor, Tensor] = self.text_model.rotary_emb(states, positions, "sliding_attention")
         return rotation
-
-    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
-        tower = self.inner.vision_tower
-        block = getattr(tower, "vision_model", tower).encoder.layers[-1]
-        return [watch_square(block.self_attn, block.layer_norm1, self.tokens_along, settings, report)]

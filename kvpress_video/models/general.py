@@ -15,8 +15,7 @@ from ..compressor.entries import Grid, Kind
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import UnsupportedModelError
-from . import deepstack
-from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, named_placeholders
 from .findings import Feature, Findings, refusal
 from .items import ENCODERS, MediaItem
 from .media_layout import item_grids
@@ -30,12 +29,10 @@ from .text_layers import (
     attention_modules,
     borrowing_modules,
     layer_kinds,
-    recurrent_modules,
     text_model_of,
 )
 
 MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
-_TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
 _NEVER: Mapping[Feature, str] = {
     "vision attention": "the attention layers of its vision tower are not known",
     "sessions": "streaming requires a dedicated adapter, which defines the text around each frame",
@@ -132,11 +129,6 @@ class General(Adapter):
     def layer_kinds(self) -> list[str]:
         return layer_kinds(self.text_model.config)
 
-    @cached_property
-    def recurrences(self) -> Mapping[int, nn.Module]:
-        """Recurrent modules that `follow_rows` can run row by row."""
-        return recurrent_modules(self.text_model)
-
     def rope(self) -> Rope:
         return Rope.of(self.text_model, self._findings is not None and self._findings.interleaved_rope)
 
@@ -180,12 +172,7 @@ class General(Adapter):
         """
         if self._findings is not None:
             return self._findings.placeholders
-        found: dict[Kind, int] = {}
-        for kind, names in _TOKENS.items():
-            ids = [getattr(self.config, name, None) for name in names]
-            for each in ids[::-1]:
-                if isinstance(each, int):
-                    found[kind] = each
+        found = named_placeholders(self.config)
         masked = _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
         for kind in found.keys() & masked.keys():
             if masked[kind] not in (found[kind], found.get(Kind.IMAGE)):  # GLM writes the image's token for videos
@@ -219,12 +206,6 @@ class General(Adapter):
 
     def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
         self._refuse("vision attention")
-
-    def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        return deepstack.take(arguments)
-
-    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
-        deepstack.put(arguments, aligned, visual)
 
     def _refuse(self, feature: Feature) -> NoReturn:
         raise refusal(self.model, feature, self.refused[feature])

@@ -8,11 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from .base import Adapter, FramePixels, demand
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .items import MediaItem
+from .joining import join
+from .standby_attention import square_block, watch_square
 
 
 class ImageFrames(Adapter):
@@ -25,17 +28,14 @@ class ImageFrames(Adapter):
     labelled = True
     label: ClassVar[FrameLabel]
 
-    @property
-    def placeholders(self) -> Mapping[Kind, int]:
-        return {Kind.IMAGE: self.config.image_token_id}
-
     @abstractmethod
     def tokens_along(self, patches: int) -> int:
         """Compute the visual tokens along a side of `patches` patches."""
 
-    @abstractmethod
     def images(self, arguments: Mapping[str, Any]) -> Tensor | None:
         """Return the pixels of a call of `get_image_features`, (images, 3, height, width), or None if inseparable."""
+        pixels: Tensor = arguments["pixel_values"]
+        return pixels
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         grid = self._grid(arguments)
@@ -50,21 +50,10 @@ class ImageFrames(Adapter):
         return {**arguments, "pixel_values": torch.cat([part.pixels for part in frames])}
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
-        first = outputs[0]
-        if not isinstance(first, dict):
-            return torch.cat(list(outputs))[list(order)]
-        joined: Any = type(first)(**{name: self.join([each[name] for each in outputs], grids, order) for name in first})
-        if "pooler_output" not in first:
-            joined.pooler_output = self.join([each.pooler_output for each in outputs], grids, order)
-        return joined
+        return join(outputs, grids, order)
 
-    @torch.no_grad()
-    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        demand(inputs, "pixel_values")
-        given = {name: inputs[name] for name in ("pixel_values", "pixel_attention_mask") if name in inputs}
-        encoded = self.inner.get_image_features(**given)
-        images = [image.flatten(0, -2) for image in getattr(encoded, "pooler_output", encoded)]
-        return torch.cat(images).to(self.text_model.dtype), None
+    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
+        return [watch_square(square_block(self.inner, self.config), self.tokens_along, settings, report)]
 
     def _grid(self, arguments: Mapping[str, Any]) -> Grid:
         size = self.config.vision_config.patch_size

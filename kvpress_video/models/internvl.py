@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
-
 from ..video.frames import process
-from .base import ImportanceSink, StandbySettings
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
-from .standby_attention import watch_square
 from .streamed_frames import FrameText
 
 
@@ -35,13 +30,3 @@ class InternVL(ImageFrames):
 
     def tokens_along(self, patches: int) -> int:
         return int(patches * self.config.downsample_ratio)
-
-    def images(self, arguments: Mapping[str, Any]) -> Tensor:
-        pixels: Tensor = arguments["pixel_values"]
-        return pixels
-
-    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
-        layer = self.config.vision_feature_layer
-        last = max(layer) if isinstance(layer, (list, tuple)) else layer
-        block = self.inner.vision_tower.encoder.layer[last if last < 0 else last - 1]
-        return [watch_square(block.attention, block.layernorm_before, self.tokens_along, settings, report)]

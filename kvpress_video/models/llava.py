@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, demand
+from .base import Adapter, FramePixels, ImportanceSink, StandbySettings
 from .items import MediaItem
-from .standby_attention import watch_square
+from .standby_attention import square_block, watch_square
 
 
 class LlavaNextVideo(Adapter):
@@ -21,10 +21,6 @@ class LlavaNextVideo(Adapter):
 
     model_types = ("llava_next_video",)
     video_newlines: ClassVar[int] = 0
-
-    @property
-    def placeholders(self) -> Mapping[Kind, int]:
-        return {Kind.IMAGE: self.config.image_token_id, Kind.VIDEO: self.config.video_token_id}
 
     @property
     def _patch_side(self) -> int:
@@ -69,32 +65,12 @@ class LlavaNextVideo(Adapter):
         frames, tokens = by_video(outputs), grids[0].patches
         return torch.cat([frames[:, :, :tokens].flatten(1, 2), frames[:, -1, tokens:]], dim=1)  # newline last
 
-    @torch.no_grad()
     def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        (pixels,) = demand(inputs, "pixel_values_videos")
-        encoded = self.inner.get_video_features(
-            pixels,
-            vision_feature_layer=self.config.vision_feature_layer,
-            vision_feature_select_strategy=self.config.vision_feature_select_strategy,
-        )
-        tokens = pixels.shape[1] * self._token_side**2
-        videos = [video.flatten(0, -2)[:tokens] for video in getattr(encoded, "pooler_output", encoded)]
-        return torch.cat(videos).to(self.text_model.dtype), None
+        features, _ = super().encode(inputs)
+        return features[: inputs["pixel_values_videos"].shape[1] * self._token_side**2], None
 
     def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
-        block = self._feature_block()
-        return [watch_square(block.self_attn, block.layer_norm1, self._tokens_along, settings, report)]
-
-    def _feature_block(self) -> Any:
-        """Return the vision block whose output the projector reads."""
-        blocks = next(
-            module
-            for module in self.inner.vision_tower.modules()
-            if isinstance(module, nn.ModuleList) and hasattr(module[0], "self_attn")
-        )
-        layer = self.config.vision_feature_layer
-        last = max(layer) if isinstance(layer, list) else layer
-        return blocks[last if last < 0 else last - 1]
+        return [watch_square(square_block(self.inner, self.config), self._tokens_along, settings, report)]
 
 
 class LlavaOneVision(LlavaNextVideo):

@@ -44,8 +44,14 @@ def _split(tokens: int, arguments: Mapping[str, Any]) -> list[int]:
         if not rest and not any(each % unit for each in patches):
             return [each // unit for each in patches]
     pixels = _pixels(arguments)
-    items = 1 if pixels is None or pixels.ndim < 4 else len(pixels)
+    items = 1 if pixels is None or pixels.ndim < 4 or _uneven(arguments) else len(pixels)
     return [tokens // items] * items if tokens % items == 0 else [tokens]
+
+
+def _uneven(arguments: Mapping[str, Any]) -> bool:
+    """Whether the pictures, padded to one size, are of different sizes."""
+    sizes = _named(arguments, ("image_sizes", "pixel_attention_mask"))
+    return sizes is not None and bool((sizes != sizes[:1]).any())
 
 
 def item_grids(kind: Kind, arguments: Mapping[str, Any], features: Any, patch_size: Any = None) -> list[Grid]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,26 +41,3 @@ def turned(states: Tensor, position_embeddings: Sequence[Tensor]) -> Tensor:
     states = states.float()
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def join(outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
-    """Join outputs as `Adapter.join` does.
-
-    An output is a tensor of all items' patches or tokens, a tuple with one tensor of tokens per item, or a list or
-    model output of these.
-    """
-    first = outputs[0]
-    if isinstance(first, dict):
-        return type(first)(**{name: join([each[name] for each in outputs], grids, order) for name in first})
-    if isinstance(first, Tensor):
-        flat = torch.cat(list(outputs))
-        return flat if len(order) == len(grids) else torch.cat(_by_item(flat, grids, order))
-    if isinstance(first, tuple) and isinstance(first[0], Tensor):
-        return tuple(_by_item(torch.cat([tokens for each in outputs for tokens in each]), grids, order))
-    return type(first)(join(level, grids, order) for level in zip(*outputs, strict=True))
-
-
-def _by_item(flat: Tensor, grids: Sequence[Grid], order: Sequence[int]) -> list[Tensor]:
-    unit = len(flat) // sum(grid.tokens for grid in grids)  # patches per token, or 1
-    items = flat.split([unit * grid.tokens for grid in grids])
-    return [items[number] for number in order]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from .qwen3_vl import TimestampedVL
 
@@ -20,11 +19,6 @@ class Qwen35(TimestampedVL):
 
     model_types = ("qwen3_5", "qwen3_5_moe")
     left_alone = frozenset({"linear_attention"})
-
-    @property
-    def recurrences(self) -> Mapping[int, nn.Module]:
-        pairs = enumerate(zip(self.text_model.layers, self.layer_kinds, strict=True))
-        return {number: layer.linear_attn for number, (layer, kind) in pairs if kind == "linear_attention"}
 
     def uncompressed_states(self, tokens: int) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
         states: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..video.frames import process
-from . import deepstack
-from .base import demand
 from .qwen_vl import QwenVL
 from .streamed_frames import FrameText
 
@@ -55,17 +52,3 @@ class Qwen3VL(TimestampedVL):
     def aligned_inputs(self, aligned: Tensor, visual: Tensor) -> dict[str, Any]:
         levels = len(self.config.vision_config.deepstack_visual_indexes)
         return {"visual_pos_masks": visual, "deepstack_visual_embeds": list(aligned.chunk(levels, dim=-1))}
-
-    @torch.no_grad()
-    def encode(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        encoded = self.inner.get_video_features(*demand(inputs, "pixel_values_videos", "video_grid_thw"))
-        whole = encoded if isinstance(encoded, tuple) else (encoded.pooler_output, encoded.deepstack_features)
-        levels = [level if isinstance(level, Tensor) else torch.cat(level) for level in whole[1]]
-        dtype = self.text_model.dtype
-        return torch.cat(whole[0]).to(dtype), torch.cat(levels, dim=-1).to(dtype)
-
-    def take_aligned(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        return deepstack.take(arguments)
-
-    def put_aligned(self, arguments: dict[str, Any], aligned: Tensor, visual: Tensor) -> None:
-        deepstack.put(arguments, aligned, visual)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from ..compressor.entries import Grid, Kind
-from .base import FramePixels, ImportanceSink, StandbySettings
+from .base import FramePixels
 from .frame_labels import FrameLabel
 from .image_frames import ImageFrames
-from .standby_attention import watch_square
+from .joining import of_fields
 from .streamed_frames import FrameText
 
 
@@ -57,11 +56,9 @@ class SmolVLM(ImageFrames):
 
     def join(self, outputs: Sequence[Any], grids: Sequence[Grid], order: Sequence[int]) -> Any:
         """Join the tokens image by image; one call would return them by row, but the model reads them flattened."""
+        if isinstance(outputs[0], dict):
+            return of_fields(outputs, lambda parts: self.join(parts, grids, order))
         if isinstance(outputs[0], list):
             images = [image for each in outputs for image in each]
             return [images[number] for number in order]
         return super().join(outputs, grids, order)
-
-    def watch_vision(self, settings: StandbySettings, report: ImportanceSink) -> list[RemovableHandle]:
-        block = self.inner.vision_model.encoder.layers[-1]
-        return [watch_square(block.self_attn, block.layer_norm1, self.tokens_along, settings, report)]

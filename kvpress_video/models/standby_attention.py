@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import BudgetError
 from .base import ImportanceSink, StandbySettings
+
+_ATTENTIONS = ("self_attn", "attention")
+_NORMS = ("layer_norm1", "layernorm_before")
 
 
 def cell_grid(n: int, rows: int, columns: int) -> tuple[int, int]:
@@ -65,9 +68,21 @@ def patch_importance(standby: Tensor, keys: Tensor) -> Tensor:
     return logits.softmax(dim=-1).mean(dim=(1, 2))
 
 
+def square_block(inner: Any, config: Any) -> nn.Module:
+    """Return the vision block whose output the projector reads: the latest of `vision_feature_layer`, or the last."""
+    tower = getattr(inner, "vision_tower", None) or inner.vision_model
+    blocks = next(
+        module
+        for module in tower.modules()
+        if isinstance(module, nn.ModuleList) and any(hasattr(module[0], name) for name in _ATTENTIONS)
+    )
+    layer = getattr(config, "vision_feature_layer", -1)
+    last = max(layer) if isinstance(layer, (list, tuple)) else layer
+    return blocks[last if last < 0 else last - 1]
+
+
 def watch_square(
-    attention: Any,
-    norm: nn.Module,
+    block: nn.Module,
     tokens_along: Callable[[int], int],
     settings: StandbySettings,
     report: ImportanceSink,
@@ -75,9 +90,8 @@ def watch_square(
     """Hook a vision block of square frames so that each run reports the importance of its visual tokens.
 
     Args:
-        attention: attention module of the block, with `num_heads`, `q_proj`, `k_proj` and optionally `q_norm` and
-            `k_norm`; its input is (frames, patches, d), with or without a leading class token.
-        norm: normalisation of the block before its attention.
+        block: its attention has `num_heads`, `q_proj`, `k_proj` and optionally `q_norm` and `k_norm`; the input is
+            (frames, patches, d), with or without a leading class token.
         tokens_along: map from the patches to the visual tokens along a side.
         settings: standby queries.
         report: receives the importance, (tokens,) fp32.
@@ -85,6 +99,8 @@ def watch_square(
     Returns:
         Handle that removes the hook.
     """
+    attention = _first(block, _ATTENTIONS)
+    norm = _first(block, _NORMS)
     q_norm, k_norm = (getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm"))
 
     @torch.no_grad()
@@ -108,3 +124,7 @@ def watch_square(
         report(pooled.flatten() * (patches / token_side**2))
 
     return attention.register_forward_pre_hook(before_attention, with_kwargs=True)
+
+
+def _first(block: nn.Module, names: Sequence[str]) -> Any:
+    return next(getattr(block, name) for name in names if hasattr(block, name))

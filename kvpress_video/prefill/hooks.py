@@ -12,7 +12,7 @@ from ..attention.layer_compressor import LayerCompressor
 from ..attention.masks import check_attention
 from ..budget import Budget
 from ..compressor.base import Compressor
-from ..compressor.entries import Entries
+from ..compressor.entries import Entries, Kind
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
@@ -108,7 +108,12 @@ class ModelHooks:
             yield
 
     def note_inputs(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Note the token ids, which only the outer module sees, for the text model's call that follows."""
+        """Note the token ids, which only the outer module sees, for the text model's call that follows.
+
+        What was encoded before this call is dropped, unless the call passes it on.
+        """
+        handed = kwargs.get("mm_encoder_outputs") or {}
+        self.vision.drop({kind for kind in Kind if handed.get(kind.name.lower()) is None})
         ids = kwargs.get("input_ids", args[0] if args else None)
         shown = self._adapter.shown(kwargs)
         self._inputs = ModelInputs(ids, kwargs.get("token_type_ids"), shown)

@@ -60,10 +60,8 @@ def lay_out(
     importance = np.full((batch, length), np.nan, dtype=np.float32)
     tags[..., Tags.INDEX] = past + np.arange(length)
     tags[..., Tags.KIND] = Kind.TEXT
-    found = {
-        kind: ids == token for kind, token in placeholders.items() if not _stands_for_another(kind, placeholders, items)
-    }
-    owner = {kind: _owners(found[kind], items.get(kind, ()), kind) for kind in found}
+    found = _placeholders(ids, valid.numpy(), placeholders, items)
+    owner = {kind: _owners(ids, found[kind], items.get(kind, ()), kind) for kind in found}
     rows = []
     for row in range(batch):
         pieces = [piece for kind in found for piece in _pieces(found[kind][row], owner[kind][row], kind)]
@@ -92,12 +90,41 @@ def lay_out(
     return TokenLayout(torch.from_numpy(tags), torch.from_numpy(importance), rows)
 
 
-def _stands_for_another(
-    kind: Kind, placeholders: Mapping[Kind, int], items: Mapping[Kind, Sequence[MediaItem]]
-) -> bool:
-    """Whether the placeholder of a kind of which there are no items is that of a kind of which there are some."""
-    same = [other for other, token in placeholders.items() if token == placeholders[kind] and items.get(other)]
-    return not items.get(kind) and bool(same)
+def _placeholders(
+    ids: np.ndarray,
+    valid: np.ndarray,
+    placeholders: Mapping[Kind, int],
+    items: Mapping[Kind, Sequence[MediaItem]],
+) -> Mapping[Kind, np.ndarray]:
+    """Find the placeholders of each kind, (batch, n) bool; of kinds that share a token, those of the kind with items.
+
+    Raises:
+        UnsupportedModelError: items have no placeholder in the prompt, share it with items of another kind, or it is
+            hidden by the attention mask.
+    """
+    given = {kind: mine for kind, mine in items.items() if mine}
+    found = {kind: ids == token for kind, token in placeholders.items()}
+    for kind, mine in given.items():
+        if kind not in found or not found[kind].any():
+            token = f"token {placeholders[kind]}" if kind in placeholders else "no token"
+            raise UnsupportedModelError(
+                f"The vision tower encoded {sum(item.tokens for item in mine)} {kind.name.lower()} tokens, but the "
+                f"prompt holds no placeholder for them ({token}): pass pixels and prompt of the same images or videos "
+                "in one call, through the model's own processor."
+            )
+        if hidden := int((found[kind] & ~valid).sum()):
+            raise UnsupportedModelError(
+                f"attention_mask hides {hidden} {kind.name.lower()} placeholder tokens: pass the processor's own mask, "
+                "and leave out images and videos that are not to be seen."
+            )
+    shared = {kind: [other for other in given if placeholders[other] == placeholders[kind]] for kind in found}
+    for kind, others in shared.items():
+        if len(others) > 1:
+            raise UnsupportedModelError(
+                f"Images and videos have the same placeholder tokens ({placeholders[kind]}), so that those of a prompt "
+                "with both cannot be told apart: pass the frames as images, or images and videos in separate prompts."
+            )
+    return {kind: where for kind, where in found.items() if shared[kind] in ([], [kind])}
 
 
 def label_counts(frames: np.ndarray) -> dict[int, int]:
@@ -150,8 +177,8 @@ def _with_shown(items: Sequence[MediaItem], shown: Tensor | None, kind: Kind) ->
     return [replace(item, shown=part) for item, part in zip(items, parts, strict=True)]
 
 
-def _owners(found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[list[MediaItem]]:
-    """The items of each row."""
+def _owners(ids: np.ndarray, found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[list[MediaItem]]:
+    """Return the items of each row, given its token ids and where they are placeholders, (batch, n)."""
     wanted, given = int(found.sum()), sum(item.tokens for item in items)
     if not wanted:
         return [[] for _ in found]
@@ -162,6 +189,11 @@ def _owners(found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[l
             "features that were encoded beforehand, and prompts cut inside a video, cannot be followed."
         )
     repeats = wanted // given
+    if repeats > 1 and not (ids.reshape(-1, repeats, ids.shape[1]) == ids[::repeats, None]).all():
+        raise UnsupportedModelError(
+            f"The vision tower was given {given} {kind.name.lower()} tokens for {wanted} placeholder tokens, in rows "
+            "that differ: pass the pixels of every row."
+        )
     owners: list[list[MediaItem]] = []
     queue = list(items)
     for row in range(0, len(found), repeats):
@@ -171,7 +203,9 @@ def _owners(found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[l
             mine.append(item)
             left -= item.tokens
         if left < 0:
-            raise UnsupportedModelError(f"A {kind.name.lower()} is split over two rows of the batch.")
+            raise UnsupportedModelError(
+                f"The tokens of one {kind.name.lower()} stand in two rows of the batch: pass one row at a time."
+            )
         owners += [mine] * repeats
     return owners
 

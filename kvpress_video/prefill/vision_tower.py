@@ -76,6 +76,10 @@ class VisionRecorder:
         taken, self.items = self.items, {}
         return taken
 
+    def drop(self, kinds: Set[Kind]) -> None:
+        """Forget what was encoded of some kinds."""
+        self.items = {kind: items for kind, items in self.items.items() if kind not in kinds}
+
     def encode(self, inputs: Any) -> tuple[Tensor, Tensor | None, MediaItem]:
         """Encode the frames of one piece of video.
 

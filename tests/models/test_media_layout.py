@@ -22,6 +22,7 @@ THW = torch.tensor([[3, 4, 6], [1, 2, 2]])
         (torch.zeros(19, 8), {"image_grid_thw": THW}, [18, 1]),
         (torch.zeros(12, 8), {"pixel_values": PIXELS}, [6, 6]),
         (torch.zeros(13, 8), {"pixel_values": PIXELS}, [13]),
+        (torch.zeros(12, 8), {"pixel_values": PIXELS, "image_sizes": torch.tensor([[28, 42], [14, 14]])}, [12]),
     ],
 )
 def test_tokens_are_counted_item_by_item(features: object, arguments: dict, counts: list[int]) -> None:

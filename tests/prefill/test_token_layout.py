@@ -247,5 +247,20 @@ def test_images_and_videos_may_share_a_placeholder(kind: Kind) -> None:
     assert found[:, Tags.KIND].tolist() == [0, kind, kind, 0, kind, kind, 0]
     assert found[[1, 2, 4, 5], Tags.FRAME].tolist() == [0, 0, 1, 1]
     half = MediaItem(Grid(1, 1, 2))
-    with pytest.raises(kv.UnsupportedModelError, match="placeholder tokens"):
+    with pytest.raises(kv.UnsupportedModelError, match="same placeholder tokens"):
         lay_out(ids, ids > 0, shared, {Kind.IMAGE: [half], Kind.VIDEO: [half, half]}, 0, [0])
+
+
+def test_items_of_one_row_are_not_those_of_another() -> None:
+    """One item stands for equal rows (beams), not for rows that happen to hold as many tokens."""
+    item = {Kind.IMAGE: [MediaItem(Grid(1, 1, 2))]}
+    equal, other = torch.tensor([[5, 9, 9, 6]] * 2), torch.tensor([[5, 9, 9, 6], [9, 9, 5, 6]])
+    assert len(lay_out(equal, equal > 0, {Kind.IMAGE: 9}, item, 0, [0, 0]).rows) == 2
+    with pytest.raises(kv.UnsupportedModelError, match="rows that differ"):
+        lay_out(other, other > 0, {Kind.IMAGE: 9}, item, 0, [0, 0])
+
+
+def test_an_item_of_a_kind_without_a_placeholder_is_refused() -> None:
+    ids = torch.tensor([[5, 9, 9, 6]])
+    with pytest.raises(kv.UnsupportedModelError, match="2 video tokens, but the prompt holds no placeholder"):
+        lay_out(ids, ids > 0, {Kind.IMAGE: 9}, {Kind.VIDEO: [MediaItem(Grid(1, 1, 2))]}, 0, [0])

@@ -11,7 +11,7 @@ import torch
 import transformers
 from generation import answer
 from torch import Tensor
-from unknown_families import maker_of, model_of, tiny
+from unknown_families import maker_of, model_of, prompt_of, tiny
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Grid, Kind, Tags
@@ -132,3 +132,38 @@ def test_a_forward_that_lies_about_placeholders_is_refused(monkeypatch: pytest.M
 
     monkeypatch.setattr(model.model, "get_placeholder_mask", mask)
     assert "not at a placeholder token" in kv.inspect(model).unsupported
+
+
+def test_pixels_without_a_placeholder_are_refused() -> None:
+    """The model scatters them where another token stands, which its configuration does not name."""
+    model = tiny("llava")
+    maker = maker_of(model)
+    prompt = maker.prompt()
+    other = maker.words(1, torch.Generator().manual_seed(1))[0]
+    hidden = prompt | {"input_ids": prompt["input_ids"].where(prompt["input_ids"] != maker.placeholder, other)}
+    model.config.image_token_id = other
+    with kv.compress(model, "random", "50%"), pytest.raises(kv.UnsupportedModelError, match="holds no placeholder"):
+        answer(model, hidden, eos_token_id=None)
+    model.config.image_token_id = maker.placeholder
+    with kv.compress(model, "random", "50%") as run:
+        answer(model, prompt, eos_token_id=None)
+    assert run.report.ratio == 0.5
+
+
+def test_pixels_that_were_encoded_for_nothing_are_forgotten() -> None:
+    """What the user encodes, or a prompt that failed, is no part of a later prompt of text."""
+    model = model_of("llava")
+    maker = maker_of(model)
+    text = torch.tensor([maker.words(12, torch.Generator().manual_seed(0))])
+    with kv.compress(model, "random", 3) as run:
+        model.get_image_features(**maker.arguments)
+        answer(model, {"input_ids": text, "attention_mask": torch.ones_like(text)}, eos_token_id=None)
+    assert not run.reports
+
+
+def test_a_mask_over_placeholders_is_refused() -> None:
+    model = model_of("llava")
+    prompt = prompt_of(model, items=1)
+    prompt["attention_mask"][0, 5:9] = 0
+    with kv.compress(model, "random", 3), pytest.raises(kv.UnsupportedModelError, match="hides 4 image placeholder"):
+        answer(model, prompt, eos_token_id=None)
