@@ -204,10 +204,12 @@ class FlatBuffers(Buffers):
         longest = self.longest
         if self._flat:
             pieces = [target[row, head, longest - count : longest] for row, head, count in self._heads]
-            whole = moved(Entries(*(part[None, None] for part in self._flat)), torch.cat(pieces)[None, None], rope)
+            keys, values, tags, places = (part[None, None] for part in self._flat)
+            whole = moved(Entries(keys, values, tags, places), torch.cat(pieces)[None, None], rope)
             self._flat = tuple(part[0, 0] for part in (whole.keys, whole.values, whole.tags, whole.places))
         if self.length:
-            recent = moved(Entries(*super().held), target[:, :, longest:], rope)
+            keys, values, tags, places = super().held
+            recent = moved(Entries(keys, values, tags, places), target[:, :, longest:], rope)
             super().assign([recent.keys, recent.values.clone(), recent.tags.clone(), recent.places])
 
     def shift_index(self, shift: Tensor) -> None:

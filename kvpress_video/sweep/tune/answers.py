@@ -108,8 +108,8 @@ class Answers:
 
     def difference(self, left: str, right: str, clips: Sequence[Clip]) -> Difference:
         """Compare two methods on some clips."""
-        sides = (self._of(method, clips) for method in (left, right))
-        return compare(PairedSamples.of(*sides, levels(self._target.benchmark)).scores)
+        ours, theirs = (self._of(method, clips) for method in (left, right))
+        return compare(PairedSamples.of(ours, theirs, levels(self._target.benchmark)).scores)
 
     def _sample(self, method: str, clips: Sequence[Clip]) -> Sample:
         return Sample.of(self._of(method, clips), levels(self._target.benchmark))

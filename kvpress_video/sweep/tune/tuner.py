@@ -125,7 +125,7 @@ def tune(
         target=target,
         finalists=tuple(Finalist(each, bench.accuracy(each, tuning), bench.accuracy(each, kept_back)) for each in best),
         full=bench.accuracy(UNCOMPRESSED, kept_back),
-        difference=bench.difference(*best, kept_back) if len(best) == 2 else None,
+        difference=bench.difference(best[0], best[1], kept_back) if len(best) == 2 else None,
         tried=len(scores),
         failed=bench.failed,
         tuning_clips=len(tuning),
