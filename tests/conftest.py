@@ -21,17 +21,18 @@ torch.set_num_threads(1)  # two test processes share two cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave what a method shares with others to the slow tests."""
+    """Leave what a method shares with others, and most of each matrix of families, to the slow tests."""
     from generation import SCORES_ALONE
+    from quick_share import is_quick
 
     own = Path(__file__).parent / "methods"
     for item in items:
-        method = (
-            item.callspec.params.get("method")
-            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-            else None
-        )
-        if isinstance(method, str) and method in SCORES_ALONE and own not in item.path.parents:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec") or own in item.path.parents:
+            continue
+        params = item.callspec.params
+        method = params.get("method")
+        alike = isinstance(method, str) and method in SCORES_ALONE
+        if alike or not is_quick(f"{item.path.name}::{item.originalname}", params):
             item.add_marker(pytest.mark.slow)
 
 

@@ -318,6 +318,7 @@ def test_one_process_needs_no_distribution() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     transformers.__version__.startswith("4."), reason="transformers 4 has no DistributedConfig(tp_plan)"
 )
