@@ -36,8 +36,6 @@ MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
 _NEVER: Mapping[Feature, str] = {
     "vision attention": "the attention layers of its vision tower are not known",
     "sessions": "streaming requires a dedicated adapter, which defines the text around each frame",
-    "input": "compression before prefill requires a dedicated adapter",
-    "compact": "compact positions require a dedicated adapter",
 }
 
 _IN_ONE_PASS: Mapping[Feature, str] = {"chunks": "its layers of chunked attention need the prompt in one pass"}
