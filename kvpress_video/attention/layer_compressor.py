@@ -9,13 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..cache.allocation import Shares
-from ..cache.eviction import plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
-from ..cache.uneven_eviction import plan_uneven_eviction
-from ..cache.uneven_layer import UnevenLayer
 from ..compressor.attention_call import AttentionCall
-from ..compressor.base import Compressor, deferred
+from ..compressor.base import Compressor
 from ..compressor.entries import Context, Entries, LayerScores, Places
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import UNSHARDED, HeadSharding
@@ -141,14 +138,7 @@ class LayerCompressor:
         if self.archive is not None:
             new = forward_pass.length - forward_pass.probes
             self.archive(number, entries.slice(len(entries) - new, len(entries)), forward_pass.moves)
-        keep = shares(layer.rows, layer.physical, number)
-        scores = None
-        if isinstance(layer, UnevenLayer):
-            layer.keep(plan_uneven_eviction(entries, layer.rows, layer.physical, keep, self.method))
-        else:
-            plan = plan_eviction(entries, layer.rows, keep, self.method)
-            scores = plan.layer_scores(entries) if deferred(self.method) else None
-            layer.keep(plan)
+        scores = layer.evict(entries, shares(layer.rows, layer.physical, number), self.method)
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(Context()).places[..., Places.TARGET], self.rope)
         return scores

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from ..compressor.entries import Context, Entries, Kind, Places, Tags
+from ..compressor.base import Compressor, deferred
+from ..compressor.entries import Context, Entries, Kind, LayerScores, Places, Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
+from .allocation import Shares
 from .buffers import Buffers
 from .compaction import moved
-from .eviction import EvictionPlan
+from .eviction import EvictionPlan, plan_eviction
 from .forward_pass import ForwardPass, RowState, joined_metadata, text_tags
 
 
@@ -262,6 +264,22 @@ class CompressedLayer(DynamicLayer):
         self._assign(entries, rows)
         self._show()
         self.rows = list(rows)
+
+    def evict(self, entries: Entries, keep: Shares, method: Compressor) -> LayerScores | None:
+        """Evict entries down to the shares, see `plan_eviction`.
+
+        Args:
+            entries: everything held, with what the method needs.
+            keep: per row, entries to keep of each segment, per head.
+            method: method that chooses.
+
+        Returns:
+            Scores for the next shallower layer, if the method needs them.
+        """
+        plan = plan_eviction(entries, self.rows, keep, method)
+        scores = plan.layer_scores(entries) if deferred(method) else None
+        self.keep(plan)
+        return scores
 
     def keep(self, plan: EvictionPlan) -> None:
         """Hold what a plan leaves."""

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..compressor.entries import Tags
+from ..compressor.base import Compressor
+from ..compressor.entries import Entries, Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
+from .allocation import Shares
 from .flat import FlatBuffers, PaddedRoom
 from .forward_pass import RowState
 from .layer import CompressedLayer
-from .uneven_eviction import UnevenPlan
+from .uneven_eviction import plan_uneven_eviction
 
 
 class UnevenLayer(CompressedLayer):
@@ -103,8 +105,9 @@ class UnevenLayer(CompressedLayer):
             recent = buffers.metadata[0][:, :1, buffers.longest :, Tags.INDEX] >= 0
         return torch.cat([earlier, recent.expand(-1, earlier.shape[1], -1)], dim=-1)
 
-    def keep(self, plan: UnevenPlan) -> None:  # type: ignore[override]
-        """Hold what a plan leaves."""
+    def evict(self, entries: Entries, keep: Shares, method: Compressor) -> None:
+        """Evict entries of all heads together, down to the shares, see `plan_uneven_eviction`."""
+        plan = plan_uneven_eviction(entries, self.rows, self.physical, keep, method)
         self._buffers.keep_uneven(plan.stays)
         self._show()
         self.rows = list(plan.rows)

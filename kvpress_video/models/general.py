@@ -36,8 +36,6 @@ MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
 _NEVER: Mapping[Feature, str] = {
     "vision attention": "the attention layers of its vision tower are not known",
     "sessions": "streaming requires a dedicated adapter, which defines the text around each frame",
-    "input": "compression before prefill requires a dedicated adapter",
-    "compact": "compact positions require a dedicated adapter",
     "experts": "fewer experts for visual tokens require a dedicated adapter",
     "routing": "skipping layers requires a dedicated adapter",
 }

@@ -131,7 +131,7 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
     """Return a feature that a method with these options requires and the model does not support, if any."""
     required: dict[Feature, bool] = {
         "input": options.stage == "input",
-        "chunks": options.prefill != "whole",
+        "chunks": options.prefill != "whole" and options.stage == "cache",
         "compact": options.compact,
         "queries": bool(method.needs & _MODEL_NEEDS),
         "vision attention": "vision_attention" in method.needs,

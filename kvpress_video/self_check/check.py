@@ -16,10 +16,11 @@ from ..compressor.entries import Kind
 from ..models import general_adapter, has_dedicated_adapter, unsupported
 from ..models.findings import Feature, Findings, findings_of, remember
 from ..models.general import MEDIA, General
-from ..models.text_layers import CHUNKED, FULL, SLIDING
+from ..models.text_layers import CHUNKED, FULL, RECURRENT, SLIDING, WITHOUT_CACHE
 from ..models.wrappers import unwrapped
 from ..utils.concurrency import model_lock
 from .placement import check_placement
+from .positions import check_compact, check_rotation
 from .prompts import NoPrompt, PromptMaker, padded_batch, prompt_makers, seeded
 from .queries import check_queries
 from .trials import STEPS, Conversation, Disagreement, Trials, reason_of
@@ -84,6 +85,8 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
             continue
         if "chunks" not in refused.keys() | adapter.refused.keys() and (wrong := _in_chunks(trials, maker)):
             refused["chunks"] = wrong
+        if "input" not in refused and (wrong := _before_prefill(trials, maker)):
+            refused["input"] = wrong
         passed += [f"{MEDIA[kind]}: {each}" for each in trials.passed]
     if not makers:
         raise unsupported(model, f"it failed the self-check: {' and '.join(refused.values())}")
@@ -91,8 +94,13 @@ def _found(adapter: General, inputs: Mapping[str, Any]) -> Findings:
     interleaved, wrong = _queries(Trials(general_adapter(model, findings=findings)), first)
     if wrong:
         refused["queries"] = wrong
+    findings = replace(findings, refused=refused, interleaved_rope=interleaved)
+    findings, wrong = _compact(findings, adapter, first, (False, True) if wrong else (interleaved,))
+    if wrong:
+        refused["compact"] = wrong
     prompt = "; ".join(f"{MEDIA[kind]} of {_words(maker)}" for kind, maker in makers.items())
-    return replace(findings, refused=refused, prompt=prompt, passed=passed, interleaved_rope=interleaved)
+    passed += [] if wrong else ["compact positions"]
+    return replace(findings, refused=refused, prompt=prompt, passed=passed)
 
 
 def _words(maker: PromptMaker) -> str:
@@ -218,6 +226,41 @@ def padded_rows(maker: PromptMaker) -> dict[str, Tensor]:
 
 def _rows(maker: PromptMaker) -> list[dict[str, Tensor]]:
     return [maker.prompt(items=1, before=3, seed=5), maker.prompt(items=1, before=7, after=4, seed=6)]
+
+
+def _before_prefill(trials: Trials, maker: PromptMaker) -> str:
+    """Check compression before prefill; return the first failure."""
+    others = set(trials.adapter.layer_kinds) - {FULL} - WITHOUT_CACHE
+    if others:
+        return f"no mask shows what its layers of type {', '.join(sorted(others))} hold without the dropped tokens"
+    return _first_wrong(
+        partial(trials.keeps_half, _talk(maker, 0), "whole", stage="input"),
+        *(partial(trials.pads, *batch, "whole", None, stage="input") for batch in _batches(maker)),
+    )
+
+
+def _compact(findings: Findings, adapter: General, maker: PromptMaker, orders: Sequence[bool]) -> tuple[Findings, str]:
+    """Check compact positions; return the findings with the order of M-RoPE sections, and the failure.
+
+    Args:
+        findings: so far.
+        adapter: of the model.
+        maker: of prompts.
+        orders: whether sections alternate, to try one after the other.
+    """
+    others = set(adapter.layer_kinds) - {FULL} - RECURRENT - WITHOUT_CACHE
+    if others:
+        return findings, f"the keys of its layers of type {', '.join(sorted(others))} do not move"
+    if "chunks" in findings.refused.keys() | adapter.refused.keys():
+        return findings, "it is checked on a chunked prefill, which the model does not support"
+    talk, wrong = _talk(maker, 0), ""
+    for interleaved in orders:
+        wrong = reason_of(partial(check_rotation, adapter, talk, interleaved))
+        if not wrong:
+            findings = replace(findings, interleaved_rope=interleaved)
+            trials = Trials(general_adapter(adapter.model, findings=findings))
+            return findings, reason_of(partial(check_compact, trials, talk, maker.grid.patches))
+    return findings, wrong
 
 
 def _queries(trials: Trials, maker: PromptMaker) -> tuple[bool, str]:

@@ -42,14 +42,18 @@ class Passes:
             yield
 
     @contextmanager
-    def hidden(self) -> Iterator[None]:
-        """Mask, inside the context, the entries of the stock model that had been evicted before each query's pass."""
+    def hidden(self, dropped: bool = False) -> Iterator[None]:
+        """Mask, inside the context, the entries of the stock model that had been evicted before each query's pass.
+
+        Args:
+            dropped: whether they had been before they entered the text model, so that no query sees any of them.
+        """
 
         def mask(owner: Any, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             states = args[0] if args else kwargs["hidden_states"]
             seen = kwargs["past_key_values"].get_seq_length(owner.layer_idx)
             stop = seen + states.shape[1] if module is owner else seen
-            blind = self._blind(owner.layer_idx, stop - states.shape[1], stop, states.device)
+            blind = self._blind(owner.layer_idx, stop - states.shape[1], stop, states.device, dropped)
             return args, kwargs | {"attention_mask": _without(kwargs.get("attention_mask"), blind, module, states)}
 
         with ExitStack() as undo:
@@ -59,16 +63,17 @@ class Passes:
                     undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
 
-    def _blind(self, number: int, start: int, stop: int, device: torch.device) -> Tensor:
+    def _blind(self, number: int, start: int, stop: int, device: torch.device, dropped: bool) -> Tensor:
         """Return the evicted keys of the queries in columns start to stop, (kv_heads, queries, keys) bool."""
         passes = self.layers[number]
         blind = torch.zeros(len(passes[0][1]), stop - start, stop, dtype=torch.bool, device=device)
         first, held = 0, None
         for end, after in passes:
+            known, left = (end, after) if dropped else (first, held)
             here = slice(max(first, start) - start, max(min(end, stop), start) - start)
-            if held is not None and here.start < here.stop:
-                gone = torch.ones(len(held), first, dtype=torch.bool, device=device)
-                blind[:, here, :first] = gone.scatter_(1, held.long().to(device), False)[:, None]
+            if left is not None and here.start < here.stop:
+                gone = torch.ones(len(left), known, dtype=torch.bool, device=device)
+                blind[:, here, :known] = gone.scatter_(1, left.long().to(device), False)[:, None]
             first, held = end, after
         return blind
 

@@ -18,7 +18,7 @@ from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Tags, is_visual
 from ..models.general import General
 from ..prefill.hooks import ModelHooks
-from ..prefill.options import PrefillOptions
+from ..prefill.options import Positions, Prefill, PrefillOptions, Stage
 from .masked_reference import Passes
 
 STEPS = 3
@@ -129,23 +129,32 @@ class Trials:
             return talk.run(self.adapter.model, self.adapter.text_model.config)[0]
 
     def compressed(
-        self, talk: Conversation, ratio: float, prefill: str, chunk: int | None = None, passes: Passes | None = None
+        self,
+        talk: Conversation,
+        ratio: float,
+        prefill: Prefill,
+        chunk: int | None = None,
+        passes: Passes | None = None,
+        stage: Stage = "cache",
+        positions: Positions = "keep",
     ) -> Outcome:
         """Generate with a compressed cache."""
-        options = PrefillOptions(prefill=prefill, chunk=chunk, labels="keep")  # type: ignore[arg-type]
+        options = PrefillOptions(stage=stage, prefill=prefill, chunk=chunk, positions=positions, labels="keep")
         hooks = ModelHooks(self.adapter, Scattered(), Budget(ratio, "ratio"), options, lambda layers, peak: None)
         with passes.recorded() if passes else nullcontext(), hooks.attached():
             logits, cache = talk.run(self.adapter.model, self.adapter.text_model.config)
         return Outcome(logits, [layer for layer in cache.layers if isinstance(layer, CompressedLayer)])
 
-    def keeps_everything(self, talk: Conversation, prefill: str, chunk: int | None = None) -> None:
+    def keeps_everything(self, talk: Conversation, prefill: Prefill, chunk: int | None = None) -> None:
         """Compare a budget of 100% with the stock model."""
         self.agree(self.compressed(talk, 1.0, prefill, chunk).logits, self.stock(talk), "a budget of 100%", prefill)
 
-    def keeps_half(self, talk: Conversation, prefill: str, chunk: int | None = None) -> None:
+    def keeps_half(
+        self, talk: Conversation, prefill: Prefill, chunk: int | None = None, stage: Stage = "cache"
+    ) -> None:
         """Compare a budget of 50% with the masked stock model, and check the number of entries."""
         passes = Passes(self.adapter)
-        outcome = self.compressed(talk, 0.5, prefill, chunk, passes)
+        outcome = self.compressed(talk, 0.5, prefill, chunk, passes, stage)
         token = [*self.adapter.placeholders.values()]
         seen = int(sum((talk.inputs["input_ids"] == each).sum() for each in set(token)))
         wanted = Budget(0.5, "ratio").entries(seen)
@@ -154,9 +163,17 @@ class Trials:
             held = is_visual(layer.tags[0, :, :, Tags.KIND]).sum(dim=-1).tolist()
             if set(held) != {wanted}:
                 raise Disagreement(f"layer {number} holds {held} of {seen} visual entries per head, expected {wanted}")
-        self.agree(outcome.logits, self.stock(talk, passes.hidden()), "a budget of 50%", prefill)
+        masked = self.stock(talk, passes.hidden(dropped=stage == "input"))
+        self.agree(outcome.logits, masked, "a budget of 50%", prefill, stage)
 
-    def pads(self, together: Conversation, alone: Sequence[Conversation], prefill: str, chunk: int | None) -> None:
+    def pads(
+        self,
+        together: Conversation,
+        alone: Sequence[Conversation],
+        prefill: Prefill,
+        chunk: int | None,
+        stage: Stage = "cache",
+    ) -> None:
         """Compare the rows of a padded batch with each row alone.
 
         If the stock model itself answers the batch differently (pixels that refer to other items of a call), a budget
@@ -164,26 +181,27 @@ class Trials:
         """
         stock = self.stock(together)
         if self._apart(stock, torch.cat([self.stock(talk) for talk in alone])) > self._limit:
-            whole = self.compressed(together, 1.0, prefill, chunk).logits
-            self.agree(whole, stock, "a padded batch at 100%", prefill)
+            whole = self.compressed(together, 1.0, prefill, chunk, stage=stage).logits
+            self.agree(whole, stock, "a padded batch at 100%", prefill, stage)
             return
-        batch = self.compressed(together, 0.5, prefill, chunk).logits
-        rows = torch.cat([self.compressed(talk, 0.5, prefill, chunk).logits for talk in alone])
-        self.agree(batch, rows, "a padded batch at 50%", prefill)
+        batch = self.compressed(together, 0.5, prefill, chunk, stage=stage).logits
+        rows = torch.cat([self.compressed(talk, 0.5, prefill, chunk, stage=stage).logits for talk in alone])
+        self.agree(batch, rows, "a padded batch at 50%", prefill, stage)
 
-    def agree(self, ours: Tensor, reference: Tensor, what: str, prefill: str) -> None:
+    def agree(self, ours: Tensor, reference: Tensor, what: str, prefill: Prefill, stage: Stage = "cache") -> None:
         """Compare logits, and record the check as passed.
 
         Raises:
             Disagreement: they differ by more than the tolerance.
         """
         apart = self._apart(ours, reference)
+        setting = f"prefill={prefill!r}" if stage == "cache" else f"stage={stage!r}"
         if not apart <= self._limit:
             raise Disagreement(
-                f"with {what} and prefill={prefill!r} logits deviate from the reference by {apart:.2g} standard "
+                f"with {what} and {setting} logits deviate from the reference by {apart:.2g} standard "
                 f"deviations (tolerance {self._limit:g})"
             )
-        self.passed.append(f"{what}, prefill={prefill!r}")
+        self.passed.append(f"{what}, {setting}")
 
     @property
     def _limit(self) -> float:

@@ -137,7 +137,7 @@ def test_a_segment_in_one_piece_is_compressed_as_if_nothing_were_known_of_it(met
         return known
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvpress_video.attention.layer_compressor.plan_eviction", both)
+        patch.setattr("kvpress_video.cache.layer.plan_eviction", both)
         with kv.compress(model, method, "50%", **MINE.get(method, {})):
             answer(model, inputs)
     assert seen

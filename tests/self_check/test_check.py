@@ -9,38 +9,48 @@ import pytest
 import torch
 import transformers
 from generation import answer
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from unknown_families import maker_of, model_of, prompt_of, tiny
 
 import kvpress_video as kv
 from kvpress_video.attention import masks
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Kind
+from kvpress_video.compressor.rope import Rope
 from kvpress_video.models import findings
+from kvpress_video.models.general import General
 from kvpress_video.self_check import check
 
 pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
 
-NEVER = {"vision attention", "sessions", "input", "compact"}
+NEVER = {"vision attention", "sessions"}
+_ROTARY = LlamaRotaryEmbedding.forward
+MOVES = {"input", "compact"}
 OFFERED: dict[str, set[str]] = {
     "llava": set(),
     "idefics3": set(),
     "qwen2_5_omni_thinker": set(),
-    "glm46v": {"queries"},
-    "exaone4_5": {"queries"},
-    "cohere2_vision": {"queries"},
+    "glm46v": {"queries", "compact"},
+    "exaone4_5": {"queries", *MOVES},
+    "cohere2_vision": {"queries", *MOVES},
     "mistral3": set(),
-    "lfm2_vl": {"queries", "chunks"},
-    "molmo2": {"queries", "chunks"},
-    "paligemma": {"queries", "chunks"},
-    "gemma4": {"chunks"},
-    "gemma3n": set(),
-    "llama4": {"queries", "chunks"},
+    "lfm2_vl": {"queries", "chunks", *MOVES},
+    "molmo2": {"queries", "chunks", *MOVES},
+    "paligemma": {"queries", "chunks", *MOVES},
+    "gemma4": {"chunks", *MOVES},
+    "gemma3n": MOVES,
+    "llama4": {"queries", "chunks", *MOVES},
     "granite_docling": set(),
-    "kimi_k25": {"queries"},
+    "kimi_k25": {"queries", "compact"},
 }
 
 
-@pytest.mark.parametrize("model_type", OFFERED)
+ALSO = ("cohere2_vision", "molmo2", "gemma4", "llama4", "granite_docling")  # of kinds that others show
+
+
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(each, marks=[pytest.mark.slow] * (each in ALSO)) for each in OFFERED]
+)
 def test_what_a_run_of_a_model_shows_is_offered(model_type: str) -> None:
     model = model_of(model_type)
     found = kv.inspect(model)
@@ -98,18 +108,34 @@ def _rotated(layer: CompressedLayer) -> int:
     return layer.physical
 
 
+def _text_too(adapter: General, arguments: dict[str, Any], aligned: torch.Tensor, visual: torch.Tensor) -> None:
+    arguments["inputs_embeds"] = arguments["inputs_embeds"].flip(1)
+
+
+def _unturned(rope: Rope, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return states
+
+
+def _whole(module: Any, states: torch.Tensor, position_ids: torch.Tensor) -> Any:
+    return _ROTARY(module, states, position_ids.long())
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "seen"),
     [
         (CompressedLayer, "get_seq_length", _rotated, "images: .*failed the self-check"),
         (CompressedLayer, "keep", lambda layer, plan: None, "images: .*holds .* visual entries per head, expected"),
         (masks, "causal", _acausal, "chunks: .*'chunked' logits deviate"),
+        (General, "put_aligned", _text_too, "input: .*stage='input' logits deviate"),
+        (Rope, "rotate", _unturned, "compact: rope does not reproduce the keys of layer 0"),
+        (LlamaRotaryEmbedding, "forward", _whole, "compact: rope does not reproduce the keys of layer 0"),
     ],
 )
 def test_a_run_that_goes_wrong_is_seen(
     owner: Any, name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong positions, nothing evicted, and a mask that lets tokens see later ones."""
+    """Wrong positions, nothing evicted, a mask that lets tokens see later ones, embeddings in another order, keys that
+    do not turn, and a model that takes whole positions only."""
     monkeypatch.setattr(owner, name, wrong)
     found = kv.inspect(tiny("llava"))
     refused = "; ".join(f"{what}: {reason}" for what, reason in found.refused.items())
