@@ -103,4 +103,4 @@ def _recalled(
 
 
 def _on_host(entries: Entries) -> Entries:
-    return Entries(*(part.cpu() for part in (entries.keys, entries.values, entries.tags, entries.places)))
+    return Entries(entries.keys.cpu(), entries.values.cpu(), entries.tags.cpu(), entries.places.cpu())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ class FrameStates:
         return FrameStates(*(torch.cat(pair) for pair in pairs))
 
 
-class NewStates(NamedTuple):
+@dataclass(frozen=True)
+class NewStates:
     """Keys and values of tokens of one row.
 
     Attributes:
@@ -149,7 +150,7 @@ def exchanged(layers: Sequence[CompressedLayer], states: NewStates) -> Iterator[
             before.append(layer.exchange(states.row, states.index, *new))
         yield
     finally:
-        put(layers, states._replace(layers=before))
+        put(layers, replace(states, layers=before))
 
 
 def put(layers: Sequence[CompressedLayer], states: NewStates) -> None:

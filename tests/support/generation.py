@@ -18,7 +18,7 @@ SCORES_ALONE = {
     "reconstruction", "residual", "slots", "tova", "vfl", "vidcom2",
 }  # fmt: skip
 """Methods that need nothing of a model that others do not: outside of `tests/methods` theirs are slow tests."""
-BESIDES = ("fresh", "rekv")
+BESIDES = ("fresh", "focus", "rekv")
 """Methods that read more than the cache holds, which have tests of their own."""
 METHODS = [name for name in method_names() if name not in ("full", *BESIDES) and "cache" in method_class(name).stages]
 UNEVEN = ("per-layer", "pyramid")
