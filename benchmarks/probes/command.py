@@ -25,7 +25,12 @@ def add(commands: Commands) -> None:
     variation.set_defaults(run=_variation)
     swap = kinds.add_parser("swap", help="in which layers questions read the video, on pairs of clips")
     swap.set_defaults(run=_swap)
-    for kind in (homogeneity, variation, swap):
+    margin = kinds.add_parser("margin", help="calibrate automatic focus, and try it on other clips")
+    margin.add_argument("--base", default="standby", help="method that keeps entries (default: %(default)s)")
+    margin.add_argument("--budget", type=whole_number(1), default=48, help="visual entries (default: %(default)s)")
+    margin.add_argument("--store", type=Path, metavar="FOLDER", help="write the margin to its config.json")
+    margin.set_defaults(run=_margin)
+    for kind in (homogeneity, variation, swap, margin):
         model_options(kind, positional=True)
         kind.add_argument("--clips", type=whole_number(2), default=16, help="clips, or pairs (default: %(default)s)")
         kind.add_argument("--frames", type=whole_number(2), default=32, help="frames of each (default: %(default)s)")
@@ -89,6 +94,34 @@ def _swap(options: argparse.Namespace) -> int:
     written = ", ".join(f"{share:.2f}" for share in shares(found))
     print_tables([table], ["Share of pairs whose answer became the other clip's (95% interval)", f"shares=({written})"])
     return DONE
+
+
+def _margin(options: argparse.Namespace) -> int:
+    quiet()
+    from . import calibration
+    from .margin import MARGIN, ask_clips, least_margin, rows, summary
+
+    model, processor = load_model(options)
+    with tempfile.TemporaryDirectory() as folder:
+        clips = make_probe_clips(options, Path(folder))
+        third = max(1, len(clips) // 3)
+        calibrated = least_margin(ask_clips(model, processor, options.base, options.budget, clips[:third], None))
+        found = ask_clips(model, processor, options.base, options.budget, clips[third:], calibrated)
+    table = _table("answers", "accuracy", "ms of processor time", "with frames brought back")
+    for row in rows(found):
+        table.add_row(*row)
+    print_tables([table], [summary(found), f"margin={calibrated:.2f}, calibrated on {third} other clips"])
+    if options.store is not None:
+        calibration.store(options.store, MARGIN, calibrated)
+    return DONE
+
+
+def make_probe_clips(options: argparse.Namespace, folder: Path) -> Any:
+    """Make the clips of the world that probes look at."""
+    from ..world import make_clips
+    from .visual_states import SEED
+
+    return make_clips(options.clips, options.frames, seed=SEED, folder=folder)
 
 
 def _table(*columns: str) -> Table:

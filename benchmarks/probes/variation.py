@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import numpy as np
 from kvpress_video.methods.van import THRESHOLDS
 from numpy.typing import NDArray
 
-from kvpress_video.errors import BenchmarkError
-from kvpress_video.utils.files import atomic_write
-
+from . import calibration
 from .visual_states import VisualStates
 
 
@@ -34,10 +31,4 @@ def store(folder: Path, found: tuple[float, float, float]) -> None:
     Raises:
         BenchmarkError: the folder holds no configuration.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise BenchmarkError(f"{folder} has no config.json to store thresholds in: save the model there first.")
-    config = json.loads(file.read_text())
-    config.setdefault("kvpress_video", {})[THRESHOLDS] = [round(each, 4) for each in found]
-    with atomic_write(file) as scratch:
-        scratch.write_text(json.dumps(config, indent=2) + "\n")
+    calibration.store(folder, THRESHOLDS, [round(each, 4) for each in found])

@@ -172,10 +172,12 @@ class Compressor:
         """
         return 0.0
 
-    @property
-    def recall_margin(self) -> float | None:
+    def recall_margin(self, calibration: Mapping[str, Any]) -> float | None:
         """Return the margin of an answer's first token, the difference of its logit from the next best, from which on
         nothing is brought back from the archive; None to bring frames back for every question.
+
+        Args:
+            calibration: what was measured once for the model and is stored in its configuration, by name.
         """
         return None
 

@@ -192,8 +192,8 @@ class PromptPrefill:
         for layer, mark in zip(self.layers, marks, strict=True):
             layer.rewind(mark)
         method = self.compressor.method
+        least = method.recall_margin(self.adapter.calibration)
         for row, archive in enumerate(self.archives):
-            least = method.recall_margin
             if least is None or margin_of(self.adapter, output.last_hidden_state[row, -1]) < least:
                 bring_back(self.layers, row, archive, method, reading.queries(row, rest.real[row]))
 

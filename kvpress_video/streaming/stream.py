@@ -140,8 +140,8 @@ class Stream:
         options = self._budget.options
         self._rope = adapter.rope()
         self.archive = StreamArchive(adapter, method, bank_on, self._rope)
-        archive = self.archive.note if method.recall_share else None
-        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak), archive=archive)
+        note = self.archive.note if method.recall_share else None
+        self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak), archive=note)
         self._spatial = bool(self._rope.axes.any())
         self._labelled = options.labelled
         self.timeline = Timeline(self._spatial, labelled=adapter.labelled)

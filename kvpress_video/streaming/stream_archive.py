@@ -25,6 +25,7 @@ class StreamArchive:
 
     Attributes:
         recalls: questions for which frames were brought back.
+        margin: of the newest question, where the method looks at it.
     """
 
     def __init__(self, adapter: Adapter, method: Compressor, bank_on: str, rope: Rope) -> None:
@@ -39,6 +40,7 @@ class StreamArchive:
         self._adapter, self._method = adapter, method
         self._frames = FrameArchive(len(adapter.attentions), bank_on, rope)
         self.recalls = 0
+        self.margin: float | None = None
 
     @property
     def bytes(self) -> int:
@@ -65,8 +67,9 @@ class StreamArchive:
         with stream.attached(), reading.watching():
             states = stream.feed_text(ids)
         stream.rewind(mark)
-        least = method.recall_margin
-        if least is not None and margin_of(self._adapter, states[-1]) >= least:
+        least = method.recall_margin(self._adapter.calibration)
+        self.margin = None if least is None else margin_of(self._adapter, states[-1])
+        if least is not None and self.margin is not None and self.margin >= least:
             yield
             return
         self.recalls += 1

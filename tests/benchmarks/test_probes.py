@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kvpress_video.benchmarks.probes import calibration
 from kvpress_video.benchmarks.probes.homogeneity import centred, homogeneity, rises
+from kvpress_video.benchmarks.probes.margin import Asked, ask_clips, height, interval, least_margin, rows
 from kvpress_video.benchmarks.probes.pairs import Pair, pairs
 from kvpress_video.benchmarks.probes.swap import Profile, exchanged, shares, swapped
 from kvpress_video.benchmarks.probes.variation import store, thresholds
@@ -114,3 +117,51 @@ def test_shares_follow_the_flips_of_single_layers() -> None:
     found = {"a": Profile(10, [10, 0], [10, 0]), "b": Profile(20, [10, 0], [20, 0])}
     assert shares(found) == pytest.approx([0.75 * 2 / 0.8, 0.05 * 2 / 0.8])
     assert found["b"].interval(10)[0] == 0.5
+
+
+def asked(margins: list[float], never: list[int], always: list[int], least: float) -> Asked:
+    """Two questions a clip; bringing frames back takes three times as long."""
+    margin = np.array(margins)
+    doubted = margin < least
+    right = np.stack([never, np.where(doubted, always, never), always], axis=1).astype(float)
+    seconds = np.stack([np.ones(len(margin)), np.where(doubted, 3.0, 1.0), np.full(len(margin), 3.0)], axis=1)
+    return Asked(np.arange(len(margin)) // 2, margin, right, seconds, doubted)
+
+
+def test_the_margin_that_separates_what_frames_help() -> None:
+    margins, never = [0.1, 0.2, 0.3, 5.0, 6.0, 7.0, 8.0, 9.0], [0, 0, 0, 1, 1, 1, 1, 1]
+    least = least_margin(asked(margins, never, [1] * 8, 0))
+    assert 0.3 < least <= 5.0
+    found = asked(margins, never, [1] * 8, least)
+    assert height(found) == pytest.approx(1 - (5 / 8 + 3 / 8 * 3 / 8))
+    low, high = interval(found, height)
+    assert 0 <= low < height(found) < high
+    assert [row[3] for row in rows(found)] == ["0%", "38%", "100%"]
+
+
+def test_a_margin_that_tells_nothing_lies_on_the_line() -> None:
+    found = asked([1.0, 5.0] * 8, [0, 0, 1, 1] * 4, [1, 1, 1, 1] * 4, 3.0)
+    assert height(found) == pytest.approx(0)
+    low, high = interval(found, height)
+    assert low <= 0 <= high
+
+
+def test_questions_in_doubt_are_answered_with_frames(bundled: tuple[Any, Any], tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", 8, seed=SEED)
+    both = ask_clips(*bundled, "standby", 24, [clip], None)
+    least = float(np.median(both.margin))
+    found = ask_clips(*bundled, "standby", 24, [clip], least)
+    assert 0 < found.doubted.sum() < len(clip.questions)
+    expected = np.where(found.doubted, both.right[:, 2], both.right[:, 0])
+    assert found.right[:, 1].tolist() == expected.tolist()
+    assert (found.seconds > 0).all()
+
+
+def test_stored_values_leave_others_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    calibration.store(tmp_path, "focus_margin", 1.5)
+    store(tmp_path, (0.1, 0.2, 0.3))
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["model_type"] == "x"
+    assert kept["kvpress_video"]["focus_margin"] == 1.5
+    assert len(kept["kvpress_video"]) == 2

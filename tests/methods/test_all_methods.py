@@ -101,6 +101,7 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("expected-attention", {"window": 0}, BudgetError, "at least one query, got 0"),
     ("expected-attention", {"future": 0}, BudgetError, "at least one position, got 0"),
     ("expected-attention", {"epsilon": float("nan")}, BudgetError, "got nan"),
+    ("focus", {"margin": float("nan")}, BudgetError, "margin must be a number of logits, or None"),
     ("fresh", {"n": -1}, BudgetError, "n must be a number of frames from 0, got -1"),
     ("hermes", {"shallow": float("nan")}, BudgetError, "together at most 1, got nan"),
     ("hermes", {"forgetting": (float("nan"), 1.0)}, BudgetError, "two rates above zero"),

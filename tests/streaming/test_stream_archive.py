@@ -162,6 +162,50 @@ def test_bytes_on_the_device_stay_inside_the_budget() -> None:
     assert stats.archive_bytes > tokens * states
 
 
+@pytest.mark.parametrize("stored", [None, 0.5])
+def test_doubt_decides(stored: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if stored is not None:
+        monkeypatch.setattr(model_of(QWEN).config, "kvpress_video", {"focus_margin": stored}, raising=False)
+    settings = "base=van,share=0.7"
+    answers = {}
+    for margin in (-100.0, 100.0):
+        session = watching(f"focus:margin={margin},{settings}")
+        answers[margin] = session.ask(QUESTION, max_new_tokens=6, keep=False)
+        assert session.stats.recalled == (margin > 0)
+    found = session.stream.archive.margin
+    assert answers[-100.0] == watching("van").ask(QUESTION, max_new_tokens=6)
+    assert answers[100.0] == watching(f"rekv:{settings}").ask(QUESTION, max_new_tokens=6)
+    calibrated = watching(f"focus:margin=None,{settings}")
+    if stored is None:
+        with pytest.raises(MissingInputError, match="kvpress-video probe margin"):
+            calibrated.ask(QUESTION)
+        return
+    calibrated.ask(QUESTION, max_new_tokens=1)
+    assert calibrated.stats.recalled == (found < stored)
+
+
+def test_the_margin_is_that_of_the_first_token() -> None:
+    session = watching("focus:margin=-100.0,base=van")
+    logits: list[torch.Tensor] = []
+    head = session.model.get_output_embeddings().register_forward_hook(lambda _, __, out: logits.append(out))
+    session.ask(QUESTION, max_new_tokens=1)
+    head.remove()
+    first, second = logits[-1][0, -1].topk(2).values.tolist()
+    assert session.stream.archive.margin == pytest.approx(first - second, abs=1e-4)
+
+
+def test_a_prompt_in_doubt() -> None:
+    model = model_of(QWEN)
+    inputs, logits = zoo.inputs(model, [video_prompt(QWEN)]), {}
+    for method in ("van", "focus:margin=-100.0,base=van", "focus:margin=100.0,base=van", "rekv:base=van,share=0.75"):
+        with kv.compress(model, method, "50%"):
+            logits[method] = answer(model, inputs).logits
+    van, confident, doubting, always = logits.values()
+    assert torch.equal(confident, van)
+    assert torch.equal(doubting, always)
+    assert not torch.equal(van, always)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     session = watching()
     for use in (session.fork, session.snapshot, lambda: session.save(tmp_path / "one.kvv")):

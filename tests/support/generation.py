@@ -20,7 +20,7 @@ SCORES_ALONE = {
 """Methods that need nothing of a model that others do not: outside of `tests/methods` theirs are slow tests."""
 ROUTED = ("mod",)
 """Methods by which tokens skip layers, which no mask of the stock model equals; see `prefill/test_token_routing.py`."""
-BESIDES = ("fresh", "rekv")
+BESIDES = ("fresh", "focus", "rekv")
 """Methods that read more than the cache holds, which have tests of their own."""
 UNEVEN_HEADS = ("ada",)
 """Methods whose heads keep different numbers; see `cache/test_uneven_heads.py`."""
