@@ -71,8 +71,8 @@ def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
 
     with patch.context() as inside:
         inside.setattr(CompressedLayer, "update", noted_update)
-        for kind in (CompressedLayer, UnevenLayer):
-            inside.setattr(kind, "keep", noted_keep(kind.keep))
+        inside.setattr(CompressedLayer, "keep", noted_keep(CompressedLayer.keep))
+        inside.setattr(UnevenLayer, "evict", noted_keep(UnevenLayer.evict))
         yield log
 
 
