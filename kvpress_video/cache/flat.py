@@ -103,7 +103,7 @@ class FlatBuffers(Buffers):
     @property
     def uneven(self) -> bool:
         """Whether padding is laid out."""
-        return any(count < self.longest for _, _, count in self._heads)
+        return len({count for _, _, count in self._heads}) > 1
 
     @property
     def sample(self) -> Tensor:

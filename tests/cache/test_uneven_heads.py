@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from torch import Tensor
 import kvpress_video as kv
 from kvpress_video.cache.flat import FlatBuffers, PaddedRoom
 from kvpress_video.cache.uneven_layer import UnevenLayer
-from kvpress_video.compressor import Tags, make_method
+from kvpress_video.compressor import Compressor, Entries, Tags, make_method
 from kvpress_video.contract.on_entries import check_kept, same
 from kvpress_video.contract.random_entries import first_frames, later
 from kvpress_video.contract.random_entries import footage as random_entries
-from kvpress_video.errors import BudgetError, CacheError, UnknownNameError, UnsupportedModelError
+from kvpress_video.errors import BudgetError, CacheError, MethodError, UnknownNameError, UnsupportedModelError
 
 QWEN = zoo.FAMILIES[0]
 FAMILIES = [family for family in (QWEN, "qwen3_vl", "llava_next_video", "gemma3") if family in zoo.FAMILIES]
@@ -77,6 +78,40 @@ def test_heads_of_different_lengths_are_scored_without_their_padding() -> None:
             own = stays[row, number, -len(head) :]
             ranking = novelty.ranking(head, 30)[0, 0]
             assert ranking[own].min() >= ranking[~own].max()
+
+
+def _uneven(stays: Any) -> Compressor:
+    @dataclass(frozen=True)
+    class Careless(Compressor):
+        uneven = True
+
+        def scores(self, entries: Entries) -> Tensor:
+            return entries.keys.norm(dim=-1)
+
+        def select_uneven(self, entries: Entries, keep: int) -> Any:
+            return stays(entries, keep)
+
+    return Careless()
+
+
+def _first(entries: Entries, keep: int) -> Tensor:
+    return (torch.arange(len(entries)) < keep).expand(entries.keys.shape[:3])
+
+
+@pytest.mark.parametrize(
+    ("stays", "error", "hint"),
+    [
+        (lambda entries, keep: _first(entries, keep + 1), BudgetError, "63 entries .* where 60 were asked for, 20 per"),
+        (lambda entries, keep: _first(entries, keep).int(), MethodError, "return a bool tensor"),
+        (_first, BudgetError, "padding was kept"),
+    ],
+)
+def test_a_wrong_selection_is_an_error(stays: Any, error: type[Exception], hint: str) -> None:
+    entries = random_entries(heads=3)
+    if stays is _first:
+        entries = entries.where(_first(entries, 60) & (torch.arange(3)[:, None] > 0) | _first(entries, 40))
+    with pytest.raises(error, match=hint):
+        _uneven(stays).compress(entries, 20)
 
 
 # --- Answers ----------------------------------------------------------------------------------------------------------

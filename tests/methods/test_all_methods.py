@@ -20,6 +20,7 @@ from kvpress_video.errors import BudgetError, KVPressVideoError, MissingInputErr
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 VARIANTS = [
+    "ada:base=infinipot-v,alpha=0.0",
     "average-pooling:temporal=2",
     "bucketed:base=evs,free=0.2,capacity=3",
     "chunk:base=standby,rows=2,columns=2",
@@ -89,6 +90,9 @@ def test_every_method_has_a_card_that_names_its_settings(name: str) -> None:
 # Errors say what was wrong, which value, and what to do.
 
 WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] = [
+    ("ada", {"alpha": 1.5}, BudgetError, "alpha is a share of the budget between 0 and 1, got 1.5"),
+    ("ada", {"base": "uniform"}, UnknownNameError, "Uniform cannot be the base of Ada: that takes one score"),
+    ("pyramid", {"base": "ada"}, BudgetError, "Ada makes heads differ and cannot be the base of Pyramid"),
     ("average-pooling", {"temporal": 0}, BudgetError, "temporal must be at least 1 frame, got 0"),
     ("chunk", {"rows": 0}, BudgetError, "at least 1 patch, got 0 and 3"),
     ("chunk", {"base": "uniform"}, UnknownNameError, "Uniform cannot be the base of Chunk: that takes one score"),
