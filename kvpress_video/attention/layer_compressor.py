@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..cache.allocation import Shares
-from ..cache.eviction import plan_eviction
+from ..cache.eviction import EvictionPlan, plan_eviction
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..compressor.attention_call import AttentionCall
@@ -21,6 +21,8 @@ from ..utils.timing import DeviceTimer
 from .output_weight import output_weight
 from .queries import last_queries
 
+Evicting = Callable[[Entries, EvictionPlan], None]
+
 
 class PeakBytes:
     """The most bytes that the layers of a cache held at one moment, as they are filled and compressed in turn.
@@ -31,12 +33,18 @@ class PeakBytes:
 
     def __init__(self, layers: Sequence[CompressedLayer] = ()) -> None:
         self._held = {layer: layer.bytes for layer in layers}
+        self._beside = 0
         self.bytes = sum(self._held.values()) + sum(layer.staging_bytes for layer in layers[:1])
 
     def note(self, layer: CompressedLayer) -> None:
         """Record the size of a layer that changed."""
         self._held[layer] = layer.bytes
-        self.bytes = max(self.bytes, sum(self._held.values()) + layer.staging_bytes)
+        self.bytes = max(self.bytes, self._beside + sum(self._held.values()) + layer.staging_bytes)
+
+    def hold(self, size: int) -> None:
+        """Count as many more bytes, held beside the layers from now on."""
+        self._beside += size
+        self.bytes = max(self.bytes, self._beside + sum(self._held.values()))
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class LayerCompressor:
         shares: Callable[[Sequence[RowState], int, int], Shares],
         peak: PeakBytes,
         deeper: LayerScores | None = None,
+        evicting: Evicting | None = None,
     ) -> LayerScores | None:
         """Drop the probes of a pass from a layer and evict entries down to the layer's budget.
 
@@ -93,13 +102,15 @@ class LayerCompressor:
             shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
             peak: is shown the layer before and after.
             deeper: scores of the next deeper layer, for a method that needs them.
+            evicting: is shown the entries and the plan before the layer applies it.
 
         Returns:
             Scores of this layer for the next shallower one, if the method needs them.
         """
         peak.note(layer)
         with self.timer.timing("compress"):
-            scores = self._apply(layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
+            given = (layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
+            scores = self._apply(*given, evicting)
         peak.note(layer)
         return scores
 
@@ -125,6 +136,7 @@ class LayerCompressor:
         forward_pass: ForwardPass,
         shares: Callable[[Sequence[RowState], int, int], Shares],
         deeper: LayerScores | None,
+        evicting: Evicting | None,
     ) -> LayerScores | None:
         layer = layers[number]
         entries = self._held(layers, number, attention, states, forward_pass, deeper)
@@ -135,6 +147,8 @@ class LayerCompressor:
             return None
         plan = plan_eviction(entries, layer.rows, shares(layer.rows, layer.physical, number), self.method)
         scores = plan.layer_scores(entries) if deferred(self.method) else None
+        if evicting is not None:
+            evicting(entries, plan)
         layer.keep(plan)
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(Context()).places[..., Places.TARGET], self.rope)

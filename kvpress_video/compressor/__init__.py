@@ -18,7 +18,7 @@ from .entries import (
 from .listing import MethodInfo, list_methods, method_card
 from .registry import make_method
 from .rope import Rope
-from .routing import Routing
+from .routing import OneVote, Routing
 from .selection import select
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Kind",
     "LayerScores",
     "MethodInfo",
+    "OneVote",
     "Places",
     "Queries",
     "Rope",
