@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..cache.allocation import Shares
+from ..cache.eviction import Evicting
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..compressor.attention_call import AttentionCall
@@ -30,12 +31,18 @@ class PeakBytes:
 
     def __init__(self, layers: Sequence[CompressedLayer] = ()) -> None:
         self._held = {layer: layer.bytes for layer in layers}
+        self._beside = 0
         self.bytes = sum(self._held.values()) + sum(layer.staging_bytes for layer in layers[:1])
 
     def note(self, layer: CompressedLayer) -> None:
         """Record the size of a layer that changed."""
         self._held[layer] = layer.bytes
-        self.bytes = max(self.bytes, sum(self._held.values()) + layer.staging_bytes)
+        self.bytes = max(self.bytes, self._beside + sum(self._held.values()) + layer.staging_bytes)
+
+    def hold(self, size: int) -> None:
+        """Count as many more bytes, held beside the layers from now on."""
+        self._beside += size
+        self.bytes = max(self.bytes, self._beside + sum(self._held.values()))
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class LayerCompressor:
         shares: Callable[[Sequence[RowState], int, int], Shares],
         peak: PeakBytes,
         deeper: LayerScores | None = None,
+        evicting: Evicting | None = None,
     ) -> LayerScores | None:
         """Drop the probes of a pass from a layer and evict entries down to the layer's budget.
 
@@ -95,13 +103,15 @@ class LayerCompressor:
             shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
             peak: is shown the layer before and after.
             deeper: scores of the next deeper layer, for a method that needs them.
+            evicting: is shown the entries and the plan before the layer applies it.
 
         Returns:
             Scores of this layer for the next shallower one, if the method needs them.
         """
         peak.note(layer)
         with self.timer.timing("compress"):
-            scores = self._apply(layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
+            given = (layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
+            scores = self._apply(*given, evicting)
         peak.note(layer)
         return scores
 
@@ -127,6 +137,7 @@ class LayerCompressor:
         forward_pass: ForwardPass,
         shares: Callable[[Sequence[RowState], int, int], Shares],
         deeper: LayerScores | None,
+        evicting: Evicting | None,
     ) -> LayerScores | None:
         layer = layers[number]
         entries = self._held(layers, number, attention, states, forward_pass, deeper)
@@ -138,7 +149,7 @@ class LayerCompressor:
         if self.archive is not None:
             new = forward_pass.length - forward_pass.probes
             self.archive(number, entries.slice(len(entries) - new, len(entries)), forward_pass.moves)
-        scores = layer.evict(entries, shares(layer.rows, layer.physical, number), self.method)
+        scores = layer.evict(entries, shares(layer.rows, layer.physical, number), self.method, evicting)
         if forward_pass.moves and self.rope is not None:
             layer.move(layer.entries(Context()).places[..., Places.TARGET], self.rope)
         return scores

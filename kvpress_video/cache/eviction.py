@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -88,6 +88,10 @@ class EvictionPlan:
         for row, left in enumerate(self.rows):
             for whole, nothing in ((keys, 0), (values, 0), (tags, Kind.PADDING), (places, 0)):
                 whole[row, :, : left.padding] = nothing
+
+
+Evicting = Callable[[Entries, EvictionPlan], None]
+"""Is shown the entries of a layer and the plan for them."""
 
 
 def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, method: Compressor) -> EvictionPlan:

@@ -21,7 +21,7 @@ from ..errors import CacheError
 from .allocation import Shares
 from .buffers import Buffers
 from .compaction import moved
-from .eviction import EvictionPlan, plan_eviction
+from .eviction import Evicting, EvictionPlan, plan_eviction
 from .forward_pass import ForwardPass, RowState, joined_metadata, text_tags
 
 
@@ -265,19 +265,24 @@ class CompressedLayer(DynamicLayer):
         self._show()
         self.rows = list(rows)
 
-    def evict(self, entries: Entries, keep: Shares, method: Compressor) -> LayerScores | None:
+    def evict(
+        self, entries: Entries, keep: Shares, method: Compressor, evicting: Evicting | None = None
+    ) -> LayerScores | None:
         """Evict entries down to the shares, see `plan_eviction`.
 
         Args:
             entries: everything held, with what the method needs.
             keep: per row, entries to keep of each segment, per head.
             method: method that chooses.
+            evicting: is shown the entries and the plan before it is applied.
 
         Returns:
             Scores for the next shallower layer, if the method needs them.
         """
         plan = plan_eviction(entries, self.rows, keep, method)
         scores = plan.layer_scores(entries) if deferred(method) else None
+        if evicting is not None:
+            evicting(entries, plan)
         self.keep(plan)
         return scores
 

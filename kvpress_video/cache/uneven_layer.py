@@ -14,6 +14,7 @@ from ..compressor.entries import Entries, Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
 from .allocation import Shares
+from .eviction import Evicting
 from .flat import FlatBuffers, PaddedRoom
 from .forward_pass import RowState
 from .layer import CompressedLayer
@@ -105,8 +106,11 @@ class UnevenLayer(CompressedLayer):
             recent = buffers.metadata[0][:, :1, buffers.longest :, Tags.INDEX] >= 0
         return torch.cat([earlier, recent.expand(-1, earlier.shape[1], -1)], dim=-1)
 
-    def evict(self, entries: Entries, keep: Shares, method: Compressor) -> None:
-        """Evict entries of all heads together, down to the shares, see `plan_uneven_eviction`."""
+    def evict(self, entries: Entries, keep: Shares, method: Compressor, evicting: Evicting | None = None) -> None:
+        """Evict entries of all heads together, down to the shares, see `plan_uneven_eviction`.
+
+        Nobody is shown the plan: a method with a `transfer` may not keep different numbers in its heads.
+        """
         plan = plan_uneven_eviction(entries, self.rows, self.physical, keep, method)
         self._buffers.keep_uneven(plan.stays)
         self._show()

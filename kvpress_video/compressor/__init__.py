@@ -19,7 +19,7 @@ from .listing import MethodInfo, list_methods, method_card
 from .ranking import top
 from .registry import make_method
 from .rope import Rope
-from .routing import Routing
+from .routing import OneVote, Routing
 from .selection import select
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Kind",
     "LayerScores",
     "MethodInfo",
+    "OneVote",
     "Places",
     "Queries",
     "Rope",

@@ -149,6 +149,10 @@ class Compressor:
         """Return how many visual tokens run through each layer; None if all run through all."""
         return None
 
+    def transfer(self, layer: int, layers: int) -> float | None:
+        """Return the weight with which text after a video reads what one layer evicted of it; None in other layers."""
+        return None
+
     def banked(self, entries: Entries) -> int:
         """Return how many leading entries of a layer a session may offload until attention reads them.
 

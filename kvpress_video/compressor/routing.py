@@ -70,3 +70,28 @@ def checked_routing(method: Compressor, layers: int) -> Routing | None:
     if unserved := sorted(_UNSERVED & (method.needs | routing.router.needs)):
         raise MethodError(f"{name} needs {', '.join(unserved)}, which tokens that skip layers cannot give.")
     return routing
+
+
+def checked_transfer(method: Compressor, layers: int) -> tuple[int, float] | None:
+    """Ask a method which layer hands its evicted entries to the text, and with which weight.
+
+    Raises:
+        MethodError: several layers do, or tokens skip the one that does.
+    """
+    found = [(layer, weight) for layer in range(layers) if (weight := method.transfer(layer, layers)) is not None]
+    if not found:
+        return None
+    name, routing = type(method).__name__, checked_routing(method, layers)
+    if len(found) > 1:
+        raise MethodError(f"{name}.transfer() names {len(found)} layers: name one.")
+    if "rope" not in method.needs:
+        raise MethodError(f"{name} transfers entries, for which text queries are rotated: add 'rope' to its needs.")
+    if method.uneven:
+        raise MethodError(
+            f"{name} transfers entries, for which all heads must keep equal numbers: choose another base."
+        )
+    if routing is not None and routing.shares[found[0][0]] != 1:
+        raise MethodError(
+            f"{name}.transfer() names layer {found[0][0]}, which tokens skip: name one that all run through."
+        )
+    return found[0]

@@ -26,6 +26,7 @@ from .options import PrefillOptions, check_supported
 from .pass_reader import Arrival, ModelInputs, PassReader
 from .runner import Finished, PromptRunner
 from .shared import SharedPrefill
+from .text_transfer import check_transfer
 from .vision_tower import VisionRecorder
 
 _NO_INPUTS = ModelInputs()
@@ -72,6 +73,7 @@ class ModelHooks:
         """
         check_supported(adapter, method, options)
         self._adapter, self._uneven = adapter, method.uneven
+        check_transfer(adapter, method)
         compact = options.compact
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
         if "router" in method.needs:

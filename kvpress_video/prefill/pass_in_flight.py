@@ -25,6 +25,7 @@ from ..models.routing import mixtures
 from ..utils.concurrency import entered
 from .fewer_experts import FewerExperts
 from .shared import RecordedLayer, RecordedPrefill
+from .text_transfer import TextTransfer
 from .token_routing import TokenRouting
 
 
@@ -56,6 +57,7 @@ class PassInFlight:
         recording: notes what every layer was given, for later prefills of the same prompt.
         routing: which visual tokens run through which layers; None if all run through all.
         experts: experts that process a visual token; None for as many as process text.
+        transfer: collects what one layer evicts, for the text to read.
     """
 
     adapter: Adapter
@@ -67,6 +69,7 @@ class PassInFlight:
     recording: RecordedPrefill | None = None
     routing: TokenRouting | None = None
     experts: int | None = None
+    transfer: TextTransfer | None = None
     _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress once all hold the pass
     _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
     _lent: dict[int, dict[str, Any]] = field(default_factory=dict)  # arguments of attentions whose cache others read
@@ -93,7 +96,7 @@ class PassInFlight:
     def _hooks_layers(self) -> bool:
         """Whether modules of the text model need hooks even where one mask fits all layers. Decoding needs none."""
         adapter, forward_pass = self.adapter, self.forward_pass
-        visual = forward_pass.compress or forward_pass.probes or self.experts
+        visual = forward_pass.compress or forward_pass.probes or self.experts or self.transfer
         return bool(visual or adapter.sliding or adapter.recurrences)
 
     def replay(self, recorded: Sequence[RecordedLayer]) -> None:
@@ -167,7 +170,9 @@ class PassInFlight:
     def _apply(self, run: RunLayer, deeper: LayerScores | None = None) -> LayerScores | None:
         assert self.allocator is not None
         arguments = (self.layers, run.layer, run.attention, run.states, _pass_of(run.layer))
-        return self.compressor.apply(*arguments, self.allocator.shares, self.peak, deeper)
+        collects = self.transfer is not None and run.layer is self.layers[self.transfer.number]
+        evicting = self.transfer.collect if self.transfer is not None and collects else None
+        return self.compressor.apply(*arguments, self.allocator.shares, self.peak, deeper, evicting)
 
     @contextmanager
     def _hooked(self, by_layer: bool) -> Iterator[None]:
@@ -184,6 +189,8 @@ class PassInFlight:
             sliding = SlidingPass(adapter, tokens_seen(self.layers[0]), forward_pass)
             before += [(attention, sliding.before_attention) for attention in adapter.sliding]
             before += [(each, sliding.before_borrower) for each in _borrowers(adapter, adapter.sliding)]
+        if self.transfer is not None:
+            after.append((adapter.attentions[self.transfer.number], self._hand_over))  # called after what compresses
         for attention in adapter.attentions if forward_pass.compress or forward_pass.probes else ():
             borrowers = _borrowers(adapter, [attention])
             after += [((borrowers or [attention])[-1], partial(_uncompiled(), self, attention))]
@@ -253,6 +260,13 @@ class PassInFlight:
             given = (self.layers, layer, module, kwargs["hidden_states"], _pass_of(layer))
             self.routing.choose(number, self.compressor.brought(*given))
         self.compress(module, layer, kwargs["hidden_states"])
+
+    def _hand_over(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """Let text read what the layer evicted."""
+        assert self.transfer is not None
+        if not self.transfer.reads(self.forward_pass):
+            return output
+        return (self.transfer.read(module, kwargs["hidden_states"], self.forward_pass, output[0]), *output[1:])
 
 
 def _pass_of(layer: CompressedLayer) -> ForwardPass:

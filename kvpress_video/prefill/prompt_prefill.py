@@ -20,7 +20,7 @@ from ..cache.layer import CompressedLayer
 from ..cache.recall import bring_back
 from ..compressor.base import deferred
 from ..compressor.entries import Tags, is_visual
-from ..compressor.routing import Routing, checked_routing
+from ..compressor.routing import Routing, checked_routing, checked_transfer
 from ..errors import MissingInputError, UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
@@ -32,6 +32,7 @@ from .pass_reader import PassReader
 from .question_reading import QuestionReading, margin_of
 from .reencoding import put
 from .shared import RecordedPrefill, SharedPrefill, wanted_pass
+from .text_transfer import TextTransfer
 from .token_routing import TokenRouting
 
 Forward = Callable[..., Any]
@@ -63,6 +64,7 @@ class PromptPrefill:
     reused: bool = False
     archives: Sequence[FrameArchive] = ()
     _routing: Routing | None = field(default=None, init=False)
+    _transfer: TextTransfer | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.peak = PeakBytes(self.layers)
@@ -81,8 +83,9 @@ class PromptPrefill:
         length = first.physical + whole.length
         fits = self.allocator.hold_all(after, length)
         chunks = self._chunks(whole, after, length, fits)
-        self._routing = None if fits else checked_routing(self.compressor.method, len(self.layers))
         if not fits and self.options.stage == "cache":
+            self._routing = checked_routing(self.compressor.method, len(self.layers))
+            self._transfer = self._text_transfer(one_pass=chunks is None)
             self.allocator = self._paying(whole, chunks)
         shares = self.allocator.shares(after, length)
         if self.compressor.method.recall_share and rows[0].following is None and not fits:
@@ -109,7 +112,13 @@ class PromptPrefill:
             in_work = whole.length - min(row.text(whole.length) for row in whole.rows)
         else:
             in_work = chunks.in_work(1 if deferred(self.compressor.method) else len(self.layers))
+        if self._transfer is not None:  # which may come to hold all of the video once more
+            in_work += max(row.visual for row in whole.rows)
         return replace(self.allocator, in_work=max(self.allocator.in_work, in_work))
+
+    def _text_transfer(self, one_pass: bool) -> TextTransfer | None:
+        found, rope = checked_transfer(self.compressor.method, len(self.layers)), self.compressor.rope
+        return TextTransfer(*found, rope, self.peak, one_pass) if found and rope else None
 
     def _chunks(self, whole: ForwardPass, after: Sequence[RowState], length: int, fits: bool) -> Chunks | None:
         """Cut the prompt into chunks, or return None where it is read in one pass.
@@ -142,7 +151,8 @@ class PromptPrefill:
         routing = None
         if self._routing is not None and forward_pass.compress:
             routing = TokenRouting(self.adapter, self.layers, self._routing, forward_pass)
-        return PassInFlight(*state, recording=recording, routing=routing, experts=self.options.experts)
+        return PassInFlight(*state, recording=recording, routing=routing, experts=self.options.experts,
+                            transfer=self._transfer)  # fmt: skip
 
     def _pass(
         self, forward: Forward, kwargs: dict[str, Any], chunk: ForwardPass, recording: RecordedPrefill | None = None

@@ -27,7 +27,8 @@ from ..cache.uncompressed import copies, put_copies, states
 from ..cache.uneven_layer import UnevenLayer
 from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Places, Tags, is_visual
-from ..errors import UnsupportedModelError, VideoError
+from ..compressor.routing import checked_transfer
+from ..errors import BudgetError, UnsupportedModelError, VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
 from ..prefill.hooks import ModelHooks
@@ -116,6 +117,11 @@ class Stream:
             raise UnsupportedModelError(
                 f"{type(adapter.model).__name__} has sliding layers, whose keys do not move with those of the others: "
                 "use positions='keep'."
+            )
+        if checked_transfer(method, len(adapter.attentions)) is not None:
+            raise BudgetError(
+                f"{type(method).__name__} hands evicted entries to the text of the same prompt, and a stream would "
+                "hold them without bound: use compress()."
             )
         self.adapter = adapter
         config = adapter.text_model.config

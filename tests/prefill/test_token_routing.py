@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 import zoo
-from generation import answer, compressed, forced, model_of, two_videos, video_prompt
+from generation import answer, compressed, model_of, two_videos, video_prompt
+from reference_masks import skipping_answer
 from torch import Tensor
 
 import kvpress_video as kv
@@ -18,50 +18,6 @@ from kvpress_video.compressor.routing import checked_routing
 from kvpress_video.contract.on_models import on_model
 from kvpress_video.errors import BudgetError, MethodError
 from kvpress_video.models import adapter_for
-
-
-@torch.no_grad()
-def skipping_answer(model: Any, inputs: dict[str, Tensor], kept: Sequence[Tensor], tokens: Tensor) -> Tensor:
-    """Logits of the stock model fed `tokens`, in which each layer returns the states of the tokens that it does not
-    keep as they came, and hides those tokens from all others.
-
-    Args:
-        kept: per layer with full attention, (kv_heads, n) indices, the same in all heads.
-    """
-    length, lowest = inputs["input_ids"].shape[1], torch.finfo(torch.float32).min
-    came: dict[int, Tensor] = {}
-    handles = []
-
-    def watch(number: int, index: Tensor, attention: Any) -> None:
-        skips = torch.ones(length, dtype=torch.bool)
-        skips[index.long()] = False
-
-        def hide(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            mask = kwargs["attention_mask"].clone()
-            mask[..., :length].masked_fill_(skips, lowest)
-            return args, kwargs | {"attention_mask": mask}
-
-        def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            came[number] = args[0] if args else kwargs["hidden_states"]
-
-        def give_back(module: Any, args: tuple, output: Any) -> Any:
-            states = output[0] if isinstance(output, tuple) else output
-            if states.shape[1] == length:
-                states = torch.where(skips[:, None], came[number], states)
-            return (states, *output[1:]) if isinstance(output, tuple) else states
-
-        layer = model.get_decoder().layers[attention.layer_idx]
-        handles.append(attention.register_forward_pre_hook(hide, with_kwargs=True))
-        handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-        handles.append(layer.register_forward_hook(give_back))
-
-    for number, (index, attention) in enumerate(zip(kept, adapter_for(model).attentions, strict=True)):
-        watch(number, index[0], attention)
-    try:
-        return answer(model, inputs, new=tokens.shape[1], logits_processor=[forced(tokens, length)]).logits
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def largest(model: Any, inputs: dict[str, Tensor], method: str, **options: Any) -> Any:

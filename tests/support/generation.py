@@ -18,7 +18,7 @@ SCORES_ALONE = {
     "reconstruction", "residual", "slots", "tova", "vfl", "vidcom2",
 }  # fmt: skip
 """Methods that need nothing of a model that others do not: outside of `tests/methods` theirs are slow tests."""
-ROUTED = ("mod",)
+ROUTED = ("mod", "transv")
 """Methods by which tokens skip layers, which no mask of the stock model equals; see `prefill/test_token_routing.py`."""
 BESIDES = ("fresh", "focus", "rekv")
 """Methods that read more than the cache holds, which have tests of their own."""
