@@ -265,7 +265,7 @@ def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any,
 
 
 @pytest.mark.parametrize(
-    ("model_type", "refused"), [("qwen3_omni_moe_thinker", set()), ("molmo2", {"chunks", "queries"})]
+    ("model_type", "refused"), [("qwen3_omni_moe_thinker", set()), ("molmo2", {"chunks", "queries", *MOVES})]
 )
 def test_rounding_is_told_from_wrong_masks(model_type: str, refused: set[str]) -> None:
     """In bf16, where experts change places, and with images read both ways."""
