@@ -30,13 +30,14 @@ def output_weight(attention: Any, heads: int) -> Tensor:
         UnsupportedModelError: the weight is quantised, or not on a device.
     """
     with _on_device(attention.o_proj):
-        weight = local(attention.o_proj.weight).detach()
-    if weight.dtype not in _PLAIN or weight.is_meta:
+        weight = local(attention.o_proj.weight)
+    if not isinstance(weight, Tensor) or weight.dtype not in _PLAIN or weight.is_meta:
+        found = f"{weight.dtype} on {weight.device}" if isinstance(weight, Tensor) else "quantised"
         raise UnsupportedModelError(
-            f"The method reads the output projection of each layer, which is {weight.dtype} on {weight.device} here: "
+            f"The method reads the output projection of each layer, which is {found} here: "
             "load the model without quantisation, or choose another method."
         )
-    return weight.unflatten(1, (heads, attention.num_key_value_groups, -1)).permute(1, 2, 3, 0)
+    return weight.detach().unflatten(1, (heads, attention.num_key_value_groups, -1)).permute(1, 2, 3, 0)
 
 
 def _on_device(module: nn.Module) -> AbstractContextManager[Any]:

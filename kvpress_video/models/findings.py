@@ -66,7 +66,7 @@ _FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Findings]] = WeakKey
 
 
 def findings_of(model: nn.Module) -> Findings | None:
-    """Return the cached findings of a model; None if it was not checked with its present dtype and attention."""
+    """Return the cached findings of a model; None if it was not checked with its present modules and settings."""
     known = _FOUND.get(model)
     return known[1] if known is not None and known[0] == _state(model) else None
 
@@ -78,7 +78,8 @@ def remember(model: nn.Module, findings: Findings) -> None:
 
 def _state(model: Any) -> tuple[Any, ...]:
     decoder = getattr(model, "get_decoder", lambda: model)()
-    return model.dtype, getattr(decoder, "config", model.config)._attn_implementation
+    modules = frozenset(map(type, model.modules()))  # which adapters and quantisation replace
+    return modules, model.dtype, getattr(decoder, "config", model.config)._attn_implementation
 
 
 def refusal(model: Any, feature: Feature, reason: str) -> UnsupportedModelError:

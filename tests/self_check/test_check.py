@@ -159,6 +159,21 @@ def test_what_a_model_does_not_offer_is_an_error_that_says_why() -> None:
     assert set(run.report.entries) == {5}
 
 
+@pytest.mark.parametrize(
+    "options", [{"stage": "input"}, {"positions": "compact"}, {"stage": "input", "positions": "compact"}]
+)
+def test_what_was_verified_can_be_asked_for(options: dict[str, Any]) -> None:
+    model = model_of("llava")
+    inputs = prompt_of(model)
+    stock = answer(model, inputs, eos_token_id=None)
+    with kv.compress(model, "random", "100%", **options):
+        full = answer(model, inputs, eos_token_id=None)
+    torch.testing.assert_close(full.logits, stock.logits, rtol=0, atol=1e-4)
+    with kv.compress(model, "random", 7, **options) as run:
+        answer(model, inputs, eos_token_id=None)
+    assert set(run.report.entries) == {7}
+
+
 def test_a_stream_of_an_unknown_family_is_refused(bundled: tuple[Any, Any]) -> None:
     with pytest.raises(kv.UnsupportedModelError, match="dedicated adapter"):
         kv.VideoSession(model_of("llava"), bundled[1], "key-norm", 64)
@@ -250,7 +265,7 @@ def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any,
 
 
 @pytest.mark.parametrize(
-    ("model_type", "refused"), [("qwen3_omni_moe_thinker", set()), ("molmo2", {"chunks", "queries"})]
+    ("model_type", "refused"), [("qwen3_omni_moe_thinker", set()), ("molmo2", {"chunks", "queries", *MOVES})]
 )
 def test_rounding_is_told_from_wrong_masks(model_type: str, refused: set[str]) -> None:
     """In bf16, where experts change places, and with images read both ways."""

@@ -1,4 +1,4 @@
-"""Models that others have wrapped, split or cut go through the same self-check."""
+"""Models that others have wrapped, quantised, split or cut go through the same self-check."""
 
 from __future__ import annotations
 
@@ -64,6 +64,44 @@ def test_offloaded_weights_change_nothing(tmp_path: Path) -> None:
             logits.append(answer(model, inputs, eos_token_id=None).logits)
         assert set(run.report.entries) == {7}
     torch.testing.assert_close(*logits)
+
+
+def test_a_model_that_a_device_map_spreads_keeps_the_same(tmp_path: Path) -> None:
+    """Half of its text layers on the CPU, the rest on disk, with a hook on every module."""
+    from accelerate import dispatch_model
+
+    plain, spread = tiny(FAMILY), tiny(FAMILY)
+    inputs = prompt_of(plain)
+    text = "model.language_model"
+    places = {"lm_head": "cpu"}
+    places |= {
+        f"model.{name}": "cpu" for name, part in spread.model.named_children() if part is not spread.get_decoder()
+    }
+    places |= {f"{text}.{name}": "cpu" for name, _ in spread.get_decoder().named_children() if name != "layers"}
+    places |= {f"{text}.layers.{number}": "disk" if number > 2 else "cpu" for number in range(6)}
+    spread = dispatch_model(spread, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    assert kv.inspect(spread).refused == kv.inspect(plain).refused
+    logits = []
+    for model in (plain, spread):
+        with kv.compress(model, "snapkv", 7) as run:
+            logits.append(answer(model, inputs, eos_token_id=None).logits)
+        assert set(run.report.entries) == {7}
+    torch.testing.assert_close(*logits)
+
+
+def test_a_quantised_model_is_served_as_far_as_its_rounding_allows() -> None:
+    """Activations rounded by the largest of a pass depend on what else is in it: chunks differ from the whole."""
+    model = tiny(FAMILY)
+    inputs = prompt_of(model)
+    text = model.get_decoder()
+    assert not kv.inspect(model).refused.keys() & {"chunks", "input"}
+    text.layers = torch.ao.quantization.quantize_dynamic(text.layers, {torch.nn.Linear}, dtype=torch.qint8)
+    assert kv.inspect(model).refused.keys() >= {"chunks", "input"}
+    with kv.compress(model, "snapkv", 7, prefill="whole") as run:
+        answer(model, inputs, eos_token_id=None)
+    assert set(run.report.entries) == {7}
+    with kv.compress(model, "critical", 7, prefill="whole"), pytest.raises(kv.UnsupportedModelError, match="quantis"):
+        answer(model, inputs, eos_token_id=None)
 
 
 def test_a_dry_run_says_that_it_cannot_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
