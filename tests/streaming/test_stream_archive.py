@@ -213,3 +213,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
             use()
     with pytest.raises(BudgetError, match="SnapKV needs queries"):
         make_method("rekv", base="snapkv")
+
+
+def test_wrappers_pass_on_what_their_base_brings_back() -> None:
+    wrapped = make_method("chunk", base=make_method("focus", base="van", share=0.6, margin=2.5))
+    assert (wrapped.recall_share, wrapped.recall_margin({})) == (0.6, 2.5)
+    queries, keys = torch.randn(4, 8), torch.randn(5, 2, 8)
+    assert torch.equal(wrapped.frame_scores(queries, keys), make_method("rekv").frame_scores(queries, keys))
+    assert make_method("pyramid", base=make_method("fresh", n=3)).fresh == 3
