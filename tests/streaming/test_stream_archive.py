@@ -221,3 +221,11 @@ def test_wrappers_pass_on_what_their_base_brings_back() -> None:
     queries, keys = torch.randn(4, 8), torch.randn(5, 2, 8)
     assert torch.equal(wrapped.frame_scores(queries, keys), make_method("rekv").frame_scores(queries, keys))
     assert make_method("pyramid", base=make_method("fresh", n=3)).fresh == 3
+
+
+@pytest.mark.parametrize("base", ["fresh", "rekv"])
+@pytest.mark.parametrize("wrapper", ["ada", "mod"])
+def test_heads_and_layers_that_differ_are_refused(wrapper: str, base: str) -> None:
+    method = make_method(wrapper, base=make_method(base, base="van"))
+    with pytest.raises(BudgetError, match="so its base cannot"):
+        kv.compress(model_of(QWEN), method, "50%")
