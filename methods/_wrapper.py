@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -67,6 +68,19 @@ class Wrapper(Compressor):
     def fresh(self) -> int:
         """Return how many frames the base encodes anew."""
         return self._base.fresh
+
+    @property
+    def recall_share(self) -> float:
+        """Return the share of the entries that the base brings frames back into."""
+        return self._base.recall_share
+
+    def recall_margin(self, calibration: Mapping[str, Any]) -> float | None:
+        """Return the margin from which on the base brings nothing back."""
+        return self._base.recall_margin(calibration)
+
+    def frame_scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Score archived frames as the base does, (frames,) fp32."""
+        return self._base.frame_scores(queries, keys)
 
     def describe(self) -> dict[str, object]:
         """Return the settings, including those of the base."""

@@ -185,6 +185,8 @@ def _part(name: str, method: Compressor | str) -> Compressor:
     made = make_method(method)
     if "cache" not in made.stages:
         raise UnknownNameError(f"{type(made).__name__} does not work in the cache: choose another {name}.")
+    if made.fresh or made.recall_share:
+        raise UnknownNameError(f"{type(made).__name__} as {name} would read no more than the cache: choose its base.")
     if type(made).layer_budget is not Compressor.layer_budget:
         raise UnknownNameError(
             f"{type(made).__name__} as {name} cannot make layers differ: wrap it around detachable instead."

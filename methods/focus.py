@@ -41,7 +41,7 @@ class Focus(ReKV):
         if self.margin is not None and self.margin != self.margin:
             raise BudgetError(f"margin must be a number of logits, or None for the calibrated one, got {self.margin}.")
 
-    def recall_margin(self, calibration: Mapping[str, Any]) -> float:
+    def recall_margin(self, calibration: Mapping[str, Any]) -> float | None:
         """Return `margin`, or the calibrated one.
 
         Raises:

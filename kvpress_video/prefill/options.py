@@ -133,7 +133,7 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
         "input": options.stage == "input",
         "chunks": options.prefill != "whole" and options.stage == "cache",
         "compact": options.compact,
-        "queries": bool(method.needs & _MODEL_NEEDS),
+        "queries": bool(method.needs & _MODEL_NEEDS or method.recall_share),
         "vision attention": "vision_attention" in method.needs,
         "experts": options.experts is not None,
         "routing": checked_routing(method, len(adapter.attentions)) is not None,

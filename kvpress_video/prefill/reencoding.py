@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache
 from ..cache.layer import CompressedLayer, slots_of
 from ..compressor.base import Compressor
 from ..compressor.entries import Context, Kind
-from ..errors import UnsupportedModelError
+from ..errors import BudgetError, UnsupportedModelError
 from ..models.base import Adapter
 
 
@@ -78,7 +78,17 @@ class NewStates:
 
 
 def check_exchangeable(adapter: Adapter, method: Compressor) -> None:
-    """Raise UnsupportedModelError where entries cannot be exchanged for others while a question is answered."""
+    """Check that entries can be exchanged for others while a question is answered.
+
+    Raises:
+        UnsupportedModelError: the model does not allow it.
+        BudgetError: the method makes heads differ, or lets tokens skip layers.
+    """
+    if method.uneven or type(method).routing is not Compressor.routing:
+        raise BudgetError(
+            f"{type(method).__name__} leaves different tokens in different heads or layers, so its base cannot "
+            "exchange what the cache holds for a question: choose a base other than 'fresh', 'rekv' and 'focus'."
+        )
     if adapter.sliding or adapter.recurrences or adapter.borrowers or adapter.spread.processes > 1:
         raise UnsupportedModelError(
             f"{type(adapter.model).__name__} has sliding, recurrent or shared layers, or is shared by processes, where "

@@ -118,6 +118,7 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("detachable", {"per_frame": 0}, BudgetError, "per_frame must be at least 1"),
     ("detachable", {"scorer": "infinipot-v"}, UnknownNameError, "'novelty'"),
     ("detachable", {"scorer": "average-pooling"}, UnknownNameError, "one score per entry"),
+    ("detachable", {"scorer": "rekv"}, UnknownNameError, "ReKV as scorer would read no more than the cache"),
     ("detachable", {"scorer": "standy"}, UnknownNameError, "Did you mean 'standby'"),
     ("infinipot-v", {"tar_ratio": 1.2}, BudgetError, "tar_ratio is a share between 0 and 1, got 1.2"),
     ("infinipot-v", {"entries": "offical"}, UnknownNameError, "Did you mean 'official'"),

@@ -213,3 +213,19 @@ def test_what_is_refused(tmp_path: Path) -> None:
             use()
     with pytest.raises(BudgetError, match="SnapKV needs queries"):
         make_method("rekv", base="snapkv")
+
+
+def test_wrappers_pass_on_what_their_base_brings_back() -> None:
+    wrapped = make_method("chunk", base=make_method("focus", base="van", share=0.6, margin=2.5))
+    assert (wrapped.recall_share, wrapped.recall_margin({})) == (0.6, 2.5)
+    queries, keys = torch.randn(4, 8), torch.randn(5, 2, 8)
+    assert torch.equal(wrapped.frame_scores(queries, keys), make_method("rekv").frame_scores(queries, keys))
+    assert make_method("pyramid", base=make_method("fresh", n=3)).fresh == 3
+
+
+@pytest.mark.parametrize("base", ["fresh", "rekv"])
+@pytest.mark.parametrize("wrapper", ["ada", "mod"])
+def test_heads_and_layers_that_differ_are_refused(wrapper: str, base: str) -> None:
+    method = make_method(wrapper, base=make_method(base, base="van"))
+    with pytest.raises(BudgetError, match="so its base cannot"):
+        kv.compress(model_of(QWEN), method, "50%")
