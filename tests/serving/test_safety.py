@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MediaReader]:
 @pytest.mark.parametrize("url", NO_URLS)
 def test_what_is_no_url_of_media_is_refused(url: str, reader: MediaReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
-    for read in (reader.picture, reader.video):
-        with pytest.raises(RequestError) as refused:
-            read(url)
-        assert refused.value.code == "invalid_url"
-        assert "root:" not in refused.value.message
+    with pytest.raises(RequestError) as refused:
+        reader.content(url)
+    assert refused.value.code == "invalid_url"
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"])
@@ -342,7 +341,7 @@ def test_files_are_read_below_allowed_folders_only(tmp_path: Path) -> None:
     reader = MediaReader(MediaLimits(), HostRules(), (allowed,))
     try:
         good = (str(allowed / "a b.png"), f"file://{allowed}/a%20b.png", f"{allowed}/folder/../a b.png")
-        assert [reader.picture(name).shape for name in good] == [(16, 16, 3)] * 3
+        assert [reader.content(name) for name in good] == [saved("PNG")] * 3
         bad = [
             str(secret),
             secret.as_uri(),
@@ -355,7 +354,7 @@ def test_files_are_read_below_allowed_folders_only(tmp_path: Path) -> None:
         ]
         for name in bad:
             with pytest.raises(RequestError) as refused:
-                reader.picture(name)
+                reader.content(name)
             assert refused.value.code == "invalid_url"
             assert "secret" not in refused.value.message
     finally:
@@ -462,6 +461,26 @@ def test_silent_connections_end_and_websockets_stay(bundled: Any, monkeypatch: p
         assert "session_not_found" in live.recv(20)
 
 
+def test_slow_downloads_delay_nothing_else(bundled: Any, origin: str) -> None:
+    limits = MediaLimits(downloads=2, fetching=5.0)
+    server = make_server(bundled, limits=limits, hosts=HostRules(frozenset({origin.removeprefix("http://")})), queue=2)
+    with client_of(server) as client, ThreadPoolExecutor(6) as clients:
+
+        def look(url: str) -> Any:
+            part = {"type": "image_url", "image_url": {"url": url}}
+            body = {"model": "bundled", "messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+            return client.post("/v1/chat/completions", json=body)
+
+        slow = [clients.submit(look, f"{origin}/slow") for _ in range(5)]
+        while Origin.asked.count("/slow") < 2:
+            time.sleep(0.01)
+        url = f"data:image/png;base64,{base64.b64encode(saved('PNG')).decode()}"
+        assert look(url).status_code == 200
+        assert sum(not each.done() for each in slow) >= 2
+        assert sorted(each.result().status_code for each in slow) == [400, 400, 400, 400, 429]
+    assert server.admission.used == 0
+
+
 def test_data_urls_are_decoded(reader: MediaReader) -> None:
     url = f"data:image/png;base64,{base64.b64encode(saved('PNG')).decode()}"
-    assert reader.picture(url).shape == (16, 16, 3)
+    assert reader.decode_picture(reader.content(url)).shape == (16, 16, 3)

@@ -75,22 +75,24 @@ def check_model(server: Server, name: str) -> None:
 
 
 async def _begin(server: Server, asked: ChatRequest) -> Answering:
-    """Reserve memory for a request, read what it shows, and queue its answer."""
+    """Read what a request shows, reserve memory for it, and queue its answer."""
     limits, links = server.media.limits, asked.links
     if len(links) > limits.items:
         raise RequestError(400, f"A request shows {limits.items} videos and pictures at most, not {len(links)}.")
     limit, sampling = server.answer_tokens(asked.limit), Sampling.of(asked)
     videos = sum(isinstance(link, VideoLink) for link in links)
     cache = server.plan.cache(_text(server, asked), limit, bool(links))
-    lease = await server.admission.reserve(cache + server.plan.media(videos, len(links) - videos))
-    try:
-        shown = [await asyncio.to_thread(_read, server, link) for link in links]
-        size = sum(each.frames.nbytes if isinstance(each, Video) else each.nbytes for each in shown)
-        lease.shrink(cache + server.plan.decoded(size))
-        return _queued(server, asked, shown, limit, sampling, lease)
-    except BaseException:
-        lease.release()
-        raise
+    async with server.downloads.contents([link.url for link in links]) as files:
+        lease = await server.admission.reserve(cache + server.plan.media(videos, len(links) - videos))
+        try:
+            found = zip(links, files, strict=True)
+            shown = [await asyncio.to_thread(_decoded, server, link, content) for link, content in found]
+            size = sum(each.frames.nbytes if isinstance(each, Video) else each.nbytes for each in shown)
+            lease.shrink(cache + server.plan.decoded(size))
+            return _queued(server, asked, shown, limit, sampling, lease)
+        except BaseException:
+            lease.release()
+            raise
 
 
 def _queued(
@@ -104,10 +106,10 @@ def _queued(
     return Answering(reply, lambda: server.worker.submit(reply, answer), lease.release)
 
 
-def _read(server: Server, link: ImageLink | VideoLink) -> Shown:
+def _decoded(server: Server, link: ImageLink | VideoLink, content: bytes) -> Shown:
     if isinstance(link, VideoLink):
-        return server.media.video(link.url, link.fps, link.start, link.end)
-    return server.media.picture(link.url)
+        return server.media.decode_video(content, link.fps, link.start, link.end)
+    return server.media.decode_picture(content)
 
 
 def _text(server: Server, asked: ChatRequest) -> int:

@@ -30,7 +30,7 @@ class MediaLimits:
 
     Attributes:
         items: videos and pictures of a request.
-        size: bytes of a file.
+        size: bytes of a file, and of all that one request names.
         pixels: of a picture before it is decoded.
         kept: pixels of a frame or picture above which it is scaled down.
         frames: frames taken from a video.
@@ -39,7 +39,8 @@ class MediaLimits:
         fetching: seconds for a download.
         decoding: seconds for decoding.
         memory: bytes of address space of the process that decodes.
-        at_once: files that are fetched and decoded at the same time.
+        at_once: videos that are decoded at the same time.
+        downloads: requests whose files are downloaded, or wait to be decoded, at the same time.
     """
 
     items: int = 8
@@ -53,6 +54,7 @@ class MediaLimits:
     decoding: float = 60.0
     memory: int = 2 << 30
     at_once: int = 4
+    downloads: int = 16
 
 
 class MediaReader:
@@ -75,63 +77,55 @@ class MediaReader:
         """End the process that decodes pictures."""
         self._pictures.close()
 
-    def picture(self, url: str) -> Picture:
-        """Read a picture: (height, width, 3) uint8.
+    def content(self, url: str) -> bytes:
+        """Read the file behind a URL.
 
         Raises:
-            RequestError: the URL is refused, or what it leads to is.
+            RequestError: the URL is refused, or the file is missing, too large or too slow.
         """
-        with self._turns:
-            return self._pictures.decode(self._content(url))
+        scheme = url.partition(":")[0].lower()
+        if scheme == "data":
+            return self._sized(_inline(url))
+        if scheme in ("http", "https"):
+            return fetch(url, self._rules, self.limits.size, self.limits.fetching)
+        return self._file(url)
 
     def decode_picture(self, content: bytes) -> Picture:
-        """Decode a picture that came with the request.
+        """Decode a picture: (height, width, 3) uint8.
 
         Raises:
             RequestError: it is damaged, too large or no picture.
         """
         return self._pictures.decode(self._sized(content))
 
-    def video(self, url: str, fps: float | None = None, start: float | None = None, end: float | None = None) -> Video:
-        """Read a video.
+    def decode_video(
+        self, content: bytes, fps: float | None = None, start: float | None = None, end: float | None = None
+    ) -> Video:
+        """Decode a video.
 
         Args:
-            url: where it is.
+            content: the file.
             fps: frames to take per second; 2 by default. All frames where the video has fewer.
             start, end: the part to read, in seconds.
 
         Raises:
-            RequestError: the URL is refused, or what it leads to is.
-        """
-        with self._turns:
-            return self._decoded(self._content(url), fps, start, end)
-
-    def decode_video(
-        self, content: bytes, fps: float | None = None, start: float | None = None, end: float | None = None
-    ) -> Video:
-        """Decode a video that came with the request, as `video` does.
-
-        Raises:
             RequestError: it is damaged, too large or no video.
         """
-        with self._turns:
-            return self._decoded(self._sized(content), fps, start, end)
-
-    def _decoded(self, content: bytes, fps: float | None, start: float | None, end: float | None) -> Video:
         limits = self.limits
         try:
-            found = read_untrusted(
-                content,
-                memory=limits.memory,
-                seconds=limits.decoding,
-                fps=USUAL_FPS if fps is None else fps,
-                start=start,
-                end=end,
-                at_most=True,
-                max_pixels=limits.kept,
-                max_frames=limits.frames,
-                max_bytes=limits.frames_bytes,
-            )
+            with self._turns:
+                found = read_untrusted(
+                    self._sized(content),
+                    memory=limits.memory,
+                    seconds=limits.decoding,
+                    fps=USUAL_FPS if fps is None else fps,
+                    start=start,
+                    end=end,
+                    at_most=True,
+                    max_pixels=limits.kept,
+                    max_frames=limits.frames,
+                    max_bytes=limits.frames_bytes,
+                )
         except VideoError as error:
             raise RequestError(400, str(error), code="invalid_video") from error
         if found.duration > limits.duration:
@@ -141,14 +135,6 @@ class MediaReader:
                 code="invalid_video",
             )
         return found
-
-    def _content(self, url: str) -> bytes:
-        scheme = url.partition(":")[0].lower()
-        if scheme == "data":
-            return self._sized(_inline(url))
-        if scheme in ("http", "https"):
-            return fetch(url, self._rules, self.limits.size, self.limits.fetching)
-        return self._file(url)
 
     def _file(self, name: str) -> bytes:
         """Read a file below an allowed folder; which files exist elsewhere is not told."""

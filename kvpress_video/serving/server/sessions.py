@@ -48,8 +48,13 @@ class ServedSession:
 
     @property
     def live(self) -> VideoSession:
-        """The session in memory, where it is while somebody uses it."""
-        assert self.session is not None
+        """The session in memory, where it is while somebody uses it.
+
+        Raises:
+            RequestError: another request has closed it.
+        """
+        if self.session is None:
+            raise _unknown()
         return self.session
 
 
@@ -163,7 +168,7 @@ class Sessions:
         """
         served = self._held.get(number)
         if served is None or served.owner != owner:
-            raise RequestError(404, "There is no session of this name.", code="session_not_found")
+            raise _unknown()
         served.users += 1
         try:
             async with served.turn:
@@ -230,6 +235,8 @@ class Sessions:
     async def _attach(self, served: ServedSession) -> None:
         if served.session is not None:
             return
+        if served.id not in self._held:
+            raise _unknown()
         lease = await self._admission.reserve(served.need)
         try:
             path = self._files.path(served.id)
@@ -280,3 +287,7 @@ class Sessions:
         """Write a session and then its note, in the worker's thread."""
         served.live.save(self._files.path(name))
         self._files.note(name, SessionNote(served.owner, served.need))
+
+
+def _unknown() -> RequestError:
+    return RequestError(404, "There is no session of this name.", code="session_not_found")

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from ...video.video import Video
 from .answering import Answering, event
 from .bodies import parsed
-from .failures import as_request_error
+from .failures import RequestError, as_request_error
 from .journal import log_failure
 from .questions import Question
 from .session_schema import Ask, OpenSession, PushVideo, described, summary
@@ -37,6 +37,8 @@ def session_routes(server: Server) -> APIRouter:
             served = await sessions.load(owner_of(request), asked.saved)
         else:
             settings = server.settings
+            if server.text_tokens([asked.system or ""]) > settings.session_text // 2:
+                raise RequestError(400, "The system message is too long for a session.", param="system")
             served = await sessions.open(owner_of(request), asked.arguments(settings.method, settings.budget))
         return JSONResponse(summary(served.id, True, served.need), 201)
 
@@ -115,13 +117,17 @@ async def push_picture(server: Server, owner: str, number: str, content: bytes, 
 
 async def _push_video(server: Server, request: Request, number: str) -> dict[str, int]:
     """Append a video from the body or a URL, a few frames at a time, so that others get their turns between."""
-    inline = request.headers.get("content-type", "").startswith("video/")
-    asked = None if inline else await parsed(request, PushVideo)
+    if request.headers.get("content-type", "").startswith("video/"):
+        return await _push_file(server, request, number, await request.body(), PushVideo(url="body"))
+    asked = await parsed(request, PushVideo)
+    async with server.downloads.contents([asked.url]) as files:
+        return await _push_file(server, request, number, files[0], asked)
+
+
+async def _push_file(server: Server, request: Request, number: str, content: bytes, asked: PushVideo) -> dict[str, int]:
     with await server.admission.reserve(server.plan.pushed_video) as lease:
-        if asked is None:
-            video: Video = await asyncio.to_thread(server.media.decode_video, await request.body())
-        else:
-            video = await asyncio.to_thread(server.media.video, asked.url, asked.fps, asked.start, asked.end)
+        decode = server.media.decode_video
+        video: Video = await asyncio.to_thread(decode, content, asked.fps, asked.start, asked.end)
         lease.shrink(video.frames.nbytes)
         async with server.sessions.using(owner_of(request), number) as served:
             last = served.live.stats.seconds

@@ -16,6 +16,7 @@ from ...utils.formatting import format_bytes
 from ...video.resolution import frame_pixels
 from .admission import Admission
 from .completions import Completions
+from .downloads import Downloads
 from .failures import RequestError
 from .media import MediaReader
 from .memory import MemoryPlan, free_memory
@@ -41,7 +42,7 @@ class Server:
         tokenizer, ends: decode answers, and end them.
         plan, admission: memory.
         worker: runs the model.
-        media: reads what requests name.
+        media, downloads: read what requests name.
         completions, sessions, asker: answer.
         metrics: for Prometheus.
         memory, session_bytes: bytes for everything, and of a session with the usual settings.
@@ -73,6 +74,7 @@ class Server:
             )
         self.admission = Admission(self.memory - self.plan.weights, settings.queue)
         self.media = MediaReader(limits, settings.hosts, settings.folders)
+        self.downloads = Downloads(self.media, settings.queue)
         self.worker = Worker(settings.batch)
         self._temporary = tempfile.TemporaryDirectory(prefix="kvpress-video-") if settings.sessions is None else None
         files = SessionFiles(Path(self._temporary.name) if self._temporary else settings.sessions or Path())
@@ -121,6 +123,7 @@ class Server:
         if self._temporary is None:
             await self.sessions.end()
         await asyncio.to_thread(self.worker.end)
+        self.downloads.close()
         self.media.close()
         if self._temporary is not None:
             self._temporary.cleanup()
