@@ -20,6 +20,8 @@ httpx = pytest.importorskip("httpx")
 
 from servers import BUDGET, METHOD, listening, make_server  # noqa: E402
 
+from kvpress_video.serving.server.media import MediaLimits  # noqa: E402
+
 CLIENTS = 16
 QUESTIONS = ("What was the first shape to flash?", "Where was the heart?", "How many flashes were there?")
 
@@ -32,8 +34,9 @@ def test_many_sessions_and_requests(bundled: Any, clips: Any, sessions: int, liv
     footage = [kv.read_video(clip.path) for clip in clips]
     probe = make_server(bundled)
     probe.worker.end()
-    memory = probe.plan.weights + live * probe.session_bytes + probe.plan.media(1, 0)
-    server = make_server(bundled, memory=memory, queue=8)
+    limits = MediaLimits(size=1 << 20, frames_bytes=4 << 20)
+    memory = probe.plan.weights + live * probe.session_bytes
+    server = make_server(bundled, memory=memory, queue=8, limits=limits)
     alone = {}
     for place, video in enumerate(footage):
         session = kv.VideoSession(*bundled, METHOD, BUDGET)
@@ -89,5 +92,6 @@ def test_many_sessions_and_requests(bundled: Any, clips: Any, sessions: int, liv
             numbers = list(clients.map(watch, range(sessions)))
             list(clients.map(ask, range(requests)))
         assert server.sessions.count == sessions
+        assert server.sessions.live <= live
     assert set(statuses) <= {200, 201, 429}
     assert most <= server.admission.total
