@@ -87,9 +87,7 @@ def checked_transfer(method: Compressor, layers: int) -> tuple[int, float] | Non
     if "rope" not in method.needs:
         raise MethodError(f"{name} transfers entries, for which text queries are rotated: add 'rope' to its needs.")
     if method.uneven:
-        raise MethodError(
-            f"{name} transfers entries, for which all heads must keep equal numbers: choose another base."
-        )
+        raise MethodError(f"{name} transfers entries, for which heads must keep equal numbers: choose another base.")
     if routing is not None and routing.shares[found[0][0]] != 1:
         raise MethodError(
             f"{name}.transfer() names layer {found[0][0]}, which tokens skip: name one that all run through."

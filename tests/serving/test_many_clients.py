@@ -20,18 +20,23 @@ httpx = pytest.importorskip("httpx")
 
 from servers import BUDGET, METHOD, listening, make_server  # noqa: E402
 
-SESSIONS, REQUESTS, CLIENTS = 64, 200, 32
+from kvpress_video.serving.server.media import MediaLimits  # noqa: E402
+
+CLIENTS = 16
 QUESTIONS = ("What was the first shape to flash?", "Where was the heart?", "How many flashes were there?")
 
 
-@pytest.mark.slow
-def test_64_sessions_and_200_requests(bundled: Any, clips: Any) -> None:
-    """There is memory for 48 of the 64 sessions, so that they leave and come back all the time."""
+@pytest.mark.parametrize(
+    ("sessions", "live", "requests"), [(8, 6, 24), pytest.param(64, 48, 200, marks=pytest.mark.slow)]
+)
+def test_many_sessions_and_requests(bundled: Any, clips: Any, sessions: int, live: int, requests: int) -> None:
+    """There is less memory than the sessions take, so that they leave and come back all the time."""
     footage = [kv.read_video(clip.path) for clip in clips]
     probe = make_server(bundled)
     probe.worker.end()
-    memory = probe.plan.weights + 48 * probe.session_bytes + probe.plan.media(2, 0)
-    server = make_server(bundled, memory=memory, queue=8)
+    limits = MediaLimits(size=1 << 20, frames_bytes=4 << 20)
+    memory = probe.plan.weights + live * probe.session_bytes
+    server = make_server(bundled, memory=memory, queue=8, limits=limits)
     alone = {}
     for place, video in enumerate(footage):
         session = kv.VideoSession(*bundled, METHOD, BUDGET)
@@ -74,7 +79,7 @@ def test_64_sessions_and_200_requests(bundled: Any, clips: Any) -> None:
                     post("/v1/chat/completions", json=body)["choices"][0]["message"]["content"] == whole[kind, question]
                 )
                 return
-            number = numbers[kind + len(footage) * (place % (SESSIONS // len(footage)))]
+            number = numbers[kind + len(footage) * (place % (sessions // len(footage)))]
             body = {"question": question, "max_tokens": 8, "keep": False}
             assert post(f"/v1/sessions/{number}/ask", json=body)["answer"] == alone[kind, question]
 
@@ -84,8 +89,9 @@ def test_64_sessions_and_200_requests(bundled: Any, clips: Any) -> None:
             for question in QUESTIONS
         }
         with ThreadPoolExecutor(CLIENTS) as clients:
-            numbers = list(clients.map(watch, range(SESSIONS)))
-            list(clients.map(ask, range(REQUESTS)))
-        assert server.sessions.count == SESSIONS
+            numbers = list(clients.map(watch, range(sessions)))
+            list(clients.map(ask, range(requests)))
+        assert server.sessions.count == sessions
+        assert server.sessions.live <= live
     assert set(statuses) <= {200, 201, 429}
     assert most <= server.admission.total

@@ -25,6 +25,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
 from servers import client_of, listening, make_server, settings
+from starlette.websockets import WebSocketDisconnect
 
 from kvpress_video.serving.server import addresses
 from kvpress_video.serving.server.addresses import HostRules, is_public
@@ -387,6 +388,8 @@ def test_keys_hosts_and_origins(bundled: Any) -> None:
         for key in (KEY, KEY[::-1]):
             assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
         assert client.get("/health").status_code == 200
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/sessions/x/live"):
+            pass
     with client_of(make_server(bundled)) as client:
         refused = ({"host": "rebound.example"}, {"host": ""}, {"origin": "http://evil.example"}, {"origin": "null"})
         assert [client.get("/v1/models", headers=given).status_code for given in refused] == [403] * 4

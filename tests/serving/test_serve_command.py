@@ -27,6 +27,7 @@ httpx = pytest.importorskip("httpx")
         (["--host", "0.0.0.0"], "give API keys"),
         (["--budget", "25%"], "needs a budget of visual entries or bytes"),
         (["--method", "no-such-method"], "Unknown method"),
+        (["--method", "full"], "keeps everything"),
         (["--memory", "20"], "a size such as 20GiB"),
         (["--memory", "1MiB"], "hold no session"),
         (["--allow-folder", "/no/such/folder"], "There is no folder"),

@@ -148,6 +148,8 @@ def test_forks_and_files(client: Any, bundled: Any, footage: Any) -> None:
     ("settings", "status"),
     [
         ({"method": "no-such-method"}, 400),
+        ({"method": "full"}, 400),
+        ({"labels": "keep"}, 400),
         ({"budget": "50%"}, 400),
         ({"budget": 0}, 400),
         ({"budget": 10**12}, 400),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -237,3 +238,17 @@ def test_what_a_session_takes_is_planned(bundled: Any, clips: Any) -> None:
     assert session.stats.peak_bytes <= planned <= server.plan.session(session)
     frame = kv.read_video(clips[0].path).frames[0]
     assert session.planned_bytes(*frame.shape[:2]) > planned
+
+
+def test_calls_of_other_threads_wait_and_are_stock(bundled: Any, clips: Any) -> None:
+    model, processor = bundled
+    inputs = kv.prepare(processor, kv.read_video(clips[0].path), "Where?")
+    options = {**inputs, "max_new_tokens": 4, "do_sample": False}
+    stock = model.generate(**options)
+    with ThreadPoolExecutor(1) as other:
+        with kv.compress(model, METHOD, 16).exclusive() as run:
+            waiting = other.submit(model.generate, **options)
+            model.generate(**options)
+            assert not waiting.done()
+        assert waiting.result().equal(stock)
+    assert [report.entries[0] for report in run.reports] == [16]

@@ -151,6 +151,8 @@ def test_the_number_of_frames_may_be_limited_and_allowed(tmp_path: Path, monkeyp
     with pytest.raises(VideoError, match=r"allow that many \(max_frames=30\)"):
         read_video(path)
     assert len(read_video(path, max_frames=30)) == 30
+    with pytest.raises(VideoError, match=r"30 frames of 96×64 pixels take"):
+        read_video(path, max_frames=30, max_bytes=30 * 64 * 96 * 3 - 1)
     assert len(read_video(path, frames=29)) == 29
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ...streaming.session import VideoSession
 from .openai_schema import Strict
+from .settings import check_capped
 
 
 class OpenSession(Strict):
@@ -19,11 +20,17 @@ class OpenSession(Strict):
     system: str | None = Field(None, max_length=1 << 14)
     keep_turns: int | Literal["all"] = 4
     positions: Literal["compact", "keep"] = "compact"
-    labels: Literal["spread", "keep", "drop"] = "spread"
+    labels: Literal["spread", "drop"] = "spread"
     saved: str | None = Field(None, max_length=100)
 
     def arguments(self, method: str, budget: int | str) -> dict[str, Any]:
-        """Return the arguments of `VideoSession`; the server's method and budget where none are given."""
+        """Return the arguments of `VideoSession`; the server's method and budget where none are given.
+
+        Raises:
+            BudgetError: the method keeps everything.
+            UnknownNameError: there is no such method or setting.
+        """
+        check_capped(self.method or method)
         named = {name: getattr(self, name) for name in ("fps", "system", "keep_turns", "positions", "labels")}
         return {"method": self.method or method, "budget": budget if self.budget is None else self.budget, **named}
 

@@ -118,7 +118,9 @@ async def push_picture(server: Server, owner: str, number: str, content: bytes, 
 async def _push_video(server: Server, request: Request, number: str) -> dict[str, int]:
     """Append a video from the body or a URL, a few frames at a time, so that others get their turns between."""
     if request.headers.get("content-type", "").startswith("video/"):
-        return await _push_file(server, request, number, await request.body(), PushVideo(url="body"))
+        return await _push_file(
+            server, request, number, await request.body(), PushVideo.model_validate({"url": "body"})
+        )
     asked = await parsed(request, PushVideo)
     async with server.downloads.contents([asked.url]) as files:
         return await _push_file(server, request, number, files[0], asked)

@@ -40,7 +40,7 @@ class ServerSettings:
         grace: seconds that requests in flight have when the server ends.
 
     Raises:
-        BudgetError: there is no budget of tokens or bytes.
+        BudgetError: there is no budget of tokens or bytes, or the method keeps everything.
         UnknownNameError: the method is unknown, a folder is missing, or another host than loopback has no keys.
     """
 
@@ -65,7 +65,7 @@ class ServerSettings:
     grace: int = 30
 
     def __post_init__(self) -> None:
-        make_method(self.method)
+        check_capped(self.method)
         if Budget.parse(self.budget).unit == "ratio":
             raise BudgetError(f"A server needs a budget of visual entries or bytes, such as 6144, not {self.budget!r}.")
         if not self.keys and not is_loopback(self.host):
@@ -76,6 +76,17 @@ class ServerSettings:
         for folder in self.folders:
             if not folder.is_dir():
                 raise UnknownNameError(f"There is no folder {folder} to read videos from.")
+
+
+def check_capped(method: str) -> None:
+    """Check that a method caps its cache, since memory is given out by the cap.
+
+    Raises:
+        BudgetError: it keeps everything.
+        UnknownNameError: there is no such method or setting.
+    """
+    if make_method(method).keeps_all:
+        raise BudgetError(f"{method!r} keeps everything: a server needs a method with a budget, to know its memory.")
 
 
 def is_loopback(host: str) -> bool:
