@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kvpress_video.compressor.registry import METHODS, parse
 from kvpress_video.sweep.formatting import bounds, markdown_table
+from kvpress_video.sweep.grid.validation import ITEMS
 from kvpress_video.sweep.results.records import Row
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, compare
@@ -84,8 +85,6 @@ def ratio_of(budget: str) -> float:
 
 def spelled(method: str) -> str:
     """Write a method as the cells of a sweep do."""
-    from kvpress_video.sweep.grid.validation import ITEMS
-
     name, settings = parse(method)
     return str(ITEMS["methods"]({name: METHODS.expanded(name, settings)}))
 
