@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...compressor.entries import Kind
+from ...errors import BenchmarkError, UnknownNameError
 from ...models.base import Adapter
 from ...prefill.label_tokens import label_frames
 from ...video.prompt import encode, prompt_text
@@ -64,6 +65,7 @@ class Estimate:
         prompts: the prompt about a benchmark's first clip, by (model, benchmark).
         caches: bytes that the cache of one question holds after the prefill, by (model, benchmark) and budget.
         stock: bytes that the stock cache would hold, by (model, benchmark).
+        absent: why a model or a benchmark could not be read here, by its name; its cells are not counted.
     """
 
     grid: Grid
@@ -71,6 +73,7 @@ class Estimate:
     prompts: dict[tuple[str, str], PromptSize]
     caches: dict[tuple[str, str], dict[str, int]]
     stock: dict[tuple[str, str], int]
+    absent: dict[str, str]
 
     @property
     def jobs(self) -> int:
@@ -99,7 +102,8 @@ def estimate(
     """Count the cells, clips, questions and prefills of a grid, and compute the bytes of its caches.
 
     No weights are loaded and nothing is generated. Tokens are counted on the first clip of each benchmark with each
-    model's processor; sizes of cache entries come from the model's configuration.
+    model's processor; sizes of cache entries come from the model's configuration. Models and benchmarks that cannot be
+    read here are named in `Estimate.absent` and not counted.
 
     Args:
         grid: of the sweep.
@@ -107,22 +111,24 @@ def estimate(
         progress: called with a description of each step.
 
     Raises:
-        BenchmarkError: a benchmark's files are missing.
-        UnknownNameError: a model has no configuration or processor.
         UnsupportedModelError: a model's family is not supported.
         BudgetError: a budget of bytes cannot hold the text of a prompt.
     """
     report = progress or (lambda step: None)
     cells, done = grid.cells(), set(finished)
-    outlines = _outlines(grid, report)
+    outlines, absent = _outlines(grid, report)
     prompts: dict[tuple[str, str], PromptSize] = {}
     caches: dict[tuple[str, str], dict[str, int]] = {}
     stock: dict[tuple[str, str], int] = {}
     workloads = []
     for model in grid.models:
         report(f"the configuration of {model}")
-        adapter, processor = read_model(model)
-        for benchmark in grid.benchmarks:
+        try:
+            adapter, processor = read_model(model)
+        except UnknownNameError as error:
+            absent[model] = str(error)
+            continue
+        for benchmark in outlines:
             report(f"a clip of {benchmark} for {model}")
             names, outline = (model, benchmark), outlines[benchmark]
             prompts[names] = _prompt_size(outline, processor, adapter)
@@ -133,7 +139,7 @@ def estimate(
             for seed, questions in outline.questions.items():
                 of_seed = [cell for cell in mine if cell.seed == seed]
                 workloads.append(_workload(of_seed, questions, done, cost, outline.max_new_tokens))
-    return Estimate(grid, tuple(workloads), prompts, caches, stock)
+    return Estimate(grid, tuple(workloads), prompts, caches, stock, absent)
 
 
 @dataclass(frozen=True)
@@ -152,21 +158,28 @@ class _Outline:
     max_new_tokens: int
 
 
-def _outlines(grid: Grid, report: Callable[[str], None]) -> dict[str, _Outline]:
-    outlines = {}
+def _outlines(grid: Grid, report: Callable[[str], None]) -> tuple[dict[str, _Outline], dict[str, str]]:
+    """Outline the benchmarks, and say of those whose files are not here what is missing."""
+    outlines, absent = {}, {}
     for name in grid.benchmarks:
-        benchmark = BENCHMARKS.make(name)
-        questions: dict[int, Sequence[int]] = {}
-        for seed in grid.seeds:
-            report(f"clips of {name}")
-            with TemporaryDirectory() as folder:
-                clip, questions[seed] = benchmark.outline(seed, Path(folder))
-                if seed == grid.seeds[0]:
-                    video = read_clip(clip)
-                    asked = [question.text for question in clip.questions]
-        max_new_tokens = grid.setup.max_new_tokens or benchmark.max_new_tokens
-        outlines[name] = _Outline(video, asked, questions, max_new_tokens)
-    return outlines
+        report(f"clips of {name}")
+        try:
+            outlines[name] = _outline(name, grid)
+        except BenchmarkError as error:
+            absent[name] = str(error)
+    return outlines, absent
+
+
+def _outline(name: str, grid: Grid) -> _Outline:
+    benchmark = BENCHMARKS.make(name)
+    questions: dict[int, Sequence[int]] = {}
+    for seed in grid.seeds:
+        with TemporaryDirectory() as folder:
+            clip, questions[seed] = benchmark.outline(seed, Path(folder))
+            if seed == grid.seeds[0]:
+                video = read_clip(clip)
+                asked = [question.text for question in clip.questions]
+    return _Outline(video, asked, questions, grid.setup.max_new_tokens or benchmark.max_new_tokens)
 
 
 def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptSize:

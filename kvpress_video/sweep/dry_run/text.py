@@ -32,8 +32,10 @@ def describe(grid: Grid, folder: str | Path, progress: Callable[[str], None] | N
 
 
 def text(found: Estimate) -> str:
-    """Write an estimate: cells, counts, token counts, cache sizes, notes."""
-    return "\n\n".join([_cells(found), _counts(found), _prompts(found), _caches(found), _notes(found)])
+    """Write an estimate: cells, counts, token counts, cache sizes, notes, and what is not on this machine."""
+    parts = [_counts(found), _prompts(found), _caches(found), _notes(found)] if found.workloads else []
+    absent = [f"Not counted: {name}: {why}" for name, why in found.absent.items()]
+    return "\n\n".join([_cells(found), *parts, *absent])
 
 
 def _cells(found: Estimate) -> str:
@@ -42,8 +44,7 @@ def _cells(found: Estimate) -> str:
         budgets.setdefault(cell.method, [])
         if cell.budget not in budgets[cell.method]:
             budgets[cell.method].append(cell.budget)
-    cells = sum(workload.cells for workload in found.workloads)
-    head = f"{cells:,} cells: at each model, benchmark and seed below"
+    head = f"{len(found.grid.cells()):,} cells: at each model, benchmark and seed below"
     done = f"{found.done:,} of {found.jobs:,} cells × clips are done already."
     listed = _table([[method, ", ".join(each)] for method, each in budgets.items()], left=2, indent="  ")
     return "\n".join([head, listed, *([done] if found.done else [])])
