@@ -39,9 +39,9 @@ def text(found: Estimate) -> str:
 def _cells(found: Estimate) -> str:
     budgets: dict[str, list[str]] = {}
     for cell in found.grid.cells():
-        budgets.setdefault(cell.method, [])
-        if cell.budget not in budgets[cell.method]:
-            budgets[cell.method].append(cell.budget)
+        budgets.setdefault(cell.name, [])
+        if cell.budget not in budgets[cell.name]:
+            budgets[cell.name].append(cell.budget)
     cells = sum(workload.cells for workload in found.workloads)
     head = f"{cells:,} cells: at each model, benchmark and seed below"
     done = f"{found.done:,} of {found.jobs:,} cells × clips are done already."
