@@ -59,7 +59,8 @@ class Report:
         label_tokens: label tokens seen, in the row with most.
         ratio: visual and label entries held over visual and label tokens seen, all rows and layers.
         bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
-            are never compressed, included, and the memory in which attention reads heads of different lengths. Of a
+            are never compressed, included, and the memory in which attention reads heads of different lengths or
+            dequantised entries. Of a
             model that several processes share (tensor parallel), this one's part, as all bytes here.
         peak_bytes: the most that it held at one moment of the prefill, the chunk in work included; no more than a
             budget of bytes, unless the prefill continued a cache to which generated text had come.
@@ -231,7 +232,7 @@ class Compression:
                 label_entries=tuple(max(rows) for rows in labels),
                 label_tokens=max(named),
                 bytes=held_bytes,
-                peak_bytes=max(uncompressed + peak, held_bytes + layers[0].staging_bytes),
+                peak_bytes=max(uncompressed + peak, held_bytes),
                 full_bytes=uncompressed + sum(layer.stock_bytes for layer in layers),
                 logical_length=layers[0].logical,
                 prefill_seconds=self._hooks.timer.take("prefill") - compressing,

@@ -73,7 +73,8 @@ def test_bytes_are_those_of_the_packed_layers_and_fewer_bits_hold_more() -> None
             output = answer(model, inputs, new=1).output
         storage, layers = storage_of(f"{nbits}:{FINE}"), compressed(output.past_key_values)
         assert run.report.entries == (96,) * 4
-        assert run.report.bytes == sum(storage.layer_bytes(adapter, False, layer.physical) for layer in layers)
+        packed = sum(storage.layer_bytes(adapter, False, layer.physical) for layer in layers)
+        assert run.report.bytes == packed + layers[0].staging_bytes
         held.append(run.report.bytes)
     assert held == sorted(held, reverse=True)
 
@@ -96,6 +97,8 @@ def test_what_cannot_be_quantised_says_what_to_do() -> None:
     model = model_of(QWEN)
     with pytest.raises(kv.CacheError, match="positions='keep'"):
         kv.compress(model, "van", "50%", quantize=4, positions="compact")
+    with pytest.raises(kv.CacheError, match="choose another method"):
+        kv.compress(model, "ada:base=van", "50%", quantize=4)
     with pytest.raises(kv.UnsupportedModelError, match="q_group_size=16'"):
         kv.compress(model, "van", "50%", quantize="4:q_group_size=12")
     inputs = zoo.inputs(model, [video_prompt(QWEN, 4)])

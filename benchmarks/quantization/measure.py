@@ -31,8 +31,8 @@ SHAPES = {"bundled": (3, 32), "Qwen2.5-VL-7B": (4, 128)}
 """KV heads, and channels of a key or value."""
 SQUEEZES, ARRIVE, STAY, GROUP = (1, 10, 50, 200), 64, 192, 32
 WHAT = (
-    "`layers`: bytes that a layer of 6144 bf16 entries holds per entry, metadata included, and milliseconds of the CPU in a "
-    "decoding step of one layer. `errors`: relative error of the logits of the first answered token, and share of "
+    "`layers`: bytes that a layer of 6144 bf16 entries holds per entry, metadata included, and milliseconds of the CPU "
+    "in a decoding step of one layer. `errors`: relative error of the logits of the first answered token, and share of "
     "equal answers, against the same run without quantisation. `drift`: relative error (norm of the difference over "
     "norm of the centred keys) of what is left after so many squeezes, 192 of 256 entries staying: with steps that "
     "are powers of two, and with scales of the range over the highest code as in KIVI."
