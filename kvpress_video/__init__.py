@@ -10,6 +10,7 @@ from .utils.torchvision_compat import repair_when_imported
 
 if TYPE_CHECKING:
     from .budget import Budget
+    from .cache.quantization import Quantization
     from .compression import Compression, Report, compress
     from .compressor.base import Compressor
     from .compressor.entries import Entries
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "budget": ("Budget",),
+    "cache.quantization": ("Quantization",),
     "compression": ("Compression", "Report", "compress"),
     "compressor.base": ("Compressor",),
     "compressor.ranking": ("top",),
@@ -90,6 +92,7 @@ __all__ = [
     "MethodInfo",
     "MethodReport",
     "MissingInputError",
+    "Quantization",
     "QuestionError",
     "Report",
     "SessionStats",

@@ -17,6 +17,8 @@ from torch import Tensor
 from .attention.sliding_window import check_sliding
 from .budget import Budget, BudgetLike
 from .cache.layer import CompressedLayer
+from .cache.quantization import UNQUANTIZED, QuantizeLike, canonical
+from .cache.storage import storage_of
 from .compressor.base import Compressor
 from .compressor.registry import make_method
 from .errors import BudgetError, CacheError, check_choice, unknown_name
@@ -47,7 +49,7 @@ class Report:
     """Request and outcome of one prefill, measured on the cache afterwards.
 
     Attributes:
-        method, settings, stage, prefill, positions, labels: what compressed, and how.
+        method, settings, stage, prefill, positions, labels, quantize: what compressed, and how.
         asked: the budget as asked.
         entries: visual entries held per layer, per KV head (on average if heads differ), in the fullest row.
         label_entries: entries held of the text that belongs to one frame (its time or number), per layer and KV head,
@@ -57,7 +59,8 @@ class Report:
         label_tokens: label tokens seen, in the row with most.
         ratio: visual and label entries held over visual and label tokens seen, all rows and layers.
         bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
-            are never compressed, included, and the memory in which attention reads heads of different lengths. Of a
+            are never compressed, included, and the memory in which attention reads heads of different lengths or
+            dequantised entries. Of a
             model that several processes share (tensor parallel), this one's part, as all bytes here.
         peak_bytes: the most that it held at one moment of the prefill, the chunk in work included; no more than a
             budget of bytes, unless the prefill continued a cache to which generated text had come.
@@ -75,6 +78,7 @@ class Report:
     prefill: str
     positions: str
     labels: str
+    quantize: str
     asked: str
     entries: tuple[int, ...]
     label_entries: tuple[int, ...]
@@ -98,10 +102,11 @@ class Report:
         low, high = min(self.entries), max(self.entries)
         held = f"{high}" if low == high else f"{low} to {high}"
         labels = f", {max(self.label_entries)} of {self.label_tokens} label entries" if self.label_tokens else ""
+        bits = "" if self.quantize == UNQUANTIZED else f", quantize={self.quantize}"
         cache, full = (format_bytes(size, "MiB") for size in (self.bytes, self.full_bytes))
         return (
             f"{self.method} at {self.asked}: {held} of {self.visual_tokens} visual entries per layer and head "
-            f"({self.ratio:.1%}){labels}, {self.text_entries} text entries; {cache} of {full}; "
+            f"({self.ratio:.1%}){labels}, {self.text_entries} text entries{bits}; {cache} of {full}; "
             f"logical length {self.logical_length}"
         )
 
@@ -131,6 +136,7 @@ class Compression:
             "prefill": options.prefill,
             "positions": options.positions,
             "labels": options.labels,
+            "quantize": canonical(options.storage.quantization),
             "asked": str(asked),
         }
         self._kept: list[Tensor] = []
@@ -138,7 +144,7 @@ class Compression:
         self._adapter = adapter = adapter_for(model)
         check_sliding(adapter, options.stage)
         if options.prefill == "chunked" and options.chunk is None:
-            usual = usual_chunk(asked, adapter, options.compact)
+            usual = usual_chunk(asked, adapter, options.compact, storage=options.storage)
             options = replace(options, chunk=usual, chunk_asked=budget.unit != "bytes")
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
         self._turns = Turns(model_lock(adapter.model))
@@ -247,6 +253,7 @@ def compress(
     positions: Positions = "keep",
     labels: Labels = "spread",
     experts: int | None = None,
+    quantize: QuantizeLike = None,
     shared: SharedPrefill | None = None,
     **settings: Any,
 ) -> Compression:
@@ -294,6 +301,11 @@ def compress(
             without such text (Qwen2-VL, Qwen2.5-VL, LLaVA) know no difference.
         experts: in a mixture of experts, how many of the experts chosen for a visual token process it: those of the
             highest rank, with their weights scaled to the sum of all; None for all. Text keeps all of its experts.
+        quantize: bits of cached keys and values: `8`, `4` or `2`, as in KIVI: keys per channel in groups along the
+            sequence, values per token, the newest 32 entries of each layer as they are. `"4:residual_length=128"` and
+            `kv.Quantization(nbits=4, q_group_size=32, residual_length=128)` change the settings, under the names of
+            transformers' `QuantizedCache`. Each layer is packed once it is compressed; a budget of bytes counts what is
+            packed, and the one layer at a time that attention reads. None leaves keys and values as they are.
         shared: a `SharedPrefill`, for several one-shot compressions of the same prompt.
         **settings: the method's settings.
 
@@ -304,7 +316,7 @@ def compress(
             stage.
         UnsupportedModelError: the model, its attention or rope is not supported, or it lacks a feature (see `inspect`).
             Models without a dedicated adapter are checked on a synthetic prompt once. Dense models have no `experts`.
-        CacheError: `shared` is no `SharedPrefill`.
+        CacheError: `shared` is no `SharedPrefill`, or `quantize` cannot be read or does not go with the rest.
     """
     choices = (
         ("stage", stage, Stage),
@@ -324,7 +336,8 @@ def compress(
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
     check_budget(made, allowed)
     mode = resolved_prefill(prefill, stage, parsed if prefill == "chunked" else allowed, chunk)
-    options = PrefillOptions(stage, mode, chunk, positions, labels=labels, experts=experts)
+    how = {"storage": storage_of(quantize), "labels": labels, "experts": experts}
+    options = PrefillOptions(stage, mode, chunk, positions, **how)
     return Compression(model, name, made, allowed, options, shared, parsed)
 
 

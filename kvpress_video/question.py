@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .budget import BudgetLike
+from .cache.quantization import QuantizeLike
 from .compression import Report, compress
 from .compressor.base import Compressor
 from .compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
@@ -46,6 +47,7 @@ def ask(
     stage: Stage = "cache",
     positions: Positions = "keep",
     labels: Labels = "spread",
+    quantize: QuantizeLike = None,
     max_new_tokens: int = 64,
     **settings: Any,
 ) -> Answer:
@@ -58,7 +60,7 @@ def ask(
         video: from `read_video`; or a path or file as it takes them, of which 2 frames per second are read (all where
             it has fewer), no larger than the processor can use.
         question: text of the question.
-        method, budget, stage, positions, labels, **settings: as in `compress`; `"full"` needs no budget.
+        method, budget, stage, positions, labels, quantize, **settings: as in `compress`; `"full"` needs no budget.
         max_new_tokens: of the answer.
 
     Raises:
@@ -67,6 +69,7 @@ def ask(
         BudgetError: the method needs a budget, or cannot reach it; or `max_new_tokens` is no whole number above zero.
         UnknownNameError: unknown method, setting, stage, positions or labels.
         UnsupportedModelError: the model cannot be compressed.
+        CacheError: `quantize` cannot be read or does not go with `positions`.
     """
     check_new_tokens(max_new_tokens)
     check_question(processor, question)
@@ -78,7 +81,8 @@ def ask(
         video = select(video, default_fps=USUAL_FPS).read(max_pixels=frame_pixels(processor))
     inputs = prepare(processor, video, question).to(device_of(model))
     started = time.perf_counter()
-    with compress(model, method, budget, stage=stage, positions=positions, labels=labels, **settings) as run:
+    how: dict[str, Any] = {"stage": stage, "positions": positions, "labels": labels, "quantize": quantize}
+    with compress(model, method, budget, **how, **settings) as run:
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     reply = output[0, inputs["input_ids"].shape[1] :].tolist()
     seconds = time.perf_counter() - started

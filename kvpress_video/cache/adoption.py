@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ..errors import CacheError
 from .layer import CompressedLayer
+from .quantization import canonical
+from .storage import Storage
 
 
-def adopt(cache: Cache, config: Any, make: Callable[[], CompressedLayer] = CompressedLayer) -> list[CompressedLayer]:
+def adopt(cache: Cache, config: Any, storage: Storage) -> list[CompressedLayer]:
     """Replace the plain layers of an empty stock cache by compressed ones, in place, unless that was done before.
 
     Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` that was made without a configuration
@@ -21,13 +23,14 @@ def adopt(cache: Cache, config: Any, make: Callable[[], CompressedLayer] = Compr
     Args:
         cache: as the model was given it.
         config: of the text model.
-        make: makes an empty layer.
+        storage: how the compressed layers store keys and values.
 
     Returns:
         The compressed layers.
 
     Raises:
-        CacheError: the cache was filled without us, or is of a kind that does not grow (static, quantised, offloaded).
+        CacheError: the cache was filled without us or with other storage, or is of a kind that does not grow (static,
+            quantised, offloaded).
     """
     if not isinstance(cache, Cache):
         raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
@@ -35,16 +38,26 @@ def adopt(cache: Cache, config: Any, make: Callable[[], CompressedLayer] = Compr
         raise CacheError("An offloaded cache cannot be compressed: leave offloading off, compression caps the memory.")
     if cache.layer_class_to_replicate is DynamicLayer and not cache.get_seq_length():
         cache.layers, cache.layer_class_to_replicate = DynamicCache(config=config).layers, None
-    for number, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            if layer.get_seq_length():
-                raise CacheError("The cache was filled without compression: start with a new one inside compress().")
-            cache.layers[number] = make()
+    plain = {number: layer for number, layer in enumerate(cache.layers) if type(layer) is DynamicLayer}
+    if any(layer.get_seq_length() for layer in plain.values()):
+        raise CacheError("The cache was filled without compression: start with a new one inside compress().")
+    for number, layer in zip(plain, storage.layers(len(plain)), strict=True):
+        cache.layers[number] = layer
     ours = layers_of(cache)
     if not ours:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
-        raise CacheError(f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache.")
+        raise CacheError(
+            f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache. quantize=4 quantises what a "
+            "compressed one holds."
+        )
+    _check_storage(ours, storage)
     return ours
+
+
+def _check_storage(layers: Sequence[CompressedLayer], storage: Storage) -> None:
+    if any(layer.quantization != storage.quantization for layer in layers):
+        held, asked = (canonical(each) for each in (layers[0].quantization, storage.quantization))
+        raise CacheError(f"The cache was made with quantize={held!r}, not {asked!r}: continue it with the same.")
 
 
 def layers_of(cache: Cache) -> list[CompressedLayer]:

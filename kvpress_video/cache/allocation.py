@@ -54,9 +54,10 @@ class BudgetAllocator:
         budget: as asked.
         method: may spread it unevenly over layers.
         layers: text layers that are compressed.
-        entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
+        entry_bytes: keys, values and metadata of one entry that stays, all KV heads of one layer.
         batch: rows that share a budget of bytes.
-        uncompressed: bytes of one row in layers that are not compressed; a budget of bytes pays for them too.
+        uncompressed: bytes of one row that do not depend on the entries kept, such as those of layers that are not
+            compressed; a budget of bytes pays for them too.
         text_room: text entries that a budget of bytes leaves free.
         in_work: entries of a row that one layer at a time holds beyond its share, while the pass that brings them runs,
             or every layer, for a method that chooses once all of them hold it; a budget of bytes pays for them too.
@@ -64,6 +65,7 @@ class BudgetAllocator:
             a budget of bytes pays for too.
         heads: how many times the average number of entries a head may hold.
         waiting: text entries that follow in later chunks of the prompt.
+        work_bytes: bytes of an entry in work, where it takes more than one that stays; 0 where it does not.
         label_share: most of a segment's budget that labels take while visual entries have to go; 0 keeps no label.
     """
 
@@ -78,6 +80,7 @@ class BudgetAllocator:
     staging_bytes: int = 0
     heads: int = 1
     waiting: int = 0
+    work_bytes: int = 0
     label_share: float = LABEL_SHARE
     _asked: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -101,7 +104,7 @@ class BudgetAllocator:
         a budget of tokens is that number already.
         """
         length = layer_entries(
-            self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed, in_work=self._in_work
+            self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed + self._bytes_in_work
         )
         if self.budget.unit != "bytes" or not self.staging_bytes:
             return length
@@ -111,9 +114,29 @@ class BudgetAllocator:
         return length
 
     @property
-    def _in_work(self) -> int:
-        """Entries of a row in work, all layers together."""
-        return self.in_work * (self.layers if deferred(self.method) else 1)
+    def packs(self) -> bool:
+        """Whether an entry takes less once its pass is over."""
+        return self.work_bytes > self.entry_bytes
+
+    def reading(self, entries: int) -> BudgetAllocator:
+        """Return the allocator that pays for a pass of so many entries of a row, where they take less later."""
+        return replace(self, in_work=max(self.in_work, entries)) if self.packs else self
+
+    @property
+    def _bytes_in_work(self) -> int:
+        """Bytes of a row's entries in work, all layers together."""
+        return self.in_work * self._entry_in_work
+
+    @property
+    def _entry_in_work(self) -> int:
+        """Bytes of an entry in work in all layers that hold it at a time."""
+        return max(self.work_bytes, self.entry_bytes) * (self.layers if deferred(self.method) else 1)
+
+    @property
+    def text_in_work(self) -> float:
+        """Entries in work that the room of one text entry to come pays for until it comes."""
+        staged = staging_room(self.staging_bytes)
+        return (self.layers * self.entry_bytes + staged) / (self._entry_in_work + staged)
 
     def longest(self, length: int) -> int:
         """Return the most entries of a row that any head holds where layers have `length` on average, a pass in work
@@ -124,7 +147,7 @@ class BudgetAllocator:
 
     def bytes_of(self, length: int) -> int:
         """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""
-        entries = self.uncompressed + (length * self.layers + self._in_work) * self.entry_bytes
+        entries = self.uncompressed + length * self.layers * self.entry_bytes + self._bytes_in_work
         staged = staging_room(self.longest(length)) * self.staging_bytes if self.staging_bytes else 0
         return self.batch * (entries + staged)
 
@@ -247,9 +270,7 @@ class BudgetAllocator:
         return f"{format_bytes(least, 'MiB')} ({least} bytes)"
 
 
-def layer_entries(
-    budget: Budget, layers: int, entry_bytes: int, batch: int = 1, uncompressed: int = 0, in_work: int = 0
-) -> int:
+def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1, uncompressed: int = 0) -> int:
     """Return how many entries a budget of bytes allows each layer and row; a budget of tokens is that number already.
 
     Args:
@@ -257,12 +278,11 @@ def layer_entries(
         layers: compressed layers.
         entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
         batch: rows that share the bytes.
-        uncompressed: bytes of a row that the other layers hold.
-        in_work: entries of a row that one layer at a time holds beyond its share.
+        uncompressed: bytes of a row that go to other things.
     """
     if budget.unit != "bytes":
         return int(budget.amount)
-    return (int(budget.amount) // batch - uncompressed - in_work * entry_bytes) // (layers * entry_bytes)
+    return (int(budget.amount) // batch - uncompressed) // (layers * entry_bytes)
 
 
 def chunk_of(length: int, text: int, layers: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from ..compressor.base import Compressor, deferred
-from ..compressor.entries import Context, Entries, Kind, LayerScores, Places, Tags
+from ..compressor.entries import Context, Entries, Kind, LayerScores, Places, Tags, take_slots
 from ..compressor.rope import Rope
 from ..errors import CacheError
 from .allocation import Shares
@@ -23,15 +23,35 @@ from .buffers import Buffers
 from .compaction import moved
 from .eviction import Evicting, EvictionPlan, plan_eviction
 from .forward_pass import ForwardPass, RowState, joined_metadata, text_tags
+from .quantization import Quantization
 
 
 class LayerMark(NamedTuple):
-    """The state of a layer to which it can be rewound: tokens seen, entries held, rows, and whether it was broken."""
+    """The state of a layer to which it can be rewound.
+
+    Attributes:
+        logical, physical: tokens seen, entries held.
+        rows: of the layer.
+        broken: whether it was broken.
+        recent: copies of the newest entries, where the layer loses precision of them later.
+    """
 
     logical: int
     physical: int
     rows: tuple[RowState, ...]
     broken: bool
+    recent: Entries | None = None
+
+    def restored(self, entries: Entries) -> Entries:
+        """Return entries among which those that were recent have the keys and values that they had then."""
+        if self.recent is None:
+            return entries
+        known = self.recent.index.contiguous()
+        place = torch.searchsorted(known, entries.index.contiguous()).clamp_max(known.shape[-1] - 1)
+        same = (known.gather(-1, place) == entries.index)[..., None]
+        keys, values = (take_slots(part, place) for part in (self.recent.keys, self.recent.values))
+        keys, values = torch.where(same, keys, entries.keys), torch.where(same, values, entries.values)
+        return replace(entries, keys=keys, values=values)
 
 
 class CompressedLayer(DynamicLayer):
@@ -43,6 +63,7 @@ class CompressedLayer(DynamicLayer):
     Attributes:
         keys, values: (batch, kv_heads, entries, head_dim), views of preallocated buffers.
         tags, places: metadata of each entry, see `Entries`.
+        quantization: how keys and values are quantised; None if they are not.
         logical: tokens seen.
         rows: one `RowState` per batch row.
         guarded: whether only the hooks can continue this cache correctly (padding, unequal layers, moved positions).
@@ -51,6 +72,7 @@ class CompressedLayer(DynamicLayer):
     """
 
     uneven: ClassVar[bool] = False
+    quantization: Quantization | None = None
     keys: Any  # None until the first update, as in the stock layer
     values: Any
 

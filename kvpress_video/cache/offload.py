@@ -86,6 +86,11 @@ class OffloadStorage(Buffers):
         super().__init__()
         self.device = torch.device("cpu")
 
+    @property
+    def like(self) -> Sequence[Tensor]:
+        """Return tensors with the shapes and dtypes of what is read."""
+        return self.held
+
     def append(self, parts: Sequence[Tensor]) -> None:
         """Add keys and values from the device, (batch, kv_heads, n, head_dim) each."""
         self.device = parts[0].device

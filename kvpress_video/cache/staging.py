@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .offload import OffloadStorage
-
 HALVES = 2
-"""Staging slots on a device."""
+"""Staging slots on a device where one layer is read while another computes."""
+
+
+class Stageable(Protocol):
+    """Entries that are read into a slot."""
+
+    @property
+    def length(self) -> int:
+        """How many there are."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are read."""
+
+    @property
+    def like(self) -> Sequence[Tensor]:
+        """Tensors (batch, kv_heads, …, head_dim) with the dtypes of what is read."""
+
+    def read(self, start: int, room: Sequence[Tensor]) -> Callable[[], None]:
+        """Copy everything from entry `start` on into `room`.
+
+        Returns:
+            To be called before the device is told to read it.
+        """
 
 
 def staging_room(length: int) -> int:
@@ -30,7 +52,7 @@ class Slot:
     """
 
     def __init__(self) -> None:
-        self.bank: OffloadStorage | None = None
+        self.bank: Stageable | None = None
         self.right = 0
         self.room: tuple[Tensor, ...] = ()
         self.settle: Callable[[], None] = lambda: None
@@ -40,12 +62,12 @@ class Slot:
         """Bytes of the room."""
         return sum(part.numel() * part.element_size() for part in self.room)
 
-    def fetch(self, bank: OffloadStorage, length: int, reserve: int) -> None:
+    def fetch(self, bank: Stageable, length: int, reserve: int) -> None:
         """Copy a bank's entries into the slot, with room for `length` entries."""
         fits = self.room and all(
             (have.dtype, have.shape[:2], have.shape[3:]) == (part.dtype, part.shape[:2], part.shape[3:])
             and have.shape[2] >= length
-            for have, part in zip(self.room, bank.held, strict=True)
+            for have, part in zip(self.room, bank.like, strict=True)
         )
         if not fits:
             self.room, self.bank = (), None
@@ -53,7 +75,7 @@ class Slot:
             with torch.inference_mode(False):
                 self.room = tuple(
                     torch.empty((*part.shape[:2], capacity, part.shape[3]), dtype=part.dtype, device=bank.device)
-                    for part in bank.held
+                    for part in bank.like
                 )
         if self.bank is not bank:
             self.bank, self.right = bank, 0
@@ -62,31 +84,30 @@ class Slot:
             self.right = bank.length
 
 
-def _halves() -> list[Slot]:
-    return [Slot() for _ in range(HALVES)]
-
-
 class StagingBuffers:
-    """Two staging slots on each device, used in turn by all layers that have a bank.
+    """Staging slots on each device, used in turn by all layers that have a bank.
 
-    While one layer computes on one half, the bank of the next is copied into the other.
+    With two, the bank of the next layer is copied into one while a layer computes on the other.
     """
 
-    def __init__(self, reserve: int) -> None:
+    def __init__(self, reserve: int, slots: int = HALVES) -> None:
         """Make empty slots.
 
         Args:
-            reserve: entries that a half has room for at least.
+            reserve: entries that a slot has room for at least.
+            slots: how many on each device.
         """
         self._reserve = reserve
-        self._halves: dict[torch.device, list[Slot]] = defaultdict(_halves)  # used last comes last
-        self._banks: list[OffloadStorage] = []
+        self._halves: dict[torch.device, list[Slot]] = defaultdict(  # used last comes last
+            lambda: [Slot() for _ in range(slots)]
+        )
+        self._banks: list[Stageable] = []
 
-    def enter(self, bank: OffloadStorage) -> None:
+    def enter(self, bank: Stageable) -> None:
         """Take in the bank of one more layer."""
         self._banks.append(bank)
 
-    def hold(self, bank: OffloadStorage, length: int) -> Slot:
+    def hold(self, bank: Stageable, length: int) -> Slot:
         """A half that the bank's entries are in, with room for `length`; the caller may fill it up."""
         halves = self._halves[bank.device]
         half = self._found(bank) or halves[0]
@@ -95,14 +116,14 @@ class StagingBuffers:
         halves.sort(key=lambda other: other is half)
         return half
 
-    def prefetch_after(self, bank: OffloadStorage) -> None:
+    def prefetch_after(self, bank: Stageable) -> None:
         """Prefetch the bank of the layer after this one; the first follows the last."""
         following = self._banks[(self._banks.index(bank) + 1) % len(self._banks)]
         if following.length:
             half = self._found(following) or self._halves[following.device][0]
             half.fetch(following, following.length, self._reserve)
 
-    def known(self, bank: OffloadStorage) -> tuple[int, Sequence[Tensor]]:
+    def known(self, bank: Stageable) -> tuple[int, Sequence[Tensor]]:
         """Return how many leading entries of a bank's layer are staged, and the buffers that hold them."""
         half = self._found(bank)
         if half is None or not half.right:
@@ -110,13 +131,13 @@ class StagingBuffers:
         half.settle()
         return half.right, half.room
 
-    def forget(self, bank: OffloadStorage, start: int = 0) -> None:
+    def forget(self, bank: Stageable, start: int = 0) -> None:
         """Entries of a bank's layer changed, from `start` on."""
         half = self._found(bank)
         if half is not None:
             half.right = min(half.right, start)
 
-    def bytes(self, bank: OffloadStorage) -> int:
+    def bytes(self, bank: Stageable) -> int:
         """Bytes of the half that a bank's layer is in."""
         half = self._found(bank)
         return half.bytes if half else 0
@@ -126,5 +147,5 @@ class StagingBuffers:
         """Bytes of all halves."""
         return sum(half.bytes for halves in self._halves.values() for half in halves)
 
-    def _found(self, bank: OffloadStorage) -> Slot | None:
+    def _found(self, bank: Stageable) -> Slot | None:
         return next((half for half in self._halves[bank.device] if half.bank is bank), None)

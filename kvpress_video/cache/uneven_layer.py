@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -143,12 +142,3 @@ def refuse_uneven(layer: CompressedLayer, what: str) -> None:
         raise CacheError(
             f"{what} needs equal numbers of entries in all heads of a layer: choose a method that keeps them."
         )
-
-
-def layer_maker(uneven: bool) -> Callable[[], CompressedLayer]:
-    """Return what makes the layers of one cache.
-
-    Args:
-        uneven: whether their heads may hold different numbers of entries.
-    """
-    return partial(UnevenLayer, PaddedRoom()) if uneven else CompressedLayer

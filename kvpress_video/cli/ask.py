@@ -62,6 +62,7 @@ def _ask(options: argparse.Namespace) -> int:
         stage=options.stage,
         positions=options.positions,
         labels=options.labels,
+        quantize=options.quantize,
         max_new_tokens=options.max_new_tokens,
     )
     print(answer.text)

@@ -74,6 +74,11 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
         help="the text that some families write for each frame, such as its time: within the budget for frames spread "
         "evenly, all of it on top of the budget, or none (default: %(default)s)",
     )
+    parser.add_argument(
+        "--quantize",
+        metavar="BITS",
+        help="bits of cached keys and values: 8, 4 or 2, or 4:residual_length=128 (default: none)",
+    )
 
 
 def load_model(options: argparse.Namespace) -> tuple[Any, Any]:

@@ -77,7 +77,7 @@ def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[st
     else:
         found, types = [row.as_dict() for row in rows], ROW_TYPES
     known = {
-        "method": {cell.method for cell in cells},
+        "method": {cell.name for cell in cells},
         "budget": {cell.budget for cell in cells},
         "task": {record["task"] for record in found},
     }

@@ -29,6 +29,6 @@ def _run(options: argparse.Namespace) -> int:
     from ..serving.launch import launch
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    names = ("stage", "prefill", "chunk", "positions", "labels")
+    names = ("stage", "prefill", "chunk", "positions", "labels", "quantize")
     chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
     launch(command, options.method, options.budget, **chosen)

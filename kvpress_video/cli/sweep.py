@@ -31,8 +31,8 @@ TABLE_METHODS = (
     "average-pooling,memory-bank,streammem,hermes,detachable"
 )
 TABLE_BUDGETS = "50%,25%,12.5%,6.25%"
-PARTS = ("models", "benchmarks", "methods", "budgets", "seeds", "stage", "prefill", "positions", "labels", "device",
-         "batch", "max_new_tokens", "reuse")  # fmt: skip
+PARTS = ("models", "benchmarks", "methods", "budgets", "seeds", "quantize", "stage", "prefill", "positions", "labels",
+         "device", "batch", "max_new_tokens", "reuse")  # fmt: skip
 
 
 def add(commands: Commands) -> None:
@@ -51,6 +51,7 @@ def add(commands: Commands) -> None:
     grid.add_argument("--methods", help="a,b:setting=1,… (the 18 of the README's table)")
     grid.add_argument("--budgets", help=f"ratios, visual entries or bytes ({TABLE_BUDGETS.replace('%', '%%')})")
     grid.add_argument("--seeds", help="seeds of the benchmarks' sampling: 0,1,2 (0)")
+    grid.add_argument("--quantize", help="bits of cached keys and values: none,8,4,2 (none)")
     grid.add_argument("--stage", help="cache or input (cache)")
     grid.add_argument("--prefill", help="auto, chunked, split or whole (auto)")
     grid.add_argument("--positions", help="keep or compact (keep)")

@@ -103,6 +103,7 @@ class Answerer:
             "prefill": first.prefill,
             "positions": first.positions,
             "labels": first.labels,
+            "quantize": first.quantize,
             "ratio": fmean(report.ratio for report in self.reports),
             "entries": max(max(report.entries) for report in self.reports),
             "bytes": max(report.bytes for report in self.reports),
@@ -167,6 +168,7 @@ class Answerer:
             chunk=options.chunk,
             positions=options.positions,
             labels=options.labels,
+            quantize=options.quantize,
             **options.settings,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..budget import Budget, BudgetLike
+from ..cache.quantization import Quantization
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, method_class, parse
 from ..errors import BudgetError, UnknownNameError, unknown_name
 from ..models.loading import BUNDLED
@@ -27,7 +28,7 @@ class Options:
         method, budget: as in `compress`; `"full"` needs no budget.
         settings: of the method.
         device, dtype, attention, device_map: as in `load`.
-        stage, prefill, chunk, positions, labels: as in `compress`.
+        stage, prefill, chunk, positions, labels, quantize: as in `compress`.
         max_new_tokens: of an answer where the request sets no length.
         batch_size: questions about one video that are answered together and share its prefill.
         frames, fps: video frames to sample from a file, in all or per second; every one by default. Frames in memory
@@ -47,6 +48,7 @@ class Options:
     chunk: int | None = None
     positions: Positions = "keep"
     labels: Labels = "spread"
+    quantize: int | str | None = None
     max_new_tokens: int = 256
     batch_size: int = 8
     frames: int | None = None
@@ -74,6 +76,7 @@ class Options:
                 raise BudgetError(f"The method {method} needs a budget: add budget=25%, budget=6144 or budget=256MiB.")
             own["budget"] = UNCOMPRESSED_BUDGET
         Budget.parse(own["budget"])
+        Quantization.parse(own.get("quantize"))
         for name in {"max_new_tokens", "batch_size", "frames", "chunk"} & own.keys():
             own[name] = _count(name, own[name])
         return cls(**own, settings=settings)

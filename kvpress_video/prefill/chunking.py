@@ -132,12 +132,15 @@ class Chunks(NamedTuple):
         later = text[::-1].cumsum(axis=0)[::-1] - text
         return [int(count) for count in later.max(axis=1)[: len(self.visual)]]
 
-    def in_work(self, layers: int) -> int:
-        """Most entries of a row that a part brings to one layer beyond text and beyond the room that `layers` layers
-        keep for text to come.
+    def in_work(self, share: float, own_text: bool = False) -> int:
+        """Most entries of a row that a part brings to one layer beyond the room that is kept for text to come.
+
+        Args:
+            share: entries in work that the room of one text entry to come pays for.
+            own_text: whether the text of the part counts.
         """
-        brought = (len(part) - min(part.text) for part in self.visual)
-        return max(0, *(count - layers * later for count, later in zip(brought, self.waiting, strict=True)))
+        brought = (len(part) - (0 if own_text else min(part.text)) for part in self.visual)
+        return max(0, *(count - int(share * later) for count, later in zip(brought, self.waiting, strict=True)))
 
 
 def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Chunks:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..budget import Budget
 from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
+from ..cache.storage import Storage, storage_for
 from ..compressor.base import Compressor
 from ..compressor.routing import checked_routing
 from ..errors import BudgetError, UnsupportedModelError
@@ -20,6 +21,7 @@ Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
 Labels = Literal["spread", "keep", "drop"]
 _MODEL_NEEDS = {"queries", "probe", "rope", "output_weight", "attention"}  # which need modules of known structure
+_PLAIN_STORAGE = Storage()
 _LONGEST = 2**31  # tokens, more than any window takes, where a model names no longest prompt
 
 
@@ -36,7 +38,7 @@ class PrefillOptions:
             budget of bytes.
         text_room: text entries that a budget of bytes leaves free.
         in_work: entries that a chunk to come brings to each layer in turn, for which a budget of bytes leaves room.
-        staging_bytes: see `BudgetAllocator`.
+        storage: how keys and values are stored.
         labels: `"spread"`, `"keep"` or `"drop"`, see `compress`.
         experts: experts that process a visual token; None for as many as process text.
     """
@@ -48,7 +50,7 @@ class PrefillOptions:
     chunk_asked: bool = True
     text_room: int = 0
     in_work: int = 0
-    staging_bytes: int = 0
+    storage: Storage = _PLAIN_STORAGE
     labels: Labels = "spread"
     experts: int | None = None
 
@@ -66,11 +68,22 @@ class PrefillOptions:
         self, adapter: Adapter, method: Compressor, budget: Budget, tokens: int = 0, batch: int = 1
     ) -> BudgetAllocator:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
-        layers, entry = len(adapter.attentions), adapter.entry_bytes(self.compact)
-        uncompressed = adapter.uncompressed_bytes(tokens + self.text_room)
-        staging, heads = (entry, adapter.kv_heads) if method.uneven else (self.staging_bytes, 1)
-        rest, share = (self.text_room, self.in_work, staging, heads), label_share(self.labels)
-        return BudgetAllocator(budget, method, layers, entry, batch, uncompressed, *rest, label_share=share)
+        layers, storage = len(adapter.attentions), storage_for(method, self.storage)
+        entry = storage.entry(adapter, self.compact)
+        return BudgetAllocator(
+            budget,
+            method,
+            layers,
+            entry.held,
+            batch,
+            adapter.uncompressed_bytes(tokens + self.text_room) + layers * entry.recent,
+            self.text_room,
+            self.in_work,
+            entry.staged + (entry.in_work - entry.held if self.stage == "input" else 0),
+            adapter.kv_heads if method.uneven else 1,
+            work_bytes=entry.in_work,
+            label_share=label_share(self.labels),
+        )
 
 
 def label_share(labels: Labels) -> float:
@@ -100,7 +113,9 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     return prefill
 
 
-def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) -> int:
+def usual_chunk(
+    budget: Budget, adapter: Adapter, compact: bool, text: int = 0, storage: Storage = _PLAIN_STORAGE
+) -> int:
     """Return a third of the entries that the budget leaves a layer for frames, as InfiniPot-V takes it (C/M = .75).
 
     Args:
@@ -108,13 +123,14 @@ def usual_chunk(budget: Budget, adapter: Adapter, compact: bool, text: int = 0) 
         adapter: of the model.
         compact: whether positions are compacted.
         text: text entries that a budget of bytes holds too.
+        storage: how keys and values are stored.
     """
     if budget.unit != "bytes":
         return max(1, int(budget.amount) // 3)
-    layers = len(adapter.attentions)
+    layers, entry = len(adapter.attentions), storage.entry(adapter, compact)
     longest = getattr(adapter.text_model.config, "max_position_embeddings", _LONGEST)
     window = adapter.uncompressed_bytes(longest)
-    entries = layer_entries(budget, layers, adapter.entry_bytes(compact), uncompressed=window)
+    entries = layer_entries(budget, layers, entry.held, uncompressed=window + layers * entry.recent)
     return chunk_of(entries, text, layers)
 
 
@@ -146,7 +162,9 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
 
     Raises:
         UnsupportedModelError: it does not.
+        CacheError: keys and values cannot be stored as asked.
     """
+    options.storage.check(adapter, method, options.compact)
     if method.fresh or method.recall_share:
         check_exchangeable(adapter, method)
     feature = missing_feature(adapter, method, options)

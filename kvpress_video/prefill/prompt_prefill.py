@@ -18,7 +18,6 @@ from ..cache.archive import FrameArchive, note_rows
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
 from ..cache.recall import bring_back
-from ..compressor.base import deferred
 from ..compressor.entries import Tags, is_visual
 from ..compressor.routing import Routing, checked_routing, checked_transfer
 from ..errors import MissingInputError, UnsupportedModelError
@@ -81,12 +80,12 @@ class PromptPrefill:
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
         length = first.physical + whole.length
-        fits = self.allocator.hold_all(after, length)
+        fits = self.allocator.reading(whole.length).hold_all(after, length)
         chunks = self._chunks(whole, after, length, fits)
         if not fits and self.options.stage == "cache":
             self._routing = checked_routing(self.compressor.method, len(self.layers))
             self._transfer = self._text_transfer(one_pass=chunks is None)
-            self.allocator = self._paying(whole, chunks)
+            self.allocator = self._paying(whole, chunks, kwargs["inputs_embeds"])
         shares = self.allocator.shares(after, length)
         if self.compressor.method.recall_share and rows[0].following is None and not fits:
             self._keep_archive(whole, chunks)
@@ -102,19 +101,23 @@ class PromptPrefill:
             self._refresh(forward, kwargs, whole)
         return output
 
-    def _paying(self, whole: ForwardPass, chunks: Chunks | None) -> BudgetAllocator:
+    def _paying(self, whole: ForwardPass, chunks: Chunks | None, embeddings: Tensor) -> BudgetAllocator:
         """Return the allocator that pays for the largest pass, whose entries come to a layer before any leave it. Text
-        is paid for already, as is the room of text to come, except where the cache was begun without them.
+        is paid for already, as is the room of text to come, except where the cache was begun without them; but text
+        that takes less later is not paid for in full.
         """
+        allocator, packs = self.allocator, self.allocator.packs
         if self.layers[0].physical:
             in_work = whole.length if chunks is None else max(map(len, chunks.visual))
         elif chunks is None:
-            in_work = whole.length - min(row.text(whole.length) for row in whole.rows)
+            in_work = whole.length - (0 if packs else min(row.text(whole.length) for row in whole.rows))
         else:
-            in_work = chunks.in_work(1 if deferred(self.compressor.method) else len(self.layers))
+            in_work = chunks.in_work(allocator.text_in_work, own_text=packs)
+            if packs and same_in_all_rows(chunks.visual, whole, embeddings):
+                in_work = -(-in_work // len(whole.rows))  # which one row reads for all of them
         if self._transfer is not None:  # which may come to hold all of the video once more
             in_work += max(row.visual for row in whole.rows)
-        return replace(self.allocator, in_work=max(self.allocator.in_work, in_work))
+        return replace(allocator, in_work=max(allocator.in_work, in_work))
 
     def _text_transfer(self, one_pass: bool) -> TextTransfer | None:
         found, rope = checked_transfer(self.compressor.method, len(self.layers)), self.compressor.rope

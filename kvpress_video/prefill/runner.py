@@ -13,7 +13,7 @@ from ..cache.adoption import adopt
 from ..cache.allocation import BudgetAllocator
 from ..cache.forward_pass import RowState
 from ..cache.layer import CompressedLayer
-from ..cache.uneven_layer import layer_maker
+from ..cache.storage import storage_for
 from ..compressor.routing import checked_routing
 from ..errors import CacheError
 from ..models.base import Adapter
@@ -87,10 +87,10 @@ class PromptRunner:
         config = self._adapter.text_model.config
         if kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = DynamicCache(config=config)
-        uneven = self._compressor.method.uneven
-        layers = adopt(kwargs["past_key_values"], config, layer_maker(uneven))
+        method = self._compressor.method
+        layers = adopt(kwargs["past_key_values"], config, storage_for(method, self._options.storage))
         first, batch = layers[0], len(kwargs["inputs_embeds"])
-        first.check_continues(batch, self._options.compact, uneven)
+        first.check_continues(batch, self._options.compact, method.uneven)
         rows = first.rows or [RowState()] * batch
         forward_pass = self._reader.read(kwargs, first, rows, given)
         if not forward_pass.compress:

@@ -65,7 +65,7 @@ class Findings:
         with Store(folder) as store:
             rows, failures, plan = store.rows(), store.failures(), store.plan
         cells = [Cell(**cell) for cell in plan["cells"]]
-        methods = {cell.method for cell in cells} | {UNCOMPRESSED}
+        methods = {cell.name for cell in cells} | {UNCOMPRESSED}
         if against not in methods:
             raise unknown_name("method to compare with", against, methods)
         return cls(folder, cells, rows, failures, plan, summarise(rows, failures, cells, against))

@@ -9,6 +9,8 @@ from numbers import Real
 from typing import Any
 
 from ..budget import Budget, BudgetLike
+from ..cache.quantization import QuantizeLike, canonical
+from ..cache.storage import Storage, storage_of
 from ..compressor.base import Compressor
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
 from ..errors import BudgetError, check_choice
@@ -42,6 +44,7 @@ class SessionConfig:
     bank_on: str
     labels: Labels
     keep_turns: KeepTurns
+    quantize: QuantizeLike
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -84,6 +87,11 @@ class SessionConfig:
         """Text entries kept free inside a budget of bytes; None where text is not counted."""
         return self.text_room if self.cap.unit == "bytes" else None
 
+    @property
+    def storage(self) -> Storage:
+        """How keys and values are stored."""
+        return storage_of(self.quantize, self.bank_on)
+
     def make_method(self) -> Compressor:
         """Create the method with its settings."""
         return make_method(self.method, **self.settings)
@@ -94,12 +102,13 @@ class SessionConfig:
             return self.chunk
         if self.budget is None:
             return _UNCAPPED_CHUNK
-        return min(usual_chunk(self.cap, adapter, self.positions == "compact", self.text_room), LARGEST_CHUNK)
+        compact = self.positions == "compact"
+        return min(usual_chunk(self.cap, adapter, compact, self.text_room, self.storage), LARGEST_CHUNK)
 
     def resolved(self, adapter: Adapter) -> SessionConfig:
         """Spell out the defaults, so that the same session can be made from it on another machine or version."""
         budget = None if self.budget is None else self.cap.exact
-        return replace(self, budget=budget, chunk=self.chunk_for(adapter))
+        return replace(self, budget=budget, chunk=self.chunk_for(adapter), quantize=canonical(self.quantize))
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -218,8 +218,8 @@ def _check_budget(state: SessionState, adapter: Adapter) -> None:
     if cap.unit == "bytes":
         counted += layers * text_entries(stream)
     others = adapter.uncompressed_bytes(stream.logical)
-    entry = adapter.entry_bytes(state.config.positions == "compact")
-    most = layers * layer_entries(cap, layers, entry, uncompressed=others)
+    entry = state.config.storage.entry(adapter, state.config.positions == "compact")
+    most = layers * layer_entries(cap, layers, entry.held, uncompressed=others)
     if counted > _OVERSHOOT * most:
         _state_conflict("stream.rows", f"hold {counted} entries in all layers, far above the budget of {cap}")
 

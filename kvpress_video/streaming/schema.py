@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..cache.forward_pass import RowState
+from ..cache.quantization import UNQUANTIZED
 from ..compressor.entries import Grid
 from ..errors import CacheError, KVPressVideoError, UnknownNameError
 from ..models.fingerprint import Fingerprint
@@ -87,6 +88,7 @@ class ConfigModel(_Model):
     bank_on: str
     labels: Literal["spread", "keep", "drop"] = "spread"
     keep_turns: Count | Literal["all"] = "all"
+    quantize: str = UNQUANTIZED
 
     def build(self) -> SessionConfig:
         """Convert to the arguments of a session.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..budget import BudgetLike
+from ..cache.quantization import QuantizeLike
 from ..cache.uneven_layer import refuse_uneven
 from ..compressor.base import Compressor
 from ..models import adapter_for
@@ -66,6 +67,7 @@ class VideoSession:
         bank_on: str = "device",
         labels: Labels = "spread",
         keep_turns: KeepTurns = "all",
+        quantize: QuantizeLike = None,
         **settings: Any,
     ) -> None:
         """Start an empty session.
@@ -92,12 +94,15 @@ class VideoSession:
             keep_turns: how many questions with their answers stay in the cache once the newest is answered; older ones
                 leave whole, the oldest first. `"all"` keeps all, under a budget of bytes as long as the next question
                 fits. What opens the conversation never leaves.
+            quantize: bits of cached keys and values, as in `compress`; needs `positions="keep"` and a bank on the
+                device.
             **settings: settings of the method.
 
         Raises:
             BudgetError: there is no budget, it caps nothing, or a number is out of range.
             UnknownNameError: unknown method, setting, `positions` or `bank_on`.
-            UnsupportedModelError: the model does not support streams.
+            UnsupportedModelError: the model does not support streams, or its cache cannot be quantised.
+            CacheError: `quantize` cannot be read, or does not go with `positions` or `bank_on`.
         """
         ensure_checked(model)
         adapter = adapter_for(model)
@@ -113,6 +118,7 @@ class VideoSession:
             bank_on,
             labels,
             keep_turns,
+            quantize,
             settings,
         ).resolved(adapter)
         tokens = self._config.chunk_for(adapter)
@@ -130,7 +136,7 @@ class VideoSession:
             opening=self._conversation.reopening_tokens,
             label_tokens=(self._conversation.label_tokens, self._conversation.longest_label),
             probes=self._conversation.asking,
-            bank_on=bank_on,
+            storage=self._config.storage,
             labels=labels,
         )
         self.lock = model_lock(adapter.model)

@@ -19,12 +19,10 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
-from ..cache.flat import PaddedRoom
 from ..cache.forward_pass import RowState, text_tags
 from ..cache.layer import CompressedLayer, LayerMark
-from ..cache.offloaded_layer import make_layers
+from ..cache.storage import Storage, storage_for
 from ..cache.uncompressed import copies, put_copies, states
-from ..cache.uneven_layer import UnevenLayer
 from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Places, Tags, is_visual
 from ..compressor.routing import checked_transfer
@@ -48,6 +46,7 @@ from .timeline import Timeline
 
 _LEAST_RUNS = 16  # fewer are not looked through for empty ones
 _MOST_GAPS = 16  # that wait to be closed
+_PLAIN_STORAGE = Storage()
 
 
 class Mark(NamedTuple):
@@ -93,7 +92,7 @@ class Stream:
         opening: int,
         label_tokens: tuple[int, int],
         probes: Sequence[int],
-        bank_on: str = "device",
+        storage: Storage = _PLAIN_STORAGE,
         labels: Labels = "spread",
     ) -> None:
         """Make an empty stream.
@@ -105,7 +104,7 @@ class Stream:
             label_tokens: text of a temporal step, in tokens: that of the first, and the most there can be.
             position_limit: positions that the model knows; what its configuration says when None.
             probes: token ids that may ask after each feeding, for methods that look at attention.
-            bank_on: where entries live that the method considers banked.
+            storage: how keys and values are stored.
             labels: what becomes of the text of frames, see `compress`.
         """
         if adapter.unstreamed:
@@ -140,12 +139,12 @@ class Stream:
             longest_label=label_tokens[1],
             probes=len(self._probes),
             compact=compact,
-            bank_on=bank_on,
+            storage=storage,
             labels=labels,
         )
         options = self._budget.options
         self._rope = adapter.rope()
-        self.archive = StreamArchive(adapter, method, bank_on, self._rope)
+        self.archive = StreamArchive(adapter, method, storage.bank_on, self._rope)
         note = self.archive.note if method.recall_share else None
         self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak), archive=note)
         self._spatial = bool(self._rope.axes.any())
@@ -155,7 +154,7 @@ class Stream:
         self.remembered: Mark | None = None
         self.newest = NewestFrames(adapter, method.fresh, self._spatial)
         self.evicted_text = self.peak_bytes = 0
-        self.cache = _empty_cache(adapter, method, self._budget.reserve, bank_on)
+        self.cache = _empty_cache(adapter, method, self._budget.reserve, storage)
 
     @property
     def layers(self) -> list[CompressedLayer]:
@@ -388,15 +387,10 @@ class Stream:
         self.peak_bytes = max(self.peak_bytes, max(peak, held) + self.uncompressed_bytes)
 
 
-def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, bank_on: str) -> DynamicCache:
+def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, storage: Storage) -> DynamicCache:
     cache = DynamicCache(config=adapter.text_model.config)
     banked = partial(checked_banked, method)
-    rows = [RowState(following=0)]
-    if method.uneven:
-        room = PaddedRoom()
-        made: Iterator[CompressedLayer] = iter([UnevenLayer(room, rows) for _ in adapter.attentions])
-    else:
-        made = iter(make_layers(bank_on, len(adapter.attentions), reserve, rows, banked))
+    made = iter(storage_for(method, storage).layers(len(adapter.attentions), reserve, [RowState(following=0)], banked))
     cache.layers = [next(made) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 

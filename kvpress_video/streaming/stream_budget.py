@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..budget import Budget
 from ..cache.allocation import BudgetAllocator
-from ..cache.staging import HALVES
+from ..cache.storage import Storage
 from ..compressor.base import Compressor, even
 from ..compressor.entries import Grid
 from ..models.base import Adapter
@@ -31,7 +31,7 @@ class StreamBudget:
         longest_label: the most text of a temporal step that there can be.
         probes: tokens that ask after each feeding.
         compact: whether positions are rescaled.
-        bank_on: where entries live that the method considers banked.
+        storage: how keys and values are stored.
         labels: what becomes of the text of frames, see `compress`.
     """
 
@@ -45,7 +45,7 @@ class StreamBudget:
     longest_label: int
     probes: int
     compact: bool
-    bank_on: str
+    storage: Storage
     labels: Labels
 
     @property
@@ -65,7 +65,7 @@ class StreamBudget:
             positions="compact" if self.compact else "keep",
             text_room=self._free,
             in_work=in_work,
-            staging_bytes=0 if self.bank_on == "device" else HALVES * self.adapter.state_bytes,
+            storage=self.storage,
             labels=self.labels,
         )
 

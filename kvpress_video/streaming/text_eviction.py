@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
+from ..cache.layer import LayerMark
 from ..compressor.entries import Context, Entries
 from .position_gaps import Gap
 from .stream import Mark, Stream
@@ -17,11 +18,10 @@ from .turn_eviction import Departure, TokenRange
 
 
 class _Layer(NamedTuple):
-    """What a layer held before: how many entries, those that leave (on the host), and its rows."""
+    """What a layer held before: its state, and the entries that leave (on the host)."""
 
-    physical: int
+    mark: LayerMark
     leave: Entries
-    rows: Sequence[RowState]
 
 
 class TextEviction:
@@ -51,7 +51,7 @@ class TextEviction:
             leave = entries.gather(order[..., -count:])
             if not self._layers:
                 left = _Left.of(leave, int(order[0, 0, -count]), layer.rows[0])
-            self._layers.append(_Layer(layer.physical, _to(leave, "cpu"), layer.rows))
+            self._layers.append(_Layer(layer.mark(), _to(leave, "cpu")))
             layer.replace(entries.gather(order[..., :-count]), [left.row(row, count) for row in layer.rows])
         stream.timeline = stream.timeline.without(left.gap, stream.compact)
         stream.evicted_text += count
@@ -61,10 +61,10 @@ class TextEviction:
         """Undo `apply`, however far it came."""
         stream = self._stream
         for layer, before in zip(stream.layers, self._layers, strict=False):
-            if layer.physical < before.physical:
+            if layer.physical < before.mark.physical:
                 entries = layer.entries(Context())
                 both = [entries, _to(before.leave, entries.keys.device)]
-                layer.replace(Entries.join(both, dim=2).in_order(), before.rows)
+                layer.replace(before.mark.restored(Entries.join(both, dim=2).in_order()), before.mark.rows)
         stream.timeline, stream.evicted_text, stream.remembered = self._before
 
     def _remembered(self, left: _Left) -> Mark | None:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from ..budget import Budget
+from ..cache.quantization import UNQUANTIZED
 from ..compressor.registry import make_method
 from ..models.loading import BUNDLED
 from ..prefill.options import Labels, Positions, Prefill, Stage, resolved_prefill
@@ -24,6 +25,7 @@ class Cell:
         model: `"bundled"`, or a folder or hub name, with optional `":dtype=bfloat16,attention=sdpa,device_map=auto"`.
         benchmark: a name, or `"name:option=value,…"`.
         seed: of the benchmark's sampling and of methods that draw random numbers.
+        quantize: bits of cached keys and values, as in `compress`: `"4"`, `"4:residual_length=0"`, or `"none"`.
     """
 
     method: str
@@ -31,9 +33,15 @@ class Cell:
     model: str = BUNDLED
     benchmark: str = "world"
     seed: int = 0
+    quantize: str = UNQUANTIZED
+
+    @property
+    def name(self) -> str:
+        """The method as tables and comparisons name it, with the bits of what is quantised."""
+        return self.method if self.quantize == UNQUANTIZED else f"{self.method} quantize={self.quantize}"
 
     def __str__(self) -> str:
-        return f"{self.method} {self.budget}"
+        return f"{self.name} {self.budget}"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ MEASURED = Measured(
         prefill="split",
         positions="keep",
         labels="spread",
+        quantize="none",
         asked="50%",
         entries=(64, 66),
         label_entries=(3, 3),

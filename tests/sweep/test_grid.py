@@ -399,3 +399,20 @@ def test_a_grid_that_is_no_file_is_refused(tmp_path: Path, make: Any, said: str)
     make(tmp_path / "grid.yaml")
     with pytest.raises(SweepError, match=said):
         read_grid(tmp_path / "grid.yaml")
+
+
+def test_bits_are_an_axis_which_names_its_cells() -> None:
+    grid = make_grid(methods=["full", "tar"], budgets="25%", quantize=["none", 4, "4", "2:residual_length=0"])
+    assert [str(cell) for cell in grid.cells()] == [
+        "full 100%",
+        "full quantize=4 100%",
+        "full quantize=2:residual_length=0 100%",
+        "tar 25%",
+        "tar quantize=4 25%",
+        "tar quantize=2:residual_length=0 25%",
+    ]
+    assert grid.most_cells == 6
+    with pytest.raises(SweepError, match=r"quantize\[1\]: Keys and values can be quantised to 2, 4 or 8 bits, not 5"):
+        make_grid(methods="tar", budgets="25%", quantize=[4, 5])
+    with pytest.raises(SweepError, match=r"quantize\[0\]: 4 bits do not go with positions 'compact'"):
+        make_grid(methods="tar", budgets="25%", quantize=4, positions="compact")

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -130,7 +130,12 @@ def test_the_columns_are_those_of_every_store_of_this_format(tmp_path: Path) -> 
         for table in ("cells", "measurements", "answers", "failures")
     }
     assert found == {
-        "cells": ["id INTEGER", *texts("method", "budget", "model", "benchmark"), "seed INTEGER not null"],
+        "cells": [
+            "id INTEGER",
+            *texts("method", "budget", "model", "benchmark"),
+            "seed INTEGER not null",
+            *texts("quantize"),
+        ],
         "measurements": [
             *(
                 "id INTEGER",
@@ -150,7 +155,7 @@ def test_the_columns_are_those_of_every_store_of_this_format(tmp_path: Path) -> 
         ],
         "failures": [*integers("cell"), *texts("clip", "error")],
     }
-    assert COLUMNS[5:7] == ("clip", "question")
+    assert COLUMNS[5:8] == ("quantize", "clip", "question")
 
 
 def texts(*names: str) -> list[str]:
@@ -335,11 +340,21 @@ def test_a_newer_format_is_an_error_that_says_upgrade(tmp_path: Path) -> None:
 
 def of_format_1(folder: Path) -> None:
     """Turn a store into one of format 1, which has no columns of labels."""
-    added = ("labels", "label_entries", "label_tokens")
-    columns = ", ".join(f'"{column}"' for column in COLUMNS if column not in added)
+    of_earlier_format(folder, 1, ("labels", "label_entries", "label_tokens"))
+
+
+def of_earlier_format(folder: Path, version: int, added: Sequence[str] = ()) -> None:
+    """Turn a store into one that lacks columns of measurements, and the bits of a cell."""
+    columns = ", ".join(f'"{column}"' for column in COLUMNS if column not in (*added, "quantize"))
+    cell = "method TEXT NOT NULL, budget TEXT NOT NULL, model TEXT NOT NULL, benchmark TEXT NOT NULL, seed INT NOT NULL"
+    names = "method, budget, model, benchmark, seed"
     raw(folder, "DROP VIEW rows")
     for column in added:
         raw(folder, f"ALTER TABLE measurements DROP COLUMN {column}")
+    raw(folder, f"CREATE TABLE old (id INTEGER PRIMARY KEY, {cell}, UNIQUE ({names}))")
+    raw(folder, f"INSERT INTO old SELECT id, {names} FROM cells")
+    raw(folder, "DROP TABLE cells")
+    raw(folder, "ALTER TABLE old RENAME TO cells")
     raw(
         folder,
         f"""CREATE VIEW rows ({columns}) AS SELECT c.method, c.budget, c.model, c.benchmark, c.seed, m.clip,
@@ -347,7 +362,7 @@ def of_format_1(folder: Path) -> None:
         FROM cells c JOIN measurements m ON m.cell = c.id JOIN answers a ON a.measurement = m.id
         ORDER BY c.id, m.clip, a.place""",
     )
-    raw(folder, "PRAGMA user_version = 1")
+    raw(folder, f"PRAGMA user_version = {version}")
 
 
 def without_labels(row: Row) -> Row:
@@ -387,7 +402,23 @@ def test_a_sweep_that_resumes_a_store_of_format_1_upgrades_it(tmp_path: Path) ->
         store.add(done(CELLS[1], "a.mp4"))
         assert store.rows()[: len(rows)] == [without_labels(row) for row in rows]
         assert {row.measured.report.labels for row in store.rows()[len(rows) :]} == {"spread"}
+    assert raw(tmp_path, "PRAGMA user_version") == [(3,)]
+
+
+def test_a_store_of_format_2_holds_cells_that_were_not_quantised_and_takes_others(tmp_path: Path) -> None:
+    with Store(tmp_path, plan()) as store:
+        store.add(done(CELLS[0], "a.mp4"))
+        rows = store.rows()
+    of_earlier_format(tmp_path, 2)
+    with Store(tmp_path) as store:
+        assert (store.rows(), store.finished()) == (rows, {(CELLS[0], "a.mp4")})
     assert raw(tmp_path, "PRAGMA user_version") == [(2,)]
+    packed = replace(CELLS[0], quantize="4")
+    with Store(tmp_path, plan([*CELLS, packed]), resume=True) as store:
+        store.add(done(packed, "a.mp4"))
+        assert [row.cell.quantize for row in store.rows()] == ["none"] * len(rows) + ["4"] * len(rows)
+        assert {row.measured.report.quantize for row in store.rows()} == {"none", "4"}
+    assert raw(tmp_path, "PRAGMA user_version") == [(3,)]
 
 
 def test_other_columns_are_an_error(tmp_path: Path) -> None:

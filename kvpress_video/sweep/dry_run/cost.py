@@ -13,6 +13,8 @@ import torch
 from ...budget import Budget
 from ...cache.allocation import BudgetAllocator
 from ...cache.forward_pass import RowState
+from ...cache.quantization import UNQUANTIZED
+from ...cache.storage import Storage, storage_of
 from ...compressor.registry import UNCOMPRESSED, make_method, parse
 from ...errors import UnknownNameError, UnsupportedModelError
 from ...models import adapter_for, has_dedicated_adapter
@@ -56,11 +58,13 @@ class PromptCost:
         adapter: of a model, with or without weights.
         size: of the prompt.
         setup: of the sweep.
+        quantize: of a cell.
     """
 
     adapter: Adapter
     size: PromptSize
     setup: Setup
+    quantize: str = UNQUANTIZED
 
     def kept(self, budget: str) -> int:
         """Return the visual and label entries per layer and KV head that a budget leaves.
@@ -75,7 +79,7 @@ class PromptCost:
     def cache_bytes(self, budget: str) -> int:
         """Return the bytes that the cache of one question holds after the prefill, metadata included."""
         entries = self.kept(budget) + self.size.tokens - self.size.visual - self._labels
-        return self._sliding_bytes + self._layers * self._entry_bytes * entries
+        return self._sliding_bytes + self._layers * self._storage.layer_bytes(self.adapter, self._compact, entries)
 
     @property
     def stock_bytes(self) -> int:
@@ -111,8 +115,8 @@ class PromptCost:
         return len(self.adapter.attentions)
 
     @property
-    def _entry_bytes(self) -> int:
-        return self.adapter.entry_bytes(self._compact)
+    def _storage(self) -> Storage:
+        return storage_of(self.quantize)
 
     @property
     def _sliding_bytes(self) -> int:
@@ -126,13 +130,22 @@ class PromptCost:
         return RowState(held=visual, seen=visual, labels=labels, labels_seen={0: self._labels})
 
     def _allocator(self, budget: str) -> BudgetAllocator:
-        parts = (self._layers, self._entry_bytes, 1, self._sliding_bytes)
-        share = label_share(self.setup.labels)
-        return BudgetAllocator(Budget.parse(budget), make_method(UNCOMPRESSED), *parts, label_share=share)
+        entry = self._storage.entry(self.adapter, self._compact)
+        return BudgetAllocator(
+            Budget.parse(budget),
+            make_method(UNCOMPRESSED),
+            self._layers,
+            entry.held,
+            1,
+            self._sliding_bytes + self._layers * entry.recent,
+            staging_bytes=entry.staged,
+            work_bytes=entry.in_work,
+            label_share=label_share(self.setup.labels),
+        )
 
     def _chunk(self, budget: str) -> int:
         parsed = Budget.parse(budget)
-        usual = usual_chunk(parsed, self.adapter, self._compact)
+        usual = usual_chunk(parsed, self.adapter, self._compact, storage=self._storage)
         if parsed.unit != "bytes":
             return usual
         return min(usual, self._allocator(budget).usual_chunk([self._row], self.size.tokens))
@@ -141,17 +154,18 @@ class PromptCost:
         """Return the entries of the largest pass that the budget pays for in one layer, where it has to be compressed;
         probes are not counted.
         """
-        if self.setup.stage == "input" or self._allocator(budget).hold_all([self._row], self.size.tokens):
+        allocator, whole = self._allocator(budget), self.size.visual + self._labels
+        if self.setup.stage == "input" or allocator.reading(whole).hold_all([self._row], self.size.tokens):
             return 0
-        whole = self.size.visual + self._labels
+        layers = 0 if allocator.packs else self._layers  # that keep room for text to come, which a chunk may use
         prefill = prefill_of(self.setup, budget)
         if prefill == "whole":
             return whole
         if prefill == "split":
-            return max(0, whole - self._layers * self.size.following)
+            return max(0, whole - layers * self.size.following)
         frame = -(-whole * self.adapter.frames_per_step // self.size.frames)
         chunk = min(whole, max(1, self._chunk(budget) // frame) * frame)
-        return max(0, chunk - self._layers * self.size.following)
+        return max(0, chunk - layers * self.size.following)
 
 
 def read_model(text: str) -> tuple[Adapter, Any]:

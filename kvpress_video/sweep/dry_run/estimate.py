@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...cache.quantization import UNQUANTIZED
 from ...compressor.entries import Kind
 from ...errors import BenchmarkError, UnknownNameError
 from ...models.base import Adapter
@@ -134,7 +135,7 @@ def estimate(
             prompts[names] = _prompt_size(outline, processor, adapter)
             cost = PromptCost(adapter, prompts[names], grid.setup)
             mine = [cell for cell in cells if (cell.model, cell.benchmark) == names]
-            caches[names] = {cell.budget: cost.cache_bytes(cell.budget) for cell in mine}
+            caches[names] = {_asked(cell): _cost_of(cell, cost).cache_bytes(cell.budget) for cell in mine}
             stock[names] = cost.stock_bytes
             for seed, questions in outline.questions.items():
                 of_seed = [cell for cell in mine if cell.seed == seed]
@@ -203,13 +204,23 @@ def _prompt_size(outline: _Outline, processor: Any, adapter: Adapter) -> PromptS
     )
 
 
+def _cost_of(cell: Cell, cost: PromptCost) -> PromptCost:
+    return replace(cost, quantize=cell.quantize)
+
+
+def _asked(cell: Cell) -> str:
+    """Write the budget of a cell, with the bits of what is quantised."""
+    return cell.budget if cell.quantize == UNQUANTIZED else f"{cell.budget} quantize={cell.quantize}"
+
+
 def _workload(
     cells: Sequence[Cell], questions: Sequence[int], done: set[tuple[Cell, str]], cost: PromptCost, max_new_tokens: int
 ) -> Workload:
     clips_by_count = Counter(questions)
-    prefills = {
-        cell: sum(clips * cost.passes(cell, count) for count, clips in clips_by_count.items()) for cell in cells
-    }
+    prefills = {}
+    for cell in cells:
+        mine = _cost_of(cell, cost)
+        prefills[cell] = sum(clips * mine.passes(cell, count) for count, clips in clips_by_count.items())
     first_of_group = {prefill_key(cell, cost.setup): cell for cell in reversed(cells)}.values()
     return Workload(
         model=cells[0].model,

@@ -41,9 +41,9 @@ def text(found: Estimate) -> str:
 def _cells(found: Estimate) -> str:
     budgets: dict[str, list[str]] = {}
     for cell in found.grid.cells():
-        budgets.setdefault(cell.method, [])
-        if cell.budget not in budgets[cell.method]:
-            budgets[cell.method].append(cell.budget)
+        budgets.setdefault(cell.name, [])
+        if cell.budget not in budgets[cell.name]:
+            budgets[cell.name].append(cell.budget)
     head = f"{len(found.grid.cells()):,} cells: at each model, benchmark and seed below"
     done = f"{found.done:,} of {found.jobs:,} cells × clips are done already."
     listed = _table([[method, ", ".join(each)] for method, each in budgets.items()], left=2, indent="  ")

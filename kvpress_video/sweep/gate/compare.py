@@ -138,7 +138,7 @@ def compare_sweeps(
     """
     cells = [row.cell for sweep in (base, new) for row in sweep.rows]
     for noun, asked, known in (
-        ("method", methods, {cell.method for cell in cells}),
+        ("method", methods, {cell.name for cell in cells}),
         ("budget", budgets, {cell.budget for cell in cells}),
     ):
         for name in asked:
@@ -204,5 +204,5 @@ def _missing(base: SweepData, new: SweepData) -> list[Missing]:
 def _by_subject(rows: Iterable[Row]) -> dict[_Subject, list[Row]]:
     found: dict[_Subject, list[Row]] = defaultdict(list)
     for row in rows:
-        found[_Subject(row.cell.model, row.cell.benchmark, row.cell.method, row.cell.budget)].append(row)
+        found[_Subject(row.cell.model, row.cell.benchmark, row.cell.name, row.cell.budget)].append(row)
     return found

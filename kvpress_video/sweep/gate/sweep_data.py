@@ -50,7 +50,7 @@ class SweepData:
         """Select some methods and budgets; all where none are named."""
 
         def wanted(cell: Cell) -> bool:
-            return (not methods or cell.method in methods) and (not budgets or cell.budget in budgets)
+            return (not methods or cell.name in methods) and (not budgets or cell.budget in budgets)
 
         rows = [row for row in self.rows if wanted(row.cell)]
         return SweepData(self.name, rows, [failure for failure in self.failures if wanted(failure.cell)], self.plan)
@@ -135,7 +135,7 @@ def _conditions(measured: Measured) -> dict[str, Any]:
 
 
 def _settings(cell: Cell, measured: Measured) -> dict[str, Any]:
-    return {f"{name} of {cell.method}": value for name, value in measured.report.settings.items()}
+    return {f"{name} of {cell.name}": value for name, value in measured.report.settings.items()}
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

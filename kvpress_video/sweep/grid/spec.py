@@ -9,8 +9,9 @@ from math import prod
 from typing import Any
 
 from ...budget import Budget
+from ...cache.quantization import UNQUANTIZED
 from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, split_list
-from ...errors import BudgetError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
+from ...errors import BudgetError, CacheError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
 from ..cells import Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, InvalidValueError
 
@@ -31,6 +32,7 @@ class Grid:
         benchmarks: `"world"`, `"world:count=48,frames=32"`.
         seeds: of the benchmarks' sampling, and of methods that draw random numbers.
         setup: shared by all cells.
+        quantize: bits of cached keys and values, as in `compress`: `"none"`, `"8"`, `"4:residual_length=0"`.
     """
 
     methods: tuple[str, ...]
@@ -39,18 +41,19 @@ class Grid:
     benchmarks: tuple[str, ...] = ("world",)
     seeds: tuple[int, ...] = (0,)
     setup: Setup = field(default_factory=Setup)
+    quantize: tuple[str, ...] = (UNQUANTIZED,)
 
     @property
     def most_cells(self) -> int:
         """The number of combinations, those that are the same cell counted twice."""
-        return prod(map(len, (self.models, self.benchmarks, self.seeds, self.methods, self.budgets)))
+        return prod(map(len, (self.models, self.benchmarks, self.seeds, self.methods, self.budgets, self.quantize)))
 
     def cells(self) -> list[Cell]:
-        """List every combination once, by model, benchmark, seed, method and budget; `full` at 100% only."""
-        groups = product(self.models, self.benchmarks, self.seeds, self.methods)
+        """List every combination once, by model, benchmark, seed, method, bits and budget; `full` at 100% only."""
+        groups = product(self.models, self.benchmarks, self.seeds, self.methods, self.quantize)
         cells = [
-            Cell(method, budget, model, benchmark, seed)
-            for model, benchmark, seed, method in groups
+            Cell(method, budget, model, benchmark, seed, quantize)
+            for model, benchmark, seed, method, quantize in groups
             for budget in ((UNCOMPRESSED_BUDGET,) if method == UNCOMPRESSED else self.budgets)
         ]
         return list(dict.fromkeys(cells))
@@ -134,6 +137,8 @@ def check_grid(parts: Mapping[str, Any]) -> tuple[Grid, list[Problem]]:
         checker.add((), UnknownNameError(f"There are no methods: {NEEDED['methods']}."))
     if "budgets" not in parts and set(methods.values()) != {UNCOMPRESSED}:
         checker.add((), UnknownNameError(f"There are no budgets: {NEEDED['budgets']}."))
+    for place, quantize in found.get("quantize", {}).items():
+        checker.checked(lambda quantize: _check_positions(quantize, setup), quantize, "quantize", place)
     for place, method in methods.items():
         checker.checked(lambda method: _check_stage(method, setup), method, "methods", place)
     asked = [*budgets.values(), *([UNCOMPRESSED_BUDGET] if UNCOMPRESSED in methods.values() else [])]
@@ -188,6 +193,14 @@ def _check_stage(method: str, setup: Setup) -> None:
     stages = make_method(method).stages
     if setup.stage not in stages:
         raise UnknownNameError(f"{method!r} cannot work at stage {setup.stage!r}, only at {' or '.join(stages)}.")
+
+
+def _check_positions(quantize: str, setup: Setup) -> None:
+    if quantize != UNQUANTIZED and setup.positions == "compact":
+        raise CacheError(
+            f"{quantize} bits do not go with positions 'compact', which re-rotate cached keys: use 'keep', or leave "
+            "quantize out."
+        )
 
 
 def _check_prefill(setup: Setup, budgets: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...attention.masks import check_attention
 from ...budget import Budget
+from ...cache.quantization import canonical
 from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
@@ -162,6 +163,7 @@ ITEMS: dict[str, Callable[[Any], Any]] = {
     "methods": _plugin(METHODS),
     "budgets": _budget,
     "seeds": _seed,
+    "quantize": canonical,
 }
 NEEDED = {
     "models": "name at least one, such as 'bundled'",
@@ -169,6 +171,7 @@ NEEDED = {
     "methods": "name at least one, such as 'infinipot-v'",
     "budgets": "name at least one, such as '25%'",
     "seeds": "give at least one, such as 0",
+    "quantize": "give at least one, such as 4, or 'none'",
 }
 SETUP: dict[str, Callable[[Any], Any]] = {
     "stage": _choice("stage", Stage),

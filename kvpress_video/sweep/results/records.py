@@ -16,7 +16,7 @@ _REPORT_COLUMNS = (
 _PER_LAYER = ("entries", "label_entries")
 _REPORT_TIMES = ("prefill_seconds", "compress_seconds")
 REPORTED = (*_REPORT_COLUMNS, *_REPORT_TIMES, "shared")
-"""The fields of a report that are columns. Its method and budget are the cell's, and its logical length follows."""
+"""The fields of a report that are columns. Its method, budget and bits are the cell's; its logical length follows."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Measured:
         """Rebuild a measurement from its columns, as `as_dict` gives them, and the cell that it is of."""
         reported = {name: columns[name] for name in REPORTED} | {name: tuple(columns[name]) for name in _PER_LAYER}
         length = columns["visual_tokens"] + columns["label_tokens"] + columns["text_entries"]
-        report = Report(method=cell.method, asked=cell.budget, logical_length=length, **reported)
+        report = Report(
+            method=cell.method, asked=cell.budget, quantize=cell.quantize, logical_length=length, **reported
+        )
         return cls(report, **{name: value for name, value in columns.items() if name not in REPORTED})
 
     def as_dict(self) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from typing import Any
 from .records import ANSWERED_COLUMNS, CELL_COLUMNS, COLUMNS, MEASURED_COLUMNS, ROW_TYPES
 
 APPLICATION_ID = int.from_bytes(b"kvpv", "big")
-FORMAT = 2
+FORMAT = 3
 """Version of the tables; earlier ones are read, and upgraded by a sweep that resumes them."""
 
-_ADDED = {"labels": "'keep'", "label_entries": "'[]'", "label_tokens": "0"}
+_LABELS = {"labels": "'keep'", "label_entries": "'[]'", "label_tokens": "0"}
 """Columns that format 1 lacks, with their values there, in SQL: the text of frames was text like any other."""
+
+_BITS = {"quantize": "'none'"}
+"""Columns of cells that formats 1 and 2 lack, likewise: nothing was quantised."""
 
 
 class DamagedValueError(ValueError):
@@ -175,23 +178,37 @@ The plan's cells are in `cells`, in order, its other keys in `plan`, as JSON. Th
 its question within the clip.
 """
 
-COLUMNS_BY_FORMAT = {1: tuple(column for column in COLUMNS if column not in _ADDED), 2: COLUMNS}
+_UNQUANTIZED = tuple(column for column in COLUMNS if column not in _BITS)
+COLUMNS_BY_FORMAT = {1: tuple(column for column in _UNQUANTIZED if column not in _LABELS), 2: _UNQUANTIZED, 3: COLUMNS}
 """Columns of the view `rows` in each format that is read."""
 
-_LABELLED = f"json_set(value, '$.labels', {_ADDED['labels']})"
+_LABELLED = f"json_set(value, '$.labels', {_LABELS['labels']})"
+_CELLS = f"""SELECT id, {", ".join(f'{_BITS.get(name, "")} "{name}"' for name in CELL_COLUMNS)} FROM main.cells"""
 
-READ_AS_LATEST = (
-    _view("TEMP VIEW", _ADDED),
-    f"""CREATE TEMP VIEW plan AS
-        SELECT rowid AS rowid, key, iif(key = 'setup', {_LABELLED}, value) AS value FROM main.plan""",
-)
-"""Statements that let a connection read a store of format 1 as one of the latest."""
+READ_AS_LATEST = {
+    1: (
+        f"CREATE TEMP VIEW cells AS {_CELLS}",
+        _view("TEMP VIEW", _LABELS),
+        f"""CREATE TEMP VIEW plan AS
+            SELECT rowid AS rowid, key, iif(key = 'setup', {_LABELLED}, value) AS value FROM main.plan""",
+    ),
+    2: (f"CREATE TEMP VIEW cells AS {_CELLS}", _view("TEMP VIEW")),
+}
+"""Statements that let a connection read a store of an earlier format as one of the latest."""
 
-UPGRADE = (
-    *(f"ALTER TABLE measurements ADD COLUMN {MEASURED.definition(n)} DEFAULT {value}" for n, value in _ADDED.items()),
-    "DROP VIEW rows",
-    _view("VIEW"),
+_ADD_LABELS = (
+    *(f"ALTER TABLE measurements ADD COLUMN {MEASURED.definition(n)} DEFAULT {value}" for n, value in _LABELS.items()),
     f"UPDATE plan SET value = {_LABELLED} WHERE key = 'setup'",
+)
+_ADD_BITS = (
+    "DROP VIEW rows",
+    f"CREATE TABLE latest_cells (id INTEGER PRIMARY KEY, {CELL.definitions}, UNIQUE ({CELL.names}))",
+    f"INSERT INTO latest_cells {_CELLS}",
+    "DROP TABLE cells",
+    "ALTER TABLE latest_cells RENAME TO cells",
+    _view("VIEW"),
     f"PRAGMA user_version = {FORMAT}",
 )
-"""Statements that turn a store of format 1 into one of the latest."""
+
+UPGRADE = {1: (*_ADD_LABELS, *_ADD_BITS), 2: _ADD_BITS}
+"""Statements that turn a store of an earlier format into one of the latest."""

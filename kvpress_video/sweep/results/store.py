@@ -186,8 +186,7 @@ class Store:
         with _opened(self.file, "immutable=1" if at_rest else "mode=rw") as db:  # rw: recovers after a killed writer
             if _is_empty(db):
                 raise SweepError(f"{self.file} is empty: its sweep was never begun. Run the sweep first.")
-            if self._checked_format(db) < FORMAT:
-                _run(db, READ_AS_LATEST)
+            _run(db, READ_AS_LATEST.get(self._checked_format(db), ()))
             db.execute("PRAGMA query_only = ON")
             return db
 
@@ -201,8 +200,7 @@ class Store:
                 if _is_empty(db):
                     _run(db, CREATE)
                 else:
-                    if self._checked_format(db) < FORMAT:
-                        _run(db, UPGRADE)
+                    _run(db, UPGRADE.get(self._checked_format(db), ()))
                     check_plan(self.folder, plan, resume, db)
                 extend_plan(db, plan)
             with suppress(sqlite3.OperationalError):  # without a write-ahead log readers and writers take turns

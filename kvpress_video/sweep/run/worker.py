@@ -101,10 +101,10 @@ class Worker:
             asked = budget.for_rows(count)
             started = time.perf_counter()
             try:
-                report, answers = self._generate(inputs, method, asked, clip.max_new_tokens)
+                report, answers = self._generate(inputs, cell, method, asked, clip.max_new_tokens)
             except BudgetError:
                 if budget.unit == "bytes" and count > 1:
-                    self._explain(clip, len(replies), inputs, method, budget)
+                    self._explain(clip, len(replies), inputs, cell, method, budget)
                 raise
             seconds += time.perf_counter() - started
             check_achieved(asked, report)
@@ -126,7 +126,9 @@ class Worker:
         )
         return Done(cell, clip.clip.name, measured, answered)
 
-    def _explain(self, clip: _Prepared, first: int, inputs: Any, method: Compressor, budget: Budget) -> None:
+    def _explain(
+        self, clip: _Prepared, first: int, inputs: Any, cell: Cell, method: Compressor, budget: Budget
+    ) -> None:
         """Ask the longest question of a batch alone, whose error names the bytes of one question as the budget does.
 
         Raises:
@@ -134,10 +136,13 @@ class Worker:
         """
         longest = first + int(inputs["attention_mask"].sum(dim=1).argmax())
         alone = encode(self._processor, clip.video, [clip.prompts[longest]])
-        self._generate(alone.to(device_of(self._model)), method, budget, clip.max_new_tokens)
+        self._generate(alone.to(device_of(self._model)), cell, method, budget, clip.max_new_tokens)
 
-    def _generate(self, inputs: Any, method: Compressor, budget: Budget, most: int) -> tuple[Report, list[str]]:
+    def _generate(
+        self, inputs: Any, cell: Cell, method: Compressor, budget: Budget, most: int
+    ) -> tuple[Report, list[str]]:
         how: Any = {name: getattr(self.setup, name) for name in ("stage", "prefill", "positions", "labels")}
+        how["quantize"] = cell.quantize
         with compress(self._model, method, budget, shared=self._shared if self.setup.reuse else None, **how) as run:
             output = self._model.generate(**inputs, max_new_tokens=most, do_sample=False)
             replies = output[:, inputs["input_ids"].shape[1] :].tolist()

@@ -25,7 +25,8 @@ class SummaryRow:
     Costs, from `entries` to `answer_seconds`, are means over clips; nan where there is none.
 
     Attributes:
-        model, benchmark, method, budget: as in the cells.
+        model, benchmark, budget: as in the cells.
+        method: with the bits of what is quantised, `Cell.name`.
         group: of clips; empty for cells that finished none.
         against: the method it is compared with at the same budget; the full cache is at 100%.
         accuracies: per task, and `overall`; empty where nothing was scored.
@@ -155,7 +156,7 @@ def _suite(cell: Cell) -> tuple[str, str]:
 
 
 def _candidate(cell: Cell) -> tuple[str, str]:
-    return cell.method, cell.budget
+    return cell.name, cell.budget
 
 
 def _row(key: _Key, answered: Mapping[_Key, Sequence[Row]], against: str, error: str | None) -> SummaryRow:
