@@ -23,7 +23,6 @@ from transformers.cache_utils import DynamicCache
 
 import kvpress_video as kv
 from kvpress_video.cache.adoption import adopt, layers_of
-from kvpress_video.cache.uneven_eviction import UnevenPlan
 from kvpress_video.cache.uneven_layer import UnevenLayer, layer_maker
 
 from .cases.steps import Decoder
@@ -88,7 +87,7 @@ class Capped(Decoder):
         for layer in adopt(cache, model.get_decoder().config, layer_maker(stays is not None)):
             layer.update(states, states)
             if isinstance(layer, UnevenLayer) and stays is not None:
-                layer.keep(UnevenPlan(stays, layer.rows))
+                layer._buffers.keep_uneven(stays)  # as a method would have left it
             layer.guard(True)
 
     @property
