@@ -336,8 +336,9 @@ def compress(
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
     check_budget(made, allowed)
     mode = resolved_prefill(prefill, stage, parsed if prefill == "chunked" else allowed, chunk)
-    how = {"storage": storage_of(quantize), "labels": labels, "experts": experts}
-    options = PrefillOptions(stage, mode, chunk, positions, **how)
+    options = PrefillOptions(
+        stage, mode, chunk, positions, storage=storage_of(quantize), labels=labels, experts=experts
+    )
     return Compression(model, name, made, allowed, options, shared, parsed)
 
 

@@ -23,7 +23,8 @@ from transformers.cache_utils import DynamicCache
 
 import kvpress_video as kv
 from kvpress_video.cache.adoption import adopt, layers_of
-from kvpress_video.cache.uneven_layer import UnevenLayer, layer_maker
+from kvpress_video.cache.storage import Storage, UnevenStorage
+from kvpress_video.cache.uneven_layer import UnevenLayer
 
 from .cases.steps import Decoder
 from .setup.scales import Bed, bed
@@ -84,7 +85,8 @@ class Capped(Decoder):
         cache = DynamicCache(config=model.get_decoder().config)
         super().__init__(model, cache)
         self._method = method
-        for layer in adopt(cache, model.get_decoder().config, layer_maker(stays is not None)):
+        storage = Storage() if stays is None else UnevenStorage()
+        for layer in adopt(cache, model.get_decoder().config, storage):
             layer.update(states, states)
             if isinstance(layer, UnevenLayer) and stays is not None:
                 layer._buffers.keep_uneven(stays)  # as a method would have left it

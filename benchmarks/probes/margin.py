@@ -98,7 +98,9 @@ def least_margin(asked: Asked) -> float:
         line = never.mean() + doubt.mean() * (always.mean() - never.mean())
         return float(np.where(doubt, always, never).mean() - line)
 
-    return round(max(np.unique(np.quantile(asked.margin, np.linspace(0.05, 0.95, 19))), key=height), 2)
+    margins: list[float] = np.unique(np.quantile(asked.margin, np.linspace(0.05, 0.95, 19))).tolist()
+    best = max(margins, key=height)
+    return round(best, 2)
 
 
 def height(asked: Asked) -> float:
@@ -124,7 +126,7 @@ def interval(asked: Asked, measure: Callable[[Asked], float]) -> tuple[float, fl
 def rows(asked: Asked) -> list[tuple[str, ...]]:
     """Return a row of a table for each of `NAMES`."""
     back = [0.0, float(asked.doubted.mean()), 1.0]
-    found = []
+    found: list[tuple[str, ...]] = []
     for at, name in enumerate(NAMES):
         low, high = interval(asked, lambda drawn, at=at: float(drawn.right[:, at].mean()))  # type: ignore[misc]
         accuracy = f"{asked.right[:, at].mean():.3f} ({low:.3f}–{high:.3f})"

@@ -127,8 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--clips", type=int, default=4, help="clips of both cameras (default: %(default)s)")
     options = parser.parse_args()
-    model, processor = kv.load_bundled()
-    model = model.to(torch.bfloat16)
+    model, processor = kv.load_bundled(dtype="bfloat16")
     write_result(
         options.out,
         provenance() | {"what": WHAT},
