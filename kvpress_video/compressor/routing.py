@@ -43,6 +43,11 @@ class OneVote(Compressor):
         return entries.context.spread.mean(scores).expand_as(scores)
 
 
+def routes(method: Compressor) -> bool:
+    """Whether a method may let tokens skip layers."""
+    return type(method).routing is not Compressor.routing
+
+
 def checked_routing(method: Compressor, layers: int) -> Routing | None:
     """Ask a method for its routing and validate it.
 

@@ -9,7 +9,7 @@ from ..budget import Budget
 from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
 from ..cache.storage import Storage, storage_for
 from ..compressor.base import Compressor
-from ..compressor.routing import checked_routing
+from ..compressor.routing import routes
 from ..errors import BudgetError, UnsupportedModelError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
@@ -152,7 +152,7 @@ def missing_feature(adapter: Adapter, method: Compressor, options: PrefillOption
         "queries": bool(method.needs & _MODEL_NEEDS or method.recall_share),
         "vision attention": "vision_attention" in method.needs,
         "experts": options.experts is not None,
-        "routing": checked_routing(method, len(adapter.attentions)) is not None,
+        "routing": routes(method),
     }
     return next((feature for feature in adapter.refused if required.get(feature)), None)
 

@@ -18,6 +18,7 @@ from kvpress_video.errors import BudgetError, UnknownNameError, UnsupportedModel
 from kvpress_video.models.loading import load_bundled
 
 MIXTURES = [family for family in zoo.FAMILIES if family in ("qwen3_vl_moe", "qwen3_5_moe")]
+pytestmark = pytest.mark.skipif(not MIXTURES, reason="before transformers 5 every expert computes every token")
 every_mixture = pytest.mark.parametrize("family", MIXTURES)
 
 

@@ -23,7 +23,7 @@ from kvpress_video.self_check import check
 
 pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
 
-NEVER = {"vision attention", "sessions"}
+NEVER = {"vision attention", "sessions", "routing", "experts"}
 _ROTARY = LlamaRotaryEmbedding.forward
 MOVES = {"input", "compact"}
 OFFERED: dict[str, set[str]] = {
@@ -150,6 +150,8 @@ def test_what_a_model_does_not_offer_is_an_error_that_says_why() -> None:
         "does not support vision attention.*key-norm": {"method": "standby", "prefill": "whole"},
         "does not support input.*stage='cache'": {"stage": "input", "method": "random"},
         "does not support compact.*positions='keep'": {"positions": "compact", "prefill": "whole"},
+        "does not support routing.*'pyramid'": {"method": "mod", "prefill": "whole"},
+        "does not support experts.*Leave experts out": {"experts": 1, "prefill": "whole"},
     }
     for message, options in wrong.items():
         with pytest.raises(kv.UnsupportedModelError, match=f"paligemma.*{message}"):
