@@ -70,7 +70,7 @@ def add(commands: Commands) -> None:
     serve.add_argument(
         "--session-text",
         type=whole_number(64),
-        default=4096,
+        default=2048,
         metavar="N",
         help="text entries that a session may hold (default: %(default)s)",
     )

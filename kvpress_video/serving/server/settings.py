@@ -58,7 +58,7 @@ class ServerSettings:
     batch: int = 8
     idle: float = 60.0
     most_sessions: int = 256
-    session_text: int = 4096
+    session_text: int = 2048
     max_tokens: int = 1024
     body: int = 96 * MIB
     body_seconds: float = 60.0
