@@ -2,7 +2,7 @@
 
     kvpress-video sweep benchmarks/grids/every-method.yaml --out sweeps/every-method
     python -m kvpress_video.benchmarks.streams.accuracy --grid benchmarks/grids/every-method.yaml \\
-        --budgets 16 64 256 --out benchmarks/results/every-method/streams.json
+        --clips 12 --budgets 16 64 256 --out benchmarks/results/every-method/streams.json
     python -m kvpress_video.benchmarks.publishing.field sweeps/every-method
 """
 
