@@ -65,7 +65,7 @@ def of_full(world: list[Clip]) -> Any:
 
 @pytest.fixture(scope="module")
 def of_tar(world: list[Clip]) -> Any:
-    return evaluate(world, model_args="method=tar,budget=25%,recent_ratio=.25,device=cpu")
+    return evaluate(world, model_args="method=tar,budget=25%,recent_ratio=.25,entries=official,device=cpu")
 
 
 @pytest.fixture(params=["full", "tar"])
@@ -103,7 +103,7 @@ def test_answers_are_those_of_a_plain_loop(
     evaluated: tuple[str, Any], world: list[Clip], bundled: tuple[Any, Any]
 ) -> None:
     (cell, results), (model, processor) = evaluated, bundled
-    method: tuple[Any, ...] = ("full", "100%") if cell == "full" else ("tar:recent_ratio=.25", "25%")
+    method: tuple[Any, ...] = ("full", "100%") if cell == "full" else ("tar:recent_ratio=.25,entries=official", "25%")
     expected, right = {}, {}
     for clip in world:
         inputs = kv.prepare(processor, kv.read_video(clip.path), [question.text for question in clip.questions])
@@ -127,7 +127,7 @@ def test_accuracy_is_that_of_a_sweep(evaluated: tuple[str, Any], tmp_path: Path)
     from kvpress_video.sweep.run.worker import Worker
 
     benchmark = f"world:count={COUNT},frames={FRAMES}"
-    method, budget = {"full": ("full", "100%"), "tar": ("tar:recent_ratio=0.25", "25%")}[evaluated[0]]
+    method, budget = {"full": ("full", "100%"), "tar": ("tar:recent_ratio=0.25,entries=official", "25%")}[evaluated[0]]
     cell, worker = Cell(method, budget, benchmark=benchmark), Worker(Setup(device="cpu"))
     scores = []
     for clip in BENCHMARKS.make(benchmark).clips(0, tmp_path):
@@ -141,7 +141,7 @@ def test_results_say_what_the_cache_held(evaluated: tuple[str, Any]) -> None:
     cell, results = evaluated
     held = results["config"]["kvpress_video"]
     assert (held["ratio"], held["entries"]) == {"full": (1.0, 256), "tar": (0.25, 64)}[cell]
-    assert held["settings"] == {"full": {}, "tar": {"recent_ratio": 0.25, "entries": "tracked"}}[cell]
+    assert held["settings"] == {"full": {}, "tar": {"recent_ratio": 0.25, "entries": "official"}}[cell]
 
 
 def test_command_line_gives_the_same(of_tar: Any, world: list[Clip], tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_command_line_gives_the_same(of_tar: Any, world: list[Clip], tmp_path: P
     needle = Path(kv.__file__).parent / "integrations/lm_eval/tasks/world_still_needle.yaml"
     (more / "short.yaml").write_text(f"include: {needle}\ntask: short\ngeneration_kwargs: {{until: [e]}}\n")
     command = [sys.executable, "-m", "kvpress_video.cli", "lm-eval", "--tasks", f"{WORLD},short", "--log_samples"]
-    command += ["--model_args", "method=tar", "budget=25%,recent_ratio=.25", "--include_path", str(more)]
+    command += ["--model_args", "method=tar", "budget=25%,recent_ratio=.25,entries=official", "--include_path", str(more)]
     command += ["--metadata", f"clips={COUNT}", f"clip_frames={FRAMES}", f"clip_folder={world[0].path.parent}"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command += ["--output_path", str(tmp_path / "out")]
