@@ -39,10 +39,11 @@ def adopt(cache: Cache, config: Any, storage: Storage) -> list[CompressedLayer]:
     if cache.layer_class_to_replicate is DynamicLayer and not cache.get_seq_length():
         cache.layers, cache.layer_class_to_replicate = DynamicCache(config=config).layers, None
     plain = {number: layer for number, layer in enumerate(cache.layers) if type(layer) is DynamicLayer}
-    if any(layer.get_seq_length() for layer in plain.values()):
-        raise CacheError("The cache was filled without compression: start with a new one inside compress().")
-    for number, layer in zip(plain, storage.layers(len(plain)), strict=True):
-        cache.layers[number] = layer
+    if plain:
+        if any(layer.get_seq_length() for layer in plain.values()):
+            raise CacheError("The cache was filled without compression: start with a new one inside compress().")
+        for number, layer in zip(plain, storage.layers(len(plain)), strict=True):
+            cache.layers[number] = layer
     ours = layers_of(cache)
     if not ours:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or type(cache).__name__
@@ -50,14 +51,10 @@ def adopt(cache: Cache, config: Any, storage: Storage) -> list[CompressedLayer]:
             f"Nothing to compress in a cache of {kinds}: use the default (dynamic) cache. quantize=4 quantises what a "
             "compressed one holds."
         )
-    _check_storage(ours, storage)
-    return ours
-
-
-def _check_storage(layers: Sequence[CompressedLayer], storage: Storage) -> None:
-    if any(layer.quantization != storage.quantization for layer in layers):
-        held, asked = (canonical(each) for each in (layers[0].quantization, storage.quantization))
+    if ours[0].quantization != storage.quantization:
+        held, asked = (canonical(each) for each in (ours[0].quantization, storage.quantization))
         raise CacheError(f"The cache was made with quantize={held!r}, not {asked!r}: continue it with the same.")
+    return ours
 
 
 def layers_of(cache: Cache) -> list[CompressedLayer]:

@@ -140,9 +140,10 @@ class PassInFlight:
         return True
 
     def _layers_alike(self) -> bool:
-        span, rows, paddings = self.layers[0].span, self.layers[0].rows, self.layers[0].paddings
+        first = self.layers[0]
+        length, rows = first.physical, first.rows
         for layer in self.layers:
-            if layer.span != span or (layer.rows is not rows and layer.rows != rows) or layer.paddings != paddings:
+            if layer.uneven or layer.physical != length or (layer.rows is not rows and layer.rows != rows):
                 return False
         return True
 
