@@ -150,7 +150,8 @@ def test_command_line_gives_the_same(of_tar: Any, world: list[Clip], tmp_path: P
     needle = Path(kv.__file__).parent / "integrations/lm_eval/tasks/world_still_needle.yaml"
     (more / "short.yaml").write_text(f"include: {needle}\ntask: short\ngeneration_kwargs: {{until: [e]}}\n")
     command = [sys.executable, "-m", "kvpress_video.cli", "lm-eval", "--tasks", f"{WORLD},short", "--log_samples"]
-    command += ["--model_args", "method=tar", "budget=25%,recent_ratio=.25,entries=official", "--include_path", str(more)]
+    command += ["--model_args", "method=tar", "budget=25%,recent_ratio=.25,entries=official"]
+    command += ["--include_path", str(more)]
     command += ["--metadata", f"clips={COUNT}", f"clip_frames={FRAMES}", f"clip_folder={world[0].path.parent}"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command += ["--output_path", str(tmp_path / "out")]
