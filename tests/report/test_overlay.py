@@ -214,7 +214,7 @@ def test_the_command_draws_a_clip_whatever_its_name(tmp_path: Path, clips: list[
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"--methods": "tra"}, "Did you mean 'tar'"),
+        ({"--methods": "tarr"}, "Did you mean 'tar'"),
         ({"--budget": "many"}, "Cannot read the budget"),
         ({"--out": "look.jpg"}, "kind of figure"),
         ({"--fps": "0"}, "fps"),
