@@ -316,6 +316,7 @@ def test_the_json_of_format_3(tmp_path: Path, bundled: Any) -> None:
         "text_room": 80,
         "position_limit": None,
         "bank_on": "cpu",
+        "quantize": "none",
         "labels": "spread",
         "keep_turns": "all",
         "tar_ratio": 0.25,
