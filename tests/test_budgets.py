@@ -15,7 +15,7 @@ from generation import METHODS, SETTINGS, UNEVEN, answer, compressed, model_of, 
 
 import kvpress_video as kv
 from kvpress_video.budget import Budget
-from kvpress_video.cache.allocation import allocate
+from kvpress_video.cache.proportional import allocate
 from kvpress_video.compression import check_achieved
 from kvpress_video.errors import BudgetError
 from kvpress_video.models import adapter_for

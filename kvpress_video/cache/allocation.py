@@ -14,6 +14,7 @@ from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
 from .label_choice import spread_labels
+from .proportional import allocate
 from .staging import staging_room
 
 LABEL_SHARE = 0.25
@@ -294,25 +295,3 @@ def chunk_of(length: int, text: int, layers: int) -> int:
         layers: compressed layers, one of which holds the chunk at a time.
     """
     return max(1, min((length - text) // 3, length * layers // 4))
-
-
-def allocate(total: int, seen: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:
-    """Split entries over segments in proportion to the tokens seen of each, exactly and deterministically.
-
-    The remainder goes to the largest fractions, earlier segments first.
-
-    Args:
-        total: entries to distribute; capped at the number held.
-        seen: tokens seen, per segment ordinal.
-        held: entries held of each segment, which its share cannot exceed.
-
-    Returns:
-        Entries to keep, per segment ordinal.
-    """
-    length, total = sum(seen.values()), min(total, sum(held.values()))
-    shares = {segment: min(total * count // length, held[segment]) for segment, count in seen.items()}
-    by_remainder = sorted(seen, key=lambda segment: (-(total * seen[segment] % length), segment))
-    while (missing := total - sum(shares.values())) > 0:
-        for segment in [s for s in by_remainder if shares[s] < held[s]][:missing]:
-            shares[segment] += 1
-    return shares

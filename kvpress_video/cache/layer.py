@@ -1,6 +1,6 @@
 """A cache layer with two lengths: logical (tokens seen, which sets positions) and physical (entries held).
 
-One class fills this file: everything that transformers expects of a cache layer, and what compression adds to it.
+One class fills this file: all that changes a layer, for transformers and for compression.
 """
 
 from __future__ import annotations
@@ -8,61 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from ..compressor.base import Compressor, deferred
-from ..compressor.entries import Context, Entries, Kind, LayerScores, Places, Tags, take_slots
+from ..compressor.entries import Context, Entries, Kind, LayerScores, Places, Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
 from .allocation import Shares
-from .buffers import Buffers
 from .compaction import moved
 from .eviction import Evicting, EvictionPlan, plan_eviction
 from .forward_pass import ForwardPass, RowState, joined_metadata, text_tags
+from .held_entries import HeldEntries
+from .layer_mark import LayerMark
 from .quantization import Quantization
 
 
-class LayerMark(NamedTuple):
-    """The state of a layer to which it can be rewound.
-
-    Attributes:
-        logical, physical: tokens seen, entries held.
-        rows: of the layer.
-        broken: whether it was broken.
-        recent: copies of the newest entries, where the layer loses precision of them later.
-    """
-
-    logical: int
-    physical: int
-    rows: tuple[RowState, ...]
-    broken: bool
-    recent: Entries | None = None
-
-    def restored(self, entries: Entries) -> Entries:
-        """Return entries among which those that were recent have the keys and values that they had then."""
-        if self.recent is None:
-            return entries
-        known = self.recent.index.contiguous()
-        place = torch.searchsorted(known, entries.index.contiguous()).clamp_max(known.shape[-1] - 1)
-        same = (known.gather(-1, place) == entries.index)[..., None]
-        keys, values = (take_slots(part, place) for part in (self.recent.keys, self.recent.values))
-        keys, values = torch.where(same, keys, entries.keys), torch.where(same, values, entries.values)
-        return replace(entries, keys=keys, values=values)
-
-
-class CompressedLayer(DynamicLayer):
-    """One layer's entries with their metadata alongside.
+class CompressedLayer(HeldEntries):
+    """One layer's entries, what is known of the tokens seen, and all that changes either.
 
     `get_seq_length()` is logical, so that stock `generate()` derives right positions; `get_mask_sizes()` is physical
     with an offset, so that stock masks cover what is held.
 
     Attributes:
-        keys, values: (batch, kv_heads, entries, head_dim), views of preallocated buffers.
-        tags, places: metadata of each entry, see `Entries`.
+        keys, values, tags, places: see `HeldEntries`.
         quantization: how keys and values are quantised; None if they are not.
         logical: tokens seen.
         rows: one `RowState` per batch row.
@@ -73,8 +44,6 @@ class CompressedLayer(DynamicLayer):
 
     uneven: ClassVar[bool] = False
     quantization: Quantization | None = None
-    keys: Any  # None until the first update, as in the stock layer
-    values: Any
 
     def __init__(self, reserve: int = 0, rows: Sequence[RowState] = (), logical: int = 0) -> None:
         """Make an empty layer.
@@ -84,8 +53,7 @@ class CompressedLayer(DynamicLayer):
             rows: what is known of each row before the first pass.
             logical: tokens seen before the first pass.
         """
-        super().__init__()
-        self._buffers = Buffers(reserve)
+        super().__init__(reserve)
         self._forget(rows, logical)
 
     def _forget(self, rows: Sequence[RowState], logical: int = 0) -> None:
@@ -95,28 +63,6 @@ class CompressedLayer(DynamicLayer):
         self._incoming: ForwardPass | None = None
         self.guarded = False
         self.broken = False
-
-    @property
-    def tags(self) -> Tensor | None:
-        """Tags of every entry, (batch, kv_heads, entries, Tags.WIDTH) int32; None before the first."""
-        metadata = self._buffers.metadata
-        return metadata[0] if metadata else None
-
-    @property
-    def places(self) -> Tensor | None:
-        """Places of every entry, (batch, kv_heads, entries, width) fp32; None before the first."""
-        metadata = self._buffers.metadata
-        return metadata[1] if metadata else None
-
-    @property
-    def physical(self) -> int:
-        """Entries held per row and head, padding included."""
-        return self._buffers.length
-
-    @property
-    def span(self) -> int:
-        """Entries of a head that attention reads, padding included."""
-        return self.physical
 
     @property
     def paddings(self) -> tuple[Any, ...]:
@@ -129,41 +75,9 @@ class CompressedLayer(DynamicLayer):
         return self._incoming
 
     @property
-    def kept(self) -> Tensor:
-        """Original token index of each entry, -1 for padding, (batch, kv_heads, entries) int32, a copy."""
-        if self.tags is None:
-            raise CacheError("this layer holds nothing yet")
-        return self.tags[..., Tags.INDEX].clone()
-
-    @property
     def padded(self) -> bool:
         """Whether any row holds padding."""
         return any(row.padding for row in self.rows)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the keys, values and metadata held."""
-        return self._buffers.held_bytes
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Bytes of the buffers, room that is not filled included."""
-        return self._buffers.bytes
-
-    @property
-    def bank_bytes(self) -> int:
-        """Bytes of keys and values that are held elsewhere than on the layer's device."""
-        return 0
-
-    @property
-    def staging_bytes(self) -> int:
-        """Bytes of the buffers that the layers of a cache read banked entries from, all devices together."""
-        return 0
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes of the buffers that are on the layer's device."""
-        return self.reserved_bytes
 
     @property
     def stock_bytes(self) -> int:
@@ -227,16 +141,6 @@ class CompressedLayer(DynamicLayer):
         finally:
             self._hidden = 0
 
-    def _show(self) -> None:
-        """Point the stock attributes at what is held now."""
-        self.keys, self.values = self._buffers.states
-        if not self.is_initialized:
-            self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
-
-    def _present(self) -> tuple[Tensor, Tensor]:
-        """Return all keys and values for the attention that is about to read them."""
-        return self.keys, self.values
-
     def _plain_text(self, key_states: Tensor) -> ForwardPass:
         if self.guarded:
             raise CacheError(
@@ -248,12 +152,6 @@ class CompressedLayer(DynamicLayer):
         width = Places.WIDTH if self.places is None else self.places.shape[-1]
         places = index[:, None].float().expand(batch, -1, width)
         return ForwardPass.of(text_tags(index.expand(batch, -1)), places, length, [RowState()] * batch)
-
-    def real(self) -> Tensor:
-        """Return which entries that attention reads are no padding, (batch, kv_heads or 1, span) bool."""
-        if self.tags is None:
-            raise CacheError("this layer holds nothing yet")
-        return self.tags[:, :1, :, Tags.INDEX] >= 0
 
     def check_whole(self) -> None:
         """Raise CacheError if a pass failed halfway."""
@@ -273,13 +171,6 @@ class CompressedLayer(DynamicLayer):
             raise CacheError(f"The method of this cache keeps {which} numbers in its heads: continue with the same.")
         if (widths[1] == Places.COMPACT_WIDTH) != compact:
             raise CacheError("The cache was made with other positions ('keep' or 'compact'): continue with the same.")
-
-    def entries(self, context: Context) -> Entries:
-        """Everything held."""
-        if self.tags is None or self.places is None:
-            raise CacheError("this layer holds nothing yet")
-        keys, values, tags, places = self._buffers.held
-        return Entries(keys, values, tags, places, context)
 
     def replace(self, entries: Entries, rows: Sequence[RowState]) -> None:
         """Hold these entries instead; they share no memory with those held."""
@@ -326,35 +217,6 @@ class CompressedLayer(DynamicLayer):
         entries = moved(self.entries(Context()), target, rope)
         entries = replace(entries, values=entries.values.clone(), tags=entries.tags.clone())
         self.replace(entries, self.rows if rows is None else rows)
-
-    def exchange(self, row: int, index: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put other keys and values on tokens of a row, which every head holds, and return those that were there.
-
-        Args:
-            row: of the batch.
-            index: original token indices, ascending, (n,) int64.
-            keys, values: (kv_heads, n, head_dim) each.
-        """
-        entries = self.entries(Context())
-        slots = slots_of(entries.index[row], index)
-        old = entries.rows([row]).gather(slots[None])
-        self.exchange_entries(row, slots[None], replace(old, keys=keys[None], values=values[None]))
-        return old.keys[0], old.values[0]
-
-    def exchange_entries(self, row: int, slots: Tensor, new: Entries) -> None:
-        """Put other entries into some slots of a row.
-
-        Args:
-            row: of the batch.
-            slots: (1, kv_heads, n) int64.
-            new: (1, kv_heads, n, …), on any device.
-        """
-        held, parts = self.entries(Context()), []
-        for name in ("keys", "values", "tags", "places"):
-            whole, part = getattr(held, name).clone(), getattr(new, name)[0]
-            whole[row].scatter_(1, slots[0, ..., None].expand_as(part), part.to(whole))
-            parts.append(whole)
-        self.replace(Entries(*parts), self.rows)
 
     def repeat_first_row(self, shift: Tensor) -> None:
         """Give every row a copy of the first one's entries, their token indices moved by `shift`, (batch,) int64."""
@@ -451,14 +313,3 @@ class CompressedLayer(DynamicLayer):
     def _map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         self._buffers.map_rows(change)
         self._show()
-
-
-def slots_of(held: Tensor, index: Tensor) -> Tensor:
-    """Return the slot of each token index (n,) in every head, (heads, n) int64; that of another where it is not held.
-
-    Args:
-        held: token index of each slot, ascending, (heads, slots) int32.
-        index: ascending, (n,) integers on any device.
-    """
-    wanted = index.to(held).expand(len(held), -1)
-    return torch.searchsorted(held.contiguous(), wanted.contiguous()).clamp_max(held.shape[1] - 1)

@@ -12,7 +12,7 @@ from ..compressor.entries import Entries
 from .banked_layer import BankedBuffers, BankedLayer
 from .buffers import Buffers
 from .forward_pass import RowState
-from .layer import LayerMark
+from .layer_mark import LayerMark
 from .packing import PackedKeys, PackedValues, pack_keys, pack_values, unpack_keys, unpack_values
 from .quantization import Quantization
 from .staging import StagingBuffers

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..compressor.base import Compressor, top
 from ..compressor.entries import Context, Entries, is_visual
 from .archive import FrameArchive
+from .exchange import exchange_entries
 from .forward_pass import RowState
 from .layer import CompressedLayer
 
@@ -31,7 +32,7 @@ def recalled(
     finally:
         for layer, parts in zip(layers, before, strict=False):
             for segment, held in parts.items():
-                layer.exchange_entries(row, visual_entries(layer, row, segment, Context())[1], held)
+                exchange_entries(layer, row, visual_entries(layer, row, segment, Context())[1], held)
 
 
 def bring_back(
@@ -65,7 +66,7 @@ def bring_back(
             if new is not None:
                 if before is not None:
                     parts[segment] = _on_host(held)
-                layer.exchange_entries(row, slots, new)
+                exchange_entries(layer, row, slots, new)
 
 
 def visual_entries(layer: CompressedLayer, row: int, segment: int, context: Context) -> tuple[Entries, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from ..cache.layer import CompressedLayer, slots_of
+from ..cache.exchange import exchange, slots_of
+from ..cache.layer import CompressedLayer
 from ..compressor.base import Compressor
 from ..compressor.entries import Context, Kind
 from ..errors import BudgetError, UnsupportedModelError
@@ -157,7 +158,7 @@ def exchanged(layers: Sequence[CompressedLayer], states: NewStates) -> Iterator[
     before: list[tuple[Tensor, Tensor]] = []
     try:
         for layer, new in zip(layers, states.layers, strict=True):
-            before.append(layer.exchange(states.row, states.index, *new))
+            before.append(exchange(layer, states.row, states.index, *new))
         yield
     finally:
         put(layers, replace(states, layers=before))
@@ -166,7 +167,7 @@ def exchanged(layers: Sequence[CompressedLayer], states: NewStates) -> Iterator[
 def put(layers: Sequence[CompressedLayer], states: NewStates) -> None:
     """Put keys and values into the first layers, as many as there are any of."""
     for layer, new in zip(layers, states.layers, strict=False):
-        layer.exchange(states.row, states.index, *new)
+        exchange(layer, states.row, states.index, *new)
 
 
 def _whole(layers: Sequence[CompressedLayer], row: int, states: FrameStates) -> FrameStates:

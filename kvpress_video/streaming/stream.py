@@ -20,7 +20,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
 from ..cache.forward_pass import RowState, text_tags
-from ..cache.layer import CompressedLayer, LayerMark
+from ..cache.layer import CompressedLayer
+from ..cache.layer_mark import LayerMark
 from ..cache.storage import Storage, storage_for
 from ..cache.uncompressed import copies, put_copies, states
 from ..compressor.base import Compressor, checked_banked

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cache.forward_pass import RowState
-from ..cache.layer import LayerMark
+from ..cache.layer_mark import LayerMark
 from ..compressor.entries import Context, Entries
 from .position_gaps import Gap
 from .stream import Mark, Stream
