@@ -350,7 +350,7 @@ def test_the_example_of_the_guide_is_a_grid(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
     _, example, *_ = guide.split("```yaml\n")
     grid = read_grid(written(tmp_path, example.split("```")[0]))
-    assert len(grid.cells()) == 2 * 1 * 2 * (1 + 4 * 5)
+    assert len(grid.cells()) == 2 * 1 * 2 * 2 * (1 + 4 * 5)
 
 
 def bomb(key: str = "") -> str:
