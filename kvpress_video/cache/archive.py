@@ -112,12 +112,6 @@ class FrameArchive:
         return replace(whole, keys=rotated, context=like.context)
 
 
-def note_rows(archives: Sequence[FrameArchive], layer: int, entries: Entries, moves: bool) -> None:
-    """Copy the visual tokens of a pass into the archive of each row, see `FrameArchive.note`."""
-    for row, archive in enumerate(archives):
-        archive.note(layer, entries.rows([row]), moves)
-
-
 def _settled(places: Tensor, moves: bool) -> Tensor:
     if not moves:
         return places

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,21 +13,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..attention.layer_compressor import LayerCompressor, PeakBytes
 from ..cache.adoption import all_or_broken
 from ..cache.allocation import BudgetAllocator, Shares
-from ..cache.archive import FrameArchive, note_rows
 from ..cache.forward_pass import ForwardPass, RowState
 from ..cache.layer import CompressedLayer
-from ..cache.recall import bring_back
 from ..compressor.entries import Tags, is_visual
 from ..compressor.routing import Routing, checked_routing, checked_transfer
-from ..errors import MissingInputError, UnsupportedModelError
+from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
 from .input_pruning import drop_embeddings
+from .largest_pass import paying_for_largest_pass
 from .newest_frames import newest_anew
 from .options import PrefillOptions
 from .pass_in_flight import PassInFlight
 from .pass_reader import PassReader
-from .question_reading import QuestionReading, margin_of
+from .prompt_archive import PromptArchive
 from .reencoding import put
 from .shared import RecordedPrefill, SharedPrefill, wanted_pass
 from .text_transfer import TextTransfer
@@ -50,7 +48,6 @@ class PromptPrefill:
         allocator: says how many entries each layer keeps.
         shared: prefills to start from, and to add to.
         reused: whether a recorded prefill was used.
-        archives: all frames of each row, for methods that bring some back.
     """
 
     adapter: Adapter
@@ -61,9 +58,9 @@ class PromptPrefill:
     allocator: BudgetAllocator
     shared: SharedPrefill | None
     reused: bool = False
-    archives: Sequence[FrameArchive] = ()
     _routing: Routing | None = field(default=None, init=False)
     _transfer: TextTransfer | None = field(default=None, init=False)
+    _archive: PromptArchive | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.peak = PeakBytes(self.layers)
@@ -85,10 +82,18 @@ class PromptPrefill:
         if not fits and self.options.stage == "cache":
             self._routing = checked_routing(self.compressor.method, len(self.layers))
             self._transfer = self._text_transfer(one_pass=chunks is None)
-            self.allocator = self._paying(whole, chunks, kwargs["inputs_embeds"])
+            self.allocator = paying_for_largest_pass(
+                self.allocator,
+                whole,
+                chunks,
+                kwargs["inputs_embeds"],
+                begun=first.physical > 0,
+                transfers=self._transfer is not None,
+            )
         shares = self.allocator.shares(after, length)
         if self.compressor.method.recall_share and rows[0].following is None and not fits:
-            self._keep_archive(whole, chunks)
+            self._archive = PromptArchive(self.adapter, self.compressor.method, len(whole.rows), chunks)
+            self.compressor = replace(self.compressor, archive=self._archive.note)
         if rows[0].following is None:
             self.allocator.check(after, length)
             if self.options.compact:
@@ -100,24 +105,6 @@ class PromptPrefill:
         if not fits:
             self._refresh(forward, kwargs, whole)
         return output
-
-    def _paying(self, whole: ForwardPass, chunks: Chunks | None, embeddings: Tensor) -> BudgetAllocator:
-        """Return the allocator that pays for the largest pass, whose entries come to a layer before any leave it. Text
-        is paid for already, as is the room of text to come, except where the cache was begun without them; but text
-        that takes less later is not paid for in full.
-        """
-        allocator, packs = self.allocator, self.allocator.packs
-        if self.layers[0].physical:
-            in_work = whole.length if chunks is None else max(map(len, chunks.visual))
-        elif chunks is None:
-            in_work = whole.length - (0 if packs else min(row.text(whole.length) for row in whole.rows))
-        else:
-            in_work = chunks.in_work(allocator.text_in_work, own_text=packs)
-            if packs and same_in_all_rows(chunks.visual, whole, embeddings):
-                in_work = -(-in_work // len(whole.rows))  # which one row reads for all of them
-        if self._transfer is not None:  # which may come to hold all of the video once more
-            in_work += max(row.visual for row in whole.rows)
-        return replace(allocator, in_work=max(allocator.in_work, in_work))
 
     def _text_transfer(self, one_pass: bool) -> TextTransfer | None:
         found, rope = checked_transfer(self.compressor.method, len(self.layers)), self.compressor.rope
@@ -186,30 +173,6 @@ class PromptPrefill:
                 self.peak.bytes = max(self.peak.bytes, sum(layer.bytes for layer in self.layers) + made.bytes)
                 put(self.layers, made)
 
-    def _keep_archive(self, whole: ForwardPass, chunks: Chunks | None) -> None:
-        """Archive the frames of the prompt, to bring some of them back for the text after them."""
-        if chunks is None or chunks.rest is None:
-            raise MissingInputError(
-                f"{type(self.compressor.method).__name__} brings frames back for the text after them: put text after "
-                "the last frame, and leave prefill='whole' out."
-            )
-        rope, count = self.adapter.rope(), len(self.layers)
-        self.archives = [FrameArchive(count, "cpu", rope) for _ in whole.rows]
-        self.compressor = replace(self.compressor, archive=partial(note_rows, self.archives))
-
-    def _bring_back(self, forward: Forward, kwargs: dict[str, Any], rest: Chunk, given: ForwardPass) -> None:
-        """Read the text after the last frame once, forget it, and hold what it asks for of the archive."""
-        reading, marks = QuestionReading(self.adapter), [layer.mark() for layer in self.layers]
-        with reading.watching():
-            output = self._in_flight(given).run(forward, kwargs)
-        for layer, mark in zip(self.layers, marks, strict=True):
-            layer.rewind(mark)
-        method = self.compressor.method
-        least = method.recall_margin(self.adapter.calibration)
-        for row, archive in enumerate(self.archives):
-            if least is None or margin_of(self.adapter, output.last_hidden_state[row, -1]) < least:
-                bring_back(self.layers, row, archive, method, reading.queries(row, rest.real[row]))
-
     def _in_chunks(
         self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
     ) -> Any:
@@ -227,7 +190,7 @@ class PromptPrefill:
     ) -> Any:
         visual, rest = chunks
         embeddings, aligned = kwargs["inputs_embeds"], self.adapter.take_aligned(kwargs)
-        alike = not self.layers[0].physical and not self.archives and same_in_all_rows(visual, whole, embeddings)
+        alike = not self.layers[0].physical and self._archive is None and same_in_all_rows(visual, whole, embeddings)
         widest = torch.promote_types(embeddings.dtype, self.adapter.cache_dtypes[0])
         joined = embeddings[:, :0]
         left = whole.logical
@@ -249,9 +212,13 @@ class PromptPrefill:
             self._refresh(forward, kwargs, whole)
         if rest is not None:
             given = self.reader.arrived(rest.chunk(whole, left, compress=False))
-            if self.archives:
-                self._bring_back(forward, self._arguments(kwargs, rest, given, aligned), rest, given)
-            output = self._in_flight(given).run(forward, self._arguments(kwargs, rest, given, aligned))
+
+            def read() -> Any:
+                return self._in_flight(given).run(forward, self._arguments(kwargs, rest, given, aligned))
+
+            if self._archive is not None:
+                self._archive.bring_back(self.layers, rest.real, read)
+            output = read()
             rest.put(joined, output.last_hidden_state)
         output.last_hidden_state = joined
         return output

@@ -19,23 +19,22 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..budget import Budget
 from ..cache.adoption import all_or_broken, layers_of
-from ..cache.forward_pass import RowState, text_tags
+from ..cache.forward_pass import RowState
 from ..cache.layer import CompressedLayer
 from ..cache.layer_mark import LayerMark
 from ..cache.storage import Storage, storage_for
 from ..cache.uncompressed import copies, put_copies, states
 from ..compressor.base import Compressor, checked_banked
-from ..compressor.entries import Places, Tags, is_visual
-from ..compressor.routing import checked_transfer
-from ..errors import BudgetError, UnsupportedModelError, VideoError
+from ..compressor.entries import Places
+from ..errors import VideoError
 from ..models.base import Adapter
 from ..models.devices import device_of
 from ..prefill.hooks import ModelHooks
 from ..prefill.options import Labels
 from ..prefill.pass_reader import Arrival
-from ..prefill.token_layout import TokenLayout
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
+from .feeding import EncodedFrames, Feeding, FrameFeeder, embedded, text_feeding
 from .frame_tokens import FrameTokens, LabelIds
 from .new_prompt import generate_on
 from .newest_frames import NewestFrames
@@ -43,6 +42,7 @@ from .position_gaps import Closing
 from .position_rescaling import Rescaling, occupied, rescale_to
 from .stream_archive import StreamArchive
 from .stream_budget import StreamBudget
+from .streamable import check_streamable
 from .timeline import Timeline
 
 _LEAST_RUNS = 16  # fewer are not looked through for empty ones
@@ -108,27 +108,13 @@ class Stream:
             storage: how keys and values are stored.
             labels: what becomes of the text of frames, see `compress`.
         """
-        if adapter.unstreamed:
-            raise UnsupportedModelError(
-                f"{type(adapter.model).__name__} {adapter.unstreamed}: use compress() with a budget of tokens or "
-                "bytes, whose prefill is capped."
-            )
-        if adapter.sliding and compact:
-            raise UnsupportedModelError(
-                f"{type(adapter.model).__name__} has sliding layers, whose keys do not move with those of the others: "
-                "use positions='keep'."
-            )
-        if checked_transfer(method, len(adapter.attentions)) is not None:
-            raise BudgetError(
-                f"{type(method).__name__} hands evicted entries to the text of the same prompt, and a stream would "
-                "hold them without bound: use compress()."
-            )
+        check_streamable(adapter, method, compact)
         self.adapter = adapter
         config = adapter.text_model.config
         self.position_limit = config.max_position_embeddings if position_limit is None else position_limit
         self.compact = compact
         observer: Any = method.observer
-        self._probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
+        probes = list(probes)[-observer.probe :] if "probe" in method.needs else []
         self._budget = StreamBudget(
             adapter=adapter,
             method=method,
@@ -138,7 +124,7 @@ class Stream:
             opening=opening,
             label=label_tokens[0],
             longest_label=label_tokens[1],
-            probes=len(self._probes),
+            probes=len(probes),
             compact=compact,
             storage=storage,
             labels=labels,
@@ -149,7 +135,7 @@ class Stream:
         note = self.archive.note if method.recall_share else None
         self._hooks = ModelHooks(adapter, method, budget, options, _weakly(self.note_peak), archive=note)
         self._spatial = bool(self._rope.axes.any())
-        self._labelled = options.labelled
+        self._feeder = FrameFeeder(adapter, probes, self._budget.repeats, options.labelled)
         self.timeline = Timeline(self._spatial, labelled=adapter.labelled)
         self._most_runs = _LEAST_RUNS
         self.remembered: Mark | None = None
@@ -217,24 +203,11 @@ class Stream:
             )
             end = timeline.runs[-1].end
             self.make_room(end - self.following)
-        text, asking = _text_positions(self.following, len(before)), _text_positions(end, len(self._probes))
-        frames = tokens.embedded(features, _embed(self.adapter, tokens.ids))
-        again = len(shown) if self._budget.repeats else 0
-        repeated = (shown - shown.amin() + end + len(self._probes))[:again]
-        opens, asks = (_embed(self.adapter, ids) for ids in (before, self._probes))
-        embeddings = torch.cat([opens, frames, asks, frames[:again]])
-        around, watched = (len(before), len(self._probes)), self.timeline.frames
-        layout = tokens.layout(
-            self.layers[0].logical, around, watched, self._labelled, item.importance, self._budget.repeats
-        )
-        layout.rows[0] = replace(layout.rows[0], following=end - self.following)
-        more = {}
-        if aligned is not None:
-            both = torch.cat([aligned, aligned]) if again else aligned
-            more = self.adapter.aligned_inputs(both, is_visual(layout.tags[..., Tags.KIND]).to(both.device))
-        index = self.layers[0].logical + len(before)
-        self._feed(embeddings, layout, torch.cat([text, shown, asking, repeated]), around[1] + again, more)
-        self.newest.note(tokens, frames, aligned, index, watched)
+        embeddings = tokens.embedded(features, embedded(self.adapter, tokens.ids))
+        index, watched = self.layers[0].logical, self.timeline.frames
+        frames = EncodedFrames(tokens, embeddings, aligned, item.importance, watched)
+        self._feed(self._feeder.feeding(frames, before, index, (self.following, end), shown))
+        self.newest.note(tokens, embeddings, aligned, index + len(before), watched)
         self.timeline = timeline
 
     def _longest_pause(self, frames: int) -> int | None:
@@ -256,13 +229,10 @@ class Stream:
     @torch.no_grad()
     def feed_text(self, ids: Sequence[int]) -> Tensor:
         """Append text; return its last hidden states, (n, hidden)."""
-        return self._feed_text(_embed(self.adapter, ids))
+        return self._feed_text(embedded(self.adapter, ids))
 
     def _feed_text(self, embeddings: Tensor) -> Tensor:
-        tags = text_tags(self.layers[0].logical + torch.arange(len(embeddings))[None])
-        row = RowState(following=len(embeddings))
-        layout = TokenLayout(tags, torch.full(tags.shape[:2], torch.nan), [row])
-        read = self._feed(embeddings, layout, _text_positions(self.following, len(embeddings)), 0, {})
+        read = self._feed(text_feeding(embeddings, self.layers[0].logical, self.following))
         self.timeline = self.timeline.interrupted()
         self.note_peak()
         return read
@@ -331,7 +301,7 @@ class Stream:
         Raises:
             CacheError: text alone takes too many.
         """
-        asking = len(self._probes) + self._budget.repeats * positions
+        asking = self._feeder.asking(positions)
         needed, gaps = self.following + positions + asking, self.timeline.gaps
         if self.compact and gaps and (needed > self.position_limit or len(gaps) > _MOST_GAPS):
             self._move(Closing(self.timeline.runs, gaps, self._spatial, self.timeline.labelled))
@@ -366,9 +336,8 @@ class Stream:
             self.timeline, self.remembered = timeline, remembered
 
     @torch.no_grad()
-    def _feed(
-        self, embeddings: Tensor, layout: TokenLayout, positions: Tensor, probes: int, more: Mapping[str, Any]
-    ) -> Tensor:
+    def _feed(self, feeding: Feeding) -> Tensor:
+        embeddings, positions = feeding.embeddings, feeding.positions
         whole = bool((positions == positions.round()).all())
         axes = (positions.long() if whole else positions).T[:, None].to(embeddings.device)
         output = self.adapter.text_model(
@@ -376,8 +345,8 @@ class Stream:
             position_ids=axes if self._spatial else axes[0],
             past_key_values=self.cache,
             use_cache=True,
-            arrival=Arrival(layout, probes),
-            **more,
+            arrival=Arrival(feeding.layout, feeding.probes),
+            **feeding.more,
         )
         states: Tensor = output.last_hidden_state[0]
         return states
@@ -396,13 +365,6 @@ def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, storage: St
     return cache
 
 
-def _embed(adapter: Adapter, ids: Sequence[int]) -> Tensor:
-    """Return the embeddings of token ids, (n, hidden)."""
-    ids_on_device = torch.tensor(list(ids), dtype=torch.long, device=device_of(adapter.inner))
-    embedded: Tensor = adapter.inner.get_input_embeddings()(ids_on_device)
-    return embedded
-
-
 def _present(layer: CompressedLayer) -> Tensor:
     """Present (t, h, w) of what a layer holds, (1, kv_heads, entries, 3) fp32."""
     assert layer.places is not None
@@ -411,10 +373,6 @@ def _present(layer: CompressedLayer) -> Tensor:
 
 def _moved(rows: Sequence[RowState], change: Rescaling | Closing) -> list[RowState]:
     return [replace(row, following=change.next_position(row.following or 0)) for row in rows]
-
-
-def _text_positions(start: int, length: int) -> Tensor:
-    return (start + torch.arange(length, dtype=torch.float32))[:, None].expand(-1, 3)
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:

@@ -1,0 +1,37 @@
+"""What no stream can serve: refused before anything is fed."""
+
+from __future__ import annotations
+
+from ..compressor.base import Compressor
+from ..compressor.routing import checked_transfer
+from ..errors import BudgetError, UnsupportedModelError
+from ..models.base import Adapter
+
+
+def check_streamable(adapter: Adapter, method: Compressor, compact: bool) -> None:
+    """Check that a stream can serve a model with a method.
+
+    Args:
+        adapter: of the model.
+        method: that the stream compresses with.
+        compact: whether positions are rescaled.
+
+    Raises:
+        UnsupportedModelError: frames cannot be fed one after another, or positions of some layers cannot move.
+        BudgetError: the method hands evicted entries to the text.
+    """
+    if adapter.unstreamed:
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} {adapter.unstreamed}: use compress() with a budget of tokens or "
+            "bytes, whose prefill is capped."
+        )
+    if adapter.sliding and compact:
+        raise UnsupportedModelError(
+            f"{type(adapter.model).__name__} has sliding layers, whose keys do not move with those of the others: "
+            "use positions='keep'."
+        )
+    if checked_transfer(method, len(adapter.attentions)) is not None:
+        raise BudgetError(
+            f"{type(method).__name__} hands evicted entries to the text of the same prompt, and a stream would "
+            "hold them without bound: use compress()."
+        )
