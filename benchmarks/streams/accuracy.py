@@ -27,7 +27,7 @@ from rich.progress import track
 
 import kvpress_video as kv
 from kvpress_video.compressor.registry import UNCOMPRESSED, make_method
-from kvpress_video.errors import BudgetError
+from kvpress_video.errors import BudgetError, UnsupportedModelError
 from kvpress_video.sweep.benchmark import same_words
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.grid.spec import make_grid
@@ -68,14 +68,14 @@ def watch(clip: Clip, cell: Cell) -> dict[str, Any]:
         session = kv.VideoSession(model, processor, cell.method, budget)
         session.push(_frames(clip.path))
         session.flush()
-    except BudgetError as error:
+    except (BudgetError, UnsupportedModelError) as error:
         return row | {"error": str(error)}
     seconds = time.perf_counter() - started
     questions = _asked(clip)
     answers = [session.ask(question.text, keep=False, max_new_tokens=8) for question in questions]
     stats = session.stats
-    if budget is not None and max(stats.entries) > int(budget):
-        raise BudgetError(f"{cell} holds {max(stats.entries)} visual entries.")
+    if budget is not None and sum(stats.entries) > int(budget) * len(stats.entries):  # layers may differ
+        raise BudgetError(f"{cell} holds {stats.entries} visual entries.")
     return row | {
         "entries": stats.entries[0] if len(set(stats.entries)) == 1 else list(stats.entries),
         "bytes": stats.bytes,

@@ -212,7 +212,7 @@ def test_a_method_that_needs_a_grid_says_so_where_there_is_none() -> None:
         ("florence2", "encoder-decoder"),
         ("mllama", "get_image_features|cross attention"),
         ("git", "get_image_features"),
-        ("qwen4_exp", "indexed_attention"),
+        ("qwen4_exp", "indexed_attention|qwen_sparse_attention"),
         ("chameleon", "encodes images itself"),
         ("blip-2", "its generate\\(\\) passes embeddings"),
     ],
