@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 import kvpress_video as kv
 from kvpress_video.compressor.registry import UNCOMPRESSED
 from kvpress_video.report.findings import Findings
+from kvpress_video.report.heatmap import draw_fields
 from kvpress_video.report.ranking import accuracy_of, finished
-from kvpress_video.report.style import GRID, drawing, save
+from kvpress_video.report.style import drawing, save
 from kvpress_video.sweep.results.export import encode, write
 from kvpress_video.sweep.stats.inference import Difference
 from kvpress_video.sweep.stats.summary import SummaryRow, records
@@ -30,8 +31,6 @@ from .sweep import fill_files
 
 OURS = ("standby-novelty", "infinipot-v")
 """Methods that all others are compared with."""
-_DARK = 0.55
-"""Accuracy above which a field is dark enough for white digits."""
 
 Columns = Mapping[tuple[str, str], Mapping[str, float]]
 """Panel and budget to the accuracy of each method that was measured there."""
@@ -83,20 +82,14 @@ def draw(found: Columns, picture: Path) -> None:
         for axes, panel in zip(grid, panels, strict=True):
             budgets = [budget for name, budget in found if name == panel]
             table = np.array([[found[panel, budget].get(name, np.nan) for budget in budgets] for name in methods])
-            axes.pcolormesh(table, cmap="YlGnBu", vmin=0, vmax=1, edgecolors=GRID, linewidth=0.5)
-            axes.set_xticks(np.arange(len(budgets)) + 0.5, budgets, rotation=40, ha="left", rotation_mode="anchor")
-            axes.set_yticks(np.arange(len(methods)) + 0.5, [short(name) for name in methods])
-            axes.tick_params(length=0, labeltop=True, labelbottom=False)
-            axes.grid(visible=False)
-            axes.spines[:].set_visible(False)
+            draw_fields(axes, table, budgets, [short(name) for name in methods], 40, _without_zero, fontsize=8)
             axes.set_xlabel(panel)
-            for (row, place), value in np.ndenumerate(table):
-                if np.isfinite(value):
-                    ink = "#ffffff" if value > _DARK else "#111111"
-                    text = f"{value:.2f}".replace("0.", ".", 1)
-                    axes.text(place + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
         grid[0].invert_yaxis()
     save(figure, picture)
+
+
+def _without_zero(accuracy: float) -> str:
+    return f"{accuracy:.2f}".replace("0.", ".", 1)
 
 
 def table(found: Columns) -> str:

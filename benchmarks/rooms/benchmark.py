@@ -1,22 +1,19 @@
-"""The clips of rooms as a benchmark; missing clips are made."""
+"""The clips of rooms as a benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kvpress_video.errors import BenchmarkError
-from kvpress_video.sweep.benchmark import Benchmark, Clip, Question, same_words
-
-from ..world.benchmark import APART
-from ..world.clips import HELD_OUT_SEED
+from ..world.drawn import Drawn
+from ..world.files import Clip
 from .clips import make_clips
 
 
 @dataclass(frozen=True)
-class Rooms(Benchmark):
+class Rooms(Drawn):
     """Videos of several rooms, with cuts, movers, signs to read and lookalikes; 13 questions of ten families a clip.
 
     Attributes:
@@ -26,39 +23,11 @@ class Rooms(Benchmark):
         level: `"easy"`, `"standard"` or `"hard"`.
     """
 
-    count: int = 48
     frames: int = 64
-    camera: str = "both"
     level: str = "standard"
 
-    source: ClassVar[str] = "comes with kvpress-video"
+    title: ClassVar[str] = "rooms"
 
-    def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
-        """Clips of held-out scenes, different for each seed."""
-        try:
-            first = HELD_OUT_SEED + seed * APART
-            made = make_clips(self.count, self.frames, self.camera, first, self.level, folder=folder)
-        except (ValueError, OSError) as error:
-            raise BenchmarkError(f"Cannot make the clips of rooms: {error}") from error
-        return [
-            Clip(
-                name=clip.path.name,
-                path=clip.path,
-                questions=tuple(
-                    Question(str(number), question.text, question.answer, question.family)
-                    for number, question in enumerate(clip.questions)
-                ),
-                video=clip.path.name,
-                group=clip.camera,
-            )
-            for clip in made
-        ]
-
-    def outline(self, seed: int, folder: Path) -> tuple[Clip, Sequence[int]]:
-        """Outline of the benchmark, from one clip: all have the same number of questions."""
-        [first] = replace(self, count=min(self.count, 1)).clips(seed, folder)
-        return first, [len(first.questions)] * self.count
-
-    def score(self, question: Question, answer: str) -> float:
-        """1 for the right words, ignoring case and a final stop."""
-        return float(same_words(answer, question.expected))
+    def make(self, first: int, folder: Path) -> Iterable[Clip]:
+        """Make or reuse the files of the clips that begin with a seed."""
+        return make_clips(self.count, self.frames, self.camera, first, self.level, folder=folder)

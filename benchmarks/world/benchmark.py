@@ -1,23 +1,20 @@
-"""The procedural world as a benchmark; missing clips are made."""
+"""The procedural world as a benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kvpress_video.errors import BenchmarkError
-from kvpress_video.sweep.benchmark import Benchmark, Clip, Question, same_words
-
-from .clips import HELD_OUT_SEED, make_clips, when_was_it
-
-APART = 1_000_000
-"""How far the first clips of two seeds are apart."""
+from .clips import make_clips, when_was_it
+from .drawn import Drawn
+from .files import Clip
+from .questions import Question
 
 
 @dataclass(frozen=True)
-class World(Benchmark):
+class World(Drawn):
     """Procedural videos of 112 × 112 pixels, and questions that separate the failures of compression.
 
     Attributes:
@@ -27,38 +24,14 @@ class World(Benchmark):
         when: whether to ask also at what second a shape flashed, of models that read the time of each frame.
     """
 
-    count: int = 48
-    frames: int = 32
-    camera: str = "both"
     when: bool = False
 
-    source: ClassVar[str] = "comes with kvpress-video"
+    title: ClassVar[str] = "the world"
 
-    def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
-        """Clips of held-out scenes, different for each seed."""
-        try:
-            made = make_clips(self.count, self.frames, self.camera, HELD_OUT_SEED + seed * APART, folder=folder)
-        except (ValueError, OSError) as error:
-            raise BenchmarkError(f"Cannot make the clips of the world: {error}") from error
-        return [
-            Clip(
-                name=clip.path.name,
-                path=clip.path,
-                questions=tuple(
-                    Question(str(number), question.text, question.answer, question.family)
-                    for number, question in enumerate((*clip.questions, *([when_was_it(clip)] if self.when else [])))
-                ),
-                video=clip.path.name,
-                group=clip.camera,
-            )
-            for clip in made
-        ]
+    def make(self, first: int, folder: Path) -> Iterable[Clip]:
+        """Make or reuse the files of the clips that begin with a seed."""
+        return make_clips(self.count, self.frames, self.camera, first, folder=folder)
 
-    def outline(self, seed: int, folder: Path) -> tuple[Clip, Sequence[int]]:
-        """Outline of the benchmark, from one clip: all have the same number of questions."""
-        [first] = replace(self, count=min(self.count, 1)).clips(seed, folder)
-        return first, [len(first.questions)] * self.count
-
-    def score(self, question: Question, answer: str) -> float:
-        """1 for the right words, ignoring case and a final stop."""
-        return float(same_words(answer, question.expected))
+    def asked(self, clip: Clip) -> Iterable[Question]:
+        """Return the questions about a clip."""
+        return (*clip.questions, *([when_was_it(clip)] if self.when else []))

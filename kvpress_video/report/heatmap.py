@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compressor.registry import UNCOMPRESSED
+from ..sweep.stats.clustered import Floats
 from ..sweep.stats.summary import OVERALL
 from .axes import make_figure, panels
 from .ranking import accuracy_of, budgets_of, finished
@@ -74,16 +75,37 @@ def heatmap(summary: Sequence[SummaryRow]) -> Figure:
 def _panel(axes: Axes, summary: Sequence[SummaryRow], tasks: Sequence[str], slanted: bool) -> None:
     ordered = sorted(summary, key=lambda row: (row.method != UNCOMPRESSED, -accuracy_of(row)))
     found = [[row.accuracies[task].mean if task in row.accuracies else np.nan for task in tasks] for row in ordered]
-    table = np.array(found)
-    axes.pcolormesh(table, cmap="YlGnBu", vmin=0, vmax=1, edgecolors=GRID, linewidth=0.5)
+    draw_fields(axes, np.array(found), tasks, [row.method for row in ordered], angle=35 if slanted else 0)
     axes.invert_yaxis()
-    axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, rotation=35 if slanted else 0, rotation_mode="anchor",
-                    ha="left" if slanted else "center")  # fmt: skip
-    axes.set_yticks(np.arange(len(ordered)) + 0.5, [row.method for row in ordered])
+
+
+def draw_fields(
+    axes: Axes,
+    table: Floats,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    angle: int,
+    write: Callable[[float], str] = "{:.2f}".format,
+    **text: Any,
+) -> None:
+    """Draw accuracies as coloured fields with their numbers, the first row at the bottom.
+
+    Args:
+        axes: to draw in.
+        table: accuracies, (rows, columns); nan where there is none.
+        columns, rows: their names.
+        angle: of the columns' names.
+        write: writes an accuracy.
+        text: settings of the numbers.
+    """
+    axes.pcolormesh(table, cmap="YlGnBu", vmin=0, vmax=1, edgecolors=GRID, linewidth=0.5)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=angle, rotation_mode="anchor",
+                    ha="left" if angle else "center")  # fmt: skip
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    for (number, task), value in np.ndenumerate(table):
+    for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
-            axes.text(task + 0.5, number + 0.5, f"{value:.2f}", ha="center", va="center",
-                      color="#ffffff" if value > _DARK_FIELD else "#111111")  # fmt: skip
+            axes.text(column + 0.5, row + 0.5, write(value), ha="center", va="center",
+                      color="#ffffff" if value > _DARK_FIELD else "#111111", **text)  # fmt: skip
