@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from sessions import LABELS, QWEN, cache_of, check_same, frames_for, tiny
+from sessions import LABELS, QWEN, cache_of, check_failed_answer, check_same, frames_for, tiny
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
@@ -104,16 +104,7 @@ def _logits(session: kv.VideoSession) -> Tensor:
 
 
 def test_what_a_failed_answer_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = watching()
-    before = cache_of(session)
-
-    def fails(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("full")
-
-    monkeypatch.setattr(session.stream, "generate", fails)
-    with pytest.raises(RuntimeError, match="full"):
-        session.ask(QUESTION)
-    check_same(cache_of(session), before)
+    check_failed_answer(watching(), QUESTION, monkeypatch)
 
 
 def test_copies_batches_and_later_frames() -> None:

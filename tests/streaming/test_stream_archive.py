@@ -10,7 +10,7 @@ import torch
 import zoo
 from generation import after_frames, answer, model_of, two_videos, video_prompt
 from reference_masks import blinded_answer, evicted
-from sessions import LABELS, QWEN, cache_of, check_same, frames_for, tiny
+from sessions import LABELS, QWEN, cache_of, check_failed_answer, check_same, frames_for, tiny
 
 import kvpress_video as kv
 from kvpress_video.compressor.entries import Context, Entries, Places, is_visual
@@ -131,16 +131,7 @@ def test_the_archive_follows_positions() -> None:
 
 
 def test_what_a_failed_answer_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = watching()
-    before = cache_of(session)
-
-    def fails(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("full")
-
-    monkeypatch.setattr(session.stream, "generate", fails)
-    with pytest.raises(RuntimeError, match="full"):
-        session.ask(QUESTION)
-    check_same(cache_of(session), before)
+    check_failed_answer(watching(), QUESTION, monkeypatch)
 
 
 def test_answers_as_one_batch() -> None:

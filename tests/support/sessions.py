@@ -230,3 +230,16 @@ OPTIONS: list[tuple[Any, Any, dict[str, Any]]] = [
     ("snapkv", 30, {"window": 4}),
     ("average-pooling", 30, {"position_limit": 160}),
 ]
+
+
+def check_failed_answer(session: kv.VideoSession, question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that fails leaves the cache as it was."""
+    before = cache_of(session)
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("full")
+
+    monkeypatch.setattr(session.stream, "generate", fails)
+    with pytest.raises(RuntimeError, match="full"):
+        session.ask(question)
+    check_same(cache_of(session), before)
