@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 import kvpress_video as kv
 from kvpress_video.compressor.registry import UNCOMPRESSED, make_method
 from kvpress_video.models import adapter_for
 from kvpress_video.report.retained import look
-from rich.console import Console
-from rich.progress import track
 
 from ..publishing.provenance import provenance, write_result
 from ..world.questions import TEMPLATES
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for clip, folder in track(places, "measuring", console=Console(stderr=True), transient=True):
         rows += clip_rows(loaded, clip, folder, options.methods, options.budgets)
-    clips = [{"clip": clip.name, "fps": clip.fps, "cuts": clip.cuts} for clip, _ in places]
+    step = adapter_for(loaded[0]).frames_per_step
+    clips = [{"clip": clip.name, "step": step / clip.fps, "cuts": clip.cuts} for clip, _ in places]
     head = {**provenance(), "model": "bundled", "questions": QUESTIONS}
     write_result(options.out, head, clips=clips, rows=rows)
 
