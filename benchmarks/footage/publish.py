@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,24 +25,42 @@ Row = Mapping[str, Any]
 
 SHOWN = "12.5%"
 """Budget of the figure, and of all columns but agreement."""
-FIGURES = {"changing": "{:.2f}", "cuts": "{:.2f}", "newest": "{:.2f}", "empty": "{:.0%}", "seconds": "{:.2f}"}
-"""What the table states at that budget, and how."""
 COLUMNS = 3
+"""Panels of the figure side by side."""
 BRIGHTEST = 4.0
 """Times the even share of a step from which on fields are darkest."""
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"
+
+
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "changing": ("patches that change", "{:.2f}".format),
+    "cuts": ("first step of a shot", "{:.2f}".format),
+    "newest": ("newest quarter", "{:.2f}".format),
+    "empty": ("steps without an entry", _percent),
+    "seconds": ("seconds", "{:.2f}".format),
+    "bytes": ("MiB", _mebibytes),
+    "peak_bytes": ("peak MiB", _mebibytes),
+}
+"""What the table states at that budget: heading, and how a figure is written."""
 
 
 def table(rows: Sequence[Row]) -> str:
     """Means over the clips, one line per method."""
     budgets = list(dict.fromkeys(row["budget"] for row in rows if row["method"] != UNCOMPRESSED))
-    header = ["method", *(f"same answers, {budget}" for budget in budgets)]
-    header += ["patches that change", "first step of a shot", "newest quarter", "steps without an entry", "seconds"]
+    header = ["method", *(f"same answers, {budget}" for budget in budgets), *(head for head, _ in FIGURES.values())]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         at = [row for row in mine if row["budget"] == SHOWN] or mine
-        same = [_mean(mine, "agreement", "{:.0%}", budget) for budget in budgets]
-        kept = [_mean(at, name, form) for name, form in FIGURES.items()]
+        same = [_mean([row for row in mine if row["budget"] == budget], "agreement", _percent) for budget in budgets]
+        kept = [_mean(at, name, written) for name, (_, written) in FIGURES.items()]
         lines.append([method, *same, *kept])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -74,9 +92,9 @@ def draw(rows: Sequence[Row], clips: Sequence[Row], picture: Path) -> None:
         save(figure, picture)
 
 
-def _mean(rows: Sequence[Row], name: str, form: str, budget: str | None = None) -> str:
-    found = [row[name] for row in rows if row.get(name) is not None and budget in (None, row["budget"])]
-    return form.format(mean(found)) if found else ""
+def _mean(rows: Sequence[Row], name: str, written: Callable[[float], str]) -> str:
+    found = [row[name] for row in rows if row.get(name) is not None]
+    return written(mean(found)) if found else ""
 
 
 def main() -> None:
@@ -84,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/footage.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/footage.md"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/footage.svg"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/footage.png"))
     options = parser.parse_args()
     result = json.loads(options.results.read_text())
     draw(result["rows"], result["clips"], options.picture)
