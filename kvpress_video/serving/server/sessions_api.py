@@ -18,8 +18,8 @@ from .bodies import parsed
 from .failures import RequestError, as_request_error
 from .journal import log_failure
 from .questions import Question
+from .served_session import ServedSession
 from .session_schema import Ask, OpenSession, PushVideo, described, summary
-from .sessions import ServedSession
 from .state import Server
 
 _GROUP = 8  # frames of a video that are pushed in one turn
@@ -40,18 +40,16 @@ def session_routes(server: Server) -> APIRouter:
             if server.text_tokens([asked.system or ""]) > settings.session_text // 2:
                 raise RequestError(400, "The system message is too long for a session.", param="system")
             served = await sessions.open(owner_of(request), asked.arguments(settings.method, settings.budget))
-        return JSONResponse(summary(served.id, True, served.need), 201)
+        return JSONResponse(summary(served), 201)
 
     @router.get("/sessions")
     async def list_sessions(request: Request) -> dict[str, Any]:
-        owned = sessions.owned(owner_of(request))
-        found = [summary(served.id, served.session is not None, served.need) for served in owned]
-        return {"object": "list", "data": found}
+        return {"object": "list", "data": [summary(served) for served in sessions.owned(owner_of(request))]}
 
     @router.get("/sessions/{number}")
     async def stats(request: Request, number: str) -> dict[str, Any]:
         async with sessions.using(owner_of(request), number) as served:
-            return await sessions.run(served, lambda: described(served.id, served.live, served.need))
+            return await sessions.run(served, lambda: described(served))
 
     @router.delete("/sessions/{number}")
     async def close(request: Request, number: str) -> Response:
@@ -81,8 +79,7 @@ def session_routes(server: Server) -> APIRouter:
     @router.post("/sessions/{number}/fork")
     async def fork(request: Request, number: str) -> JSONResponse:
         async with sessions.using(owner_of(request), number) as served:
-            copy = await sessions.fork(served)
-            return JSONResponse(summary(copy.id, True, copy.need), 201)
+            return JSONResponse(summary(await sessions.fork(served)), 201)
 
     @router.post("/sessions/{number}/save")
     async def save(request: Request, number: str) -> dict[str, str]:
@@ -145,7 +142,8 @@ async def _pushed(server: Server, served: ServedSession, frames: Any, times: lis
     def push() -> dict[str, int]:
         served.live.push(frames, times)
         stats = served.live.stats
-        return {"frames": stats.frames, "waiting": stats.waiting}
+        saved = 0 if served.saved is None else served.saved.frames
+        return {"frames": stats.frames, "waiting": stats.waiting, "saved": saved}
 
     told = await server.sessions.run(served, push)
     server.metrics.pushed(len(frames))
