@@ -68,5 +68,8 @@ def described(served: ServedSession) -> dict[str, Any]:
     stats = session.stats
     names = ("frames", "waiting", "seconds", "visual_tokens", "text_entries", "bytes", "peak_bytes", "evicted_turns")
     turns = [turn._asdict() for turn in session.turns]
-    more = {"entries": max(stats.entries), "turns": turns}
+    layers, stream = session.stream.layers, session.stream
+    stock = sum(layer.stock_bytes for layer in layers) if layers[0].physical else 0
+    sizes = {"cap_bytes": stream.planned_bytes, "stock_bytes": stock + stream.uncompressed_bytes}
+    more = {"entries": max(stats.entries), "turns": turns, **sizes}
     return summary(served) | {name: getattr(stats, name) for name in names} | more

@@ -53,10 +53,8 @@ class Sessions:
         self._model, self._processor, self._plan = model, processor, plan
         self._admission, self._worker, self._files = admission, worker, files
         self._idle, self._most = idle, most
-        notes = ((name, files.find(name)) for name in files.detached())
-        self._held = {
-            name: ServedSession(name, note.owner, note.need, saved=note.saved) for name, note in notes if note
-        }
+        left = {name: note for name in files.written() if (note := files.find(name))}
+        self._held = {name: ServedSession(name, note.owner, note.need, saved=note.saved) for name, note in left.items()}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer = ThreadPoolExecutor(1, "session-files")  # one thread: later states are written later
         admission.reclaim = self._reclaim

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -17,6 +17,7 @@ from .answering import Answering, event
 from .bodies import parsed
 from .failures import RequestError, as_request_error
 from .journal import log_failure
+from .kept import kept_of
 from .questions import Question
 from .served_session import ServedSession
 from .session_schema import Ask, OpenSession, PushVideo, described, summary
@@ -24,11 +25,17 @@ from .state import Server
 
 _GROUP = 8  # frames of a video that are pushed in one turn
 _MARKUP = 64
+_MOST_STEPS = 256  # whose patches are told at once
 
 
 def session_routes(server: Server) -> APIRouter:
     """Make the routes."""
     router, sessions = APIRouter(prefix="/v1"), server.sessions
+
+    @router.get("/methods")
+    async def methods() -> dict[str, Any]:
+        usual = {"model": server.name, "method": server.settings.method, "budget": server.settings.budget}
+        return {"object": "list", **usual, "data": await server.methods.read()}
 
     @router.post("/sessions")
     async def open_session(request: Request) -> JSONResponse:
@@ -50,6 +57,13 @@ def session_routes(server: Server) -> APIRouter:
     async def stats(request: Request, number: str) -> dict[str, Any]:
         async with sessions.using(owner_of(request), number) as served:
             return await sessions.run(served, lambda: described(served))
+
+    @router.get("/sessions/{number}/kept")
+    async def kept(
+        request: Request, number: str, last: Annotated[int, Query(ge=0, le=_MOST_STEPS)] = 16
+    ) -> dict[str, Any]:
+        async with sessions.using(owner_of(request), number) as served:
+            return await sessions.run(served, lambda: kept_of(served.live, last))
 
     @router.delete("/sessions/{number}")
     async def close(request: Request, number: str) -> Response:

@@ -27,6 +27,7 @@ from .replies import Reply, end_tokens
 from .session_files import SessionFiles
 from .sessions import Sessions
 from .settings import ServerSettings
+from .usable_methods import UsableMethods
 from .worker import Worker
 
 _USUAL_TOKENS = 256
@@ -44,6 +45,7 @@ class Server:
         worker: runs the model.
         media, downloads: read what requests name.
         completions, sessions, asker: answer.
+        methods: that sessions may name.
         metrics: for Prometheus.
         memory, session_bytes: bytes for everything, and of a session with the usual settings.
     """
@@ -84,6 +86,7 @@ class Server:
         self.metrics = Metrics()
         self.metrics.watch(self._gauges)
         self._tasks: list[asyncio.Task[None]] = []
+        self.methods = UsableMethods(model, processor, settings.budget, self.worker)
 
     def _gauges(self) -> dict[str, float]:
         return {
