@@ -46,7 +46,15 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="folder whose files may be read by path; may be repeated",
     )
-    serve.add_argument("--sessions", type=Path, metavar="FOLDER", help="keep sessions here when the server ends")
+    serve.add_argument(
+        "--sessions", type=Path, metavar="FOLDER", help="keep sessions here, for the next server of this folder"
+    )
+    serve.add_argument(
+        "--save-every",
+        type=whole_number(1),
+        metavar="SECONDS",
+        help="write changed sessions to their folder so often; a crash loses what came later (default: 30)",
+    )
     serve.add_argument(
         "--idle",
         type=whole_number(1),
@@ -95,6 +103,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.port > _LARGEST_PORT:
         raise UnknownNameError(f"Ports end at {_LARGEST_PORT}, not at {options.port}.")
+    if options.save_every is not None and options.sessions is None:
+        raise UnknownNameError("--save-every needs a folder to save to: --sessions FOLDER.")
     memory = None if options.memory is None else Budget.parse(options.memory)
     if memory is not None and memory.unit != "bytes":
         raise UnknownNameError(f"--memory is a size such as 20GiB, not {options.memory!r}.")
@@ -110,6 +120,7 @@ def _serve(options: argparse.Namespace) -> int:
         sessions=options.sessions,
         queue=options.queue,
         batch=options.batch,
+        save_every=options.save_every or ServerSettings.save_every,
         idle=options.idle,
         session_text=options.session_text,
         max_tokens=options.max_tokens,

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..cache.adoption import layers_of
-from ..cache.layer import CompressedLayer
+from ..cache.kept_patches import kept_shares
 from ..compression import compress
-from ..compressor.entries import Context, Tags, is_visual
 from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..errors import MissingInputError, VideoError
 from ..models import adapter_for
@@ -120,32 +119,6 @@ def look(
     times = video.times[np.minimum(np.arange(frames) * step, len(video) - 1)]
     name = title or (video.path.name if video.path else "video")
     return Overlay(name.encode(errors="backslashreplace").decode(), pictures, chosen, times, tuple(retained), question)
-
-
-def kept_shares(layers: Sequence[CompressedLayer]) -> NDArray[np.float64]:
-    """Compute the fraction of layers and heads that hold an entry of each patch of the first row's video.
-
-    Args:
-        layers: of a cache that holds a prompt with one video.
-
-    Returns:
-        (frames, rows, columns).
-
-    Raises:
-        VideoError: the row holds several videos or images.
-    """
-    grids = layers[0].rows[0].grids
-    (segment, grid), *others = grids.items()
-    if others:
-        raise VideoError(f"The prompt holds {len(grids)} videos and images: patches are drawn for one.")
-    heads = layers[0].keys.shape[1]
-    held = np.zeros((len(layers), heads, grid.frames, grid.rows, grid.columns))
-    for number, layer in enumerate(layers):
-        tags = layer.entries(Context()).tags[0].expand(heads, -1, -1).cpu().numpy()
-        for head in range(heads):
-            mine = tags[head][(tags[head][:, Tags.SEGMENT] == segment) & is_visual(tags[head][:, Tags.KIND])]
-            held[number, head, mine[:, Tags.FRAME], mine[:, Tags.ROW], mine[:, Tags.COLUMN]] = 1
-    return held.mean(axis=(0, 1))
 
 
 def _retained(model: Any, processor: Any, inputs: Any, method: str, budget: str, answers: bool) -> Retained:

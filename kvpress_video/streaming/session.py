@@ -304,6 +304,15 @@ class VideoSession:
             state = SessionState(self._config, stream, self._conversation.state, self._queue.state)
             return Snapshot(tensors | self._queue.tensors(), state)
 
+    def snapshot_for_file(self) -> Snapshot:
+        """Copy all state as `snapshot` does, for `write_snapshot`, which another thread may call.
+
+        Raises:
+            CacheError: a push failed halfway, or the heads keep different numbers of entries.
+        """
+        refuse_uneven(self.stream.layers[0], "A session file")
+        return self.snapshot()
+
     @classmethod
     def restore(
         cls, snapshot: Snapshot, model: Any, processor: Any, method: str | Compressor | None = None
@@ -331,8 +340,7 @@ class VideoSession:
         """
         from .checkpoint import write_snapshot
 
-        refuse_uneven(self.stream.layers[0], "A session file")
-        write_snapshot(Path(path), self.snapshot(), self.model)
+        write_snapshot(Path(path), self.snapshot_for_file(), self.model)
 
     @classmethod
     def load(cls, path: str | Path, model: Any, processor: Any) -> VideoSession:

@@ -19,12 +19,12 @@ from summary_rows import overlay
 
 import kvpress_video as kv
 from kvpress_video.cache.adoption import layers_of
+from kvpress_video.cache.kept_patches import kept_shares
 from kvpress_video.cli import look as look_command
 from kvpress_video.errors import KVPressVideoError, MissingInputError, UnknownNameError, VideoError
 from kvpress_video.report import draw_overlay, look
 from kvpress_video.report.overlay import shaded
 from kvpress_video.report.page import write_overlay
-from kvpress_video.report.retained import kept_shares
 from kvpress_video.video.reader import Video, read_video
 
 if TYPE_CHECKING:

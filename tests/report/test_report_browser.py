@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import SCHEMES, SIZES, chromium
 from summary_rows import against, overlay, sweep, unmeasured
 
 from kvpress_video.report import write_report
@@ -17,9 +17,6 @@ from kvpress_video.sweep.results.records import Failure
 METHODS = ["random", "uniform", "recent", "sink-window", "key-norm", "snapkv", "tar", "van", "infinipot-v", "standby"]
 METHODS += ["average-pooling", "memory-bank", "streammem", "hermes", "detachable:window=0.5", "novelty"]
 WINNER = "standby-novelty"
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
-SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 SCROLLING = ".scroll, .table"
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => { d.removeAttribute('name'); d.open = true; })"
@@ -70,15 +67,8 @@ EMPTY = """() => [...document.querySelectorAll('figure svg')].filter(e => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +87,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join)
+@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in SCHEMES], ids="-".join)
 def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The report, opened; requests and console messages fail the test."""
     size, scheme = request.param

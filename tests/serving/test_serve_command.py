@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +14,8 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 httpx = pytest.importorskip("httpx")
+
+from servers import serving  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -32,6 +29,7 @@ httpx = pytest.importorskip("httpx")
         (["--memory", "1MiB"], "hold no session"),
         (["--allow-folder", "/no/such/folder"], "There is no folder"),
         (["--api-key-file", "/no/such/file"], "cannot be read"),
+        (["--save-every", "5"], "needs a folder to save to"),
         (["--port", "65536"], "Ports end at 65535"),
         (["/no/such/model"], "There is no model folder"),
     ],
@@ -43,37 +41,16 @@ def test_mistakes_are_told_in_one_line(options: list[str], reason: str, capsys: 
     assert reason in told
 
 
-def wait_for(url: str, process: Any, log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{url}/ready").json()["ready"]:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
-
 def test_sigterm_saves_the_sessions(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log, url = tmp_path / "log", f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", "96", "--port", str(port)]
-    with log.open("w") as file:
-        process = subprocess.Popen([*command, "--sessions", str(tmp_path / "kept")], stderr=file)
-    try:
-        wait_for(url, process, log)
+    log, folder = tmp_path / "log", tmp_path / "kept"
+    with serving(log, "--sessions", str(folder)) as (url, process):
         number = httpx.post(f"{url}/v1/sessions", json={}).json()["id"]
         question = {"question": "Why?", "max_tokens": 4}
         assert httpx.post(f"{url}/v1/sessions/{number}/ask", json=question, timeout=60).status_code == 200
+        assert main(["serve", "--budget", "96", "--sessions", str(folder)]) == 2
         process.terminate()
         assert process.wait(60) == -signal.SIGTERM
-    finally:
-        process.kill()
-        process.wait()
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert lines[0]["event"] == "start"
     assert lines[0]["sessions"] == lines[0]["available"] // lines[0]["session"] > 0
-    assert (tmp_path / "kept" / f"{number}.kvv").is_file()
+    assert (folder / f"{number}.kvv").is_file()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from kvpress_video.serving.server.settings import MIB, ServerSettings
@@ -62,3 +65,30 @@ def listening(server: Any) -> Iterator[str]:
             running.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
+
+
+@contextmanager
+def serving(log: Path, *options: str) -> Iterator[tuple[str, Any]]:
+    """Run `kvpress-video serve` on a free port, and yield its URL and process once it is ready; kill it at last."""
+    import httpx
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", str(BUDGET), "--port", str(port)]
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, *options], stderr=file)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    try:
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                if httpx.get(f"{url}/ready").json()["ready"]:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from ...errors import KVPressVideoError
@@ -18,6 +18,7 @@ from .failures import RequestError, as_request_error
 from .guard import Guard
 from .live_api import live_routes
 from .metrics import CONTENT_TYPE
+from .page_api import page_routes
 from .sessions_api import session_routes
 from .state import Server
 
@@ -34,7 +35,7 @@ def make_app(server: Server) -> Any:
             await server.end()
 
     app = FastAPI(lifespan=running, openapi_url=None)
-    for kind in (RequestError, KVPressVideoError, RequestValidationError, HTTPException, Exception):
+    for kind in (RequestError, KVPressVideoError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _told)
 
     @app.get("/health")
@@ -51,6 +52,7 @@ def make_app(server: Server) -> Any:
 
     for routes in (chat_routes, session_routes, live_routes):
         app.include_router(routes(server))
+    app.include_router(page_routes())
     return Guard(app, server.settings, server.metrics)
 
 

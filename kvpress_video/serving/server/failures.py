@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from ...errors import CacheError, KVPressVideoError
 
 _TYPES = {
@@ -55,6 +57,8 @@ def as_request_error(error: Exception) -> RequestError:
     """Return what a client is told of an error; of one that nobody raised on purpose, only that it happened."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, ClientDisconnect):
+        return RequestError(499, "The client has left.")  # nobody reads it
     if isinstance(error, CacheError):
         return RequestError(409, str(error))
     if isinstance(error, KVPressVideoError):

@@ -22,7 +22,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-PUBLIC = ("/health", "/ready")
+PAGE = "/page/"
+"""Where the files of the page are, apart from the page itself at `/`."""
+PUBLIC = ("/", "/health", "/ready")
 _BODIES_AT_ONCE = 4
 LOCAL = "local"
 """Owner of what clients without a key open."""
@@ -104,7 +106,7 @@ class Guard:
         if origin is not None and urlsplit(origin).netloc != host:
             raise RequestError(403, "Requests from pages of another origin are refused.")
         scope["state"]["owner"] = LOCAL
-        if scope["path"] in PUBLIC:
+        if scope["path"] in PUBLIC or scope["path"].startswith(PAGE):
             return
         if self._digests:
             scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -9,7 +9,7 @@ from ...streaming.batch import ask_all
 from ...streaming.session import VideoSession
 from .memory import MemoryPlan
 from .replies import Cancelled, Reply, StopRows, TokenRows
-from .sessions import ServedSession
+from .served_session import ServedSession
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ...streaming.session import VideoSession
 from .openai_schema import Strict
+from .served_session import ServedSession
 from .settings import check_capped
 
 
@@ -53,15 +54,22 @@ class Ask(Strict):
     stream: bool = False
 
 
-def summary(number: str, live: bool, need: int) -> dict[str, Any]:
-    """Describe where a session is, and what it may take."""
-    return {"id": number, "object": "session", "live": live, "reserved_bytes": need if live else 0}
+def summary(served: ServedSession) -> dict[str, Any]:
+    """Describe where a session is, what it may take, and how much of it would survive a crash."""
+    live = served.session is not None
+    saved = None if served.saved is None else asdict(served.saved)
+    need = served.need if live else 0
+    return {"id": served.id, "object": "session", "live": live, "reserved_bytes": need, "saved": saved}
 
 
-def described(number: str, session: VideoSession, need: int) -> dict[str, Any]:
+def described(served: ServedSession) -> dict[str, Any]:
     """Describe a session in memory."""
+    session = served.live
     stats = session.stats
     names = ("frames", "waiting", "seconds", "visual_tokens", "text_entries", "bytes", "peak_bytes", "evicted_turns")
     turns = [turn._asdict() for turn in session.turns]
-    more = {"entries": max(stats.entries), "turns": turns}
-    return summary(number, True, need) | {name: getattr(stats, name) for name in names} | more
+    layers, stream = session.stream.layers, session.stream
+    stock = sum(layer.stock_bytes for layer in layers) if layers[0].physical else 0
+    sizes = {"cap_bytes": stream.planned_bytes, "stock_bytes": stock + stream.uncompressed_bytes}
+    more = {"entries": max(stats.entries), "turns": turns, **sizes}
+    return summary(served) | {name: getattr(stats, name) for name in names} | more

@@ -6,56 +6,23 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ...errors import KVPressVideoError
 from ...streaming.session import VideoSession
-from .admission import Admission, Lease
+from ...streaming.state import Snapshot
+from .admission import Admission
 from .failures import RequestError
 from .journal import log, log_failure
 from .memory import MemoryPlan
+from .served_session import Progress, ServedSession, unknown_session
 from .session_files import SessionFiles, SessionNote
 from .worker import Worker
 
 T = TypeVar("T")
 _LAST_SECONDS = 10.0
-
-
-@dataclass
-class ServedSession:
-    """A session and where it is.
-
-    Attributes:
-        id: of the session.
-        owner: who opened it.
-        need: bytes that it takes while it is live.
-        session, lease: while it is live.
-        users: requests that use it now.
-        used: when one last did, in seconds of the monotonic clock.
-        turn: held while it is attached or detached.
-    """
-
-    id: str
-    owner: str
-    need: int = 0
-    session: VideoSession | None = None
-    lease: Lease | None = None
-    users: int = 0
-    used: float = field(default_factory=time.monotonic)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def live(self) -> VideoSession:
-        """The session in memory, where it is while somebody uses it.
-
-        Raises:
-            RequestError: another request has closed it.
-        """
-        if self.session is None:
-            raise _unknown()
-        return self.session
 
 
 class Sessions:
@@ -86,9 +53,10 @@ class Sessions:
         self._model, self._processor, self._plan = model, processor, plan
         self._admission, self._worker, self._files = admission, worker, files
         self._idle, self._most = idle, most
-        notes = ((name, files.find(name)) for name in files.detached())
-        self._held = {name: ServedSession(name, note.owner, note.need) for name, note in notes if note is not None}
+        left = {name: note for name in files.written() if (note := files.find(name))}
+        self._held = {name: ServedSession(name, note.owner, note.need, saved=note.saved) for name, note in left.items()}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writer = ThreadPoolExecutor(1, "session-files")  # one thread: later states are written later
         admission.reclaim = self._reclaim
 
     @property
@@ -141,7 +109,7 @@ class Sessions:
         if self._files.saved >= self._most:
             raise RequestError(429, "Too many sessions are saved: delete some.", code="too_many_sessions")
         saved = f"save_{uuid.uuid4().hex}"
-        await self.run(served, lambda: self._write(served, saved))
+        await self._write(served, saved, *await self.run(served, lambda: _copied(served.live)))
         return saved
 
     def delete(self, owner: str, saved: str) -> None:
@@ -155,10 +123,11 @@ class Sessions:
 
     async def close(self, served: ServedSession) -> None:
         """Forget a session that is in use, once its earlier jobs are done, and its file."""
-        await self.run(served, lambda: None)
-        self._held.pop(served.id, None)
-        self._drop(served)
-        self._files.forget(served.id)
+        async with served.turn:
+            await self.run(served, lambda: None)
+            self._held.pop(served.id, None)
+            self._drop(served)
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._files.forget, served.id)
 
     async def acquire(self, owner: str, number: str) -> ServedSession:
         """Find a session, and keep it in memory until it is released; a detached one comes back.
@@ -168,7 +137,7 @@ class Sessions:
         """
         served = self._held.get(number)
         if served is None or served.owner != owner:
-            raise _unknown()
+            raise unknown_session()
         served.users += 1
         try:
             async with served.turn:
@@ -208,13 +177,30 @@ class Sessions:
                 if now - served.used >= self._idle:
                     await self._try_to_detach(served)
 
+    async def save_changed(self, every: float) -> None:
+        """Write sessions that have changed to their files, again and again.
+
+        Args:
+            every: seconds between one round and the next.
+        """
+        while True:
+            await asyncio.sleep(every)
+            for served in list(self._held.values()):
+                async with served.turn:
+                    await self._keep(served)
+
     async def end(self) -> None:
-        """Write every live session to its file, once the requests that were cancelled have let go of it."""
+        """Write every session that has changed to its file, once the requests that were cancelled have let go of it."""
         deadline = time.monotonic() + _LAST_SECONDS
         while any(served.users for served in self._held.values()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        for served in list(self._held.values()):
-            await self._try_to_detach(served)
+        kept = [await self._keep(served) for served in list(self._held.values())]
+        log("saved", sessions=sum(kept), failed=len(kept) - sum(kept))
+
+    def close_files(self) -> None:
+        """Finish what is being written, and leave the files to another server."""
+        self._writer.shutdown()
+        self._files.close()
 
     async def _add(self, owner: str, make: Callable[[], VideoSession], need: Callable[[], int]) -> ServedSession:
         if len(self._held) >= self._most:
@@ -236,12 +222,12 @@ class Sessions:
         if served.session is not None:
             return
         if served.id not in self._held:
-            raise _unknown()
+            raise unknown_session()
         lease = await self._admission.reserve(served.need)
         try:
             path = self._files.path(served.id)
             served.session = await self.run(served, lambda: VideoSession.load(path, self._model, self._processor))
-            served.lease = lease
+            served.lease, served.saved = lease, Progress.of(served.session)
         except BaseException:
             lease.shrink(0)
             raise
@@ -251,14 +237,29 @@ class Sessions:
         async with served.turn:
             if served.users or served.session is None or served.id not in self._held:
                 return
-            try:
-                await self.run(served, lambda: self._write(served, served.id))
-            except (KVPressVideoError, OSError, RuntimeError) as error:
-                log_failure(served.id, error)
-                return
-            if not served.users:
+            if await self._keep(served) and not served.users:
                 self._drop(served)
                 log("detached", session=served.id)
+
+    async def _keep(self, served: ServedSession) -> bool:
+        """Write a session to its file, unless that holds all of it; return whether the file holds it now.
+
+        The worker's thread makes a copy, and goes on while the copy is written.
+        """
+
+        def changed() -> tuple[Snapshot, Progress] | None:
+            return None if Progress.of(served.live) == served.saved else _copied(served.live)
+
+        if served.session is None:
+            return True
+        try:
+            if (found := await self.run(served, changed)) is not None:
+                await self._write(served, served.id, *found)
+                served.saved = found[1]
+        except (KVPressVideoError, OSError, RuntimeError) as error:
+            log_failure(served.id, error)
+            return False
+        return True
 
     def _reclaim(self, missing: int) -> None:
         """Detach the sessions that were not used for the longest time, until enough memory will be free."""
@@ -283,11 +284,12 @@ class Sessions:
             raise RequestError(404, "There is no saved session of this name.", param="saved")
         return note
 
-    def _write(self, served: ServedSession, name: str) -> None:
-        """Write a session and then its note, in the worker's thread."""
-        served.live.save(self._files.path(name))
-        self._files.note(name, SessionNote(served.owner, served.need))
+    async def _write(self, served: ServedSession, name: str, snapshot: Snapshot, progress: Progress) -> None:
+        """Write a session to a file, beside the event loop and the worker's thread."""
+        note = SessionNote(served.owner, served.need, progress)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._files.write, name, snapshot, self._model, note)
 
 
-def _unknown() -> RequestError:
-    return RequestError(404, "There is no session of this name.", code="session_not_found")
+def _copied(session: VideoSession) -> tuple[Snapshot, Progress]:
+    return session.snapshot_for_file(), Progress.of(session)

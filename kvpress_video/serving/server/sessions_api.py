@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -17,18 +17,25 @@ from .answering import Answering, event
 from .bodies import parsed
 from .failures import RequestError, as_request_error
 from .journal import log_failure
+from .kept import kept_of
 from .questions import Question
+from .served_session import ServedSession
 from .session_schema import Ask, OpenSession, PushVideo, described, summary
-from .sessions import ServedSession
 from .state import Server
 
 _GROUP = 8  # frames of a video that are pushed in one turn
 _MARKUP = 64
+_MOST_STEPS = 256  # whose patches are told at once
 
 
 def session_routes(server: Server) -> APIRouter:
     """Make the routes."""
     router, sessions = APIRouter(prefix="/v1"), server.sessions
+
+    @router.get("/methods")
+    async def methods() -> dict[str, Any]:
+        usual = {"model": server.name, "method": server.settings.method, "budget": server.settings.budget}
+        return {"object": "list", **usual, "data": await server.methods.read()}
 
     @router.post("/sessions")
     async def open_session(request: Request) -> JSONResponse:
@@ -40,18 +47,23 @@ def session_routes(server: Server) -> APIRouter:
             if server.text_tokens([asked.system or ""]) > settings.session_text // 2:
                 raise RequestError(400, "The system message is too long for a session.", param="system")
             served = await sessions.open(owner_of(request), asked.arguments(settings.method, settings.budget))
-        return JSONResponse(summary(served.id, True, served.need), 201)
+        return JSONResponse(summary(served), 201)
 
     @router.get("/sessions")
     async def list_sessions(request: Request) -> dict[str, Any]:
-        owned = sessions.owned(owner_of(request))
-        found = [summary(served.id, served.session is not None, served.need) for served in owned]
-        return {"object": "list", "data": found}
+        return {"object": "list", "data": [summary(served) for served in sessions.owned(owner_of(request))]}
 
     @router.get("/sessions/{number}")
     async def stats(request: Request, number: str) -> dict[str, Any]:
         async with sessions.using(owner_of(request), number) as served:
-            return await sessions.run(served, lambda: described(served.id, served.live, served.need))
+            return await sessions.run(served, lambda: described(served))
+
+    @router.get("/sessions/{number}/kept")
+    async def kept(
+        request: Request, number: str, last: Annotated[int, Query(ge=0, le=_MOST_STEPS)] = 16
+    ) -> dict[str, Any]:
+        async with sessions.using(owner_of(request), number) as served:
+            return await sessions.run(served, lambda: kept_of(served.live, last))
 
     @router.delete("/sessions/{number}")
     async def close(request: Request, number: str) -> Response:
@@ -81,8 +93,7 @@ def session_routes(server: Server) -> APIRouter:
     @router.post("/sessions/{number}/fork")
     async def fork(request: Request, number: str) -> JSONResponse:
         async with sessions.using(owner_of(request), number) as served:
-            copy = await sessions.fork(served)
-            return JSONResponse(summary(copy.id, True, copy.need), 201)
+            return JSONResponse(summary(await sessions.fork(served)), 201)
 
     @router.post("/sessions/{number}/save")
     async def save(request: Request, number: str) -> dict[str, str]:
@@ -145,7 +156,8 @@ async def _pushed(server: Server, served: ServedSession, frames: Any, times: lis
     def push() -> dict[str, int]:
         served.live.push(frames, times)
         stats = served.live.stats
-        return {"frames": stats.frames, "waiting": stats.waiting}
+        saved = 0 if served.saved is None else served.saved.frames
+        return {"frames": stats.frames, "waiting": stats.waiting, "saved": saved}
 
     told = await server.sessions.run(served, push)
     server.metrics.pushed(len(frames))

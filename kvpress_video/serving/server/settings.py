@@ -31,6 +31,7 @@ class ServerSettings:
         limits: on media.
         queue: requests that may wait for memory.
         batch: questions that may be decoded together.
+        save_every: seconds between saves of sessions that have changed, where there is a folder for them.
         idle: seconds after which an unused session is detached to disk.
         most_sessions: sessions that may be open, detached ones included.
         session_text: text entries of a session, per layer and KV head.
@@ -56,6 +57,7 @@ class ServerSettings:
     limits: MediaLimits = field(default_factory=MediaLimits)
     queue: int = 64
     batch: int = 8
+    save_every: float = 30.0
     idle: float = 60.0
     most_sessions: int = 256
     session_text: int = 2048

@@ -27,6 +27,7 @@ from .replies import Reply, end_tokens
 from .session_files import SessionFiles
 from .sessions import Sessions
 from .settings import ServerSettings
+from .usable_methods import UsableMethods
 from .worker import Worker
 
 _USUAL_TOKENS = 256
@@ -44,6 +45,7 @@ class Server:
         worker: runs the model.
         media, downloads: read what requests name.
         completions, sessions, asker: answer.
+        methods: that sessions may name.
         metrics: for Prometheus.
         memory, session_bytes: bytes for everything, and of a session with the usual settings.
     """
@@ -83,7 +85,8 @@ class Server:
         self.asker = Asker(self.plan)
         self.metrics = Metrics()
         self.metrics.watch(self._gauges)
-        self._idle: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.methods = UsableMethods(model, processor, settings.budget, self.worker)
 
     def _gauges(self) -> dict[str, float]:
         return {
@@ -98,7 +101,7 @@ class Server:
     @property
     def ready(self) -> bool:
         """Whether requests are answered."""
-        return self._idle is not None and self.worker.alive
+        return bool(self._tasks) and self.worker.alive
 
     @property
     def capacity(self) -> dict[str, int]:
@@ -113,16 +116,20 @@ class Server:
 
     async def begin(self) -> None:
         """Accept requests."""
-        self._idle = asyncio.create_task(self.sessions.detach_idle())
+        self._tasks = [asyncio.create_task(self.sessions.detach_idle())]
+        if self._temporary is None:
+            self._tasks.append(asyncio.create_task(self.sessions.save_changed(self.settings.save_every)))
 
     async def end(self) -> None:
         """Finish what was begun, write the sessions to their files, and give everything back."""
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.cancel()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._temporary is None:
             await self.sessions.end()
         await asyncio.to_thread(self.worker.end)
+        await asyncio.to_thread(self.sessions.close_files)
         self.downloads.close()
         self.media.close()
         if self._temporary is not None:

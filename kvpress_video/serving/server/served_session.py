@@ -1,0 +1,74 @@
+"""One session of a server: where it is, and how much of it its file holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from ...streaming.session import VideoSession
+from .admission import Lease
+from .failures import RequestError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a session has come.
+
+    Attributes:
+        frames: pushed so far.
+        seconds: time of the last of them; None before the first.
+        turns: questions answered and kept, those that have left the cache included.
+    """
+
+    frames: int
+    seconds: float | None
+    turns: int
+
+    @classmethod
+    def of(cls, session: VideoSession) -> Progress:
+        """Read a session."""
+        stats = session.stats
+        return cls(stats.frames, stats.seconds, stats.evicted_turns + len(session.turns))
+
+
+@dataclass
+class ServedSession:
+    """A session and where it is.
+
+    Attributes:
+        id: of the session.
+        owner: who opened it.
+        need: bytes that it takes while it is live.
+        session, lease: while it is live.
+        saved: what its file holds; None before it is first written, or read.
+        users: requests that use it now.
+        used: when one last did, in seconds of the monotonic clock.
+        turn: held while it is attached, written or closed.
+    """
+
+    id: str
+    owner: str
+    need: int = 0
+    session: VideoSession | None = None
+    lease: Lease | None = None
+    saved: Progress | None = None
+    users: int = 0
+    used: float = field(default_factory=time.monotonic)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def live(self) -> VideoSession:
+        """The session in memory, where it is while somebody uses it.
+
+        Raises:
+            RequestError: another request has closed it.
+        """
+        if self.session is None:
+            raise unknown_session()
+        return self.session
+
+
+def unknown_session() -> RequestError:
+    """The answer to a name that no session has."""
+    return RequestError(404, "There is no session of this name.", code="session_not_found")
