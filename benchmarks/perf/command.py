@@ -12,7 +12,7 @@ from ...cli.common import DONE, Commands, print_tables, progress_steps, quiet
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvpress_video.benchmarks.perf import Figure
+    from kvpress_video.benchmarks.perf.results.measurement import Figure
     from rich.table import Table
 
 _NAMES = (
@@ -35,8 +35,9 @@ def _bench(options: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler logs to stderr
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     quiet()
-    from kvpress_video.benchmarks.perf import BENCHMARKS, DEFAULT, bed, program
+    from kvpress_video.benchmarks.perf import BENCHMARKS, DEFAULT, program
     from kvpress_video.benchmarks.perf.results.file import check, head_of, keep
+    from kvpress_video.benchmarks.perf.setup.scales import bed
 
     from ...errors import unknown_name
 

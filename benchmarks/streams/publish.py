@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, Interval, accuracy, compare

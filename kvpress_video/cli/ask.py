@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from .common import DONE, Commands, cache_options, load_model, model_options, quiet, whole_number
 
 

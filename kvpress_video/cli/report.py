@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from .common import DONE, Commands, progress_steps, quiet, whole_number
 
 KINDS = (".png", ".svg")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from ..utils.files import atomic_write, make_folder
 from .curves import curves

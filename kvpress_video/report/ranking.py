@@ -8,7 +8,7 @@ from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL, summarise
 
 if TYPE_CHECKING:

@@ -46,11 +46,6 @@ def span(values: Sequence[float]) -> str:
     return " to ".join(ends)
 
 
-def plural(count: int, noun: str) -> str:
-    """Format a count as `1 clip` or `2 clips`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def markdown_table(rows: Sequence[Sequence[str]], left: int) -> str:
     """Format rows as a Markdown table.
 

@@ -12,7 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from ..formatting import bounds, half, markdown_table, plural, probability, short, span
+from ...utils.formatting import plural
+from ..formatting import bounds, half, markdown_table, probability, short, span
 from ..stats.summary import OVERALL
 from .compare import Comparison, Gate
 

@@ -8,7 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from ..formatting import half, markdown_table, plural, span
+from ...utils.formatting import plural
+from ..formatting import half, markdown_table, span
 from .inference import detectable
 from .pairing import levels
 from .summary import OVERALL, SummaryRow

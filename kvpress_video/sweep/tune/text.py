@@ -8,8 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from ...utils.formatting import plural
 from ..cells import Setup
-from ..formatting import bounds, half, plural, short
+from ..formatting import bounds, half, short
 from ..stats.inference import detectable
 from .tuner import Tuned
 
