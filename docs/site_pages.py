@@ -14,7 +14,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"README.md": "index.md", "notebooks/README.md": "notebooks.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "notebooks/README.md": "notebooks.md",
+}
 """Pages of the site whose source is elsewhere in the repository."""
 COPIES = "files"
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s#]+)(#[^)\s]*)?\)")
