@@ -43,11 +43,11 @@ class Card:
     rankings: tuple[Ranking, ...]
 
     @property
-    def winners(self) -> dict[str, list[Ranking]]:
-        """The rankings by their best method."""
-        found: dict[str, list[Ranking]] = {}
+    def outcomes(self) -> dict[tuple[str, ...], list[Ranking]]:
+        """The rankings by their best methods, several where they tie."""
+        found: dict[tuple[str, ...], list[Ranking]] = {}
         for ranking in self.rankings:
-            found.setdefault(ranking.best.method, []).append(ranking)
+            found.setdefault(ranking.tied, []).append(ranking)
         return found
 
     @property

@@ -41,6 +41,11 @@ class Ranking:
     full: SummaryRow | None
 
     @property
+    def tied(self) -> tuple[str, ...]:
+        """The best method, and those that tie with it."""
+        return (self.best.method, *self.ties)
+
+    @property
     def clear(self) -> bool:
         """Whether the best is significantly better than the second."""
         return self.gap is not None and self.gap.low > 0
