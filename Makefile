@@ -5,6 +5,8 @@
 #                         (.venv-peers), into docs/performance.md and benchmarks/results/perf/$(BENCH)-peers.json
 # make test               ruff, mypy and the test suite without its slow tests, in .venv
 # make test-all           the same with the slow tests
+# make docs              the documentation as a site, into build/site; a broken link is an error
+# make dist              wheel and sdist, checked, into dist
 # make test-kvpress       presses of kvpress on video models, in .venv-peers
 # make test-transformers  the test suite on older transformers, each in its own environment
 PYTHON ?= python3
@@ -17,7 +19,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo bench bench-peers test test-all test-kvpress test-transformers clean
+.PHONY: demo bench bench-peers docs dist test test-all test-kvpress test-transformers clean
 
 demo: .venv/.ready
 	rm -rf demo
@@ -30,6 +32,14 @@ bench: .venv/.ready
 bench-peers: .venv-peers/.ready
 	.venv-peers/bin/kvpress-video bench peers --out benchmarks/results/perf/$(BENCH)-peers.json
 	.venv-peers/bin/python -m kvpress_video.benchmarks.perf.results.page
+
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+dist: .venv/.ready
+	rm -rf dist
+	.venv/bin/python -m build --no-isolation
+	.venv/bin/twine check --strict dist/*
 
 test test-all: export OMP_NUM_THREADS := 1
 test: SELECTED := -m "not slow"
@@ -74,4 +84,4 @@ endef
 	$(call install,.venv-peers,.venv-peers/constraints.txt,--editable . kvpress==0.5.5 pytest)
 
 clean:
-	rm -rf .venv .venv-* build demo *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -4,6 +4,7 @@ Names are imported when they are first used: importing the package alone loads n
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .utils.torchvision_compat import repair_when_imported
@@ -19,18 +20,20 @@ if TYPE_CHECKING:
     from .compressor.selection import select
     from .contract.check import MethodReport, check_method
     from .errors import (
+        BenchmarkError,
         BudgetError,
         CacheError,
         KVPressVideoError,
         MethodError,
         MissingInputError,
         QuestionError,
+        SweepError,
         UnknownNameError,
         UnsupportedModelError,
         VideoError,
     )
     from .integrations.kvpress import from_kvpress
-    from .models.loading import load, load_bundled
+    from .models.loading import bundled_path, load, load_bundled
     from .prefill.shared import SharedPrefill
     from .question import Answer, ask
     from .self_check.inspection import Inspection, inspect
@@ -39,8 +42,13 @@ if TYPE_CHECKING:
     from .streaming.conversation import Turn
     from .streaming.session import VideoSession
     from .streaming.stats import SessionStats
+    from .sweep.grid.spec import make_grid
+    from .sweep.grid.yaml_file import read_grid
+    from .sweep.run.sweep import run_sweep
     from .video.prompt import prepare
     from .video.reader import Video, read_video
+
+    __version__: str
 
 _MODULES = {
     "budget": ("Budget",),
@@ -53,18 +61,20 @@ _MODULES = {
     "compressor.selection": ("select",),
     "contract.check": ("MethodReport", "check_method"),
     "errors": (
+        "BenchmarkError",
         "BudgetError",
         "CacheError",
         "KVPressVideoError",
         "MethodError",
         "MissingInputError",
         "QuestionError",
+        "SweepError",
         "UnknownNameError",
         "UnsupportedModelError",
         "VideoError",
     ),
     "integrations.kvpress": ("from_kvpress",),
-    "models.loading": ("load", "load_bundled"),
+    "models.loading": ("bundled_path", "load", "load_bundled"),
     "prefill.shared": ("SharedPrefill",),
     "question": ("Answer", "ask"),
     "self_check.inspection": ("Inspection", "inspect"),
@@ -73,6 +83,9 @@ _MODULES = {
     "streaming.conversation": ("Turn",),
     "streaming.session": ("VideoSession",),
     "streaming.stats": ("SessionStats",),
+    "sweep.grid.spec": ("make_grid",),
+    "sweep.grid.yaml_file": ("read_grid",),
+    "sweep.run.sweep": ("run_sweep",),
     "video.prompt": ("prepare",),
     "video.reader": ("Video", "read_video"),
 }
@@ -80,6 +93,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Answer",
+    "BenchmarkError",
     "Budget",
     "BudgetError",
     "CacheError",
@@ -97,14 +111,17 @@ __all__ = [
     "Report",
     "SessionStats",
     "SharedPrefill",
+    "SweepError",
     "Turn",
     "UnknownNameError",
     "UnsupportedModelError",
     "Video",
     "VideoError",
     "VideoSession",
+    "__version__",
     "ask",
     "ask_all",
+    "bundled_path",
     "check_method",
     "compress",
     "from_kvpress",
@@ -112,9 +129,12 @@ __all__ = [
     "list_methods",
     "load",
     "load_bundled",
+    "make_grid",
     "patch",
     "prepare",
+    "read_grid",
     "read_video",
+    "run_sweep",
     "select",
     "top",
 ]
@@ -122,7 +142,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or one of the package's own modules, when it is first used."""
-    if name in _HOME:
+    if name == "__version__":
+        found = version("kvpress-video")
+    elif name in _HOME:
         found = getattr(import_module(f".{_HOME[name]}", __name__), name)
     elif name in {module.partition(".")[0] for module in _MODULES}:
         return import_module(f".{name}", __name__)

@@ -8,10 +8,14 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
 from .errors import BudgetError, check_choice
+from .utils.formatting import plural
 from .utils.warnings import warn_caller
 
 BudgetLike: TypeAlias = "Budget | str | int | float"
 Unit = Literal["ratio", "tokens", "bytes"]
+
+UNCOMPRESSED, UNCOMPRESSED_BUDGET = "full", "100%"
+"""The method that keeps everything, and the budget that it runs at."""
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z%]*)\s*", re.IGNORECASE)
@@ -120,7 +124,7 @@ class Budget:
         if self.unit == "ratio":
             return f"{self.amount * 100:g}%"
         if self.unit == "tokens":
-            return f"{int(self.amount)} tokens"
+            return plural(int(self.amount), "token")
         for unit in ("GiB", "MiB", "KiB"):
             if self.amount >= _UNITS[unit.lower()]:
                 return f"{self.amount / _UNITS[unit.lower()]:g}{unit}"

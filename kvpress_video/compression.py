@@ -20,7 +20,7 @@ from .cache.layer import CompressedLayer
 from .cache.quantization import UNQUANTIZED, QuantizeLike, canonical
 from .cache.storage import storage_of
 from .compressor.base import Compressor
-from .compressor.registry import make_method
+from .compressor.registry import make_method, name_of
 from .errors import BudgetError, CacheError, check_choice, unknown_name
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
@@ -37,14 +37,14 @@ from .prefill.options import (
 from .prefill.shared import SharedPrefill
 from .self_check.check import ensure_checked
 from .utils.concurrency import entered, model_lock, under_lock
-from .utils.formatting import format_bytes
+from .utils.formatting import format_bytes, plural
 from .utils.method_patch import replaced
 from .utils.turns import Turns
 
 _NOTHING = "Nothing was compressed: call model.generate() with a video or an image inside compress()."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Request and outcome of one prefill, measured on the cache afterwards.
 
@@ -110,6 +110,9 @@ class Report:
             f"logical length {self.logical_length}"
         )
 
+    def __repr__(self) -> str:
+        return f"<Report: {self}>"
+
 
 class Compression:
     """A method on a model, as a context manager; made by `compress()`.
@@ -149,6 +152,14 @@ class Compression:
         self._hooks = ModelHooks(adapter, method, budget, options, self._measure, shared)
         self._turns = Turns(model_lock(adapter.model))
         self._undo = ExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Compression of {self.what}, {plural(len(self.reports), 'report')}>"
+
+    @property
+    def what(self) -> str:
+        """The class of the model, the method and the budget, as text."""
+        return f"{type(self._adapter.model).__name__}: {self._asked['method']} at {self._asked['asked']}"
 
     def __enter__(self) -> Compression:
         return self.attach()
@@ -329,7 +340,7 @@ def compress(
     if not isinstance(shared, SharedPrefill | None):
         raise CacheError(f"shared must be a SharedPrefill, got {type(shared).__name__} {shared!r:.80}.")
     made = make_method(method, **settings)
-    name = method.partition(":")[0] if isinstance(method, str) else type(method).__name__
+    name = name_of(method)
     if stage not in made.stages:
         raise unknown_name(f"stage of {name}", stage, made.stages)
     parsed = Budget.parse(budget)

@@ -6,11 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .budget import BudgetLike
+from .budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, BudgetLike
 from .cache.quantization import QuantizeLike
 from .compression import Report, compress
 from .compressor.base import Compressor
-from .compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from .errors import BudgetError
 from .models.devices import device_of
 from .prefill.options import Labels, Positions, Stage

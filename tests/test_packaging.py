@@ -81,3 +81,14 @@ def test_it_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     assert Path(world).is_relative_to(target)
     assert int(methods) >= 16
     assert processor == "Qwen2_5_VLProcessor"
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_page_of_the_package_index_is_rendered(wheel: Path) -> None:
+    twine = pytest.importorskip("twine.commands.check", reason="needs twine: pip install 'kvpress-video[dev]'")
+    assert not twine.check([str(wheel)], strict=True)

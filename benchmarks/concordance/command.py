@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...cli.common import CELLS_FAILED, DONE, Commands, progress_steps, quiet, whole_number
+from ...cli.common import CELLS_FAILED, DONE, progress_steps, quiet, whole_number
 from ...cli.interrupts import INTERRUPTED
+from ...cli.parsers import Commands, add_command
 
 FILE = "concordance.md"
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    concordance = commands.add_parser(
+    concordance = add_command(
+        commands,
         "concordance",
         help="compare orderings of methods published in papers with those on a benchmark",
-        description="Run the methods of published orderings, and say of each whether the benchmark agrees.",
+        description="Run the methods of published orderings, and report for each ordering whether the benchmark "
+        "agrees.",
+        examples=("--benchmark world --budgets 25%,12.5%",),
     )
     concordance.set_defaults(run=_concordance)
     concordance.add_argument("--benchmark", default="world", help="name:option=value,… (default: %(default)s)")

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 import kvpress_video as kv
-from kvpress_video.compressor.registry import UNCOMPRESSED, make_method
+from kvpress_video.budget import UNCOMPRESSED
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.models import adapter_for
 from kvpress_video.report.retained import look
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.report.style import FAINT, drawing, save
 
 from ..publishing.sweep import fill_files

@@ -19,7 +19,8 @@ from typing import Any, get_args
 import numpy as np
 
 import kvpress_video as kv
-from kvpress_video.compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
+from kvpress_video.budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError
 from kvpress_video.prefill.options import Labels
 from kvpress_video.sweep.benchmark import same_words

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .results.measurement import Figure, Goal
-from .setup.scales import SCALES, Bed, bed
+if TYPE_CHECKING:
+    from .results.measurement import Figure
+    from .setup.scales import Bed
 
-__all__ = ["BENCHMARKS", "DEFAULT", "SCALES", "Bed", "Figure", "Goal", "bed", "program"]
+__all__ = ["BENCHMARKS", "DEFAULT", "program"]
 
 BENCHMARKS = {
     "pass": "compress_pass",

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cli.common import DONE, Commands, load_model, model_options, print_tables, quiet, whole_number
+from ...cli.common import DONE, load_model, model_options, print_tables, quiet, whole_number
+from ...cli.parsers import Commands, add_command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,17 +16,42 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    probe = commands.add_parser("probe", help="measure what the layers of a model do with visual tokens")
+    probe = add_command(
+        commands,
+        "probe",
+        help="measure what the layers of a model do with visual tokens",
+        description="Measure what the layers of a model do with visual tokens, on clips of the bundled world and "
+        "without compression.",
+        examples=("homogeneity", "variation PATH --store PATH"),
+    )
     kinds = probe.add_subparsers(dest="probe", required=True, metavar="PROBE")
-    homogeneity = kinds.add_parser("homogeneity", help="how alike visual tokens are, by depth")
+    homogeneity = kinds.add_parser(
+        "homogeneity",
+        help="how alike visual tokens are, by depth",
+        description="Measure how alike visual tokens are, layer by layer.",
+    )
     homogeneity.add_argument("--figure", type=Path, metavar="FILE", help="draw it: .svg, .png or .pdf")
     homogeneity.set_defaults(run=_homogeneity)
-    variation = kinds.add_parser("variation", help="calibrate pooling by variation (van, infinipot-v)")
+    variation = kinds.add_parser(
+        "variation",
+        help="calibrate pooling by variation (van, infinipot-v)",
+        description="Measure how much the values of visual tokens vary, layer by layer, and derive thresholds for "
+        "pooling.",
+    )
     variation.add_argument("--store", type=Path, metavar="FOLDER", help="write the thresholds to its config.json")
     variation.set_defaults(run=_variation)
-    swap = kinds.add_parser("swap", help="in which layers questions read the video, on pairs of clips")
+    swap = kinds.add_parser(
+        "swap",
+        help="in which layers questions read the video, on pairs of clips",
+        description="Measure in which layers questions read the video: swap its keys and values between clips that "
+        "differ in one thing.",
+    )
     swap.set_defaults(run=_swap)
-    margin = kinds.add_parser("margin", help="calibrate automatic focus, and try it on other clips")
+    margin = kinds.add_parser(
+        "margin",
+        help="calibrate automatic focus, and try it on other clips",
+        description="Calibrate how sure a first answer must be for automatic focus, and try the margin on other clips.",
+    )
     margin.add_argument("--base", default="standby", help="method that keeps entries (default: %(default)s)")
     margin.add_argument("--budget", type=whole_number(1), default=48, help="visual entries (default: %(default)s)")
     margin.add_argument("--store", type=Path, metavar="FOLDER", help="write the margin to its config.json")

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import kvpress_video as kv
-from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.heatmap import draw_fields
 from kvpress_video.report.ranking import accuracy_of, finished

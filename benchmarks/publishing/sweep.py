@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings

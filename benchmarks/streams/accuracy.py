@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.progress import track
 
 import kvpress_video as kv
-from kvpress_video.compressor.registry import UNCOMPRESSED, make_method
+from kvpress_video.budget import UNCOMPRESSED
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import BudgetError, UnsupportedModelError
 from kvpress_video.sweep.benchmark import same_words
 from kvpress_video.sweep.cells import Cell

@@ -1,6 +1,6 @@
 """Publish the results of streams: the tables of `docs/streams.md`, and its figure.
 
-`python -m kvpress_video.benchmarks.streams.publish`; needs matplotlib (extra `notebooks`).
+`python -m kvpress_video.benchmarks.streams.publish`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvpress_video.compressor.registry import UNCOMPRESSED
+from kvpress_video.budget import UNCOMPRESSED
+from kvpress_video.report.axes import accuracy_axis
+from kvpress_video.report.style import assign_styles, drawing, save
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, Interval, accuracy, compare
@@ -22,21 +24,8 @@ from .endless import TRAINED, USUAL_DTYPE
 
 REFERENCE = "infinipot-v"
 CAMERAS = ("still", "moving")
-COLOURS = {
-    "standby-novelty": "#d1495b",
-    "novelty": "#f28482",
-    "detachable": "#8d6a9f",
-    "infinipot-v": "#00798c",
-    "tar": "#66a182",
-    "van": "#edae49",
-    "hermes": "#30638e",
-    "streammem": "#9ab87a",
-    "snapkv": "#6d597a",
-    "memory-bank": "#b08968",
-    "recent": "#9a8c98",
-    "uniform": "#c9ada7",
-    "random": "#4a4e69",
-}
+SPREAD = 0.025
+"""Fraction of a budget between the points of two methods, so that their intervals can be seen."""
 
 
 class Question(NamedTuple):
@@ -185,45 +174,41 @@ def origin(made: Iterable[dict[str, Any]]) -> str:
 
 
 def draw(answered: Answered, picture: Path) -> None:
-    """Accuracy of every method against the budget, both cameras together: memory on the left, the present on the right.
+    """Draw accuracy against budget with intervals, both cameras together: memory on the left, the present on the right.
 
     Args:
         answered: right and wrong answers.
         picture: file to write, in the format of its suffix (svg, png, pdf).
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plot
-
-    plot.rcParams.update({"font.size": 11, "svg.hashsalt": "kvpress-video", "axes.spines.top": False})
-    figure, axes = plot.subplots(1, 2, figsize=(11.5, 4.4), sharey=True)
-    budgets = answered.budgets
-    for axis, column, title in zip(
-        axes,
-        ("memory", "present"),
-        ("memory: the first quarter of the stream", "present: where is it now?"),
-        strict=True,
-    ):
-        for place, method in enumerate(answered.methods):
-            shift = 1 + 0.01 * (place - len(answered.methods) / 2)
-            found = {int(b) * shift: part.mean for b in budgets if (part := answered.accuracy(method, b, column))}
-            if method == UNCOMPRESSED:
-                axis.plot(found.keys(), found.values(), color="black", linestyle=":", linewidth=1, label="full cache")
-            else:
-                name = _short(method)
-                axis.plot(found.keys(), found.values(), color=COLOURS.get(name), marker="o", markersize=4, label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks([int(budget) for budget in budgets], budgets)
-        axis.set_xlabel("visual entries per layer and head")
-        axis.set_title(title)
-        axis.set_ylim(0, 1.03)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("accuracy")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.tight_layout()
-    figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
-    plot.close(figure)
+    styles, budgets = assign_styles(map(_short, answered.methods)), answered.budgets
+    with drawing():
+        figure = Figure(figsize=(11.5, 5), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, column, title in zip(
+            panels,
+            ("memory", "present"),
+            ("memory: the first quarter of the stream", "present: where is it now?"),
+            strict=True,
+        ):
+            for place, method in enumerate(answered.methods):
+                shift = 1 + SPREAD * (place - len(answered.methods) / 2)
+                found = {int(b) * shift: part for b in budgets if (part := answered.accuracy(method, b, column))}
+                name, style = _short(method), styles[_short(method)]
+                axes.vlines(list(found), [part.low for part in found.values()], [part.high for part in found.values()],
+                            color=style.colour, linewidth=0.9, alpha=0.5)  # fmt: skip
+                axes.plot(list(found), [part.mean for part in found.values()], color=style.colour, marker=style.marker,
+                          linestyle=style.line, linewidth=1.3, markersize=5, label=name)  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_xticks([int(budget) for budget in budgets], budgets)
+            axes.minorticks_off()
+            axes.set_xlabel("visual entries per layer and head")
+            axes.set_title(title)
+            accuracy_axis(axes)
+        panels[1].set_ylabel("")
+        panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    save(figure, picture)
 
 
 def _stream(row: dict[str, Any]) -> str:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import argparse
 
-from ..compressor.registry import UNCOMPRESSED
-from .common import DONE, Commands, cache_options, load_model, model_options, quiet, whole_number
+from ..budget import UNCOMPRESSED
+from .common import DONE, cache_options, load_model, model_options, progress_steps, quiet, whole_number
+from .parsers import Commands, add_command
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    ask = commands.add_parser("ask", help="answer one question about one video")
+    ask = add_command(
+        commands,
+        "ask",
+        help="answer one question about one video",
+        description="Answer one question about one video. The answer is printed first, then the entries and bytes of "
+        "the cache and the seconds from the frames to the answer.",
+        examples=(
+            'clip.mp4 "how many flashes were there?" --method tar --budget 25%',
+            'clip.mp4 "What does she put down?" \\\n'
+            "      --model Qwen/Qwen2.5-VL-7B-Instruct --method infinipot-v --budget 6144",
+        ),
+    )
     ask.set_defaults(run=_ask)
     ask.add_argument("clip", metavar="CLIP", help="video file")
     ask.add_argument("question", metavar="QUESTION", help="text of the question")
@@ -36,6 +48,7 @@ def _ask(options: argparse.Namespace) -> int:
     from ..budget import Budget
     from ..compressor.registry import make_method
     from ..question import ask
+    from ..utils.formatting import plural
     from ..video.resolution import frame_pixels
     from ..video.selection import USUAL_FPS, select
 
@@ -50,21 +63,24 @@ def _ask(options: argparse.Namespace) -> int:
         end=options.end,
         default_fps=USUAL_FPS,
     )
-    model, processor = load_model(options)
-    video = chosen.read(max_pixels=frame_pixels(processor))
-    answer = ask(
-        model,
-        processor,
-        video,
-        options.question,
-        method=options.method,
-        budget=options.budget,
-        stage=options.stage,
-        positions=options.positions,
-        labels=options.labels,
-        quantize=options.quantize,
-        max_new_tokens=options.max_new_tokens,
-    )
+    with progress_steps("loading the model", transient=True) as update:
+        model, processor = load_model(options)
+        update("reading the video", 1, 3)
+        video = chosen.read(max_pixels=frame_pixels(processor))
+        update("answering", 2, 3)
+        answer = ask(
+            model,
+            processor,
+            video,
+            options.question,
+            method=options.method,
+            budget=options.budget,
+            stage=options.stage,
+            positions=options.positions,
+            labels=options.labels,
+            quantize=options.quantize,
+            max_new_tokens=options.max_new_tokens,
+        )
     print(answer.text)
-    print(f"{len(video)} frames; {answer.report}; {answer.seconds:.2f} s")
+    print(f"{plural(len(video), 'frame')}; {answer.report}; {answer.seconds:.2f} s")
     return DONE

@@ -6,13 +6,11 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress
-    from rich.table import Table
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 DONE, CELLS_FAILED, WRONG = 0, 1, 2
 _WIDE = 1000
@@ -100,8 +98,12 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def progress() -> Progress:
-    """Make a progress bar on stderr, so that stdout holds the results alone."""
+def progress(transient: bool = False) -> Progress:
+    """Make a progress bar on stderr; there is none where stderr is not a terminal.
+
+    Args:
+        transient: whether it disappears at the end.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -119,19 +121,21 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=transient)
 
 
 @contextmanager
-def progress_steps(first: str) -> Iterator[Callable[[str, int, int], None]]:
+def progress_steps(first: str, transient: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar, and yield a function that updates it.
 
     The function takes the current step, and how many parts of it are done, of how many (0 if unknown).
 
     Args:
         first: the first step.
+        transient: as in `progress`.
     """
-    with progress() as bar:
+    with progress(transient) as bar:
         task = bar.add_task(first, total=None)
 
         def update(step: str, done: int, total: int) -> None:
@@ -140,14 +144,21 @@ def progress_steps(first: str) -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def print_tables(tables: Iterable[Table], notes: Iterable[str]) -> None:
-    """Print tables on stdout, each at its natural width, and notes below them."""
+def terminal_width() -> int:
+    """Return the columns of stdout, 80 where it is not a terminal."""
+    from rich.console import Console
+
+    return Console().width
+
+
+def print_tables(tables: Iterable[RenderableType], notes: Iterable[str]) -> None:
+    """Print tables on stdout, and notes below them; what a table cannot break makes it wider than the terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
     for table in tables:
-        natural = console.measure(table, options=console.options.update(width=_WIDE)).maximum
-        console.width = max(console.width, natural)
+        least = console.measure(table, options=console.options.update(width=_WIDE)).minimum
+        console.width = max(console.width, least)
         console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)

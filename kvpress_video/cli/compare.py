@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import DONE, Commands, print_tables, probability
+from .common import DONE, print_tables, probability
+from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
     from ..sweep.gate.compare import Gate
@@ -16,11 +17,14 @@ FELL = 1
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    compare = commands.add_parser(
+    compare = add_command(
+        commands,
         "compare",
         help="check a sweep for regressions against an earlier one",
-        description="Compare two sweeps on the questions that both answered.",
-        epilog="Exit code: 0 if green, 1 if accuracy fell or answers are missing, 2 if the sweeps cannot be compared.",
+        description="Compare two sweeps on the questions that both answered. The result is red if accuracy fell "
+        "significantly or answers are missing, otherwise green.",
+        examples=("sweeps/main sweeps/new", "sweeps/main sweeps/new --fail-under 95%"),
+        note="Exit code: 0 if green, 1 if red, 2 if the sweeps cannot be compared.",
     )
     compare.set_defaults(run=_compare)
     compare.add_argument("base", type=Path, metavar="BASE", help="folder of the earlier sweep")
@@ -42,7 +46,10 @@ def add(commands: Commands) -> None:
     compare.add_argument("--methods", default="", help="methods to compare: a,b:setting=1,… (default: all)")
     compare.add_argument("--budgets", default="", help="budgets to compare: 25%%,96,… (default: all)")
     compare.add_argument("--allow-missing", action="store_true", help="pass even if NEW lacks answers that BASE has")
-    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="of the output")
+    wide_option(compare, "both accuracies and the fraction kept")
+    compare.add_argument(
+        "--format", choices=("text", "markdown", "json"), default="text", help="output format (default: %(default)s)"
+    )
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -63,15 +70,19 @@ def _compare(options: argparse.Namespace) -> int:
             budgets=split_list(options.budgets),
             allow_missing=options.allow_missing,
         )
-    shown = {"text": _print, "markdown": lambda gate: print(markdown(gate)), "json": lambda gate: print(as_json(gate))}
+    shown = {
+        "text": lambda gate: _print(gate, options.wide),
+        "markdown": lambda gate: print(markdown(gate)),
+        "json": lambda gate: print(as_json(gate)),
+    }
     shown[options.format](gate)
     return DONE if gate.green else FELL
 
 
-def _print(gate: Gate) -> None:
+def _print(gate: Gate, wide: bool) -> None:
     from ..sweep.gate.text import findings, notes, tables, title
 
-    print_tables(tables(gate), [*notes(gate), "", *findings(gate), title(gate)])
+    print_tables(tables(gate, wide), [*notes(gate), "", *findings(gate), title(gate)])
 
 
 def _share(text: str) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .common import DONE, Commands, quiet
+from .common import DONE, quiet
+from .parsers import Commands
 
 
 def add(commands: Commands) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import DONE, Commands, load_model, model_options, progress, quiet
+from .common import DONE, load_model, model_options, progress, quiet
+from .parsers import Commands, add_command
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    look = commands.add_parser(
+    look = add_command(
+        commands,
         "look",
         help="draw the patches that methods keep over the frames of a clip",
         description="Compress a clip with several methods, and draw the patches that each keeps over its frames.",
+        examples=("clip.mp4 --methods infinipot-v,tar,van --budget 10%",),
     )
     look.set_defaults(run=_look)
     look.add_argument("clip", metavar="CLIP", help="video file")
@@ -44,6 +47,7 @@ def _look(options: argparse.Namespace) -> int:
     from ..report.retained import look
     from ..report.style import check_suffix
     from ..sweep.results.export import check_output
+    from ..utils.formatting import plural
     from ..video.resolution import frame_pixels
     from ..video.selection import USUAL_FPS, select
 
@@ -71,5 +75,7 @@ def _look(options: argparse.Namespace) -> int:
     for kept in overlay.retained:
         answer = "" if kept.answer is None else f": {kept.answer}"
         print(f"{kept.method} {kept.budget}: {kept.ratio:.1%} of visual entries kept{answer}")
-    print(f"{len(overlay.shown)} of {len(overlay.times)} frames shown in {write_overlay(overlay, options.out)}")
+    print(
+        f"{len(overlay.shown)} of {plural(len(overlay.times), 'frame')} shown in {write_overlay(overlay, options.out)}"
+    )
     return DONE

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .common import DONE, Commands, print_tables
+from .common import DONE, print_tables
+from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..compressor.listing import MethodInfo
 
-COLUMNS = ("method", "year", "idea", "fidelity", "stages", "needs", "source")
+COLUMNS = ("method", "year", "idea", "fidelity", "source")
+WIDE = ("method", "year", "idea", "fidelity", "stages", "needs", "source")
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    methods = commands.add_parser(
+    methods = add_command(
+        commands,
         "methods",
         help="list the installed methods, or print the card of one",
-        description="List the installed methods: where each comes from, which idea it follows and "
-        "how faithfully; or print the card of one.",
+        description="List the installed methods: where each comes from, which idea it follows and how faithfully; or "
+        "print the card of one.",
+        examples=("", "infinipot-v"),
     )
     methods.set_defaults(run=_methods)
+    wide_option(methods, "stages and inputs")
     methods.add_argument("name", nargs="?", metavar="NAME", help="print the card of this method")
 
 
@@ -31,24 +37,25 @@ def _methods(options: argparse.Namespace) -> int:
     from ..compressor.listing import list_methods, method_card
 
     if options.name is None:
-        print_tables([_table(list_methods())], _legend())
+        print_tables([_table(list_methods(), WIDE if options.wide else COLUMNS)], _legend())
     else:
         print(method_card(options.name).rstrip())
     return DONE
 
 
-def _table(methods: list[MethodInfo]) -> Table:
+def _table(methods: list[MethodInfo], columns: Sequence[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True)
+    for column in columns:
+        table.add_column(column, no_wrap=column != "source")
     for each in methods:
+        stages, needs = (", ".join(part) for part in (each.stages, each.needs))
         year = "" if each.year is None else str(each.year)
-        lists = (", ".join(part) for part in (each.stages, each.needs))
-        cells = (each.name, year, each.family, each.fidelity, *lists, each.broken or each.source)
-        table.add_row(*map(Text, cells))
+        cells = (each.name, year, each.family, each.fidelity, stages, needs, each.broken or each.source)
+        by_column = dict(zip(WIDE, cells, strict=True))
+        table.add_row(*(Text(by_column[column]) for column in columns))
     return table
 
 

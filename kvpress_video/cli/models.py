@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from .common import DONE, WRONG, Commands, load_model, model_options, quiet
+from .common import DONE, WRONG, load_model, model_options, quiet
+from .parsers import Commands, add_command
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    models = commands.add_parser(
+    models = add_command(
+        commands,
         "models",
         help="report which features and methods a model supports",
         description="Load a model and report which features and methods it supports. Models without a dedicated "
         "adapter are checked on a synthetic prompt.",
+        examples=("", "Qwen/Qwen2.5-VL-7B-Instruct --dtype bfloat16"),
     )
     models.set_defaults(run=_models)
     model_options(models, positional=True)

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ..errors import UnknownNameError
 from ..utils.entry_points import is_own, package_of
-from .common import Commands
+from .parsers import Commands
 
 GROUP = "kvpress_video.commands"
 

@@ -7,12 +7,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from types import ModuleType
 
 from ..errors import KVPressVideoError
 from . import ask, compare, lm_eval, look, methods, models, report, results, run, serve, sweep, tune
 from .common import DONE, WRONG
 from .interrupts import INTERRUPTED, MESSAGE, Interrupts, ending_at_once
+from .parsers import HelpFormatter
 from .plug_ins import add_installed
 
 COMMANDS: tuple[ModuleType, ...] = (
@@ -57,7 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="kvpress-video", description="KV-cache compression for video.")
+    parser = argparse.ArgumentParser(
+        prog="kvpress-video",
+        description="Training-free KV-cache compression for video, on HuggingFace multimodal LLMs.",
+        epilog="Examples:\n\n"
+        '  kvpress-video ask clip.mp4 "what happened?" --method infinipot-v --budget 25%\n'
+        "  kvpress-video sweep --methods full,infinipot-v,recent --budgets 25%,6.25%\n\n"
+        "kvpress-video COMMAND --help describes a command.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kvpress-video {version('kvpress-video')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

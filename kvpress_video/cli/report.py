@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..compressor.registry import UNCOMPRESSED
-from .common import DONE, Commands, progress_steps, quiet, whole_number
+from ..budget import UNCOMPRESSED
+from .common import DONE, progress_steps, quiet, whole_number
+from .parsers import Commands, add_command
 
 KINDS = (".png", ".svg")
 PAGES = (".html", ".htm")
@@ -14,10 +15,12 @@ PAGES = (".html", ".htm")
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    report = commands.add_parser(
+    report = add_command(
+        commands,
         "report",
         help="write the report of a sweep as one HTML file, and optionally figures and a Markdown table",
-        description="Write the report of a sweep, finished or not.",
+        description="Write the report of a sweep, finished or not, as one HTML file.",
+        examples=("sweep", "sweep --against recent --figures figures --markdown table.md"),
     )
     report.set_defaults(run=_report)
     report.add_argument("folder", type=Path, metavar="FOLDER", help="sweep output folder")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import DONE, Commands
+from .common import DONE
+from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
     from ..sweep.results.records import Failure
@@ -18,10 +19,12 @@ FILTERS = ("method", "budget", "task")
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    results = commands.add_parser(
+    results = add_command(
+        commands,
         "results",
         help="export the results of a sweep as CSV, Parquet, JSON or Markdown",
         description="Export the results of a sweep: one record per question, or per cell and task with --summary.",
+        examples=("sweep --out rows.parquet", "sweep --summary --format markdown --task overall"),
     )
     results.set_defaults(run=_results)
     results.add_argument("folder", type=Path, metavar="FOLDER", help="sweep output folder")
@@ -42,6 +45,7 @@ def _results(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..sweep.results.export import check_output, encode, format_for, write
+    from ..utils.formatting import plural
 
     format = format_for(options.out, options.format)
     if options.out is not None:
@@ -53,7 +57,7 @@ def _results(options: argparse.Namespace) -> int:
         sys.stdout.write(content.decode())
     else:
         write(options.out, content)
-        print(f"{len(found)} records in {options.out}", file=sys.stderr)
+        print(f"{plural(len(found), 'record')} in {options.out}", file=sys.stderr)
     for last in failures[-1:]:
         print(f"Failed on a clip: {len(failures)}; the last: {last.cell}, {last.clip}: {last.error}", file=sys.stderr)
     return DONE

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from .common import Commands, cache_options
+from .common import cache_options
+from .parsers import Commands, add_command
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    run = commands.add_parser(
+    run = add_command(
+        commands,
         "run",
         help="run a command with compression on the models that it loads",
         usage="%(prog)s --method METHOD --budget BUDGET [OPTION …] -- COMMAND …",
         description="Run a command, such as a server, as it is: every supported model that it loads is compressed.",
-        epilog="transformers serve needs torchcodec to read videos: see docs/deployments.md.",
+        examples=("--method infinipot-v --budget 6144 -- python server.py",),
+        note="transformers serve needs torchcodec to read videos: see docs/deployments.md.",
     )
     run.set_defaults(run=_run)
     run.add_argument("--method", required=True, help="name or name:setting=value,…")

@@ -6,17 +6,22 @@ import argparse
 from pathlib import Path
 
 from ..errors import UnknownNameError
-from .common import DONE, Commands, load_model, model_options, quiet, whole_number
+from .common import DONE, load_model, model_options, quiet, whole_number
+from .parsers import Commands, add_command
 
 _LARGEST_PORT = 65535
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    serve = commands.add_parser(
+    serve = add_command(
+        commands,
         "serve",
         help="serve a model over HTTP: OpenAI's chat completions, and video sessions",
-        epilog='FastAPI and uvicorn come with pip install "kvpress-video[serve]": see docs/serving.md.',
+        description="Serve a model over HTTP, with its cache compressed: OpenAI's chat completions, and sessions for "
+        "live video. Without a model, the bundled one is served.",
+        examples=("--budget 96", "Qwen/Qwen2.5-VL-7B-Instruct --budget 6144 --memory 20GiB"),
+        note='FastAPI and uvicorn come with pip install "kvpress-video[serve]": see docs/serving.md.',
     )
     serve.set_defaults(run=_serve)
     model_options(serve, positional=True)

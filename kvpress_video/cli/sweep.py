@@ -7,19 +7,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from .common import (
     CELLS_FAILED,
     DONE,
-    Commands,
     print_tables,
     probability,
     progress,
     progress_steps,
     quiet,
+    terminal_width,
     whole_number,
 )
 from .interrupts import INTERRUPTED
+from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
     from ..sweep.grid.spec import Grid
@@ -37,18 +38,24 @@ PARTS = ("models", "benchmarks", "methods", "budgets", "seeds", "quantize", "sta
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    sweep = commands.add_parser(
+    sweep = add_command(
+        commands,
         "sweep",
         help="run a grid of models × benchmarks × methods × budgets × seeds, and tabulate accuracies with intervals",
         description="Run a grid from a YAML file or from flags, which override the file. Defaults are in parentheses; "
         "with a file, methods and budgets have no defaults.",
+        examples=(
+            "--methods full,tar,recent --budgets 25%,6.25% --out mine",
+            "grid.yaml --dry-run",
+            "grid.yaml --out mine --resume",
+        ),
     )
     sweep.set_defaults(run=_sweep)
     sweep.add_argument("grid", type=Path, nargs="?", metavar="GRID.yaml", help="grid to run; flags override it")
     grid = sweep.add_argument_group("grid")
     grid.add_argument("--models", help="bundled, folders or hub names: a,b:dtype=bfloat16,… (bundled)")
     grid.add_argument("--benchmarks", help="a,b:option=value,… (world: 48 clips of 32 frames, two cameras)")
-    grid.add_argument("--methods", help="a,b:setting=1,… (the 18 of the README's table)")
+    grid.add_argument("--methods", help="a,b:setting=1,… (18 methods, those of make demo)")
     grid.add_argument("--budgets", help=f"ratios, visual entries or bytes ({TABLE_BUDGETS.replace('%', '%%')})")
     grid.add_argument("--seeds", help="seeds of the benchmarks' sampling: 0,1,2 (0)")
     grid.add_argument("--quantize", help="bits of cached keys and values: none,8,4,2 (none)")
@@ -72,6 +79,7 @@ def add(commands: Commands) -> None:
     run.add_argument(
         "--dry-run", action="store_true", help="count cells, clips and prefills, estimate cache sizes, run nothing"
     )
+    wide_option(run, "tasks, paired differences, entries and bytes")
     run.add_argument("--executor", default="local", help="local, for processes, or ray (default: %(default)s)")
     run.add_argument("--workers", type=int, metavar="N", help="workers at a time (default: one per GPU, or 2 on a CPU)")
     run.add_argument("--address", help="address of a running Ray cluster")
@@ -126,8 +134,8 @@ def _sweep(options: argparse.Namespace) -> int:
         return _power(grid, options)
     swept = _run(grid, options)
     _summarise(swept, options, grid.setup.device)
-    print(f"{swept.done} of {swept.jobs} cells × clips; sweep.sqlite, report.html, table.md and summary.csv are in"
-          f" {swept.folder}")  # fmt: skip
+    print(f"{swept.done} of {swept.jobs} cells × clips; sweep.sqlite, report.html, table.md and summary.csv are in "
+          f"{swept.folder}")  # fmt: skip
     if swept.interrupted:
         print("Interrupted: the same command with --resume completes the sweep.")
         return INTERRUPTED
@@ -202,6 +210,7 @@ def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | No
     """Print the tables, and write them and the report to the sweep's folder."""
     from ..report.findings import Findings
     from ..sweep.results.export import encode, write
+    from ..sweep.stats.overview import overview, overview_notes
     from ..sweep.stats.summary import records
     from ..sweep.stats.text import markdown, notes, tables
 
@@ -212,4 +221,7 @@ def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | No
         write(swept.folder / TABLE, markdown(findings.summary, title).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
         findings.write_page(title=title, overlay_clips=overlays, device=device, progress=update)
-    print_tables(tables(findings.summary), notes(findings.summary))
+    if options.wide:
+        print_tables(tables(findings.summary), notes(findings.summary))
+    else:
+        print_tables(overview(findings.summary, terminal_width()), overview_notes(findings.summary))

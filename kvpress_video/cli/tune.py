@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import DONE, Commands, print_tables, probability, progress_steps, quiet, whole_number
+from .common import DONE, print_tables, probability, progress_steps, quiet, whole_number
 from .interrupts import INTERRUPTED
+from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
     from ..sweep.tune.answers import Target
@@ -17,11 +18,13 @@ _PARTS = ("stage", "prefill", "positions", "labels", "device", "batch", "max_new
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    tune = commands.add_parser(
+    tune = add_command(
+        commands,
         "tune",
         help="find the best method and settings for your clips, budget and model",
         description="Try methods and settings on some of a benchmark's clips by successive halving, and measure the "
         "best on the others. Needs kvpress-video[tune].",
+        examples=("25% --methods infinipot-v,tar,van --out tuning",),
     )
     tune.set_defaults(run=_tune)
     tune.add_argument("budget", metavar="BUDGET", help="25%%, 6144 visual entries, or 256MiB")

@@ -315,7 +315,7 @@ class Entries:
         return replace(picked, context=context)
 
     def by_head(self) -> list[list[Entries]]:
-        """Split entries with padding into those of each head, [row][head], without it; reads counts from the device."""
+        """Split entries into those of each head, `[row][head]`, without padding; reads counts from the device."""
         held, n = (self.index >= 0).sum(dim=-1).tolist(), len(self)
         return [
             [self.head(row, head).slice(n - count, n) for head, count in enumerate(counts)]

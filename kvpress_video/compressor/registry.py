@@ -198,8 +198,6 @@ def _spelled(value: Any) -> str:
 
 
 METHODS = Registry("kvpress_video.methods", "method", Compressor)
-UNCOMPRESSED, UNCOMPRESSED_BUDGET = "full", "100%"
-"""The method that keeps everything, and the budget that it runs at."""
 
 
 def method_names() -> list[str]:
@@ -214,6 +212,11 @@ def method_class(name: str) -> type[Compressor]:
         UnknownNameError: no installed method has that name (the nearest one is suggested), or its package is broken.
     """
     return METHODS.get(name)
+
+
+def name_of(method: str | Compressor) -> str:
+    """Return the name of a method without its settings, or the class name of an instance."""
+    return method.partition(":")[0] if isinstance(method, str) else type(method).__name__
 
 
 def make_method(method: str | Compressor, **settings: Any) -> Compressor:

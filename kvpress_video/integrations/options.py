@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..budget import Budget, BudgetLike
+from ..budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget, BudgetLike
 from ..cache.quantization import Quantization
-from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, method_class, parse
+from ..compressor.registry import make_method, method_class, parse
 from ..errors import BudgetError, UnknownNameError, unknown_name
 from ..models.loading import BUNDLED
 from ..prefill.options import Labels, Positions, Prefill, Stage

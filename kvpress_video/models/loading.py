@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,9 @@ def load(
         raise UnknownNameError(f"Cannot load a multimodal model from {name!r}: {reason}") from error
     if device_map is None:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    frames = getattr(processor, "video_processor", None)
+    if getattr(frames, "cap_pixels_per_frame", True) is None:
+        frames.cap_pixels_per_frame = False  # transformers' default, which it warns about where nothing is chosen
     return model.eval(), processor
 
 
@@ -153,7 +156,18 @@ def load_bundled(
     Raises:
         UnknownNameError: there is no such bundled model, or the installation lacks its files.
     """
+    return load(bundled_path(name), device=device, dtype=dtype, attention=attention, device_map=device_map)
+
+
+def bundled_path(name: str = "qwen2_5_vl") -> Path:
+    """Return the folder of a bundled model, which `from_pretrained` of transformers takes as any other checkpoint.
+
+    Args:
+        name: its family, as in `load_bundled`.
+
+    Raises:
+        UnknownNameError: there is no such bundled model.
+    """
     if name not in BUNDLED_FOLDERS:
         raise unknown_name("bundled model", name, BUNDLED_FOLDERS)
-    with as_file(files("kvpress_video") / "data" / BUNDLED_FOLDERS[name]) as folder:
-        return load(folder, device=device, dtype=dtype, attention=attention, device_map=device_map)
+    return Path(str(files("kvpress_video"))) / "data" / BUNDLED_FOLDERS[name]

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .ranking import accuracy_of
 from .style import FAINT
 
 if TYPE_CHECKING:
@@ -47,17 +44,13 @@ def make_figure(count: int, columns: int, height: float, width: float = WIDTH) -
     return figure, grid[:count]
 
 
-def accuracy_axis(axes: Axes, summary: Sequence[SummaryRow], headroom: float = 0.02) -> None:
-    """Set the accuracy axis to whole tenths around all means.
+def accuracy_axis(axes: Axes, headroom: float = 0.02) -> None:
+    """Set the accuracy axis from 0 to 1, so that no interval is cut and no difference looks larger than it is.
 
     Args:
         axes: of the panel.
-        summary: the rows drawn in it.
-        headroom: space above for labels, as a fraction of the axis.
+        headroom: space above for markers and labels.
     """
-    means = [accuracy_of(row) for row in summary]
-    low = max(0.0, np.floor(min(means, default=0) * 10 - 0.5) / 10)
-    high = min(1.0, np.ceil(max(means, default=1) * 10 + 0.3) / 10)
-    axes.set_ylim(low - 0.01 * (high - low), high + headroom * (high - low))
-    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high + 1e-9])
+    axes.set_ylim(-0.01, 1 + headroom)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_ylabel("accuracy")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..budget import Budget
 from ..sweep.stats.summary import OVERALL
 from .axes import accuracy_axis, make_figure, panels
 from .ranking import accuracy_of, budgets_of, compressed, finished, full_cache, leaders
@@ -32,7 +33,8 @@ _MERGED_TICKS = 0.12
 def draw_curves(summary: Sequence[SummaryRow], file: str | Path) -> Path:
     """Draw accuracy against budget with intervals, one panel per model, benchmark and group.
 
-    Budgets of all units are placed by the fraction of visual entries that they kept, and labelled as asked for.
+    Budgets of all units are placed by the fraction of visual entries that they kept, and labelled as asked for. Lines
+    join ratios with ratios, where a video is compressed once, and the others, where it is compressed in chunks.
 
     Args:
         summary: of a sweep.
@@ -73,13 +75,20 @@ def _panel(axes: Axes, summary: Sequence[SummaryRow], styles: Mapping[str, Style
     ends = {}
     for shift, (name, points) in zip(shifts, by_method.items(), strict=False):
         ends[name] = (shift * points[-1].ratio, accuracy_of(points[-1]))
-        _curve(axes, name, shift * np.array([row.ratio for row in points]), points, styles[name], name in strong)
-    accuracy_axis(axes, summary)
+        for prefill in (True, False):
+            joined = [row for row in points if _is_ratio(row) is prefill]
+            _curve(axes, name, shift * np.array([row.ratio for row in joined]), joined, styles[name], name in strong)
+    accuracy_axis(axes)
     _budget_axis(axes, ratios)
     for group in {row.group for row in summary}:
         if full := full_cache(summary, group):
             axes.axhline(accuracy_of(full), color=INK, linestyle=":", linewidth=1.4, zorder=2)
     _labels(axes, ends, styles, strong, gap)
+
+
+def _is_ratio(row: SummaryRow) -> bool:
+    """Whether the budget is a ratio: the video is compressed once then, otherwise chunk by chunk."""
+    return Budget.parse(row.budget).unit == "ratio"
 
 
 def _curve(axes: Axes, name: str, x: np.ndarray, points: Sequence[SummaryRow], style: Style, strong: bool) -> None:
@@ -128,10 +137,10 @@ def _labels(
             xytext=(1.05, height),
             textcoords="axes fraction",
             va="center",
-            color=colour,
+            color=INK,
             weight="bold" if name in strong else "normal",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.2, "relpos": (0, 0.5)},
         )
         label.set_gid(f"method:{name}")
 

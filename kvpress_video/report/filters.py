@@ -25,12 +25,8 @@ def _decimals(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _half(found: Interval) -> str:
-    return f"±{(found.high - found.low) / 2:.2f}"
-
-
-def _interval(found: Interval) -> str:
-    return f"{found.low:.2f} to {found.high:.2f}"
+def _bounds(found: Interval) -> str:
+    return f"[{found.low:.2f}, {found.high:.2f}]".replace("-", "−").replace("−0.00", "0.00")
 
 
 def _gap(found: Difference) -> str:
@@ -53,8 +49,7 @@ def _plain(value: Any) -> str:
 FILTERS = {
     "decimals": _decimals,
     "gap": _gap,
-    "half": _half,
-    "interval": _interval,
+    "bounds": _bounds,
     "p": _p,
     "percent": _known(_percent),
     "plain": _plain,

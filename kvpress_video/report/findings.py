@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ..compressor.registry import UNCOMPRESSED, make_method
+from ..budget import UNCOMPRESSED
+from ..compressor.registry import make_method
 from ..errors import KVPressVideoError, unknown_name
 from ..models.loading import load_model
 from ..sweep.benchmark import BENCHMARKS, Clip, read_clip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from ..sweep.stats.clustered import Floats
 from ..sweep.stats.summary import OVERALL
 from .axes import make_figure, panels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
 from ..utils.files import atomic_write, make_folder
 from .curves import curves
@@ -43,11 +43,11 @@ class Card:
     rankings: tuple[Ranking, ...]
 
     @property
-    def winners(self) -> dict[str, list[Ranking]]:
-        """The rankings by their best method."""
-        found: dict[str, list[Ranking]] = {}
+    def outcomes(self) -> dict[tuple[str, ...], list[Ranking]]:
+        """The rankings by their best methods, several where they tie."""
+        found: dict[tuple[str, ...], list[Ranking]] = {}
         for ranking in self.rankings:
-            found.setdefault(ranking.best.method, []).append(ranking)
+            found.setdefault(ranking.tied, []).append(ranking)
         return found
 
     @property

@@ -105,7 +105,7 @@ def _panel(
         point.set_gid(f"method:{row.method}")
     axes.set_xscale("log")
     axes.set_xlabel(cost.name)
-    accuracy_axis(axes, summary, headroom=0.12)
+    accuracy_axis(axes, headroom=0.12)
     _cost_axis(axes, [cost.of(row) for row in summary], cost.format)
     steps = [(cost.of(row), accuracy_of(row)) for row in front]
     corners = [*steps[:1], *(point for (_, low), (x, high) in pairwise(steps) for point in ((x, low), (x, high)))]

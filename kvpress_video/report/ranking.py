@@ -8,7 +8,7 @@ from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL, summarise
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ class Ranking:
     gap: Difference | None
     ties: tuple[str, ...]
     full: SummaryRow | None
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The best method, and those that tie with it."""
+        return (self.best.method, *self.ties)
 
     @property
     def clear(self) -> bool:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..cache.adoption import layers_of
 from ..cache.kept_patches import kept_shares
 from ..compression import compress
-from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..errors import MissingInputError, VideoError
 from ..models import adapter_for
 from ..utils.questions import check_question

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compressor.registry import UNCOMPRESSED
+from ..budget import UNCOMPRESSED
 from ..errors import unknown_name
 from ..utils.files import atomic_write, make_folder
 
@@ -22,18 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, GRID = "#1f2a37", "#687386", "#dde2e9"
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc4c9a",
-    "#b8860b",
-    "#6a51c3",
-    "#2f9fd0",
-    "#a3431f",
-    "#7d8b1a",
-    "#607080",
-)
+COLOURS = ("#0065b0", "#d55e00", "#009e73", "#d277b0", "#d99a00", "#4fb0e6", "#8f2d56", "#6f7b8a")
+"""After Okabe and Ito: they differ to colour-blind readers too."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", "h", ">", "*", "d")
 _LINES = ("-", "--", "-.", ":")
 _VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)"}
@@ -70,9 +60,9 @@ def assign_styles(methods: Iterable[str]) -> dict[str, Style]:
     names = [name for name in dict.fromkeys(methods) if name != UNCOMPRESSED]
     found = {
         name: Style(
-            _COLOURS[number % len(_COLOURS)],
+            COLOURS[number % len(COLOURS)],
             _MARKERS[number % len(_MARKERS)],
-            _LINES[number // len(_COLOURS) % len(_LINES)],
+            _LINES[number // len(COLOURS) % len(_LINES)],
         )
         for number, name in enumerate(names)
     }

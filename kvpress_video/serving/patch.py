@@ -93,6 +93,9 @@ class Patch:
         self._compression = compression
         compression.attach(self._count)
 
+    def __repr__(self) -> str:
+        return f"<Patch of {self._compression.what}; {self.stats}>"
+
     def __enter__(self) -> Patch:
         return self
 

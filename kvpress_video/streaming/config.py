@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any
 
-from ..budget import Budget, BudgetLike
+from ..budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget, BudgetLike
 from ..cache.quantization import QuantizeLike, canonical
 from ..cache.storage import Storage, storage_of
 from ..compressor.base import Compressor
-from ..compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method
+from ..compressor.registry import make_method
 from ..errors import BudgetError, check_choice
 from ..models.base import Adapter
 from ..prefill.options import Labels, Positions, check_budget, usual_chunk

@@ -16,10 +16,12 @@ from ..budget import BudgetLike
 from ..cache.quantization import QuantizeLike
 from ..cache.uneven_layer import refuse_uneven
 from ..compressor.base import Compressor
+from ..compressor.registry import name_of
 from ..models import adapter_for
 from ..prefill.options import Labels, Positions
 from ..self_check.check import ensure_checked
 from ..utils.concurrency import defer_sigint, model_lock
+from ..utils.formatting import plural
 from ..utils.questions import check_new_tokens, check_question
 from ..video.reader import VideoSource, read_in_groups
 from .answer_stream import stream_answer
@@ -141,6 +143,14 @@ class VideoSession:
         )
         self.lock = model_lock(adapter.model)
         self.dialogue = Dialogue(self.stream, self._conversation, keep_turns, self._config.reserved_text)
+
+    def __repr__(self) -> str:
+        frames, seconds = self._queue.state.count, self._queue.state.last_time
+        end = "" if seconds is None else f" up to {seconds:.1f} s"
+        return (
+            f"<VideoSession on {type(self.model).__name__}: {name_of(self._config.method)} at {self._config.cap}, "
+            f"{plural(frames, 'frame')}{end}, {plural(len(self.turns), 'turn')}>"
+        )
 
     @property
     def turns(self) -> list[Turn]:

@@ -1,4 +1,4 @@
-"""Figures in tables: two decimals, no leading zero, half an interval after ±."""
+"""Figures in tables: two decimals, no leading zero, intervals in brackets."""
 
 from __future__ import annotations
 
@@ -22,17 +22,12 @@ def short(value: float, sign: str = "") -> str:
     return f"{value:{sign}.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:{sign}.2f}"
 
 
-def half(found: Interval | None, sign: str = "") -> str:
-    """Format an interval as `.81±.05`; empty for None."""
+def interval(found: Interval | None, sign: str = "") -> str:
+    """Format an interval as `.81 [.76, .86]`; without bounds where they are unknown, empty for None."""
     if found is None:
         return ""
-    width = short((found.high - found.low) / 2)
-    return short(found.mean, sign) + (f"±{width}" if width else "")
-
-
-def bounds(found: Interval, sign: str = "") -> str:
-    """Format an interval as `.81 (.76 to .86)`."""
-    return f"{short(found.mean, sign)} ({short(found.low, sign)} to {short(found.high, sign) or '∞'})"
+    low, high = (short(value, sign) or ("∞" if value == math.inf else "") for value in (found.low, found.high))
+    return short(found.mean, sign) + (f" [{low}, {high}]" if low and high else "")
 
 
 def probability(p: float) -> str:
@@ -44,11 +39,6 @@ def span(values: Sequence[float]) -> str:
     """Format the range of some values as `.05 to .09`, or as `.05` where all are equal."""
     ends = list(dict.fromkeys([short(min(values)), short(max(values))]))
     return " to ".join(ends)
-
-
-def plural(count: int, noun: str) -> str:
-    """Format a count as `1 clip` or `2 clips`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int) -> str:

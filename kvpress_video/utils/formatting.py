@@ -1,4 +1,4 @@
-"""Byte counts and durations as text."""
+"""Byte counts, durations and counts as text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def format_bytes(size: float, unit: str | None = None) -> str:
 def format_seconds(seconds: float) -> str:
     """Format a duration with three digits: `"12.3 ms"`, `"1.5 s"`."""
     return f"{_three_digits(seconds)} s" if seconds >= 1 else f"{_three_digits(seconds * 1e3)} ms"
+
+
+def plural(count: int, noun: str) -> str:
+    """Format a count as `1 clip` or `2 clips`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _three_digits(value: float) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import VideoError
+from ..utils.formatting import plural
 from .decoding import Frames
 from .timeline import Seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Video:
     """Sampled frames of a video.
 
@@ -33,6 +34,11 @@ class Video:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __repr__(self) -> str:
+        (count, height, width, _), source = self.frames.shape, "memory" if self.path is None else self.path.name
+        span = f"{self.times[0]:.1f} to {self.times[-1]:.1f} s"
+        return f"<Video from {source}: {plural(count, 'frame')} of {width}×{height}, {span}, {self.fps:.3g} fps>"
 
     @classmethod
     def from_frames(cls, frames: Frames, fps: float) -> Video:

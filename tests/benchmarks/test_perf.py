@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import BENCHMARKS, DEFAULT, SCALES, Bed, Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import BENCHMARKS, DEFAULT, program
 from kvpress_video.benchmarks.perf.cases import overhead as overhead_module
 from kvpress_video.benchmarks.perf.cases import sweep as sweep_module
 from kvpress_video.benchmarks.perf.cases.compress_pass import Layer
 from kvpress_video.benchmarks.perf.cases.prefill import Prefill
 from kvpress_video.benchmarks.perf.results.file import check, head_of, keep, read
+from kvpress_video.benchmarks.perf.results.measurement import Figure, Goal
 from kvpress_video.benchmarks.perf.setup.prompts import video_prompt
+from kvpress_video.benchmarks.perf.setup.scales import SCALES, Bed, bed
 from kvpress_video.benchmarks.perf.setup.stock_model import StockPrefill
 from kvpress_video.benchmarks.perf.setup.timing import interleaved, measured_calls, medians
 from torch.nn.attention import SDPBackend, sdpa_kernel

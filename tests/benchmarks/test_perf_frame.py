@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import SCALES, Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import program
 from kvpress_video.benchmarks.perf.cases import frame as frame_module
 from kvpress_video.benchmarks.perf.cases.frame import H200, frame_operations
 from kvpress_video.benchmarks.perf.results.goals import TARGETS
+from kvpress_video.benchmarks.perf.results.measurement import Figure, Goal
 from kvpress_video.benchmarks.perf.setup.long_stream import chunk_of, long_stream
+from kvpress_video.benchmarks.perf.setup.scales import SCALES, bed
 from kvpress_video.benchmarks.perf.setup.traffic import Traffic, counted
 
 TINY = bed("tiny", "cpu")

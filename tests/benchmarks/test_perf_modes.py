@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import SCALES, Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import program
 from kvpress_video.benchmarks.perf.cases import steps as steps_module
 from kvpress_video.benchmarks.perf.cases.modes import exponent
 from kvpress_video.benchmarks.perf.cases.steps import STEPS, InPlaceLayer, decoders
 from kvpress_video.benchmarks.perf.results.goals import TARGETS
+from kvpress_video.benchmarks.perf.results.measurement import Figure, Goal
+from kvpress_video.benchmarks.perf.setup.scales import SCALES, bed
 from kvpress_video.benchmarks.perf.setup.text_prefill import COLUMNS, ROWS, TextPrefill
 from kvpress_video.benchmarks.perf.setup.timing import (
     BusyClock,

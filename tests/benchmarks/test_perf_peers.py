@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import DEFAULT, Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import DEFAULT, program
 from kvpress_video.benchmarks.perf.cases import peers as peers_module
 from kvpress_video.benchmarks.perf.cases.compress_pass import COLUMNS, ROWS, TEXT, Layer
 from kvpress_video.benchmarks.perf.results.goals import TARGETS
+from kvpress_video.benchmarks.perf.results.measurement import Figure, Goal
 from kvpress_video.benchmarks.perf.setup.released_infinipot_v import compress, kept
+from kvpress_video.benchmarks.perf.setup.scales import bed
 from safetensors import safe_open
 from torch import Tensor
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kvpress_video.benchmarks.perf import Figure, bed, program
+from kvpress_video.benchmarks.perf import program
 from kvpress_video.benchmarks.perf.cases import reading as reading_module
 from kvpress_video.benchmarks.perf.cases.reading import OURS, PYAV, READERS, SAMPLED, idle_growth, write_video
 from kvpress_video.benchmarks.perf.results.goals import TARGETS
+from kvpress_video.benchmarks.perf.results.measurement import Figure
+from kvpress_video.benchmarks.perf.setup.scales import bed
 
 pytest.importorskip("av", reason="PyAV writes the file")
 

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kvpress_video.benchmarks.perf import Figure, Goal, bed, program
+from kvpress_video.benchmarks.perf import program
 from kvpress_video.benchmarks.perf.cases.answer import full_seconds
 from kvpress_video.benchmarks.perf.results.goals import TARGETS, Target
+from kvpress_video.benchmarks.perf.results.measurement import Figure, Goal
 from kvpress_video.benchmarks.perf.setup.hardware_limits import arithmetic_rate, copy_rate
 from kvpress_video.benchmarks.perf.setup.long_stream import PARTS, LongStream, long_stream
+from kvpress_video.benchmarks.perf.setup.scales import bed
 
 import kvpress_video as kv
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_video.benchmarks.perf import BENCHMARKS, Figure, Goal
+from kvpress_video.benchmarks.perf import BENCHMARKS
 from kvpress_video.benchmarks.perf.results.file import read as read_results
 from kvpress_video.benchmarks.perf.results.goals import TARGETS
+from kvpress_video.benchmarks.perf.results.measurement import Figure, Goal
 from kvpress_video.benchmarks.perf.results.page import publish, texts
 from kvpress_video.benchmarks.perf.results.profile import PATHS, measure
 from kvpress_video.benchmarks.perf.results.profile_files import keep, read
@@ -215,7 +216,7 @@ def test_a_profile_counts_the_operations_of_one_round() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_hot_paths_can_be_done_again_and_again(path: str) -> None:
-    from kvpress_video.benchmarks.perf import bed
+    from kvpress_video.benchmarks.perf.setup.scales import bed
 
     _, ready = PATHS[path](bed("tiny", "cpu"), "infinipot-v")
     _, table = measure(ready, bed("tiny", "cpu").device, rounds=1)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kvpress_video.cli import main, plug_ins
-from kvpress_video.cli.common import Commands
+from kvpress_video.cli.parsers import Commands
 
 
 class Point(EntryPoint):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sweep_rows import rows
 
-from kvpress_video.compressor.registry import UNCOMPRESSED, make_method, method_names
+from kvpress_video.budget import UNCOMPRESSED
+from kvpress_video.compressor.registry import make_method, method_names
 from kvpress_video.contract.random_entries import footage, thinned
 from kvpress_video.sweep import make_grid, run_sweep
 from kvpress_video.sweep.cells import Cell

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from summary_rows import BUDGETS, against, line, overlay, sweep, unmeasured, whole
 from sweep_rows import MEASURED, remeasured
@@ -28,7 +29,7 @@ from kvpress_video.report.heatmap import heatmap
 from kvpress_video.report.page import write_overlay
 from kvpress_video.report.pareto import MEMORY, TIME, pareto
 from kvpress_video.report.ranking import budgets_of, nearest_budget, pareto_front, rank
-from kvpress_video.report.style import assign_styles, drawing
+from kvpress_video.report.style import COLOURS, assign_styles, drawing
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import Store
@@ -147,6 +148,16 @@ def test_the_methods_whose_patches_are_drawn_are_the_best_near_a_tenth() -> None
     assert best_methods(lines, 2) == (["d", "c"], "12.5%")
 
 
+def test_the_headline_names_no_winner_in_a_tie(tmp_path: Path) -> None:
+    lines = sweep(["a", "b", "c"])
+    text = page_of(tmp_path, lines, against_best=against("c", lines, 0.25))
+    lead = re.search(r'<p class="lead".*?</p>', text, re.DOTALL)
+    assert lead is not None
+    said = " ".join(re.sub(r"<[^>]*>", "", lead[0]).split())
+    assert said.startswith("At 12.5% c and b tie on still (up to 0.75) and on moving (up to 0.72).")
+    assert "best" not in said
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +169,34 @@ def test_twenty_methods_look_different_and_are_the_same_everywhere() -> None:
     )
     assert all(one.marker != other.marker for one, other in pairwise(looks))
     assert all(re.fullmatch(r"(M-?[\d.]+ -?[\d.]+(L-?[\d.]+ -?[\d.]+)+Z)+", look.path) for look in found.values())
+
+
+COLOUR_BLIND = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+"""What dichromats see, in linear RGB: Machado, Oliveira and Fernandes (2009)."""
+
+
+@pytest.mark.parametrize("seen", COLOUR_BLIND)
+def test_colours_differ_to_colour_blind_readers(seen: str) -> None:
+    linear = np.array([[int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)] for colour in COLOURS]) ** 2.2
+    xyz = np.clip(linear @ np.array(COLOUR_BLIND[seen]).T, 0, 1) @ np.array(
+        [[0.434, 0.213, 0.018], [0.376, 0.715, 0.109], [0.190, 0.072, 0.873]]
+    )
+    x, y, z = np.cbrt(xyz).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    assert apart[~np.eye(len(COLOURS), dtype=bool)].min() > 12
+
+
+def test_accuracies_start_at_zero_and_ratios_are_not_joined_with_other_budgets() -> None:
+    found = [line("a", budget, 0.5, ratio=ratio) for budget, ratio in (("50%", 0.5), ("25%", 0.25), ("32", 0.06))]
+    [axes] = curves(found).axes
+    assert axes.get_ylim()[0] <= 0 < 1 <= axes.get_ylim()[1]
+    drawn = [curve for curve in axes.get_lines() if curve.get_gid() == "method:a"]
+    assert sorted(len(curve.get_xdata()) for curve in drawn) == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(5))

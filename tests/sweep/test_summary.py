@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Failure, Row
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import accuracy, compare, detectable, retention
+from kvpress_video.sweep.stats.overview import overview
 from kvpress_video.sweep.stats.power import power_notes, power_tables, videos_needed
 from kvpress_video.sweep.stats.summary import OVERALL, SummaryRow, records, summarise
 from kvpress_video.sweep.stats.text import markdown, notes, tables
@@ -170,7 +172,7 @@ def test_a_cell_that_failed_on_one_clip_shows_the_others_and_its_error() -> None
     lines = summarise(found, [Failure(TAR, "0-003.mp4", "OutOfMemoryError: 80 GiB")], [FULL, TAR])
     tar = by_method(lines)["tar"]
     assert (tar.clips, tar.error, len(lines)) == (5, "OutOfMemoryError: 80 GiB", 2)
-    assert "| tar* | 50% | .60±" in markdown(lines, "Sweep")
+    assert "| tar* | 50% | .60 [" in markdown(lines, "Sweep")
     assert any("failed on some clips (figures are from the other 5): OutOfMemoryError" in note for note in notes(lines))
 
 
@@ -306,10 +308,47 @@ def test_tables_name_model_and_benchmark_once() -> None:
     assert text.count("bundled, world, still: 6 clips, 24 questions") == 1
     assert text.count("world") == 1
     [_, tar] = [line.split() for line in text.splitlines() if "%" in line and "of" not in line]
+    shown = " ".join(tar)
     assert tar[:2] == ["tar", "50%"]
     assert tar[-3:] == ["65", "50.0%", "2"]
-    assert any(part.startswith(".88±") for part in tar)
-    assert any(part.startswith("-.12±") for part in tar)
+    assert ".88 [" in shown
+    assert "-.12 [-" in shown
+
+
+def overviews(lines: Sequence[SummaryRow], width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    for table in overview(lines, width):
+        console.print(table)
+    text: Any = console.file
+    return str(text.getvalue())
+
+
+def four_budgets(method: str) -> list[Row]:
+    return [row for budget in BUDGETS for row in rows(Cell(method, budget), right)]
+
+
+BUDGETS = ("50%", "25%", "12.5%", "6.25%")
+
+
+def test_the_overview_has_a_row_per_method_and_fits_80_columns() -> None:
+    cells = [FULL, *(Cell(method, budget) for method in ("standby-novelty", "van") for budget in BUDGETS)]
+    lines = summarise(rows(FULL, right) + four_budgets("standby-novelty") + four_budgets("van"), [], cells)
+    text = overviews(lines, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    for budget in BUDGETS:
+        assert len(re.findall(rf"\b(?<!\.){budget}", text)) == 1
+    assert "full 1.00 [" in text
+    assert text.count("standby-novelty") == 2  # the budgets in two tables
+    assert overviews(lines, 120).count("standby-novelty") == 1
+
+
+def test_the_overview_shows_what_failed_and_what_never_ran() -> None:
+    found = [row for row in swept() if row.cell != TAR or row.clip != "0-003.mp4"]
+    failures = [Failure(TAR, "0-003.mp4", "OutOfMemoryError"), Failure(VAN, "0-003.mp4", "BudgetError")]
+    text = overviews(summarise(found, failures, [FULL, TAR, VAN, Cell("snapkv", "50%")]), 80)
+    assert re.search(r"tar +\.\d\d \[.*\]\*", text)
+    assert re.search(r"van +failed", text)
+    assert re.search(r"snapkv +not run", text)
 
 
 def test_markdown_has_a_column_per_figure_and_keeps_its_bars() -> None:

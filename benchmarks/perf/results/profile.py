@@ -25,10 +25,9 @@ from kvpress_video.compressor.registry import make_method
 from kvpress_video.sweep.run.environment import device_name
 
 from ...publishing.provenance import provenance
-from .. import bed
 from ..cases.compress_pass import Layer
 from ..setup.long_stream import QUESTION, chunk_of, noise
-from ..setup.scales import Bed
+from ..setup.scales import Bed, bed
 from ..setup.timing import seconds, wait
 from .profile_files import SIDES, keep
 

@@ -48,7 +48,7 @@ class Qwen25VL(Family):
         return Qwen2_5_VLProcessor(
             image_processor=Qwen2VLImageProcessor(size=pixels),
             tokenizer=tokenizer,
-            video_processor=Qwen2VLVideoProcessor(size=pixels, do_sample_frames=False),
+            video_processor=Qwen2VLVideoProcessor(size=pixels, do_sample_frames=False, cap_pixels_per_frame=False),
             chat_template=tokenizer.chat_template,
         )
 

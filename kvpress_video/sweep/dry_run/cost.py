@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ...budget import Budget
+from ...budget import UNCOMPRESSED, Budget
 from ...cache.allocation import BudgetAllocator
 from ...cache.forward_pass import RowState
 from ...cache.quantization import UNQUANTIZED
 from ...cache.storage import Storage, storage_of
-from ...compressor.registry import UNCOMPRESSED, make_method, parse
+from ...compressor.registry import make_method, parse
 from ...errors import UnknownNameError, UnsupportedModelError
 from ...models import adapter_for, has_dedicated_adapter
 from ...models.base import Adapter

@@ -12,11 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from ..formatting import bounds, half, markdown_table, plural, probability, short, span
+from ...utils.formatting import plural
+from ..formatting import interval, markdown_table, probability, short, span
 from ..stats.summary import OVERALL
 from .compare import Comparison, Gate
 
 HEADER = ("method", "budget", "task", "base", "new", "change", "kept", "p", "")
+WIDE_ONLY = ("base", "new", "kept")
 _TEXT_COLUMNS = 3
 """Leading columns with text; the others hold numbers."""
 _STYLES = {"fell": "red", "rose": "green", "tolerated": "yellow", "": ""}
@@ -53,16 +55,23 @@ def notes(gate: Gate) -> list[str]:
     ]
 
 
-def tables(gate: Gate) -> list[Table]:
-    """Build a rich table per model and benchmark, of the overall comparisons and the tasks that changed."""
+def tables(gate: Gate, wide: bool = False) -> list[Table]:
+    """Build a rich table per model and benchmark, of the overall comparisons and the tasks that changed.
+
+    Args:
+        gate: outcome of the comparison.
+        wide: whether to show both accuracies and the fraction kept as well.
+    """
+    columns = [place for place, name in enumerate(HEADER) if wide or name not in WIDE_ONLY]
     made = []
     for caption, part in _parts(gate.comparisons):
         table = Table(title=escape(caption), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-        for place, name in enumerate(HEADER):
-            table.add_column(name, justify="left" if place < _TEXT_COLUMNS else "right", no_wrap=True)
+        for place in columns:
+            table.add_column(HEADER[place], justify="left" if place < _TEXT_COLUMNS else "right", no_wrap=True)
         for found in part:
             if found.task == OVERALL or found.verdict:
-                table.add_row(*map(escape, _texts(found)), style=_STYLES[found.verdict])
+                texts = _texts(found)
+                table.add_row(*(escape(texts[place]) for place in columns), style=_STYLES[found.verdict])
         made.append(table)
     return made
 
@@ -107,7 +116,7 @@ def _sentence(found: Comparison) -> str:
     gap = found.difference
     return (
         f"{found.method} {found.budget}, {found.task}, on {found.benchmark} by {found.model}: "
-        f"{short(found.base.mean)} → {short(found.new.mean)}, {bounds(gap, '+')}, "
+        f"{short(found.base.mean)} → {short(found.new.mean)}, {interval(gap, '+')}, "
         f"p {probability(found.p)}, {plural(gap.questions, 'question')} on {plural(gap.clusters, 'video')}"
     )
 
@@ -119,8 +128,8 @@ def _texts(found: Comparison) -> list[str]:
         found.task,
         short(found.base.mean),
         short(found.new.mean),
-        bounds(found.difference, "+"),
-        half(found.retention),
+        interval(found.difference, "+"),
+        interval(found.retention),
         probability(found.p),
         found.verdict,
     ]

@@ -8,9 +8,9 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from ...budget import Budget
+from ...budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget
 from ...cache.quantization import UNQUANTIZED
-from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET, make_method, split_list
+from ...compressor.registry import make_method, split_list
 from ...errors import BudgetError, CacheError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
 from ..cells import Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, InvalidValueError

@@ -12,7 +12,8 @@ from rich.table import Table
 from scipy import stats
 
 from ...errors import SweepError
-from ..formatting import plural, short
+from ...utils.formatting import plural
+from ..formatting import short
 from .inference import Difference, needed
 from .summary import SummaryRow
 

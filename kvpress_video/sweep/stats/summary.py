@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
+from ...budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..cells import Cell
 from ..results.records import Failure, Row
 from .inference import Difference, Interval, compare, retention

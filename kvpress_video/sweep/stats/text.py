@@ -8,7 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from ..formatting import half, markdown_table, plural, span
+from ...utils.formatting import plural
+from ..formatting import interval, markdown_table, span
 from .inference import detectable
 from .pairing import levels
 from .summary import OVERALL, SummaryRow
@@ -20,9 +21,9 @@ _TEXT_COLUMNS = 2
 def tables(summary: Sequence[SummaryRow]) -> list[Table]:
     """Build a rich table per model, benchmark and group of clips."""
     made = []
-    for part in _parts(summary):
+    for part in parts(summary):
         table = Table(
-            title=escape(_caption(part)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+            title=escape(caption(part)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
         )
         header, *body = _cells(part)
         for place, name in enumerate(header):
@@ -35,33 +36,42 @@ def tables(summary: Sequence[SummaryRow]) -> list[Table]:
 
 def markdown(summary: Sequence[SummaryRow], title: str) -> str:
     """Write the tables and notes as Markdown."""
-    parts = [f"# {title}"]
-    for part in _parts(summary):
-        parts += [f"## {_caption(part)}", markdown_table(_cells(part), _TEXT_COLUMNS)]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(summary))]) + "\n"
+    written = [f"# {title}"]
+    for part in parts(summary):
+        written += [f"## {caption(part)}", markdown_table(_cells(part), _TEXT_COLUMNS)]
+    return "\n\n".join([*written, "\n".join(f"- {note}" for note in notes(summary))]) + "\n"
 
 
 def notes(summary: Sequence[SummaryRow]) -> list[str]:
     """List the notes below the tables: definitions, minimum detectable differences, failures."""
     return [
-        "Every video is compressed before its questions are read.",
-        "±: half of the 95% interval, clustered by video. of full: accuracy relative to the full cache; vs: "
-        "difference; both paired on the same questions. Entries: visual, per layer and KV head.",
-        *_averages(summary),
-        *_power(summary),
-        *_unscored(summary),
-        *_failures(summary),
+        *general_notes(summary),
+        "[low, high]: 95% interval, clustered by video. of full: accuracy relative to the full cache; vs: difference; "
+        "both paired on the same questions. Entries: visual, per layer and KV head.",
+        *problems(summary),
     ]
 
 
-def _parts(summary: Sequence[SummaryRow]) -> list[list[SummaryRow]]:
-    parts: dict[tuple[str, str, str], list[SummaryRow]] = {}
+def general_notes(summary: Sequence[SummaryRow]) -> list[str]:
+    """State how the questions were asked, and how their accuracies were averaged."""
+    return ["Every video is compressed before its questions are read.", *_averages(summary)]
+
+
+def problems(summary: Sequence[SummaryRow]) -> list[str]:
+    """List minimum detectable differences, unscored answers and failures."""
+    return [*_power(summary), *_unscored(summary), *_failures(summary)]
+
+
+def parts(summary: Sequence[SummaryRow]) -> list[list[SummaryRow]]:
+    """Split a summary by model, benchmark and group of clips."""
+    found: dict[tuple[str, str, str], list[SummaryRow]] = {}
     for row in summary:
-        parts.setdefault((row.model, row.benchmark, row.group), []).append(row)
-    return list(parts.values())
+        found.setdefault((row.model, row.benchmark, row.group), []).append(row)
+    return list(found.values())
 
 
-def _caption(part: Sequence[SummaryRow]) -> str:
+def caption(part: Sequence[SummaryRow]) -> str:
+    """Name a part, and count its clips and questions."""
     clips, questions = max(row.clips for row in part), max(row.questions for row in part)
     counts = f"{plural(clips, 'clip')}, {plural(questions, 'question')}" if clips else "no clip finished"
     return f"{part[0].place}: {counts}"
@@ -81,9 +91,9 @@ def _texts(row: SummaryRow, tasks: Sequence[str], width: int) -> list[str]:
         return [*names, "failed" if row.error else "not run", *[""] * (width - 3)]
     return [
         *names,
-        *(half(row.accuracies.get(task)) for task in [*tasks, OVERALL]),
-        half(row.retention),
-        half(row.difference, "+"),
+        *(interval(row.accuracies.get(task)) for task in [*tasks, OVERALL]),
+        interval(row.retention),
+        interval(row.difference, "+"),
         f"{row.entries:.0f}",
         f"{row.ratio:.1%}",
         f"{row.bytes / 1024:.0f}",
@@ -100,7 +110,7 @@ def _averages(summary: Iterable[SummaryRow]) -> list[str]:
 
 def _power(summary: Sequence[SummaryRow]) -> list[str]:
     found = []
-    for part in _parts(summary):
+    for part in parts(summary):
         gaps = [row.difference for row in part if row.difference]
         smallest = [detectable(gap) for gap in gaps]
         if gaps:
@@ -117,7 +127,7 @@ def _unscored(summary: Sequence[SummaryRow]) -> list[str]:
     return [
         f"{part[0].place}: {count} of {plural(sum(row.questions for row in part), 'answer')} need a judge; no "
         "accuracy counts them."
-        for part in _parts(summary)
+        for part in parts(summary)
         if (count := sum(row.unscored for row in part))
     ]
 

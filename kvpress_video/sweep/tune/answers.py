@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ...compressor.registry import UNCOMPRESSED, UNCOMPRESSED_BUDGET
+from ...budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET
 from ..benchmark import Clip
 from ..cells import Cell, Setup
 from ..results.records import Row

@@ -8,8 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from ...utils.formatting import plural
 from ..cells import Setup
-from ..formatting import bounds, half, plural, short
+from ..formatting import interval, short
 from ..stats.inference import detectable
 from .tuner import Tuned
 
@@ -22,8 +23,8 @@ def table(found: Tuned) -> Table:
     for name in (f"tuning, {plural(found.tuning_clips, 'clip')}", f"held out, {plural(found.held_out_clips, 'clip')}"):
         made.add_column(name, justify="right", no_wrap=True)
     for place, each in zip(("winner", "runner-up"), found.finalists, strict=False):
-        made.add_row(place, escape(each.method), half(each.tuning), half(each.held_out))
-    made.add_row("", "full cache", "", half(found.full))
+        made.add_row(place, escape(each.method), interval(each.tuning), interval(each.held_out))
+    made.add_row("", "full cache", "", interval(found.full))
     return made
 
 
@@ -35,7 +36,7 @@ def notes(found: Tuned) -> list[str]:
     ]
     if found.difference is not None:
         lines.append(
-            f"Winner minus runner-up on the held-out clips: {bounds(found.difference, '+')}; differences of "
+            f"Winner minus runner-up on the held-out clips: {interval(found.difference, '+')}; differences of "
             f"{short(detectable(found.difference))} or more are found with 80% power."
         )
     lines += [f"Not ranked: {method}: {error}" for method, error in found.failed.items()]

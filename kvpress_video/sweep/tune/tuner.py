@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...compressor.registry import UNCOMPRESSED
+from ...budget import UNCOMPRESSED
 from ...errors import SweepError
 from ..benchmark import Clip
 from ..results.store import Store
