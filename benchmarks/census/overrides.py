@@ -10,7 +10,6 @@ def _rope(*sections: int, **more: Any) -> dict[str, Any]:
 
 
 _AXIAL = {"text_config": {"rope_parameters": _rope(2, 1, 1, partial_rotary_factor=0.5)}}
-_PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 def _codes(template: str) -> dict[str, int]:
@@ -28,8 +27,9 @@ _MEDIA = {"image_token_id": 503, "video_token_id": 504}
 PARTS: dict[str, dict[str, Any]] = {
     "gemma4": {"vision_config": {}},
     "gemma4_unified": {"vision_config": {}},
+    "granite4_vision": {"text_config": {}},
 }
-"""Sub-configurations that default to None."""
+"""Sub-configurations that default to None, or to those of another family."""
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "aria": {"projector_patch_to_query_dict": {64: 16}},
@@ -42,7 +42,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "vq_config": {"codebook_size": 8, "base_channels": 32, "hidden_size": 128},
     },
     "cohere_compass": {
-        "text_config": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _PLAIN)}
+        "text_config": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _rope(3, 3, 2))}
     },
     "deepseek_ocr2": {
         "text_config": {"mlp_layer_types": ["dense"] + ["sparse"] * 5, "num_experts_per_tok": 2},

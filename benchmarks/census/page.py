@@ -1,14 +1,16 @@
-"""The census as text: one table for the newest transformers, and what differs in older ones."""
+"""The census as text: counts per version of transformers, and one table of types with a column per version."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from .other_kinds import OTHER_KINDS
 from .rows import LIMITS, Row
 
 _FORMAT = "not checked: no synthetic prompt runs on it, use `kv.inspect(model, inputs)`"
 _BUILD = "not checked: no tiny model can be built from its default configuration"
+_ABSENT, _SAME = "–", "same"
 
 
 def census(versions: Mapping[str, Sequence[Row]]) -> str:
@@ -17,56 +19,71 @@ def census(versions: Mapping[str, Sequence[Row]]) -> str:
     Args:
         versions: the rows of each.
     """
-    newest, *older = sorted(versions, key=lambda name: tuple(map(int, name.split("."))), reverse=True)
-    parts = [counts(newest, versions[newest]), table(versions[newest])]
-    for version in older:
-        known = {row.model_type: _outcome(row) for row in versions[newest]}
-        others = [row for row in versions[version] if known.get(row.model_type) != _outcome(row)]
-        parts += [counts(version, versions[version])]
-        parts += ["Types that differ:\n", table(others)] if others else []
-    return "\n".join(parts)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Format a table of types: dedicated adapters, general adapter, unsupported."""
-    lines = ["| model types | adapter | limits, or why not supported |", "|---|---|---|"]
-    dedicated = [row for row in rows if row.adapter not in ("", "general")]
-    lines += [f"| {types} | dedicated | |" for types in _grouped(dedicated, lambda row: row.adapter).values()]
-    served = sorted((row for row in rows if row.adapter == "general"), key=lambda row: len(_limits(row)))
-    lines += [f"| {types} | general | {limits} |" for limits, types in _grouped(served, _limits).items()]
-    refused = [row for row in rows if not row.adapter]
-    lines += [f"| {types} | none | {reason} |" for reason, types in sorted(_grouped(refused, _summary).items())]
-    return "\n".join(lines) + "\n"
+    names = sorted(versions, key=lambda name: tuple(map(int, name.split("."))), reverse=True)
+    newest_first = {name: versions[name] for name in names}
+    return "\n".join([_figures(newest_first), _others(newest_first), _table(newest_first)])
 
 
 def counts(version: str, rows: Sequence[Row]) -> str:
-    """Format the number of types per adapter."""
+    """Format the numbers of one version as a row of the table of figures."""
     general = sum(row.adapter == "general" for row in rows)
     none = [row for row in rows if not row.adapter]
-    unknown = sum(_summary(row) in (_FORMAT, _BUILD) for row in none)
-    dedicated = len(rows) - general - len(none)
+    unchecked = sum(_summary(row) in (_FORMAT, _BUILD) for row in none)
     eligible = [row for row in rows if row.model_type not in OTHER_KINDS]
     served = sum(bool(row.adapter) for row in eligible)
+    numbers = (len(rows), len(rows) - general - len(none), general, len(none) - unchecked, unchecked)
+    share = f"{served} of {len(eligible)} ({served / len(eligible):.0%})"
+    return f"| {version} | {' | '.join(map(str, numbers))} | {share} |"
+
+
+def _figures(versions: Mapping[str, Sequence[Row]]) -> str:
+    columns = ("registered types", "dedicated adapter", "general adapter", "not supported", "not checked")
+    lines = [f"| transformers | {' | '.join(columns)} | supported decoders |", "|---|---:|---:|---:|---:|---:|---:|"]
+    return "\n".join(lines + [counts(name, rows) for name, rows in versions.items()]) + "\n"
+
+
+def _others(versions: Mapping[str, Sequence[Row]]) -> str:
+    """List the types that are no decoders with visual tokens in their cache."""
+    types = sorted({row.model_type for rows in versions.values() for row in rows} & OTHER_KINDS.keys())
+    groups = _grouped(types, OTHER_KINDS.__getitem__)
     return (
-        f"Of {len(rows)} registered types of transformers {version}, {dedicated} have a dedicated adapter, {general} "
-        f"use the general adapter, {unknown} could not be checked, and {len(none) - unknown} are not supported. "
-        f"{len(eligible)} types hold visual tokens in the KV cache of an autoregressive decoder; {served} of these "
-        f"({served / len(eligible):.0%}) are supported. The others: {_others(rows)}.\n"
+        "*Supported decoders* counts the types that hold visual tokens in the KV cache of an autoregressive decoder, "
+        f"all but these: {'; '.join(f'{each} ({kind})' for kind, each in groups.items())}.\n"
     )
 
 
-def _others(rows: Sequence[Row]) -> str:
-    others = [row for row in rows if row.model_type in OTHER_KINDS]
-    return "; ".join(f"{types} ({kind})" for kind, types in
-                     _grouped(others, lambda row: OTHER_KINDS[row.model_type]).items())  # fmt: skip
+def _table(versions: Mapping[str, Sequence[Row]]) -> str:
+    """Group types by what holds for them in all versions: dedicated adapters, general adapter, unsupported."""
+    found = {name: {row.model_type: row for row in rows} for name, rows in versions.items()}
+    types = dict.fromkeys(row.model_type for rows in versions.values() for row in rows)
+    groups = _grouped(types, lambda each: tuple(_outcome(rows.get(each)) for rows in found.values()))
+    lines = [f"| model types | {' | '.join(versions)} |", "|---" * (1 + len(versions)) + "|"]
+    for outcomes, grouped in sorted(groups.items(), key=lambda group: _order(group[0])):
+        lines.append(f"| {grouped} | {' | '.join(_cells(outcomes))} |")
+    return "\n".join(lines) + "\n"
 
 
-def _outcome(row: Row) -> tuple[str, str]:
-    return row.adapter, _limits(row) if row.adapter else _summary(row)
+def _cells(outcomes: Sequence[str]) -> list[str]:
+    """Write `same` where a version equals the newer one on its left."""
+    newer = ("", *outcomes)
+    return [_SAME if each == left != _ABSENT else each for each, left in zip(outcomes, newer, strict=False)]
 
 
-def _limits(row: Row) -> str:
-    return ", ".join([LIMITS[each] for each in row.refused] + ([] if row.grid else ["no grid for some items"]))
+def _order(outcomes: Sequence[str]) -> tuple[int, ...]:
+    """Order groups by the support in the newest version, then in older ones."""
+    kinds = ("dedicated", "general", "none", _ABSENT)
+    return tuple(next(place for place, kind in enumerate(kinds) if each.startswith(kind)) for each in outcomes)
+
+
+def _outcome(row: Row | None) -> str:
+    if row is None:
+        return _ABSENT
+    if not row.adapter:
+        return f"none: {_summary(row)}"
+    if row.adapter != "general":
+        return "dedicated"
+    limits = [LIMITS[each] for each in row.refused] + ([] if row.grid else ["no grid for some items"])
+    return f"general: {', '.join(limits)}" if limits else "general"
 
 
 def _summary(row: Row) -> str:
@@ -79,8 +96,8 @@ def _summary(row: Row) -> str:
     return _BUILD if row.reason.startswith("no tiny model") else row.reason.replace("|", "\\|")
 
 
-def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(f"`{row.model_type}`")
-    return {each: ", ".join(types) for each, types in found.items()}
+def _grouped(types: Iterable[str], key: Callable[[str], Any]) -> dict[Any, str]:
+    found: dict[Any, list[str]] = {}
+    for each in types:
+        found.setdefault(key(each), []).append(f"`{each}`")
+    return {outcome: ", ".join(alike) for outcome, alike in found.items()}

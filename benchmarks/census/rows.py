@@ -38,6 +38,7 @@ class Row:
         grid: whether the grid of its tokens is known.
         methods: core methods that hold their budget exactly, in a padded batch of two and after a second turn.
         reason: why the type is not supported.
+        revision: of the package that the row was made with.
     """
 
     model_type: str
@@ -46,6 +47,7 @@ class Row:
     grid: bool = True
     methods: tuple[str, ...] = ()
     reason: str = ""
+    revision: str = ""
 
 
 def row_of(model_type: str) -> Row:

@@ -10,7 +10,7 @@ import argparse
 import gc
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,14 @@ def main() -> None:
     file = options.out / f"{transformers.__version__}.json"
     goes_on = file.exists() and (options.types or options.resume)
     known = {row.model_type: row for row in read(file)} if goes_on else {}
-    rows = list(known.values())
+    rows, head = list(known.values()), provenance()
     for model_type in options.types or registered_types():
         if options.resume and model_type in known:
             continue
-        known[model_type] = row = row_of(model_type)
+        known[model_type] = row = replace(row_of(model_type), revision=head["revision"] or "")
         print(*(f"{value}" for value in asdict(row).values()), sep=" | ", flush=True)
         rows = [known[each] for each in registered_types() if each in known]
-        write_result(file, provenance(), types=[asdict(each) for each in rows])
+        write_result(file, head, types=[asdict(each) for each in rows])
         gc.collect()
     print(counts(transformers.__version__, rows))
     fill_files({options.page: {"census": census({each.stem: read(each) for each in options.out.glob("*.json")})}})
