@@ -48,13 +48,13 @@ class Outcome:
     @property
     def per_token(self) -> float:
         """Seconds per token after the first; of an answer that is not streamed, seconds per token."""
-        return (self.end - self.first) / (self.tokens - 1) if self.end > self.first else self.end / self.tokens
+        return (self.end - self.first) / max(1, self.tokens - 1) if self.end > self.first else self.end / self.tokens
 
 
 async def offered(
     client: httpx.AsyncClient, calls: Sequence[Call], rate: float, seed: int
-) -> tuple[list[Outcome], float]:
-    """Send calls at Poisson arrivals, and return what became of them and the seconds until the last was over.
+) -> tuple[list[Outcome], float, float]:
+    """Send calls at Poisson arrivals; return what became of them, and when the last was due and the last was over.
 
     Args:
         client: with the base URL and a timeout, after which a request counts as failed.
