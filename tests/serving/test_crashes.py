@@ -111,6 +111,7 @@ def test_kill_nine_loses_nothing_that_was_told_to_be_saved(
         assert answer == _watched(bundled, video, frames).ask(QUESTION, max_new_tokens=16)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_every_frame_that_was_accepted(clips: Any, tmp_path: Path) -> None:
     """Cameras push until the server refuses: what it accepted is there when it is started again."""
     video, folder = kv.read_video(clips[0].path), tmp_path / "sessions"

@@ -186,8 +186,7 @@ class Sessions:
         while True:
             await asyncio.sleep(every)
             for served in list(self._held.values()):
-                async with served.turn:
-                    await self._keep(served)
+                await self._keep(served)
 
     async def end(self) -> None:
         """Write every session that has changed to its file, once the requests that were cancelled have let go of it."""
@@ -244,16 +243,18 @@ class Sessions:
     async def _keep(self, served: ServedSession) -> bool:
         """Write a session to its file, unless that holds all of it; return whether the file holds it now.
 
-        The worker's thread makes a copy, and goes on while the copy is written.
+        The worker's thread makes a copy; it and the users of the session go on while the copy is written.
         """
 
         def changed() -> tuple[Snapshot, Progress] | None:
-            return None if Progress.of(served.live) == served.saved else _copied(served.live)
+            session = served.session  # None once it is closed or detached
+            return None if session is None or Progress.of(session) == served.saved else _copied(session)
 
         if served.session is None:
             return True
         try:
-            if (found := await self.run(served, changed)) is not None:
+            found = await self.run(served, changed)
+            if found is not None and served.id in self._held:  # not closed: its files are deleted after this is written
                 await self._write(served, served.id, *found)
                 served.saved = found[1]
         except (KVPressVideoError, OSError, RuntimeError) as error:

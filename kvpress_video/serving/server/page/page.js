@@ -176,7 +176,9 @@ element("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const question = element("question").value.trim();
   element("question").value = "";
-  if (question) for (const pane of panes) pane.ask(question);
+  if (!question) return;
+  for (const pane of panes) pane.ask(question);
+  panes[0].find(".talk").scrollIntoView({ block: "nearest" });
 });
 addEventListener("resize", arrange);
 addEventListener("pagehide", () => { for (const pane of panes) pane.close(); });
