@@ -70,7 +70,9 @@ def _bench(options: argparse.Namespace) -> int:
                 if options.out is not None:
                     keep(options.out, head, name, figures)
     finally:  # after a failure, print the figures measured so far
-        print_tables([_table(found)], [f"{head['device']}; {head['machine']}; {where.name}: {where.scale.what}"])
+        print_tables(
+            [_table(found)], [f"{head['device']}; {head['machine']}; {where.name}: {where.scale.what}"], fit=True
+        )
     return DONE
 
 

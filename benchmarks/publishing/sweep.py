@@ -1,4 +1,4 @@
-"""Publish a sweep: its tables and figures into the repository, its best figures into the README.
+"""Publish a sweep: its tables and figures into the repository, and a part of them into the README.
 
 `python -m kvpress_video.benchmarks.publishing.sweep demo` after `make demo`.
 """
@@ -21,6 +21,8 @@ from kvpress_video.sweep.stats.text import markdown
 
 SHOWN = ("standby-novelty", "infinipot-v", "tar", "standby", "average-pooling", "snapkv", "recent", "random")
 RIVALS = ("infinipot-v", "recent", "random")
+BRIEF = (("tar", "standby-novelty", "infinipot-v", "snapkv", "random"), ("25%", "12.5%", "6.25%"))
+"""Methods and budgets of the README's table."""
 
 
 def table(lines: Sequence[SummaryRow]) -> str:
@@ -40,6 +42,18 @@ def table(lines: Sequence[SummaryRow]) -> str:
             [method, *(f"**{text}**" if text == best[column] and text and method in rivals else text
                        for column, text in texts.items())]
         )  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def brief(lines: Sequence[SummaryRow]) -> str:
+    """Overall accuracy of a few methods and budgets, the groups in one cell: `.92 / .97`."""
+    found = {(line.method, line.budget, line.group): f"{accuracy_of(line):.2f}" for line in finished(lines)}
+    groups = sorted({group for *_, group in found}, reverse=True)
+    methods, budgets = BRIEF
+    rows = [[" / ".join(groups), *budgets], ["---"] + ["---:"] * len(budgets)]
+    for method in methods:
+        cells = [" / ".join(found.get((method, budget, group), "–") for group in groups) for budget in budgets]
+        rows.append([f"`{method}`", *cells])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
@@ -71,14 +85,14 @@ def fill_files(texts: Mapping[Path, Mapping[str, str]]) -> None:
         write(file, page.encode())
 
 
-def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
+def publish(sweep: Path, results: Path, picture: Path, page: Path, readme: Path) -> None:
     """Write the repository's files about a sweep.
 
     Args:
         sweep: folder of the sweep.
         results: folder for its tables, against the full cache and against each of `RIVALS`, and its plan.
         picture: file for the figure: accuracy against budget of the methods in `SHOWN`.
-        readme: file whose table is replaced.
+        page, readme: files whose tables are replaced; the README's is brief.
     """
     findings = Findings.read(sweep)
     write(results / "summary.csv", encode(records(findings.summary), "csv"))
@@ -88,7 +102,7 @@ def publish(sweep: Path, results: Path, picture: Path, readme: Path) -> None:
         lines = Findings.read(sweep, rival).summary
         write(results / f"against-{rival}.md", markdown(lines, f"Sweep, against {rival}").encode())
     draw_curves([line for line in findings.summary if line.method in (*SHOWN, UNCOMPRESSED)], picture)
-    fill_files({readme: {"results": table(findings.summary)}})
+    fill_files({page: {"results": table(findings.summary)}, readme: {"results": brief(findings.summary)}})
 
 
 def main() -> None:
@@ -97,9 +111,10 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="folder of a finished sweep")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/demo"))
     parser.add_argument("--picture", type=Path, default=Path("docs/accuracy.svg"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
-    publish(options.sweep, options.results, options.picture, options.readme)
+    publish(options.sweep, options.results, options.picture, options.page, options.readme)
 
 
 if __name__ == "__main__":

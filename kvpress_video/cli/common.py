@@ -151,14 +151,21 @@ def terminal_width() -> int:
     return Console().width
 
 
-def print_tables(tables: Iterable[RenderableType], notes: Iterable[str]) -> None:
-    """Print tables on stdout, and notes below them; what a table cannot break makes it wider than the terminal."""
+def print_tables(tables: Iterable[RenderableType], notes: Iterable[str], fit: bool = False) -> None:
+    """Print tables on stdout, each at its natural width, and notes below them.
+
+    Args:
+        tables: to print.
+        notes: lines below the last table.
+        fit: whether to break lines of columns that allow it, so that tables fit the terminal.
+    """
     from rich.console import Console
 
     console = Console(highlight=False)
     for table in tables:
-        least = console.measure(table, options=console.options.update(width=_WIDE)).minimum
-        console.width = max(console.width, least)
+        if not fit:
+            natural = console.measure(table, options=console.options.update(width=_WIDE)).maximum
+            console.width = max(console.width, natural)
         console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)

@@ -37,7 +37,7 @@ def _methods(options: argparse.Namespace) -> int:
     from ..compressor.listing import list_methods, method_card
 
     if options.name is None:
-        print_tables([_table(list_methods(), WIDE if options.wide else COLUMNS)], _legend())
+        print_tables([_table(list_methods(), WIDE if options.wide else COLUMNS)], _legend(), fit=not options.wide)
     else:
         print(method_card(options.name).rstrip())
     return DONE

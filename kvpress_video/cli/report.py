@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         "report",
         help="write the report of a sweep as one HTML file, and optionally figures and a Markdown table",
         description="Write the report of a sweep, finished or not, as one HTML file.",
-        examples=("sweep", "sweep --against recent --figures figures --markdown table.md"),
+        examples=("sweep", "sweep --against recent --figures figures"),
     )
     report.set_defaults(run=_report)
     report.add_argument("folder", type=Path, metavar="FOLDER", help="sweep output folder")

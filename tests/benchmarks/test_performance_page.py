@@ -1,4 +1,4 @@
-"""The page of performance and the README's table: from results files alone, with what no machine has measured."""
+"""The page of performance: from results files alone, with what no machine has measured."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def goals(table: str) -> list[list[str]]:
     return rows[2:]
 
 
+def named(row: list[str]) -> str:
+    """The benchmark that a row links to."""
+    return row[0].partition("]")[0].strip("[")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     results(tmp_path / "perf", "cpu", "cpu: x86_64, 2 threads")
@@ -50,15 +55,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_goal_has_its_row_with_what_was_asked(folder: Path) -> None:
-    page, readme = texts(folder)
-    for table in (page["summary"], readme["performance"]):
-        rows = goals(table)
-        assert [row[1:3] for row in rows] == [[asked.what, asked.goal] for asked in TARGETS]
-        assert {row[0].partition("]")[0].strip("[") for row in rows} == set(BENCHMARKS)
+    rows = goals(texts(folder)["summary"])
+    assert [row[1:3] for row in rows] == [[asked.what, asked.goal] for asked in TARGETS]
+    assert {row[0] for row in rows} == {f"[{name}](#{name})" for name in BENCHMARKS}
 
 
 def test_a_goal_is_measured_by_its_figures_alone(folder: Path) -> None:
-    rows = {(row[0], row[1]): row[3:] for row in goals(texts(folder)[1]["performance"])}
+    rows = {(named(row), row[1]): row[3:] for row in goals(texts(folder)["summary"])}
     by_benchmark = [cells for (name, _), cells in rows.items() if name == "pass"]
     assert by_benchmark[0] == ["2.5 to 8.75 × (reached by 1 of 2)", "0.25 to 0.5 ×"]
     assert by_benchmark[1][0] == "not measured"
@@ -68,17 +71,17 @@ def test_a_goal_is_measured_by_its_figures_alone(folder: Path) -> None:
 
 
 def test_what_was_not_reached_is_said_in_words(folder: Path) -> None:
-    text = texts(folder)[0]["pass"]
+    text = texts(folder)["pass"]
     assert "Asked: ≤ 4 ×. Not reached: van, 6,144 entries (8.75 ×)." in text
     assert "| van | **8.75 × (floor 0.25)** |" in text
     assert "| random | 99 × |" in text
     assert "Floor: it is read." in text
-    assert "Asked: ≥ 5 ×. Reached." in texts(folder)[0]["sweep"]
+    assert "Asked: ≥ 5 ×. Reached." in texts(folder)["sweep"]
 
 
 @pytest.mark.parametrize("benchmark", [name for name in BENCHMARKS if name not in ANYWHERE])
 def test_a_missing_gpu_is_said_of_every_goal(folder: Path, benchmark: str) -> None:
-    text = texts(folder)[0][benchmark]
+    text = texts(folder)[benchmark]
     said = next(line for line in text.splitlines() if line.startswith("No GPU was at hand"))
     for asked in TARGETS:
         assert (f"{asked.what} ({asked.goal})" in said) == (asked.benchmark == benchmark)
@@ -87,7 +90,7 @@ def test_a_missing_gpu_is_said_of_every_goal(folder: Path, benchmark: str) -> No
 
 @pytest.mark.parametrize("benchmark", ANYWHERE)
 def test_no_gpu_is_missed_where_none_is_used(folder: Path, benchmark: str) -> None:
-    text = texts(folder)[0][benchmark]
+    text = texts(folder)[benchmark]
     assert f"Not measured yet: `kvpress-video bench {benchmark} --out" in text
     assert "No GPU" not in text
 
@@ -97,9 +100,9 @@ def test_files_of_one_machine_share_a_column(folder: Path) -> None:
         "peers", "key-norm and KnormPress, 4,096 visual tokens", "time of a prefill ÷ kvpress's", 1.5, "×", Goal(1)
     )
     results(folder, "cpu-peers", "cpu: x86_64, 2 threads", (one,))
-    page, readme = texts(folder)
-    rows = {(row[0], row[1]): row[3:] for row in goals(readme["performance"])}
-    assert readme["performance"].count("measured: cpu: x86_64, 2 threads, laptop") == 1
+    page = texts(folder)
+    rows = {(named(row), row[1]): row[3:] for row in goals(page["summary"])}
+    assert page["summary"].count("measured: cpu: x86_64, 2 threads, laptop") == 1
     assert rows["peers", "time of a prefill at 25 % ÷ kvpress's"][0] == "1.5 × (not reached)"
     assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"][0] == "6.25 × (reached)"
     assert page["machines"].count("an oven") == 2
@@ -115,7 +118,7 @@ def test_different_goals_in_one_table_are_told_apart(folder: Path) -> None:
     results(
         folder, "cpu", "cpu: x86_64, 2 threads", (*found, Figure("modes", "split, all", "growth", 1.2, "", Goal(1.1)))
     )
-    text = texts(folder)[0]["modes"]
+    text = texts(folder)["modes"]
     assert "Asked of split: ≤ 1.05 ×. Reached." in text
     assert "Asked of chunked: ≤ 1 ×. Not reached: chunked, 4,096 visual tokens (1.04 ×)." in text
     assert "Asked: ≤ 1.1. Not reached: split, all (1.2)." in text
@@ -125,19 +128,17 @@ def test_different_goals_in_one_table_are_told_apart(folder: Path) -> None:
 def test_a_gpu_is_judged_by_its_own_goals(folder: Path) -> None:
     fast = replace(FIGURES[3], measured=45.0, goal=Goal(30, least=True))
     results(folder, "h200", "cuda: NVIDIA H200", (FIGURES[0], fast))
-    page, readme = texts(folder)
-    speed = next(row for row in goals(readme["performance"]) if row[1].startswith("frames per second"))
+    page = texts(folder)
+    speed = next(row for row in goals(page["summary"]) if row[1].startswith("frames per second"))
     assert speed[3:] == ["7.5 to 8 fps (asked of a GPU only)", "90 fps", "45 fps (reached)", "90 fps"]
-    assert "No GPU was at hand" not in readme["performance"]
     said = next(line for line in page["stream"].splitlines() if line.startswith("No GPU was at hand"))
     assert "frames per second" not in said
     assert "compression's share" in said
 
 
 def test_without_results_the_page_says_so(tmp_path: Path) -> None:
-    page, readme = texts(tmp_path)
-    for table in (page["summary"], readme["performance"]):
-        assert [row[3] for row in goals(table)] == ["not measured yet"] * len(TARGETS)
+    page = texts(tmp_path)
+    assert [row[3] for row in goals(page["summary"])] == ["not measured yet"] * len(TARGETS)
     for benchmark in BENCHMARKS:
         assert f"Not measured yet: `kvpress-video bench {benchmark} --out" in page[benchmark]
     assert page["machines"].startswith("Nothing was measured yet")
@@ -145,30 +146,22 @@ def test_without_results_the_page_says_so(tmp_path: Path) -> None:
 
 
 def test_only_what_stands_between_marks_changes(folder: Path, tmp_path: Path) -> None:
-    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
-    page.write_text((ROOT / "docs" / "performance.md").read_text())
-    readme.write_text(
-        "# A\n\n<!-- results -->\nmine\n<!-- /results -->\n\n<!-- performance -->\nold\n<!-- /performance -->\nB\n"
-    )
-    publish(folder, page, readme)
-    table = texts(folder)[1]["performance"]
-    assert readme.read_text() == (
-        f"# A\n\n<!-- results -->\nmine\n<!-- /results -->\n\n<!-- performance -->\n{table}<!-- /performance -->\nB\n"
-    )
+    page, committed = tmp_path / "performance.md", (ROOT / "docs" / "performance.md").read_text()
+    page.write_text(committed)
+    publish(folder, page)
     before = page.read_text()
-    assert page.read_text().count("Asked: ≤ 4 ×") == 1
-    publish(folder, page, readme)
+    assert before.split("<!-- ")[0] == committed.split("<!-- ")[0]
+    assert before.count("Asked: ≤ 4 ×") == 1
+    publish(folder, page)
     assert page.read_text() == before
 
 
-def test_a_readme_without_its_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
-    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
-    page.write_text((ROOT / "docs" / "performance.md").read_text())
-    readme.write_text("# A\n<!-- performance -->\n")
-    with pytest.raises(BenchmarkError, match="no place for 'performance'"):
-        publish(folder, page, readme)
-    assert readme.read_text() == "# A\n<!-- performance -->\n"
-    assert page.read_text() == (ROOT / "docs" / "performance.md").read_text()
+def test_a_page_without_its_marks_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("# A\n<!-- summary -->\n")
+    with pytest.raises(BenchmarkError, match="no place for 'summary'"):
+        publish(folder, page)
+    assert page.read_text() == "# A\n<!-- summary -->\n"
 
 
 def test_another_file_among_the_results_is_named(folder: Path) -> None:
@@ -182,11 +175,11 @@ def test_a_profile_has_two_sides_of_one_machine(folder: Path) -> None:
     before = {"revision": "1111111aaaa", "seconds": 0.5, "table": [["aten::cat", 1200, 400.0, 80.0]]}
     after = {"revision": "2222222bbbb-dirty", "seconds": 0.125, "table": [["aten::gather", 4, 100.0, 80.0]]}
     keep(file, "One pass", "Concatenation took most of it.", "an oven", "before", before)
-    assert "Not measured after the change." in texts(folder)[0]["profiles"]
+    assert "Not measured after the change." in texts(folder)["profiles"]
     keep(file, "One pass", None, "an oven", "after", after)
     assert read(file) == {"path": "One pass", "why": "Concatenation took most of it.", "machine": "an oven",
                           "before": before, "after": after}  # fmt: skip
-    said = texts(folder)[0]["profiles"]
+    said = texts(folder)["profiles"]
     assert "500 ms before, 125 ms after: 4.00 times as fast." in said
     assert "| `aten::cat` | 1,200 | 400 | 80.0 % |" in said
     assert "revision 1111111, 500 ms" in said
@@ -228,11 +221,10 @@ def test_a_mark_must_be_closed() -> None:
         fill("<!-- memory -->\n<!-- /other -->\n", "memory", "x")
 
 
-@pytest.mark.parametrize(("file", "which"), [("docs/performance.md", 0), ("README.md", 1)])
-def test_the_committed_tables_come_from_the_committed_results(file: str, which: int) -> None:
-    page = (ROOT / file).read_text()
+def test_the_committed_tables_come_from_the_committed_results() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
     filled = page
-    for name, text in texts(ROOT / "benchmarks" / "results" / "perf")[which].items():
+    for name, text in texts(ROOT / "benchmarks" / "results" / "perf").items():
         filled = fill(filled, name, text)
     assert filled == page
 

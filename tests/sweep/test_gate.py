@@ -334,9 +334,13 @@ def test_stores_are_compared_by_the_command(
 
     assert cli.main(["compare", str(base), str(worse)]) == 1
     text = capsys.readouterr().out
-    assert "FELL: tar 25%, overall, on world by bundled: .88 → .58, -.29 (" in text
+    assert "FELL: tar 25%, overall, on world by bundled: .88 → .58, -.29 [" in text
     assert "96 questions on 24 videos" in text
+    assert max(len(line) for line in text.splitlines() if "%" in line and line.startswith(" tar")) <= 80
+    assert " base " not in text
     assert text.rstrip().splitlines()[-1].startswith("RED: ")
+    assert cli.main(["compare", str(base), str(worse), "--wide"]) == 1
+    assert " base " in capsys.readouterr().out
     assert cli.main(["compare", str(base), str(worse), "--methods", "full,van"]) == 0
     assert cli.main(["compare", str(base), str(worse), "--fail-under", "50%"]) == 0
     assert cli.main(["compare", str(base), str(worse), "--fail-under", "0.9"]) == 1
@@ -390,7 +394,7 @@ def test_one_video_gives_no_interval_and_no_alarm() -> None:
     gate = compare_sweeps(data(base, "base"), data(new))
     assert gate.green
     assert json.loads(as_json(gate))["comparisons"][0]["difference"]["error"] is None
-    assert "(-1.00 to +1.00)" in markdown(gate)
+    assert "[-1.00, +1.00]" in markdown(gate)
     assert gate.comparisons[0].detectable == 1
 
 

@@ -1,4 +1,4 @@
-"""Write the measured figures into `docs/performance.md`, and the goals into the README.
+"""Write the measured figures into `docs/performance.md`.
 
 Run `python -m kvpress_video.benchmarks.perf.results.page` after `kvpress-video bench --out` wrote a results file.
 """
@@ -67,7 +67,7 @@ def joined(results: Sequence[Results]) -> list[Results]:
     return list(found.values())
 
 
-def summary(results: Sequence[Results], links: bool = True) -> str:
+def summary(results: Sequence[Results]) -> str:
     """A row per goal, with the measured figures and the floor of each machine."""
     header = [
         "benchmark",
@@ -78,7 +78,7 @@ def summary(results: Sequence[Results], links: bool = True) -> str:
     rows = [header if results else [*header, "measured"]]
     for asked in TARGETS:
         cells = [cell for each in results for cell in _cells(asked, asked.of(each.figures), each.gpu)]
-        name = f"[{asked.benchmark}](#{asked.benchmark})" if links else asked.benchmark
+        name = f"[{asked.benchmark}](#{asked.benchmark})"
         rows.append([name, asked.what, asked.goal, *(cells or ["not measured yet"])])
     return ruled(rows, right=range(3, len(rows[0])))
 
@@ -158,14 +158,8 @@ def machines(results: Sequence[Results]) -> str:
     )
 
 
-def readme_table(results: Sequence[Results]) -> str:
-    """The summary, with a note if none of the machines has a GPU."""
-    none = "" if any(each.gpu for each in results) else "\nNo GPU was at hand.\n"
-    return summary(results, links=False) + none
-
-
-def texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Texts between the marks of the page, and of the README, by mark.
+def texts(folder: Path) -> dict[str, str]:
+    """Texts between the marks of the page, by mark.
 
     Args:
         folder: holds results files, and profiles in `profiles/`.
@@ -178,17 +172,16 @@ def texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     page = {"summary": summary(results), "machines": machines(files)}
     page |= {name: section(name, results) for name in BENCHMARKS}
     page["profiles"] = profiles(folder / "profiles")
-    return page, {"performance": readme_table(results)}
+    return page
 
 
-def publish(folder: Path, page: Path, readme: Path) -> None:
-    """Fill the marks of the page and of the README, and change nothing else.
+def publish(folder: Path, page: Path) -> None:
+    """Fill the marks of the page, and change nothing else.
 
     Raises:
         BenchmarkError: a results file is damaged, or a mark is missing.
     """
-    of_page, of_readme = texts(folder)
-    fill_files({page: of_page, readme: of_readme})
+    fill_files({page: texts(folder)})
 
 
 def main() -> None:
@@ -196,9 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Publish performance.")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/perf"))
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
-    publish(options.results, options.page, options.readme)
+    publish(options.results, options.page)
 
 
 if __name__ == "__main__":
