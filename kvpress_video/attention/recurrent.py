@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..cache.forward_pass import ForwardPass
 from ..cache.uncompressed import rows_of
+from ..models.cache_argument import STATES
 from ..utils.method_patch import replaced
 
 
@@ -23,7 +24,7 @@ def follow_rows(recurrence: nn.Module, number: int, forward_pass: ForwardPass) -
     padding comes at any time, and at their end there may be probes, which no state may take in.
 
     Args:
-        recurrence: takes `hidden_states`, `cache_params` and a 2-D `attention_mask`. Where the model was given a mask,
+        recurrence: takes `hidden_states`, a cache and a 2-D `attention_mask`. Where the model was given a mask,
             the stock module uses that.
         number: ordinal of its layer.
         forward_pass: the pass in flight.
@@ -53,7 +54,7 @@ def _row_by_row(
     forward: Callable[..., Tensor], number: int, arguments: dict[str, Any], padding: Sequence[int], probes: int
 ) -> Tensor:
     """Rows of equal padding at once, without it, and the probes on a copy of the state that they find."""
-    states, layers = arguments["hidden_states"], arguments["cache_params"].layers
+    states, layers = arguments["hidden_states"], arguments[STATES].layers
     whole, end = layers[number], states.shape[1] - probes
     begun = any(whole.has_previous_state.values())
     output = torch.zeros_like(states)

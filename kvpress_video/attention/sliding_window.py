@@ -14,6 +14,7 @@ from ..cache.layer import CompressedLayer
 from ..compressor.entries import Places
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 from .masks import FLASH, brings_images, built, image_blocks, newest_queries, real_tokens
 
 
@@ -74,7 +75,7 @@ class SlidingPass:
         return args, given | mask
 
     def _arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
-        layer, states = given["past_key_values"].layers[module.layer_idx], given["hidden_states"]
+        layer, states = given[CACHE].layers[module.layer_idx], given["hidden_states"]
         given = given | {"position_ids": None}  # only read by flash attention, which takes gaps for packed sequences
         if self.forward_pass.places.shape[-1] == Places.COMPACT_WIDTH:
             if states.device not in self._rotations:
@@ -86,7 +87,7 @@ class SlidingPass:
         if states.device not in self._plans:
             self._plans[states.device] = self._plan(layer, module.config._attn_implementation, states)
         plan = self._plans[states.device]
-        return given | {"attention_mask": plan.mask, "past_key_values": _Window(layer, plan)}
+        return given | {"attention_mask": plan.mask, CACHE: _Window(layer, plan)}
 
     def _plan(self, layer: Any, implementation: str, states: Tensor) -> _Plan:
         forward_pass, device, window = self.forward_pass, states.device, layer.sliding_window

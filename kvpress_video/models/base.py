@@ -135,7 +135,7 @@ class Adapter(StreamedFrames, ABC):
     @cached_property
     def recurrences(self) -> Mapping[int, nn.Module]:
         """Recurrent modules by layer index, which run row by row."""
-        return recurrent_modules(self.text_model)
+        return recurrent_modules(self.text_model, self.layer_kinds)
 
     @property
     def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:

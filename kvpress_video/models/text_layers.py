@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from .cache_argument import CACHE, STATES
 from .items import ENCODERS
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT = frozenset({"linear_attention", "conv"})
 SHARED = "shared"
 WITHOUT_CACHE = frozenset({"mlp", "moe", SHARED})
-_CACHE = ("past_key_values", "past_key_value")
 _OTHER_STATES = {"cross_attention_states", "key_value_states"}
 
 
@@ -117,17 +117,23 @@ def borrowing_modules(modules: Mapping[int, nn.Module]) -> Mapping[int, list[nn.
     return found
 
 
-def recurrent_modules(text_model: nn.Module) -> Mapping[int, nn.Module]:
-    """Return the recurrent modules by layer index, those with the signature that `follow_rows` expects."""
-    wanted = {"hidden_states", "cache_params", "attention_mask"}
+def recurrent_modules(text_model: nn.Module, kinds: Sequence[str]) -> Mapping[int, nn.Module]:
+    """Return the recurrent modules by layer index, those with the signature that `follow_rows` expects.
+
+    Args:
+        text_model: the decoder.
+        kinds: type of each of its layers.
+    """
+    wanted = {"hidden_states", STATES, "attention_mask"}
+    recurrent = {number for number, kind in enumerate(kinds) if kind in RECURRENT}
     found: dict[int, nn.Module] = {}
     for module in text_model.modules():
         number: Any = getattr(module, "layer_idx", None)
-        if isinstance(number, int) and wanted <= inspect.signature(module.forward).parameters.keys():
+        if number in recurrent and wanted <= inspect.signature(module.forward).parameters.keys():
             found[number] = module
     return found
 
 
 def _takes_cache(module: nn.Module) -> bool:
     parameters = inspect.signature(module.forward).parameters
-    return "hidden_states" in parameters and any(name in parameters for name in _CACHE)
+    return "hidden_states" in parameters and (CACHE in parameters or "past_key_value" in parameters)

@@ -21,6 +21,7 @@ from ..cache.layer import CompressedLayer
 from ..compressor.base import deferred
 from ..compressor.entries import LayerScores
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 from ..models.routing import mixtures
 from ..utils.concurrency import entered
 from .fewer_experts import FewerExperts
@@ -222,7 +223,7 @@ class PassInFlight:
         yield from map(fewer.attached, mixtures(self.adapter, self.experts))
 
     def _before_attention(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        layer = kwargs["past_key_values"].layers[module.layer_idx]
+        layer = kwargs[CACHE].layers[module.layer_idx]
         if isinstance(layer, CompressedLayer):
             kwargs["attention_mask"] = self._mask(layer, module, kwargs)
             if "position_ids" in kwargs:
@@ -251,7 +252,7 @@ class PassInFlight:
     def _after_attention(self, attention: Any, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """Compress the layer of `attention`, after `module`, which is the same or the last that reads its cache."""
         module, kwargs = attention, self._lent.pop(attention.layer_idx, kwargs)
-        layer = kwargs["past_key_values"].layers[module.layer_idx]
+        layer = kwargs[CACHE].layers[module.layer_idx]
         if not isinstance(layer, CompressedLayer):
             return
         if self.recording is not None:

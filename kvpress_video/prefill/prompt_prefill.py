@@ -19,6 +19,7 @@ from ..compressor.entries import Tags, is_visual
 from ..compressor.routing import Routing, checked_routing, checked_transfer
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 from .chunking import Chunk, Chunks, cut, same_in_all_rows
 from .input_pruning import drop_embeddings
 from .largest_pass import paying_for_largest_pass
@@ -207,7 +208,7 @@ class PromptPrefill:
                 joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
             chunk.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
-            self._repeat_rows(kwargs["past_key_values"], visual[-1], whole)
+            self._repeat_rows(kwargs[CACHE], visual[-1], whole)
         if not fits:
             self._refresh(forward, kwargs, whole)
         if rest is not None:
@@ -240,10 +241,10 @@ class PromptPrefill:
         known = self.shared.find(wanted, self.compressor.states_read(chunk))
         if known is not None:
             self.reused = True
-            known.put_others(arguments["past_key_values"])
+            known.put_others(arguments[CACHE])
             return self._replay(known, chunk)
         output = self._pass(forward, arguments, chunk, recording=wanted)
-        wanted.finish(arguments["past_key_values"], output.last_hidden_state)
+        wanted.finish(arguments[CACHE], output.last_hidden_state)
         self.shared.add(wanted)
         return output
 

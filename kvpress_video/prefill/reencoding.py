@@ -17,6 +17,7 @@ from ..compressor.base import Compressor
 from ..compressor.entries import Context, Kind
 from ..errors import BudgetError, UnsupportedModelError
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def encode_anew(
             **arguments(states),
             "inputs_embeds": states.embeddings[None],
             "position_ids": axes if spatial else axes[0],
-            "past_key_values": cache,
+            CACHE: cache,
             "use_cache": True,
         }
     )

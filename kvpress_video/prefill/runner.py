@@ -17,6 +17,7 @@ from ..cache.storage import storage_for
 from ..compressor.routing import checked_routing
 from ..errors import CacheError
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 from .options import PrefillOptions
 from .pass_in_flight import PassInFlight
 from .pass_reader import Arrival, ModelInputs, PassReader
@@ -85,10 +86,10 @@ class PromptRunner:
         if kwargs.get("use_cache") is False:
             raise CacheError("use_cache=False leaves no cache to compress: leave it on inside compress().")
         config = self._adapter.text_model.config
-        if kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = DynamicCache(config=config)
+        if kwargs.get(CACHE) is None:
+            kwargs[CACHE] = DynamicCache(config=config)
         method = self._compressor.method
-        layers = adopt(kwargs["past_key_values"], config, storage_for(method, self._options.storage))
+        layers = adopt(kwargs[CACHE], config, storage_for(method, self._options.storage))
         first, batch = layers[0], len(kwargs["inputs_embeds"])
         first.check_continues(batch, self._options.compact, method.uneven)
         rows = first.rows or [RowState()] * batch

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 
 
 class Passes:
@@ -31,7 +32,7 @@ class Passes:
         """Record every pass inside the context, which must be entered before the compression hooks are attached."""
 
         def note(number: int, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            layer = kwargs["past_key_values"].layers[number]
+            layer = kwargs[CACHE].layers[number]
             self.layers.setdefault(number, []).append((layer.logical, layer.kept[0]))
 
         with ExitStack() as undo:
@@ -51,7 +52,7 @@ class Passes:
 
         def mask(owner: Any, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             states = args[0] if args else kwargs["hidden_states"]
-            seen = kwargs["past_key_values"].get_seq_length(owner.layer_idx)
+            seen = kwargs[CACHE].get_seq_length(owner.layer_idx)
             stop = seen + states.shape[1] if module is owner else seen
             blind = self._blind(owner.layer_idx, stop - states.shape[1], stop, states.device, dropped)
             return args, kwargs | {"attention_mask": _without(kwargs.get("attention_mask"), blind, module, states)}

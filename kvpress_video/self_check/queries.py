@@ -11,6 +11,7 @@ from torch import Tensor
 from ..attention.queries import last_queries
 from ..compressor.entries import Context
 from ..compressor.rope import Rope
+from ..models.cache_argument import CACHE
 from ..models.general import General
 from .trials import Conversation, Disagreement, Trials
 
@@ -36,7 +37,7 @@ def check_queries(trials: Trials, talk: Conversation, interleaved: bool) -> None
     def compare(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         states = args[0] if args else kwargs["hidden_states"]
         if states.shape[1] > 1:
-            layer = kwargs["past_key_values"].layers[module.layer_idx]
+            layer = kwargs[CACHE].layers[module.layer_idx]
             made = _attended(module, states, layer, rope)
             given = (output[0] if isinstance(output, tuple) else output)[:, -made.shape[1] :]
             worst[0] = max(worst[0], float((made - given).abs().amax() / given.std()))

@@ -28,6 +28,7 @@ from ..compressor.base import Compressor, checked_banked
 from ..compressor.entries import Places
 from ..errors import VideoError
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 from ..models.devices import device_of
 from ..prefill.hooks import ModelHooks
 from ..prefill.options import Labels
@@ -343,10 +344,9 @@ class Stream:
         output = self.adapter.text_model(
             inputs_embeds=embeddings[None],
             position_ids=axes if self._spatial else axes[0],
-            past_key_values=self.cache,
             use_cache=True,
             arrival=Arrival(feeding.layout, feeding.probes),
-            **feeding.more,
+            **{CACHE: self.cache, **feeding.more},
         )
         states: Tensor = output.last_hidden_state[0]
         return states
