@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvpress_video.compressor.registry import METHODS, parse
-from kvpress_video.sweep.formatting import bounds, markdown_table
+from kvpress_video.sweep.formatting import interval, markdown_table
 from kvpress_video.sweep.grid.validation import ITEMS
 from kvpress_video.sweep.results.records import Row
 from kvpress_video.sweep.stats.clustered import PairedScores
@@ -93,7 +93,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     """Write the verdicts as a Markdown table."""
     rows = [["published ordering", "source", "published", "held back", "difference here", "verdict"]]
     for each in verdicts:
-        gap = bounds(each.difference, "+") if each.difference else "no answers"
+        gap = interval(each.difference, "+") if each.difference else "no answers"
         one = each.ordering
         rows.append([str(one), one.source, one.figures, "yes" if one.held_back else "", gap, each.word])
     return markdown_table(rows, left=6)

@@ -42,7 +42,7 @@ def add_command(
     )
 
 
-def wide_option(parser: argparse.ArgumentParser, rest: str) -> None:
+def wide_option(parser: argparse._ActionsContainer, rest: str) -> None:
     """Add `--wide`, which shows all columns of a table.
 
     Args:

@@ -57,7 +57,7 @@ def load(
         raise UnknownNameError(f"Cannot load a multimodal model from {name!r}: {reason}") from error
     if device_map is None:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    frames = getattr(processor, "video_processor", None)
+    frames: Any = getattr(processor, "video_processor", None)
     if getattr(frames, "cap_pixels_per_frame", True) is None:
         frames.cap_pixels_per_frame = False  # transformers' default, which it warns about where nothing is chosen
     return model.eval(), processor

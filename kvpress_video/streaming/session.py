@@ -192,14 +192,13 @@ class VideoSession:
         from rich.console import Console
         from rich.progress import track
 
-        console = Console(stderr=True)
-        bar = {"console": console, "transient": True, "disable": not console.is_terminal}
+        console, title = Console(stderr=True), f"watching {getattr(path, 'name', path)!s:.60}"
 
         total, groups = read_in_groups(path, fps=fps, start=start, end=end, max_pixels=self._queue.max_pixels)
         offset: float | None = None
         last = self._queue.state.last_time
         with closing(groups):
-            for video in track(groups, f"watching {getattr(path, 'name', path)!s:.60}", total, **bar):
+            for video in track(groups, title, total, console=console, transient=True, disable=not console.is_terminal):
                 if offset is None:
                     offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
                 self.push(video.frames, video.times + offset)

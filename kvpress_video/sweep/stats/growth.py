@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from ..formatting import bounds
+from ..formatting import interval
 from ..results.records import Row
 from .inference import Difference, compare, fall, holm
 from .pairing import PairedSamples, levels
@@ -35,7 +35,7 @@ class FallWithBudget:
 
     def __str__(self) -> str:
         where = f"{self.method} ({self.model}, {self.benchmark})"
-        return f"{where}: {bounds(self.difference, '+')} from {self.smaller} to {self.larger}"
+        return f"{where}: {interval(self.difference, '+')} from {self.smaller} to {self.larger}"
 
 
 def falls_with_budget(rows: Iterable[Row], alpha: float = 0.05) -> list[FallWithBudget]:
