@@ -167,5 +167,6 @@ def print_tables(tables: Iterable[RenderableType], notes: Iterable[str], fit: bo
             natural = console.measure(table, options=console.options.update(width=_WIDE)).maximum
             console.width = max(console.width, natural)
         console.print(table)
+    plain = Console(highlight=False)
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        plain.print(note, markup=False, soft_wrap=not plain.is_terminal)
