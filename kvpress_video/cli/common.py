@@ -22,7 +22,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text[:20]) < _MOST):
-            raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number from {least} to {_MOST - 1}")
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from {least} to {_MOST - 1}")
         return int(text)
 
     return read
