@@ -22,7 +22,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text[:20]) < _MOST):
-            raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number from {least} to {_MOST - 1}")
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from {least} to {_MOST - 1}")
         return int(text)
 
     return read
@@ -167,5 +167,6 @@ def print_tables(tables: Iterable[RenderableType], notes: Iterable[str], fit: bo
             natural = console.measure(table, options=console.options.update(width=_WIDE)).maximum
             console.width = max(console.width, natural)
         console.print(table)
+    plain = Console(highlight=False)
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        plain.print(note, markup=False, soft_wrap=not plain.is_terminal)

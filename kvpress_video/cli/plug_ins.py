@@ -26,7 +26,7 @@ def add_installed(commands: Commands) -> None:
     ):
         if point.name in commands.choices:
             print(
-                f"kvpress-video: {package_of(point)} declares the command {point.name!r}, which there is already: "
+                f"kvpress-video: {package_of(point)} declares the command {point.name!r}, which already exists: "
                 f"{point.value} is not used.",
                 file=sys.stderr,
             )

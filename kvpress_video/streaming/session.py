@@ -189,13 +189,16 @@ class VideoSession:
         Raises:
             VideoError: the file is missing or unreadable, or does not have the frames asked for.
         """
+        from rich.console import Console
         from rich.progress import track
+
+        console, title = Console(stderr=True), f"watching {getattr(path, 'name', path)!s:.60}"
 
         total, groups = read_in_groups(path, fps=fps, start=start, end=end, max_pixels=self._queue.max_pixels)
         offset: float | None = None
         last = self._queue.state.last_time
         with closing(groups):
-            for video in track(groups, f"watching {getattr(path, 'name', path)!s:.60}", total, transient=True):
+            for video in track(groups, title, total, console=console, transient=True, disable=not console.is_terminal):
                 if offset is None:
                     offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
                 self.push(video.frames, video.times + offset)

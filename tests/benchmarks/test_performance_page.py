@@ -66,23 +66,23 @@ def test_a_goal_is_measured_by_its_figures_alone(folder: Path) -> None:
     assert by_benchmark[0] == ["2.5 to 8.75 × (reached by 1 of 2)", "0.25 to 0.5 ×"]
     assert by_benchmark[1][0] == "not measured"
     speed = next(cells for (_, what), cells in rows.items() if what.startswith("frames per second"))
-    assert speed == ["7.5 to 8 fps (asked of a GPU only)", "90 fps"]
+    assert speed == ["7.5 to 8 fps (target for GPUs only)", "90 fps"]
     assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"] == ["6.25 × (reached)", "9 ×"]
 
 
 def test_what_was_not_reached_is_said_in_words(folder: Path) -> None:
     text = texts(folder)["pass"]
-    assert "Asked: ≤ 4 ×. Not reached: van, 6,144 entries (8.75 ×)." in text
+    assert "Target: ≤ 4 ×. Not reached: van, 6,144 entries (8.75 ×)." in text
     assert "| van | **8.75 × (floor 0.25)** |" in text
     assert "| random | 99 × |" in text
     assert "Floor: it is read." in text
-    assert "Asked: ≥ 5 ×. Reached." in texts(folder)["sweep"]
+    assert "Target: ≥ 5 ×. Reached." in texts(folder)["sweep"]
 
 
 @pytest.mark.parametrize("benchmark", [name for name in BENCHMARKS if name not in ANYWHERE])
 def test_a_missing_gpu_is_said_of_every_goal(folder: Path, benchmark: str) -> None:
     text = texts(folder)[benchmark]
-    said = next(line for line in text.splitlines() if line.startswith("No GPU was at hand"))
+    said = next(line for line in text.splitlines() if line.startswith("Not measured on a GPU"))
     for asked in TARGETS:
         assert (f"{asked.what} ({asked.goal})" in said) == (asked.benchmark == benchmark)
     assert f"kvpress-video bench {benchmark} --out benchmarks/results/perf/NAME.json" in said
@@ -119,9 +119,9 @@ def test_different_goals_in_one_table_are_told_apart(folder: Path) -> None:
         folder, "cpu", "cpu: x86_64, 2 threads", (*found, Figure("modes", "split, all", "growth", 1.2, "", Goal(1.1)))
     )
     text = texts(folder)["modes"]
-    assert "Asked of split: ≤ 1.05 ×. Reached." in text
-    assert "Asked of chunked: ≤ 1 ×. Not reached: chunked, 4,096 visual tokens (1.04 ×)." in text
-    assert "Asked: ≤ 1.1. Not reached: split, all (1.2)." in text
+    assert "Target for split: ≤ 1.05 ×. Reached." in text
+    assert "Target for chunked: ≤ 1 ×. Not reached: chunked, 4,096 visual tokens (1.04 ×)." in text
+    assert "Target: ≤ 1.1. Not reached: split, all (1.2)." in text
     assert "| split | **1.2** |" in text
 
 
@@ -130,8 +130,8 @@ def test_a_gpu_is_judged_by_its_own_goals(folder: Path) -> None:
     results(folder, "h200", "cuda: NVIDIA H200", (FIGURES[0], fast))
     page = texts(folder)
     speed = next(row for row in goals(page["summary"]) if row[1].startswith("frames per second"))
-    assert speed[3:] == ["7.5 to 8 fps (asked of a GPU only)", "90 fps", "45 fps (reached)", "90 fps"]
-    said = next(line for line in page["stream"].splitlines() if line.startswith("No GPU was at hand"))
+    assert speed[3:] == ["7.5 to 8 fps (target for GPUs only)", "90 fps", "45 fps (reached)", "90 fps"]
+    said = next(line for line in page["stream"].splitlines() if line.startswith("Not measured on a GPU"))
     assert "frames per second" not in said
     assert "compression's share" in said
 
@@ -151,7 +151,7 @@ def test_only_what_stands_between_marks_changes(folder: Path, tmp_path: Path) ->
     publish(folder, page)
     before = page.read_text()
     assert before.split("<!-- ")[0] == committed.split("<!-- ")[0]
-    assert before.count("Asked: ≤ 4 ×") == 1
+    assert before.count("Target: ≤ 4 ×") == 1
     publish(folder, page)
     assert page.read_text() == before
 

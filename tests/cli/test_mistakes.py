@@ -58,8 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ask", "{clip}", "q", "--max-new-tokens", "0"], "'0' is no whole number from 1 to"),
-        (["ask", "{clip}", "q", "--max-new-tokens", "many"], "'many' is no whole number"),
+        (["ask", "{clip}", "q", "--max-new-tokens", "0"], "'0' is not a whole number from 1 to"),
+        (["ask", "{clip}", "q", "--max-new-tokens", "many"], "'many' is not a whole number"),
         (["ask", "{clip}", "q", "--device", "cudda"], "There is no device 'cudda'"),
         (["ask", "{clip}", "q", "--device", "hpu"], "The device 'hpu' cannot be used here"),
         (["ask", "{clip}", "q", "--device", "meta"], "The device 'meta' holds no values"),
@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Path:
         (["report", "{folder}/swept", "--out", "{folder}/folder.html"], "It is a folder"),
         (["report", "{folder}/swept", "--figures", "{folder}/text"], "Not a directory"),
         (["report", "{folder}/swept", "--markdown", "{folder}/folder.csv"], "It is a folder"),
-        (["report", "{folder}/swept", "--overlay-clips", "-1"], "'-1' is no whole number from 0"),
+        (["report", "{folder}/swept", "--overlay-clips", "-1"], "'-1' is not a whole number from 0"),
         (["report", "{folder}/damaged"], "not written by a sweep"),
         (["compare", "{folder}/swept", "{folder}/damaged"], "not written by a sweep"),
         (["compare", "{folder}/swept", "{folder}/swept", "--budgets", "7%"], "Unknown budget of these sweeps '7%'"),
@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Path:
         (["sweep", "--out", "{folder}/damaged"], "not written by a sweep"),
         (["sweep", "--out", "{folder}/taken"], "is a device or pipe and no sweep"),
         (["sweep", "--out", "{folder}/new", "--device", "hpu"], "The device 'hpu' cannot be used here"),
-        (["sweep", "--out", "{folder}/new", "--overlay-clips", "x"], "'x' is no whole number from 0"),
+        (["sweep", "--out", "{folder}/new", "--overlay-clips", "x"], "'x' is not a whole number from 0"),
         (["sweep", "{folder}/pipe.json", "--dry-run"], "it is a device or pipe"),
         (["bench", "pass", "--device", "cudda"], "There is no device 'cudda'"),
         (["bench", "pass", "--scale", "huge"], "Unknown scale 'huge'"),

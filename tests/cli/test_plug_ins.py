@@ -67,7 +67,7 @@ def test_a_name_that_is_taken_stays_ours(monkeypatch: pytest.MonkeyPatch, capsys
     assert main(["methods"]) == 0
     out, said = capsys.readouterr()
     assert "snapkv" in out
-    assert "package kvp-mine declares the command 'methods', which there is already" in said
+    assert "package kvp-mine declares the command 'methods', which already exists" in said
     install(monkeypatch, "mine", "mine")
     assert main(["methods"]) == 0
     assert "snapkv" in capsys.readouterr().out

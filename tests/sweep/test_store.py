@@ -455,8 +455,8 @@ def test_a_file_with_a_damaged_page_is_an_error(tmp_path: Path) -> None:
         ("UPDATE measurements SET versions = x'00'", "'versions' b'.x00' is not JSON"),
         ("UPDATE measurements SET bytes = -1", "'bytes' -1 is negative"),
         ("UPDATE measurements SET ratio = 'half'", "'ratio' 'half' is not int or float"),
-        ("UPDATE measurements SET ratio = 0", "'ratio' 0.0 is no share above 0"),
-        ("UPDATE measurements SET ratio = 1.5", "'ratio' 1.5 is no share above 0"),
+        ("UPDATE measurements SET ratio = 0", "'ratio' 0.0 is not a ratio above 0"),
+        ("UPDATE measurements SET ratio = 1.5", "'ratio' 1.5 is not a ratio above 0"),
         ("UPDATE measurements SET ratio = 9e999", "'ratio' inf is not finite"),
         ("UPDATE measurements SET frames = 'many'", "'frames' 'many' is not int"),
         ("UPDATE answers SET score = 7", "'score' 7.0 is not between 0 and 1"),
@@ -492,7 +492,7 @@ def test_damaged_failures_and_names_of_clips(tmp_path: Path) -> None:
     raw(tmp_path, "UPDATE measurements SET clip = x'FF' WHERE id = 1")
     with Store(tmp_path) as store:
         for read in (store.failures, store.finished):
-            with pytest.raises(SweepError, match="is no name of a clip and no error"):
+            with pytest.raises(SweepError, match="is neither the name of a clip nor an error"):
                 read()
 
 

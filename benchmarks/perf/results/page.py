@@ -72,7 +72,7 @@ def summary(results: Sequence[Results]) -> str:
     header = [
         "benchmark",
         "figure",
-        "asked",
+        "target",
         *(column for each in results for column in (f"measured: {each.name}", "floor")),
     ]
     rows = [header if results else [*header, "measured"]]
@@ -86,7 +86,7 @@ def summary(results: Sequence[Results]) -> str:
 def _cells(asked: Target, figures: Sequence[Figure], gpu: bool) -> tuple[str, str]:
     if not figures:
         return "not measured", ""
-    said = "asked of a GPU only" if asked.gpu and not gpu else verdict(figures)
+    said = "target for GPUs only" if asked.gpu and not gpu else verdict(figures)
     floors = [one.floor for one in figures if one.floor is not None]
     unit = figures[0].unit
     return f"{spanning((one.measured for one in figures), unit)} ({said})", spanning(floors, unit) if floors else ""
@@ -104,7 +104,7 @@ def section(benchmark: str, results: Sequence[Results]) -> str:
         parts.append(f"Not measured yet: `{_COMMAND.format(benchmark)}`.\n")
     if lacking := _lacking_gpu(benchmark, results):
         said = "; ".join(f"{asked.what} ({asked.goal})" for asked in lacking)
-        parts.append(f"No GPU was at hand for: {said}. On one, `{_COMMAND.format(benchmark)}` measures this.\n")
+        parts.append(f"Not measured on a GPU: {said}. Run `{_COMMAND.format(benchmark)}` on one.\n")
     return "\n".join(parts)
 
 
@@ -126,7 +126,7 @@ def _table(figures: Sequence[Figure]) -> str:
             f"{figure.case} ({with_unit(f'{figure.measured:.3g}', one.unit)})" for figure in asked if not figure.met
         ]
         lines.append(
-            f"Asked{f' of {names}' if len(goals) > 1 else ''}: {with_unit(str(goal), one.unit)}. "
+            f"Target{f' for {names}' if len(goals) > 1 else ''}: {with_unit(str(goal), one.unit)}. "
             + (f"Not reached: {'; '.join(missed)}.\n" if missed else "Reached.\n")
         )
     whys = dict.fromkeys(figure.floor_is for figure in figures if figure.floor_is)

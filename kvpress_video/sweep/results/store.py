@@ -280,7 +280,7 @@ def _measured(cell: Cell, values: Sequence[Any]) -> Measured:
     if not measured.report.entries:
         raise DamagedValueError("in the column 'entries' the list is empty")
     if not 0 < measured.report.ratio <= 1:
-        raise DamagedValueError(f"in the column 'ratio' {measured.report.ratio!r} is no share above 0")
+        raise DamagedValueError(f"in the column 'ratio' {measured.report.ratio!r} is not a ratio above 0")
     return measured
 
 
@@ -293,5 +293,5 @@ def _answered(values: Sequence[Any]) -> Answered:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise DamagedValueError(f"{value!r:.80} is no name of a clip and no error")
+        raise DamagedValueError(f"{value!r:.80} is neither the name of a clip nor an error")
     return value
