@@ -25,7 +25,7 @@ from .devices import autocast_dtype
 from .findings import Feature
 from .items import ENCODERS, MediaItem, encodes, features_of
 from .streamed_frames import StreamedFrames
-from .text_layers import recurrent_modules
+from .text_layers import recurrent_modules, text_model_of
 
 _TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
 
@@ -109,7 +109,7 @@ class Adapter(StreamedFrames, ABC):
     @cached_property
     def text_model(self) -> Any:
         """Decoder with `layers[i].self_attn` and `rotary_emb`."""
-        return self.model.get_decoder()  # type: ignore[operator]
+        return text_model_of(self.model)
 
     @cached_property
     def attentions(self) -> list[nn.Module]:

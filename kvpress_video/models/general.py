@@ -29,7 +29,6 @@ from .text_layers import (
     attention_modules,
     borrowing_modules,
     layer_kinds,
-    text_model_of,
 )
 
 MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
@@ -98,10 +97,6 @@ class General(Adapter):
     def refused(self) -> Mapping[Feature, str]:
         found = self._findings.refused if self._findings else {}
         return {**_NEVER, **found, **(_IN_ONE_PASS if CHUNKED in self.layer_kinds else {})}
-
-    @cached_property
-    def text_model(self) -> Any:
-        return text_model_of(self.model)
 
     @cached_property
     def _modules(self) -> Mapping[int, nn.Module]:
