@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..cache.forward_pass import ForwardPass
 from ..cache.layer import CompressedLayer
+from ..cache.uncompressed import begin
 from ..compressor.entries import Places
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
@@ -139,7 +140,7 @@ class _Window:
         """All keys and values, (batch, kv_heads, held + new, head_dim); those that stay are kept."""
         layer, keep = self.layer, self.plan.keep[:, None, :, None]
         if not layer.is_initialized:
-            layer.lazy_initialization(keys, values)
+            begin(layer, keys, values)
         keys, values = torch.cat([layer.keys, keys], dim=-2), torch.cat([layer.values, values], dim=-2)
         layer.keys, layer.values = (part.take_along_dim(keep, dim=2) for part in (keys, values))
         layer.cumulative_length = self.plan.logical

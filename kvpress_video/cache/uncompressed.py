@@ -82,6 +82,11 @@ def hidden_prefixes(cache: Cache) -> list[AbstractContextManager[None]]:
     ]
 
 
+def begin(layer: Any, keys: Tensor, values: Tensor) -> None:
+    """Initialise an empty stock layer for keys and values, (batch, kv_heads, n, width), by an update without tokens."""
+    layer.update(keys[:, :, :0], values[:, :, :0])
+
+
 def _counted_from(seen: int, length: Callable[[], int]) -> Callable[[], int]:
     return lambda: length() - seen
 
@@ -113,6 +118,6 @@ def _fill(layer: Any, state: Mapping[str, Tensor], tokens: int) -> None:
         layer.recurrent_states[0].copy_(state["recurrent"])
         layer.has_previous_state[0] = True
         return
-    layer.lazy_initialization(state["keys"], state["values"])
+    begin(layer, state["keys"], state["values"])
     layer.keys, layer.values = state["keys"], state["values"]
     layer.cumulative_length = tokens

@@ -63,7 +63,7 @@ class Rope:
         """
         rotary, config = text_model.rotary_emb, text_model.config
         settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-        own = "full_attention_" if "full_attention" in settings else ""
+        own = "full_attention_" if hasattr(rotary, "full_attention_inv_freq") else ""
         settings = settings.get("full_attention", settings)
         kind = settings.get("rope_type", settings.get("type", "default"))
         if kind not in _FIXED_TYPES:

@@ -23,9 +23,9 @@ from ..errors import MissingInputError, UnsupportedModelError
 from . import deepstack
 from .devices import autocast_dtype
 from .findings import Feature
-from .items import ENCODERS, MediaItem, features_of
+from .items import ENCODERS, MediaItem, encodes, features_of
 from .streamed_frames import StreamedFrames
-from .text_layers import recurrent_modules
+from .text_layers import recurrent_modules, text_model_of
 
 _TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
 
@@ -97,15 +97,19 @@ class Adapter(StreamedFrames, ABC):
         """What was measured once for the model and is saved with it: the dictionary `config.kvpress_video`."""
         return dict(getattr(self.config, "kvpress_video", None) or {})
 
-    @property
+    @cached_property
     def inner(self) -> Any:
-        """Module that receives `input_ids` and has `get_image_features` and `get_video_features`."""
-        return self.model.base_model
+        """Innermost module that receives `input_ids` and has `get_image_features` or `get_video_features`.
+
+        `base_model` is the whole model where transformers 4 names no prefix.
+        """
+        bodies = (self.model.base_model, getattr(self.model, "model", self.model))
+        return next((body for body in bodies if body is not self.model and encodes(body)), self.model)
 
     @cached_property
     def text_model(self) -> Any:
         """Decoder with `layers[i].self_attn` and `rotary_emb`."""
-        return self.model.get_decoder()  # type: ignore[operator]
+        return text_model_of(self.model)
 
     @cached_property
     def attentions(self) -> list[nn.Module]:

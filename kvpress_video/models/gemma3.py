@@ -57,5 +57,10 @@ class Gemma3(ImageFrames):
         return round(self.config.mm_tokens_per_image**0.5)
 
     def sliding_rotation(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        rotation: tuple[Tensor, Tensor] = self.text_model.rotary_emb(states, positions, "sliding_attention")
+        local = getattr(self.text_model, "rotary_emb_local", None)  # transformers 4 has a module for each kind of layer
+        rotation: tuple[Tensor, Tensor] = (
+            self.text_model.rotary_emb(states, positions, "sliding_attention")
+            if local is None
+            else local(states, positions)
+        )
         return rotation

@@ -17,7 +17,7 @@ from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import UnsupportedModelError
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, named_placeholders
 from .findings import Feature, Findings, refusal
-from .items import ENCODERS, MediaItem
+from .items import ENCODERS, MediaItem, encodes
 from .media_layout import item_grids
 from .text_layers import (
     CHUNKED,
@@ -29,7 +29,6 @@ from .text_layers import (
     attention_modules,
     borrowing_modules,
     layer_kinds,
-    text_model_of,
 )
 
 MEDIA: Mapping[Kind, Feature] = {Kind.IMAGE: "images", Kind.VIDEO: "videos"}
@@ -78,7 +77,7 @@ class General(Adapter):
 
         if not isinstance(self.model, GenerationMixin):
             raise CannotServe("its generate() is not the token by token generation of transformers")
-        if not any(hasattr(self.inner, name) for name in ENCODERS.values()):
+        if not encodes(self.inner):
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules
         others = set(self.layer_kinds) - {FULL} - self.left_alone
@@ -98,15 +97,6 @@ class General(Adapter):
     def refused(self) -> Mapping[Feature, str]:
         found = self._findings.refused if self._findings else {}
         return {**_NEVER, **found, **(_IN_ONE_PASS if CHUNKED in self.layer_kinds else {})}
-
-    @property
-    def inner(self) -> Any:
-        base = self.model.base_model
-        return base if any(hasattr(base, name) for name in ENCODERS.values()) else self.model
-
-    @cached_property
-    def text_model(self) -> Any:
-        return text_model_of(self.model)
 
     @cached_property
     def _modules(self) -> Mapping[int, nn.Module]:

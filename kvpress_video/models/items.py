@@ -16,6 +16,11 @@ ENCODERS: Mapping[Kind, str] = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "g
 """Methods of a model that encode, per kind."""
 
 
+def encodes(module: Any) -> bool:
+    """Whether a module has a method that encodes images or videos."""
+    return any(hasattr(module, name) for name in ENCODERS.values())
+
+
 def features_of(encoded: Any) -> Any:
     """Return the visual features in the result of a vision tower.
 

@@ -11,12 +11,13 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from .cache_argument import CACHE, STATES
-from .items import ENCODERS
+from .items import encodes
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT = frozenset({"linear_attention", "conv"})
 SHARED = "shared"
 WITHOUT_CACHE = frozenset({"mlp", "moe", SHARED})
+_DECODERS = ("language_model", "text_model")
 _OTHER_STATES = {"cross_attention_states", "key_value_states"}
 
 
@@ -36,7 +37,9 @@ def text_model_of(model: Any) -> Any:
         if below is decoder:
             break
         decoder = below
-    if any(hasattr(decoder, name) for name in ENCODERS.values()):
+    while encodes(decoder) and (inside := [*filter(None, (getattr(decoder, name, None) for name in _DECODERS))]):
+        decoder = inside[0]  # get_decoder() of transformers 4 stops at the module around it
+    if encodes(decoder):
         raise CannotServe(
             "its decoder encodes images itself, so that their embeddings cannot be told from those of text"
         )
