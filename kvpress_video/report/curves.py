@@ -75,8 +75,8 @@ def _panel(axes: Axes, summary: Sequence[SummaryRow], styles: Mapping[str, Style
     ends = {}
     for shift, (name, points) in zip(shifts, by_method.items(), strict=False):
         ends[name] = (shift * points[-1].ratio, accuracy_of(points[-1]))
-        for prefill in (True, False):
-            joined = [row for row in points if _is_ratio(row) is prefill]
+        ratios_first = [[row for row in points if _is_ratio(row) is ratio] for ratio in (True, False)]
+        for joined in filter(None, ratios_first):
             _curve(axes, name, shift * np.array([row.ratio for row in joined]), joined, styles[name], name in strong)
     accuracy_axis(axes)
     _budget_axis(axes, ratios)

@@ -53,8 +53,8 @@ def _tables(part: Sequence[SummaryRow], width: int) -> Iterator[RenderableType]:
     widest = max(cell_len(text) for text in [*budgets, *map(_text, compressed)]) + _GAP
     columns = max(1, (width - names) // widest)
     columns = ceil(len(budgets) / ceil(len(budgets) / columns))
-    title = "; ".join([caption(part), *whole])
-    yield Text(title, style="bold")
+    yield Text(caption(part), style="bold")
+    yield from map(Text, whole)
     for first in range(0, len(budgets), columns):
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column("method", no_wrap=True)
