@@ -12,6 +12,7 @@ from ..compressor.entries import Grid, Kind, UnknownGrid
 from ..errors import UnsupportedModelError
 
 _PATCH_COUNTS = ("grid_hw", "spatial_shapes", "target_sizes", "target_sizes_videos")
+_SIZES = ("grid_thw", *_PATCH_COUNTS)
 
 
 def token_counts(arguments: Mapping[str, Any], features: Any) -> list[int]:
@@ -24,10 +25,10 @@ def token_counts(arguments: Mapping[str, Any], features: Any) -> list[int]:
     Raises:
         UnsupportedModelError: the result has another form.
     """
-    if isinstance(features, Tensor) and features.ndim > 2:
+    if isinstance(features, Tensor) and features.ndim > 2 and not _in_one(features, arguments):
         return [features.shape[1:-1].numel()] * len(features)
-    if isinstance(features, Tensor) and features.ndim == 2:
-        return _split(len(features), arguments)
+    if isinstance(features, Tensor) and features.ndim >= 2:
+        return _split(features.shape[:-1].numel(), arguments)
     if isinstance(features, Sequence) and all(isinstance(each, Tensor) for each in features):
         return [each.shape[:-1].numel() for each in features]
     raise UnsupportedModelError(
@@ -35,17 +36,30 @@ def token_counts(arguments: Mapping[str, Any], features: Any) -> list[int]:
     )
 
 
+def _in_one(features: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Whether features, (1, tokens, d), are of several items side by side."""
+    sizes = _named(arguments, _SIZES)
+    return len(features) == 1 and sizes is not None and len(sizes) > 1
+
+
 def _split(tokens: int, arguments: Mapping[str, Any]) -> list[int]:
     """Divide the tokens of one tensor in proportion to the patches of each item, else equally."""
-    sizes = _named(arguments, ("grid_thw", *_PATCH_COUNTS))
+    sizes = _named(arguments, _SIZES)
     if sizes is not None:
         patches = sizes.prod(-1).tolist()
         unit, rest = divmod(sum(patches), tokens)
         if not rest and not any(each % unit for each in patches):
             return [each // unit for each in patches]
-    pixels = _pixels(arguments)
-    items = 1 if pixels is None or pixels.ndim < 4 or _uneven(arguments) else len(pixels)
+    items = _alike(arguments)
     return [tokens // items] * items if tokens % items == 0 else [tokens]
+
+
+def _alike(arguments: Mapping[str, Any]) -> int:
+    """Return the number of items of equal size; 1 if it is not known, or they differ in size."""
+    sizes, pixels = _named(arguments, _SIZES), _pixels(arguments)
+    if sizes is not None:
+        return len(sizes) if bool((sizes == sizes[:1]).all()) else 1
+    return 1 if pixels is None or pixels.ndim < 4 or _uneven(arguments) else len(pixels)
 
 
 def _uneven(arguments: Mapping[str, Any]) -> bool:
@@ -82,7 +96,7 @@ def item_grids(kind: Kind, arguments: Mapping[str, Any], features: Any, patch_si
 
 def _videos(kind: Kind, arguments: Mapping[str, Any], parts: int) -> int:
     """Return the number of items in `parts` parts: fewer than these for videos that are encoded frame by frame."""
-    sizes, pixels = _named(arguments, ("grid_thw", *_PATCH_COUNTS)), _pixels(arguments)
+    sizes, pixels = _named(arguments, _SIZES), _pixels(arguments)
     videos = parts
     if kind is Kind.VIDEO and sizes is not None:
         videos = len(sizes)

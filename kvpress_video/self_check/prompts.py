@@ -125,10 +125,11 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
     reason = ""
     names = inspect.signature(call).parameters
     mine = {name: given[name] for name in names if isinstance(given.get(name), Tensor)}
+    settings = _settings(adapter.config, names)
     for arguments in [mine] if mine else candidates(_tower(adapter, kind, names)):
         try:
             with torch.no_grad():
-                encoded = call(**arguments)
+                encoded = call(**arguments, **settings)
             (item,) = adapter.items(kind, arguments, features_of(encoded))
         except Exception as error:
             reason = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -167,6 +168,13 @@ def _tower(adapter: General, kind: Kind, names: Mapping[str, Any]) -> Tower:
     vision = getattr(config, "vision_config", None) or config
     device, dtype = device_of(adapter.text_model), adapter.text_model.dtype
     return Tower(names, vision, config, device, dtype, _FRAMES if video else 1, video)
+
+
+def _settings(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments that the tower requires and the configuration of the tower or the model names."""
+    required = [name for name, parameter in names.items() if parameter.default is inspect.Parameter.empty]
+    parts = (getattr(config, "vision_config", None), config)
+    return {name: getattr(part, name) for part in parts for name in required if hasattr(part, name)}
 
 
 def _noise(value: Tensor, generator: torch.Generator) -> Tensor:

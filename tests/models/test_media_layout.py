@@ -20,6 +20,10 @@ THW = torch.tensor([[3, 4, 6], [1, 2, 2]])
         (torch.zeros(2, 7, 8), {}, [7, 7]),
         (torch.zeros(2, 3, 7, 8), {}, [21, 21]),
         (torch.zeros(19, 8), {"image_grid_thw": THW}, [18, 1]),
+        (torch.zeros(1, 19, 8), {"image_grid_thw": THW}, [18, 1]),
+        (torch.zeros(1, 38, 8), {"image_grid_thw": THW[[0, 0]]}, [19, 19]),  # a newline somewhere
+        (torch.zeros(1, 21, 8), {"image_grid_thw": THW}, [21]),
+        (torch.zeros(1, 19, 8), {"image_grid_thw": THW[:1]}, [19]),
         (torch.zeros(12, 8), {"pixel_values": PIXELS}, [6, 6]),
         (torch.zeros(13, 8), {"pixel_values": PIXELS}, [13]),
         (torch.zeros(12, 8), {"pixel_values": PIXELS, "image_sizes": torch.tensor([[28, 42], [14, 14]])}, [12]),

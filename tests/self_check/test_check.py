@@ -17,9 +17,10 @@ from kvpress_video.attention import masks
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.compressor.entries import Kind
 from kvpress_video.compressor.rope import Rope
-from kvpress_video.models import findings
+from kvpress_video.models import findings, general_adapter
 from kvpress_video.models.general import General
 from kvpress_video.self_check import check
+from kvpress_video.self_check.prompts import prompt_makers
 
 pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")
 
@@ -234,6 +235,20 @@ def test_inputs_show_pixels_of_a_form_that_is_not_known(monkeypatch: pytest.Monk
     assert "inspect(model, inputs)" in kv.inspect(model).unsupported
     inputs = {"pixel_values": torch.zeros(1, 3, 32, 32), "input_ids": torch.zeros(1, 3)}
     assert kv.inspect(model, inputs).adapter == "general"
+
+
+def test_settings_that_a_tower_requires_come_from_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Llama 4 of transformers 5.17."""
+    model, given = tiny("llava"), []
+    encode = model.model.get_image_features
+
+    def demanding(pixel_values: torch.Tensor, vision_feature_select_strategy: str) -> Any:
+        given.append(vision_feature_select_strategy)
+        return encode(pixel_values)
+
+    monkeypatch.setattr(model.model, "get_image_features", demanding)
+    assert next(prompt_makers(general_adapter(model), Kind.IMAGE, {})).grid.tokens == 64
+    assert set(given) == {model.config.vision_feature_select_strategy}
 
 
 def test_inputs_are_looked_at_after_an_earlier_check() -> None:
