@@ -48,6 +48,12 @@ def run(text: str, names: dict[str, Any] | None = None) -> str:
     return said.getvalue()
 
 
+def printed(first_words: str) -> str:
+    """The output that the README shows, of the block that contains some words."""
+    (found,) = [text for language, text in BLOCKS if language == "text" and first_words in text]
+    return found
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run in, with a clip."""
@@ -58,8 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_quickstart_prints_what_the_readme_says() -> None:
     Path("clip.mp4").unlink()
-    (printed,) = [text for language, text in BLOCKS if language == "text"]
-    assert run(code("make_clip")) == printed
+    assert run(code("make_clip")) == printed("flashing heart")
 
 
 @pytest.mark.skipif(TRANSFORMERS < (5, 20), reason="older ones read videos in other ways")
@@ -76,14 +81,12 @@ def test_an_existing_script_is_compressed_by_one_line(monkeypatch: pytest.Monkey
     names: dict[str, Any] = {}
     patched = code("AutoProcessor").replace("kv.patch(", "handle = kv.patch(").replace("budget=6144", "budget=96")
     assert "handle = " in patched
-    assert "assistant" in run(patched, names)
+    assert run(patched, names).strip()
     assert (names["handle"].stats.prefills, names["handle"].stats.entries) == (1, 96)
 
 
 def test_the_stream_answers() -> None:
-    answer, stats = run("import kvpress_video as kv\n" + code("VideoSession")).splitlines()
-    assert answer == "circle"
-    assert stats.startswith("64 frames, up to 31.5 s; 256 of 512 visual entries per layer and head")
+    assert run(code("VideoSession")) == printed("circle")
 
 
 def test_the_method_keeps_the_rules() -> None:
