@@ -90,7 +90,7 @@ def test_the_stream_answers() -> None:
 
 
 def test_the_method_keeps_the_rules() -> None:
-    assert run(code("class KeyNorm")).startswith("KeyNorm keeps all ")
+    assert run(code("class KeyNorm")).startswith("KeyNorm passes all ")
 
 
 def test_every_block_of_python_is_run_above() -> None:

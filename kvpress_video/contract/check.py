@@ -35,8 +35,8 @@ class MethodReport:
 
     def __str__(self) -> str:
         mistakes = f"{len(self.failed)} mistake{'s' * (len(self.failed) > 1)}"
-        verdict = f"makes {mistakes}" if self.failed else f"keeps all {len(self.passed)} rules"
-        shown = (("wrong", self.failed), ("note", self.notes), ("it", () if self.failed else self.passed))
+        verdict = f"makes {mistakes}" if self.failed else f"passes all {len(self.passed)} checks"
+        shown = (("wrong", self.failed), ("note", self.notes), ("passed", () if self.failed else self.passed))
         lines = [f"{mark}: {text}" for mark, texts in shown for text in texts]
         return "\n  ".join([f"{self.method} {verdict}", *lines])
 

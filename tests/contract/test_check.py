@@ -212,7 +212,7 @@ def test_advice_makes_no_method_wrong() -> None:
     assert "score in fp32" in note
     assert not report.failed
     assert repr(report) == str(report)
-    assert str(report).startswith(f"Scores keeps all {len(report.passed)} rules\n")
+    assert str(report).startswith(f"Scores passes all {len(report.passed)} checks\n")
 
 
 @pytest.mark.usefixtures("without_models")
