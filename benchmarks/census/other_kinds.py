@@ -15,6 +15,7 @@ OTHER_KINDS: dict[str, str] = {
     "mllama": _CROSS,
     "pi0": "robot actions, without a language-model head",
     "pix2struct": _ENCODER_DECODER,
+    "pixtral": "vision tower of `llava`, registered without a text model",
     "pp_formulanet": _ENCODER_DECODER,
     "t5gemma2": _ENCODER_DECODER,
     "udop": _ENCODER_DECODER,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
+
+_ROPE = "rope_scaling" if transformers.__version__.startswith("4.") else "rope_parameters"
+
 
 def _rope(*sections: int, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections), **more}
 
 
-_AXIAL = {"text_config": {"rope_parameters": _rope(2, 1, 1, partial_rotary_factor=0.5)}}
+_AXIAL = {"text_config": {_ROPE: _rope(2, 1, 1, partial_rotary_factor=0.5), "partial_rotary_factor": 0.5}}
 
 
 def _codes(template: str) -> dict[str, int]:
@@ -25,9 +29,11 @@ _MARKS = {"vision_start_token_id": 501, "vision_end_token_id": 502}
 _MEDIA = {"image_token_id": 503, "video_token_id": 504}
 
 PARTS: dict[str, dict[str, Any]] = {
+    "diffusion_gemma": {"vision_config": {}},
     "gemma4": {"vision_config": {}},
     "gemma4_unified": {"vision_config": {}},
     "granite4_vision": {"text_config": {}},
+    "vision-encoder-decoder": {"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2"}},
 }
 """Sub-configurations that default to None, or to those of another family."""
 
@@ -108,6 +114,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "minicpm_ocr": _MEDIA,
     "minicpmv4_6": _MEDIA,
     "minicpmv4_7": _MEDIA,
+    "mllama": {"text_config": {_ROPE: {"rope_type": "default", "rope_theta": 10000.0}}},
     "molmo2": {
         "adapter_config": {"vision_feature_layer": [0, 1]},
         "image_patch_id": 503,

@@ -8,8 +8,7 @@ from typing import Any
 from .other_kinds import OTHER_KINDS
 from .rows import LIMITS, Row
 
-_FORMAT = "not checked: no synthetic prompt runs on it, use `kv.inspect(model, inputs)`"
-_BUILD = "not checked: no tiny model can be built from its default configuration"
+_UNCHECKED = ("no tiny model", "no synthetic prompt could be run: its vision tower accepts")
 _ABSENT, _SAME = "–", "same"
 
 
@@ -28,7 +27,7 @@ def counts(version: str, rows: Sequence[Row]) -> str:
     """Format the numbers of one version as a row of the table of figures."""
     general = sum(row.adapter == "general" for row in rows)
     none = [row for row in rows if not row.adapter]
-    unchecked = sum(_summary(row) in (_FORMAT, _BUILD) for row in none)
+    unchecked = sum(row.reason.startswith(_UNCHECKED) for row in none)
     eligible = [row for row in rows if row.model_type not in OTHER_KINDS]
     served = sum(bool(row.adapter) for row in eligible)
     numbers = (len(rows), len(rows) - general - len(none), general, len(none) - unchecked, unchecked)
@@ -88,12 +87,9 @@ def _outcome(row: Row | None) -> str:
 
 def _summary(row: Row) -> str:
     """Shorten the reason of an unsupported type; the results file has it in full."""
-    _, hidden, reason = row.reason.partition("the stock model rejects a synthetic prompt with ")
-    if hidden and "its generate() passes" in reason:
+    if "its generate() passes" in row.reason:
         return "its generate() passes embeddings to its language model, without the placeholder tokens"
-    if row.reason.startswith("no synthetic prompt"):
-        return _FORMAT
-    return _BUILD if row.reason.startswith("no tiny model") else row.reason.replace("|", "\\|")
+    return row.reason.removeprefix("no synthetic prompt could be run: ").replace("|", "\\|")
 
 
 def _grouped(types: Iterable[str], key: Callable[[str], Any]) -> dict[Any, str]:

@@ -130,17 +130,17 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
         try:
             with torch.no_grad():
                 encoded = call(**arguments, **settings)
-            (item,) = adapter.items(kind, arguments, features_of(encoded))
+            items = adapter.items(kind, arguments, features_of(encoded))
         except Exception as error:
             reason = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
-        if item.grid.tokens < 2:
-            reason = reason or "fewer than two tokens"
+        if len(items) != 1 or items[0].grid.tokens < 2:
+            reason = reason or f"its result is {len(items)} items of {sum(each.grid.tokens for each in items)} tokens"
             continue
         known = adapter.placeholders
         tokens = dict.fromkeys(known[each] for each in (kind, Kind.IMAGE) if each in known)
-        for most, token, apart in product((2, 1), tokens, (False, True)[: 1 + (item.grid.frames > 1)]):
-            yield PromptMaker(adapter, kind, arguments, item.grid, token, apart, most)
+        for most, token, apart in product((2, 1), tokens, (False, True)[: 1 + (items[0].grid.frames > 1)]):
+            yield PromptMaker(adapter, kind, arguments, items[0].grid, token, apart, most)
         return
     shapes = "an image" if kind is Kind.IMAGE else "a video"
     raise NoPrompt(
