@@ -159,7 +159,7 @@ class BudgetAllocator:
             rows, length: as in `shares`, of everything that the chunks bring.
         """
         whole = replace(self, in_work=0).length
-        return chunk_of(whole, max(self._texts(rows, length)), self.layers)
+        return chunk_of(whole, max(self._texts(rows, length)), self.layers, max(1, self.work_bytes / self.entry_bytes))
 
     def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
         """Whether every layer may keep all that the rows hold."""
@@ -228,10 +228,11 @@ class BudgetAllocator:
         if self.label_share and longest and entries <= min(longest) and entries < row.visual + row.label_tokens:
             least = min(longest) + 1
             enough = self._least(text + least) if self.budget.unit == "bytes" else str(least)
+            cure = f"ask for {enough} or more" if even(self.method) else "ask for more, or spread it more evenly"
+            where = "" if even(self.method) else f" in a layer of {type(self.method).__name__}"
             raise BudgetError(
-                f"{self.budget} leaves {entries} entries for frames, but the text that the processor writes for one "
-                f"frame takes {min(longest)} and its frame at least one: ask for {enough} or more, or pass "
-                "labels='drop'."
+                f"{self.budget} leaves {entries} entries for frames{where}, but the text that the processor writes for "
+                f"one frame takes {min(longest)} and its frame at least one: {cure}, or pass labels='drop'."
             )
 
     def _texts(self, rows: Sequence[RowState], length: int) -> list[int]:
@@ -286,12 +287,14 @@ def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1,
     return (int(budget.amount) // batch - uncompressed) // (layers * entry_bytes)
 
 
-def chunk_of(length: int, text: int, layers: int) -> int:
+def chunk_of(length: int, text: int, layers: int, work: float = 1) -> int:
     """Return a third of the entries that a budget of bytes leaves a layer for frames; a quarter of the budget at most.
+    Where an entry takes more bytes in work than one that stays, the chunk is smaller, since it takes room from those.
 
     Args:
         length: entries that it allows each layer, text included.
         text: how many of them are text.
         layers: compressed layers, one of which holds the chunk at a time.
+        work: bytes of an entry in work over those of one that stays.
     """
-    return max(1, min((length - text) // 3, length * layers // 4))
+    return max(1, min(int((length - text) / (2 + work)), int(length * layers / (4 * work))))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..compressor.base import Compressor, top
 from ..compressor.entries import Context, Entries, is_visual
+from ..errors import KVPressVideoError, MethodError
 from .archive import FrameArchive
 from .exchange import exchange_entries
 from .forward_pass import RowState
@@ -84,9 +85,9 @@ def _recalled(
 ) -> Entries | None:
     """Return what a layer holds of a segment for a question, as many entries as before; None for the same."""
     numbers = archive.of(segment)
-    scores = (
-        method.frame_scores(queries, archive.means(layer, numbers).to(queries.device)) if numbers else torch.empty(0)
-    )
+    if not numbers:
+        return None
+    scores = _frame_scores(method, queries, archive.means(layer, numbers).to(queries.device))
     room, chosen = int(method.recall_share * len(held)), []
     for place in scores.argsort(descending=True, stable=True).tolist():
         start, stop = archive.frames[numbers[place]][2:]
@@ -101,6 +102,23 @@ def _recalled(
     again = torch.isin(held.frame, frames)
     stays = top(method.checked_scores(held).masked_fill(again, -torch.inf), len(held) - len(back))
     return Entries.join([held.gather(stays), back], dim=2).in_order()
+
+
+def _frame_scores(method: Compressor, queries: Tensor, keys: Tensor) -> Tensor:
+    """Ask a method for the scores of archived frames and validate them."""
+    call = f"{type(method).__name__}.frame_scores()"
+    try:
+        scores: object = method.frame_scores(queries, keys)
+    except KVPressVideoError:
+        raise
+    except Exception as error:
+        raise MethodError(f"{call}: {type(error).__name__}: {error}") from error
+    if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.shape != keys.shape[:1]:
+        found = f"shape {tuple(scores.shape)}, {scores.dtype}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise MethodError(f"{call} returned {found}: return a floating-point score for each of {len(keys)} frames.")
+    if bool(scores.isnan().any()):
+        raise MethodError(f"{call} returned NaN, which has no rank: guard divisions by zero.")
+    return scores
 
 
 def _on_host(entries: Entries) -> Entries:

@@ -30,16 +30,17 @@ def add(commands: Commands) -> None:
     )
     methods.set_defaults(run=_methods)
     wide_option(methods, "stages and inputs")
-    methods.add_argument("name", nargs="?", metavar="NAME", help="print the card of this method")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="print the card of this method; settings are ignored")
 
 
 def _methods(options: argparse.Namespace) -> int:
     from ..compressor.listing import list_methods, method_card
+    from ..compressor.registry import parse
 
     if options.name is None:
         print_tables([_table(list_methods(), WIDE if options.wide else COLUMNS)], _legend(), fit=not options.wide)
     else:
-        print(method_card(options.name).rstrip())
+        print(method_card(parse(options.name)[0]).rstrip())
     return DONE
 
 

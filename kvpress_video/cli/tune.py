@@ -77,11 +77,12 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _target(options: argparse.Namespace) -> Target:
     from ..compressor.registry import method_names, split_list
+    from ..sweep.cells import Setup
     from ..sweep.grid.spec import flag_parts, make_grid
     from ..sweep.tune.answers import Target
     from ..sweep.tune.space import usable
 
-    methods = split_list(options.methods) or usable(method_names())
+    methods = split_list(options.methods) or usable(method_names(), options.stage or Setup.stage)
     parts = flag_parts(**{name: getattr(options, name) for name in _PARTS})
     grid = make_grid(
         methods=methods, budgets=[options.budget], models=[options.model], benchmarks=[options.benchmark], **parts

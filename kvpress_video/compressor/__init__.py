@@ -1,7 +1,8 @@
 """The public interface for compression methods: everything that a method needs to import."""
 
 from .attention_call import AttentionCall
-from .base import FIDELITIES, Compressor, Kept, check_observer
+from .base import FIDELITIES, Compressor, Kept
+from .declarations import check_observer
 from .entries import (
     Context,
     Entries,

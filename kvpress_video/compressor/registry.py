@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 from ..errors import KVPressVideoError, UnknownNameError, unknown_name
 from ..utils.entry_points import is_own, package_of
 from ..utils.warnings import warn_caller
-from .base import Compressor, check_observer
+from .base import Compressor
+from .declarations import check_observer
 
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
@@ -93,7 +94,8 @@ class Registry(Generic[Made]):
             raise
         except Exception as error:
             given = ", ".join(f"{setting}={value!r:.80}" for setting, value in settings.items())
-            raise UnknownNameError(f"{name} cannot be made with {given or 'its defaults'}: {error}") from error
+            takes = "".join(f"; {setting} takes {known[setting]}" for setting in settings)
+            raise UnknownNameError(f"{name} cannot be made with {given or 'its defaults'}: {error}{takes}") from error
 
     def expanded(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Replace a preset, as `parse` reads it, by the settings it stands for; settings given along with it prevail.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isfinite
+from numbers import Real
 from typing import NamedTuple
 
 from torch import Tensor
@@ -59,13 +61,17 @@ def checked_routing(method: Compressor, layers: int) -> Routing | None:
         The routing, None if all visual tokens run through all layers.
 
     Raises:
-        MethodError: not one share per layer, a share outside of 0 to 1, a first layer that tokens skip, or a method
-            with needs for which every token has to run through every layer.
+        MethodError: no `Routing`, not one share per layer, a share outside of 0 to 1, a first layer that tokens skip,
+            or a method with needs for which every token has to run through every layer.
     """
-    routing = method.routing(layers)
+    routing, name = method.routing(layers), type(method).__name__
+    if not isinstance(routing, Routing | None):
+        raise MethodError(
+            f"{name}.routing() returned {type(routing).__name__}: return Routing(shares, router) or None."
+        )
     if routing is None or all(share == 1 for share in routing.shares):
         return None
-    name, shares = type(method).__name__, ", ".join(map(str, routing.shares))
+    shares = ", ".join(map(str, routing.shares))
     if len(routing.shares) != layers:
         raise MethodError(f"{name}.routing() gives {len(routing.shares)} shares for {layers} layers: give each one.")
     if not all(0 < share <= 1 for share in routing.shares):
@@ -81,14 +87,17 @@ def checked_transfer(method: Compressor, layers: int) -> tuple[int, float] | Non
     """Ask a method which layer hands its evicted entries to the text, and with which weight.
 
     Raises:
-        MethodError: several layers do, or tokens skip the one that does.
+        MethodError: several layers do, the weight is no finite number, or tokens skip the layer that does.
     """
     found = [(layer, weight) for layer in range(layers) if (weight := method.transfer(layer, layers)) is not None]
     if not found:
         return None
     name, routing = type(method).__name__, checked_routing(method, layers)
     if len(found) > 1:
-        raise MethodError(f"{name}.transfer() names {len(found)} layers: name one.")
+        raise MethodError(f"{name}.transfer() names {len(found)} layers: name one, and return None for the others.")
+    [(_, weight)] = found
+    if not isinstance(weight, Real) or not isfinite(weight):
+        raise MethodError(f"{name}.transfer() returned {weight!r}: return a finite number.")
     if "rope" not in method.needs:
         raise MethodError(f"{name} transfers entries, for which text queries are rotated: add 'rope' to its needs.")
     if method.uneven:

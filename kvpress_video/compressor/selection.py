@@ -75,11 +75,15 @@ def select(
         numbers, (kv_heads, most), with -1 in front of heads that keep fewer.
 
     Raises:
-        BudgetError: shapes and grid disagree, `keep` cannot be read, or the method cannot keep exactly `keep` entries.
+        BudgetError: shapes and grid disagree, an argument has the wrong type or range, `keep` cannot be read, or the
+            method cannot keep exactly `keep` entries.
         MissingInputError: the method needs an input that is not given; the message names the argument.
         UnknownNameError: unknown method or setting.
         MethodError: the method is declared wrongly, failed, or returned an unusable result.
     """
+    tensors = {"keys": keys, "values": values, "importance": importance, "queries": queries, "positions": positions}
+    _check_tensors(tensors)
+    _check_numbers(grid, prefix, suffix, layer, layers)
     shape = Grid(*grid)
     length = prefix + shape.tokens + suffix
     if keys.shape != values.shape or keys.ndim != 3 or keys.shape[1] != length:
@@ -102,6 +106,22 @@ def select(
     if compressor.uneven:
         return entries.where(call.reduce_uneven()).index[0].long()
     return call.reduce().slots[0]
+
+
+def _check_tensors(given: dict[str, Any]) -> None:
+    for name, part in given.items():
+        if part is not None and not isinstance(part, Tensor):
+            raise BudgetError(f"{name} must be a torch tensor, got {type(part).__name__}.")
+
+
+def _check_numbers(grid: Any, prefix: int, suffix: int, layer: int, layers: int) -> None:
+    if not isinstance(grid, tuple | list) or len(grid) != 3 or not all(is_whole(each) and each > 0 for each in grid):
+        raise BudgetError(f"grid must be three whole numbers above zero, (frames, rows, columns), got {grid!r}.")
+    for name, text in (("prefix", prefix), ("suffix", suffix)):
+        if not is_whole(text) or text < 0:
+            raise BudgetError(f"{name} must be a number of text entries from 0, got {text!r}.")
+    if not is_whole(layer) or not is_whole(layers) or not 0 <= layer < layers:
+        raise BudgetError(f"layer must be the index of one of {layers!r} layers, from 0, got {layer!r}.")
 
 
 def _check_shape(name: str, given: Tensor | None, expected: tuple[int, ...]) -> None:

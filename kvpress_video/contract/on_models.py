@@ -15,7 +15,7 @@ from ..compressor.base import Compressor, even
 from ..errors import KVPressVideoError
 from ..models import adapter_for
 from ..models.loading import load_bundled
-from ..prefill.options import PrefillOptions, missing_feature
+from ..prefill.options import PrefillOptions, check_supported
 from ..streaming.session import VideoSession
 from ..video.prompt import prompt_text
 from ..video.video import Video
@@ -49,10 +49,10 @@ def bundled(family: str) -> Bundled:
 def not_claimed(family: str, method: Compressor) -> str:
     """Return why a method does not run on a bundled model, or this transformers lacks it; empty if it runs."""
     try:
-        feature = missing_feature(adapter_for(bundled(family).model), method, PrefillOptions())
+        check_supported(adapter_for(bundled(family).model), method, PrefillOptions(stage=_stage(method)))
     except KVPressVideoError as error:
         return str(error)
-    return f"the model does not support {feature}" if feature else ""
+    return ""
 
 
 def on_model(family: str) -> tuple[Trial, ...]:

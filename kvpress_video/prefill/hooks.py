@@ -16,7 +16,6 @@ from ..compressor.entries import Entries, Kind
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter
 from ..models.devices import device_of
-from ..models.routing import first_router, mixtures
 from ..utils.eager import uncompiled
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
@@ -26,7 +25,6 @@ from .options import PrefillOptions, check_supported
 from .pass_reader import Arrival, ModelInputs, PassReader
 from .runner import Finished, PromptRunner
 from .shared import SharedPrefill
-from .text_transfer import check_transfer
 from .vision_tower import VisionRecorder
 
 _NO_INPUTS = ModelInputs()
@@ -73,13 +71,8 @@ class ModelHooks:
         """
         check_supported(adapter, method, options)
         self._adapter, self._uneven = adapter, method.uneven
-        check_transfer(adapter, method)
         compact = options.compact
         rope = adapter.rope() if compact or method.needs & {"queries", "probe", "rope"} else None
-        if "router" in method.needs:
-            first_router(adapter)  # a dense model fails here rather than at the first prompt
-        if options.experts is not None:
-            mixtures(adapter, options.experts)
         standby: Any = method.observer if "vision_attention" in method.needs else None
         self.timer = DeviceTimer(device_of(adapter.text_model))
         state = (adapter.spread, adapter.image_blocks, adapter.calibration, archive)

@@ -7,14 +7,17 @@ from typing import Literal
 
 from ..budget import Budget
 from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
+from ..cache.staging import staging_room
 from ..cache.storage import Storage, storage_for
 from ..compressor.base import Compressor
 from ..compressor.routing import routes
 from ..errors import BudgetError, UnsupportedModelError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
+from ..models.routing import first_router, mixtures
 from ..utils.numbers import is_whole
 from .reencoding import check_exchangeable
+from .text_transfer import check_transfer
 
 Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
@@ -130,8 +133,9 @@ def usual_chunk(
     layers, entry = len(adapter.attentions), storage.entry(adapter, compact)
     longest = getattr(adapter.text_model.config, "max_position_embeddings", _LONGEST)
     window = adapter.uncompressed_bytes(longest)
-    entries = layer_entries(budget, layers, entry.held, uncompressed=window + layers * entry.recent)
-    return chunk_of(entries, text, layers)
+    each = entry.held + staging_room(entry.staged) // layers
+    entries = layer_entries(budget, layers, each, uncompressed=window + layers * entry.recent)
+    return chunk_of(entries, text, layers, entry.in_work / entry.held)
 
 
 def check_budget(method: Compressor, budget: Budget) -> None:
@@ -163,6 +167,7 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
     Raises:
         UnsupportedModelError: it does not.
         CacheError: keys and values cannot be stored as asked.
+        BudgetError: there are not as many experts.
     """
     options.storage.check(adapter, method, options.compact)
     if method.fresh or method.recall_share:
@@ -172,6 +177,11 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
         raise refusal(adapter.model, feature, adapter.refused[feature])
     if method.uneven:
         _check_uneven(adapter, type(method).__name__)
+    check_transfer(adapter, method)
+    if "router" in method.needs:
+        first_router(adapter)
+    if options.experts is not None:
+        mixtures(adapter, options.experts)
 
 
 def _check_uneven(adapter: Adapter, name: str) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..compressor.registry import make_method, method_names
-from ..errors import UnsupportedModelError
+from ..errors import KVPressVideoError, UnsupportedModelError
 from ..models import adapter_for
 from ..models.base import Adapter
-from ..models.findings import Feature, findings_of
+from ..models.findings import CURES, Feature, findings_of
 from ..models.general import General
 from ..models.wrappers import unwrapped
-from ..prefill.options import PrefillOptions, missing_feature
+from ..prefill.options import PrefillOptions, check_supported, missing_feature
 from .check import ensure_checked
 
 
@@ -30,7 +30,7 @@ class Inspection:
         placeholders: placeholder token id by kind.
         refused: unsupported features and the reason for each.
         methods: supported methods.
-        other_methods: unsupported methods and the missing feature of each.
+        other_methods: unsupported methods and the missing feature of each, or why it is not supported.
         prompt: synthetic prompt of the self-check; empty with a dedicated adapter.
         passed: checks that passed.
     """
@@ -51,7 +51,8 @@ class Inspection:
         if self.unsupported:
             return self.unsupported
         kinds = (f"{kind} {_ranges(numbers)}" for kind, numbers in self.layers.items())
-        others = ", ".join(f"{name} ({feature})" for name, feature in self.other_methods.items()) or "none"
+        reasons = {name: why for name, why in self.other_methods.items() if why not in CURES}
+        others = ", ".join(f"{name} ({why})" if why in CURES else name for name, why in self.other_methods.items())
         lines = [
             f"{self.model} (model type {self.model_type!r}): adapter {self.adapter}",
             f"layers: {'; '.join(kinds)}",
@@ -60,7 +61,8 @@ class Inspection:
             *(f"passed: {what}" for what in self.passed),
             *(f"no {what}: {reason}" for what, reason in self.refused.items()),
             f"methods: {', '.join(self.methods)}",
-            f"methods not supported: {others}",
+            f"methods not supported: {others or 'none'}",
+            *(f"no {name}: {why}" for name, why in reasons.items()),
         ]
         return "\n".join(lines)
 
@@ -100,8 +102,16 @@ def inspect(model: Any, inputs: Mapping[str, Any] | None = None) -> Inspection:
 
 
 def _missing(adapter: Adapter, name: str) -> str:
-    """Return the feature that a method with its default settings requires and a model lacks; empty if there is none."""
-    return missing_feature(adapter, make_method(name), PrefillOptions()) or ""
+    """Return the feature that a method with its default settings requires and a model lacks, or why else the model does
+    not support it; empty if it does.
+    """
+    method = make_method(name)
+    options = PrefillOptions(stage="cache" if "cache" in method.stages else "input")
+    try:
+        check_supported(adapter, method, options)
+    except KVPressVideoError as error:
+        return missing_feature(adapter, method, options) or str(error)
+    return ""
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -57,10 +57,12 @@ class ConversationState:
     def without(self, leaves: Departure) -> ConversationState:
         """Return the state once some turns have left."""
         first = len(self.turns) - len(self.tokens)
+        closes_nothing = not leaves.stay and leaves.opening is None
         return replace(
             self,
             turns=(*self.turns[:first], *self.turns[first + leaves.count :]),
-            unsaid=() if leaves.opening else self.unsaid,
+            watching=self.watching or closes_nothing,
+            unsaid=() if leaves.opening or closes_nothing else self.unsaid,
             tokens=leaves.stay,
             opening=leaves.opening or self.opening,
             evicted=self.evicted + leaves.count,

@@ -105,13 +105,13 @@ class Dialogue:
             self._conversation.state = conversation
 
     def make_room_for_frames(self, undo: ExitStack) -> None:
-        """Let the fewest turns leave so that a budget of bytes leaves enough to frames; none if all are too few."""
+        """Let the fewest turns leave so that a budget of bytes leaves enough to frames; all if even that is too few."""
         turns = self._conversation.state.tokens
         if self._reserved_text is None or not turns:
             return
         short = self._stream.short_of_frames(len(self._conversation.frames([0.0], 0)[0]))
-        if (leaves := least_departure(turns, lambda leaves: leaves.tokens >= short)) is not None:
-            self._evict(leaves, undo)
+        enough = least_departure(turns, lambda leaves: leaves.tokens >= short, before_frames=True)
+        self._evict(enough or departure(turns, len(turns), before_frames=True), undo)
 
     def _fitting(self, question: str, max_new_tokens: int) -> tuple[Departure, Asked]:
         """Find the fewest turns that have to leave for a question and its answer, and return the prompt then."""

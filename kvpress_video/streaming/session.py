@@ -170,6 +170,8 @@ class VideoSession:
         """
         with self.lock:
             for accepted in self._queue.accept(frames, times):
+                if self._queue.full:  # an earlier push failed
+                    self.flush()
                 self._queue.put(accepted)
                 if self._queue.full:
                     self.flush()

@@ -6,7 +6,7 @@ nothing that stays needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -69,12 +69,17 @@ class Departure:
         return sum(stop - start for start, stop in self.ranges)
 
 
-def departure(turns: Sequence[TurnTokens], count: int) -> Departure:
+def departure(turns: Sequence[TurnTokens], count: int, before_frames: bool = False) -> Departure:
     """Say what leaves with the `count` oldest of some turns.
 
     A turn that another follows takes along the opening of that one, which gets its own. A turn between frames takes
     along what closes and reopens the video. A turn before the first frames leaves what opens the conversation and the
     video.
+
+    Args:
+        turns: those in the cache, oldest first.
+        count: how many leave.
+        before_frames: whether frames come next, so that the video that the newest turn closed stays open without it.
     """
     ranges: list[TokenRange] = []
     stay = list(turns)
@@ -89,24 +94,25 @@ def departure(turns: Sequence[TurnTokens], count: int) -> Departure:
         elif stay:
             ranges.append(TokenRange(start, stay[0].text.start))
             stay[0] = stay[0]._replace(opening=first)
+        elif before_frames and first.closes_video:
+            ranges += [first.tokens, TokenRange(start, stop)]
         else:
             ranges.append(TokenRange(start, stop))
             opening = first
     return Departure(count, tuple(each for each in ranges if each.stop > each.start), tuple(stay), opening)
 
 
-def least_departure(turns: Sequence[TurnTokens], enough: Callable[[Departure], bool]) -> Departure | None:
+def least_departure(
+    turns: Sequence[TurnTokens], enough: Callable[[Departure], bool], before_frames: bool = False
+) -> Departure | None:
     """Find the fewest turns, the oldest first, whose departure is enough; None where that of all of them is not.
 
     Args:
-        turns: those in the cache, oldest first.
+        turns, before_frames: as in `departure`.
         enough: says of a departure whether no more turns have to leave.
     """
-    return next(filter(enough, _departures(turns)), None)
-
-
-def _departures(turns: Sequence[TurnTokens]) -> Iterator[Departure]:
-    return (departure(turns, count) for count in range(len(turns) + 1))
+    departures = (departure(turns, count, before_frames) for count in range(len(turns) + 1))
+    return next(filter(enough, departures), None)
 
 
 def beyond(keep: KeepTurns) -> Callable[[Departure], bool]:

@@ -16,6 +16,8 @@ def test_a_model_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "adapter QwenVL" in printed
     assert "standby" in printed
+    assert "methods not supported: router-similarity\n" in printed
+    assert "no router-similarity: Qwen2_5_VLForConditionalGeneration is dense" in printed
 
 
 @pytest.mark.skipif(transformers.__version__.startswith("4."), reason="families of transformers 5")

@@ -75,6 +75,22 @@ class Empty(Compressor):
     share: float = 0.5
 
 
+@dataclass(frozen=True)
+class Exchanges(Sound):
+    fresh: Any = 0
+    recall_share: Any = 0.0
+
+
+class Scoreless(Exchanges):
+    scores = Compressor.scores
+
+    def select(self, entries: Entries, keep: int) -> Tensor:
+        return torch.arange(keep).expand(*entries.keys.shape[:2], -1)
+
+    def frame_scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return keys[:, 0, 0]
+
+
 class Undecorated(Sound):
     share: float = 0.5
 
@@ -106,6 +122,12 @@ MISTAKES: list[tuple[Any, type[KVPressVideoError], str]] = [
     (Blind("all"), MethodError, "got 'all'"),
     (Silent(), MissingInputError, "no setting window"),
     (Empty(), MethodError, r"Empty implements neither scores\(\) nor select\(\) nor reduce\(\)"),
+    (Exchanges(fresh=-1), MethodError, "Exchanges.fresh must be a whole number of frames from 0, got -1"),
+    (Exchanges(fresh="all"), MethodError, "got 'all'"),
+    (Exchanges(recall_share=2), MethodError, "Exchanges.recall_share must be a share between 0 and 1, got 2"),
+    (Exchanges(recall_share=float("nan")), MethodError, "between 0 and 1, got nan"),
+    (Exchanges(recall_share=0.5), MethodError, r"brings frames back, and lacks frame_scores\(\)"),
+    (Scoreless(recall_share=0.5), MethodError, r"brings frames back, and lacks scores\(\)"),
     (Undecorated(), MethodError, r"Undecorated is not a dataclass, so its settings \(share\) are unknown"),
     (OwnInit(1), MethodError, r"OwnInit is not a dataclass, so its settings \(__init__\) are unknown"),
 ]  # fmt: skip

@@ -157,9 +157,18 @@ def test_importance_reaches_the_method() -> None:
         ({"keep": 121}, "between 1 and the 120 visual entries, got 121"),
         ({"keep": "0%"}, "got '0%'"),
         ({"grid": (10, 3, 5)}, r"5 \+ 10·3·5 \+ 0 = 155"),
+        ({"grid": (40, 3)}, r"three whole numbers above zero, \(frames, rows, columns\), got \(40, 3\)"),
+        ({"grid": (10.0, 3, 4)}, r"got \(10.0, 3, 4\)"),
+        ({"grid": (-10, -3, 4)}, "three whole numbers above zero"),
+        ({"grid": "10×3×4"}, "got '10×3×4'"),
+        ({"prefix": -1}, "prefix must be a number of text entries from 0, got -1"),
+        ({"layer": 4, "layers": 4}, "one of 4 layers, from 0, got 4"),
+        ({"layer": -1}, "got -1"),
+        ({"importance": IMPORTANCE.tolist()}, "importance must be a torch tensor, got list"),
+        ({"queries": QUERIES.numpy()}, "queries must be a torch tensor, got ndarray"),
     ],
 )
-def test_inputs_of_the_wrong_shape(options: dict[str, Any], message: str) -> None:
+def test_unusable_inputs(options: dict[str, Any], message: str) -> None:
     with pytest.raises(kv.BudgetError, match=message):
         kv.select(
             "snapkv", KEYS, VALUES, **{"grid": GRID, "keep": 30, "prefix": PREFIX, "window": 40, **GIVEN, **options}

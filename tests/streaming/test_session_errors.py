@@ -334,6 +334,15 @@ def test_frames_that_cannot_be_compressed_leave_no_half_read_cache(layer: int) -
     assert refused == 3 or (refused == 0 and not differing(cache_of(session), before))
 
 
+def test_frames_that_cannot_be_fed_wait_and_no_more_than_a_chunk_of_them() -> None:
+    """A push that fails again takes in nothing, so that the chunk which is tried stays as small as it was."""
+    session = tiny("random", "40KiB", text_room=10_000, chunk=8)
+    for _ in range(3):
+        with pytest.raises(kv.BudgetError):
+            session.push(footage(40))
+        assert session.stats.frames == session.stats.waiting == 4
+
+
 def test_what_counts_as_seen_was_seen() -> None:
     """A budget of bytes that cannot hold a push refuses it, and says so before the model looks."""
     session = tiny("random", "40KiB", text_room=10_000)

@@ -68,6 +68,16 @@ def test_a_turn_before_all_frames_leaves_what_opens_conversation_and_video() -> 
     assert departure([_turn((0, 6), False, (6, 20), (23, 24))], 1).ranges == ((6, 23),)
 
 
+def test_a_turn_before_more_frames_takes_the_markup_that_closed_the_video() -> None:
+    turns = [_turn((10, 12), True, (12, 20)), _turn((20, 21), False, (21, 30))]
+    assert departure(turns, 2).opening == turns[0].opening
+    leaves = departure(turns, 2, before_frames=True)
+    assert leaves.opening is None
+    assert leaves.tokens == 20
+    started = [_turn((0, 3), False, (3, 9))]
+    assert departure(started, 1, before_frames=True).opening == started[0].opening
+
+
 def test_the_fewest_turns_leave_and_the_oldest_first() -> None:
     turns = [_turn((10 * n, 10 * n + 2), False, (10 * n + 2, 10 * n + 10)) for n in range(5)]
     assert least_departure(turns, lambda left: left.tokens >= 15) == departure(turns, 2)
@@ -448,6 +458,21 @@ def test_turns_leave_where_frames_would_be_left_with_nothing() -> None:
         assert min(session.stats.entries) > 0
         session.ask("What is it, and what will it be then?", max_new_tokens=4)
     assert session.stats.evicted_turns > 5
+
+
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+def test_turns_that_leave_for_frames_leave_nothing_even_if_that_is_too_few(positions: Any) -> None:
+    """All of them have to go every time, and the session goes on as one that was never asked."""
+    session, silent = (tiny("random", "132000B", text_room=60, chunk=8, positions=positions) for _ in range(2))
+    for seed in range(6):
+        for each in (session, silent):
+            each.push(footage(8, seed=seed))
+            each.flush()
+        assert not session.turns
+        torch.testing.assert_close(_words(session), _words(silent), rtol=0, atol=0)
+        for _ in range(2):
+            session.ask("What is it, and what will it be?", max_new_tokens=6)
+    assert session.stats.evicted_turns >= 10
 
 
 # --- What fails, what is taken back, copies and files -----------------------------------------------------------------

@@ -9,20 +9,24 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from running_sweeps import answered
 from sweep_rows import TASKS, done
 
+from kvpress_video.compressor.registry import method_names
 from kvpress_video.errors import SweepError
+from kvpress_video.prefill.options import Stage
 from kvpress_video.sweep.benchmark import Clip, Question
 from kvpress_video.sweep.cells import Task
+from kvpress_video.sweep.grid.spec import make_grid
 from kvpress_video.sweep.results.records import Failure, Outcome
 from kvpress_video.sweep.tune import answers, tuner
 from kvpress_video.sweep.tune.answers import Target
 from kvpress_video.sweep.tune.halving import halve, rungs
 from kvpress_video.sweep.tune.proposals import Proposals
-from kvpress_video.sweep.tune.space import canonical, choices_of
+from kvpress_video.sweep.tune.space import canonical, choices_of, usable
 from kvpress_video.sweep.tune.text import line_to_paste, notes
 from kvpress_video.sweep.tune.tuner import Tuned, split, tune
 
@@ -96,6 +100,15 @@ def test_the_winner_is_measured_on_clips_that_it_was_not_chosen_on(
     assert found.failed == {"router-similarity": "it has no experts"}
     assert "Not ranked: router-similarity: it has no experts" in notes(found)
     assert line_to_paste(found) == f'kv.compress(model, "{found.winner.method}", "25%")'
+
+
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_by_default_every_method_is_tried_that_works_at_the_stage(stage: str) -> None:
+    methods = usable(method_names(), stage)
+    assert make_grid(methods=methods, budgets=["25%"], stage=stage).methods == tuple(methods)
+    assert {"random", "uniform"} < set(methods)
+    assert ("router-similarity" in methods) == (stage == "input")
+    assert "full" not in methods
 
 
 def test_another_tuning_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

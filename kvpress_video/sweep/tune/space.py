@@ -57,9 +57,10 @@ def canonical(method: str, settings: Mapping[str, Any]) -> str:
     return spell(name, {key: chosen[key] for key in order if key in chosen and chosen[key] != getattr(made, key)})
 
 
-def usable(methods: Iterable[str]) -> list[str]:
-    """Return the methods that can be made with the settings they are given and compress."""
-    return [method for method in methods if _makes(method, {}) and not make_method(method).keeps_all]
+def usable(methods: Iterable[str], stage: str) -> list[str]:
+    """Return the methods that can be made with the settings they are given, work at a stage, and compress."""
+    made = {method: make_method(method) for method in methods if _makes(method, {})}
+    return [name for name, method in made.items() if stage in method.stages and not method.keeps_all]
 
 
 def _around(default: Any) -> tuple[Any, ...]:
