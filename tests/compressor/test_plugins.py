@@ -145,7 +145,7 @@ def test_the_list_of_methods_goes_on(
     assert broken in rows["mine"].broken
     assert bool(broken) == bool(rows["mine"].broken)
     assert rows["mine"].fidelity == ""
-    assert main(["methods"]) == 0
+    assert main(["methods", "--wide"]) == 0
     said = capsys.readouterr().out
     assert "mine" in said
     assert broken in said
