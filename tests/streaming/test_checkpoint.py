@@ -310,7 +310,7 @@ def test_the_json_of_format_3(tmp_path: Path, bundled: Any) -> None:
         "method": "infinipot-v",
         "budget": "1500000B",
         "positions": "compact",
-        "chunk": 103,
+        "chunk": 63,
         "fps": 2.0,
         "system": None,
         "text_room": 80,
