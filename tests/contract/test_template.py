@@ -48,7 +48,9 @@ def test_its_own_tests_pass(installed: Path) -> None:
 def test_its_method_has_a_name_and_a_card(installed: Path) -> None:
     card = run(installed, "kvpress_video.cli", "methods", "outstanding")
     assert card == (TEMPLATE / "kvp_outstanding" / "cards" / "outstanding.md").read_text()
-    (row,) = [line for line in run(installed, "kvpress_video.cli", "methods", "--wide").splitlines() if "outstanding" in line]
+    (row,) = [
+        line for line in run(installed, "kvpress_video.cli", "methods", "--wide").splitlines() if "outstanding" in line
+    ]
     assert row.split()[:5] == ["outstanding", "2026", "redundancy", "ours", "cache"]
     assert "outstanding" not in {each.name for each in kv.list_methods()}
 
