@@ -87,3 +87,10 @@ def test_shares_of_the_swap_are_budgets_of_layers() -> None:
     assert checked_layer_budgets(method, 100, 4) == (30, 202, 86, 82)
     assert torch.equal(method.select(footage(), 35), make_method("van").select(footage(), 35))
     assert "swap" in method.source
+
+
+@at_first_and_later
+@pytest.mark.parametrize("base", ["tar", "van", "snapkv", "diversity"])
+def test_reversed_keeps_what_its_base_scores_lowest(entries: Entries, base: str) -> None:
+    lowest = make_method(base).scores(entries).argsort(dim=-1, stable=True)[..., :35].sort().values
+    assert torch.equal(make_method("reversed", base=base).select(entries, 35), lowest)
