@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from kvpress_video.errors import unknown_name
+
 from ..world.drawn import Drawn
 from ..world.files import Clip
+from ..world.questions import Question
 from .clips import make_clips
+from .questions import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,31 @@ class Rooms(Drawn):
         frames: frames of each clip, as the model counts them; the file holds twice as many.
         camera: `"still"`, `"moving"`, or `"both"`, alternating.
         level: `"easy"`, `"standard"` or `"hard"`.
+        families: the families of questions that are asked, `"needle+order"`; all by default.
+
+    Raises:
+        UnknownNameError: there is no such family of questions.
     """
 
     frames: int = 64
     level: str = "standard"
+    families: str = "+".join(FAMILIES)
 
     title: ClassVar[str] = "rooms"
+
+    def __post_init__(self) -> None:
+        for family in self._chosen:
+            if family not in FAMILIES:
+                raise unknown_name("family of questions about rooms", family, FAMILIES)
+
+    @property
+    def _chosen(self) -> list[str]:
+        return self.families.split("+")
 
     def make(self, first: int, folder: Path) -> Iterable[Clip]:
         """Make or reuse the files of the clips that begin with a seed."""
         return make_clips(self.count, self.frames, self.camera, first, self.level, folder=folder)
+
+    def asked(self, clip: Clip) -> Iterable[Question]:
+        """Return the questions of the chosen families."""
+        return [question for question in clip.questions if question.family in self._chosen]

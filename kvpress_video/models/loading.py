@@ -97,6 +97,8 @@ def check_folder(path_or_name: str | Path) -> None:
 BUNDLED = "bundled"
 BUNDLED_FOLDERS = {"qwen2_5_vl": "bundled", "qwen3_vl": "bundled_qwen3_vl"}
 """Folders in `kvpress_video/data`, by family."""
+BUNDLED_NAMES = {BUNDLED: "qwen2_5_vl", **{f"{BUNDLED}-{name}": name for name in BUNDLED_FOLDERS}}
+"""Bundled models by the names that stand for them among folders and hub names."""
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
 """Settings that `load` takes, and that may follow a model's name in a text."""
@@ -106,13 +108,13 @@ def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model by name, in eval mode, and its processor.
 
     Args:
-        name: `"bundled"`, a folder, or a name on the HuggingFace hub.
+        name: `"bundled"`, another name in `BUNDLED_NAMES`, a folder, or a name on the HuggingFace hub.
         **how: keyword arguments of `load`.
 
     Raises:
         UnknownNameError: there is no such model.
     """
-    return load_bundled(**how) if name == BUNDLED else load(name, **how)
+    return load(bundled_path(BUNDLED_NAMES[name]) if name in BUNDLED_NAMES else name, **how)
 
 
 def load_model(text: str, device: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:

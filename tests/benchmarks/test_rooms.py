@@ -32,7 +32,7 @@ from kvpress_video.benchmarks.world.clips import HELD_OUT_SEED
 from kvpress_video.benchmarks.world.scene import CELL, CELLS, SIDE
 from kvpress_video.benchmarks.world.shapes import COLOURS, PLACES, SHAPES
 
-from kvpress_video.errors import BenchmarkError
+from kvpress_video.errors import BenchmarkError, UnknownNameError
 from kvpress_video.video.reader import read_video
 
 pytest.importorskip("skimage", reason="the rooms have the textures of its photographs")
@@ -239,6 +239,14 @@ def test_the_benchmark_gives_clips_of_both_cameras_with_all_questions(tmp_path: 
     assert Rooms().score(question, "blurple") == 0.0
 
 
+def test_only_the_chosen_families_are_asked(tmp_path: Path) -> None:
+    [every] = Rooms(count=1, frames=8).clips(1, tmp_path)
+    [chosen] = Rooms(count=1, frames=8, families="needle+scene").clips(1, tmp_path)
+    asked = [question.text for question in every.questions if question.task in ("needle", "scene")]
+    assert [question.text for question in chosen.questions] == asked
+    assert Rooms(count=4, frames=8, families="needle+scene").outline(1, tmp_path)[1] == [len(asked)] * 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -246,10 +254,12 @@ def test_the_benchmark_gives_clips_of_both_cameras_with_all_questions(tmp_path: 
         ({"level": "insane"}, "level is 'insane': choose easy, standard, hard"),
         ({"count": 0}, "count is 0"),
         ({"camera": "drone"}, "camera is 'drone'"),
+        ({"families": "needle+ordre"}, "'ordre'. Did you mean 'order'"),
+        ({"families": ""}, "Unknown family of questions about rooms ''"),
     ],
 )
 def test_bad_options_are_explained(options: dict[str, object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match=message):
+    with pytest.raises((BenchmarkError, UnknownNameError), match=message):
         Rooms(**options).clips(0, tmp_path)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import kvpress_video as kv
-from kvpress_video.models.loading import BUNDLED_FOLDERS, load_bundled
+from kvpress_video.models.loading import BUNDLED_FOLDERS, load_bundled, load_model
 from kvpress_video.sweep.benchmark import same_words
 from kvpress_video.video.prompt import prepare
 
@@ -50,6 +50,12 @@ def test_it_is_a_small_stock_model_in_eval_mode(timed: tuple[Any, Any]) -> None:
     assert type(processor).__name__ == "Qwen3VLProcessor"
     assert model.config.vision_config.deepstack_visual_indexes
     assert not model.training
+
+
+def test_a_grid_names_it_like_any_model(timed: tuple[Any, Any]) -> None:
+    model, _ = load_model("bundled-qwen3_vl:dtype=float32", device="cpu")
+    assert model.config.model_type == "qwen3_vl"
+    assert model.num_parameters() == timed[0].num_parameters()
 
 
 def test_its_files_take_six_megabytes_in_half_precision() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from ...compressor.registry import make_method, parse
 from ...errors import UnknownNameError, UnsupportedModelError
 from ...models import adapter_for, has_dedicated_adapter
 from ...models.base import Adapter
-from ...models.loading import BUNDLED, check_folder
+from ...models.loading import BUNDLED_NAMES, bundled_path, check_folder
 from ...prefill.options import label_share, usual_chunk
 from ..cells import Cell, Setup, prefill_of, probe_of
 
@@ -181,14 +178,14 @@ def read_model(text: str) -> tuple[Adapter, Any]:
     name, settings = parse(text)
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    with _folder(name) as folder:
-        try:
-            config = AutoConfig.from_pretrained(folder)
-            processor = AutoProcessor.from_pretrained(folder)
-            with torch.device("meta"):
-                model: Any = AutoModelForImageTextToText.from_config(config)
-        except (OSError, ValueError) as error:
-            raise UnknownNameError(f"Cannot read the configuration and processor of {name!r}: {error}") from error
+    folder = _folder(name)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder)
+        with torch.device("meta"):
+            model: Any = AutoModelForImageTextToText.from_config(config)
+    except (OSError, ValueError) as error:
+        raise UnknownNameError(f"Cannot read the configuration and processor of {name!r}: {error}") from error
     if not has_dedicated_adapter(model):
         raise UnsupportedModelError(
             f"A dry run cannot estimate {name!r} (model type {config.model_type!r}): it has no dedicated adapter, and "
@@ -198,14 +195,11 @@ def read_model(text: str) -> tuple[Adapter, Any]:
     return adapter_for(model.to(_dtype(settings.get("dtype", "auto"), config))), processor
 
 
-@contextmanager
-def _folder(name: str) -> Iterator[str]:
-    if name != BUNDLED:
-        check_folder(name)
-        yield name
-        return
-    with as_file(files("kvpress_video") / "data" / "bundled") as folder:
-        yield str(folder)
+def _folder(name: str) -> str:
+    if name in BUNDLED_NAMES:
+        return str(bundled_path(BUNDLED_NAMES[name]))
+    check_folder(name)
+    return name
 
 
 def _dtype(asked: str, config: Any) -> torch.dtype:

@@ -14,7 +14,7 @@ from ...cache.quantization import canonical
 from ...compressor.registry import METHODS, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
-from ...models.loading import BUNDLED, DTYPES, MODEL_SETTINGS, check_folder
+from ...models.loading import BUNDLED_NAMES, DTYPES, MODEL_SETTINGS, check_folder
 from ...prefill.options import Labels, Positions, Prefill, Stage
 from ..benchmark import BENCHMARKS
 
@@ -95,7 +95,7 @@ def _model(value: Any) -> str:
             raise InvalidValueError(str(error), name, setting) from error
     if len(placed := [setting for setting in _PLACEMENTS if setting in settings]) > 1:
         raise UnknownNameError(f"Give one of {', '.join(placed)} to {name!r}, not several.")
-    if name != BUNDLED:
+    if name not in BUNDLED_NAMES:
         check_folder(name)
     return _canonical(name, settings, MODEL_SETTINGS)
 
