@@ -8,7 +8,8 @@
 # make docs              the documentation as a site, into build/site; a broken link is an error
 # make dist              wheel and sdist, checked, into dist
 # make test-kvpress       presses of kvpress on video models, in .venv-peers
-# make test-transformers  the test suite on older transformers, each in its own environment
+# make test-transformers  the test suite on other supported transformers, each in an environment of its own;
+#                         make test-transformers-5.24.0 on that version
 PYTHON ?= python3
 CPU_TORCH := torch==2.13.0+cpu
 CPU_TORCHVISION := torchvision==0.28.0+cpu
@@ -52,9 +53,10 @@ test test-all: .venv/.ready
 test-kvpress: .venv-peers/.ready
 	OMP_NUM_THREADS=1 .venv-peers/bin/pytest tests/integrations/kvpress_presses.py
 
-test-transformers: .venv-5.17.0/.ready .venv-4.57.6/.ready
-	OMP_NUM_THREADS=1 .venv-5.17.0/bin/pytest -n 2 -m "not slow"
-	OMP_NUM_THREADS=1 .venv-4.57.6/bin/pytest -n 2 -m "not slow"
+test-transformers: test-transformers-5.24.0 test-transformers-5.17.0 test-transformers-4.57.6
+
+test-transformers-%: .venv-%/.ready
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n 2 -m "not slow"
 
 # $(call install,ENVIRONMENT,CONSTRAINTS,PACKAGES): the CPU builds go first, so that they satisfy later requirements. Where
 # that of torchvision cannot be reached, PyPI's CUDA build is installed, which the package makes importable.
@@ -72,6 +74,7 @@ endef
 .venv/.ready: constraints.txt pyproject.toml
 	$(call install,.venv,constraints.txt,--editable ".[dev]")
 
+.PRECIOUS: .venv-%/.ready
 .venv-%/.ready: constraints.txt pyproject.toml
 	mkdir -p .venv-$*
 	sed -e '/^tokenizers\|^huggingface_hub/d' -e 's/^transformers==.*/transformers==$*/' constraints.txt > .venv-$*/constraints.txt

@@ -15,6 +15,7 @@ import kvpress_video as kv
 from kvpress_video.budget import Budget
 from kvpress_video.compressor.ranking import top
 from kvpress_video.compressor.registry import make_method
+from kvpress_video.models.cache_argument import CACHE
 
 FAMILY = zoo.FAMILIES[0]
 Parts = list[Any]
@@ -119,7 +120,7 @@ def test_a_cache_on_which_a_pass_failed_is_refused() -> None:
 
     def fail(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         nonlocal cache
-        cache = kwargs["past_key_values"]
+        cache = kwargs[CACHE]
         raise RuntimeError("out of memory")
 
     with kv.compress(model, "van", "50%"):

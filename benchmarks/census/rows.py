@@ -9,6 +9,7 @@ import torch
 
 import kvpress_video as kv
 from kvpress_video.models import ADAPTERS, adapter_for
+from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.self_check.check import first_that_runs, padded_rows
 
 from .tiny import tiny_model
@@ -82,7 +83,7 @@ def _wrong_budget(model: Any, method: str, prefill: Any) -> str:
         more = torch.cat([first.sequences, inputs["input_ids"][:, -2:]], dim=1)
         added = more.shape[1] - inputs["input_ids"].shape[1]
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
-        model.generate(more, attention_mask=mask, past_key_values=first.past_key_values, **words)
+        model.generate(more, attention_mask=mask, **{CACHE: first[CACHE]}, **words)
     wanted = (_BUDGET,) * len(adapter.attentions)
     return "" if run.report.entries == wanted else f"{method} holds {run.report.entries} entries, not {wanted}"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import kvpress_video as kv
 from kvpress_video.models import adapter_for
+from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.video.prompt import prepare
 
 from ..world import HELD_OUT_SEED, make_clips
@@ -40,7 +41,7 @@ def visual_states(model: Any, processor: Any, video: kv.Video, question: str = "
     inputs = prepare(processor, video, question).to(model.device)
     output = model(**inputs, use_cache=True, output_hidden_states=True)
     visual = torch.isin(inputs["input_ids"][0], torch.tensor(list(adapter.placeholders.values()), device=model.device))
-    layers = output.past_key_values.layers
+    layers = output[CACHE].layers
     numbers = [int(attention.layer_idx) for attention in adapter.attentions]  # type: ignore[arg-type]
     return VisualStates(
         [states[0, visual] for states in output.hidden_states],

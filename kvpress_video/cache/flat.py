@@ -106,9 +106,9 @@ class FlatBuffers(Buffers):
         return len({count for _, _, count in self._heads}) > 1
 
     @property
-    def sample(self) -> Tensor:
-        """A tensor with the dtype, device and width of the keys."""
-        return (self._flat or self._whole)[0]
+    def samples(self) -> tuple[Tensor, ...]:
+        """Tensors with the dtype, device and width of the keys, and of the values."""
+        return tuple((self._flat or self._whole)[:_STATES])
 
     @property
     def states(self) -> tuple[Tensor, ...]:
@@ -148,8 +148,8 @@ class FlatBuffers(Buffers):
         """Return which entries of earlier passes are no padding once laid out, (batch, heads, longest) bool."""
         if self._fronts is None:
             fronts = [[self.longest - count for count in heads] for heads in self.counts]
-            self._fronts = torch.tensor(fronts, device=self.sample.device)
-        return torch.arange(self.longest, device=self.sample.device) >= self._fronts[..., None]
+            self._fronts = torch.tensor(fronts, device=self.samples[0].device)
+        return torch.arange(self.longest, device=self.samples[0].device) >= self._fronts[..., None]
 
     def assign(self, parts: Sequence[Tensor]) -> None:
         """Hold these entries instead, which share no memory with the buffers; padding has a negative token index."""
@@ -215,7 +215,7 @@ class FlatBuffers(Buffers):
     def shift_index(self, shift: Tensor) -> None:
         """Move the token indices of each row by `shift`, (batch,) integers; padding has none."""
         if self._flat:
-            lengths = torch.tensor([sum(heads) for heads in self.counts], device=self.sample.device)
+            lengths = torch.tensor([sum(heads) for heads in self.counts], device=self.samples[0].device)
             self._flat[_TAGS][:, Tags.INDEX] += shift.to(self._flat[_TAGS]).repeat_interleave(lengths)
         for part in super().metadata[:1]:
             index = part[..., Tags.INDEX]

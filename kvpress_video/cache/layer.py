@@ -17,6 +17,7 @@ from ..compressor.base import Compressor, deferred
 from ..compressor.entries import Context, Entries, Kind, LayerScores, Places, Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
+from ..utils.stock_cache import stock_entry_bytes
 from .allocation import Shares
 from .compaction import moved
 from .eviction import Evicting, EvictionPlan, plan_eviction
@@ -82,9 +83,9 @@ class CompressedLayer(HeldEntries):
     @property
     def stock_bytes(self) -> int:
         """Bytes of keys and values in a stock cache that had seen the same tokens."""
-        keys = self.entries(Context()).keys
-        batch, heads, _, width = keys.shape
-        return 2 * batch * heads * width * keys.element_size() * self.logical
+        entries = self.entries(Context())
+        batch, heads, *_ = entries.keys.shape
+        return batch * heads * self.logical * stock_entry_bytes(entries.keys, entries.values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (batch, kv_heads, n, head_dim) and the metadata of the pass in flight.

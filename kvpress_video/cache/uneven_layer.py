@@ -12,6 +12,7 @@ from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Tags
 from ..compressor.rope import Rope
 from ..errors import CacheError
+from ..utils.stock_cache import stock_entry_bytes
 from .allocation import Shares
 from .eviction import Evicting
 from .flat import FlatBuffers, PaddedRoom
@@ -86,20 +87,19 @@ class UnevenLayer(CompressedLayer):
     @property
     def stock_bytes(self) -> int:
         """Bytes of keys and values in a stock cache that had seen the same tokens."""
-        like = self._buffers.sample
-        return 2 * len(self.rows) * self.heads * like.shape[-1] * like.element_size() * self.logical
+        return len(self.rows) * self.heads * self.logical * stock_entry_bytes(*self._buffers.samples)
 
     @property
     def heads(self) -> int:
         """Number of KV heads."""
-        return len(self._buffers.counts[0]) if self._buffers.counts else self._buffers.sample.shape[1]
+        return len(self._buffers.counts[0]) if self._buffers.counts else self._buffers.samples[0].shape[1]
 
     def real(self) -> Tensor:
         """Return which entries that attention reads are no padding, (batch, kv_heads, span) bool."""
         buffers = self._buffers
         if not buffers.counts:
             return super().real()
-        earlier, like = buffers.real(), buffers.sample
+        earlier, like = buffers.real(), buffers.samples[0]
         recent = torch.ones(len(self.rows), 1, buffers.length, dtype=torch.bool, device=like.device)
         if [row.padding for row in self.rows] != buffers.paddings:
             recent = buffers.metadata[0][:, :1, buffers.longest :, Tags.INDEX] >= 0
@@ -128,7 +128,7 @@ class UnevenLayer(CompressedLayer):
             self._buffers.shift_index(shift)
 
     def _show(self) -> None:
-        like = self._buffers.sample
+        like = self._buffers.samples[0]
         self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
 
     def _present(self) -> tuple[Tensor, Tensor]:

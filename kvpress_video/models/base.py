@@ -20,6 +20,7 @@ from ..compressor.entries import Grid, Kind, Places, Tags
 from ..compressor.rope import Rope
 from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import MissingInputError, UnsupportedModelError
+from ..utils.stock_cache import stock_dtypes
 from . import deepstack
 from .devices import autocast_dtype
 from .findings import Feature
@@ -197,7 +198,7 @@ class Adapter(StreamedFrames, ABC):
         """Dtypes of the keys and values that the attentions produce now.
 
         Under autocast values have its dtype; keys, rotated in the dtype of the weights, have the wider of the two.
-        Stock cache layers store both in the dtype of the keys, compressed layers each in its own.
+        Compressed layers store each in its own, stock layers as in `stock_dtypes`.
         """
         own: torch.dtype = self.text_model.dtype
         cast = autocast_dtype(self.text_model)
@@ -222,9 +223,10 @@ class Adapter(StreamedFrames, ABC):
         if not self.sliding:
             return {}
         window = min(self.text_model.config.sliding_window - 1, tokens)
-        held = ((1, self.kv_heads, window, self.head_dim), self.cache_dtypes[0])
+        shape = (1, self.kv_heads, window, self.head_dim)
+        held = dict(zip(("keys", "values"), stock_dtypes(*self.cache_dtypes), strict=True))
         numbers = [number for number, kind in enumerate(self.layer_kinds) if kind == "sliding_attention"]
-        return {f"{number}.{part}": held for number in numbers for part in ("keys", "values")}
+        return {f"{number}.{part}": (shape, dtype) for number in numbers for part, dtype in held.items()}
 
     def uncompressed_bytes(self, tokens: int) -> int:
         """Compute the bytes that uncompressed layers hold for a row of `tokens` tokens."""

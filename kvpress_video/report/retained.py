@@ -16,6 +16,7 @@ from ..cache.kept_patches import kept_shares
 from ..compression import compress
 from ..errors import MissingInputError, VideoError
 from ..models import adapter_for
+from ..models.cache_argument import CACHE
 from ..utils.questions import check_question
 from ..video.prompt import prepare
 from ..video.reader import Frames, Seconds, Video
@@ -129,7 +130,7 @@ def _retained(model: Any, processor: Any, inputs: Any, method: str, budget: str,
         )
     reply = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     answer = processor.tokenizer.decode(reply, skip_special_tokens=True).strip() if answers else None
-    return Retained(method, held, run.report.ratio, kept_shares(layers_of(output.past_key_values)), answer)
+    return Retained(method, held, run.report.ratio, kept_shares(layers_of(output[CACHE])), answer)
 
 
 def _pictures(processor: Any, video: Video, chosen: NDArray[np.int64]) -> Frames:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compressor.rope import Rope
+from ..models.cache_argument import CACHE
 from ..models.general import General
 from ..models.text_layers import FULL
 from ..utils.method_patch import replaced
@@ -90,7 +91,7 @@ def _axes(kwargs: dict[str, Any], start: int) -> Tensor:
 
 def _prefilled(adapter: General, talk: Conversation, change: Callable[[dict[str, Any]], None]) -> Any:
     with _changed(adapter, change):
-        return generated(adapter.model, talk.inputs, talk.said[:, :1]).past_key_values
+        return generated(adapter.model, talk.inputs, talk.said[:, :1])[CACHE]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from ..budget import Budget
 from ..cache.layer import CompressedLayer
 from ..compressor.base import Compressor
 from ..compressor.entries import Entries, Tags, is_visual
+from ..models.cache_argument import CACHE
 from ..models.general import General
 from ..prefill.hooks import ModelHooks
 from ..prefill.options import Positions, Prefill, PrefillOptions, Stage
@@ -89,7 +90,7 @@ def generated(model: Any, inputs: Mapping[str, Tensor], said: Tensor, cache: Any
     with _plain_generation(model):
         return model.generate(
             **inputs,
-            past_key_values=cache,
+            **{CACHE: cache},
             max_new_tokens=said.shape[1],
             do_sample=False,
             num_beams=1,

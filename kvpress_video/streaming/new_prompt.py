@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 from ..cache.adoption import layers_of
 from ..cache.uncompressed import hidden_prefixes
 from ..models.base import Adapter
+from ..models.cache_argument import CACHE
 from ..utils.concurrency import entered
 
 
@@ -49,7 +50,7 @@ def generate_on(cache: DynamicCache, adapter: Adapter, ids: Tensor, mask: Tensor
     """
     with as_new_prompt(adapter, cache):
         output = adapter.wrapper.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, past_key_values=cache, **options
+            input_ids=ids, attention_mask=mask, **{CACHE: cache}, **options
         )
     new: list[list[int]] = output[:, ids.shape[1] :].tolist()
     return new

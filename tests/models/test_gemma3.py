@@ -27,6 +27,7 @@ from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.entries import Entries, Kind, Tags
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.models import adapter_for
+from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.prefill.chunking import cut
 from kvpress_video.sweep.cells import Setup
 from kvpress_video.sweep.dry_run.cost import PromptCost, PromptSize
@@ -140,7 +141,7 @@ def test_compact_answers_equal_the_stock_model_with_full_layers_alone_at_squeeze
                 states = kwargs["hidden_states"]
                 if states.shape[1] > 1:
                     return args, kwargs
-                held = kwargs["past_key_values"].layers[module.layer_idx]
+                held = kwargs[CACHE].layers[module.layer_idx]
                 now = held.get_seq_length()
                 if now == length:
                     rows = []

@@ -20,6 +20,7 @@ import kvpress_video as kv
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.contract.on_models import on_model
 from kvpress_video.errors import BudgetError, UnsupportedModelError
+from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.models.loading import load_bundled
 
 QWEN = "qwen2_5_vl"
@@ -49,7 +50,7 @@ def reading(model: Any, layer: int, evicted: Tensor, first: int, weight: float) 
         mask = torch.full((1, 1, states.shape[1], states.shape[1]), torch.finfo(states.dtype).min)
         mask[..., evicted] = 0
         busy.append(module)
-        read = module(**{**kwargs, "attention_mask": mask, "past_key_values": None})[0]
+        read = module(**{**kwargs, "attention_mask": mask, CACHE: None})[0]
         busy.clear()
         read[:, :first] = 0
         return (output[0] + weight * read, *output[1:])

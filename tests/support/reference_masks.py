@@ -17,6 +17,7 @@ from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.cache.uneven_layer import UnevenLayer
 from kvpress_video.compressor.entries import Tags
 from kvpress_video.models import adapter_for
+from kvpress_video.models.cache_argument import CACHE
 
 
 class Log:
@@ -124,7 +125,7 @@ def masked_answer(
 
     def moved(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if positions is not None:
-            start = kwargs["past_key_values"].get_seq_length()
+            start = kwargs[CACHE].get_seq_length()
             kwargs["position_ids"] = positions[..., start : start + kwargs["inputs_embeds"].shape[1]]
         return args, kwargs
 

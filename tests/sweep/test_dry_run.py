@@ -16,6 +16,7 @@ from kvpress_video.compression import compress
 from kvpress_video.compressor.registry import Registry, make_method
 from kvpress_video.errors import BudgetError, UnknownNameError
 from kvpress_video.models.base import Adapter
+from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.models.loading import load
 from kvpress_video.prefill.shared import SharedPrefill
 from kvpress_video.sweep.benchmark import BENCHMARKS, Benchmark, Clip, Question
@@ -165,7 +166,7 @@ def test_a_video_passes_through_the_model_as_often_as_estimated(
     cost, seen = PromptCost(adapter, prompted.size, setup), []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
-        rows = kwargs["past_key_values"].layers[0].incoming.rows
+        rows = kwargs[CACHE].layers[0].incoming.rows
         seen.append(sum(sum(row.seen.values()) for row in rows))
 
     shared, said, groups = SharedPrefill(), 0, set()

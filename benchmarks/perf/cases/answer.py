@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
+from kvpress_video.models.cache_argument import CACHE
+
 from ..results.measurement import Figure, Goal
 from ..setup.hardware_limits import copy_rate
 from ..setup.long_stream import METHOD, LongStream, Point, long_stream
@@ -87,7 +89,7 @@ def full_seconds(bed: Bed, entries: int, question: int) -> float:
 
     def answer() -> int:
         states = text(
-            inputs_embeds=text.embed_tokens(ids), position_ids=places, past_key_values=cache, use_cache=True
+            inputs_embeds=text.embed_tokens(ids), position_ids=places, use_cache=True, **{CACHE: cache}
         ).last_hidden_state
         token = int(model.lm_head(states[:, -1]).argmax())
         cache.crop(-question)

@@ -27,6 +27,7 @@ import kvpress_video as kv
 from kvpress_video.cache.adoption import layers_of
 from kvpress_video.cache.layer import CompressedLayer
 from kvpress_video.errors import BenchmarkError
+from kvpress_video.models.cache_argument import CACHE
 
 from ..results.measurement import Figure, Goal
 from ..setup.prompts import video_prompt
@@ -82,7 +83,7 @@ class Conversations(ABC):
         ids = torch.zeros(count, 1, dtype=torch.long, device=self._bed.device)
         for _ in range(tokens):
             position = ids.new_full((3, count, 1), cache.get_seq_length())
-            logits = self._model(input_ids=ids, past_key_values=cache, position_ids=position).logits
+            logits = self._model(input_ids=ids, position_ids=position, **{CACHE: cache}).logits
             ids = logits[:, -1:].argmax(dim=-1)
 
 
@@ -131,7 +132,7 @@ class Capped(Conversations):
         prompt = video_prompt(model, 5 * bed.scale.budget // (2 * rows * columns), rows, columns)
         with self.around():
             output = model.generate(**prompt, max_new_tokens=1, return_dict_in_generate=True)
-        self._one = output.past_key_values
+        self._one = output[CACHE]
 
     def around(self) -> AbstractContextManager:
         """The compression; nothing is left to evict."""

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import kvpress_video as kv
 from kvpress_video.cache.adoption import layers_of
+from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.models.loading import load_bundled
 
 from ..results.measurement import Figure, Goal
@@ -84,7 +85,7 @@ class Decoder:
         ids = torch.zeros(1, 1, dtype=torch.long, device=self._model.device)
         for _ in range(STEPS):
             position = ids.new_full((3, 1, 1), self.cache.get_seq_length())
-            logits = self._model(input_ids=ids, past_key_values=self.cache, position_ids=position).logits
+            logits = self._model(input_ids=ids, position_ids=position, **{CACHE: self.cache}).logits
             ids = logits[:, -1:].argmax(dim=-1)
 
 
@@ -99,7 +100,7 @@ def compressed(model: Any, tokens: int, budget: str | int) -> Decoder:
     prompt = video_prompt(model, tokens // (ROWS * COLUMNS), ROWS, COLUMNS)
     with kv.compress(model, METHOD, budget):
         output = model.generate(**prompt, max_new_tokens=1, return_dict_in_generate=True)
-    return Decoder(model, output.past_key_values, budget)
+    return Decoder(model, output[CACHE], budget)
 
 
 def decoders(model: Any, entries: int) -> dict[str, Decoder]:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from kvpress_video.models.cache_argument import CACHE
+
 
 class StockPrefill:
     """The text model's prefill of one prompt, repeatable, without the vision tower.
@@ -21,7 +23,7 @@ class StockPrefill:
         self._arguments: dict[str, Any] = {}
 
         def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            self._arguments = {name: value for name, value in kwargs.items() if name != "past_key_values"}
+            self._arguments = {name: value for name, value in kwargs.items() if name != CACHE}
 
         hook = self.text_model.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -37,5 +39,5 @@ class StockPrefill:
     def __call__(self) -> list[Any]:
         """Prefill the prompt and return the layers of its stock cache."""
         cache = DynamicCache(config=self.text_model.config)
-        self.text_model(**self._arguments | {"past_key_values": cache})
+        self.text_model(**self._arguments | {CACHE: cache})
         return list(cache.layers)
