@@ -105,7 +105,7 @@ class Detachable(Compressor):
         chosen, merged = self._candidates(entries, keep, window), None
         if chosen.shape[-1] > keep - window:
             bank = before_window(entries.gather(chosen), window)
-            picked, merged = self._thinner.reduce(bank, keep - window)
+            picked, merged, _ = self._thinner.reduce(bank, keep - window)
             chosen = chosen.gather(-1, picked)
         newest = torch.arange(len(entries) - window, len(entries), device=chosen.device)
         slots = torch.cat([chosen, newest.expand(*chosen.shape[:2], -1)], dim=-1)

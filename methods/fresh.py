@@ -58,7 +58,7 @@ class Fresh(Wrapper):
         newest = torch.arange(older, len(entries), device=entries.keys.device).expand(*entries.keys.shape[:2], -1)
         if keep == window:
             return Kept(newest)
-        slots, merged = self._base.reduce(before_window(entries.slice(0, older), window), keep - window)
+        slots, merged, _ = self._base.reduce(before_window(entries.slice(0, older), window), keep - window)
         slots = torch.cat([slots, newest], dim=-1)
         if merged is None:
             return Kept(slots)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kvpress_video.compressor import Compressor, Entries, Kept
+from kvpress_video.compressor import Compressor, Entries, Kept, top
 from kvpress_video.errors import BudgetError
 
 from ._attention import attention
@@ -94,15 +94,16 @@ class Hermes(Compressor):
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
         """Keep the highest scores; in deep layers the lowest of them becomes its mean with all evicted entries."""
+        scores = self.checked_scores(entries)
         if not (self.summary and self._is_deep(entries) and 0 < keep < len(entries)):
-            return super().reduce(entries, keep)
-        order = self.checked_scores(entries).argsort(dim=-1, descending=True, stable=True)
+            return Kept(top(scores, keep), scores=scores)
+        order = scores.argsort(dim=-1, descending=True, stable=True)
         rest = entries.gather(order[..., keep - 1 :])
         summary = averaged(
             rest, lambda states: states.float().mean(dim=2, keepdim=True), torch.zeros_like(order[..., :1])
         )
         merged = Entries.join([entries.gather(order[..., : keep - 1]), summary], dim=2).in_order()
-        return Kept(order[..., :keep].sort(dim=-1).values, merged)
+        return Kept(order[..., :keep].sort(dim=-1).values, merged, scores)
 
     def _bounds(self, layers: int) -> tuple[int, int]:
         """Return the indices of the first middle layer and of the first deep one."""

@@ -80,102 +80,72 @@ class LayerCompressor:
         window: int = forward_pass.probes or (observer.probe if "probe" in self.method.needs else observer.window)
         return window
 
-    def apply(
+    def held(
         self,
         layers: Sequence[CompressedLayer],
         layer: CompressedLayer,
         attention: nn.Module,
         states: Tensor,
         forward_pass: ForwardPass,
-        shares: Callable[[Sequence[RowState], int, int], Shares],
-        peak: PeakBytes,
         deeper: LayerScores | None = None,
+    ) -> Entries:
+        """Return all that a layer holds, with the inputs that the method needs.
+
+        Args:
+            layers: all compressed layers of the cache.
+            layer: one of them, which holds the pass.
+            attention: its attention module.
+            states: the newest hidden states that the attention was given, (batch, n, hidden).
+            forward_pass: the pass in flight.
+            deeper: scores of the next deeper layer, for a method that needs them.
+        """
+        with self.timer.timing("compress"):
+            context = Context(
+                layer=layers.index(layer),
+                layers=len(layers),
+                rope=self.rope,
+                deeper=deeper,
+                spread=self.sharding,
+                calibration=self.calibration,
+            )
+            entries = layer.entries(context)
+            window = self._window(forward_pass)
+            return replace(entries, context=self._captured(entries, layer.rows, attention, states, window))
+
+    def apply(
+        self,
+        layer: CompressedLayer,
+        entries: Entries,
+        forward_pass: ForwardPass,
+        shares: Callable[[Sequence[RowState], int, int], Shares],
         evicting: Evicting | None = None,
     ) -> LayerScores | None:
         """Drop the probes of a pass from a layer and evict entries down to the layer's budget.
 
         Args:
-            layers: all compressed layers of the cache.
-            layer: the one to compress.
-            attention: its attention module.
-            states: the newest hidden states that the attention was given, (batch, n, hidden).
-            forward_pass: the pass in flight, which the layer holds already.
+            layer: the layer to compress.
+            entries: all that it holds, from `held`.
+            forward_pass: the pass in flight.
             shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
-            peak: is shown the layer before and after.
-            deeper: scores of the next deeper layer, for a method that needs them.
             evicting: is shown the entries and the plan before the layer applies it.
 
         Returns:
             Scores of this layer for the next shallower one, if the method needs them.
         """
-        peak.note(layer)
         with self.timer.timing("compress"):
-            given = (layers, layers.index(layer), attention, states, forward_pass, shares, deeper)
-            scores = self._apply(*given, evicting)
-        peak.note(layer)
+            if forward_pass.probes:
+                entries = entries.slice(0, len(entries) - forward_pass.probes)
+                layer.drop_last(forward_pass.probes)
+            if not forward_pass.compress:
+                return None
+            number = entries.context.layer
+            if self.archive is not None:
+                new = forward_pass.length - forward_pass.probes
+                self.archive(number, entries.slice(len(entries) - new, len(entries)), forward_pass.moves)
+            scores = layer.evict(entries, shares(layer.rows, layer.physical, number), self.method, evicting)
+            if forward_pass.moves and self.rope is not None:
+                layer.move(layer.entries(Context()).places[..., Places.TARGET], self.rope)
         return scores
-
-    def brought(
-        self,
-        layers: Sequence[CompressedLayer],
-        layer: CompressedLayer,
-        attention: nn.Module,
-        states: Tensor,
-        forward_pass: ForwardPass,
-    ) -> Entries:
-        """Return the entries that a pass brought to a layer, with the inputs that the method needs, as in `apply`."""
-        with self.timer.timing("compress"):
-            entries = self._held(layers, layers.index(layer), attention, states, forward_pass)
-        return entries.slice(len(entries) - forward_pass.length, len(entries))
-
-    def _apply(
-        self,
-        layers: Sequence[CompressedLayer],
-        number: int,
-        attention: nn.Module,
-        states: Tensor,
-        forward_pass: ForwardPass,
-        shares: Callable[[Sequence[RowState], int, int], Shares],
-        deeper: LayerScores | None,
-        evicting: Evicting | None,
-    ) -> LayerScores | None:
-        layer = layers[number]
-        entries = self._held(layers, number, attention, states, forward_pass, deeper)
-        if forward_pass.probes:
-            entries = entries.slice(0, len(entries) - forward_pass.probes)
-            layer.drop_last(forward_pass.probes)
-        if not forward_pass.compress:
-            return None
-        if self.archive is not None:
-            new = forward_pass.length - forward_pass.probes
-            self.archive(number, entries.slice(len(entries) - new, len(entries)), forward_pass.moves)
-        scores = layer.evict(entries, shares(layer.rows, layer.physical, number), self.method, evicting)
-        if forward_pass.moves and self.rope is not None:
-            layer.move(layer.entries(Context()).places[..., Places.TARGET], self.rope)
-        return scores
-
-    def _held(
-        self,
-        layers: Sequence[CompressedLayer],
-        number: int,
-        attention: nn.Module,
-        states: Tensor,
-        forward_pass: ForwardPass,
-        deeper: LayerScores | None = None,
-    ) -> Entries:
-        """Return all that a layer holds, with the inputs that the method needs."""
-        layer = layers[number]
-        context = Context(
-            layer=number,
-            layers=len(layers),
-            rope=self.rope,
-            deeper=deeper,
-            spread=self.sharding,
-            calibration=self.calibration,
-        )
-        entries = layer.entries(context)
-        window = self._window(forward_pass)
-        return replace(entries, context=self._captured(entries, layer.rows, attention, states, window))
 
     def _captured(
         self, entries: Entries, rows: Sequence[RowState], attention: nn.Module, states: Tensor, window: int

@@ -159,10 +159,10 @@ def _plan_group(
         elif wanted := keep[segment].visual:
             part = replace(part, context=replace(part.context, grid=row.grids[segment]))
             call = MethodCall(method, part, wanted)
-            chosen, merged = call.reduce()
+            chosen, merged, scores = call.reduce()
             stay.append(slots.gather(2, chosen))
             if deferred(method):
-                scored.append((slots, call.scores()))
+                scored.append((slots, call.scores() if scores is None else scores))
             if merged is not None:
                 made.append((stay[-1], merged))
     whole = torch.cat(stay, dim=2)

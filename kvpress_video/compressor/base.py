@@ -134,7 +134,7 @@ class Compressor:
         """
         if self.uneven:
             return entries.where(MethodCall(self, entries, keep).reduce_uneven())
-        slots, merged = MethodCall(self, entries, keep).reduce()
+        slots, merged, _ = MethodCall(self, entries, keep).reduce()
         return entries.gather(slots) if merged is None else replace(merged, tags=take_slots(entries.tags, slots))
 
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:

@@ -37,10 +37,13 @@ class Kept(NamedTuple):
         slots: entries that stay, (batch, kv_heads, keep) int64, ascending.
         merged: replacements for the entries at `slots`, `keep` entries in memory of their own; None to keep those
             entries unchanged. Keys, values and places are taken from them, tags stay those of the slots.
+        scores: what `scores()` returned on the way, (batch, kv_heads, n), which saves a method that needs `"deeper"` a
+            second call.
     """
 
     slots: Tensor
     merged: Entries | None = None
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class MethodCall:
             self._check_slots(kept.slots)
             if kept.merged is not None:
                 self._check_merged(kept.merged)
+            if kept.scores is not None:
+                check_scores(kept.scores, self.entries)
         return kept
 
     def reduce_uneven(self) -> Tensor:

@@ -156,10 +156,10 @@ class PassInFlight:
             layer: the layer.
             states: what the attention was given, (batch, n, hidden).
         """
+        self.peak.note(layer)
         if not deferred(self.compressor.method):
             self._apply(RunLayer(attention, layer, states))
             return
-        self.peak.note(layer)
         last = max(1, self.compressor.states_read(_pass_of(layer)))
         self._waiting.append(RunLayer(attention, layer, states[:, -last:].clone()))
 
@@ -171,10 +171,15 @@ class PassInFlight:
 
     def _apply(self, run: RunLayer, deeper: LayerScores | None = None) -> LayerScores | None:
         assert self.allocator is not None
-        arguments = (self.layers, run.layer, run.attention, run.states, _pass_of(run.layer))
-        collects = self.transfer is not None and run.layer is self.layers[self.transfer.number]
+        forward_pass, number = _pass_of(run.layer), self.layers.index(run.layer)
+        entries = self.compressor.held(self.layers, run.layer, run.attention, run.states, forward_pass, deeper)
+        if self.routing is not None and self.routing.chooses_at(number):
+            self.routing.choose(number, entries.slice(len(entries) - forward_pass.length, len(entries)))
+        collects = self.transfer is not None and number == self.transfer.number
         evicting = self.transfer.collect if self.transfer is not None and collects else None
-        return self.compressor.apply(*arguments, self.allocator.shares, self.peak, deeper, evicting)
+        scores = self.compressor.apply(run.layer, entries, forward_pass, self.allocator.shares, evicting)
+        self.peak.note(run.layer)
+        return scores
 
     @contextmanager
     def _hooked(self, by_layer: bool) -> Iterator[None]:
@@ -258,9 +263,6 @@ class PassInFlight:
         if self.recording is not None:
             window = self.compressor.states_read(self.forward_pass)
             self.recording.note(module, layer, kwargs["hidden_states"], window)
-        if self.routing is not None and self.routing.chooses_at(number := self.layers.index(layer)):
-            given = (self.layers, layer, module, kwargs["hidden_states"], _pass_of(layer))
-            self.routing.choose(number, self.compressor.brought(*given))
         self.compress(module, layer, kwargs["hidden_states"])
 
     def _hand_over(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:

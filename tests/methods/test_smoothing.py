@@ -64,6 +64,25 @@ def test_scores_are_mixed_from_the_deepest_layer_to_the_first(prefill: str) -> N
         assert visual == index[below.topk(len(visual)).indices.sort().values].tolist()
 
 
+@dataclass(frozen=True)
+class Counted(Hermes):
+    """Counts how often the scores of each layer are computed."""
+
+    calls: ClassVar[list[int]] = []
+
+    def scores(self, entries: Entries) -> Tensor:
+        self.calls.append(entries.context.layer)
+        return super().scores(entries)
+
+
+@pytest.mark.parametrize("summary", [False, True])
+def test_a_layer_is_scored_once(summary: bool) -> None:
+    Counted.calls.clear()
+    kept_by(Counted(**BANDS | {"summary": summary}, smoothing=SHARES), prefill="split")
+    assert Counted.calls == list(reversed(range(len(Counted.calls))))
+    assert len(Counted.calls) >= 4
+
+
 def test_a_share_of_zero_is_no_smoothing() -> None:
     for options in ({"prefill": "split"}, {"chunk": 24}):
         assert kept_by(Hermes(**BANDS, smoothing=(0, 0, 0)), **options) == kept_by(Hermes(**BANDS), **options)

@@ -12,6 +12,7 @@ from reference_masks import skipping_answer
 from torch import Tensor
 
 import kvpress_video as kv
+from kvpress_video.attention import layer_compressor
 from kvpress_video.compressor import Routing
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.compressor.routing import checked_routing
@@ -94,6 +95,21 @@ def test_a_share_of_one_is_the_stock_model() -> None:
     with kv.compress(model, "mod:keep=1", "100%"):
         ours = answer(model, inputs)
     assert torch.equal(ours.logits, answer(model, inputs).logits)
+
+
+def test_queries_are_taken_once_in_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what a layer holds decides which tokens skip the next."""
+    model, taken = model_of("qwen2_5_vl"), []
+    real = layer_compressor.last_queries
+
+    def counted(attention: Any, *given: Any) -> Any:
+        taken.append(attention.layer_idx)
+        return real(attention, *given)
+
+    monkeypatch.setattr(layer_compressor, "last_queries", counted)
+    with kv.compress(model, "mod:keep=0.5,router=snapkv,base=recent", "50%", prefill="whole"):
+        answer(model, zoo.inputs(model, [video_prompt("qwen2_5_vl")]), new=1)
+    assert taken == [0, 1, 2, 3]
 
 
 def test_skipped_tokens_are_not_computed() -> None:

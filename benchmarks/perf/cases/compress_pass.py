@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kvpress_video.attention.layer_compressor import LayerCompressor, PeakBytes
+from kvpress_video.attention.layer_compressor import LayerCompressor
 from kvpress_video.cache.allocation import Share
 from kvpress_video.cache.forward_pass import ForwardPass, RowState, text_tags
 from kvpress_video.cache.layer import CompressedLayer
@@ -104,10 +104,12 @@ class Layer:
         reduction = LayerCompressor(method, self._rope, DeviceTimer(self._device))
         kept = [{0: Share(self.length // _KEPT if keep is None else keep)}]
         states = self.states[0][:, 0]
-        peak = PeakBytes([self._layer])
-        return lambda: reduction.apply(
-            [self._layer], self._layer, nn.Identity(), states, self._chunk, lambda rows, length, number: kept, peak
-        )
+
+        def work() -> None:
+            entries = reduction.held([self._layer], self._layer, nn.Identity(), states, self._chunk)
+            reduction.apply(self._layer, entries, self._chunk, lambda rows, length, number: kept)
+
+        return work
 
     def copy(self) -> Callable[[], Any]:
         """Return the work of copying keys and values once."""
