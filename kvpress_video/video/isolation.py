@@ -13,13 +13,15 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from inspect import signature
 from numbers import Real
 from pathlib import Path
-from threading import TIMEOUT_MAX, Timer
-from typing import IO, Any
+from threading import TIMEOUT_MAX, Event, Timer
+from typing import IO, Any, Protocol
 
 import numpy as np
+from typing_extensions import Self
 
 from ..errors import VideoError
 from ..utils.numbers import is_whole
@@ -31,15 +33,34 @@ from .video import Video
 _HEADER = 64 << 20
 """Longest line of JSON, in bytes: five million times and some warnings."""
 
-_PROGRAM = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
-"""Finds modules where this process does, and nowhere else: not in the current folder, which may hold an `av.py`."""
-
 _NEARLY = 64 << 20
 _MOST_MEMORY = 1 << 62
 _TOO_MUCH = (
     "{} takes more memory to read than is allowed: read fewer frames (fps=…, frames=…), scale them down while they are "
     "read (max_pixels=…), or allow more (memory=…)."
 )
+
+
+class ReadingProcess(Protocol):
+    """What `subprocess.Popen` has, as far as it is needed to read one video."""
+
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def __enter__(self) -> Self:
+        """Return the process."""
+
+    def __exit__(self, *failure: object) -> None:
+        """Close the pipes, and wait for the process."""
+
+    def kill(self) -> None:
+        """Kill it; do nothing where it has ended."""
+
+    def wait(self) -> int:
+        """Wait for its end, and return the exit status; that of a signal is negative."""
+
+
+Start = Callable[[], ReadingProcess]
 
 
 def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float = 120.0, **reading: Any) -> Video:
@@ -57,6 +78,16 @@ def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float 
         VideoError: as in `read_video`, or the reading process died, took too much memory or too long; or `memory` or
             `seconds` is no such number.
     """
+    return read_in(_new_process, video, memory, seconds, reading)
+
+
+def read_in(start: Start, video: VideoSource, memory: int, seconds: float, reading: dict[str, Any]) -> Video:
+    """Read frames of a video as `read_untrusted` does.
+
+    Args:
+        start: starts a process that runs `serve` with its standard input and output on pipes.
+        video, memory, seconds, reading: as in `read_untrusted`.
+    """
     signature(read_video).bind(video, **reading)
     seconds = _check_limits(memory, seconds)
     source = find_source(video)
@@ -65,12 +96,17 @@ def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float 
     found_at = {"name": source.name, "size": source.size, "path": path}
     wanted = {name: _plain(name, value) for name, value in reading.items()}
     line = json.dumps({"source": found_at, "memory": int(memory), "reading": wanted}).encode() + b"\n"
-    command = [sys.executable, "-I", "-c", _PROGRAM, *(path for path in sys.path if isinstance(path, str))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+    with start() as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        late = Timer(seconds, process.kill)
-        late.start()
+        late = Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        clock = Timer(seconds, end)
+        clock.start()
         try:
             try:
                 process.stdin.write(line + whole)
@@ -80,14 +116,27 @@ def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float 
             found = _received(process.stdout, source, memory)
             if found is None:
                 process.stdout.close()
-                process.wait()
+                status = process.wait()
         finally:
-            timely = late.is_alive()
-            late.cancel()
+            clock.cancel()
             process.kill()
     if found is not None:
         return found
-    raise VideoError(_died(source, process.returncode if timely else None, seconds))
+    raise VideoError(_died(source, None if late.is_set() else status, seconds))
+
+
+def program(module: str, function: str) -> list[str]:
+    """Return the command that runs a function of this package in a new process.
+
+    It finds modules where this process does, and nowhere else: not in the current folder, which may hold an `av.py`.
+    """
+    call = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import {function}; {function}()"
+    return [sys.executable, "-I", "-c", call, *(path for path in sys.path if isinstance(path, str))]
+
+
+def _new_process() -> ReadingProcess:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(program(__name__, "serve"), stdin=pipe, stdout=pipe, start_new_session=True)
 
 
 def _content(source: Source) -> bytes:
@@ -162,6 +211,7 @@ def serve() -> None:
     head["warnings"] = [str(warning.message) for warning in said]
     reply.write(json.dumps(head).encode() + b"\n")
     reply.write(frames)
+    reply.flush()
 
 
 def _read(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import VideoError
-from ...video.isolation import read_untrusted
+from ...video.fork_server import ForkServer
 from ...video.selection import USUAL_FPS
 from ...video.video import Video
 from .addresses import HostRules
@@ -71,11 +71,17 @@ class MediaReader:
         self.limits, self._rules = limits, rules
         self._folders = tuple(folder.resolve() for folder in folders)
         self._pictures = PictureDecoder(limits.pixels, limits.kept, limits.memory, limits.decoding)
+        self._videos = ForkServer()
         self._turns = threading.Semaphore(limits.at_once)
 
+    def begin(self) -> None:
+        """Start the process from which those that decode videos are forked."""
+        self._videos.start()
+
     def close(self) -> None:
-        """End the process that decodes pictures."""
+        """End the processes that decode."""
         self._pictures.close()
+        self._videos.close()
 
     def content(self, url: str) -> bytes:
         """Read the file behind a URL.
@@ -114,7 +120,7 @@ class MediaReader:
         limits = self.limits
         try:
             with self._turns:
-                found = read_untrusted(
+                found = self._videos.read(
                     self._sized(content),
                     memory=limits.memory,
                     seconds=limits.decoding,

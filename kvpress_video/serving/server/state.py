@@ -116,6 +116,7 @@ class Server:
 
     async def begin(self) -> None:
         """Accept requests."""
+        self.media.begin()
         self._tasks = [asyncio.create_task(self.sessions.detach_idle())]
         if self._temporary is None:
             self._tasks.append(asyncio.create_task(self.sessions.save_changed(self.settings.save_every)))
