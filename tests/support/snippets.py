@@ -1,7 +1,7 @@
 """Code blocks of the documentation: found, run, and checked where they cannot be run.
 
-A block is run, unless the line above it is `<!-- not run: REASON -->`. Large models and benchmarks are replaced by small
-ones.
+A block is run, unless the line above it is `<!-- not run: REASON -->`. Large models and benchmarks are replaced by
+small ones.
 """
 
 from __future__ import annotations
