@@ -144,7 +144,7 @@ def differences(answered: Answered, column: str) -> str:
 
 def memory(rows: Sequence[dict[str, Any]]) -> str:
     """Table of the cache (KiB) and the process (MiB) of each stream."""
-    names = ["method", "camera", "frames", "of video", "entries", "cache", "at its fullest", "buffers", "process"]
+    names = ["method", "camera", "frames", "of video", "entries", "cache", "peak", "buffers", "process"]
     table = [names]
     for row in rows:
         seen = [f"{row['frames']:,}", f"{row['frames'] / 7200:.1f} h", f"{row['entries']:,}"]
