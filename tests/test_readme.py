@@ -4,53 +4,35 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 from kvpress_video.benchmarks.world import make_clip
+from snippets import BLOCK, ROOT, check_target, commands, run_command, run_python, small, snippets
 from transformers.video_utils import load_video
 
-import kvpress_video as kv
-from kvpress_video.cli import main
-
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall(README)
-LARGE = {"Qwen/Qwen2.5-VL-7B-Instruct": str(kv.bundled_path())}
-SMALL = {"video-mme:path=/data/Video-MME,frames=128": "world:count=2,frames=8", ":dtype=bfloat16": ":dtype=float32"}
+PAGE = ROOT / "README.md"
+README = PAGE.read_text()
+BLOCKS = snippets(PAGE)
 TRANSFORMERS = tuple(map(int, transformers.__version__.split(".")[:2]))
 
 
 def code(first_words: str) -> str:
     """The block of Python that contains some words, with the bundled model in place of a large one."""
-    (found,) = [text for language, text in BLOCKS if language == "python" and first_words in text]
-    return replaced(found, LARGE)
-
-
-def replaced(text: str, by: dict[str, str]) -> str:
-    for name, other in by.items():
-        text = text.replace(name, other)
-    return text
+    (found,) = [each.code for each in BLOCKS if each.language == "python" and first_words in each.code]
+    return small(found)
 
 
 def run(text: str, names: dict[str, Any] | None = None) -> str:
     """Run a block of Python and return what it prints."""
-    said = StringIO()
-    with redirect_stdout(said):
-        exec(compile(text, "README.md", "exec"), names if names is not None else {"__name__": "readme"})
-    return said.getvalue()
+    return run_python(text, names if names is not None else {"__name__": "readme"}, PAGE.name)
 
 
 def printed(first_words: str) -> str:
     """The output that the README shows, of the block that contains some words."""
-    (found,) = [text for language, text in BLOCKS if language == "text" and first_words in text]
+    (found,) = [each.code for each in BLOCKS if each.language == "text" and first_words in each.code]
     return found
 
 
@@ -95,39 +77,27 @@ def test_the_method_keeps_the_rules() -> None:
 
 def test_every_block_of_python_is_run_above() -> None:
     words = ("make_clip", "AutoProcessor", "VideoSession", "class KeyNorm")
-    assert sum(language == "python" for language, _ in BLOCKS) == len([code(each) for each in words])
+    assert sum(each.language == "python" for each in BLOCKS) == len([code(each) for each in words])
 
 
-def commands() -> list[str]:
+def calls() -> list[list[str]]:
     """The calls of kvpress-video in the README, in blocks and in the text."""
-    in_text = re.findall(r"`(kvpress-video [^`]+)`", BLOCK.sub("", README))
-    in_blocks = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
-    return in_text + [line for line in in_blocks if line.startswith("kvpress-video ")]
+    in_text = [shlex.split(each) for each in re.findall(r"`(kvpress-video [^`]+)`", BLOCK.sub("", README))]
+    in_blocks = [words for each in BLOCKS if each.language == "bash" for words in commands(each.code)]
+    return in_text + [words for words in in_blocks if words[0] == "kvpress-video"]
 
 
-def test_the_commands_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_run(folder: Path) -> None:
     Path("script.py").write_text("print('run')\n")
-    found = commands()
+    found = calls()
     assert len(found) == 5
-    for number, command in enumerate(found):
-        _, name, *arguments = shlex.split(replaced(command, {**LARGE, **SMALL}))
-        if name == "run":
-            done = subprocess.run(
-                [sys.executable, "-m", "kvpress_video.cli", name, *arguments], capture_output=True, text=True
-            )
-            assert (done.returncode, done.stdout) == (0, "run\n"), done.stderr
-            continue
-        if name == "sweep":
-            arguments += ["--device", "cpu", "--workers", "1"]
-            arguments += [] if "--benchmarks" in arguments else ["--benchmarks", "world:count=2,frames=8"]
-            arguments += [] if "--out" in arguments else ["--out", f"sweep-{number}"]
-        assert main([name, *arguments]) == 0, command
+    said = [run_command(words, folder) for words in found]
+    assert said[[words[1] for words in found].index("run")] == "run\n"
 
 
 def test_the_targets_of_make_are_there() -> None:
-    makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", README, re.MULTILINE):
-        assert re.search(rf"^{target}\b.*:", makefile, re.MULTILINE)
+        check_target(target)
 
 
 def test_it_can_be_read_in_five_minutes() -> None:

@@ -16,6 +16,7 @@ from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.report.axes import accuracy_axis
 from kvpress_video.report.style import assign_styles, drawing, save
 from kvpress_video.sweep.cells import Cell
+from kvpress_video.sweep.formatting import interval, short
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, Interval, accuracy, compare
 
@@ -108,7 +109,7 @@ def accuracies(answered: Answered, column: str) -> str:
         for budget in answered.budgets:
             found = answered.accuracy(method, budget, column)
             mark = "**" if found and method != UNCOMPRESSED and found.mean == best[budget] else ""
-            cells.append(f"{mark}{found.mean:.2f}{mark} ({found.low:.2f}–{found.high:.2f})" if found else "–")
+            cells.append(_marked(found, mark))
         rows.append([_short(method), *cells])
     return _table(rows)
 
@@ -121,7 +122,7 @@ def by_camera(answered: Answered, column: str) -> str:
             [answered.accuracy(method, budget, column, [camera]) for camera in CAMERAS] for budget in answered.budgets
         ]
         rows.append(
-            [_short(method), *(" / ".join(f"{part.mean:.2f}" for part in parts if part) or "–" for parts in alone)]
+            [_short(method), *(" / ".join(short(part.mean) for part in parts if part) or "–" for parts in alone)]
         )
     return _table(rows)
 
@@ -136,14 +137,14 @@ def differences(answered: Answered, column: str) -> str:
         for budget in answered.budgets:
             gap = answered.difference(method, budget, column)
             mark = "**" if gap and gap.p * comparisons < 0.05 else ""
-            cells.append(f"{mark}{gap.mean:+.2f}{mark} ({gap.low:+.2f} … {gap.high:+.2f})" if gap else "–")
+            cells.append(_marked(gap, mark, "+"))
         rows.append([_short(method), *cells])
     return _table(rows)
 
 
 def memory(rows: Sequence[dict[str, Any]]) -> str:
     """Table of the cache (KiB) and the process (MiB) of each stream."""
-    names = ["method", "camera", "frames", "of video", "entries", "cache", "at its fullest", "buffers", "process"]
+    names = ["method", "camera", "frames", "of video", "entries", "cache", "peak", "buffers", "process"]
     table = [names]
     for row in rows:
         seen = [f"{row['frames']:,}", f"{row['frames'] / 7200:.1f} h", f"{row['entries']:,}"]
@@ -216,6 +217,12 @@ def _stream(row: dict[str, Any]) -> str:
     limit, dtype = row["position_limit"], row.get("dtype", USUAL_DTYPE)
     unusual = ([] if limit == TRAINED else [f"{limit:,} positions"]) + ([] if dtype == USUAL_DTYPE else [dtype])
     return ", ".join([str(row["method"]), *unusual])
+
+
+def _marked(found: Interval | None, mark: str, sign: str = "") -> str:
+    """A value in bold or not, and its interval: `**.81** [.76, .86]`; a dash for None."""
+    value, _, bounds = interval(found, sign).partition(" ")
+    return f"{mark}{value}{mark} {bounds}" if value else "–"
 
 
 def _short(method: str) -> str:
