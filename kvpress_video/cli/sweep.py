@@ -33,7 +33,7 @@ TABLE_METHODS = (
 )
 TABLE_BUDGETS = "50%,25%,12.5%,6.25%"
 PARTS = ("models", "benchmarks", "methods", "budgets", "seeds", "quantize", "stage", "prefill", "positions", "labels",
-         "device", "batch", "max_new_tokens", "reuse")  # fmt: skip
+         "experts", "device", "batch", "max_new_tokens", "reuse")  # fmt: skip
 
 
 def add(commands: Commands) -> None:
@@ -63,6 +63,7 @@ def add(commands: Commands) -> None:
     grid.add_argument("--prefill", help="auto, chunked, split or whole (auto)")
     grid.add_argument("--positions", help="keep or compact (keep)")
     grid.add_argument("--labels", help="the text of frames: spread, keep or drop (spread)")
+    grid.add_argument("--experts", type=int, metavar="N", help="experts of a mixture that process a visual token (all)")
     grid.add_argument("--device", help="device of the models (cuda if available, else cpu)")
     grid.add_argument("--batch", type=int, metavar="N", help="questions about a clip to answer together (8)")
     grid.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum length of an answer (the benchmark's)")

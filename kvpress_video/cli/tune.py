@@ -13,7 +13,7 @@ from .parsers import Commands, add_command
 if TYPE_CHECKING:
     from ..sweep.tune.answers import Target
 
-_PARTS = ("stage", "prefill", "positions", "labels", "device", "batch", "max_new_tokens")
+_PARTS = ("stage", "prefill", "positions", "labels", "experts", "device", "batch", "max_new_tokens")
 
 
 def add(commands: Commands) -> None:
@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
     setup = tune.add_argument_group("setup, as in a sweep")
     for name in ("stage", "prefill", "positions", "labels", "device"):
         setup.add_argument(f"--{name}")
+    setup.add_argument("--experts", type=int, metavar="N")
     setup.add_argument("--batch", type=int, metavar="N")
     setup.add_argument("--max-new-tokens", type=int, metavar="N")
     run = tune.add_argument_group("run")

@@ -167,7 +167,7 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
     Raises:
         UnsupportedModelError: it does not.
         CacheError: keys and values cannot be stored as asked.
-        BudgetError: there are not as many experts.
+        BudgetError: there are not as many experts, or the method encodes frames anew, with all of them.
     """
     options.storage.check(adapter, method, options.compact)
     if method.fresh or method.recall_share:
@@ -182,6 +182,11 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
         first_router(adapter)
     if options.experts is not None:
         mixtures(adapter, options.experts)
+        if method.fresh:
+            raise BudgetError(
+                f"{type(method).__name__} encodes the newest frames anew, with all experts: leave experts out, or "
+                "choose its base."
+            )
 
 
 def _check_uneven(adapter: Adapter, name: str) -> None:

@@ -45,6 +45,7 @@ class SessionConfig:
     labels: Labels
     keep_turns: KeepTurns
     quantize: QuantizeLike
+    experts: int | None
     settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:

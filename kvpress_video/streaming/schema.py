@@ -89,6 +89,7 @@ class ConfigModel(_Model):
     labels: Literal["spread", "keep", "drop"] = "spread"
     keep_turns: Count | Literal["all"] = "all"
     quantize: str = UNQUANTIZED
+    experts: Positive | None = None
 
     def build(self) -> SessionConfig:
         """Convert to the arguments of a session.

@@ -70,6 +70,7 @@ class VideoSession:
         labels: Labels = "spread",
         keep_turns: KeepTurns = "all",
         quantize: QuantizeLike = None,
+        experts: int | None = None,
         **settings: Any,
     ) -> None:
         """Start an empty session.
@@ -98,10 +99,12 @@ class VideoSession:
                 fits. What opens the conversation never leaves.
             quantize: bits of cached keys and values, as in `compress`; needs `positions="keep"` and a bank on the
                 device.
+            experts: in a mixture of experts, how many of the experts chosen for a visual token process it, as in
+                `compress`.
             **settings: settings of the method.
 
         Raises:
-            BudgetError: there is no budget, it caps nothing, or a number is out of range.
+            BudgetError: there is no budget, it caps nothing, or a number is out of range, `experts` included.
             UnknownNameError: unknown method, setting, `positions` or `bank_on`.
             UnsupportedModelError: the model does not support streams, or its cache cannot be quantised.
             CacheError: `quantize` cannot be read, or does not go with `positions` or `bank_on`.
@@ -121,6 +124,7 @@ class VideoSession:
             labels,
             keep_turns,
             quantize,
+            experts,
             settings,
         ).resolved(adapter)
         tokens = self._config.chunk_for(adapter)
@@ -140,6 +144,7 @@ class VideoSession:
             probes=self._conversation.asking,
             storage=self._config.storage,
             labels=labels,
+            experts=experts,
         )
         self.lock = model_lock(adapter.model)
         self.dialogue = Dialogue(self.stream, self._conversation, keep_turns, self._config.reserved_text)

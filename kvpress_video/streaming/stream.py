@@ -96,6 +96,7 @@ class Stream:
         probes: Sequence[int],
         storage: Storage = _PLAIN_STORAGE,
         labels: Labels = "spread",
+        experts: int | None = None,
     ) -> None:
         """Make an empty stream.
 
@@ -108,6 +109,7 @@ class Stream:
             probes: token ids that may ask after each feeding, for methods that look at attention.
             storage: how keys and values are stored.
             labels: what becomes of the text of frames, see `compress`.
+            experts: experts that process a visual token; None for as many as process text.
         """
         check_streamable(adapter, method, compact)
         self.adapter = adapter
@@ -129,6 +131,7 @@ class Stream:
             compact=compact,
             storage=storage,
             labels=labels,
+            experts=experts,
         )
         options = self._budget.options
         self._rope = adapter.rope()

@@ -33,6 +33,7 @@ class StreamBudget:
         compact: whether positions are rescaled.
         storage: how keys and values are stored.
         labels: what becomes of the text of frames, see `compress`.
+        experts: experts that process a visual token; None for as many as process text.
     """
 
     adapter: Adapter
@@ -47,6 +48,7 @@ class StreamBudget:
     compact: bool
     storage: Storage
     labels: Labels
+    experts: int | None
 
     @property
     def repeats(self) -> bool:
@@ -67,6 +69,7 @@ class StreamBudget:
             in_work=in_work,
             storage=self.storage,
             labels=self.labels,
+            experts=self.experts,
         )
 
     def allocator(self, grid: Grid | None) -> BudgetAllocator:

@@ -49,7 +49,7 @@ class Setup:
     """Settings that all cells of a sweep share.
 
     Attributes:
-        stage, prefill, positions, labels: as in `compress`.
+        stage, prefill, positions, labels, experts: as in `compress`.
         device: of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
         batch: questions about a clip that are answered together.
         max_new_tokens: of an answer; the benchmark's own by default.
@@ -64,6 +64,12 @@ class Setup:
     batch: int = 8
     max_new_tokens: int | None = None
     reuse: bool = True
+    experts: int | None = None
+
+    def options(self, cell: Cell) -> dict[str, Any]:
+        """Return the options of `compress` for a cell."""
+        names = ("stage", "prefill", "positions", "labels", "experts")
+        return {name: getattr(self, name) for name in names} | {"quantize": cell.quantize}
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,11 @@ def prefill_of(setup: Setup, budget: str) -> Prefill:
 def prefill_key(cell: Cell, setup: Setup) -> Hashable:
     """Return a key that is equal for cells of one model, benchmark and seed that share the prefill of each clip.
 
-    One-shot compressions of the cache share it. Methods that probe with the end of the prompt prefill it too, and share
-    with each other.
+    One-shot compressions of the cache share it, unless visual tokens use fewer experts. Methods that probe with the end
+    of the prompt prefill it too, and share with each other.
     """
-    if not setup.reuse or setup.stage != "cache" or prefill_of(setup, cell.budget) != "split":
+    alone = setup.stage != "cache" or setup.experts is not None
+    if not setup.reuse or alone or prefill_of(setup, cell.budget) != "split":
         return cell
     return probe_of(cell.method)
 

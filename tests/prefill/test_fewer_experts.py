@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import zoo
 from generation import answer, model_of, two_videos, video_prompt
+from sessions import footage, tiny
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import kvpress_video as kv
-from kvpress_video.errors import BudgetError, UnknownNameError, UnsupportedModelError
+from kvpress_video.errors import BudgetError, UnsupportedModelError
 from kvpress_video.models.loading import load_bundled
+from kvpress_video.sweep.benchmark import BENCHMARKS
+from kvpress_video.sweep.cells import Cell, Setup, Task
+from kvpress_video.sweep.grid.spec import make_grid
+from kvpress_video.sweep.results.records import Failure
+from kvpress_video.sweep.run.sweep import plan_of
+from kvpress_video.sweep.run.worker import Worker
 
 MIXTURES = [family for family in zoo.FAMILIES if family in ("qwen3_vl_moe", "qwen3_5_moe")]
 pytestmark = pytest.mark.skipif(not MIXTURES, reason="before transformers 5 every expert computes every token")
@@ -149,6 +157,48 @@ def test_errors() -> None:
     for wrong in (0, 3, 1.5):
         with pytest.raises(BudgetError, match="2 experts process a visual token, from 1, got"):
             kv.compress(model_of("qwen3_vl_moe"), "random", "50%", experts=wrong)  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="encodes the newest frames anew, with all experts"):
+        kv.compress(model_of("qwen3_vl_moe"), "fresh", 48, experts=1)
+
+
+@every_mixture
+def test_a_session_reads_frames_with_fewer_experts(family: str, tmp_path: Path) -> None:
+    session = tiny("random", 24, family, chunk=12, experts=1)
+    with watched(session.model) as calls:
+        session.push(footage(16))
+        session.ask("What?", max_new_tokens=2)
+    assert session.stats.visual_tokens == sum(len(index) for _, index, *_ in calls if index.shape[1] == 1)
+    assert any(index.shape[1] == 2 for _, index, *_ in calls)
+    session.save(tmp_path / "session")
+    loaded = kv.VideoSession.load(tmp_path / "session", session.model, session.processor)
+    with watched(session.model) as calls:
+        loaded.push(footage(8, seed=1))
+        loaded.flush()
+    assert any(index.shape[1] == 1 for _, index, *_ in calls)
+
+
+def test_a_session_refuses_experts_that_a_model_lacks() -> None:
     model, processor = load_bundled("qwen3_vl", device="cpu")
-    with pytest.raises(UnknownNameError, match="experts"):
+    with pytest.raises(UnsupportedModelError, match=r"is dense.*Leave experts out"):
         kv.VideoSession(model, processor, "random", 64, experts=1)
+    with pytest.raises(BudgetError, match="2 experts process a visual token, from 1, got 3"):
+        tiny("random", 24, "qwen3_vl_moe", experts=3)
+
+
+def test_a_patched_model_uses_fewer_experts() -> None:
+    model = model_of("qwen3_vl_moe")
+    inputs = zoo.inputs(model, [video_prompt("qwen3_vl_moe")])
+    with kv.patch(model, "random", "50%", experts=1) as handle, watched(model) as calls:
+        model.generate(**inputs, max_new_tokens=1)
+    assert handle.stats.visual_tokens == sum(len(index) for _, index, *_ in calls if index.shape[1] == 1)
+
+
+def test_a_sweep_asks_for_the_experts_of_its_grid(tmp_path: Path) -> None:
+    """The bundled model is dense, and says so."""
+    setup = make_grid(methods="random", budgets="50%", experts=1).setup
+    assert plan_of(setup, [], {})["setup"] == {**plan_of(Setup(), [], {})["setup"], "experts": 1}
+    [clip] = BENCHMARKS.make("world:count=1,frames=4").clips(0, tmp_path)
+    task = Task("bundled", "world", 0, clip, (Cell("random", "50%"),))
+    [failed] = Worker(setup).run(task)
+    assert isinstance(failed, Failure)
+    assert "is dense" in failed.error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +16,7 @@ from sweep_rows import done
 
 from kvpress_video.compression import compress
 from kvpress_video.compressor.registry import Registry, make_method
-from kvpress_video.errors import BudgetError, UnknownNameError
+from kvpress_video.errors import BudgetError, KVPressVideoError, UnknownNameError
 from kvpress_video.models.base import Adapter
 from kvpress_video.models.cache_argument import CACHE
 from kvpress_video.models.loading import load
@@ -141,7 +143,9 @@ def test_clips_may_have_different_numbers_of_questions(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "how", [{"reuse": False}, {"stage": "input"}, {"prefill": "whole"}], ids=["no reuse", "input", "whole"]
+    "how",
+    [{"reuse": False}, {"stage": "input"}, {"prefill": "whole"}, {"experts": 1}],
+    ids=["no reuse", "input", "whole", "fewer experts"],
 )
 def test_nothing_is_shared_where_nothing_can_be(how: dict[str, Any]) -> None:
     cells = make_grid(methods=["full", "random", "uniform"], budgets=["50%", "25%"], **how).cells()
@@ -251,6 +255,49 @@ def test_a_budget_of_bytes_that_cannot_hold_the_text_is_refused(prompted: Prompt
     assert cost.kept(f"{least}B") == 1
     with pytest.raises(BudgetError, match=rf"at least .* \({least} bytes\)"):
         cost.kept(f"{least - 1}B")
+
+
+# --- Cells that will fail ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (Cell("tar", "25%"), ""),
+        (Cell("mod", "50%"), ""),
+        (Cell("fresh", "48"), ""),
+        (Cell("full", "100%", quantize="4"), ""),
+        (Cell("ada", "25%", quantize="4"), "quantised layers do not support"),
+        (Cell("mod", "90%"), "gives layer 0 .* lower the budget"),
+        (Cell("fresh", "200KiB"), "whose keys and values all layers hold twice"),
+        (Cell("tar", "10KiB"), "ask for at least"),
+        (Cell("tar", "200KiB", quantize="4"), "ask for at least"),
+    ],
+    ids=str,
+)
+def test_a_cell_fails_where_the_dry_run_says_so(prompted: Prompted, adapter: Adapter, cell: Cell, why: str) -> None:
+    found = PromptCost(adapter, prompted.size, Setup(), cell.quantize).refusal(cell)
+    assert bool(found) == bool(why)
+    assert re.search(why, found)
+    raised = pytest.raises(KVPressVideoError, match=why) if why else nullcontext()
+    with raised, compress(prompted.model, cell.method, cell.budget, quantize=cell.quantize):
+        prompted.model.generate(**prompted.inputs(0, 1), max_new_tokens=1, do_sample=False)
+
+
+def test_methods_that_the_model_or_the_stage_cannot_run_are_named() -> None:
+    small = {"benchmarks": "world:count=2,frames=4", "budgets": ["50%", "25%"]}
+    found = estimate(make_grid(methods=["router-similarity", "random"], stage="input", **small))
+    assert [work.cells for work in found.workloads] == [2]
+    assert "2 cells will fail, not counted below:" in text(found)
+    [line] = [line for line in text(found).splitlines() if line.startswith("  router-similarity at 50%, 25% (bundled")]
+    assert "is dense: it has no experts" in line
+
+
+def test_a_grid_of_failing_cells_alone_is_described() -> None:
+    found = estimate(make_grid(methods="tar", budgets="25%", benchmarks="world:count=2,frames=4", experts=1))
+    assert not found.workloads
+    assert "1 cell will fail" in text(found)
+    assert "Leave experts out" in text(found)
 
 
 # --- Odds and ends ----------------------------------------------------------------------------------------------------

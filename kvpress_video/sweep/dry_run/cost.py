@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 
+from ...attention.sliding_window import check_sliding
 from ...budget import UNCOMPRESSED, Budget
 from ...cache.allocation import BudgetAllocator
 from ...cache.forward_pass import RowState
 from ...cache.quantization import UNQUANTIZED
 from ...cache.storage import Storage, storage_of
 from ...compressor.registry import make_method, parse
-from ...errors import UnknownNameError, UnsupportedModelError
+from ...compressor.routing import checked_routing
+from ...errors import KVPressVideoError, UnknownNameError, UnsupportedModelError
 from ...models import adapter_for, has_dedicated_adapter
 from ...models.base import Adapter
 from ...models.loading import BUNDLED_NAMES, bundled_path, check_folder
-from ...prefill.options import label_share, usual_chunk
+from ...prefill.options import PrefillOptions, check_budget, check_supported, label_share, usual_chunk
 from ..cells import Cell, Setup, prefill_of, probe_of
 
 
@@ -83,6 +85,37 @@ class PromptCost:
         """Bytes that the stock cache of one question would hold."""
         entry = 2 * self.adapter.kv_heads * self.adapter.head_dim * self.adapter.text_model.dtype.itemsize
         return self._sliding_bytes + self._layers * entry * self.size.tokens
+
+    def refusal(self, cell: Cell) -> str:
+        """Return why a cell will fail, as far as the prompt and a model without weights tell; empty if nothing does."""
+        try:
+            self._check(cell)
+            self.cache_bytes(cell.budget)
+        except KVPressVideoError as error:
+            return str(error)
+        return ""
+
+    def _check(self, cell: Cell) -> None:
+        method, budget, setup = make_method(cell.method), Budget.parse(cell.budget), self.setup
+        options = PrefillOptions(
+            setup.stage,
+            prefill_of(setup, cell.budget),
+            positions=setup.positions,
+            storage=self._storage,
+            labels=setup.labels,
+            experts=setup.experts,
+        )
+        check_budget(method, budget)
+        check_sliding(self.adapter, setup.stage)
+        check_supported(self.adapter, method, options)
+        checked_routing(method, self._layers)
+        if method.keeps_all:
+            return
+        paid = options.allocator(self.adapter, method, budget, self.size.tokens)
+        allocator = replace(paid, in_work=self._in_work(cell.budget))
+        allocator.check([self._row], self.size.tokens)
+        for layer in range(self._layers):
+            allocator.shares([self._row], self.size.tokens, layer)
 
     def passes(self, cell: Cell, questions: int) -> int:
         """Count how often a video passes through the text model, for a number of questions about it.

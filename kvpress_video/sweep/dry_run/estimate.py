@@ -67,6 +67,7 @@ class Estimate:
         caches: bytes that the cache of one question holds after the prefill, by (model, benchmark) and budget.
         stock: bytes that the stock cache would hold, by (model, benchmark).
         absent: why a model or a benchmark could not be read here, by its name; its cells are not counted.
+        failing: why cells will fail, by cell; they are not counted.
     """
 
     grid: Grid
@@ -75,6 +76,7 @@ class Estimate:
     caches: dict[tuple[str, str], dict[str, int]]
     stock: dict[tuple[str, str], int]
     absent: dict[str, str]
+    failing: dict[Cell, str]
 
     @property
     def jobs(self) -> int:
@@ -89,7 +91,7 @@ class Estimate:
     @property
     def largest_batch(self) -> int:
         """Bytes of the largest batch: the caches of all questions answered together, at the largest budget."""
-        return max(max(budgets.values()) for budgets in self.caches.values()) * self.grid.setup.batch
+        return max(size for budgets in self.caches.values() for size in budgets.values()) * self.grid.setup.batch
 
     @property
     def shares_prefills(self) -> bool:
@@ -104,7 +106,7 @@ def estimate(
 
     No weights are loaded and nothing is generated. Tokens are counted on the first clip of each benchmark with each
     model's processor; sizes of cache entries come from the model's configuration. Models and benchmarks that cannot be
-    read here are named in `Estimate.absent` and not counted.
+    read here are named in `Estimate.absent` and not counted, cells that will fail in `Estimate.failing`.
 
     Args:
         grid: of the sweep.
@@ -113,7 +115,6 @@ def estimate(
 
     Raises:
         UnsupportedModelError: a model's family is not supported.
-        BudgetError: a budget of bytes cannot hold the text of a prompt.
     """
     report = progress or (lambda step: None)
     cells, done = grid.cells(), set(finished)
@@ -121,6 +122,7 @@ def estimate(
     prompts: dict[tuple[str, str], PromptSize] = {}
     caches: dict[tuple[str, str], dict[str, int]] = {}
     stock: dict[tuple[str, str], int] = {}
+    failing: dict[Cell, str] = {}
     workloads = []
     for model in grid.models:
         report(f"the configuration of {model}")
@@ -134,13 +136,16 @@ def estimate(
             names, outline = (model, benchmark), outlines[benchmark]
             prompts[names] = _prompt_size(outline, processor, adapter)
             cost = PromptCost(adapter, prompts[names], grid.setup)
-            mine = [cell for cell in cells if (cell.model, cell.benchmark) == names]
+            asked = [cell for cell in cells if (cell.model, cell.benchmark) == names]
+            failing |= {cell: why for cell in asked if (why := _cost_of(cell, cost).refusal(cell))}
+            mine = [cell for cell in asked if cell not in failing]
             caches[names] = {_asked(cell): _cost_of(cell, cost).cache_bytes(cell.budget) for cell in mine}
             stock[names] = cost.stock_bytes
             for seed, questions in outline.questions.items():
                 of_seed = [cell for cell in mine if cell.seed == seed]
-                workloads.append(_workload(of_seed, questions, done, cost, outline.max_new_tokens))
-    return Estimate(grid, tuple(workloads), prompts, caches, stock, absent)
+                if of_seed:
+                    workloads.append(_workload(of_seed, questions, done, cost, outline.max_new_tokens))
+    return Estimate(grid, tuple(workloads), prompts, caches, stock, absent, failing)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...utils.formatting import format_bytes
+from ...utils.formatting import format_bytes, plural
 from ..cells import Cell
 from ..grid.spec import Grid
 from ..results.store import FILE, Store
@@ -32,10 +32,13 @@ def describe(grid: Grid, folder: str | Path, progress: Callable[[str], None] | N
 
 
 def text(found: Estimate) -> str:
-    """Write an estimate: cells, counts, token counts, cache sizes, notes, and what is not on this machine."""
+    """Write an estimate: cells, those that will fail, counts, token counts, cache sizes, notes, and what is not on this
+    machine.
+    """
     parts = [_counts(found), _prompts(found), _caches(found), _notes(found)] if found.workloads else []
     absent = [f"Not counted: {name}: {why}" for name, why in found.absent.items()]
-    return "\n\n".join([_cells(found), *parts, *absent])
+    failing = [_failing(found)] if found.failing else []
+    return "\n\n".join([_cells(found), *failing, *parts, *absent])
 
 
 def _cells(found: Estimate) -> str:
@@ -48,6 +51,18 @@ def _cells(found: Estimate) -> str:
     done = f"{found.done:,} of {found.jobs:,} cells × clips are done already."
     listed = _table([[method, ", ".join(each)] for method, each in budgets.items()], left=2, indent="  ")
     return "\n".join([head, listed, *([done] if found.done else [])])
+
+
+def _failing(found: Estimate) -> str:
+    budgets: dict[tuple[str, str, str, str], dict[str, None]] = {}
+    for cell, why in found.failing.items():
+        budgets.setdefault((cell.name, cell.model, cell.benchmark, why), {})[cell.budget] = None
+    head = f"{plural(len(found.failing), 'cell')} will fail, not counted below:"
+    lines = [
+        f"  {name} at {', '.join(each)} ({model}, {benchmark}): {why}"
+        for (name, model, benchmark, why), each in budgets.items()
+    ]
+    return "\n".join([head, *lines])
 
 
 def _counts(found: Estimate) -> str:
@@ -77,8 +92,8 @@ def _caches(found: Estimate) -> str:
     budgets = list(dict.fromkeys(budget for caches in found.caches.values() for budget in caches))
     rows = [["model", "benchmark", "stock", *budgets]]
     for names, caches in found.caches.items():
-        sizes = (found.stock[names], *(caches[budget] for budget in budgets))
-        rows.append([*names, *map(format_bytes, sizes)])
+        sizes = (format_bytes(caches[budget]) if budget in caches else "-" for budget in budgets)
+        rows.append([*names, format_bytes(found.stock[names]), *sizes])
     return "Estimated cache of one question after the prefill, by budget, metadata included\n" + _table(rows, left=2)
 
 

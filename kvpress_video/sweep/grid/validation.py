@@ -182,4 +182,5 @@ SETUP: dict[str, Callable[[Any], Any]] = {
     "batch": _count,
     "max_new_tokens": _or_none(_count),
     "reuse": _flag,
+    "experts": _or_none(_count),
 }

@@ -28,6 +28,9 @@ CLIPS = "clips"
 _FREE = ("device", "reuse")
 """Parts of a setup that do not affect the answers: a sweep may be resumed with other values."""
 
+_LATER = {"experts": None}
+"""Parts of a setup that plans of earlier versions lack, with the values that they had there; those are not written."""
+
 Progress = Callable[[int, int, str], None]
 Clips = Mapping[tuple[str, int], Sequence[Clip]]
 
@@ -189,7 +192,11 @@ def _digest(clip: Clip) -> str:
 def plan_of(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
     """Collect everything that determines the rows, for a store; states of files aside."""
     return {
-        "setup": {name: value for name, value in asdict(setup).items() if name not in _FREE},
+        "setup": {
+            name: value
+            for name, value in asdict(setup).items()
+            if name not in _FREE and (name not in _LATER or value != _LATER[name])
+        },
         "versions": versions(),
         "revision": git_revision(),
         "cells": [asdict(cell) for cell in cells],

@@ -141,9 +141,8 @@ class Worker:
     def _generate(
         self, inputs: Any, cell: Cell, method: Compressor, budget: Budget, most: int
     ) -> tuple[Report, list[str]]:
-        how: Any = {name: getattr(self.setup, name) for name in ("stage", "prefill", "positions", "labels")}
-        how["quantize"] = cell.quantize
-        with compress(self._model, method, budget, shared=self._shared if self.setup.reuse else None, **how) as run:
+        shared = self._shared if self.setup.reuse else None
+        with compress(self._model, method, budget, shared=shared, **self.setup.options(cell)) as run:
             output = self._model.generate(**inputs, max_new_tokens=most, do_sample=False)
             replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         texts = self._processor.tokenizer.batch_decode(replies, skip_special_tokens=True)

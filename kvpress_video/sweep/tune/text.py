@@ -14,7 +14,7 @@ from ..formatting import interval, short
 from ..stats.inference import detectable
 from .tuner import Tuned
 
-_OF_COMPRESS = ("stage", "prefill", "positions", "labels")
+_OF_COMPRESS = ("stage", "prefill", "positions", "labels", "experts")
 
 
 def table(found: Tuned) -> Table:
