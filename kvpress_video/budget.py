@@ -25,12 +25,12 @@ _EXAMPLES = "write e.g. '25%', 6144 or '256MiB'"
 
 @dataclass(frozen=True)
 class Budget:
-    """The amount that a cache may hold.
+    """The size limit of a cache.
 
     Attributes:
         amount: a fraction in (0, 1], a count of visual entries, or a count of bytes.
         unit: `"ratio"` and `"tokens"` count *visual* entries per layer and KV head, and text is kept in addition;
-            `"bytes"` counts everything the cache holds: all layers, text and metadata included.
+            `"bytes"` counts the whole cache: all layers, with text and metadata.
     """
 
     amount: float
@@ -50,12 +50,12 @@ class Budget:
 
     @classmethod
     def parse(cls, value: BudgetLike) -> Budget:
-        """Read a budget.
+        """Parse a budget.
 
         Args:
             value: `'25%'` or `0.25` (ratios), `6144`, `'6144'` or `'6144 tokens'` (visual entries), `'256MiB'` or
                 `'1.5GB'` (bytes), or a `Budget`. Numpy's integers and floats count as numbers. `1` is one visual entry
-                and `1.0` is 100%: a warning says so, and how to write the other.
+                and `1.0` is 100%; both warn, and say how to write the other.
 
         Raises:
             BudgetError: the value is none of these, is not above zero, is infinite, or is a ratio above 100%.
@@ -101,9 +101,9 @@ class Budget:
         return cls(number if number >= _MOST else int(number), "tokens") if whole or unit else cls(number, "ratio")
 
     def entries(self, tokens: int) -> int:
-        """Return the entries that the budget leaves of `tokens`: a ratio of them, rounded half up, or `amount` at most.
+        """Return how many of `tokens` entries the budget keeps: a ratio of them, rounded half up, or at most `amount`.
 
-        A budget of bytes has no answer without the size of an entry, see `cache.allocation`.
+        A budget in bytes needs the size of an entry, see `cache.allocation`.
         """
         return int(self.amount * tokens + 0.5) if self.unit == "ratio" else min(int(self.amount), tokens)
 
@@ -113,7 +113,7 @@ class Budget:
 
     @property
     def exact(self) -> str | int | float:
-        """The plain value that `parse` reads as this budget, without a warning where it is a ratio."""
+        """The plain value that `parse` reads as this budget; a ratio parses without a warning."""
         if self.unit == "bytes":
             return f"{int(self.amount)}B"
         if self.unit == "tokens":

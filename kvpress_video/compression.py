@@ -49,27 +49,26 @@ class Report:
     """Request and outcome of one prefill, measured on the cache afterwards.
 
     Attributes:
-        method, settings, stage, prefill, positions, labels, quantize: what compressed, and how.
-        asked: the budget as asked.
+        method, settings, stage, prefill, positions, labels, quantize: the arguments of the compression.
+        asked: the requested budget.
         entries: visual entries held per layer, per KV head (on average if heads differ), in the fullest row.
-        label_entries: entries held of the text that belongs to one frame (its time or number), per layer and KV head,
-            in the row that holds most; none with `labels="keep"`, which counts it as text.
+        label_entries: label entries held (the time or number of a frame), per layer and KV head, in the fullest row; 0
+            with `labels="keep"`, which counts labels as text.
         text_entries: text entries held per layer and KV head, in the fullest row.
-        visual_tokens: visual tokens seen, in the row with most.
-        label_tokens: label tokens seen, in the row with most.
+        visual_tokens: visual tokens seen, in the longest row.
+        label_tokens: label tokens seen, in the longest row.
         ratio: visual and label entries held over visual and label tokens seen, all rows and layers.
-        bytes: what the cache holds in all: keys, values and metadata, every layer; the windows of sliding layers, which
-            are never compressed, included, and the memory in which attention reads heads of different lengths or
-            dequantised entries. Of a
-            model that several processes share (tensor parallel), this one's part, as all bytes here.
-        peak_bytes: the most that it held at one moment of the prefill, the chunk in work included; no more than a
-            budget of bytes, unless the prefill continued a cache to which generated text had come.
-        full_bytes: what the stock cache would hold after the same tokens.
-        logical_length: tokens seen per row, padding included; the model's positions go by it.
-        prefill_seconds: in the vision tower and the text model up to the last visual token, or through the whole prompt
-            where it is read in one pass.
-        compress_seconds: in the method.
-        shared: whether the prefill was one made before.
+        bytes: size of the cache: keys, values and metadata of all layers, with the windows of sliding layers, which are
+            never compressed, and the buffers for heads of different lengths or dequantised entries. With tensor
+            parallelism, as for all sizes here, the part of this process.
+        peak_bytes: largest size at any moment of the prefill, the chunk in work included; at most the budget, if that
+            is in bytes, unless the prefill continued a cache with generated text.
+        full_bytes: size of the stock cache after the same tokens.
+        logical_length: tokens seen per row, padding included; determines the model's positions.
+        prefill_seconds: time in the vision tower and the text model up to the last visual token, or for the whole
+            prompt if it is read in one pass.
+        compress_seconds: time in the method.
+        shared: whether an earlier prefill was reused.
     """
 
     method: str
@@ -95,7 +94,7 @@ class Report:
     shared: bool = field(default=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types, as they go into result rows."""
+        """Return the report as plain types, as in result rows."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -115,10 +114,10 @@ class Report:
 
 
 class Compression:
-    """A method on a model, as a context manager; made by `compress()`.
+    """A method applied to a model, as a context manager; made by `compress()`.
 
     Attributes:
-        reports: one `Report` per prefill that brought visual tokens, in order.
+        reports: one `Report` per prefill with visual tokens, in order.
     """
 
     def __init__(
@@ -165,7 +164,7 @@ class Compression:
         return self.attach()
 
     def attach(self, finished: Callable[[str], None] | None = None) -> Compression:
-        """Put the compression on the model, once the call in flight is done.
+        """Attach the compression to the model, after any call in progress.
 
         Args:
             finished: called with `"generate"` or `"forward"` after each call of the model.
@@ -180,7 +179,8 @@ class Compression:
 
     @contextmanager
     def exclusive(self) -> Iterator[Compression]:
-        """Compress the calls of this thread alone; those of others wait until the context is left, and are stock."""
+        """Compress only the calls of this thread; other threads wait until the context is left, and run
+        uncompressed."""
         model, lock = self._adapter.model, model_lock(self._adapter.model)
         methods = (replaced(model, name, partial(under_lock, lock)) for name in ("generate", "forward"))
         with lock, entered([*methods, self._hooks.attached()]):
@@ -192,7 +192,7 @@ class Compression:
         self.remove()
 
     def remove(self) -> None:
-        """Leave the model as it was before, once the calls that were begun are done.
+        """Restore the model, after any calls in progress.
 
         Raises:
             CacheError: called from within one of them.
@@ -214,7 +214,7 @@ class Compression:
     @property
     def kept(self) -> list[Tensor]:
         """Per layer, (batch, kv_heads, entries) original token index of each entry, -1 for padding, after the latest
-        compression; of the KV heads that this process holds.
+        compression; only of the KV heads of this process.
 
         Raises:
             CacheError: nothing was compressed yet.
@@ -268,66 +268,67 @@ def compress(
     shared: SharedPrefill | None = None,
     **settings: Any,
 ) -> Compression:
-    """Compress the KV cache of a model's visual tokens, for as long as the context is open.
+    """Compress the visual tokens in a model's KV cache while the context is open.
 
         with kv.compress(model, "infinipot-v", budget="25%") as run:
             out = model.generate(**inputs)
         print(run.report)
 
-    The prompt is prefilled up to its last visual token and each layer is compressed right after its attention; the text
-    that follows, the question, sees only what was kept, as every later question does. Rows that share their video share
-    its prefill. A budget of tokens or bytes is a hard cap: the vision tower and the text model work through the video
-    in chunks of whole frames, every layer is compressed after each, and the cache never holds more than a budget of
-    bytes, or than a budget of tokens and one chunk in one layer (pixels and visual embeddings of the whole video, which
-    `generate()` is handed, stay).
+    The prompt is prefilled up to its last visual token and each layer is compressed right after its attention; the
+    following text, such as the question, sees only the kept entries, as does every later question. Rows with the same
+    video share its prefill. A budget of tokens or bytes is a hard cap: the vision tower and the text model process the
+    video in chunks of whole frames, every layer is compressed after each chunk, and the cache never exceeds a budget in
+    bytes, or a budget in tokens plus one chunk in one layer. (The caller still holds the pixels and visual embeddings
+    of the whole video.)
 
-    Every `generate()` on this model is compressed while the context is open, whichever thread calls it; threads take
-    turns, one whole call after another. Leaving the context waits for the calls that were begun, and gives threads that
-    were started inside and have not called the model yet a second to do so: then `generate()` in a thread with a
-    streamer may outlive the block. A thread that waits for something that happens only after the block has to be given
-    that before. Ctrl-C ends the wait; the model is then the stock one.
+    Every `generate()` on this model is compressed while the context is open, from any thread; threads take turns, one
+    whole call at a time. Leaving the context waits for calls in progress, and gives threads started inside it one
+    second to make their first call, so that `generate()` in a thread with a streamer may outlive the block. Such a
+    thread must not wait for anything that happens only after the block. Ctrl-C ends the wait and restores the stock
+    model.
 
     Args:
         model: a loaded model of a supported family, on any device or `device_map`.
         method: a method's name, `"name:setting=value,…"`, or an instance.
-        budget: `"25%"`, `0.25`, `6144` (visual entries per layer and KV head), `"256MiB"` (everything the cache holds
-            at any moment of the prefill; of a model that several processes share, this one's part). With several videos
-            or images each keeps its share. A method that keeps everything (`"full"`) ignores it; the report states
-            both.
+        budget: `"25%"`, `0.25`, `6144` (visual entries per layer and KV head), `"256MiB"` (the whole cache at any
+            moment of the prefill; with tensor parallelism, the part of this process). Several videos or images share it
+            in proportion. A method that keeps everything (`"full"`) ignores it; the report states both.
         stage: `"cache"`, or `"input"` to drop or merge visual embeddings before the text model sees them; logits of
             dropped tokens are then absent from `forward()`.
-        prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps what stays;
-            `"whole"`: the prompt in one pass, so that the text after a video sees all of it once, and only what is
-            generated after the first token sees the compressed cache. In both, each layer in turn holds the whole
-            video: on top of a ratio or of tokens; a budget of bytes pays for it and leaves less to the cache. `"auto"`
-            is chunked for budgets of tokens and bytes, and split for ratios, whose meaning depends on the whole video.
+        prefill: `"chunked"` as above; `"split"`, one compression at the end of the video, which caps only the resulting
+            cache; `"whole"`, the prompt in one pass, in which the text after a video sees all of it once and only
+            tokens after the first generated one see the compressed cache. In the latter two, each layer in turn holds
+            the whole video, in addition to a ratio or a budget in tokens; a budget in bytes covers it and leaves less
+            for the cache. `"auto"` is chunked for budgets in tokens and bytes, and split for ratios, which refer to the
+            whole video.
         chunk: visual tokens per chunk; whole frames, at least one. By default a third of the budget, or of the entries
-            that bytes leave a layer for frames.
+            of frames that fit into a budget in bytes.
         positions: `"keep"` the original positions, or `"compact"` them so that the freed range can be used again.
-        labels: what becomes of the text that a processor writes for each frame (its time or number, what opens and
-            closes it). It belongs to its frame and costs budget like a visual entry. `"spread"`: as long as visual
-            entries have to go, a quarter of the budget at most holds labels, of the newest frame and of frames spread
-            evenly over time, the same in every head and layer; `"drop"`: none of it, so that positions alone tell time;
-            `"keep"`: all of it, on top of the budget, which then caps nothing in families that write some. Families
-            without such text (Qwen2-VL, Qwen2.5-VL, LLaVA) know no difference.
-        experts: in a mixture of experts, how many of the experts chosen for a visual token process it: those of the
-            highest rank, with their weights scaled to the sum of all; None for all. Text keeps all of its experts.
+        labels: treatment of the text that a processor writes for each frame (its time or number, and the opening and
+            closing markers), which counts against the budget like visual entries. `"spread"`: once visual entries must
+            be evicted, labels take at most a quarter of the budget, those of the newest frame and of frames spread
+            evenly over time, the same in every head and layer; `"drop"`: no labels, so that only positions carry time;
+            `"keep"`: all labels, in addition to the budget, which then is no cap in families with labels. Without
+            effect in families without labels (Qwen2-VL, Qwen2.5-VL, LLaVA).
+        experts: in a mixture of experts, the number of experts per visual token: those of the highest rank, with their
+            weights rescaled to the original sum; None for all. Text always uses all of its experts.
         quantize: bits of cached keys and values: `8`, `4` or `2`, as in KIVI: keys per channel in groups along the
-            sequence, values per token, the newest 32 entries of each layer as they are. `"4:residual_length=128"` and
-            `kv.Quantization(nbits=4, q_group_size=32, residual_length=128)` change the settings, under the names of
-            transformers' `QuantizedCache`. Each layer is packed once it is compressed; a budget of bytes counts what is
-            packed, and the one layer at a time that attention reads. None leaves keys and values as they are.
+            sequence, values per token, the newest 32 entries of each layer unquantised. `"4:residual_length=128"` and
+            `kv.Quantization(nbits=4, q_group_size=32, residual_length=128)` change the settings, named as in
+            transformers' `QuantizedCache`. Each layer is packed after compression; a budget in bytes counts the packed
+            size, and the one dequantised layer that attention reads. None for no quantisation.
         shared: a `SharedPrefill`, for several one-shot compressions of the same prompt.
         **settings: the method's settings.
 
     Raises:
-        BudgetError: the budget cannot be read, or `experts` are more than the model uses. `generate()` raises it where
-            text, a chunk in work and one frame's label do not fit into bytes, with the least budget.
-        UnknownNameError: unknown method, setting, stage, positions or labels, or a method that cannot work at that
+        BudgetError: the budget cannot be parsed, or `experts` exceeds those of the model. `generate()` raises it if
+            text, one chunk and one frame's label do not fit into a budget in bytes, and names the smallest budget that
+            works.
+        UnknownNameError: unknown method, setting, stage, positions or labels, or a method that does not support the
             stage.
         UnsupportedModelError: the model, its attention or rope is not supported, or it lacks a feature (see `inspect`).
             Models without a dedicated adapter are checked on a synthetic prompt once. Dense models have no `experts`.
-        CacheError: `shared` is no `SharedPrefill`, or `quantize` cannot be read or does not go with the rest.
+        CacheError: `shared` is not a `SharedPrefill`, or `quantize` cannot be parsed or conflicts with other arguments.
     """
     choices = (
         ("stage", stage, Stage),

@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 
 class KVPressVideoError(Exception):
-    """Base class of every exception that the package raises on purpose."""
+    """Base class of all exceptions of the package."""
 
 
 class BudgetError(KVPressVideoError, ValueError):
-    """A budget that cannot be read, or that a method cannot meet; also a setting of a method that is out of range."""
+    """A budget that cannot be parsed or met, or a setting of a method that is out of range."""
 
 
 class UnknownNameError(KVPressVideoError, ValueError):
@@ -32,11 +32,11 @@ class MethodError(KVPressVideoError, RuntimeError):
 
 
 class MissingInputError(KVPressVideoError, ValueError):
-    """An input that a method or model needs and that was not captured or not given."""
+    """A required input of a method or model that was not captured or not given."""
 
 
 class QuestionError(KVPressVideoError, ValueError):
-    """A question that a model cannot be asked: no text, or text that it reads as something else."""
+    """A question that is not a string, or that contains special tokens of the model."""
 
 
 class VideoError(KVPressVideoError, ValueError):

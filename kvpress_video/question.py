@@ -25,8 +25,8 @@ class Answer:
     """An answer and its cost.
 
     Attributes:
-        text: of the answer.
-        report: of the compression.
+        text: the answer.
+        report: the report of the compression.
         seconds: from the video's pixels to the whole answer.
     """
 
@@ -52,23 +52,23 @@ def ask(
 ) -> Answer:
     """Answer a question about a video by greedy decoding.
 
-    The question is read after the video is compressed, so the answer depends on the compressed cache alone.
+    The question is read after the compression, so the answer depends only on the compressed cache.
 
     Args:
         model, processor: from `load` or `load_bundled`.
-        video: from `read_video`; or a path or file as it takes them, of which 2 frames per second are read (all where
-            it has fewer), no larger than the processor can use.
+        video: from `read_video`; or a path or file as it accepts them, sampled at 2 frames per second (or all frames if
+            there are fewer), no larger than the processor can use.
         question: text of the question.
         method, budget, stage, positions, labels, quantize, **settings: as in `compress`; `"full"` needs no budget.
-        max_new_tokens: of the answer.
+        max_new_tokens: maximum length of the answer.
 
     Raises:
-        QuestionError: the question is no text, or contains a special token of the model.
+        QuestionError: the question is not a string, or contains a special token of the model.
         VideoError: the video cannot be read.
-        BudgetError: the method needs a budget, or cannot reach it; or `max_new_tokens` is no whole number above zero.
+        BudgetError: the method needs a budget, or cannot reach it; or `max_new_tokens` is not a positive integer.
         UnknownNameError: unknown method, setting, stage, positions or labels.
         UnsupportedModelError: the model cannot be compressed.
-        CacheError: `quantize` cannot be read or does not go with `positions`.
+        CacheError: `quantize` cannot be parsed or conflicts with `positions`.
     """
     check_new_tokens(max_new_tokens)
     check_question(processor, question)

@@ -22,7 +22,7 @@ class Quantization:
         nbits: bits of a number: 2, 4 or 8.
         q_group_size: consecutive entries of a channel, for keys, and consecutive channels of an entry, for values, that
             share a scale; heads with fewer channels have one group of values.
-        residual_length: newest entries of each layer that stay as they are.
+        residual_length: newest entries of each layer that stay unquantised.
     """
 
     nbits: int = 4
@@ -39,7 +39,7 @@ class Quantization:
 
     @classmethod
     def parse(cls, value: QuantizeLike) -> Quantization | None:
-        """Read the settings.
+        """Parse the settings.
 
         Args:
             value: the number of bits, `4` or `"4"`, with settings `"4:residual_length=128"`, or a `Quantization`; None
@@ -68,12 +68,12 @@ class Quantization:
         return spell(str(self.nbits), changed)
 
     def packed(self, length: int) -> int:
-        """Return how many of a layer's entries are quantised: whole groups of those that are not recent."""
+        """Return how many of a layer's entries are quantised: whole groups of the older ones."""
         return max(0, length - self.residual_length) // self.q_group_size * self.q_group_size
 
     @property
     def most_recent(self) -> int:
-        """Most entries of a layer that are not quantised between passes."""
+        """Maximum number of unquantised entries of a layer between passes."""
         return self.residual_length + self.q_group_size - 1
 
     def value_group(self, width: int) -> int:

@@ -19,9 +19,9 @@ class AttentionCall:
 
     Attributes:
         module: the attention module.
-        states: hidden states that it was given, (batch, n, hidden).
-        layer: everything that its layer holds afterwards; the last n entries are those of the call.
-        padding: padding in front of each row of the layer; None where a row has padding between its tokens.
+        states: its hidden states, (batch, n, hidden).
+        layer: all entries of its layer afterwards; the last n are those of the call.
+        padding: leading padding of each row of the layer; None if a row has padding between its tokens.
     """
 
     module: nn.Module

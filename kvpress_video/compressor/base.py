@@ -42,7 +42,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Compressor:
-    """Base class of compression methods, which choose the visual entries that stay in a cache.
+    """Base class of compression methods, which select the visual entries to keep in a cache.
 
     Most methods implement `scores()`. A method that selects by another rule overrides `select()`; a method that merges
     entries overrides `reduce()`. A method receives one segment (video or image) of one layer at a time, in all rows of
@@ -57,22 +57,22 @@ class Compressor:
             queries of the chunk's own frames too, which run once more after the probe; `"vision_attention"`, the
             importance that `n` standby queries per frame, or the learned `tokens`, assign (`entries.importance`);
             `"rope"`, the rotation of the keys (`entries.context.rope`); `"output_weight"`, the layer's output
-            projection (`entries.context.output_weight`); `"attention"`, the attention module with what it was given
-            (`entries.context.attention`); `"deeper"`, what `scores()` returned in the next deeper layer
+            projection (`entries.context.output_weight`); `"attention"`, the attention module and its arguments
+            (`entries.context.attention`); `"deeper"`, the `scores()` of the next deeper layer
             (`entries.context.deeper`), for which every layer holds the whole pass until the deepest one has run;
             `"router"`, the routing of a mixture of experts, before prefill (`entries.context.router`). `window`,
             `probe`, `n` and `tokens` are settings of the method.
         stages: where the method works: `"cache"`, after the attention of each layer; `"input"`, on the visual
             embeddings before prefill, where the keys are embeddings of one pseudo-head and the values deepstack
             features.
-        keeps_all: whether the method keeps every entry, so that a budget does not apply to it.
+        keeps_all: whether the method keeps every entry, so that no budget applies.
         uneven: whether the KV heads of a layer may keep different numbers of entries; the method then implements
             `select_uneven()`.
-        presets: settings by the name under which `"method:name"` stands for them.
+        presets: named sets of settings, used as `"method:name"`.
         source: publication or origin of the method.
         year: year of the source, None if it has none.
         family: family of the idea, one word such as `"attention"` or `"redundancy"`; not checked.
-        fidelity: how faithful the method is to its source, from `FIDELITIES`; empty for no claim.
+        fidelity: fidelity to the source, from `FIDELITIES`; empty for no claim.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -86,7 +86,7 @@ class Compressor:
     fidelity: ClassVar[str] = ""
 
     def scores(self, entries: Entries) -> Tensor:
-        """Score each entry, (batch, kv_heads, n) floating point, best in fp32; entries with higher scores stay."""
+        """Score each entry, (batch, kv_heads, n) floating point, preferably fp32; the highest are kept."""
         raise NotImplementedError(f"{type(self).__name__} implements neither scores() nor select() nor reduce()")
 
     def checked_scores(self, entries: Entries) -> Tensor:
@@ -105,18 +105,18 @@ class Compressor:
         return self.checked_scores(entries)
 
     def select(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay: (batch, kv_heads, keep) int64, ascending."""
+        """Select the slots to keep, (batch, kv_heads, keep) int64, ascending."""
         return top(self.ranking(entries, keep), keep)
 
     def select_uneven(self, entries: Entries, keep: int) -> Tensor:
-        """Select the entries that stay in all heads of a row together, for methods that are `uneven`.
+        """Select the entries to keep in all heads of a row together, for `uneven` methods.
 
         Args:
             entries: those of one segment, with padding in front of heads that hold fewer, see `Entries.by_head`.
             keep: entries to keep per head, on average.
 
         Returns:
-            Which entries stay, (batch, kv_heads, n) bool, `keep * kv_heads` in each row, no padding among them.
+            Mask of the kept entries, (batch, kv_heads, n) bool, `keep * kv_heads` in each row, none of them padding.
         """
         raise NotImplementedError(f"{type(self).__name__} is uneven and does not implement select_uneven()")
 
@@ -138,7 +138,7 @@ class Compressor:
         return entries.gather(slots) if merged is None else replace(merged, tags=take_slots(entries.tags, slots))
 
     def layer_budget(self, keep: int, layer: int, layers: int) -> int:
-        """Return the entries that one layer may keep; over all layers the sum may not exceed `keep * layers`."""
+        """Return the budget of one layer in entries; the sum over all layers may not exceed `keep * layers`."""
         return keep
 
     def routing(self, layers: int) -> Routing | None:
@@ -146,7 +146,8 @@ class Compressor:
         return None
 
     def transfer(self, layer: int, layers: int) -> float | None:
-        """Return the weight with which text after a video reads what one layer evicted of it; None in other layers."""
+        """Return the weight with which text after a video reads the evicted entries of one layer; None in other
+        layers."""
         return None
 
     def banked(self, entries: Entries) -> int:
@@ -160,8 +161,8 @@ class Compressor:
 
     @property
     def fresh(self) -> int:
-        """Return how many of the newest frames of a video are encoded anew, with no earlier frame in context, before a
-        question reads them; frames of which entries were evicted are not.
+        """Return how many of the newest frames of a video are re-encoded, with no earlier frame in context, before a
+        question reads them; frames with evicted entries are excluded.
         """
         return 0
 
@@ -174,15 +175,15 @@ class Compressor:
 
     def recall_margin(self, calibration: Mapping[str, Any]) -> float | None:
         """Return the margin of an answer's first token, the difference of its logit from the next best, from which on
-        nothing is brought back from the archive; None to bring frames back for every question.
+        no frames are retrieved from the archive; None to retrieve frames for every question.
 
         Args:
-            calibration: what was measured once for the model and is stored in its configuration, by name.
+            calibration: calibrations stored in the model's configuration, by name.
         """
         return None
 
     def frame_scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Score archived frames for a question, (frames,) fp32; those with higher scores are brought back.
+        """Score archived frames for a question, (frames,) fp32; the highest are retrieved.
 
         Args:
             queries: mean un-rotated query of the question in a layer, (attention heads, head_dim) fp32; those of one KV

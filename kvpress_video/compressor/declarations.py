@@ -18,10 +18,10 @@ def check_observer(method: Any) -> None:
     Raises:
         MethodError: a class instead of an instance; an object that is not a `Compressor`; a class that is not a
             dataclass or implements none of `scores()`, `select()` and `reduce()`; `needs` or `stages` of the wrong
-            type; a capture setting that is not a
-            positive integer; or frames to exchange that are no number or share of them.
+            type; a capture setting that is not a positive integer; or a number of frames to exchange that is neither a
+            count nor a fraction.
         UnknownNameError: an unknown need, stage or fidelity.
-        MissingInputError: a need without the setting that says how to capture it.
+        MissingInputError: a need without the setting for its capture.
     """
     if isinstance(method, type):
         raise MethodError(f"{method.__name__} is a class: pass an instance, {method.__name__}(…).")

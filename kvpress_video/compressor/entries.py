@@ -83,7 +83,7 @@ class Places:
 
 
 def is_visual(kind: Any) -> Any:
-    """Say of each kind, an integer array or tensor, whether it is that of an image's or a video's token."""
+    """Return whether each kind, in an integer array or tensor, is that of an image or video token."""
     return (kind == Kind.IMAGE) | (kind == Kind.VIDEO)
 
 
@@ -140,11 +140,11 @@ class Queries:
 
 @dataclass(frozen=True)
 class LayerScores:
-    """Scores of what the next deeper layer held in the same pass, for methods that need `"deeper"`.
+    """Scores of the next deeper layer in the same pass, for methods that need `"deeper"`.
 
     Attributes:
         index: original token index of each of its entries, (batch, kv_heads, n) int32.
-        scores: what the method's `scores()` returned for them, (batch, kv_heads, n); NaN where it was not asked.
+        scores: the method's `scores()` for them, (batch, kv_heads, n); NaN for entries not scored.
     """
 
     index: Tensor
@@ -155,7 +155,7 @@ class LayerScores:
 
         Args:
             index: their original token indices, (batch, kv_heads, m) int32.
-            default: the scores of those that the deeper layer evicted earlier or did not score, (batch, kv_heads, m).
+            default: scores of tokens that the deeper layer has evicted or did not score, (batch, kv_heads, m).
 
         Returns:
             (batch, kv_heads, m), on the device of `default`.
@@ -172,11 +172,10 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class Context:
-    """Information that a method may use in addition to the entries.
+    """Inputs of a method in addition to the entries.
 
     Attributes:
-        grid: the whole segment as seen so far, evicted entries included; None if the entries belong to several
-            segments.
+        grid: the segment seen so far, evicted entries included; None if the entries belong to several segments.
         layer: index of the compressed text layer, from 0.
         layers: number of compressed text layers.
         rope: rotation of the keys, None for entries without one (embeddings before prefill).
@@ -188,7 +187,7 @@ class Context:
         attention: call of the layer's attention, for methods that need it.
         router: maps embeddings (..., hidden) to the probabilities of the experts (..., experts) fp32, for methods that
             need `"router"`.
-        calibration: what was measured once for the model and is stored in its configuration, by name.
+        calibration: calibrations stored in the model's configuration, by name.
     """
 
     grid: Grid | None = None
@@ -295,7 +294,7 @@ class Entries:
         return self._mapped(lambda part: take_slots(part, chosen))
 
     def rows(self, rows: Sequence[int]) -> Entries:
-        """Return copies of some rows of the batch, or this object if they are all of them."""
+        """Return copies of some rows of the batch, or this object if `rows` covers all of them."""
         if list(rows) == list(range(self.keys.shape[0])):
             return self
         queries = self.context.queries and self.context.queries.rows(rows)
@@ -305,7 +304,7 @@ class Entries:
         return replace(picked, context=replace(self.context, queries=queries, attention=attention, deeper=deeper))
 
     def head(self, row: int, head: int) -> Entries:
-        """Return views of one row and head, as the entries of a layer that has only this head."""
+        """Return views of one row and head, as the entries of a single-head layer."""
         heads, context = self.keys.shape[1], self.context
         queries = context.queries and context.queries.head(row, head, heads)
         weight = context.output_weight if context.output_weight is None else context.output_weight[head : head + 1]
@@ -323,7 +322,7 @@ class Entries:
         ]
 
     def where(self, stays: Tensor) -> Entries:
-        """Return copies of the entries that stay, with padding in front of heads where fewer do.
+        """Return copies of the kept entries, with leading padding in heads that keep fewer.
 
         Args:
             stays: (batch, kv_heads, n) bool.
@@ -333,7 +332,7 @@ class Entries:
         return self.padded(slots, stays.gather(-1, slots))
 
     def padded(self, slots: Tensor, real: Tensor) -> Entries:
-        """Return copies of the entries at `slots` (batch, kv_heads, k) int64, those as padding that are not `real`."""
+        """Return copies of the entries at `slots` (batch, kv_heads, k) int64; those not `real` become padding."""
         left, padding = self.gather(slots), ~real[..., None]
         tags = left.tags.masked_fill(padding, Kind.PADDING)
         keys, values, places = (part.masked_fill(padding, 0) for part in (left.keys, left.values, left.places))
@@ -344,7 +343,7 @@ class Entries:
         return self._mapped(lambda part: part[:, :, start:stop])
 
     def padded_to(self, length: int) -> Entries:
-        """Return the entries with padding in front, `length` of them in all."""
+        """Return the entries with leading padding to `length`."""
         missing = length - len(self)
         if not missing:
             return self
@@ -404,12 +403,12 @@ def segment_entries(
     importance: Tensor | None = None,
     positions: Tensor | None = None,
 ) -> Entries:
-    """Make the entries of one complete video from bare tensors, the first of them at index and frame 0.
+    """Make the entries of one complete video from plain tensors, starting at index and frame 0.
 
     Args:
         keys, values: (batch, kv_heads, grid.tokens, head_dim).
         grid: the video's visual tokens.
-        context: everything else; its grid is replaced by `grid`.
+        context: further inputs; its grid is replaced by `grid`.
         importance: vision-attention importance, (grid.tokens,); not captured by default.
         positions: position (t, h, w) of each token, (grid.tokens, 3); frame, row and column by default.
     """

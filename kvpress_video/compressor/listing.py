@@ -16,16 +16,16 @@ class MethodInfo:
     """One installed method.
 
     Attributes:
-        name: as it is given to `compress()`.
+        name: name for `compress()`.
         summary: first line of its documentation.
         source: publication or origin.
         year: year of the source, None if it has none.
         family: family of the idea, such as "attention" or "redundancy".
-        fidelity: "exact", "mechanism", "analogy" or "ours", see `FIDELITIES`; empty if its author does not say.
-        stages: where it works, of "cache" and "input".
-        needs: inputs that are captured for it with its default settings, sorted.
+        fidelity: "exact", "mechanism", "analogy" or "ours", see `FIDELITIES`; empty if unspecified.
+        stages: supported stages, "cache" and "input".
+        needs: inputs captured with its default settings, sorted.
         settings: its settings with their defaults, as text.
-        presets: names for several settings at once, as `"name:preset"`.
+        presets: named sets of settings, `"name:preset"`.
         broken: why it cannot be loaded; empty if it can.
     """
 
@@ -43,7 +43,7 @@ class MethodInfo:
 
 
 def list_methods() -> list[MethodInfo]:
-    """List the installed methods, those of other packages included, by name.
+    """List all installed methods, including those of other packages, by name.
 
     Methods whose package is broken are listed with the reason. `pandas.DataFrame(kv.list_methods())` makes a table.
     """
@@ -51,7 +51,7 @@ def list_methods() -> list[MethodInfo]:
 
 
 def method_card(name: str) -> str:
-    """Return the card of a method in Markdown: `cards/NAME.md` in its package, or else what its class documents.
+    """Return the card of a method in Markdown: `cards/NAME.md` in its package, or else the docstring of its class.
 
     Raises:
         UnknownNameError: no installed method has that name (the nearest one is suggested), or its package is broken.

@@ -12,13 +12,12 @@ from .results import rankable
 def top(scores: Tensor, keep: int) -> Tensor:
     """Select the highest scores along the last dimension; of equal scores the earlier one is selected.
 
-    Without a sort: the scores above the lowest selected one are taken, and then as many equal to it as still fit, in
-    order.
+    Without sorting: the scores above the lowest selected one are taken, then as many equal to it as fit, in order.
 
     Args:
-        scores: (..., n), floating point or integers. NaN ranks highest, as in a sort. Within a call of a method it is
-            an error on the CPU, and ranks lowest elsewhere, where looking for it would stall the host.
-        keep: how many to select.
+        scores: (..., n), floating point or integers. NaN ranks highest, as in a sort. Within a call of a method it
+            raises an error on the CPU, and ranks lowest elsewhere, where checking for it would synchronise.
+        keep: number of scores to select.
 
     Returns:
         Their indices, (..., keep) int64, ascending.

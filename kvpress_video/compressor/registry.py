@@ -226,8 +226,8 @@ def make_method(method: str | Compressor, **settings: Any) -> Compressor:
 
     Raises:
         UnknownNameError: an unknown method or setting, or settings given along with an instance.
-        MethodError: not a method, or one that is declared wrongly, see `check_observer`.
-        MissingInputError: the method needs an input and has no setting that says how to capture it.
+        MethodError: not a method, or wrongly declared, see `check_observer`.
+        MissingInputError: the method needs an input and has no setting for its capture.
     """
     made = METHODS.make(method, **settings) if isinstance(method, str) else method
     check_observer(made)

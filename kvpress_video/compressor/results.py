@@ -34,11 +34,11 @@ class Kept(NamedTuple):
     """The result of `Compressor.reduce()`.
 
     Attributes:
-        slots: entries that stay, (batch, kv_heads, keep) int64, ascending.
-        merged: replacements for the entries at `slots`, `keep` entries in memory of their own; None to keep those
-            entries unchanged. Keys, values and places are taken from them, tags stay those of the slots.
-        scores: what `scores()` returned on the way, (batch, kv_heads, n), which saves a method that needs `"deeper"` a
-            second call.
+        slots: kept entries, (batch, kv_heads, keep) int64, ascending.
+        merged: replacements for the entries at `slots`, `keep` entries that share no memory with them; None to keep
+            those entries unchanged. Keys, values and places are replaced; tags stay those of the slots.
+        scores: the result of `scores()` in the same call, (batch, kv_heads, n), which spares a method that needs
+            `"deeper"` a second call.
     """
 
     slots: Tensor

@@ -30,11 +30,10 @@ class Rope:
     def rotate(self, states: Tensor, positions: Tensor) -> Tensor:
         """Rotate states by positions: R(positions)·states. Norms do not change.
 
-        Rotations add up, so a difference of positions moves keys that are rotated already, and a negative position
-        un-rotates them.
+        Rotations add up: a difference of positions moves rotated keys, and a negative position un-rotates them.
 
         Args:
-            states: (..., n, head_dim); the dimensions beyond rotary_dim are left as they are.
+            states: (..., n, head_dim); dimensions beyond rotary_dim are unchanged.
             positions: (t, h, w), (..., n, 3), broadcastable against states; may be fractional.
 
         Returns:

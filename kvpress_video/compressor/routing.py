@@ -22,7 +22,7 @@ class Routing(NamedTuple):
 
     Attributes:
         shares: share of each layer, above 0 and at most 1; 1 in the first layer.
-        router: scores the tokens, on the entries that the pass brought to the latest layer before with share 1.
+        router: method that scores the tokens, on the entries of the pass in the last earlier layer with share 1.
     """
 
     shares: tuple[Fraction, ...]

@@ -46,7 +46,7 @@ def select(
     context: Context | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Select the entries of one layer that a method keeps; of a method that merges, those whose places the means take.
+    """Select the entries of one layer that a method keeps; for a merging method, the slots of its means.
 
     Args:
         method: a method's name, `"name:setting=value,…"`, or an instance.
@@ -67,15 +67,15 @@ def select(
         rope: rotation of the keys, such as `Rope.of(model.get_decoder())`, for methods that need `"rope"`.
         positions: position (t, h, w) to which each visual key is rotated, (frames·rows·columns, 3); by default its
             frame, row and column.
-        context: anything else that a method needs, in the field of its name; what the other arguments say replaces it.
+        context: further inputs, in the fields of their names; the other arguments take precedence.
         **settings: the method's settings.
 
     Returns:
-        (kv_heads, keep) int64, ascending, relative to the first visual entry. Of a method whose heads keep different
-        numbers, (kv_heads, most), with -1 in front of heads that keep fewer.
+        (kv_heads, keep) int64, ascending, relative to the first visual entry. For a method whose heads keep different
+        numbers, (kv_heads, most), with leading -1 in heads that keep fewer.
 
     Raises:
-        BudgetError: shapes and grid disagree, an argument has the wrong type or range, `keep` cannot be read, or the
+        BudgetError: shapes and grid disagree, an argument has the wrong type or range, `keep` cannot be parsed, or the
             method cannot keep exactly `keep` entries.
         MissingInputError: the method needs an input that is not given; the message names the argument.
         UnknownNameError: unknown method or setting.

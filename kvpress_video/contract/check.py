@@ -19,13 +19,13 @@ from .trial import Outcome, Trial
 
 @dataclass(frozen=True, repr=False)
 class MethodReport:
-    """What `check_method()` found; `print` shows it line by line.
+    """The result of `check_method()`; `print` shows it line by line.
 
     Attributes:
         method: name of the method's class.
-        passed: the rules that it keeps, each as the end of "The method …".
-        failed: what is wrong, one sentence each; empty for a sound method.
-        notes: remarks that make no method wrong: budgets that it refuses, models that it does not run on.
+        passed: the rules it follows, each completing "The method …".
+        failed: mistakes, one sentence each; empty for a correct method.
+        notes: remarks that are not mistakes: refused budgets, unsupported models.
     """
 
     method: str
@@ -44,12 +44,12 @@ class MethodReport:
 
 
 def check_method(method: str | Compressor, **settings: Any) -> MethodReport:
-    """Check a compression method against the contract that all methods share, in a few seconds on the CPU.
+    """Check a method against the contract of all methods, in a few seconds on the CPU.
 
     The method runs on random entries (exact counts, budgets below a frame, one image, later passes, half precision,
     rows of a batch) and on the bundled models (everything kept, ratios, chunks, a padded batch, both treatments of
-    positions, embeddings if it works on them, streams). A method may refuse a budget by a `BudgetError` of its own;
-    refusals are noted. In a test of a plug-in, one line is enough:
+    positions, embeddings if it works on them, streams). A method may refuse a budget by raising `BudgetError`; refusals
+    are noted. A plug-in needs a single line of test:
 
         def test_contract():
             kv.check_method(MyMethod())
@@ -59,10 +59,10 @@ def check_method(method: str | Compressor, **settings: Any) -> MethodReport:
         **settings: settings of a method given by name.
 
     Returns:
-        The report of a sound method.
+        The report, if the method passes.
 
     Raises:
-        MethodError: the method is declared wrongly, or breaks rules: the message lists every one.
+        MethodError: the method is declared wrongly, or breaks rules: the message lists all of them.
         UnknownNameError: no installed method has that name.
     """
     made = _declared(method, settings)

@@ -23,7 +23,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def from_kvpress(press: Any, **settings: Any) -> Compressor:
-    """Make a method of a press of kvpress.
+    """Make a method from a press of kvpress.
 
         with kv.compress(model, kv.from_kvpress(SnapKVPress(window_size=32)), "25%"):
             out = model.generate(**inputs)
@@ -31,15 +31,15 @@ def from_kvpress(press: Any, **settings: Any) -> Compressor:
     The press scores all entries of a layer, text included, as in kvpress; only the visual entries of a segment are
     evicted, down to the budget, in every head. The press sees queries and keys with the model's own norms, and the
     rotations of M-RoPE merged over its axes. Its `compression_ratio` is set from the budget at each call. Attention
-    weights are not passed, and `post_init_from_model()` is not called: call it before, where a press needs it.
+    weights are not passed, and `post_init_from_model()` is not called: call it first if the press needs it.
 
     Args:
         press: an object with the `score()` of `kvpress.ScorerPress`, or the name of one of kvpress's classes. It is
             copied.
-        **settings: arguments of the class, for a name.
+        **settings: arguments of the class, if `press` is a name.
 
     Raises:
-        KVPressVideoError: a name, and kvpress is not installed here; it needs transformers below 5.3.
+        KVPressVideoError: `press` is a name, and kvpress is not installed; it needs transformers below 5.3.
         UnknownNameError: kvpress has no such class.
         MethodError: the press has no `score()`, or is a class; or settings along with an instance.
     """

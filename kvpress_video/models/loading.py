@@ -146,10 +146,10 @@ def load_bundled(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a bundled model of under 3 million parameters, in eval mode, and its processor.
 
-    It answers questions about the clips of `kvpress_video.benchmarks.world` only.
+    It only answers questions about clips of `kvpress_video.benchmarks.world`.
 
     Args:
-        name: its family: `"qwen2_5_vl"`, or `"qwen3_vl"`, which also tells when something happened.
+        name: its family: `"qwen2_5_vl"`, or `"qwen3_vl"`, which also answers questions about time.
         device: device of the model; by default CUDA if available, otherwise the CPU.
         dtype: dtype of the weights; that of the checkpoint by default.
         attention: transformers' attention implementation.
@@ -162,7 +162,7 @@ def load_bundled(
 
 
 def bundled_path(name: str = "qwen2_5_vl") -> Path:
-    """Return the folder of a bundled model, which `from_pretrained` of transformers takes as any other checkpoint.
+    """Return the folder of a bundled model, for `from_pretrained` of transformers.
 
     Args:
         name: its family, as in `load_bundled`.

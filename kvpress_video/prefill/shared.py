@@ -83,23 +83,23 @@ class RecordedPrefill:
 
 
 class SharedPrefill:
-    """Keeps what the vision tower and one uncompressed prefill made of a video, so that compressions of the same prompt
-    by other methods, or to other budgets, start from it.
+    """Features and one uncompressed prefill of a video, shared by compressions of the same prompt with other methods or
+    budgets.
 
         once = kv.SharedPrefill()
         for method in ("tar", "van", "infinipot-v"):
             with kv.compress(model, method, "25%", shared=once) as run:
                 out = model.generate(**inputs)
 
-    What a method sees is to the bit what it would see alone; where a budget keeps everything, logits are those of the
-    stock model up to rounding. Only a one-shot compression (`prefill="split"`, which ratios have by default) starts
-    from the cache; the others share the vision tower's work alone.
+    A method sees bit-identical entries as without sharing; with a budget that keeps everything, logits equal those of
+    the stock model up to rounding. Only one-shot compressions (`prefill="split"`, the default for ratios) reuse the
+    cache; others reuse only the output of the vision tower.
 
-    It holds the pixels, features and full cache of each prompt that it has seen, on the model's device: `clear()` it
-    before the next video, and whenever the model changes: its weights, adapters, autocast. One thread at a time.
+    It holds the pixels, features and full cache of each prompt on the model's device: call `clear()` before the next
+    video, and whenever the model's weights, adapters or autocast change. Use it from one thread at a time.
 
     Attributes:
-        reused: how many prefills it has saved.
+        reused: number of prefills saved.
     """
 
     def __init__(self) -> None:
@@ -114,13 +114,13 @@ class SharedPrefill:
         self._encoded.clear()
 
     def belongs_to(self, model: nn.Module) -> None:
-        """Serve this model from now on; what another one made is forgotten."""
+        """Serve this model from now on, and forget the prefills of any other."""
         if self._model is not model:
             self.clear()
             self._model = model
 
     def find(self, wanted: RecordedPrefill, window: int) -> RecordedPrefill | None:
-        """An equal pass whose last `window` queries are known, if there was one."""
+        """Return an equal pass whose last `window` queries are known, None if there is none."""
         found = next((known for known in self._passes if known.serves(window) and known.same(wanted)), None)
         self.reused += found is not None
         return found
@@ -139,7 +139,7 @@ class SharedPrefill:
         return None
 
     def keep_encoded(self, arguments: Mapping[str, Any], settings: Any, made: Any) -> None:
-        """Keep what the vision tower made."""
+        """Store features of the vision tower."""
         given = {name: self._copied(name, part) for name, part in tensors(arguments).items()}
         self._encoded.append((given, (settings, _plain(arguments)), made))
 

@@ -34,7 +34,7 @@ class Retained:
         method, budget: as asked.
         ratio: visual entries held over visual tokens.
         shares: fraction of layers and heads that kept each patch, (frames, rows, columns) fp64.
-        answer: to the question, if one was asked.
+        answer: the answer, if a question was asked.
     """
 
     method: str
@@ -51,7 +51,7 @@ class Retained:
 
 @dataclass(frozen=True)
 class Overlay:
-    """The patches that several methods kept of one video, with the frames to draw them over.
+    """The patches that several methods kept of one video, with the frames for drawing them.
 
     Attributes:
         title: of the video.
@@ -59,7 +59,7 @@ class Overlay:
         shown: their indices, (shown,).
         times: time of each frame of the model, in seconds, (frames,).
         retained: one per method.
-        question: that was asked, if one was.
+        question: the question, if one was asked.
     """
 
     title: str
@@ -82,16 +82,16 @@ def look(
     title: str = "",
     done: Callable[[], None] = lambda: None,
 ) -> Overlay:
-    """Compress a video with each method and record which patches stay.
+    """Compress a video with each method and record the kept patches.
 
     Args:
         model, processor: from `load` or `load_bundled`.
         video: from `read_video`.
         methods: names, or `"name:setting=value,…"`; `full` keeps everything at any budget.
         budget: as in `compress`.
-        question: asked after each compression, so that the answers can be compared.
-        shown: how many frames to show, evenly spaced.
-        title: of the video; its file's name by default.
+        question: asked after each compression, to compare the answers.
+        shown: number of frames to show, evenly spaced.
+        title: title of the video; its file name by default.
         done: called after each method.
 
     Raises:

@@ -23,14 +23,14 @@ class Inspection:
 
     Attributes:
         model: name of its class.
-        model_type: as its configuration says.
+        model_type: that of its configuration.
         adapter: name of its adapter; empty if the model is not supported.
         unsupported: why the model is not supported; empty if it is.
         layers: indices of the text layers by type; `full_attention` layers are compressed.
         placeholders: placeholder token id by kind.
         refused: unsupported features and the reason for each.
         methods: supported methods.
-        other_methods: unsupported methods and the missing feature of each, or why it is not supported.
+        other_methods: unsupported methods, each with the missing feature or the reason.
         prompt: synthetic prompt of the self-check; empty with a dedicated adapter.
         passed: checks that passed.
     """

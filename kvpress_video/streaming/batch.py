@@ -31,15 +31,14 @@ def ask_all(
     keep: bool = True,
     **generation: Any,
 ) -> list[str]:
-    """Ask each session its question; they are decoded together, and answer as each would alone.
+    """Ask each session its question; the answers are decoded as one batch, and equal those of separate calls.
 
-    The caches are copied into one batch for as long as it takes. A failed or interrupted answer leaves every session as
-    it was.
+    The caches are copied into one batch during the call. A failed or interrupted answer restores every session.
 
     Args:
         sessions: different ones on one model, with the same positions; any methods, budgets and lengths.
         questions: one for each, or one for all.
-        max_new_tokens: the longest answer.
+        max_new_tokens: maximum length of an answer.
         keep: whether questions and answers stay in the conversations.
         **generation: more arguments of `model.generate()`; greedy by default.
 
@@ -47,10 +46,10 @@ def ask_all(
         The answers.
 
     Raises:
-        CacheError: the sessions do not belong into one batch.
-        BudgetError: a budget of bytes has no room for question and answer, or `max_new_tokens` is no whole number above
-            zero. Nothing is asked then.
-        QuestionError: a question is no text, or contains a special token of the model. Nothing is asked then.
+        CacheError: the sessions cannot form one batch.
+        BudgetError: a question and its answer do not fit into a budget in bytes, or `max_new_tokens` is not a positive
+            integer. Nothing is asked then.
+        QuestionError: a question is not a string, or contains a special token of the model. Nothing is asked then.
     """
     asked = [questions] * len(sessions) if isinstance(questions, str) else list(questions)
     _check(sessions, asked)

@@ -36,21 +36,21 @@ from .turn_eviction import KeepTurns
 
 
 class VideoSession:
-    """An endless video and a conversation about it.
+    """A video stream and a conversation about it.
 
         session = kv.VideoSession(model, processor, "infinipot-v", budget=6144)
         session.push(frames, times)
         session.ask("What did she put down?")
 
-    Frames are prefilled a chunk at a time, and the cache is compressed after each chunk; frames that do not fill a
-    chunk are queued until they do or a question is asked. Questions and answers stay in the conversation and never
-    count as visual entries. Sessions on one model may be used from many threads: they take turns.
+    Frames are prefilled a chunk at a time, and the cache is compressed after each chunk; frames are queued until they
+    fill a chunk or a question is asked. Questions and answers stay in the conversation and never count as visual
+    entries. Sessions on one model can be used from several threads, which take turns.
 
     Attributes:
         model, processor, positions: as given.
         stream: the cache with its positions.
-        dialogue: the turns in it.
-        lock: the model's lock, held whenever the session runs it.
+        dialogue: the conversation.
+        lock: the model's lock, held while the session runs the model.
     """
 
     def __init__(
@@ -167,11 +167,11 @@ class VideoSession:
 
         Args:
             frames: one or several; PIL images, numpy arrays or torch tensors, (height, width, 3) or channels first.
-            times: seconds of the frames, within ±1e10, ascending across pushes; by default 1/`fps` after each other.
+            times: times of the frames in seconds, within ±1e10, ascending across pushes; by default 1/`fps` apart.
 
         Raises:
-            VideoError: frames or times are invalid; none of them is appended.
-            BudgetError: the method cannot work inside the budget.
+            VideoError: frames or times are invalid; none is appended.
+            BudgetError: the method does not support the budget.
         """
         with self.lock:
             for accepted in self._queue.accept(frames, times):
@@ -186,7 +186,7 @@ class VideoSession:
     ) -> None:
         """Append the frames of a video file, at times that continue from the last frame.
 
-        They are decoded as they are needed, no larger than the processor can use unless larger ones were pushed before.
+        They are decoded on demand, no larger than the processor can use, unless larger ones were pushed before.
 
         Args:
             path: the video file, as in `read_video`.
@@ -238,8 +238,8 @@ class VideoSession:
             **generation: further arguments of `model.generate()`; greedy by default.
 
         Raises:
-            BudgetError: a budget of bytes has no room for the turn, or `max_new_tokens` is no whole number above zero.
-            QuestionError: the question is no text, or contains a special token of the model.
+            BudgetError: the turn does not fit into a budget in bytes, or `max_new_tokens` is not a positive integer.
+            QuestionError: the question is not a string, or contains a special token of the model.
         """
         with self.lock, self.answering(question, max_new_tokens) as asking:
             with self.stream.attached():
@@ -256,9 +256,9 @@ class VideoSession:
 
     @contextmanager
     def answering(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
-        """Flush queued frames and make room for a question, which the context asks and finishes.
+        """Flush queued frames and make room for a question, which is asked inside the context.
 
-        Where it ends in an error or a Ctrl-C, the session is as it was before: turns that left are back.
+        After an error or Ctrl-C, the session is restored, evicted turns included.
 
         Raises:
             BudgetError: as in `ask`.
@@ -282,8 +282,8 @@ class VideoSession:
     def stream_answer(self, question: str, **options: Any) -> Iterator[str]:
         """Ask as in `ask`, and yield the answer piece by piece while it is generated.
 
-        Closing the iterator early stops the answer, which then leaves no trace; but one that was complete stays if
-        another thread has pushed or asked since.
+        Closing the iterator early stops the answer and leaves no trace, unless the answer was complete and another
+        thread has pushed or asked since.
         """
         options["keep"] = self.dialogue.keeps(options.get("keep", True))
         return stream_answer(self._asked_at, self._take_back_from, self.processor.tokenizer, question, **options)
@@ -301,16 +301,16 @@ class VideoSession:
                 self.take_back()
 
     def planned_bytes(self, height: int, width: int) -> int:
-        """Compute the memory for frames of a size: the buffers reserved for the cache, and a chunk of queued frames.
+        """Compute the memory for frames of this size: the reserved buffers of the cache, and a chunk of queued frames.
 
         Raises:
-            VideoError: the vision tower takes no single frames of this size.
+            VideoError: the vision tower does not support frames of this size.
         """
         frame = np.zeros((height, width, 3), np.uint8)
         return self.stream.planned_bytes + self._queue.frames_per_chunk(frame) * frame.nbytes
 
     def fork(self) -> VideoSession:
-        """Copy the session; neither affects the other from then on."""
+        """Return an independent copy of the session."""
         return VideoSession.restore(self.snapshot(), self.model, self.processor)
 
     def snapshot(self) -> Snapshot:
@@ -341,7 +341,7 @@ class VideoSession:
 
         Args:
             snapshot: of a session on the same model; on any device.
-            model, processor: the same, in this process.
+            model, processor: the same model and processor, in this process.
             method: replaces the snapshot's method.
         """
         state = snapshot.state
@@ -352,10 +352,10 @@ class VideoSession:
         return session
 
     def save(self, path: str | Path) -> None:
-        """Write the session to a file, whole or not at all; a new file is readable by its owner only.
+        """Write the session to a file atomically; a new file is readable by its owner only.
 
         Raises:
-            CacheError: the method was given as an instance, which no file can hold, its heads keep different numbers of
+            CacheError: the method was given as an instance, which cannot be saved, its heads keep different numbers of
                 entries, or the file cannot be written.
         """
         from .checkpoint import write_snapshot
@@ -368,7 +368,7 @@ class VideoSession:
 
         Raises:
             CacheError: the file is missing, damaged, inconsistent, too large for the memory, or of another model.
-            UnknownNameError: its method, or a setting of it, is not installed.
+            UnknownNameError: its method or a setting is not installed.
         """
         from .checkpoint import naming, read_snapshot
 
@@ -378,5 +378,5 @@ class VideoSession:
 
     @property
     def stats(self) -> SessionStats:
-        """Measure the session."""
+        """Return statistics of the session."""
         return measure(self.stream, self._queue, self._conversation.state.evicted)

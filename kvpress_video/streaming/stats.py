@@ -19,19 +19,20 @@ class SessionStats:
         seconds: time of the last frame, None before the first.
         visual_tokens: visual tokens seen.
         entries: visual entries per KV head, of each layer.
-        label_tokens: label tokens seen: text that the processor writes for a frame.
+        label_tokens: label tokens seen, the text of the processor for each frame.
         label_entries: label entries per KV head, of each layer.
         text_entries: text entries per layer and KV head, labels not counted.
-        bytes: keys, values, metadata and recurrent states in the cache, all layers, and frames held beside it.
+        bytes: keys, values, metadata and recurrent states in the cache, all layers, and embeddings of frames stored
+            with it.
         bank_bytes: part of `bytes` that is stored off the model's device.
-        reserved_bytes: the cache's buffers, unfilled room included.
-        peak_bytes: largest size of the cache so far, inside a pass included.
+        reserved_bytes: the cache's buffers, including unused space.
+        peak_bytes: largest size of the cache so far, also within a pass.
         position: position of the next text token.
-        evicted_turns: turns that have left the cache, see `keep_turns`.
-        evicted_text: text entries per layer and KV head that have left with them.
-        archive_bytes: bytes of the archive on the host, which no budget caps, for methods that bring frames back.
-        recalled: questions for which frames came back from it.
-        frame_bytes: part of `bytes` that embeddings of the newest frames take, for methods that encode them anew.
+        evicted_turns: turns evicted from the cache, see `keep_turns`.
+        evicted_text: text entries per layer and KV head evicted with them.
+        archive_bytes: bytes of the archive on the host, which no budget caps, for methods that retrieve frames.
+        recalled: questions for which frames were retrieved from it.
+        frame_bytes: part of `bytes` that embeddings of the newest frames take, for methods that re-encode them.
     """
 
     frames: int

@@ -39,14 +39,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video or a part of one, and the questions about it, which share its prefill.
+    """A video or a part of it, with its questions, which share its prefill.
 
     Attributes:
         name: unique among the clips of its benchmark.
         path: the video file.
         questions: at least one.
         video: the cluster for intervals; clips cut from one video share it.
-        group: clips of different groups are reported separately: kinds of camera, lengths of video.
+        group: groups of clips are reported separately, such as cameras or lengths of video.
         start, end: the part, in seconds; the whole video by default.
         fps, frames: video frames to sample per second, or in all, as in `read_video`; every one by default.
     """
@@ -103,7 +103,7 @@ class Benchmark(ABC):
         """Return the clips with their questions, in a deterministic order.
 
         Args:
-            seed: of all sampling: which clips are made, or which are taken where there is a limit.
+            seed: seed of all sampling: of generated clips, or of the clips drawn under a limit.
             folder: for files that the benchmark generates.
 
         Raises:
@@ -123,7 +123,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, question: Question, answer: str) -> float | None:
-        """Score an answer in [0, 1], 1 for right; None where only a judge can score it."""
+        """Score an answer in [0, 1], 1 for right; None if it needs a judge."""
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]

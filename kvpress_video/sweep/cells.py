@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The method as tables and comparisons name it, with the bits of what is quantised."""
+        """The method's name in tables and comparisons, with the bits of quantisation."""
         return self.method if self.quantize == UNQUANTIZED else f"{self.method} quantize={self.quantize}"
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Setup:
     Attributes:
         stage, prefill, positions, labels, experts: as in `compress`.
         device: of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
-        batch: questions about a clip that are answered together.
+        batch: questions about a clip per batch.
         max_new_tokens: of an answer; the benchmark's own by default.
         reuse: whether cells that differ only in a one-shot method or budget share one prefill of each clip.
     """

@@ -64,19 +64,19 @@ Start = Callable[[], ReadingProcess]
 
 
 def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float = 120.0, **reading: Any) -> Video:
-    """Read frames of a video that may be made to harm: one that exhausts memory, loops, or crashes a decoder.
+    """Read frames of an untrusted video, which may exhaust memory, loop, or crash a decoder.
 
-    Starting the process takes about a third of a second. It is no sandbox: it may do what this process may.
+    Starting the process takes about a third of a second. It is not a sandbox: it has the permissions of this process.
 
     Args:
         video: as in `read_video`.
-        memory: bytes of address space that reading may take, frames included.
-        seconds: most that reading may take.
+        memory: limit of the address space in bytes, frames included.
+        seconds: time limit for reading.
         **reading: as in `read_video`.
 
     Raises:
         VideoError: as in `read_video`, or the reading process died, took too much memory or too long; or `memory` or
-            `seconds` is no such number.
+            `seconds` is invalid.
     """
     return read_in(_new_process, video, memory, seconds, reading)
 

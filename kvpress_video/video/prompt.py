@@ -46,7 +46,7 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
 
     All frames are passed on with their times, which reach the model through `second_per_grid_ts` in Qwen2.5-VL and
     through written timestamps in Qwen3-VL. A processor that takes only images, as Gemma 3's does, gets each frame as an
-    image, one after the other, without its time.
+    image, without its time.
 
     Args:
         processor: the model's processor.
@@ -55,7 +55,7 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         **processing: more arguments of the processor, such as `max_pixels`.
 
     Raises:
-        QuestionError: a question is no text, or contains a special token of the model; or there is none.
+        QuestionError: a question is not a string or contains a special token of the model, or there is none.
         VideoError: the video was not read yet.
         UnsupportedModelError: the processor takes neither videos nor images.
     """

@@ -25,19 +25,19 @@ def read_video(
     max_frames: int | None = None,
     max_bytes: int | None = None,
 ) -> Video:
-    """Read frames of a video, evenly spaced in time; every frame unless `fps` or `frames` says how many.
+    """Read frames of a video, evenly spaced in time; every frame without `fps` or `frames`.
 
-    Frames and times are those of a player: rotated and trimmed as the file says, timed by its timestamps. Where a frame
-    stays on screen for several samples, it is repeated.
+    Frames and times are those of a player: rotated and trimmed by the file's metadata, timed by its timestamps. A frame
+    on screen for several samples is repeated.
 
     Args:
         video: a path, a file:// URL, the bytes of a video file, or a binary file object that can be rewound.
-        fps: frames to take per second.
-        frames: frames to take in all.
+        fps: frames per second to sample.
+        frames: number of frames to sample.
         start, end: the part to read, in seconds; the whole video by default.
-        at_most: whether to take what there is where the video ends earlier, or has fewer frames.
+        at_most: whether to read fewer frames if the video is shorter or has fewer.
         max_pixels: pixels per frame above which frames are scaled down while they are read, in proportion.
-        max_frames: most frames to read; without `max_bytes`, however much memory they take.
+        max_frames: maximum number of frames; without `max_bytes`, regardless of their memory.
         max_bytes: memory for the frames; 2 GiB by default, unless `max_frames` is given.
 
     Raises:
@@ -61,7 +61,7 @@ def read_in_groups(
     Frames are decoded as the groups are consumed. Groups of large frames have fewer of them, to fit into 256 MiB.
 
     Returns:
-        How many groups there are, and the groups.
+        The number of groups, and an iterator over them.
 
     Raises:
         VideoError: the file is missing or unreadable, or does not have the frames asked for.

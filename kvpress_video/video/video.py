@@ -20,10 +20,10 @@ class Video:
 
     Attributes:
         frames: RGB, (frames, height, width, 3) uint8.
-        times: when each frame is shown, in seconds from the start of the video, rising, (frames,).
+        times: when each frame is shown, in seconds from the start of the video, increasing, (frames,).
         fps: sampled frames per second.
-        duration: seconds of the whole video, whatever part of it was sampled.
-        path: the file that it was read from, None for frames that come from memory.
+        duration: duration of the whole video in seconds, regardless of the sampled part.
+        path: the source file, None for frames from memory.
     """
 
     frames: Frames

@@ -53,7 +53,7 @@ def test_every_frame_of_the_stream_is_counted_once(stream: list[Figure]) -> None
 
 
 def test_what_is_held_is_set_against_a_cache_that_kept_every_token(stream: list[Figure]) -> None:
-    held = one(stream, "less than keys and values")
+    held = one(stream, "savings against keys and values")
     config = TINY.model()[0].config.text_config
     width = config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_key_value_heads * width * 4 * config.num_hidden_layers
@@ -110,7 +110,7 @@ def test_the_first_token_is_timed_from_the_question(answer: list[Figure], watch:
     session.push(np.zeros((2, 56, 56, 3), dtype=np.uint8))
     with session.answering("what is in view now?", 1) as asking:
         assert first.raw["question_tokens"] == len(asking.asked.ids)
-    assert one(answer, "first token, ÷ after 1 min").measured == pytest.approx(
+    assert one(answer, "time to first token ÷ after 1 min").measured == pytest.approx(
         watch.points[-1].first_token / watch.points[0].first_token
     )
 

@@ -29,7 +29,7 @@ FIGURES = (
     Figure("pass", "random, 6,144 entries", PASS, 99.0, "×"),
     Figure("stream", "infinipot-v, minutes 0 to 1", SPEED, 8.0, "fps", None, 90.0, "it is computed"),
     Figure("stream", "infinipot-v, minutes 1 to 2", SPEED, 7.5, "fps", None, 90.0, "it is computed"),
-    Figure("sweep", "three methods", "seconds of prefill, a run per cell ÷ shared", 6.25, "×", Goal(5, True), 9.0),
+    Figure("sweep", "three methods", "seconds of prefill, one per cell ÷ shared", 6.25, "×", Goal(5, True), 9.0),
 )
 
 
@@ -67,7 +67,7 @@ def test_a_goal_is_measured_by_its_figures_alone(folder: Path) -> None:
     assert by_benchmark[1][0] == "not measured"
     speed = next(cells for (_, what), cells in rows.items() if what.startswith("frames per second"))
     assert speed == ["7.5 to 8 fps (target for GPUs only)", "90 fps"]
-    assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"] == ["6.25 × (reached)", "9 ×"]
+    assert rows["sweep", "seconds of prefill, one per cell ÷ one shared by all"] == ["6.25 × (reached)", "9 ×"]
 
 
 def test_what_was_not_reached_is_said_in_words(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_files_of_one_machine_share_a_column(folder: Path) -> None:
     rows = {(named(row), row[1]): row[3:] for row in goals(page["summary"])}
     assert page["summary"].count("measured: cpu: x86_64, 2 threads, laptop") == 1
     assert rows["peers", "time of a prefill at 25 % ÷ kvpress's"][0] == "1.5 × (not reached)"
-    assert rows["sweep", "seconds of prefill, a run per cell ÷ one that all share"][0] == "6.25 × (reached)"
+    assert rows["sweep", "seconds of prefill, one per cell ÷ one shared by all"][0] == "6.25 × (reached)"
     assert page["machines"].count("an oven") == 2
     assert page["peers"].count("**cpu: x86_64, 2 threads, laptop**") == 1
 

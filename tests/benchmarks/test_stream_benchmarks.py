@@ -175,16 +175,16 @@ RIGHT = {
 def test_tables_say_what_the_rows_say() -> None:
     answered = Answered.read(result(RIGHT))
     shown = {line.split(" | ")[0].strip("| "): line for line in accuracies(answered, "memory").splitlines()[2:]}
-    assert shown["full"].startswith("| full | 1.00 (")
-    assert "| **0.75** (" in shown["infinipot-v"]
-    assert "| 0.25 (" in shown["recent"]
+    assert shown["full"].startswith("| full | 1.00 [")
+    assert "| **.75** [" in shown["infinipot-v"]
+    assert "| .25 [" in shown["recent"]
     assert by_camera(answered, "memory").splitlines()[3:] == [
-        "| infinipot-v | 0.50 / 1.00 |",
-        "| recent | 0.00 / 0.50 |",
+        "| infinipot-v | .50 / 1.00 |",
+        "| recent | .00 / .50 |",
     ]
-    assert "| recent | **1.00** (" in accuracies(answered, "present")
+    assert "| recent | **1.00** [" in accuracies(answered, "present")
     (line,) = differences(answered, "memory").splitlines()[2:]
-    assert line.startswith("| recent | -0.50 (")
+    assert line.startswith("| recent | -.50 [")
     assert answered.errors == {Cell("van", "16"): "too small"}
 
 

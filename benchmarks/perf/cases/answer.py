@@ -39,8 +39,8 @@ def run(bed: Bed) -> Iterator[Figure]:
         "weights, keys and values read once, at the rate of a large copy", raw,
     )  # fmt: skip
     yield Figure(
-        "answer", case, f"first token, ÷ after {first.minutes} min",
-        last.first_token / first.first_token, "×", None, 1.0, "the budget holds as much after either",
+        "answer", case, f"time to first token ÷ after {first.minutes} min",
+        last.first_token / first.first_token, "×", None, 1.0, "the cache has the same size at both times",
         {"seconds": last.first_token, "first_seconds": first.first_token, "first_entries": first.stats.entries[0]},
     )  # fmt: skip
     yield _against_full(bed, watch, last)
@@ -60,7 +60,8 @@ def _against_full(bed: Bed, watch: LongStream, last: Point) -> Figure:
     spent = full_seconds(bed, minutes * per_minute, watch.question)
     capped = last.stats.entries[0]
     return Figure(
-        "answer", f"full cache, {minutes} minutes", "one bare pass to the first token ÷ the session's",
+        "answer", f"full cache, {minutes} minutes",
+        "a single forward pass over the full cache ÷ the session's time to first token",
         spent / last.first_token, "×", None,
         (watch.token_bytes + minutes * per_minute * entry) / (watch.token_bytes + capped * entry),
         "bytes of weights, keys and values, full ÷ capped",

@@ -157,7 +157,7 @@ def run(bed: Bed) -> Iterator[Figure]:
             yield from _figures(layer, name, case, "", taken[name], taken["copy"], rounds, bed)
         for name in _ASKED:
             case, spent = f"{name}, {layer.length:,} entries", taken[f"{name}, moving"]
-            yield from _figures(moving, name, case, ", moving to a room that fits", spent, taken["copy"], rounds, bed)
+            yield from _figures(moving, name, case, ", moving to smaller buffers", spent, taken["copy"], rounds, bed)
         both = _in_turn({"naive": layer.naive_tar, "mean": layer.tar}, bed.device, rounds)
         yield Figure("pass", f"tar's scores, {layer.length:,} entries", "r × f products ÷ one mean key",
                      both["naive"] / both["mean"], "×", Goal(3, least=True),
@@ -181,7 +181,7 @@ def _prepared(layer: Layer, name: str) -> Callable[[], Callable[[], Any]]:
     return lambda: layer.pass_of(make_method(name))
 
 
-_FLOOR_IS = "what is scored is read once, and what is kept is read and written once"
+_FLOOR_IS = "scored data is read once, kept data is read and written once"
 _SCORED = {
     "tar": 1,
     "van": 1,

@@ -97,8 +97,9 @@ def run(bed: Bed) -> Iterator[Figure]:
                "text_seconds": texts[name], "full_text_seconds": texts["full"],
                "tower_seconds": towers[name], "full_tower_seconds": towers["full"]}  # fmt: skip
         yield Figure(
-            "prefill", case, "text model's prefill ÷ in full", 100 * texts[name] / texts["full"], "%", Goal(4.6), floor,
-            "share of the operations: of linear layers as the tokens, of attention as their square", raw,
+            "prefill", case, "text model's prefill ÷ with all tokens", 100 * texts[name] / texts["full"], "%",
+            Goal(4.6), floor,
+            "share of the operations: linear layers in proportion to the tokens, attention to their square", raw,
         )  # fmt: skip
         both, whole = texts[name] + towers[name], texts["full"] + towers["full"]
         yield Figure(

@@ -38,7 +38,7 @@ def _speed(watch: LongStream, point: Point, since: int, rate: float) -> Figure:
            "operations_per_frame": watch.operations, "operations_per_second": rate}  # fmt: skip
     return Figure(
         "stream", f"{METHOD}, minutes {since} to {point.minutes}",
-        "frames (of two pictures each) per second, processor and vision tower included", point.frames / point.seconds,
+        "frames (of two pictures each) per second, including processor and vision tower", point.frames / point.seconds,
         "fps", Goal(30, least=True) if gpu else None, rate / watch.operations, _WORK, raw,
     )  # fmt: skip
 
@@ -48,15 +48,15 @@ def _memory(bed: Bed, first: Point, now: Point) -> Iterator[Figure]:
     sizes = {
         "peak memory of torch beyond the weights": [point.allocated for point in (first, now)],
         "buffers of the session": [point.stats.reserved_bytes for point in (first, now)],
-        "fullest moment of the cache": [point.stats.peak_bytes for point in (first, now)],
+        "peak of the cache": [point.stats.peak_bytes for point in (first, now)],
         "resident memory of the process": [point.resident for point in (first, now)],
     }
     asked = "peak memory of torch beyond the weights" if bed.device.type == "cuda" else "resident memory of the process"
     for what, (before, after) in sizes.items():
         if after:
             yield Figure(
-                "stream", case, f"{what}, more than after {first.minutes} min", 100 * (after / before - 1), "%",
-                Goal(1) if what == asked else None, 0.0, "a budget and a chunk are held, however long it goes on",
+                "stream", case, f"{what}, growth since {first.minutes} min", 100 * (after / before - 1), "%",
+                Goal(1) if what == asked else None, 0.0, "one budget and one chunk, at any length of the stream",
                 raw={"bytes_before": before, "bytes": after},
             )  # fmt: skip
 
@@ -66,9 +66,9 @@ def _held(watch: LongStream, point: Point) -> Figure:
     full = point.stats.visual_tokens * entry
     held = point.stats.reserved_bytes
     return Figure(
-        "stream", f"{METHOD}, {point.minutes} minutes", "less than keys and values of the full cache",
+        "stream", f"{METHOD}, {point.minutes} minutes", "savings against keys and values of the full cache",
         100 * (1 - held / full), "%", Goal(94, least=True), 100 * (1 - watch.bed.scale.budget * entry / full),
-        "keys and values of the budget alone; measured: all buffers, with metadata and room for a chunk",
+        "keys and values of the budget only; measured: all buffers, with metadata and space for a chunk",
         raw={"bytes": held, "full_bytes": full, "entries": point.stats.entries[0],
              "visual_tokens": point.stats.visual_tokens},
     )  # fmt: skip

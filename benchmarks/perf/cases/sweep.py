@@ -71,10 +71,12 @@ def run(bed: Bed) -> Iterator[Figure]:
     case = f"{len(METHODS)} methods × {len(bed.scale.ratios)} ratios, {bed.scale.clips} clips of {_FRAMES} frames"
     raw = {"cells": cells, "answers": len(shared.rows), "shared": once, "alone": each, "rounds": 1}
     yield Figure(
-        "sweep", case, "seconds of prefill, a run per cell ÷ shared", each["prefill_seconds"] / once["prefill_seconds"],
-        "×", Goal(5, least=True), float(cells), "all cells but the first find their prefill made", raw,
+        "sweep", case, "seconds of prefill, one per cell ÷ shared", each["prefill_seconds"] / once["prefill_seconds"],
+        "×", Goal(5, least=True), float(cells), "all cells but the first reuse the prefill", raw,
     )  # fmt: skip
-    yield Figure("sweep", case, "all seconds, a run per cell ÷ shared", each["seconds"] / once["seconds"], "×", raw=raw)
+    yield Figure(
+        "sweep", case, "total seconds, a prefill per cell ÷ shared", each["seconds"] / once["seconds"], "×", raw=raw
+    )
 
 
 def _swept(asked: dict[str, Any], folder: Path) -> SweepRun:

@@ -81,7 +81,7 @@ class Gate:
         alpha: the probability of any false alarm.
         comparisons: in the order of the base, the overall one before those of its tasks.
         missing: cells that lack answers in the new sweep.
-        allow_missing: whether the build passes all the same.
+        allow_missing: whether the build passes nevertheless.
         warnings: differences of conditions between the sweeps.
         unscored: shared questions that need a judge and are not counted.
     """
@@ -123,14 +123,14 @@ def compare_sweeps(
     budgets: Collection[str] = (),
     allow_missing: bool = False,
 ) -> Gate:
-    """Compare a sweep with a baseline on the questions that both answered, in whatever order.
+    """Compare a sweep with a baseline on the questions that both answered, in any order.
 
     Args:
-        base, new: the baseline and the sweep to judge.
-        keep: the fraction of the base's accuracy that the new one must keep, in (0, 1].
+        base, new: the baseline and the sweep to test.
+        keep: fraction of the base's accuracy that the new sweep must retain, in (0, 1].
         alpha: the probability of a false alarm, over all comparisons together.
         methods, budgets: the ones to compare; all by default.
-        allow_missing: whether the build passes without answers that the base has.
+        allow_missing: whether the build passes if answers of the base are missing.
 
     Raises:
         SweepError: they share no scored question, or a shared question is not the same in both.

@@ -45,7 +45,7 @@ class Grid:
 
     @property
     def most_cells(self) -> int:
-        """The number of combinations, those that are the same cell counted twice."""
+        """The number of combinations, duplicates included."""
         return prod(map(len, (self.models, self.benchmarks, self.seeds, self.methods, self.budgets, self.quantize)))
 
     def cells(self) -> list[Cell]:
@@ -59,7 +59,7 @@ class Grid:
         return list(dict.fromkeys(cells))
 
     def replaced(self, **parts: Any) -> Grid:
-        """Return the grid with other parts, given as in `make_grid`.
+        """Return the grid with some parts replaced, given as in `make_grid`.
 
         Raises:
             SweepError: as in `make_grid`.
@@ -100,8 +100,8 @@ def make_grid(**parts: Any) -> Grid:
 
     Raises:
         SweepError: an unknown part, method, benchmark, setting or choice; a value of the wrong type; a budget that
-            cannot be read; a method that does not support the stage; an empty list; a missing model folder. All errors
-            are listed.
+            cannot be parsed; a method that does not support the stage; an empty list; a missing model folder. All
+            errors are listed.
     """
     grid, problems = check_grid(parts)
     if problems:

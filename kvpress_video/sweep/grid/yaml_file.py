@@ -27,8 +27,8 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
         **flags: parts that replace the file's, as `flag_parts` returns them.
 
     Raises:
-        SweepError: the file is missing, not YAML or larger than any grid, also by its aliases or its nesting, or the
-            grid is invalid. All errors are listed, with file, line, column, key and value.
+        SweepError: the file is missing, not YAML, too large (also through aliases or nesting), or the grid is invalid.
+            All errors are listed, with file, line, column, key and value.
     """
     file = Path(path)
     document = _Document(_text(file), file)

@@ -42,7 +42,7 @@ class SweepResult:
     Attributes:
         folder: of the store.
         done: cells × clips with answers.
-        jobs: cells × clips in all.
+        jobs: total of cells × clips.
         failures: of the cells that were run.
         interrupted: whether the run was stopped before its end.
     """
@@ -67,9 +67,9 @@ def run_sweep(
 ) -> SweepResult:
     """Answer every question about every clip in every cell.
 
-    The sweep goes clip by clip, so that an interrupted one still compares all cells on the same clips. A cell that
-    fails on a clip is recorded with its error, and the others go on. Ctrl-C ends the sweep and keeps its answers; the
-    same call with `resume=True` completes it.
+    The sweep runs clip by clip, so that an interrupted one still compares all cells on the same clips. A cell that
+    fails on a clip is recorded with its error, and the others continue. Ctrl-C ends the sweep and keeps its answers;
+    the same call with `resume=True` completes it.
 
     Args:
         grid: to run.
@@ -79,12 +79,12 @@ def run_sweep(
         workers: maximum number of workers; by default one per GPU, or two on a CPU, or one where a model has a
             `device_map`.
         address: of a running Ray cluster.
-        pilot: run only this many clips of each group of a benchmark's clips, drawn at random, the same every time.
-        progress: called with the cells × clips handled, their total, and the latest cell.
+        pilot: run only this many clips of each group, drawn at random but reproducibly.
+        progress: called with the finished cells × clips, their total, and the latest cell.
 
     Raises:
-        SweepError: the folder holds a sweep and `resume` is not given, or holds a different sweep, or a video or a
-            checkpoint has changed since it answered. All but the latter is known before any clip is made.
+        SweepError: the folder holds a sweep and `resume` is not given, or holds a different sweep, or a video or
+            checkpoint has changed since it was used. All but the last are checked before any clip is made.
         BenchmarkError: a benchmark's files are missing.
         KVPressVideoError: the model or the executor cannot be started.
     """

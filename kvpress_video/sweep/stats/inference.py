@@ -27,7 +27,7 @@ class Interval:
     Attributes:
         mean: an accuracy, a difference of two accuracies, or their ratio.
         low, high: bounds of the interval.
-        questions, clusters: how many it was estimated from.
+        questions, clusters: numbers of both in the estimate.
     """
 
     mean: float
@@ -63,7 +63,7 @@ def accuracy(
     cannot be estimated, it is the number of clusters.
 
     Args:
-        scores: of each answer, in [0, 1]; right or wrong will do.
+        scores: score of each answer, in [0, 1], or booleans.
         clusters: the cluster of each question.
         weights: of each question, positive; equal by default.
         strata: of each question, where the accuracy is a mean of strata's means: differences between strata then do not
@@ -106,7 +106,7 @@ def compare(scores: PairedScores) -> Difference:
 
 
 def retention(scores: PairedScores) -> Interval | None:
-    """Estimate the accuracy of left as a fraction of right's; None where right has no right answer.
+    """Estimate the accuracy of left as a fraction of right's; None if right has no correct answer.
 
     The interval is Student's t over clusters of the linearised ratio, in which both accuracies vary together (Cochran,
     Sampling Techniques, 1977, chapter 6).
@@ -147,7 +147,7 @@ def fall(scores: PairedScores, keep: float = 1.0) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Correct the p of a family of tests, in their order: any of them is below α by chance with probability α at most.
+    """Correct the p-values of a family of tests, in order: the probability of any false positive below α is at most α.
 
     The method is Holm's (1979).
     """
@@ -159,15 +159,15 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def detectable(found: Difference, alpha: float = 0.05, power: float = 0.8, sides: int = 2) -> float:
-    """Return the smallest true difference that as many clusters show with this power; 1 where none would do.
+    """Return the smallest true difference detected with this power by as many clusters; 1 if there is none.
 
-    The variance is the observed one plus that of such a difference itself, which matters where nothing differed yet.
+    The variance is the observed one plus that of the difference itself, which matters if no answer differed yet.
 
     Args:
         found: the observed difference.
         alpha: level of the test.
         power: probability of finding the difference.
-        sides: 1 where only falls count.
+        sides: 1 if only falls count.
     """
     if found.clusters < 2 or not math.isfinite(found.error):
         return 1.0

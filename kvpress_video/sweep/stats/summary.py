@@ -26,21 +26,21 @@ class SummaryRow:
 
     Attributes:
         model, benchmark, budget: as in the cells.
-        method: with the bits of what is quantised, `Cell.name`.
-        group: of clips; empty for cells that finished none.
+        method: `Cell.name`, with the bits of quantisation.
+        group: group of clips; empty for cells without a finished clip.
         against: the method it is compared with at the same budget; the full cache is at 100%.
         accuracies: per task, and `overall`; empty where nothing was scored.
-        difference: from that method on the same questions; None for itself, and where it was not run.
-        retention: accuracy relative to the full cache; None for that itself, and where it was not run.
+        difference: difference from that method on the same questions; None for itself, or if it was not run.
+        retention: accuracy relative to the full cache; None for the full cache itself, or if it was not run.
         entries: visual entries held per layer and KV head.
         ratio: visual entries held over visual tokens.
-        bytes, peak_bytes, full_bytes: per question: held after the prefill, held at most, held by the stock cache.
+        bytes, peak_bytes, full_bytes: cache size per question: after the prefill, at its peak, and of the stock cache.
         prefill_seconds: over the clips whose prefill was not shared.
         compress_seconds: in the method.
         answer_seconds: reading and answering all questions about a clip.
-        questions, clips: how many were answered, and on how many clips.
-        unscored: answers that only a judge can score; no accuracy counts them.
-        error: the first one, of a cell that failed on some clip.
+        questions, clips: number of answered questions, and of their clips.
+        unscored: answers that need a judge, excluded from accuracies.
+        error: the first error of a cell that failed on some clip.
     """
 
     model: str
