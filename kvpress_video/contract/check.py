@@ -10,9 +10,8 @@ from typing import Any
 from ..compressor.base import Compressor
 from ..compressor.registry import make_method
 from ..errors import KVPressVideoError, MethodError
-from ..models.loading import BUNDLED_FOLDERS
 from .on_entries import ON_ENTRIES
-from .on_models import not_claimed, on_model
+from .on_models import FAMILIES, not_claimed, on_model
 from .random_entries import unanswered
 from .trial import Outcome, Trial
 
@@ -97,7 +96,7 @@ def _trials(method: Compressor) -> tuple[list[Trial], list[str]]:
     trials, notes = list(ON_ENTRIES), []
     if lacking := unanswered(method.needs):
         trials, notes = [], [f"not tried on random entries, which lack {', '.join(lacking)}"]
-    for family in BUNDLED_FOLDERS:
+    for family in FAMILIES:
         if reason := not_claimed(family, method):
             notes.append(f"not tried on {family}: {reason}")
         else:

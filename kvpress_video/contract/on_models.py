@@ -28,6 +28,10 @@ _TOLERANCE = 1e-3  # of logits, in fp32
 _ALIKE = 0.95  # padding changes rounding, and rounding may swap entries that nearly tie
 
 
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+"""Bundled models on which methods are tried, one of each family."""
+
+
 class Bundled(NamedTuple):
     """A bundled model, its processor, and the inputs of one prompt per question, about different videos."""
 

@@ -95,8 +95,8 @@ def check_folder(path_or_name: str | Path) -> None:
 
 
 BUNDLED = "bundled"
-BUNDLED_FOLDERS = {"qwen2_5_vl": "bundled", "qwen3_vl": "bundled_qwen3_vl"}
-"""Folders in `kvpress_video/data`, by family."""
+BUNDLED_FOLDERS = {"qwen2_5_vl": "bundled", "qwen3_vl": "bundled_qwen3_vl", "rooms": "bundled_rooms"}
+"""Folders in `kvpress_video/data`, by the name of their model."""
 BUNDLED_NAMES = {BUNDLED: "qwen2_5_vl", **{f"{BUNDLED}-{name}": name for name in BUNDLED_FOLDERS}}
 """Bundled models by the names that stand for them among folders and hub names."""
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
@@ -146,10 +146,12 @@ def load_bundled(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a bundled model of under 3 million parameters, in eval mode, and its processor.
 
-    It only answers questions about clips of `kvpress_video.benchmarks.world`.
+    It only answers questions about clips of `kvpress_video.benchmarks.world`, or, with the name `"rooms"`, of
+    `kvpress_video.benchmarks.rooms`.
 
     Args:
-        name: its family: `"qwen2_5_vl"`, or `"qwen3_vl"`, which also answers questions about time.
+        name: `"qwen2_5_vl"`; `"qwen3_vl"`, of that family, which also answers questions about time; or `"rooms"`, a
+            Qwen2.5-VL.
         device: device of the model; by default CUDA if available, otherwise the CPU.
         dtype: dtype of the weights; that of the checkpoint by default.
         attention: transformers' attention implementation.
@@ -165,7 +167,7 @@ def bundled_path(name: str = "qwen2_5_vl") -> Path:
     """Return the folder of a bundled model, for `from_pretrained` of transformers.
 
     Args:
-        name: its family, as in `load_bundled`.
+        name: as in `load_bundled`.
 
     Raises:
         UnknownNameError: there is no such bundled model.

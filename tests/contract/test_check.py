@@ -177,7 +177,7 @@ BROKEN: list[tuple[Any, str]] = [
 
 @pytest.fixture
 def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "BUNDLED_FOLDERS", ())
+    monkeypatch.setattr(check, "FAMILIES", ())
 
 
 @pytest.mark.usefixtures("without_models")

@@ -1,0 +1,79 @@
+"""Publish the methods' accuracy in the rooms, and how far it tells them apart: `docs/rooms.md` and its figure.
+
+kvpress-video sweep benchmarks/grids/rooms.yaml --out sweeps/rooms
+python -m kvpress_video.benchmarks.publishing.rooms sweeps/rooms
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+from kvpress_video.budget import UNCOMPRESSED
+from kvpress_video.report import draw_curves
+from kvpress_video.report.findings import Findings
+from kvpress_video.report.ranking import accuracy_of, finished
+from kvpress_video.sweep.results.export import encode, write
+from kvpress_video.sweep.stats.summary import SummaryRow, records
+
+from .sweep import SHOWN, fill_files, table
+
+NEAR = 0.02
+"""Distance from the full cache's accuracy within which a method cannot be told from it."""
+
+
+def spread(lines: Sequence[SummaryRow]) -> str:
+    """Write, by budget and group, how far the accuracies of methods lie apart."""
+    done = finished(lines)
+    whole = {line.group: accuracy_of(line) for line in done if line.method == UNCOMPRESSED}
+    rows = [
+        "| budget | camera | full | mean | median | standard deviation | within .02 of full |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for budget in dict.fromkeys(line.budget for line in done if line.method != UNCOMPRESSED):
+        for group, full in whole.items():
+            found = [
+                accuracy_of(line)
+                for line in done
+                if line.budget == budget and line.group == group and line.method != UNCOMPRESSED
+            ]
+            near = sum(accuracy >= full - NEAR for accuracy in found)
+            rows.append(
+                f"| {budget} | {group} | {full:.2f} | {fmean(found):.2f} | {median(found):.2f} | {stdev(found):.3f} "
+                f"| {near} of {len(found)} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def families(lines: Sequence[SummaryRow]) -> str:
+    """Write the full cache's accuracy by family of questions, with intervals."""
+    whole = {line.group: line.accuracies for line in finished(lines) if line.method == UNCOMPRESSED}
+    tasks = list(dict.fromkeys(task for found in whole.values() for task in found))
+    rows = ["| camera | " + " | ".join(tasks) + " |", "| --- |" + " ---: |" * len(tasks)]
+    for group, found in whole.items():
+        cells = [f"{found[task].mean:.2f} [{found[task].low:.2f}, {found[task].high:.2f}]" for task in tasks]
+        rows.append(f"| {group} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """Publish the sweep named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a finished sweep")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rooms"))
+    parser.add_argument("--page", type=Path, default=Path("docs/rooms.md"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/rooms-accuracy.svg"))
+    options = parser.parse_args()
+    findings = Findings.read(options.sweep)
+    lines = findings.summary
+    write(options.results / "summary.csv", encode(records(lines), "csv"))
+    write(options.results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
+    draw_curves([line for line in lines if line.method in (*SHOWN, "reconstruction", UNCOMPRESSED)], options.picture)
+    fill_files({options.page: {"results": table(lines), "spread": spread(lines), "families": families(lines)}})
+
+
+if __name__ == "__main__":
+    main()
