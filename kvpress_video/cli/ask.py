@@ -30,9 +30,9 @@ def add(commands: Commands) -> None:
     ask.add_argument("--method", default=UNCOMPRESSED, help="name or name:setting=value,… (default: %(default)s)")
     ask.add_argument("--budget", help="25%%, 6144 (visual entries) or 256MiB; not needed for full")
     ask.add_argument("--fps", type=float, help="frames to sample per second (default: 2, or all if fewer)")
-    ask.add_argument("--frames", type=int, help="frames to sample in all")
-    ask.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to watch")
-    ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to watch")
+    ask.add_argument("--frames", type=int, help="total frames to sample")
+    ask.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to read")
+    ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to read")
     ask.add_argument(
         "--max-new-tokens",
         type=whole_number(1),

@@ -37,7 +37,7 @@ _PROGRAM = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serv
 _NEARLY = 64 << 20
 _MOST_MEMORY = 1 << 62
 _TOO_MUCH = (
-    "{} takes more memory to read than is allowed: read fewer frames (fps=…, frames=…), scale them down while they are "
+    "{} needs more memory to read than allowed: read fewer frames (fps=…, frames=…), scale them down while they are "
     "read (max_pixels=…), or allow more (memory=…)."
 )
 
