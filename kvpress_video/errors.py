@@ -66,15 +66,17 @@ def check_choice(what: str, value: Any, choices: Any) -> None:
         raise unknown_name(what, str(value), known)
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Build the error for a name that is not known, which suggests the nearest known one.
+def unknown_name(what: str, name: str, known: Iterable[str], listing: str = "") -> UnknownNameError:
+    """Build the error for an unknown name, which suggests the nearest valid one.
 
     Args:
-        what: noun for the thing that the name should stand for.
+        what: noun for the named thing.
         name: the unknown name.
         known: all valid names.
+        listing: command that lists them; with a suggestion the message names it instead of all valid names.
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"Unknown {what} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    others = f"See {listing}." if near and listing else f"Known: {', '.join(names) or 'none'}."
+    return UnknownNameError(f"Unknown {what} {name!r}.{hint} {others}")

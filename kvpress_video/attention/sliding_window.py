@@ -27,8 +27,8 @@ def check_sliding(adapter: Adapter, stage: str) -> None:
     """
     if adapter.sliding and stage == "input":
         raise UnsupportedModelError(
-            f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt: "
-            "stage='input' would leave gaps in them. Use stage='cache'."
+            f"{type(adapter.model).__name__} has sliding layers, whose windows count every token of a prompt, so "
+            "stage='input' would leave gaps: use stage='cache'."
         )
 
 

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         description="Answer one question about one video. The answer is printed first, then the entries and bytes of "
         "the cache and the seconds from the frames to the answer.",
         examples=(
-            'clip.mp4 "how many flashes?" --method tar --budget 25%',
+            'clip.mp4 "How many shapes flashed?" --method tar --budget 25%',
             'clip.mp4 "What does she put down?" \\\n'
             "      --model Qwen/Qwen2.5-VL-7B-Instruct --method infinipot-v --budget 6144",
         ),
@@ -30,9 +30,9 @@ def add(commands: Commands) -> None:
     ask.add_argument("--method", default=UNCOMPRESSED, help="name or name:setting=value,… (default: %(default)s)")
     ask.add_argument("--budget", help="25%%, 6144 (visual entries) or 256MiB; not needed for full")
     ask.add_argument("--fps", type=float, help="frames to sample per second (default: 2, or all if fewer)")
-    ask.add_argument("--frames", type=int, help="frames to sample in all")
-    ask.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to watch")
-    ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to watch")
+    ask.add_argument("--frames", type=int, help="total frames to sample")
+    ask.add_argument("--start", type=float, metavar="SECONDS", help="start of the part to read")
+    ask.add_argument("--end", type=float, metavar="SECONDS", help="end of the part to read")
     ask.add_argument(
         "--max-new-tokens",
         type=whole_number(1),

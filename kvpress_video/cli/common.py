@@ -69,8 +69,8 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         choices=("spread", "keep", "drop"),
         default="spread",
-        help="the text that some families write for each frame, such as its time: within the budget for frames spread "
-        "evenly, all of it on top of the budget, or none (default: %(default)s)",
+        help="the text that some families write for each frame, such as its time: within the budget, for evenly spread "
+        "frames; all of it, in addition to the budget; or none (default: %(default)s)",
     )
     parser.add_argument(
         "--quantize",

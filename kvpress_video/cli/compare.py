@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         type=_share,
         default=1.0,
         metavar="SHARE",
-        help="fail if NEW keeps significantly less than this fraction of BASE's accuracy: 0.95 or 95%% (default: 1)",
+        help="fail if NEW retains significantly less than this fraction of BASE's accuracy: 0.95 or 95%% (default: 1)",
     )
     compare.add_argument(
         "--alpha",
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     )
     compare.add_argument("--methods", default="", help="methods to compare: a,b:setting=1,… (default: all)")
     compare.add_argument("--budgets", default="", help="budgets to compare: 25%%,96,… (default: all)")
-    compare.add_argument("--allow-missing", action="store_true", help="pass even if NEW lacks answers that BASE has")
+    compare.add_argument("--allow-missing", action="store_true", help="pass even if NEW lacks answers of BASE")
     wide_option(compare, "both accuracies and the fraction kept")
     compare.add_argument(
         "--format", choices=("text", "markdown", "json"), default="text", help="output format (default: %(default)s)"
@@ -91,5 +91,5 @@ def _share(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share of BASE's accuracy: write 0.95 or 95%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction of BASE's accuracy: write 0.95 or 95%")
     return value

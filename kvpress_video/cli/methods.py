@@ -24,8 +24,7 @@ def add(commands: Commands) -> None:
         commands,
         "methods",
         help="list the installed methods, or print the card of one",
-        description="List the installed methods: where each comes from, which idea it follows and how faithfully; or "
-        "print the card of one.",
+        description="List the installed methods with their source, family and fidelity, or print the card of one.",
         examples=("", "infinipot-v"),
     )
     methods.set_defaults(run=_methods)

@@ -49,4 +49,4 @@ def wide_option(parser: argparse._ActionsContainer, rest: str) -> None:
         parser: to add it to.
         rest: what it shows in addition.
     """
-    parser.add_argument("--wide", action="store_true", help=f"show {rest} too, however wide the terminal is")
+    parser.add_argument("--wide", action="store_true", help=f"show {rest} too, regardless of the terminal's width")

@@ -63,7 +63,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="kvpress-video",
         description="Training-free KV-cache compression for video, on HuggingFace multimodal LLMs.",
         epilog="Examples:\n\n"
-        '  kvpress-video ask clip.mp4 "what happened?" --method infinipot-v --budget 25%\n'
+        '  kvpress-video ask clip.mp4 "What was the first shape to flash?" --method infinipot-v --budget 25%\n'
         "  kvpress-video sweep --methods full,infinipot-v,recent --budgets 25%,6.25%\n\n"
         "kvpress-video COMMAND --help describes a command.",
         formatter_class=HelpFormatter,

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         "run",
         help="run a command with compression on the models that it loads",
         usage="%(prog)s --method METHOD --budget BUDGET [OPTION …] -- COMMAND …",
-        description="Run a command, such as a server, as it is: every supported model that it loads is compressed.",
+        description="Run an unmodified command, such as a server: every supported model that it loads is compressed.",
         examples=("--method infinipot-v --budget 6144 -- python server.py",),
         note="transformers serve needs torchcodec to read videos: see docs/deployments.md.",
     )

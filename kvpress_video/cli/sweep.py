@@ -95,7 +95,8 @@ def add(commands: Commands) -> None:
         "--power",
         type=probability,
         metavar="DIFFERENCE",
-        help="count the videos that show a difference from --against of this size, such as 0.05, from the answers in "
+        help="estimate the number of videos needed to detect a difference of this size from --against, such as 0.05, "
+        "from the answers in "
         "the output folder, or from a pilot if it holds no sweep",
     )
     run.add_argument(

@@ -31,20 +31,20 @@ def add(commands: Commands) -> None:
     tune.add_argument("--benchmark", default="world", help="your clips: name:option=value,… (default: %(default)s)")
     tune.add_argument("--model", default="bundled", help="bundled, a folder or a hub name, with settings (bundled)")
     tune.add_argument("--methods", default="", help="methods to choose from; given settings are fixed (default: all)")
-    tune.add_argument("--seed", type=whole_number(0), default=0, help="of the clips and the proposals (default: 0)")
+    tune.add_argument("--seed", type=whole_number(0), default=0, help="seed of clips and proposals (default: 0)")
     search = tune.add_argument_group("search")
     search.add_argument(
         "--rounds",
         type=whole_number(1),
         default=2,
         metavar="N",
-        help="the first tries every method's defaults and presets, the others settings (default: %(default)s)",
+        help="rounds: the first tries defaults and presets of every method, later ones settings (default: %(default)s)",
     )
     search.add_argument(
-        "--candidates", type=whole_number(3), default=27, metavar="N", help="of each later round (default: %(default)s)"
+        "--candidates", type=whole_number(3), default=27, metavar="N", help="per later round (default: %(default)s)"
     )
     search.add_argument(
-        "--held-out", type=probability, default=1 / 3, metavar="SHARE", help="of the videos to hold out (default: 1/3)"
+        "--held-out", type=probability, default=1 / 3, metavar="FRACTION", help="of videos to hold out (default: 1/3)"
     )
     setup = tune.add_argument_group("setup, as in a sweep")
     for name in ("stage", "prefill", "positions", "labels", "device"):
@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
     setup.add_argument("--max-new-tokens", type=int, metavar="N")
     run = tune.add_argument_group("run")
     run.add_argument("--out", type=Path, default=Path("tuning"), metavar="DIR", help="output folder (%(default)s)")
-    run.add_argument("--resume", action="store_true", help="go on with what the output folder holds")
+    run.add_argument("--resume", action="store_true", help="resume the tuning in the output folder")
     run.add_argument("--workers", type=int, metavar="N", help="as in a sweep")
 
 
@@ -69,7 +69,7 @@ def _tune(options: argparse.Namespace) -> int:
         with progress_steps("preparing clips") as update:
             found = tune(target, options.out, progress=update, **how)
     except KeyboardInterrupt:
-        print("Interrupted: the same command with --resume goes on.")
+        print("Interrupted: the same command with --resume continues.")
         return INTERRUPTED
     print_tables([table(found)], notes(found))
     print(line_to_paste(found))

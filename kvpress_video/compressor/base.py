@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 STAGES = ("cache", "input")
 FIDELITIES = {
-    "exact": "keeps what the source defines: its formula, or its released code",
-    "mechanism": "follows the source's rule, with parts left out or replaced",
-    "analogy": "pursues the source's idea by other means, such as without its training",
-    "ours": "a method of its author's own",
+    "exact": "selects as the source does, by its formula or its released code",
+    "mechanism": "follows the source's rule, with parts omitted or replaced",
+    "analogy": "implements the source's idea by other means, such as without its training",
+    "ours": "the author's own method",
 }
 """How faithful a method may be to its source."""
 NEEDS: dict[str, tuple[str, ...]] = {

@@ -45,7 +45,7 @@ def check_observer(method: Any) -> None:
         _check_capture(name, need, method.observer)
     own, base = type(method), Compressor
     if method.uneven and (own.select_uneven is base.select_uneven or deferred(method)):
-        what = "needs 'deeper', which heads that differ do not hand on" if deferred(method) else "lacks select_uneven()"
+        what = "needs 'deeper', which uneven heads do not support" if deferred(method) else "lacks select_uneven()"
         raise MethodError(f"{name} is uneven and {what}.")
     if all(getattr(own, each) is getattr(base, each) for each in ("scores", "ranking", "select", "reduce")):
         raise MethodError(f"{name} implements neither scores() nor select() nor reduce(): implement one of them.")
@@ -68,7 +68,7 @@ def _check_capture(name: str, need: str, observer: Compressor) -> None:
     settings = NEEDS[need]
     if missing := [setting for setting in settings if not hasattr(observer, setting)]:
         raise MissingInputError(
-            f"{name} needs {need!r} and has no setting {' and '.join(missing)}, which says how it is captured: add it."
+            f"{name} needs {need!r} and has no setting {' and '.join(missing)}, which configures its capture: add it."
         )
     for setting in settings[:1]:
         value = getattr(observer, setting)

@@ -34,11 +34,13 @@ class Registry(Generic[Made]):
         group: entry-point group.
         what: noun for one of its members, for messages.
         base: class that every member must derive from.
+        listing: command that lists all members; empty if there is none.
     """
 
     group: str
     what: str
     base: type[Made]
+    listing: str = ""
 
     def names(self) -> list[str]:
         """Return the names of all installed members, sorted."""
@@ -53,7 +55,7 @@ class Registry(Generic[Made]):
         """
         points = self._found()
         if name not in points:
-            raise unknown_name(self.what, name, points)
+            raise unknown_name(self.what, name, points, self.listing)
         declared = f"The {self.what} {name!r} of {package_of(points[name])} ({points[name].value})"
         try:
             loaded = points[name].load()
@@ -199,7 +201,7 @@ def _spelled(value: Any) -> str:
     return text if plain else repr(value)
 
 
-METHODS = Registry("kvpress_video.methods", "method", Compressor)
+METHODS = Registry("kvpress_video.methods", "method", Compressor, listing="kvpress-video methods")
 
 
 def method_names() -> list[str]:

@@ -189,13 +189,13 @@ def _settings(subject: Subject) -> None:
 
 
 ON_ENTRIES = (
-    Trial("keeps all entries, unchanged, if it may", _everything, may_refuse=True, applies=always),
-    Trial("keeps exactly as many entries as it may, in every layer and head", _exactly),
+    Trial("keeps all entries, unchanged, if the budget allows", _everything, may_refuse=True, applies=always),
+    Trial("keeps exactly the budget in every layer and head", _exactly),
     Trial("keeps exact budgets below one frame, or refuses them", _below_a_frame, may_refuse=True),
     Trial("keeps exact budgets of one image", _an_image, may_refuse=True),
-    Trial("compresses again what it kept, with new frames behind it", _later_passes),
-    Trial("compresses again what it kept, without new frames", _smaller_budgets),
-    Trial("keeps the same entries of the same input", _twice_the_same),
+    Trial("compresses its survivors again, followed by new frames", _later_passes),
+    Trial("compresses its survivors again, without new frames", _smaller_budgets),
+    Trial("keeps the same entries for the same input", _twice_the_same),
     Trial("leaves its input unchanged", _leaves_the_input),
     Trial("compares nothing across the rows of a batch", _rows_apart),
     Trial("keeps the dtype of half-precision entries", _half_precision),

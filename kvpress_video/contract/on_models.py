@@ -62,11 +62,11 @@ def not_claimed(family: str, method: Compressor) -> str:
 def on_model(family: str) -> tuple[Trial, ...]:
     """Return the rules on one bundled model."""
     rules = (
-        ("answers as the stock model if it may keep everything", _stock_answers, always),
+        ("answers as the stock model with a budget for everything", _stock_answers, always),
         ("meets a ratio exactly, with the positions of entries as they were", _keeps_positions, caches),
         ("meets a ratio exactly, with compact positions", _compact_positions, caches),
         ("meets a number of tokens exactly, in chunks", _chunks, caches),
-        ("keeps of the rows of a padded batch what it keeps of each alone", _padded_batch, caches),
+        ("keeps the same entries of a row in a padded batch as of the row alone", _padded_batch, caches),
         ("drops embeddings before prefill", _before_prefill, prunes),
         ("meets its budget in a stream, with the positions of entries as they were", partial(_stream, "keep"), caches),
         ("meets its budget in a stream, with compact positions", partial(_stream, "compact"), caches),

@@ -122,7 +122,7 @@ class Answerer:
             if not self.short_videos:
                 asked = f"frames={frames}" if frames is not None else f"fps={fps:g}"
                 logger.warning(
-                    "%s has fewer frames than %s: all %d are taken, as of every such video.",
+                    "%s has fewer frames than %s: all %d are used, as for every such video.",
                     video.path,
                     asked,
                     len(video),

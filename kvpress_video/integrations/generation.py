@@ -55,7 +55,7 @@ class Generation:
         sampled = given.get("do_sample", bool(given.get("temperature")))
         if sampled or (given.get("num_beams") or 1) > 1:
             asked = ", ".join(f"{name}={given[name]!r}" for name in _SAMPLING if name in given)
-            raise KVPressVideoError(f"Only greedy answers are given, and the task asks for {asked}.")
+            raise KVPressVideoError(f"Only greedy decoding is supported, and the task asks for {asked}.")
         until = given.get("until") or ()
         lengths = [int(given[name]) for name in _LENGTHS if given.get(name) is not None]
         return cls(

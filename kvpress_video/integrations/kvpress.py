@@ -55,7 +55,7 @@ def _press_class(name: str) -> Any:
         kvpress = importlib.import_module("kvpress")
     except ImportError as error:
         raise KVPressVideoError(
-            f"This needs kvpress ({error}): pip install kvpress 'transformers<5.3', in an environment of its own."
+            f"This needs kvpress ({error}): pip install kvpress 'transformers<5.3', in a separate environment."
         ) from error
     if not hasattr(kvpress, name):
         raise unknown_name("press", name, [each for each in kvpress.__all__ if each.endswith("Press")])
@@ -115,7 +115,8 @@ class Press(Compressor):
         front = call.padding[0]  # the same in all rows that a method is given together
         if front is None:
             raise UnsupportedModelError(
-                "A press knows no padding between the tokens of a row: answer the rows of this batch one at a time."
+                "A press does not support padding between the tokens of a row: answer the rows of this batch one at a "
+                "time."
             )
         layer = call.layer.slice(front, len(call.layer))
         states = call.states[:, -len(layer) :]
@@ -143,7 +144,7 @@ class Press(Compressor):
 
 def _call(context: Context) -> AttentionCall:
     if context.attention is None:
-        raise MissingInputError("A press needs the call of the attention: run it inside compress() on a model.")
+        raise MissingInputError("A press needs the attention module: run it inside compress() on a model.")
     return context.attention
 
 

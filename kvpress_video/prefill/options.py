@@ -112,7 +112,7 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     if prefill == "chunked" and chunk is None and budget.unit == "ratio":
         raise BudgetError(f"A chunked prefill at {budget} needs chunk=…: how many visual tokens at a time.")
     if prefill != "chunked" and chunk is not None:
-        raise BudgetError(f"chunk={chunk} has no meaning with prefill={prefill!r}: leave it out, or use 'chunked'.")
+        raise BudgetError(f"chunk={chunk} does not apply to prefill={prefill!r}: leave it out, or use 'chunked'.")
     return prefill
 
 
@@ -142,8 +142,8 @@ def check_budget(method: Compressor, budget: Budget) -> None:
     """Raise BudgetError where a method holds more than a budget of bytes can pay for."""
     if method.fresh and budget.unit == "bytes":
         raise BudgetError(
-            f"{budget} cannot pay for the frames that {type(method).__name__} encodes anew, whose keys and values all "
-            "layers hold twice for a moment: give a number of entries, or choose its base."
+            f"{budget} does not cover the frames that {type(method).__name__} re-encodes, whose keys and values all "
+            "layers briefly hold twice: give a number of entries, or choose its base."
         )
 
 

@@ -181,7 +181,8 @@ class PassReader:
         layout = lay_out(ids.cpu(), valid.cpu(), self._adapter.placeholders, items, past, first, self._closes)
         if self._adapter.image_blocks and layout.visual and inputs.types is None:
             raise MissingInputError(
-                f"{self._adapter.config.model_type!r} reads an image both ways only where token_type_ids say so: pass "
+                f"{self._adapter.config.model_type!r} attends bidirectionally within an image only with "
+                "token_type_ids: pass "
                 "what its processor returns, token_type_ids included."
             )
         if self._attentive and bool(layout.importance[is_visual(layout.tags[..., Tags.KIND])].isnan().any()):

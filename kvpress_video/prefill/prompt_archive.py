@@ -35,7 +35,7 @@ class PromptArchive:
         """
         if chunks is None or chunks.rest is None:
             raise MissingInputError(
-                f"{type(method).__name__} brings frames back for the text after them: put text after the last frame, "
+                f"{type(method).__name__} retrieves frames for the text after them: put text after the last frame, "
                 "and leave prefill='whole' out."
             )
         self._adapter, self._method = adapter, method

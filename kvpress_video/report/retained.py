@@ -105,7 +105,7 @@ def look(
     if shown < 1:
         raise VideoError(f"At least one frame must be shown, got {shown}.")
     if not methods:
-        raise MissingInputError("Name at least one method whose patches are to be shown.")
+        raise MissingInputError("Name at least one method to show.")
     asked = question or _DEFAULT_QUESTION
     check_question(processor, asked)
     retained = []

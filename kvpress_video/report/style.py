@@ -137,7 +137,24 @@ def save(figure: Figure, file: str | Path) -> Path:
     make_folder(path.parent)
     with drawing(), atomic_write(path) as scratch:
         figure.savefig(scratch, format=path.suffix[1:].lower(), facecolor="white", metadata=_undated(path.suffix))
+        if path.suffix.lower() == ".svg":
+            scratch.write_text(slim(scratch.read_text("utf-8")), "utf-8")
     return path
+
+
+def slim(svg: str) -> str:
+    """Shorten an SVG by matplotlib without changing its look: coordinates to 0.01, and one rule for the font."""
+    families = set(re.findall(r"font-family: ([^;\"]+)", svg))
+    if len(families) == 1:
+        svg = re.sub(r" ?font-family: [^;\"]+;?", "", svg)
+        svg = svg.replace("</style>", f"text{{font-family: {families.pop()}}}</style>", 1)
+    svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
+    svg = re.sub(r'(?<= )(?:d|x|y)="[^"]*"', lambda found: _rounded(found[0]), svg)
+    return re.sub(r"\n\s+<", "\n<", svg)
+
+
+def _rounded(text: str) -> str:
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), text)
 
 
 def _undated(suffix: str) -> dict[str, None]:

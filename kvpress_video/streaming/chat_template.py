@@ -60,7 +60,7 @@ class ChatTemplate:
         if not (open_video.endswith(around.opens) and close_video.startswith(around.closes)):
             raise UnsupportedModelError(
                 f"The processor's chat template does not write {around.opens!r} and {around.closes!r} around a "
-                "video: a stream cannot tell what the text of its frames replaces."
+                "video: a stream cannot find the text that its frames replace."
             )
         open_text, _ = _split(render(first), _FIRST)
         _, next_video, _, _ = _split(render(first, answered, ("user", True, _SECOND)), _ANSWER, video, _SECOND)

@@ -52,8 +52,8 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
         raise CacheError(f"{path} is {kind}: give the path of a file, such as session.kvv.")
     if holds_frames(snapshot.tensors):
         raise CacheError(
-            "The session holds frames to encode anew, which no file can hold: fork() or snapshot() it, or restore a "
-            "snapshot with method=… that does not encode frames anew, and save that."
+            "The session holds frames to re-encode, which cannot be saved: fork() or snapshot() it, or restore a "
+            "snapshot with method=… that does not re-encode frames, and save that."
         )
     for name, value in snapshot.state.config.arguments.items():
         if not is_plain(value):

@@ -61,9 +61,7 @@ class SessionConfig:
         if self.budget is not None and self.method == UNCOMPRESSED:
             raise BudgetError(f"{UNCOMPRESSED!r} keeps everything: leave the budget out, or choose another method.")
         if self.budget is not None and self.cap.unit == "ratio":
-            raise BudgetError(
-                f"{self.cap} of an endless stream caps nothing: give a number of visual entries, or bytes."
-            )
+            raise BudgetError(f"{self.cap} does not cap an endless stream: give a number of visual entries, or bytes.")
         check_budget(self.make_method(), self.cap)
         for name, least in (("chunk", 1), ("position_limit", 1), ("text_room", 0)):
             value = getattr(self, name)

@@ -96,7 +96,7 @@ class FrameQueue:
         size = found.shape[1:3]
         if state.size is not None and state.size != size:
             raise VideoError(
-                f"Frames of {size[0]}×{size[1]} came to a stream of {state.size[0]}×{state.size[1]}: "
+                f"Frames of {size[0]}×{size[1]} were pushed to a stream of {state.size[0]}×{state.size[1]}: "
                 "resize them, or start another session."
             )
         if times is not None:
@@ -118,7 +118,7 @@ class FrameQueue:
                     "the stream, in seconds."
                 )
             if before is not None and time <= before:
-                raise VideoError(f"Time stands still at {time:g} s with {self._fps:g} frames per second: lower fps.")
+                raise VideoError(f"Times do not advance at {time:g} s with {self._fps:g} frames per second: lower fps.")
             before = time
 
     def put(self, accepted: TimedFrame) -> None:
@@ -158,7 +158,7 @@ class FrameQueue:
         step = self._adapter.frames_per_step
         first = self._adapter.unpack(Kind.VIDEO, self._adapter.frame_inputs(self._processor, [one] * step))
         if first is None:
-            raise VideoError("The vision tower cannot be given these frames one by one.")
+            raise VideoError("The vision tower cannot encode these frames one by one.")
         return step * max(1, self._chunk_tokens // (first[0].grid.patches + self._label_tokens))
 
     def tensors(self) -> dict[str, Tensor]:

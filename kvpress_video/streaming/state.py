@@ -79,8 +79,8 @@ def take_stream(stream: Stream) -> tuple[StreamState, dict[str, Tensor]]:
     stream.check_whole()
     if stream.archive.bytes:
         raise CacheError(
-            "The session has an archive of its frames on the host, which no copy and no file holds: go on with it, or "
-            "choose a method without one."
+            "The session has an archive of its frames on the host, which copies and files do not include: continue "
+            "with this session, or choose a method without an archive."
         )
     tensors = {}
     for number, layer in enumerate(layers):

@@ -195,8 +195,8 @@ class Stream:
         grid, seen = item.grid, self.timeline.grid
         if seen is not None and seen[1:] != grid[1:]:
             raise VideoError(
-                f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream began with "
-                f"{seen.rows}×{seen.columns}: keep to one size."
+                f"The frames make {grid.rows}×{grid.columns} visual tokens, but the stream started with "
+                f"{seen.rows}×{seen.columns}: use one size."
             )
         tokens = FrameTokens(grid, labels, item.shown)
         self._forget_empty_runs()
@@ -314,8 +314,8 @@ class Stream:
             return
         if not self.compact:
             warnings.warn(
-                f"The stream has come to position {needed}, past the {self.position_limit} that the model was trained "
-                "for: positions='compact' keeps it inside.",
+                f"The stream has reached position {needed}, past the {self.position_limit} that the model was trained "
+                "for: positions='compact' keeps it in range.",
                 stacklevel=2,
             )
             return

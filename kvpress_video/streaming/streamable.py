@@ -32,6 +32,6 @@ def check_streamable(adapter: Adapter, method: Compressor, compact: bool) -> Non
         )
     if checked_transfer(method, len(adapter.attentions)) is not None:
         raise BudgetError(
-            f"{type(method).__name__} hands evicted entries to the text of the same prompt, and a stream would "
-            "hold them without bound: use compress()."
+            f"{type(method).__name__} passes evicted entries to the text of the same prompt, which a stream would "
+            "accumulate without bound: use compress()."
         )

@@ -30,7 +30,7 @@ def as_frames(frames: Any) -> Frames:
         sizes = sorted({part.shape[1:3] for part in parts})
         if len(sizes) > 1:
             raise VideoError(
-                f"The frames differ in size: {', '.join(f'{h}×{w}' for h, w in sizes)}. Bring them to one."
+                f"The frames differ in size: {', '.join(f'{h}×{w}' for h, w in sizes)}. Resize them to one size."
             )
         return np.concatenate(parts)
     if hasattr(frames, "convert"):
@@ -79,7 +79,7 @@ def as_times(times: float | Iterable[float], count: int, last: float | None) -> 
         if not math.isfinite(time):
             raise VideoError(f"A frame's time must be a number of seconds, got {time}.")
         if before is not None and time <= before:
-            raise VideoError(f"Time must move on: a frame at {time:g} s came after one at {before:g} s.")
+            raise VideoError(f"Times must increase: a frame at {time:g} s came after one at {before:g} s.")
     return found
 
 

@@ -36,7 +36,7 @@ _HEADER = 64 << 20
 _NEARLY = 64 << 20
 _MOST_MEMORY = 1 << 62
 _TOO_MUCH = (
-    "{} takes more memory to read than is allowed: read fewer frames (fps=…, frames=…), scale them down while they are "
+    "{} needs more memory to read than allowed: read fewer frames (fps=…, frames=…), scale them down while they are "
     "read (max_pixels=…), or allow more (memory=…)."
 )
 

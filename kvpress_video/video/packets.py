@@ -86,7 +86,7 @@ def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[
         if damaged and begun:
             if not is_broadcast(packet.stream.container):
                 raise source.damaged()
-            warnings.warn(f"{source.name} has damaged frames, which are left out.", stacklevel=2)
+            warnings.warn(f"{source.name} has damaged frames, which are skipped.", stacklevel=2)
         for frame in frames:
             if not frame.is_corrupt:
                 begun = True

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.registry import Registry, parse, spell, split_list
+from kvpress_video.compressor.registry import METHODS, Registry, parse, spell, split_list
 from kvpress_video.errors import UnknownNameError
 
 
@@ -92,3 +92,11 @@ def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message
     assert plugins.make("demanding:few,limit=3") == Demanding(1, limit=3)
     with pytest.raises(UnknownNameError, match=message.replace("|", r"\|")):
         plugins.make(text)
+
+
+def test_a_suggestion_takes_the_place_of_the_list_of_all_methods() -> None:
+    expected = r"^Unknown method 'tarr'\. Did you mean 'tar'\? See kvpress-video methods\.$"
+    with pytest.raises(UnknownNameError, match=expected):
+        METHODS.get("tarr")
+    with pytest.raises(UnknownNameError, match=r"^Unknown method 'zzz'\. Known: ada, .*vidcom2\.$"):
+        METHODS.get("zzz")

@@ -386,7 +386,7 @@ def test_short_videos_are_answered_said_once_and_counted(
     assert wanting.get_model_info()["kvpress_video"]["short_videos"] == 2
     said = [record.getMessage() for record in caplog.records if "fewer frames" in record.getMessage()]
     assert said == [
-        f"{world[0].path} has fewer frames than frames={found + 1}: all {found} are taken, as of every such video."
+        f"{world[0].path} has fewer frames than frames={found + 1}: all {found} are used, as for every such video."
     ]
     fast = KVPressVideoLM(fps=100)
     assert fast.generate_until(requests) == full.generate_until(requests)

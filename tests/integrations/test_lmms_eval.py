@@ -167,7 +167,7 @@ def test_short_videos_are_answered_said_once_and_counted(
     asked = documents(world)[:4]
     assert ask(wanting, asked, max_new_tokens=4) == ask(model, asked, max_new_tokens=4)
     said = [record.getMessage() for record in caplog.records]
-    first = f"{world[0].path} has fewer frames than frames={found + 1}: all {found} are taken, as of every such video."
+    first = f"{world[0].path} has fewer frames than frames={found + 1}: all {found} are used, as for every such video."
     assert [line for line in said if "fewer frames" in line] == [first]
     assert [line for line in said if "that short" in line] == ["2 of the 2 videos were that short."]
 

@@ -83,7 +83,7 @@ def test_nothing_is_encoded_anew_where_everything_stays() -> None:
 
 def test_what_cannot_be_encoded_anew() -> None:
     model = model_of(FAMILIES[0])
-    with pytest.raises(BudgetError, match="cannot pay for the frames that Fresh encodes anew"):
+    with pytest.raises(BudgetError, match="does not cover the frames that Fresh re-encodes"):
         kv.compress(model, "fresh", "1MiB")
     for family in {"gemma3", "qwen3_5"} & set(zoo.FAMILIES):
         with pytest.raises(UnsupportedModelError, match="cannot exchange what the cache holds"):

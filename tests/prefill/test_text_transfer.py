@@ -142,7 +142,7 @@ def test_the_rules_of_the_contract_on_a_model() -> None:
 
 def test_streams_and_gated_attention_are_refused() -> None:
     model, processor = load_bundled(QWEN, device="cpu")
-    with pytest.raises(BudgetError, match="a stream would hold them without bound"):
+    with pytest.raises(BudgetError, match="a stream would accumulate without bound"):
         kv.VideoSession(model, processor, "transv", 64)
     for family in set(GATED) & set(zoo.FAMILIES):
         with pytest.raises((UnsupportedModelError, BudgetError), match=r"gates the output|after it"):

@@ -132,7 +132,7 @@ def test_frames_count_as_bytes() -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     session = watching()
-    with pytest.raises(CacheError, match="which no file can hold"):
+    with pytest.raises(CacheError, match="which cannot be saved"):
         session.save(tmp_path / "session.kvv")
     assert not list(tmp_path.iterdir())
     other = kv.VideoSession.restore(session.snapshot(), session.model, session.processor, method="recent")

@@ -313,7 +313,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_an_error_to_read_and_a_new_store_to_write(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    with pytest.raises(SweepError, match="never begun"):
+    with pytest.raises(SweepError, match="never started"):
         Store(tmp_path)
     with Store(tmp_path, plan()) as store:
         store.add(done(CELLS[0], "a.mp4"))

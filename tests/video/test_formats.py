@@ -412,7 +412,7 @@ def test_losses_of_a_broadcast(name: str, tmp_path: Path) -> None:
     middle = len(packets) // 188 // 2 * 188
     path.write_bytes(packets[:middle] + packets[middle + 2 * 188 :])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*damaged frames, which are left out")
+        warnings.filterwarnings("ignore", ".*damaged frames, which are skipped")
         video = read_video(path)
     numbers = numbers_of(video.frames)
     assert count - 5 < len(numbers) <= count

@@ -75,7 +75,7 @@ def test_errors_and_warnings_are_those_of_a_plain_read(clip: Path, tmp_path: Pat
 
 
 def test_too_little_memory_or_time(clip: Path) -> None:
-    with pytest.raises(VideoError, match=r"clip\.mp4 takes more memory to read than is allowed: .*memory="):
+    with pytest.raises(VideoError, match=r"clip\.mp4 needs more memory to read than allowed: .*memory="):
         read_untrusted(clip, memory=8 << 20)
     with pytest.raises(VideoError, match=r"clip\.mp4 was not read within 0\.01 s: .*seconds="):
         read_untrusted(clip, seconds=0.01)
@@ -100,7 +100,7 @@ def test_arguments_are_numbers(clip: Path) -> None:
 
 
 def test_a_video_in_memory_that_exceeds_what_is_allowed(clip: Path) -> None:
-    with pytest.raises(VideoError, match="in memory takes more memory to read than is allowed"):
+    with pytest.raises(VideoError, match="in memory needs more memory to read than allowed"):
         read_untrusted(clip.read_bytes() + bytes(96 << 20), memory=64 << 20)
 
 

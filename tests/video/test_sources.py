@@ -191,7 +191,7 @@ def test_files_without_video(tmp_path: Path) -> None:
             read_video(tmp_path / name)
 
 
-@pytest.mark.filterwarnings("ignore:.*damaged frames, which are left out")
+@pytest.mark.filterwarnings("ignore:.*damaged frames, which are skipped")
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("name", ["faststart.mp4", "clip.mkv", "clip.webm", "clip.avi", "clip.flv", "clip.mpg"])
 def test_files_that_are_cut_off(tmp_path: Path, name: str, share: float) -> None:

@@ -101,7 +101,7 @@ def test_a_stream_that_is_abandoned_is_closed(long: Path) -> None:
 def test_a_stream_whose_consumer_fails_is_closed(long: Path, bundled: tuple[Any, Any]) -> None:
     session = kv.VideoSession(*bundled, "tar", budget=64)
     session.push(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(kv.VideoError, match="came to a stream of 8×8") as said:
+    with pytest.raises(kv.VideoError, match="were pushed to a stream of 8×8") as said:
         session.push_video(long)
     assert said.traceback
     assert not is_open(long)

@@ -181,11 +181,11 @@ class Store:
 
     def _to_read(self) -> sqlite3.Connection:
         if not self.file.is_file():
-            raise SweepError(f"No sweep in {self.folder}: it has no {FILE}. Give the folder that a sweep wrote to.")
+            raise SweepError(f"No sweep in {self.folder}: it has no {FILE}. Give the output folder of a sweep.")
         at_rest = not os.access(self.folder, os.W_OK) and not Path(f"{self.file}-wal").exists()
         with _opened(self.file, "immutable=1" if at_rest else "mode=rw") as db:  # rw: recovers after a killed writer
             if _is_empty(db):
-                raise SweepError(f"{self.file} is empty: its sweep was never begun. Run the sweep first.")
+                raise SweepError(f"{self.file} is empty: its sweep never started. Run the sweep first.")
             _run(db, READ_AS_LATEST.get(self._checked_format(db), ()))
             db.execute("PRAGMA query_only = ON")
             return db

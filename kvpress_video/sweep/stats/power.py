@@ -53,8 +53,8 @@ def videos_needed(summary: Sequence[SummaryRow], difference: float) -> list[Vide
     ]
     if not found:
         raise SweepError(
-            "Nothing tells how many videos a difference needs: no method has answers along with the method that it is "
-            "compared with. Add that method to the sweep, or choose another with --against."
+            "The number of videos cannot be estimated: no method shares answers with the method it is compared with. "
+            "Add that method to the sweep, or choose another with --against."
         )
     return found
 

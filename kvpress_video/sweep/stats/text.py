@@ -125,8 +125,8 @@ def _power(summary: Sequence[SummaryRow]) -> list[str]:
 
 def _unscored(summary: Sequence[SummaryRow]) -> list[str]:
     return [
-        f"{part[0].place}: {count} of {plural(sum(row.questions for row in part), 'answer')} need a judge; no "
-        "accuracy counts them."
+        f"{part[0].place}: {count} of {plural(sum(row.questions for row in part), 'answer')} need a judge and are not "
+        "counted."
         for part in parts(summary)
         if (count := sum(row.unscored for row in part))
     ]
