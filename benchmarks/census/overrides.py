@@ -38,6 +38,12 @@ PARTS: dict[str, dict[str, Any]] = {
 """Sub-configurations that default to None, or to those of another family."""
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "apertus1p5": {
+        "image_token_offset": 480,
+        "audio_token_offset": 488,
+        "vision_config": {"codebook_size": 8},
+        "audio_config": {"codebook_size": 8, "codebook_dim": 64},
+    },
     "aria": {"projector_patch_to_query_dict": {64: 16}},
     "blip-2": _QUERIES | {"image_token_index": 450},
     "instructblip": _QUERIES | {"image_token_index": 450},
@@ -87,6 +93,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]],
     },
     "granite_docling": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
+    "hy_v4_vl": {"text_config": {"rope_parameters": _rope(2, 1, 1)}},
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": _rope(2, 2, 2, 2)}},
     "llava_next": {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]},
     "llama4": {

@@ -25,8 +25,11 @@ def features_of(encoded: Any) -> Any:
     """Return the visual features in the result of a vision tower.
 
     That is `pooler_output`, or where this is empty the features of the first deepstack level or the last hidden state.
+    A tuple whose parts differ in the number of dimensions is no list of items: its first part are the features.
     """
     pooled = getattr(encoded, "pooler_output", encoded)
+    if isinstance(pooled, tuple) and len({getattr(part, "ndim", None) for part in pooled}) > 1:
+        return pooled[0]
     if pooled is not None:
         return pooled
     levels = getattr(encoded, "deepstack_features", None)

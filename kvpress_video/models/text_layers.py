@@ -114,9 +114,11 @@ def borrowing_modules(modules: Mapping[int, nn.Module]) -> Mapping[int, list[nn.
         if getattr(module, "store_full_length_kv", False):
             owners[kind] = number
         if getattr(module, "is_kv_shared_layer", False):
-            if kind not in owners:
+            named: Any = getattr(module, "kv_shared_layer_index", None)
+            owner = owners.get(kind) if named is None else named
+            if owner is None:
                 raise CannotServe(f"layer {number} reuses the keys and values of a layer that cannot be told")
-            found[owners[kind]].append(module)
+            found[owner].append(module)
     return found
 
 

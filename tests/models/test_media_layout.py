@@ -7,6 +7,7 @@ import torch
 
 from kvpress_video.compressor.entries import Context, Entries, Grid, Kind, UnknownGrid
 from kvpress_video.errors import MissingInputError, UnsupportedModelError
+from kvpress_video.models.items import features_of
 from kvpress_video.models.media_layout import grids, item_grids, token_counts
 
 PIXELS = torch.zeros(2, 3, 28, 42)
@@ -31,6 +32,13 @@ THW = torch.tensor([[3, 4, 6], [1, 2, 2]])
 )
 def test_tokens_are_counted_item_by_item(features: object, arguments: dict, counts: list[int]) -> None:
     assert token_counts(arguments, features) == counts
+
+
+def test_features_that_come_with_something_else_are_told_from_a_list_of_items() -> None:
+    """As from Ovis 2 of transformers 4.57, which adds the embeddings of the marks around an image."""
+    items, marks = torch.zeros(2, 7, 8), torch.zeros(5, 8)
+    assert features_of((items, marks)) is items
+    assert features_of((marks, marks)) == (marks, marks)
 
 
 def test_features_of_another_form_are_an_error() -> None:
