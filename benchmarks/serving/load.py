@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of arrivals at each rate (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds a client waits (default: %(default)s)")
     parser.add_argument("--memory", default="4GiB", help="of kvpress-video serve (default: %(default)s)")
+    parser.add_argument("--whole", action="store_true", help="load only the example server and serve with whole videos")
+    parser.add_argument("--checkout", type=Path, help="load serve of this checkout with whole videos as well")
     parser.add_argument("--note", default="", help="about the machine, for the file")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -54,8 +56,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         clips = [make_clip(Path(folder) / f"{place}.mp4", 2 * each).path for place, each in enumerate(SECONDS)]
         targets = [running.enter_context(example_server(model, clips))]
-        targets.append(running.enter_context(example_server(model, clips, "--patch", METHOD, BUDGET)))
-        targets += running.enter_context(our_server(model, clips, options.memory))
+        if not options.whole:
+            targets.append(running.enter_context(example_server(model, clips, "--patch", METHOD, BUDGET)))
+        whole, sessions = running.enter_context(our_server(model, clips, options.memory))
+        targets += [whole] if options.whole else [whole, sessions]
+        if options.checkout:
+            targets.append(running.enter_context(our_server(model, clips, options.memory, options.checkout))[0])
         idle = {target.name: target.resident for target in targets}
         rows = list(_rows(targets, options.rates, options.seconds, options.timeout))
     head = provenance() | {

@@ -79,8 +79,17 @@ def example_server(model: Path, clips: Sequence[Path], *options: str) -> Iterato
 
 
 @contextmanager
-def our_server(model: Path, clips: Sequence[Path], memory: str) -> Iterator[tuple[Target, Target]]:
-    """`kvpress-video serve` as two targets: whole videos in each request, and sessions that have watched them."""
+def our_server(
+    model: Path, clips: Sequence[Path], memory: str, checkout: Path | None = None
+) -> Iterator[tuple[Target, Target]]:
+    """`kvpress-video serve` as two targets: whole videos in each request, and sessions that have watched them.
+
+    Args:
+        model, clips: to serve, and to ask about.
+        memory: of the server.
+        checkout: of another version that is to serve.
+    """
+    version = f" ({checkout.name})" if checkout else ""
     command = [
         "-m",
         "kvpress_video.cli",
@@ -94,16 +103,16 @@ def our_server(model: Path, clips: Sequence[Path], memory: str) -> Iterator[tupl
         BUDGET,
     ]
     command += ["--memory", memory, "--allow-folder", str(clips[0].parent)]
-    with _running(lambda port: [*command, "--port", str(port)], "/ready") as (url, process):
+    with _running(lambda port: [*command, "--port", str(port)], "/ready", checkout) as (url, process):
         more = {"stream": True, "stream_options": {"include_usage": True}, "model": "model"}
-        whole = Target("serve, whole videos", url, process, lambda asked: _chat(clips, asked, more))
+        whole = Target(f"serve, whole videos{version}", url, process, lambda asked: _chat(clips, asked, more))
         sessions = [_watching(url, clip) for clip in clips]
 
         def call(asked: Asked) -> Call:
             body = {"question": asked.question, "max_tokens": asked.tokens, "keep": False, "stream": True}
             return Call(f"/v1/sessions/{sessions[asked.clip]}/ask", body)
 
-        yield whole, Target("serve, sessions", url, process, call)
+        yield whole, Target(f"serve, sessions{version}", url, process, call)
 
 
 def _chat(clips: Sequence[Path], asked: Asked, more: dict[str, Any]) -> Call:
@@ -125,15 +134,18 @@ def _watching(url: str, clip: Path) -> str:
 
 
 @contextmanager
-def _running(command: Callable[[int], list[str]], ready: str) -> Iterator[tuple[str, psutil.Process]]:
+def _running(
+    command: Callable[[int], list[str]], ready: str, folder: Path | None = None
+) -> Iterator[tuple[str, psutil.Process]]:
     """Run a server on a free port with one thread for each computation, until it answers; end it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + _PATIENCE
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, *command(port)], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(  # modules are found in the folder first
+            [sys.executable, *command(port)], stdout=log, stderr=log, env=environment, cwd=folder
         )
         try:
             while not _answers(url + ready):

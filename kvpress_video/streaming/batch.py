@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..cache.adoption import all_or_broken, layers_of
-from ..cache.layer import CompressedLayer
+from ..cache.joining import join_layers
 from ..cache.uncompressed import join_rows
 from ..cache.uneven_layer import refuse_uneven
-from ..compressor.entries import Context, Entries
+from ..compressor.entries import Context
 from ..errors import CacheError
 from ..models.devices import device_of
 from .new_prompt import generate_on
@@ -72,8 +71,7 @@ def ask_all(
         with streams[0].attached():
             for stream in streams:
                 stream.end_video()
-            held = max(layer.physical for stream in streams for layer in stream.layers)
-            cache = _joined(streams, held + length + max_new_tokens)
+            cache = _joined(streams, length + max_new_tokens)
             start = [layer.physical for layer in layers_of(cache)]
             output = generate_on(cache, streams[0].adapter, padded, mask, **generation)
             ends = generation.get("eos_token_id", sessions[0].model.generation_config.eos_token_id)
@@ -104,22 +102,14 @@ def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
         raise CacheError("Some sessions keep their positions and some compact them: ask them apart.")
 
 
-def _joined(streams: Sequence[Stream], reserve: int) -> DynamicCache:
+def _joined(streams: Sequence[Stream], spare: int) -> DynamicCache:
     """One cache of all rows, padded in front to one length."""
     cache = DynamicCache(config=streams[0].adapter.text_model.config)
     logical = max(stream.layers[0].logical for stream in streams)
     join_rows(cache, [stream.cache for stream in streams], logical)
     numbers = [number for number, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
     for number, *layers in zip(numbers, *(stream.layers for stream in streams), strict=True):
-        length = max(layer.physical for layer in layers)
-        rows = [replace(layer.rows[0], padding=length - layer.physical) for layer in layers]
-        joined = CompressedLayer(reserve, rows, logical)
-        if length:
-            like = next(layer for layer in layers if layer.physical).entries(Context()).slice(0, 0)
-            own = [layer.entries(Context()) if layer.physical else like for layer in layers]
-            entries = Entries.join([part.padded_to(length) for part in own], dim=0)
-            joined.replace(entries, rows)
-        cache.layers[number] = joined
+        cache.layers[number] = join_layers(layers, [[0]] * len(layers), spare)
     return cache
 
 

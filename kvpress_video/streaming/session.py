@@ -162,6 +162,14 @@ class VideoSession:
         """Questions and answers in the cache, oldest first."""
         return self._conversation.turns
 
+    @property
+    def savable(self) -> bool:
+        """Whether a file can hold the session: not where heads keep different numbers of entries, frames are archived,
+        or the newest ones are encoded anew.
+        """
+        method = self._config.make_method()
+        return not (method.uneven or method.recall_share or method.fresh)
+
     def push(self, frames: Any, times: float | Iterable[float] | None = None) -> None:
         """Append frames.
 

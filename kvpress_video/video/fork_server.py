@@ -93,7 +93,7 @@ class ForkServer:
                 # Threads of numpy's linear algebra would not live on in forked processes, which need none.
                 one_thread = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
                 command = program(__name__, "fork_on_demand")
-                self._process = subprocess.Popen(command, stdin=far, start_new_session=True, env=one_thread)
+                self._process = subprocess.Popen(command, stdin=far.fileno(), start_new_session=True, env=one_thread)
         return self._control, self._process
 
     def _end(self) -> None:

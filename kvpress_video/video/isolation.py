@@ -14,6 +14,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from inspect import signature
 from numbers import Real
 from pathlib import Path
@@ -21,7 +22,6 @@ from threading import TIMEOUT_MAX, Event, Timer
 from typing import IO, Any, Protocol
 
 import numpy as np
-from typing_extensions import Self
 
 from ..errors import VideoError
 from ..utils.numbers import is_whole
@@ -47,12 +47,6 @@ class ReadingProcess(Protocol):
     stdin: IO[bytes] | None
     stdout: IO[bytes] | None
 
-    def __enter__(self) -> Self:
-        """Return the process."""
-
-    def __exit__(self, *failure: object) -> None:
-        """Close the pipes, and wait for the process."""
-
     def kill(self) -> None:
         """Kill it; do nothing where it has ended."""
 
@@ -60,7 +54,7 @@ class ReadingProcess(Protocol):
         """Wait for its end, and return the exit status; that of a signal is negative."""
 
 
-Start = Callable[[], ReadingProcess]
+Start = Callable[[], AbstractContextManager[ReadingProcess]]
 
 
 def read_untrusted(video: VideoSource, *, memory: int = 4 << 30, seconds: float = 120.0, **reading: Any) -> Video:
@@ -134,7 +128,7 @@ def program(module: str, function: str) -> list[str]:
     return [sys.executable, "-I", "-c", call, *(path for path in sys.path if isinstance(path, str))]
 
 
-def _new_process() -> ReadingProcess:
+def _new_process() -> AbstractContextManager[ReadingProcess]:
     pipe = subprocess.PIPE
     return subprocess.Popen(program(__name__, "serve"), stdin=pipe, stdout=pipe, start_new_session=True)
 

@@ -23,7 +23,8 @@ openai = pytest.importorskip("openai")
 
 from servers import BUDGET, METHOD, client_of, listening, make_server  # noqa: E402
 
-from kvpress_video.serving.server.completions import Sampling  # noqa: E402
+from kvpress_video.serving.server.choosing import Sampling  # noqa: E402
+from kvpress_video.serving.server.completions import Asked  # noqa: E402
 from kvpress_video.serving.server.openai_schema import ChatRequest  # noqa: E402
 
 QUESTION = "What was the first shape to flash?"
@@ -99,9 +100,8 @@ def test_the_memory_of_a_request_is_known_before(bundled: Any, clip: Clip, budge
     server = make_server(bundled, budget=budget)
     server.worker.end()
     request = ChatRequest.model_validate(body(video(clip)))
-    prompt = server.completions.prompt(request)
     footage = kv.read_video(clip.path)
-    done = server.completions.answer(prompt, [footage], Sampling(), 8, server.reply(8))
+    done = server.completions.answer(Asked(request, [footage], Sampling(), 8, server.reply(8)))
     text = done.prompt_tokens - done.report.visual_tokens
     assert done.report.peak_bytes <= server.plan.cache(text, 8, shows=True) < 100 * done.report.peak_bytes
     assert footage.frames.nbytes < server.plan.decoded(footage.frames.nbytes) <= server.plan.media(1, 0)

@@ -128,6 +128,15 @@ def test_a_websocket(client: Any, bundled: Any, footage: Any) -> None:
     assert "".join(pieces) == told["answer"] == reference(bundled, footage, QUESTIONS[0])[0]
 
 
+@pytest.mark.parametrize(("method", "savable"), [(METHOD, True), ("ada", False), ("rekv", False), ("fresh", False)])
+def test_what_no_file_can_hold_is_said_at_opening(client: Any, footage: Any, method: str, savable: bool) -> None:
+    told = client.post("/v1/sessions", json={"method": method}).json()
+    assert told["savable"] is savable
+    push(client, told["id"], footage, 0, 8)
+    assert (client.post(f"/v1/sessions/{told['id']}/save").status_code == 200) is savable
+    assert client.delete(f"/v1/sessions/{told['id']}").status_code == 204
+
+
 def test_forks_and_files(client: Any, bundled: Any, footage: Any) -> None:
     number = opened(client)
     push(client, number, footage, 0, 8)

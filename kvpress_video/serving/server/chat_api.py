@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ...video.video import Video
-from .admission import Lease
 from .answering import Answering, event
 from .bodies import parsed
-from .completions import Completed, Sampling
+from .choosing import Sampling
+from .completions import Asked, Completed
 from .failures import RequestError, as_request_error
 from .journal import log_failure
+from .memory import room_for
 from .openai_schema import ChatRequest, ImageLink, TextPart, VideoLink, chunk, completion, parts, usage_chunk
 from .prompts import Shown
 from .state import Server
@@ -79,9 +80,10 @@ async def _begin(server: Server, asked: ChatRequest) -> Answering:
     limits, links = server.media.limits, asked.links
     if len(links) > limits.items:
         raise RequestError(400, f"A request shows {limits.items} videos and pictures at most, not {len(links)}.")
-    limit, sampling = server.answer_tokens(asked.limit), Sampling.of(asked)
+    limit = server.answer_tokens(asked.limit)
+    room = room_for(_text(server, asked) + limit)
     videos = sum(isinstance(link, VideoLink) for link in links)
-    cache = server.plan.cache(_text(server, asked), limit, bool(links))
+    cache = server.plan.cache(room - limit, limit, bool(links))
     async with server.downloads.contents([link.url for link in links]) as files:
         lease = await server.admission.reserve(cache + server.plan.media(videos, len(links) - videos))
         try:
@@ -89,21 +91,12 @@ async def _begin(server: Server, asked: ChatRequest) -> Answering:
             shown = [await asyncio.to_thread(_decoded, server, link, content) for link, content in found]
             size = sum(each.frames.nbytes if isinstance(each, Video) else each.nbytes for each in shown)
             lease.shrink(cache + server.plan.decoded(size))
-            return _queued(server, asked, shown, limit, sampling, lease)
+            reply = server.reply(limit, asked.stops)
+            queued = Asked(asked, shown, Sampling.of(asked), limit, reply, kind=(room, bool(links)))
+            return Answering(reply, lambda: server.completion_queue.submit(queued), lease.release)
         except BaseException:
             lease.release()
             raise
-
-
-def _queued(
-    server: Server, asked: ChatRequest, shown: list[Shown], limit: int, sampling: Sampling, lease: Lease
-) -> Answering:
-    completions, reply = server.completions, server.reply(limit, asked.stops)
-
-    def answer() -> Completed:
-        return completions.answer(completions.prompt(asked), shown, sampling, limit, reply)
-
-    return Answering(reply, lambda: server.worker.submit(reply, answer), lease.release)
 
 
 def _decoded(server: Server, link: ImageLink | VideoLink, content: bytes) -> Shown:

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from ...cache.adoption import layers_of
+from ...cache.joining import count_positions
 from ...compression import Report, compress
+from ...compressor.registry import make_method
+from ...models import adapter_for
 from ...models.devices import device_of
+from .choosing import GREEDY, Chooser, RowChoices, Sampling
+from .decoding import Decoding, Row, joinable
 from .openai_schema import ChatRequest
 from .prompts import Shown, model_inputs, prompt_text, template_turns
 from .replies import Cancelled, Reply, StopRows, TokenRows
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen: greedily at a temperature of zero."""
+class Asked:
+    """A request that is to be answered.
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
+    Attributes:
+        request: as it came.
+        shown: its videos and pictures.
+        sampling: how to choose tokens.
+        limit: most tokens of the answer.
+        reply: receives them.
+        kind: equal for requests whose answers may be decoded as one batch, whose rows are as long as its longest.
+    """
 
-    @classmethod
-    def of(cls, request: ChatRequest) -> Sampling:
-        """Read a request; without a temperature decoding is greedy."""
-        return cls(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of `generate()`."""
-        if not self.temperature:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+    request: ChatRequest
+    shown: Sequence[Shown]
+    sampling: Sampling
+    limit: int
+    reply: Reply
+    kind: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,11 @@ class Completed:
 
 
 class Completions:
-    """A model under one compression, which answers requests in the thread that owns it."""
+    """A model under one compression, which answers requests in the thread that owns it.
+
+    Attributes:
+        joinable: whether several answers can be decoded together.
+    """
 
     def __init__(self, model: Any, processor: Any, method: str, budget: str | int) -> None:
         """Prepare the compression.
@@ -59,8 +66,10 @@ class Completions:
         Raises:
             UnsupportedModelError: the model does not support the method.
         """
-        self._model, self._processor = model, processor
+        self._model, self._processor, self._adapter = model, processor, adapter_for(model)
         self._compression = compress(model, method, budget)
+        self._penalty = model.generation_config.repetition_penalty or 1.0
+        self.joinable = joinable(self._adapter, make_method(method))
 
     def prompt(self, request: ChatRequest) -> str:
         """Write a request in the model's chat template.
@@ -70,45 +79,51 @@ class Completions:
         """
         return prompt_text(self._processor, template_turns(self._processor, request))
 
-    def answer(self, prompt: str, shown: Sequence[Shown], sampling: Sampling, limit: int, reply: Reply) -> Completed:
+    def answer(self, asked: Asked) -> Completed:
         """Generate an answer.
-
-        Args:
-            prompt: from `prompt`.
-            shown: videos and pictures of the request.
-            sampling: how to choose tokens.
-            limit: most tokens.
-            reply: receives them.
 
         Raises:
             BudgetError: the prompt does not fit into a budget of bytes.
+            QuestionError: a text contains a special token of the model.
             Cancelled: nobody waits for the answer.
         """
+        return self._generate(asked, asked.limit)[0]
+
+    def begin(self, asked: Asked) -> tuple[Completed, Row]:
+        """Read the prompt of a request, and generate the first token of its answer; raises what `answer` does."""
+        done, chooser, cache = self._generate(asked, 1)
+        count_positions(layers_of(cache))
+        return done, Row(cache, chooser, asked.limit)
+
+    def batch(self) -> Decoding:
+        """Make an empty batch of answers."""
+        return Decoding(self._adapter)
+
+    def advance(self, batch: Decoding, arriving: Sequence[Row], pause: Callable[[], bool]) -> None:
+        """Decode a batch, see `Decoding.advance`."""
+        with self._compression.exclusive():
+            batch.advance(arriving, pause)
+
+    def _generate(self, asked: Asked, tokens: int) -> tuple[Completed, Chooser, Any]:
+        reply = asked.reply
         if reply.cancelled:
             raise Cancelled
         reply.begin()
-        inputs = model_inputs(self._processor, prompt, shown).to(device_of(self._model))
-        with seeded(sampling.seed), self._compression.exclusive() as run:
+        prompt = self.prompt(asked.request)
+        inputs = model_inputs(self._processor, prompt, asked.shown).to(device_of(self._model))
+        chooser = Chooser(asked.sampling, inputs["input_ids"], reply, self._penalty)
+        with self._compression.exclusive() as run:
             try:
-                self._model.generate(
+                output = self._model.generate(
                     **inputs,
-                    max_new_tokens=limit,
+                    **GREEDY,
+                    max_new_tokens=tokens,
+                    logits_processor=[RowChoices([chooser])],
                     streamer=TokenRows([reply]),
                     stopping_criteria=[StopRows([reply])],
-                    **sampling.options,
+                    return_dict_in_generate=True,
                 )
                 report = run.reports[-1] if run.reports else None
             finally:
                 run.reports.clear()
-        return Completed(inputs["input_ids"].shape[1], report)
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Sample from a seed inside the context; the generators go on after it as if nothing had been sampled."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+        return Completed(inputs["input_ids"].shape[1], report), chooser, output.past_key_values

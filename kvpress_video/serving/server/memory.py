@@ -23,6 +23,7 @@ from .media import MediaLimits
 _GROWTH = 9 / 8  # a buffer that is outgrown becomes an eighth larger than needed
 _LEAST_GROWTH = 64
 _SPARE_TEXT = 64  # markup around one message
+_LEAST_ROOM = 9  # 512 entries
 _FREE_SHARE = 0.5
 _PIXEL_FORMS = 5  # uint8, and the float32 that a processor makes of it
 _LEAST_PATCH = 14
@@ -130,6 +131,11 @@ class MemoryPlan:
                 "(--session-text).",
                 code="conversation_full",
             )
+
+
+def room_for(text: int) -> int:
+    """Return the text entries that are reserved for so many, so that rows of a batch have room for the same number."""
+    return 1 << max(_LEAST_ROOM, (text - 1).bit_length())
 
 
 def free_memory(model: Any) -> int:

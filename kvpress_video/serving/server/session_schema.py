@@ -57,9 +57,11 @@ class Ask(Strict):
 def summary(served: ServedSession) -> dict[str, Any]:
     """Describe where a session is, what it may take, and how much of it would survive a crash."""
     live = served.session is not None
+    savable = served.session is None or served.session.savable  # what is not in memory is in a file
     saved = None if served.saved is None else asdict(served.saved)
     need = served.need if live else 0
-    return {"id": served.id, "object": "session", "live": live, "reserved_bytes": need, "saved": saved}
+    where = {"live": live, "reserved_bytes": need, "savable": savable, "saved": saved}
+    return {"id": served.id, "object": "session", **where}
 
 
 def described(served: ServedSession) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ...streaming.session import VideoSession
 from ...utils.formatting import format_bytes
 from ...video.resolution import frame_pixels
 from .admission import Admission
+from .completion_queue import CompletionQueue
 from .completions import Completions
 from .downloads import Downloads
 from .failures import RequestError
@@ -44,7 +45,7 @@ class Server:
         plan, admission: memory.
         worker: runs the model.
         media, downloads: read what requests name.
-        completions, sessions, asker: answer.
+        completions, completion_queue, sessions, asker: answer.
         methods: that sessions may name.
         metrics: for Prometheus.
         memory, session_bytes: bytes for everything, and of a session with the usual settings.
@@ -78,6 +79,7 @@ class Server:
         self.media = MediaReader(limits, settings.hosts, settings.folders)
         self.downloads = Downloads(self.media, settings.queue)
         self.worker = Worker(settings.batch)
+        self.completion_queue = CompletionQueue(self.completions, self.worker, settings.batch)
         self._temporary = tempfile.TemporaryDirectory(prefix="kvpress-video-") if settings.sessions is None else None
         files = SessionFiles(Path(self._temporary.name) if self._temporary else settings.sessions or Path())
         most = settings.most_sessions

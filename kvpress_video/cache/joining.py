@@ -1,0 +1,47 @@
+"""Rows of several caches in one, padded in front to one length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..compressor.entries import Context, Entries, Places
+from .layer import CompressedLayer
+
+
+def join_layers(layers: Sequence[CompressedLayer], rows: Sequence[Sequence[int]], spare: int) -> CompressedLayer:
+    """Return a layer with copies of some rows of several layers, which stay as they are.
+
+    Args:
+        layers: of one place in several caches, whose padding is in front.
+        rows: which rows of each, in order.
+        spare: entries to make room for behind them.
+    """
+    logical = max(layer.logical for layer in layers)
+    states = [[layer.rows[row] for row in chosen] for layer, chosen in zip(layers, rows, strict=True)]
+    fronts = [min(row.padding for row in chosen) for chosen in states]
+    lengths = [layer.physical - front for layer, front in zip(layers, fronts, strict=True)]
+    length = max(lengths)
+    after = [
+        replace(row, padding=row.padding - front + length - own)
+        for chosen, front, own in zip(states, fronts, lengths, strict=True)
+        for row in chosen
+    ]
+    joined = CompressedLayer(length + spare, after, logical)
+    if length:
+        like = next(layer for layer in layers if layer.physical).entries(Context()).slice(0, 0)
+        parts = [
+            layer.entries(Context()).slice(front, layer.physical).rows(chosen) if own else like
+            for layer, chosen, front, own in zip(layers, rows, fronts, lengths, strict=True)
+        ]
+        joined.replace(Entries.join([part.padded_to(length) for part in parts], dim=0), after)
+    return joined
+
+
+def count_positions(layers: Sequence[CompressedLayer]) -> None:
+    """Have the rows of a cache count their own positions from here on, after text came last; so rows may be joined."""
+    places = layers[0].places
+    assert places is not None
+    following = (places[:, 0, -1, Places.ORIGINAL].amax(dim=-1).long() + 1).tolist()
+    for layer in layers:
+        layer.rows = [replace(row, following=place) for row, place in zip(layer.rows, following, strict=True)]

@@ -1,0 +1,127 @@
+"""Completions in the worker's queue: prompts are read one after the other, and answers decoded together in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from .completions import Asked, Completed, Completions
+from .decoding import Decoding, Row
+from .replies import Cancelled
+from .worker import Worker
+
+_STEPS = 4
+"""Steps of a batch between which others that wait for the model have a turn."""
+
+
+@dataclass(eq=False)
+class _Begun:
+    """A request whose answer was begun."""
+
+    asked: Asked
+    done: Completed
+    row: Row
+    future: Future[Completed]
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Answers of one kind: those that are decoded, and those that wait to join them."""
+
+    decoding: Decoding
+    running: list[_Begun] = field(default_factory=list)
+    waiting: deque[_Begun] = field(default_factory=deque)
+
+
+class CompletionQueue:
+    """Answers requests through the worker, in whose thread everything but `submit` runs."""
+
+    def __init__(self, completions: Completions, worker: Worker, together: int) -> None:
+        """Begin without requests.
+
+        Args:
+            completions: answers them.
+            worker: runs the model.
+            together: most answers that are decoded as one batch.
+        """
+        self._completions, self._worker, self._together = completions, worker, together
+        self._batches: dict[Hashable, _Batch] = {}
+
+    def submit(self, asked: Asked) -> Future[Completed]:
+        """Queue a request behind those that came before."""
+        future: Future[Completed] = Future()
+
+        def begin() -> None:
+            if future.set_running_or_notify_cancel():
+                _settled(future, lambda: self._begin(asked, future))
+
+        self._worker.submit(self, begin)
+        return future
+
+    def _begin(self, asked: Asked, future: Future[Completed]) -> None:
+        if self._together < 2 or not self._completions.joinable:
+            future.set_result(self._completions.answer(asked))
+            return
+        begun = _Begun(asked, *self._completions.begin(asked), future)
+        if asked.reply.done:
+            _finish(begun)
+            return
+        if asked.kind not in self._batches:
+            self._go_on(asked.kind)
+            self._batches[asked.kind] = _Batch(self._completions.batch())
+        self._batches[asked.kind].waiting.append(begun)
+
+    def _go_on(self, kind: Hashable) -> None:
+        self._worker.submit((self, kind), lambda: self._advance(kind))
+
+    def _advance(self, kind: Hashable) -> None:
+        """Decode some steps, and come back after the others that wait for the model."""
+        batch = self._batches[kind]
+        room = self._together - len(batch.running)
+        arriving = [batch.waiting.popleft() for _ in range(min(room, len(batch.waiting)))]
+        batch.running += arriving
+        try:
+            self._completions.advance(batch.decoding, [each.row for each in arriving], self._pauses())
+        except Exception:
+            alone, batch.running = batch.running, []
+            for begun in alone:  # from the start: each fails for its own reasons only
+                _settled(
+                    begun.future, lambda begun=begun: begun.future.set_result(self._completions.answer(begun.asked))
+                )
+        for begun in [each for each in batch.running if each.asked.reply.done]:
+            batch.running.remove(begun)
+            _finish(begun)
+        left = [*batch.running, *batch.waiting]
+        try:
+            if left:
+                self._go_on(kind)
+                return
+        except RuntimeError as error:  # the server ends
+            for begun in left:
+                begun.future.set_exception(error)
+        del self._batches[kind]
+
+    def _pauses(self) -> Callable[[], bool]:
+        """Return what says after each step whether others have their turn now."""
+        steps = iter(range(1, 1 << 30))
+        return lambda: next(steps) >= _STEPS and self._worker.waiting > 0
+
+
+def _finish(begun: _Begun) -> None:
+    if begun.asked.reply.cancelled:
+        begun.future.set_exception(Cancelled())
+    else:
+        begun.future.set_result(begun.done)
+
+
+def _settled(future: Future[Any], work: Callable[[], None]) -> None:
+    """Do work that ends a future, or fail it with what was raised."""
+    try:
+        work()
+    except BaseException as error:
+        with suppress(Exception):  # it has ended
+            future.set_exception(error)
