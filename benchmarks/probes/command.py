@@ -115,7 +115,7 @@ def _swap(options: argparse.Namespace) -> int:
         "family", "pairs", *(f"layer {layer}" for layer in layers), *(f"{layer} onwards" for layer in layers)
     )
     for family, mine in found.items():
-        cells = ("{:.2f} ({:.2f}–{:.2f})".format(*mine.interval(flips)) for flips in (*mine.alone, *mine.onwards))
+        cells = ("{:.2f} [{:.2f}, {:.2f}]".format(*mine.interval(flips)) for flips in (*mine.alone, *mine.onwards))
         table.add_row(family, str(mine.count), *cells)
     written = ", ".join(f"{share:.2f}" for share in shares(found))
     print_tables([table], ["Share of pairs whose answer became the other clip's (95% interval)", f"shares=({written})"])
@@ -133,7 +133,7 @@ def _margin(options: argparse.Namespace) -> int:
         third = max(1, len(clips) // 3)
         calibrated = least_margin(ask_clips(model, processor, options.base, options.budget, clips[:third], None))
         found = ask_clips(model, processor, options.base, options.budget, clips[third:], calibrated)
-    table = _table("answers", "accuracy", "ms of processor time", "with frames brought back")
+    table = _table("frames retrieved", "accuracy", "ms of CPU time", "questions with frames")
     for row in rows(found):
         table.add_row(*row)
     print_tables([table], [summary(found), f"margin={calibrated:.2f}, calibrated on {third} other clips"])
