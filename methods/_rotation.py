@@ -10,7 +10,7 @@ from kvpress_video.compressor import Entries
 def unrotated(entries: Entries) -> Tensor:
     """Return the keys before rotary embedding, (batch, kv_heads, n, dim) fp32; embeddings before prefill as they are.
 
-    Rotated keys would make distant frames less alike whatever they show.
+    Rotated keys would make distant frames less similar regardless of content.
     """
     keys, rope = entries.keys.float(), entries.context.rope
     return keys if rope is None else rope.rotate(keys, -entries.present)

@@ -17,11 +17,11 @@ _SETTINGS = frozenset({"queries", "probe", "vision_attention"})  # needs with se
 
 @dataclass(frozen=True)
 class Skipping(Wrapper):
-    """Let only a share of the visual tokens run through some layers; a subclass says which, by `thin` and `skipped`.
+    """Run only part of the visual tokens through some layers; a subclass says which, by `thin` and `skipped`.
 
     Attributes:
         base: method that evicts from the cache, a name or an instance.
-        keep: share of the visual tokens that runs through the layers, rounded up; above 0, at most 1.
+        keep: fraction of the visual tokens that run through the layers, rounded up; above 0, at most 1.
         router: method that scores the tokens, a name or an instance.
     """
 

@@ -66,12 +66,12 @@ class Wrapper(Compressor):
 
     @property
     def fresh(self) -> int:
-        """Return how many frames the base encodes anew."""
+        """Return how many frames the base re-encodes."""
         return self._base.fresh
 
     @property
     def recall_share(self) -> float:
-        """Return the share of the entries that the base brings frames back into."""
+        """Return the fraction of the entries into which the base retrieves frames."""
         return self._base.recall_share
 
     def recall_margin(self, calibration: Mapping[str, Any]) -> float | None:

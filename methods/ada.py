@@ -30,7 +30,7 @@ class Ada(Wrapper):
     Attributes:
         base: method that scores the entries, a name or an instance. One that averages over heads gives all heads the
             same scores and budgets.
-        alpha: share of the budget that each head keeps for itself, 0 to 1; 1 for the selection of the base.
+        alpha: fraction of the budget reserved for each head, 0 to 1; 1 for the selection of the base.
     """
 
     alpha: float = 0.2

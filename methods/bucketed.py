@@ -1,4 +1,4 @@
-"""Keep what a base method scores highest, spread over the whole video."""
+"""Keep the highest scores of a base method, spread over the whole video."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from ._wrapper import ScoreWrapper
 
 @dataclass(frozen=True)
 class Bucketed(ScoreWrapper):
-    """Keep the best entries wherever they are, and of the others only as many as fit into buckets of positions.
+    """Keep the best entries, and of the others only as many as fit into buckets of positions.
 
     The tokens of the segment seen so far are divided in order into ⌈keep / capacity⌉ equal buckets. The ⌊free·keep⌋
     highest scores of the base stay; then the others in order of score, as long as fewer than `capacity` entries of
-    their bucket stay. If the buckets leave room, as those of evicted tokens do, the highest remaining scores fill it.
+    their bucket stay. The highest remaining scores fill any budget that the buckets leave, such as those of evicted
+    tokens.
 
     Attributes:
         base: method that scores the entries, a name or an instance; must implement `scores()`.
-        free: share of the budget that no bucket limits, 0 to 1.
+        free: fraction of the budget without bucket limits, 0 to 1.
         capacity: entries of a bucket, at least 1.
     """
 

@@ -17,7 +17,7 @@ MARGIN = "focus_margin"
 
 @dataclass(frozen=True)
 class Focus(ReKV):
-    """Answer from what a base method keeps; where the first token of the answer is in doubt, bring full frames back.
+    """Answer from the entries of a base method, and retrieve full frames if the first token of the answer is uncertain.
 
     Doubt is a margin below `margin`: the difference of the two largest logits after the question. Frames are brought
     back as by `ReKV`.

@@ -1,4 +1,4 @@
-"""Encode the newest frames anew, with only text in context, whatever keeps the past."""
+"""Re-encode the newest frames with only text in context, combined with any method for older frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._wrapper import Wrapper
 
 @dataclass(frozen=True)
 class Fresh(Wrapper):
-    """Keep the newest frames whole and encode them anew before a question; of older frames, keep what a base keeps.
+    """Keep the newest frames whole and re-encode them before a question; of older frames, keep the selection of a base.
 
     The newest min(n, ⌊keep / p⌋) frames of p patches stay whole, the base chooses the rest of the budget from the
     frames before them. Once the video ends (in a session, for as long as a question is answered), the keys and values
@@ -50,7 +50,7 @@ class Fresh(Wrapper):
         return self.reduce(entries, keep).slots
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """Keep the newest frames, and of the others what the base keeps."""
+        """Keep the newest frames, and of the others the selection of the base."""
         window = min(self.n, keep // entries.grid.patches) * entries.grid.patches if self.n else 0
         if not window:
             return self._base.reduce(entries, keep)

@@ -1,4 +1,4 @@
-"""Keep the entries that reading the frames once more attends to."""
+"""Keep the entries that the frames attend to in a second pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._attention import strongest_attention
 
 @dataclass(frozen=True)
 class KVzip(Compressor):
-    """Keep the entries that the frames of a chunk attend to most when they are read once more, as if to repeat them.
+    """Keep the entries that the frames of a chunk attend to most in a second pass.
 
     After each chunk the last `probe` tokens of the prompt and then the chunk's own frames are read again, at the
     positions that follow. score = the largest softmax(q·k) of any of these queries, over the query heads that share a

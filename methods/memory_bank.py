@@ -20,9 +20,9 @@ from ._rotation import unrotated
 class MemoryBank(Compressor):
     """Keep k = ⌊keep / p⌋ whole frames; frames enter one at a time, and of the most similar pair the older is evicted.
 
-    The similarity of two frames in the bank is the cosine of their features, averaged over the KV heads, so all
-    heads of a layer keep the same frames. The feature of a frame is the mean of K̂ = K / (‖K‖₂ + 1e-9) over its patches,
-    with K un-rotated: rotated keys would make distant frames less similar whatever they show, and patches of a frame
+    The similarity of two frames in the bank is the cosine of their features, averaged over the KV heads, so all heads
+    of a layer keep the same frames. The feature of a frame is the mean of K̂ = K / (‖K‖₂ + 1e-9) over its patches, with
+    K un-rotated: rotated keys would make distant frames less similar regardless of content, and patches of a frame
     would cancel in the mean. Ties go to the oldest pair. The newest frame always stays.
 
     If frames enter in order of time, the number that arrives at once has no effect; from the newest back, each pass

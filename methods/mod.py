@@ -24,7 +24,7 @@ PLACEMENTS: Mapping[str, Callable[[int], range]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class MoD(Skipping):
-    """Mixture of depths: in some layers only a share of the visual tokens runs through attention and feed-forward.
+    """Mixture of depths: in some layers only part of the visual tokens runs through attention and feed-forward.
 
     The others keep their hidden state there and write no keys and values. A router chooses the tokens of each video or
     image by its scores in the latest layer before that all tokens run through, averaged over heads. Of the budget each
@@ -33,7 +33,7 @@ class MoD(Skipping):
 
     Attributes:
         base: method that evicts from the cache, a name or an instance.
-        keep: share of the visual tokens that runs through the layers, rounded up; above 0, at most 1.
+        keep: fraction of the visual tokens that run through the layers, rounded up; above 0, at most 1.
         router: method that scores the tokens, a name or an instance, such as `"van"`, `"snapkv"` (attention of the last
             queries) or `"random"`.
         layers: the layers: `"interleaved"`, every other one from the second; `"all"` after the first; `"deep"`, the

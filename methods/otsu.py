@@ -22,7 +22,7 @@ _FARTHEST = 2.0  # the largest 1 − cos
 
 @dataclass(frozen=True)
 class Otsu(Compressor):
-    """Keep the last frames whole, then what changed by Otsu's threshold, then the rest, larger changes first.
+    """Keep the last frames whole, then entries that changed by Otsu's threshold, then the rest, larger changes first.
 
     The distance of an entry to a frame is 1 − the largest cosine with the 3 × 3 patches around its own there, of
     embeddings before prefill or un-rotated keys in the cache. An entry changed if its distance to the previous or to

@@ -13,7 +13,7 @@ from kvpress_video.compressor import Compressor, Entries
 
 @dataclass(frozen=True)
 class Recent(Compressor):
-    """Keep the newest entries, whatever they show: a sliding window.
+    """Keep the newest entries: a sliding window.
 
     A budget of N whole frames keeps the last N frames. The remainder of any other budget keeps the last patches of the
     frame before them.

@@ -16,8 +16,8 @@ from ._wrapper import ScoreWrapper
 
 @dataclass(frozen=True)
 class ReKV(ScoreWrapper):
-    """Keep what a base method keeps, and every frame in full in an archive off the device; for each question, bring the
-    best frames back.
+    """Keep the selection of a base method, and all frames in an archive off the device; retrieve the best ones per
+    question.
 
     score of a frame = mean un-rotated query of the question · mean un-rotated key of the frame, summed over the query
     heads, by layer. While the question is answered, the best frames that fit into `share` of the entries stand in for

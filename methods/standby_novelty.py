@@ -15,7 +15,7 @@ from .standby import Standby
 
 @dataclass(frozen=True)
 class StandbyNovelty(Compressor):
-    """Keep the entries that the vision tower finds important, that look unlike the rest of the video, or both.
+    """Keep the entries that are important to the vision tower, differ from the rest of the video, or both.
 
     score = z(log standby importance) + z(novelty), where z standardises each head's scores over the entries of the
     segment. Entries of the last frame are preferred up to a share of the budget, the most important ones first.

@@ -1,4 +1,4 @@
-"""Let visual tokens leave after a layer, and hand what it evicts to the text."""
+"""Drop visual tokens after a layer, and let the text read its evicted entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._skipping import Skipping
 
 @dataclass(frozen=True)
 class TransV(Skipping):
-    """Token transfer: after a layer a share of the visual tokens goes on, and text reads once what the layer evicts.
+    """Token transfer: after a layer only part of the visual tokens continues, and text reads its evicted entries once.
 
     In `layer` and after it, layers keep `keep` of what layers before it keep, and in `layer` the tokens that go on are
     chosen. Text after the video adds tanh(`alpha`) times the attention of `layer` over its evicted entries to the
@@ -25,7 +25,7 @@ class TransV(Skipping):
 
     Attributes:
         base: method that evicts from the cache before and after the layer, a name or an instance.
-        keep: share of the visual tokens that goes on, rounded up; above 0, at most 1.
+        keep: fraction of the visual tokens that continue, rounded up; above 0, at most 1.
         router: method that scores the tokens, a name or an instance.
         layer: the layer, from 0; another must follow.
         alpha: tanh of it weighs what text reads of the evicted entries; 0 for nothing, as before training.

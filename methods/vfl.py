@@ -15,7 +15,7 @@ MEASURED = (0.30, 2.02, 0.86, 0.82)
 
 @dataclass(frozen=True)
 class Vfl(PerLayer):
-    """Run any method with budgets by depth that follow how often answers change when a layer's visual entries do.
+    """Run any method with budgets by depth, set by how often answers change with a layer's visual entries.
 
     Attributes:
         base: the method to run, a name or an instance.

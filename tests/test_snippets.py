@@ -26,7 +26,6 @@ from video_files import write_video
 import kvpress_video as kv
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md"), ROOT / "docs/template/README.md"])
-PAGES.remove(ROOT / "docs/serving.md")
 BLOCKS = [each for page in PAGES for each in snippets(page)]
 SLOW = {f"docs/{name}.md" for name in ("ci", "lm-eval", "multi-gpu", "results", "sweeps")}
 NEEDS = {"docs/lm-eval.md": "lm_eval", "docs/sweeps.md": "pyarrow", "docs/multi-gpu.md": "transformers.distributed"}

@@ -24,16 +24,20 @@ def add(commands: Commands) -> None:
     )
     concordance.set_defaults(run=_concordance)
     concordance.add_argument("--benchmark", default="world", help="name:option=value,… (default: %(default)s)")
-    concordance.add_argument("--present", default="place", metavar="TASK", help="its task about the present (place)")
+    concordance.add_argument("--present", default="place", metavar="TASK", help="task about the present (place)")
     concordance.add_argument("--model", default="bundled", help="bundled, a folder or a hub name (bundled)")
     concordance.add_argument("--budgets", default="25%,12.5%", help="ratios, pooled (25%%,12.5%%)")
-    concordance.add_argument("--seed", type=whole_number(0), default=0, help="of the benchmark's clips (default: 0)")
-    concordance.add_argument("--sources", default="", help="papers to take, as in the table: HERMES,… (default: all)")
+    concordance.add_argument(
+        "--seed", type=whole_number(0), default=0, help="seed of the benchmark's clips (default: 0)"
+    )
+    concordance.add_argument(
+        "--sources", default="", help="papers to include, as in the table: HERMES,… (default: all)"
+    )
     concordance.add_argument(
         "--held-back", action="store_true", help="include the orderings held back while a benchmark is designed"
     )
     concordance.add_argument("--out", type=Path, default=Path("concordance"), metavar="DIR", help="output folder")
-    concordance.add_argument("--resume", action="store_true", help="complete what the output folder holds")
+    concordance.add_argument("--resume", action="store_true", help="complete the sweep in the output folder")
     concordance.add_argument("--device", help="device of the model (default: cuda if available, else cpu)")
     concordance.add_argument("--workers", type=int, metavar="N", help="as in a sweep")
 

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     bench.add_argument("names", nargs="*", metavar="NAME", help=_NAMES)
     bench.add_argument("--scale", help="tiny, laptop or 7b (default: 7b on a GPU, else laptop)")
     bench.add_argument("--device", help="device to run on (default: cuda if available, else cpu)")
-    bench.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write the figures to, or to add them to")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write the results to, or to add them to")
     bench.set_defaults(run=_bench)
 
 

@@ -1,4 +1,4 @@
-"""`kvpress-video probe`: what the layers of a model do with visual tokens, measured on clips of the bundled world."""
+"""`kvpress-video probe`: measure how the layers of a model use visual tokens, on clips of the bundled world."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def add(commands: Commands) -> None:
     probe = add_command(
         commands,
         "probe",
-        help="measure what the layers of a model do with visual tokens",
-        description="Measure what the layers of a model do with visual tokens, on clips of the bundled world and "
+        help="measure how the layers of a model use visual tokens",
+        description="Measure how the layers of a model use visual tokens, on clips of the bundled world and "
         "without compression.",
         examples=("homogeneity", "variation PATH --store PATH"),
     )
     kinds = probe.add_subparsers(dest="probe", required=True, metavar="PROBE")
     homogeneity = kinds.add_parser(
         "homogeneity",
-        help="how alike visual tokens are, by depth",
-        description="Measure how alike visual tokens are, layer by layer.",
+        help="measure the similarity of visual tokens by depth",
+        description="Measure the similarity of visual tokens, layer by layer.",
     )
-    homogeneity.add_argument("--figure", type=Path, metavar="FILE", help="draw it: .svg, .png or .pdf")
+    homogeneity.add_argument("--figure", type=Path, metavar="FILE", help="figure to write: .svg, .png or .pdf")
     homogeneity.set_defaults(run=_homogeneity)
     variation = kinds.add_parser(
         "variation",
@@ -42,15 +42,15 @@ def add(commands: Commands) -> None:
     variation.set_defaults(run=_variation)
     swap = kinds.add_parser(
         "swap",
-        help="in which layers questions read the video, on pairs of clips",
+        help="measure in which layers questions read the video, on pairs of clips",
         description="Measure in which layers questions read the video: swap its keys and values between clips that "
         "differ in one thing.",
     )
     swap.set_defaults(run=_swap)
     margin = kinds.add_parser(
         "margin",
-        help="calibrate automatic focus, and try it on other clips",
-        description="Calibrate how sure a first answer must be for automatic focus, and try the margin on other clips.",
+        help="calibrate automatic focus, and test it on other clips",
+        description="Calibrate the margin of automatic focus, and test it on other clips.",
     )
     margin.add_argument("--base", default="standby", help="method that keeps entries (default: %(default)s)")
     margin.add_argument("--budget", type=whole_number(1), default=48, help="visual entries (default: %(default)s)")
@@ -115,7 +115,7 @@ def _swap(options: argparse.Namespace) -> int:
         "family", "pairs", *(f"layer {layer}" for layer in layers), *(f"{layer} onwards" for layer in layers)
     )
     for family, mine in found.items():
-        cells = ("{:.2f} ({:.2f}–{:.2f})".format(*mine.interval(flips)) for flips in (*mine.alone, *mine.onwards))
+        cells = ("{:.2f} [{:.2f}, {:.2f}]".format(*mine.interval(flips)) for flips in (*mine.alone, *mine.onwards))
         table.add_row(family, str(mine.count), *cells)
     written = ", ".join(f"{share:.2f}" for share in shares(found))
     print_tables([table], ["Share of pairs whose answer became the other clip's (95% interval)", f"shares=({written})"])
@@ -133,7 +133,7 @@ def _margin(options: argparse.Namespace) -> int:
         third = max(1, len(clips) // 3)
         calibrated = least_margin(ask_clips(model, processor, options.base, options.budget, clips[:third], None))
         found = ask_clips(model, processor, options.base, options.budget, clips[third:], calibrated)
-    table = _table("answers", "accuracy", "ms of processor time", "with frames brought back")
+    table = _table("frames retrieved", "accuracy", "ms of CPU time", "questions with frames")
     for row in rows(found):
         table.add_row(*row)
     print_tables([table], [summary(found), f"margin={calibrated:.2f}, calibrated on {third} other clips"])

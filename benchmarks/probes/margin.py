@@ -129,7 +129,7 @@ def rows(asked: Asked) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for at, name in enumerate(NAMES):
         low, high = interval(asked, lambda drawn, at=at: float(drawn.right[:, at].mean()))  # type: ignore[misc]
-        accuracy = f"{asked.right[:, at].mean():.3f} ({low:.3f}–{high:.3f})"
+        accuracy = f"{asked.right[:, at].mean():.3f} [{low:.3f}, {high:.3f}]"
         found.append((name, accuracy, f"{1000 * asked.seconds[:, at].mean():.1f}", f"{back[at]:.0%}"))
     return found
 
@@ -137,4 +137,4 @@ def rows(asked: Asked) -> list[tuple[str, ...]]:
 def summary(asked: Asked) -> str:
     """Say how far the switch lies above the line."""
     low, high = interval(asked, height)
-    return f"in doubt lies {height(asked):+.3f} ({low:+.3f} to {high:+.3f}) above the line between never and always"
+    return f"in doubt lies {height(asked):+.3f} [{low:+.3f}, {high:+.3f}] above the line between never and always"

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="file of the picture")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="seed of the clips (default %(default)s)")
     parser.add_argument("--frames", type=int, default=64, help="frames of the clips (default 64)")
-    parser.add_argument("--level", choices=LEVELS, default="standard", help="how hard (default standard)")
+    parser.add_argument("--level", choices=LEVELS, default="standard", help="difficulty (default standard)")
     parser.add_argument("--shown", type=int, default=16, help="frames to show of each camera (default 16)")
     options = parser.parse_args()
     parts = [sheet(options.seed, options.frames, camera, LEVELS[options.level], options.shown) for camera in CAMERAS]

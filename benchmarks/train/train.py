@@ -122,9 +122,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--schedule", type=float, default=18, help="minutes of all runs together (default 18)")
     parser.add_argument("--longest", type=int, default=512, help="frames of the longest clips (default 512)")
     parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
-    parser.add_argument("--clips-per-step", type=int, default=256, help="most clips in a batch (default 256)")
+    parser.add_argument("--clips-per-step", type=int, default=256, help="maximum clips in a batch (default 256)")
     parser.add_argument("--questions", type=int, help="questions about each clip, drawn per batch (default: all)")
-    parser.add_argument("--patience", type=int, default=40, help="reports before longer clips come anyway (default 40)")
+    parser.add_argument(
+        "--patience", type=int, default=40, help="reports before longer clips are added regardless (default 40)"
+    )
     parser.add_argument(
         "--focus", type=float, default=0.0, help="share of batches about the weakest family (default 0)"
     )

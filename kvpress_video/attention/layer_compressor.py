@@ -55,7 +55,7 @@ class LayerCompressor:
         timer: counts `"compress"`.
         sharding: how the KV heads are shared out over processes.
         image_blocks: whether the tokens of an image attend to each other in both directions.
-        calibration: what was measured once for the model, by name.
+        calibration: calibrations of the model, by name.
         archive: receives the entries of every pass with frames before any of them is evicted, with the number of the
             layer and whether their keys still have to move.
     """

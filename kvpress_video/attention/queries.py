@@ -36,7 +36,7 @@ def last_queries(
 
     Args:
         attention: a text attention module, after its forward.
-        hidden_states: what it was given, (batch, n, hidden).
+        hidden_states: its input, (batch, n, hidden).
         entries: the layer, the pass included; the pass's entries are the last n.
         rope: the text model's rotation.
         window: how many; all n if there are fewer.

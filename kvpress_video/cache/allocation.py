@@ -58,12 +58,12 @@ class BudgetAllocator:
         entry_bytes: keys, values and metadata of one entry that stays, all KV heads of one layer.
         batch: rows that share a budget of bytes.
         uncompressed: bytes of one row that do not depend on the entries kept, such as those of layers that are not
-            compressed; a budget of bytes pays for them too.
+            compressed; a budget in bytes covers them too.
         text_room: text entries that a budget of bytes leaves free.
         in_work: entries of a row that one layer at a time holds beyond its share, while the pass that brings them runs,
-            or every layer, for a method that chooses once all of them hold it; a budget of bytes pays for them too.
+            or every layer, for a method that chooses once all of them hold it; a budget in bytes covers them too.
         staging_bytes: bytes of each entry of the longest layer in the buffers that banked entries are read from, which
-            a budget of bytes pays for too.
+            a budget in bytes covers too.
         heads: how many times the average number of entries a head may hold.
         waiting: text entries that follow in later chunks of the prompt.
         work_bytes: bytes of an entry in work, where it takes more than one that stays; 0 where it does not.

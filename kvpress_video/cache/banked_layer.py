@@ -24,11 +24,11 @@ class Bank(Stageable, Protocol):
 
     @property
     def bytes(self) -> int:
-        """Bytes of the room."""
+        """Bytes of the buffers."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of what is held."""
+        """Bytes of the entries held."""
 
     def append(self, parts: Sequence[Tensor]) -> None:
         """Add keys and values, (batch, kv_heads, n, head_dim) each."""
@@ -40,7 +40,7 @@ class Bank(Stageable, Protocol):
         """Change the batch of every tensor."""
 
     def clear(self) -> None:
-        """Forget everything, the room included."""
+        """Drop all entries and buffers."""
 
 
 class BankedBuffers(Buffers):
@@ -53,17 +53,17 @@ class BankedBuffers(Buffers):
 
     @property
     def bytes(self) -> int:
-        """Bytes of the room, the bank's included."""
+        """Bytes of the buffers, the bank's included."""
         return self.unbanked_bytes + self._bank.bytes
 
     @property
     def unbanked_bytes(self) -> int:
-        """Bytes of the room for all but the bank, the staging slot that the layer is in included."""
+        """Bytes of the buffers except the bank's, with the staging slot that the layer is in."""
         return super().bytes + self._rest.bytes + self._scratch.bytes(self._bank)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of what is held."""
+        """Bytes of the entries held."""
         return super().held_bytes + self._rest.held_bytes + self.bank_bytes
 
     @property
@@ -146,7 +146,7 @@ class BankedBuffers(Buffers):
         self._scratch.forget(self._bank)
 
     def clear(self) -> None:
-        """Forget everything, the room included."""
+        """Drop all entries and buffers."""
         super().clear()
         self._rest.clear()
         self._bank.clear()
@@ -179,7 +179,7 @@ class BankedLayer(CompressedLayer):
         Args:
             buffers: empty ones.
             banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
-            rows: what is known of each row before the first pass.
+            rows: state of each row before the first pass.
         """
         super().__init__(rows=rows)
         self._buffers, self._banked = buffers, banked

@@ -33,17 +33,17 @@ class Buffers:
 
     @property
     def capacity(self) -> int:
-        """Entries that there is room for."""
+        """Capacity in entries."""
         return self._whole[0].shape[2] if self._whole else 0
 
     @property
     def bytes(self) -> int:
-        """Bytes of the room."""
+        """Bytes of the buffers."""
         return sum(part.numel() * part.element_size() for part in self._whole)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of what is held."""
+        """Bytes of the entries held."""
         each = (part.numel() * part.element_size() // max(1, part.shape[2]) for part in self._whole)
         return sum(size * self.length for size in each)
 
@@ -98,7 +98,7 @@ class Buffers:
             self._write_late()
 
     def assign(self, parts: Sequence[Tensor]) -> None:
-        """Hold these entries instead, which share no memory with the buffers: in place where the room fits them."""
+        """Hold these entries instead, which share no memory with the buffers: in place if they fit the buffers."""
         self._late.clear()
         length = parts[0].shape[2]
         if not self._fits(length) or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
@@ -113,8 +113,8 @@ class Buffers:
         self.length = length
 
     def keep(self, slots: Tensor) -> None:
-        """Hold the entries at `slots` (batch, heads, n) int64 alone, some heads at a time: in place where the room
-        fits them.
+        """Hold the entries at `slots` (batch, heads, n) int64 alone, some heads at a time: in place if they fit the
+        buffers.
         """
         self._write_late()
         batch, heads, length = slots.shape
@@ -138,7 +138,7 @@ class Buffers:
         self._whole = tuple(change(part) for part in self._whole)
 
     def clear(self) -> None:
-        """Forget everything, the room included."""
+        """Drop all entries and buffers."""
         self._whole, self.length = (), 0
         self._late.clear()
 
@@ -158,7 +158,7 @@ class Buffers:
         return tuple(part[:, :, : self.length] for part in self._whole)
 
     def _fits(self, length: int) -> bool:
-        """Whether the room is enough for so many entries, and not far too much."""
+        """Whether the capacity suffices for this many entries, and is not far too large."""
         return bool(self._whole) and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
 
     def _takes(self, parts: Sequence[Tensor]) -> bool:
@@ -193,7 +193,7 @@ class Buffers:
         return like.new_empty(shape)
 
     def _write(self, parts: Sequence[Tensor], end: int) -> None:
-        """Fill the room from the last entry up to `end`."""
+        """Fill the buffers from the last entry up to `end`."""
         for whole, part in zip(self._whole, parts, strict=True):
             whole[:, :, self.length : end] = part
 

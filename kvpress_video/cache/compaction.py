@@ -28,7 +28,7 @@ def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]
         position: (batch, n, 3) original (t, h, w), on the host.
         ratios: per row, kept fraction per segment ordinal of this pass.
         shifts: per row, how far earlier passes have moved positions down already.
-        spatial: whether h and w are axes of their own (M-RoPE).
+        spatial: whether h and w are separate axes (M-RoPE).
 
     Returns:
         (batch, n, 3) fp32 new positions, and per row how much further down later tokens move.

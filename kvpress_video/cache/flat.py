@@ -73,12 +73,12 @@ class FlatBuffers(Buffers):
 
     @property
     def bytes(self) -> int:
-        """Bytes of the room."""
+        """Bytes of the buffers."""
         return super().bytes + self._flat_bytes
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of what is held."""
+        """Bytes of the entries held."""
         return super().held_bytes + self._flat_bytes
 
     @property
@@ -222,7 +222,7 @@ class FlatBuffers(Buffers):
             part[..., Tags.INDEX] = torch.where(index < 0, index, index + shift.to(index)[:, None, None])
 
     def clear(self) -> None:
-        """Forget everything, the room included."""
+        """Drop all entries and buffers."""
         super().clear()
         self._forget()
 

@@ -26,7 +26,7 @@ class HeldEntries(DynamicLayer):
         """Hold nothing yet.
 
         Args:
-            reserve: entries to make room for with the first one.
+            reserve: entries to reserve space for with the first one.
         """
         super().__init__()
         self._buffers = Buffers(reserve)
@@ -67,7 +67,7 @@ class HeldEntries(DynamicLayer):
 
     @property
     def reserved_bytes(self) -> int:
-        """Bytes of the buffers, room that is not filled included."""
+        """Bytes of the buffers, unused space included."""
         return self._buffers.bytes
 
     @property
@@ -99,7 +99,7 @@ class HeldEntries(DynamicLayer):
         return self.tags[:, :1, :, Tags.INDEX] >= 0
 
     def _show(self) -> None:
-        """Point the stock attributes at what is held now."""
+        """Point the stock attributes at the current entries."""
         self.keys, self.values = self._buffers.states
         if not self.is_initialized:
             self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True

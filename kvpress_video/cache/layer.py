@@ -31,7 +31,7 @@ class CompressedLayer(HeldEntries):
     """One layer's entries, what is known of the tokens seen, and all that changes either.
 
     `get_seq_length()` is logical, so that stock `generate()` derives right positions; `get_mask_sizes()` is physical
-    with an offset, so that stock masks cover what is held.
+    with an offset, so that stock masks cover the entries held.
 
     Attributes:
         keys, values, tags, places: see `HeldEntries`.
@@ -50,8 +50,8 @@ class CompressedLayer(HeldEntries):
         """Make an empty layer.
 
         Args:
-            reserve: entries to make room for with the first one.
-            rows: what is known of each row before the first pass.
+            reserve: entries to reserve space for with the first one.
+            rows: state of each row before the first pass.
             logical: tokens seen before the first pass.
         """
         super().__init__(reserve)
@@ -185,7 +185,7 @@ class CompressedLayer(HeldEntries):
         """Evict entries down to the shares, see `plan_eviction`.
 
         Args:
-            entries: everything held, with what the method needs.
+            entries: all entries held, with the method's inputs.
             keep: per row, entries to keep of each segment, per head.
             method: method that chooses.
             evicting: is shown the entries and the plan before it is applied.
@@ -201,7 +201,7 @@ class CompressedLayer(HeldEntries):
         return scores
 
     def keep(self, plan: EvictionPlan) -> None:
-        """Hold what a plan leaves."""
+        """Keep the entries of a plan."""
         self._buffers.keep(plan.slots)
         plan.finish(self._buffers.held)
         self._show()
@@ -243,7 +243,7 @@ class CompressedLayer(HeldEntries):
         self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
 
     def extend(self, text: Entries) -> None:
-        """Append text that was read elsewhere, one row: its indices go on from what was seen here."""
+        """Append text that was read elsewhere, one row: its indices continue from the tokens seen here."""
         index = self.logical + torch.arange(len(text), device=text.tags.device, dtype=torch.int32)
         tags = text.tags.clone()
         tags[..., Tags.INDEX] = index

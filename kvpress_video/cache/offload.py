@@ -26,7 +26,7 @@ class CopyStream:
         is pinned.
 
         Returns:
-            To be called before the device is told to read them.
+            Call it before the device reads them.
         """
         for whole, part in zip(room, parts, strict=True):
             alone = whole.is_pinned() or part.is_pinned()
@@ -88,7 +88,7 @@ class OffloadStorage(Buffers):
 
     @property
     def like(self) -> Sequence[Tensor]:
-        """Return tensors with the shapes and dtypes of what is read."""
+        """Return tensors with the shapes and dtypes of the entries read."""
         return self.held
 
     def append(self, parts: Sequence[Tensor]) -> None:
@@ -100,7 +100,7 @@ class OffloadStorage(Buffers):
         """Copy everything from entry `start` on to the device.
 
         Returns:
-            To be called before the device is told to read it.
+            Call it before the device reads it.
         """
         return copy_stream(self.device).copy(room, [part[:, :, start:] for part in self.held])
 

@@ -47,12 +47,12 @@ def make_layers(
     Args:
         bank: `"device"`, `"cpu"` or `"disk"`.
         count: how many layers.
-        reserve: entries to make room for with the first one.
-        rows: what is known of each row before the first pass.
+        reserve: entries to reserve space for with the first one.
+        rows: state of each row before the first pass.
         banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
 
     Raises:
-        UnknownNameError: there is no such bank.
+        UnknownNameError: unknown bank.
     """
     if bank not in BANKS:
         raise unknown_name("place of the bank", bank, BANKS)

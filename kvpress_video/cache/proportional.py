@@ -1,4 +1,4 @@
-"""Split entries over the segments of a row in proportion to what was seen of each."""
+"""Split entries over the segments of a row in proportion to the tokens seen of each."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class PackedBank:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the room."""
+        """Bytes of the buffers."""
         return self._entries.bytes + self._groups.bytes
 
     @property
@@ -52,7 +52,8 @@ class PackedBank:
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """Return what is stored: codes of keys and values, ranges of values, exponents and offsets of key groups."""
+        """Return the stored tensors: codes of keys and values, ranges of values, exponents and offsets of key
+        groups."""
         return (*self._entries.held, *self._groups.held)
 
     def append(self, parts: Sequence[Tensor]) -> None:
@@ -92,7 +93,7 @@ class PackedBank:
         self.like = tuple(map(change, self.like))
 
     def clear(self) -> None:
-        """Forget everything, the room included."""
+        """Drop all entries and buffers."""
         self._entries.clear()
         self._groups.clear()
 
@@ -113,7 +114,7 @@ class QuantizedBuffers(BankedBuffers):
         return (*self._rest.held, *metadata)
 
     def settle(self) -> None:
-        """Pack what is no longer recent. What attention was given stays as it is."""
+        """Pack entries that are no longer recent. What attention was given stays as it is."""
         start, end = self._bank.length, self._quantization.packed(self.length)
         if end <= start:
             return
@@ -150,13 +151,14 @@ class QuantizedLayer(BankedLayer):
         Args:
             buffers: empty ones.
             quantization: settings.
-            rows: what is known of each row before the first pass.
+            rows: state of each row before the first pass.
         """
         super().__init__(buffers, lambda entries: quantization.packed(len(entries)), rows)
         self.quantization = quantization
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values, and pack what is no longer recent unless the pass is still to be compressed."""
+        """Append keys and values, and pack entries that are no longer recent, unless the pass is still to be
+        compressed."""
         arriving = self.incoming
         held = super().update(key_states, value_states, *args, **kwargs)
         if arriving is None or not (arriving.compress or arriving.probes):
@@ -169,7 +171,7 @@ class QuantizedLayer(BankedLayer):
         self._buffers.settle()
 
     def mark(self) -> LayerMark:
-        """Return the present state, with copies of what is not packed yet."""
+        """Return the current state, with copies of the unpacked entries."""
         mark = super().mark()
         if not self._buffers.recent or not self._buffers.recent[0].shape[2]:
             return mark
@@ -191,8 +193,8 @@ def quantized_layers(
     Args:
         quantization: settings.
         count: how many layers.
-        reserve: entries to make room for with the first one.
-        rows: what is known of each row before the first pass.
+        reserve: entries to reserve space for with the first one.
+        rows: state of each row before the first pass.
     """
     scratch = StagingBuffers(reserve, slots=1)
     buffers = (QuantizedBuffers(quantization, scratch, reserve) for _ in range(count))

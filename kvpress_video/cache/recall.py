@@ -22,7 +22,8 @@ from .layer import CompressedLayer
 def recalled(
     layers: Sequence[CompressedLayer], row: int, archive: FrameArchive, method: Compressor, queries: Sequence[Tensor]
 ) -> Iterator[None]:
-    """Hold archived frames inside the context, whatever it appends to the layers, and what was held after it.
+    """Hold archived frames inside the context, and the previous entries after it, whatever is appended to the layers
+    meanwhile.
 
     The arguments are those of `bring_back`.
     """
@@ -55,7 +56,7 @@ def bring_back(
         archive: all frames of the row.
         method: scores frames and entries.
         queries: mean un-rotated query of the question in each layer, (attention heads, head_dim) fp32.
-        before: receives what the layers held, on the host, by segment.
+        before: receives the layers' previous entries, on the host, by segment.
     """
     for number, layer in enumerate(layers):
         parts: dict[int, Entries] = {}
@@ -83,7 +84,7 @@ def visual_entries(layer: CompressedLayer, row: int, segment: int, context: Cont
 def _recalled(
     layer: int, held: Entries, archive: FrameArchive, segment: int, method: Compressor, queries: Tensor
 ) -> Entries | None:
-    """Return what a layer holds of a segment for a question, as many entries as before; None for the same."""
+    """Return a layer's entries of a segment for a question, as many as before; None for the same."""
     numbers = archive.of(segment)
     if not numbers:
         return None

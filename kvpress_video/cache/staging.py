@@ -26,13 +26,13 @@ class Stageable(Protocol):
 
     @property
     def like(self) -> Sequence[Tensor]:
-        """Tensors (batch, kv_heads, …, head_dim) with the dtypes of what is read."""
+        """Tensors (batch, kv_heads, …, head_dim) with the dtypes of the entries read."""
 
     def read(self, start: int, room: Sequence[Tensor]) -> Callable[[], None]:
         """Copy everything from entry `start` on into `room`.
 
         Returns:
-            To be called before the device is told to read it.
+            Call it before the device reads it.
         """
 
 
@@ -47,7 +47,7 @@ class Slot:
     Attributes:
         bank: of the layer that is in it.
         right: how many of the layer's leading entries are in it, or on their way.
-        settle: to be called before the device is told to read them.
+        settle: call it before the device reads them.
         room: (batch, kv_heads, capacity, head_dim) each.
     """
 
@@ -59,11 +59,11 @@ class Slot:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the room."""
+        """Bytes of the buffers."""
         return sum(part.numel() * part.element_size() for part in self.room)
 
     def fetch(self, bank: Stageable, length: int, reserve: int) -> None:
-        """Copy a bank's entries into the slot, with room for `length` entries."""
+        """Copy a bank's entries into the slot, with a capacity of `length` entries."""
         fits = self.room and all(
             (have.dtype, have.shape[:2], have.shape[3:]) == (part.dtype, part.shape[:2], part.shape[3:])
             and have.shape[2] >= length
@@ -94,7 +94,7 @@ class StagingBuffers:
         """Make empty slots.
 
         Args:
-            reserve: entries that a slot has room for at least.
+            reserve: minimum capacity of a slot in entries.
             slots: how many on each device.
         """
         self._reserve = reserve

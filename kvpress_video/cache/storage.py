@@ -68,7 +68,7 @@ class EntryBytes(NamedTuple):
 
 @dataclass(frozen=True)
 class Storage:
-    """Keys and values as they come, on the device of their layer, or with a bank elsewhere.
+    """Unquantised keys and values, on the device of their layer, or with a bank elsewhere.
 
     Attributes:
         bank_on: `"device"`, `"cpu"` or `"disk"`.
@@ -82,7 +82,7 @@ class Storage:
         return None
 
     def entry(self, states: CachedStates, compact: bool) -> EntryBytes:
-        """Compute what an entry takes."""
+        """Compute the bytes of an entry."""
         whole = states.entry_bytes(compact)
         return EntryBytes(whole, whole, staged=0 if self.bank_on == ON_DEVICE else HALVES * states.state_bytes)
 
@@ -110,7 +110,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class UnevenStorage(Storage):
-    """Keys and values as they come, heads that may hold different numbers of them without gaps."""
+    """Unquantised keys and values, without gaps between heads that may hold different numbers of entries."""
 
     def entry(self, states: CachedStates, compact: bool) -> EntryBytes:
         """Compute what an entry takes; attention reads one layer at a time, laid out with padding."""
@@ -145,7 +145,7 @@ class QuantizedStorage(Storage):
         return self.how
 
     def entry(self, states: CachedStates, compact: bool) -> EntryBytes:
-        """Compute what an entry takes."""
+        """Compute the bytes of an entry."""
         whole, unpacked = states.entry_bytes(compact), states.state_bytes
         packed = states.kv_heads * self.how.bytes(states.head_dim, states.cache_dtypes[1].itemsize)
         return EntryBytes(

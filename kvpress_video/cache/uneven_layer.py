@@ -36,7 +36,7 @@ class UnevenLayer(CompressedLayer):
 
         Args:
             room: where the layers of the cache are laid out.
-            rows: what is known of each row before the first pass.
+            rows: state of each row before the first pass.
         """
         super().__init__(rows=rows)
         self._buffers = FlatBuffers(room)

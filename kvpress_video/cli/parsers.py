@@ -29,7 +29,7 @@ def add_command(
         commands: to add it to.
         name: of the command.
         help: one line for the list of commands.
-        description: what the command does, in one or more paragraphs.
+        description: description of the command, in one or more paragraphs.
         examples: calls of it, without `kvpress-video`.
         note: what else the help should say, after the examples.
         **how: further arguments of `ArgumentParser`.
@@ -47,6 +47,6 @@ def wide_option(parser: argparse._ActionsContainer, rest: str) -> None:
 
     Args:
         parser: to add it to.
-        rest: what it shows in addition.
+        rest: the additional columns.
     """
     parser.add_argument("--wide", action="store_true", help=f"show {rest} too, regardless of the terminal's width")

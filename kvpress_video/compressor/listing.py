@@ -1,4 +1,4 @@
-"""The installed methods as rows: where each comes from, what it does, and how faithfully."""
+"""The installed methods as rows: their sources, functions and fidelity."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .declarations import check_observer
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 PRESET = "preset"
-"""Setting that stands for several others, named in a class's `presets`."""
+"""Setting for a named set of others in a class's `presets`."""
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
 
 

@@ -1,4 +1,4 @@
-"""Validation of what a method returns, before the cache relies on it.
+"""Validation of a method's results before the cache uses them.
 
 Types, shapes, dtypes and devices are checked everywhere. Values (NaN, order, range) are checked on the CPU only: on an
 accelerator reading them would stall the host. There, NaN scores rank lowest, slots outside the entries trip the

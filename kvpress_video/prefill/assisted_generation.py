@@ -20,7 +20,7 @@ def checked_guesses(placeholders: Collection[int]) -> Callable[[Callable[..., An
     before the first placeholder of a visual token.
 
     Args:
-        placeholders: ids of the tokens that stand for visual tokens.
+        placeholders: ids of the placeholder tokens.
 
     Raises:
         UnsupportedModelError: the model is its own draft (`assistant_early_exit`).

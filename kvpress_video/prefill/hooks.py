@@ -61,7 +61,7 @@ class ModelHooks:
             method: chooses the entries.
             budget: of the cache.
             options: where and in which pieces prompts are compressed.
-            finished: is told of every prefill with visual tokens.
+            finished: called after every prefill with visual tokens.
             shared: prefills to start from, and to add to.
             archive: see `LayerCompressor`; a prompt makes one where the method asks for it.
 

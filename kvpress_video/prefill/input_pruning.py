@@ -28,7 +28,7 @@ def drop_embeddings(
     Args:
         arguments: of the text model; embeddings and deepstack features are replaced.
         forward_pass: the whole pass.
-        rows: what the cache holds before it.
+        rows: contents of the cache before it.
         shares: entries to keep.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The newest frames of the videos of a prompt, encoded anew."""
+"""Re-encode the newest frames of a prompt's videos."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def newest_anew(
     Args:
         forward: the text model's own forward.
         adapter: of the model.
-        layers: compressed layers, which hold what was kept of the prompt's videos.
+        layers: compressed layers, with the kept entries of the prompt's videos.
         kwargs: the text model's arguments for the prompt.
         whole: the tokens of the prompt.
         count: frames of each video.

@@ -90,12 +90,12 @@ class PrefillOptions:
 
 
 def label_share(labels: Labels) -> float:
-    """Return the share of a segment's budget that labels may take while visual entries have to go."""
+    """Return the fraction of a segment's budget that labels may take while visual entries are evicted."""
     return LABEL_SHARE if labels == "spread" else 0
 
 
 def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int | None) -> Prefill:
-    """Return what `"auto"` stands for, or the mode as it is.
+    """Resolve `"auto"`; return any other mode unchanged.
 
     Raises:
         BudgetError: mode, stage, budget and chunk do not go together.
@@ -139,7 +139,7 @@ def usual_chunk(
 
 
 def check_budget(method: Compressor, budget: Budget) -> None:
-    """Raise BudgetError where a method holds more than a budget of bytes can pay for."""
+    """Raise BudgetError if a method holds more than a budget in bytes covers."""
     if method.fresh and budget.unit == "bytes":
         raise BudgetError(
             f"{budget} does not cover the frames that {type(method).__name__} re-encodes, whose keys and values all "

@@ -53,12 +53,12 @@ class PassInFlight:
         compressor: applies the method to a layer.
         layers: compressed layers of the cache.
         forward_pass: the tokens that come.
-        allocator: says how many entries each layer keeps; None where nothing is compressed.
+        allocator: says how many entries each layer keeps; None if no layer is compressed.
         peak: measures the layers around each compression.
         recording: notes what every layer was given, for later prefills of the same prompt.
         routing: which visual tokens run through which layers; None if all run through all.
         experts: experts that process a visual token; None for as many as process text.
-        transfer: collects what one layer evicts, for the text to read.
+        transfer: collects the evicted entries of one layer, for the text to read.
     """
 
     adapter: Adapter
@@ -78,7 +78,7 @@ class PassInFlight:
     def run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """Call the text model with the hooks that the pass needs.
 
-        Raises whatever the call raises; the cache is then marked as broken.
+        Raises any error of the call; the cache is then marked as broken.
 
         Args:
             forward: the text model's own forward.
@@ -154,7 +154,7 @@ class PassInFlight:
         Args:
             attention: its attention module.
             layer: the layer.
-            states: what the attention was given, (batch, n, hidden).
+            states: input of the attention, (batch, n, hidden).
         """
         self.peak.note(layer)
         if not deferred(self.compressor.method):
@@ -266,7 +266,7 @@ class PassInFlight:
         self.compress(module, layer, kwargs["hidden_states"])
 
     def _hand_over(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        """Let text read what the layer evicted."""
+        """Let text read the layer's evicted entries."""
         assert self.transfer is not None
         if not self.transfer.reads(self.forward_pass):
             return output

@@ -85,7 +85,7 @@ class PassReader:
             kwargs: the text model's arguments; under compact positions, theirs move by the rows' shifts.
             layer: the first layer, before the pass.
             rows: its rows.
-            given: what the model was called with, or the layout of a pass that is made outside of it.
+            given: arguments of the model's call, or the layout of a pass outside of one.
 
         Raises:
             MissingInputError, UnsupportedModelError: visual tokens cannot be told from text.

@@ -26,7 +26,7 @@ class PromptArchive:
 
         Args:
             adapter: of the model.
-            method: says what is brought back.
+            method: selects the frames to retrieve.
             rows: of the batch.
             chunks: of the prompt; None where it is read in one pass.
 

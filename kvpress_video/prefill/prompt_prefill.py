@@ -73,7 +73,7 @@ class PromptPrefill:
             forward: the text model's own forward.
             kwargs: its arguments.
             whole: the tokens of the prompt.
-            rows: what the cache holds before it.
+            rows: contents of the cache before it.
         """
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]

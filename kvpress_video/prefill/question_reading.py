@@ -18,7 +18,7 @@ class QuestionReading:
     """What attention modules are given in a pass over a question.
 
     Attributes:
-        states: what the attention of each compressed layer was given, (batch, n, hidden).
+        states: input of each compressed layer's attention, (batch, n, hidden).
     """
 
     def __init__(self, adapter: Adapter) -> None:

@@ -1,4 +1,4 @@
-"""Encode frames that are in a cache anew, with only the text before them in context."""
+"""Re-encode frames of a cache, with only the text before them in context."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_exchangeable(adapter: Adapter, method: Compressor) -> None:
 
     Raises:
         UnsupportedModelError: the model does not allow it.
-        BudgetError: the method makes heads differ, or lets tokens skip layers.
+        BudgetError: heads keep different numbers of entries, or tokens skip layers.
     """
     if method.uneven or type(method).routing is not Compressor.routing:
         raise BudgetError(
@@ -155,7 +155,7 @@ def encode_anew(
 
 @contextmanager
 def exchanged(layers: Sequence[CompressedLayer], states: NewStates) -> Iterator[None]:
-    """Hold other keys and values of some tokens inside the context, whatever it appends to the layers."""
+    """Replace keys and values of some tokens inside the context, whatever is appended to the layers meanwhile."""
     before: list[tuple[Tensor, Tensor]] = []
     try:
         for layer, new in zip(layers, states.layers, strict=True):

@@ -53,7 +53,7 @@ class PromptRunner:
             budget: of the cache.
             options: where and in which pieces prompts are compressed.
             reader: reads the text model's arguments.
-            finished: is told of every prefill.
+            finished: called after every prefill.
             shared: prefills to start from, and to add to; only split ones do, in which all tokens run through all
                 layers and as many experts as the model uses.
         """
@@ -70,12 +70,12 @@ class PromptRunner:
         self._allocator(0, 1)  # KV heads that processes cannot share equally fail here, before any work
 
     def run(self, forward: Forward, kwargs: dict[str, Any], given: ModelInputs | Arrival) -> Any:
-        """Do what one call of the text model asks for, and return what it would return.
+        """Run one call of the text model, and return its output.
 
         Args:
             forward: the text model's own forward.
             kwargs: its arguments.
-            given: what the model was called with, or the layout of a pass that is made outside of it.
+            given: arguments of the model's call, or the layout of a pass outside of one.
 
         Raises:
             BudgetError: the budget leaves nothing of the visual tokens, or cannot be reached.

@@ -44,7 +44,7 @@ class RecordedPrefill:
         attention: the attention implementation.
         layers: what each layer was given.
         others: what the cache layers that are not compressed held afterwards, by their number.
-        hidden: what came out, (batch, n, hidden).
+        hidden: output, (batch, n, hidden).
     """
 
     given: dict[str, Tensor]

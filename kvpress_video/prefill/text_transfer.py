@@ -35,7 +35,7 @@ class TextTransfer:
             number: ordinal of the layer.
             weight: of what the text reads.
             rope: rotation of the text model.
-            peak: counts the bytes of what is held here.
+            peak: counts the bytes held here.
             one_pass: whether the text comes in the same pass as the video.
         """
         self.number = number
@@ -75,9 +75,9 @@ class TextTransfer:
 
         Args:
             attention: the layer's module.
-            states: what it was given, (batch, n, hidden).
+            states: its input, (batch, n, hidden).
             forward_pass: the pass.
-            output: what it returned, (batch, n, hidden).
+            output: its output, (batch, n, hidden).
         """
         evicted = Entries.join(self._evicted, dim=2)
         heads, width = evicted.keys.shape[1], evicted.keys.shape[-1]
@@ -99,7 +99,7 @@ def check_transfer(adapter: Adapter, method: Compressor) -> None:
     """Check that a model can hand evicted entries to the text, if the method asks for it.
 
     Raises:
-        UnsupportedModelError: its attention gates what it reads.
+        UnsupportedModelError: its attention is gated.
     """
     attention: Any = adapter.attentions[0]
     if checked_transfer(method, len(adapter.attentions)) is None:

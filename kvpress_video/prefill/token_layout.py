@@ -44,7 +44,7 @@ def lay_out(
     Args:
         input_ids: (batch, n), on the host.
         valid: (batch, n) bool, False for padding, on the host.
-        placeholders: token id that stands for each visual token of a kind.
+        placeholders: placeholder token id of each kind.
         items: videos and images in the order of their placeholders, row after row. Where rows were repeated after the
             items were encoded (beams, several samples), each stands for its repetitions.
         past: logical length before the pass.

@@ -66,7 +66,7 @@ class TokenRouting:
                 yield layer, partial(self._before, number), partial(self._after, number)
 
     def chooses_at(self, number: int) -> bool:
-        """Whether what a layer holds decides which tokens run through the next one."""
+        """Whether a layer's entries determine which tokens run through the next one."""
         return [share < 1 for share in self._routing.shares[number : number + 2]] == [False, True]
 
     def choose(self, number: int, entries: Entries) -> None:
@@ -74,7 +74,7 @@ class TokenRouting:
 
         Args:
             number: ordinal of the layer.
-            entries: what the pass brought to it, before anything is evicted.
+            entries: the entries of the pass, before any eviction.
         """
         made: dict[Fraction, _Chosen] = {}
         for layer, share in enumerate(self._routing.shares[number + 1 :], number + 1):

@@ -1,4 +1,4 @@
-"""Record what the vision tower encodes; encode long inputs in groups of frames, and repeated inputs only once."""
+"""Record the output of the vision tower; encode long inputs in groups of frames, and repeated inputs only once."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Items = dict[Kind, list[MediaItem]]
 
 
 class VisionRecorder:
-    """Records what a model encodes while it is attached: grids and, if asked for, the importance of each visual token.
+    """Records a model's encodings while it is attached: grids and, if asked for, the importance of each visual token.
 
     The model receives what one call of the stock tower returns (in groups, without the tower's own hidden states and
     attentions, and up to the rounding of kernels that depend on the number of frames).
 
     Attributes:
-        items: what was encoded since it was last taken.
+        items: encodings since the last `take()`.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class VisionRecorder:
         return taken
 
     def drop(self, kinds: Set[Kind]) -> None:
-        """Forget what was encoded of some kinds."""
+        """Forget the encodings of some kinds."""
         self.items = {kind: items for kind, items in self.items.items() if kind not in kinds}
 
     def encode(self, inputs: Any) -> tuple[Tensor, Tensor | None, MediaItem]:
         """Encode the frames of one piece of video.
 
         Args:
-            inputs: what the model's processor makes of them, on the model's device.
+            inputs: the output of the model's processor, on the model's device.
 
         Returns:
             The embeddings of the visual tokens that are in the prompt (tokens, d), deepstack features (tokens,

@@ -154,7 +154,7 @@ def page_file(folder_or_file: str | Path) -> Path:
 
 
 def write_overlay(overlay: Overlay, file: str | Path) -> Path:
-    """Write an overlay as a figure, or as a page of its own, atomically.
+    """Write an overlay atomically, as a figure or a separate page.
 
     Args:
         overlay: from `look`.

@@ -44,7 +44,7 @@ class PromptMaker:
         kind: image or video.
         arguments: arguments of the vision tower for one item.
         grid: visual tokens of one item.
-        placeholder: token id that stands for a visual token.
+        placeholder: placeholder token id.
         apart: whether text separates the frames of a video.
         most: items that one call may have.
     """

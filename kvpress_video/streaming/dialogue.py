@@ -64,7 +64,7 @@ class Dialogue:
 
     @contextmanager
     def asking(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
-        """Make room for a question, which the context asks and finishes; turns that left are back where that fails.
+        """Make room for a question, which is asked inside the context; turns that left are back where that fails.
 
         Raises:
             BudgetError: a budget of bytes has no room for question and answer.

@@ -1,4 +1,4 @@
-"""The newest frames of a stream as the text model reads them, so that they can be encoded anew for a question."""
+"""The newest frames of a stream as inputs of the text model, to re-encode them for a question."""
 
 from __future__ import annotations
 

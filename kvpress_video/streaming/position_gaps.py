@@ -58,7 +58,7 @@ class Closing:
     Attributes:
         runs: as they were.
         gaps: ascending.
-        spatial: whether rows and columns are axes of their own (M-RoPE).
+        spatial: whether rows and columns are separate axes (M-RoPE).
         labelled: whether text stands between the frames of a run; their rows and columns then count from their time.
     """
 

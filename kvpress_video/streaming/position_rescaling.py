@@ -1,4 +1,4 @@
-"""Room for an endless stream in a finite range of positions: the time of what was seen is squeezed now and then."""
+"""Room for an endless stream in a finite range of positions: earlier frames are rescaled in time now and then."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Rescaling:
 
     Attributes:
         runs: as they were, ascending, without gaps between them and text.
-        factor: what a run's time is multiplied by.
-        spatial: whether rows and columns are axes of their own, which only move (M-RoPE).
+        factor: factor of a run's time.
+        spatial: whether rows and columns are separate axes, which only shift (M-RoPE).
         labelled: whether text stands between the frames of a run; their rows and columns then move with their time.
     """
 
@@ -84,7 +84,7 @@ def occupied(runs: Sequence[Run], times: Iterable[Tensor]) -> list[bool]:
 
     Args:
         runs: ascending.
-        times: temporal positions of what is held, fp32, in several tensors.
+        times: temporal positions of the entries held, fp32, in several tensors.
     """
     counts = torch.zeros(2 * len(runs) + 1, dtype=torch.long)
     for time in times:

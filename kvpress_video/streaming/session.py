@@ -78,9 +78,9 @@ class VideoSession:
         Args:
             model, processor: from `from_pretrained`.
             method: a method's name, `"name:setting=value,…"`, or an instance.
-            budget: `6144` (visual entries per layer and KV head; text is kept on top) or `"256MiB"` (everything the
-                cache holds at any moment, text and the chunk in work included). Only `"full"`, which grows without
-                bound, needs none.
+            budget: `6144` (visual entries per layer and KV head; text is kept in addition) or `"256MiB"` (the whole
+                cache at any moment, with text and the chunk in work). Only `"full"`, which grows without bound, needs
+                none.
             positions: `"compact"` rescales the time of earlier frames whenever positions run out; `"keep"` leaves
                 every position as it was.
             chunk: visual tokens per prefill, rounded down to whole frames; by default a third of the entries that the
@@ -92,8 +92,8 @@ class VideoSession:
             bank_on: where keys and values of the bank are stored: on the model's `"device"`, on the `"cpu"` or on
                 `"disk"` (temporary files). The bank is all that went through compression or, for `detachable`, what is
                 outside its window. Answers are the same.
-            labels: what becomes of the text that the processor writes for each frame, as in `compress`: `"spread"` and
-                `"drop"` count it in the budget, `"keep"` lets it grow on top.
+            labels: treatment of the text that the processor writes for each frame, as in `compress`: `"spread"` and
+                `"drop"` count it in the budget, with `"keep"` it grows in addition.
             keep_turns: how many questions with their answers stay in the cache once the newest is answered; older ones
                 leave whole, the oldest first. `"all"` keeps all, under a budget of bytes as long as the next question
                 fits. What opens the conversation never leaves.

@@ -1,6 +1,6 @@
 """One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on.
 
-One class fills this file: whatever changes the cache of a stream changes its positions too.
+One class fills this file: every change of a stream's cache changes its positions too.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Stream:
             position_limit: positions that the model knows; what its configuration says when None.
             probes: token ids that may ask after each feeding, for methods that look at attention.
             storage: how keys and values are stored.
-            labels: what becomes of the text of frames, see `compress`.
+            labels: treatment of the text of frames, see `compress`.
             experts: experts that process a visual token; None for as many as process text.
         """
         check_streamable(adapter, method, compact)
@@ -186,7 +186,7 @@ class Stream:
         """Append frames.
 
         Args:
-            inputs: what the model's processor makes of them.
+            inputs: the output of the model's processor.
             seconds: when each temporal step is shown.
             before: token ids of the text that opens a run.
             labels: token ids around each temporal step.
@@ -324,7 +324,7 @@ class Stream:
         self._move(rescale_to(timeline.runs, self.following, wanted, self._spatial, most, timeline.labelled))
 
     def _forget_empty_runs(self) -> None:
-        """Keep the number of runs in proportion to what is held; looks at the layers whenever it has doubled."""
+        """Keep the number of runs in proportion to the entries held; looks at the layers whenever it has doubled."""
         if self.timeline.base is None and len(self.timeline.runs) > self._most_runs:
             times = (_present(layer)[..., 0] for layer in self.layers)
             self.timeline = self.timeline.without_empty(occupied(self.timeline.runs, times), self.compact)
@@ -369,7 +369,7 @@ def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, storage: St
 
 
 def _present(layer: CompressedLayer) -> Tensor:
-    """Present (t, h, w) of what a layer holds, (1, kv_heads, entries, 3) fp32."""
+    """Present (t, h, w) of a layer's entries, (1, kv_heads, entries, 3) fp32."""
     assert layer.places is not None
     return layer.places[..., Places.PRESENT if layer.places.shape[-1] == Places.COMPACT_WIDTH else Places.ORIGINAL]
 

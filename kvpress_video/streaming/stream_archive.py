@@ -33,7 +33,7 @@ class StreamArchive:
 
         Args:
             adapter: of the model.
-            method: says what is brought back.
+            method: selects the frames to retrieve.
             bank_on: `"disk"` to archive in temporary files.
             rope: rotation of the keys.
         """

@@ -32,7 +32,7 @@ class StreamBudget:
         probes: tokens that ask after each feeding.
         compact: whether positions are rescaled.
         storage: how keys and values are stored.
-        labels: what becomes of the text of frames, see `compress`.
+        labels: treatment of the text of frames, see `compress`.
         experts: experts that process a visual token; None for as many as process text.
     """
 

@@ -93,7 +93,7 @@ class TensorFile:
             raise _damaged(f"it has {size} bytes and should have {8 + length + end}")
 
     def read(self, name: str) -> Tensor:
-        """Read a tensor into memory of its own.
+        """Read a tensor into new memory.
 
         Raises:
             CacheError: the file became shorter meanwhile.

@@ -35,14 +35,13 @@ class Timeline:
     """The frames of a stream so far.
 
     Attributes:
-        spatial: whether rows and columns are axes of their own (M-RoPE).
+        spatial: whether rows and columns are separate axes (M-RoPE).
         grid: the frames seen, all of them; None before the first.
         runs: frames that no text interrupts, in positions.
         base: the moment that times of the open run count from; None where text came last.
         last: the last frame.
-        labelled: whether each frame has text of its own that tells its time: positions then count tokens, and time does
-            not move them.
-        gaps: positions of text that has left, and of earlier runs of which nothing is held any more.
+        labelled: whether each frame has text with its time: positions then count tokens, and time does not move them.
+        gaps: positions of evicted text, and of earlier runs without remaining entries.
     """
 
     spatial: bool
@@ -133,7 +132,7 @@ class Timeline:
         return self._with_gaps(self.runs, joined([*self.gaps, gap]), moves)
 
     def without_empty(self, occupied: Sequence[bool], moves: bool) -> Timeline:
-        """The same without the runs in which nothing is held, the last one excepted.
+        """The same without runs that hold no entries, except the last.
 
         Args:
             occupied: for each run, whether anything is held in it.

@@ -1,4 +1,4 @@
-"""Keys and values in fp32 a stretch of entries at a time, so that little room is taken."""
+"""Convert keys and values to fp32 block by block, to save memory."""
 
 from __future__ import annotations
 

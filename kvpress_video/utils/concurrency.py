@@ -47,7 +47,7 @@ _GUARD = threading.Lock()
 
 
 def model_lock(model: Any) -> Any:
-    """Return the model's reentrant lock, held by whoever runs the model with hooks on it."""
+    """Return the model's reentrant lock, held while the model runs with hooks."""
     with _GUARD:
         return _LOCKS.setdefault(model, threading.RLock())
 

@@ -109,7 +109,7 @@ def _existing(path: Path) -> os.stat_result | None:
 
 @contextmanager
 def _created(scratch: Path, mode: int) -> Iterator[None]:
-    """Create a file and hold its lock, which shows that its writer is alive; remove what is left of it at the end."""
+    """Create a file and hold its lock, which shows that its writer is alive; remove any remains at the end."""
     try:
         descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
         with os.fdopen(descriptor) as lock:

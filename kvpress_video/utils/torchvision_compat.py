@@ -1,4 +1,4 @@
-"""Make a torchvision importable that was built for another torch, as PyPI's CUDA build beside a CPU torch."""
+"""Make a torchvision built for another torch importable, such as PyPI's CUDA build with a CPU torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def repair_when_imported() -> None:
 def repair_torchvision() -> None:
     """Let a later `import torchvision` succeed where only its compiled operators are missing.
 
-    The compiled library of torchvision does not load beside a torch of another build, and its import then fails on two
+    The compiled library of torchvision does not load with a torch of another build, and its import then fails on two
     operators that it describes to torch without having defined them. HuggingFace's video processors use neither.
     Nothing is imported; nothing is done where torchvision is absent, loaded, or of torch's own build.
     """

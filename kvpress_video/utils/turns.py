@@ -1,4 +1,4 @@
-"""Calls of one model from several threads: they take turns, and whoever ends them waits for those that were begun."""
+"""Calls of one model from several threads: they take turns, and the end waits for calls in progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode chosen frames of a video one after the other, scaled and turned upright as they come."""
+"""Decode chosen frames of a video in order, scaled and rotated upright."""
 
 from __future__ import annotations
 

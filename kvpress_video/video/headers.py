@@ -1,4 +1,4 @@
-"""Check what a file says of itself before a demuxer allocates memory for it."""
+"""Validate a file's header before a demuxer allocates memory for it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Read a video in a process of its own, which a file may end without ending this one.
+"""Read a video in a separate process, which a malicious file may crash.
 
 That process runs `serve`. It reads one line of JSON, and the bytes of a video that has no path; it writes one line of
-JSON and the frames. Neither side unpickles what the other wrote.
+JSON and the frames. Neither side unpickles data of the other.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _ASPECT = 4
 def frame_pixels(processor: Any) -> int | None:
     """Return the pixels per frame that a processor can make use of, for the `max_pixels` of `read_video`.
 
-    It is about twice what the processor's own settings let through.
+    It is about twice the processor's own limit.
 
     Returns:
         None where the settings do not say.

@@ -41,7 +41,7 @@ class Source:
     """A video that is known to be there, and was not read yet.
 
     Attributes:
-        name: the path, or a description of what is in memory, for messages.
+        name: the path, or a description of the data in memory, for messages.
         size: bytes.
         path: the file, None for bytes and file objects.
         file: the file object, None for a path.

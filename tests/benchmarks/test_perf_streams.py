@@ -123,7 +123,7 @@ def test_weights_that_answer_are_those_of_layers_norm_and_head(answer: list[Figu
 
 
 def test_the_full_cache_is_as_long_as_the_stream(answer: list[Figure]) -> None:
-    full = one(answer, "one bare pass")
+    full = one(answer, "a single forward pass")
     assert full.raw["entries"] == TOKENS
     assert full.measured == pytest.approx(full.raw["seconds"] / full.raw["session_seconds"])
 

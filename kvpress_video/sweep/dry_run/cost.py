@@ -30,7 +30,7 @@ class PromptSize:
     Attributes:
         frames: video frames read.
         tokens: of the whole prompt.
-        visual: how many of them stand for the video.
+        visual: how many of them are placeholders of the video.
         labels: how many of them are text that belongs to one frame.
         following: how many tokens come after the last frame.
         common_suffix: tokens at the end that are the same for all questions.

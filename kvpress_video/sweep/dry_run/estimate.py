@@ -165,7 +165,7 @@ class _Outline:
 
 
 def _outlines(grid: Grid, report: Callable[[str], None]) -> tuple[dict[str, _Outline], dict[str, str]]:
-    """Outline the benchmarks, and say of those whose files are not here what is missing."""
+    """Outline the benchmarks, and report the missing files of the others."""
     outlines, absent = {}, {}
     for name in grid.benchmarks:
         report(f"clips of {name}")

@@ -41,16 +41,16 @@ def extend_plan(db: sqlite3.Connection, plan: dict[str, Any]) -> None:
 
 
 def check_plan(folder: Path, asked: Mapping[str, Any], resume: bool, db: sqlite3.Connection) -> None:
-    """Check that a sweep may go on in a store that another began.
+    """Check that a sweep may continue in the store of another.
 
     Args:
         folder: of the store, for errors.
         asked: the plan of the sweep.
-        resume: whether it asks to go on.
+        resume: whether it asks to resume.
         db: the store.
 
     Raises:
-        SweepError: there are answers and it does not ask to go on, it is another sweep, or files changed since.
+        SweepError: there are answers and it does not ask to resume, it is another sweep, or files have changed.
     """
     found, (answers,) = read_plan(db), db.execute("SELECT count(*) FROM answers").fetchone()
     if answers and not resume:

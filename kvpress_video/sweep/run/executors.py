@@ -28,7 +28,7 @@ class Executor(Protocol):
         generator: close it (`contextlib.closing`) where it may be left early.
 
         Raises:
-            KVPressVideoError: the work cannot go on. An error in one cell is a `Failure` instead.
+            KVPressVideoError: the work cannot continue. An error in one cell is a `Failure` instead.
         """
         ...
 

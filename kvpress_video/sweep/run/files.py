@@ -32,7 +32,7 @@ def _checkpoint(model: str) -> list[tuple[str, Path]]:
 
 
 def _states(files: Iterable[tuple[str, Path]]) -> dict[str, FileState]:
-    """Record the states of the files that can be read; the worker says what is wrong with the others."""
+    """Record the states of the files that can be read; the worker reports the problems of the others."""
     known: dict[Path, FileState] = {}
     found = {}
     for name, path in files:

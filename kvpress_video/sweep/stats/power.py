@@ -76,7 +76,7 @@ def power_tables(found: Sequence[VideosNeeded]) -> list[Table]:
 
 
 def power_notes(found: Sequence[VideosNeeded], difference: float) -> list[str]:
-    """State what the tables mean, and the number for each group."""
+    """Explain the tables, and state the number for each group."""
     against = found[0].row.against
     lines = [
         f"Videos with which a true difference of {short(difference)} from {against} is found with 80% power (paired, "

@@ -20,7 +20,7 @@ from ..stats.pairing import PairedSamples, Sample, levels
 from .halving import Scores
 
 Progress = Callable[[str, int, int], None]
-"""Takes what is being done, cells × clips done, and their total."""
+"""Takes the current step, cells × clips done, and their total."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def rungs(clips: int) -> list[int]:
 def halve(candidates: Sequence[str], sizes: Sequence[int], score: Callable[[Sequence[str], int], Scores]) -> Scores:
     """Run the rungs, and return the last score of each candidate, best first where they reached the same rung.
 
-    Of equal scores the earlier candidate goes on. Those that reached a later rung come before all others.
+    Ties go to the earlier candidate. Those that reached a later rung come before all others.
 
     Args:
         candidates: in order.

@@ -29,7 +29,7 @@ def table(found: Tuned) -> Table:
 
 
 def notes(found: Tuned) -> list[str]:
-    """State what the figures mean, how sure the winner is, and which candidates failed."""
+    """Explain the results, the certainty of the winner, and the failed candidates."""
     lines = [
         f"{plural(found.tried, 'candidate')} at {found.target.budget} on {found.target.benchmark}. The winner is the "
         "best of them on the tuning clips, so its figure there is too high; that of the held-out clips is not.",

@@ -82,7 +82,7 @@ def tune(
     clips wins; of equal ones, the earlier. Only then are the held-out clips answered, by the winner, the runner-up and
     the uncompressed cache: their figures have taken no part in the choice.
 
-    The answers are in the sweep's store in the folder, and nothing else is: a resumed call reads them, makes the same
+    Only the answers are stored, in the sweep's store in the folder: a resumed call reads them, makes the same
     proposals, and ends with the same winner.
 
     Args:
@@ -90,10 +90,10 @@ def tune(
         folder: for `sweep.sqlite`, and for clips that the benchmark generates.
         rounds: of successive halving, at least 1.
         candidates: of each later round.
-        held_out: share of the videos to hold out, 0 to 1.
-        resume: whether to go on with what the folder holds.
+        held_out: fraction of the videos to hold out, 0 to 1.
+        resume: whether to resume the tuning in the folder.
         workers: as in `run_sweep`.
-        progress: called with what is being done, cells × clips done, and their total.
+        progress: called with the current step, cells × clips done, and their total.
 
     Raises:
         SweepError: too few videos, no method works, Optuna is not installed, or as in `run_sweep`.
