@@ -32,7 +32,7 @@ def describe(grid: Grid, folder: str | Path, progress: Callable[[str], None] | N
 
 
 def text(found: Estimate) -> str:
-    """Write an estimate: cells, those that will fail, counts, token counts, cache sizes, notes, and what is missing here."""
+    """Write an estimate: cells, those that will fail, counts, token counts, cache sizes, notes, and missing parts."""
     parts = [_counts(found), _prompts(found), _caches(found), _notes(found)] if found.workloads else []
     absent = [f"Not counted: {name}: {why}" for name, why in found.absent.items()]
     failing = [_failing(found)] if found.failing else []
