@@ -156,7 +156,7 @@ class _Children:
     def __init__(self, control: socket.socket) -> None:
         self._control, self._selector = control, selectors.DefaultSelector()
         self._leashes: dict[int, socket.socket] = {}
-        self._system = ctypes.CDLL(None)
+        self._prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
 
     def run(self) -> None:
         """Fork until all readers have left, and kill what then still reads."""
@@ -196,7 +196,8 @@ class _Children:
         """Be a forked process: read one video, and end; keep nothing open that belongs to others."""
         status = 1
         try:
-            self._system.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+            if self._prctl is not None:
+                self._prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(stdin, 0)
