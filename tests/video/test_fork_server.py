@@ -140,7 +140,7 @@ def test_limits_hold_for_each_video_anew(clip: Path, tmp_path: Path, forks: Fork
     note = tmp_path / "pid"
     misbehaving(monkeypatch, tmp_path / "first", HANGS.format(note=str(note)))
     (tmp_path / "bad.mp4").write_bytes(clip.read_bytes())
-    with pytest.raises(VideoError, match="takes more memory to read than is allowed"):
+    with pytest.raises(VideoError, match="needs more memory to read than allowed"):
         read(forks, clip, memory=8 << 20)
     with pytest.raises(VideoError, match=r"bad\.mp4 was not read within 2 s"):
         read(forks, tmp_path / "bad.mp4", seconds=2)
