@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--memory", default="4GiB", help="of kvpress-video serve (default: %(default)s)")
     parser.add_argument("--whole", action="store_true", help="load only the example server and serve with whole videos")
     parser.add_argument("--checkout", type=Path, help="load serve of this checkout with whole videos as well")
+    parser.add_argument("--chunk", help="load serve --chunk with whole videos as well")
     parser.add_argument("--note", default="", help="about the machine, for the file")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -58,10 +60,13 @@ def main() -> None:
         targets = [running.enter_context(example_server(model, clips))]
         if not options.whole:
             targets.append(running.enter_context(example_server(model, clips, "--patch", METHOD, BUDGET)))
-        whole, sessions = running.enter_context(our_server(model, clips, options.memory))
+        serve = partial(our_server, model, clips, options.memory)
+        whole, sessions = running.enter_context(serve())
         targets += [whole] if options.whole else [whole, sessions]
+        if options.chunk:
+            targets.append(running.enter_context(serve("--chunk", options.chunk))[0])
         if options.checkout:
-            targets.append(running.enter_context(our_server(model, clips, options.memory, options.checkout))[0])
+            targets.append(running.enter_context(serve(checkout=options.checkout))[0])
         idle = {target.name: target.resident for target in targets}
         rows = list(_rows(targets, options.rates, options.seconds, options.timeout))
     head = provenance() | {

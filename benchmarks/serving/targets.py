@@ -80,16 +80,17 @@ def example_server(model: Path, clips: Sequence[Path], *options: str) -> Iterato
 
 @contextmanager
 def our_server(
-    model: Path, clips: Sequence[Path], memory: str, checkout: Path | None = None
+    model: Path, clips: Sequence[Path], memory: str, *options: str, checkout: Path | None = None
 ) -> Iterator[tuple[Target, Target]]:
     """`kvpress-video serve` as two targets: whole videos in each request, and sessions that have watched them.
 
     Args:
         model, clips: to serve, and to ask about.
         memory: of the server.
+        *options: more of them.
         checkout: of another version that is to serve.
     """
-    version = f" ({checkout.name})" if checkout else ""
+    version = "".join(f" ({what})" for what in (" ".join(options), checkout and checkout.name) if what)
     command = [
         "-m",
         "kvpress_video.cli",
@@ -102,7 +103,7 @@ def our_server(
         "--budget",
         BUDGET,
     ]
-    command += ["--memory", memory, "--allow-folder", str(clips[0].parent)]
+    command += [*options, "--memory", memory, "--allow-folder", str(clips[0].parent)]
     with _running(lambda port: [*command, "--port", str(port)], "/ready", checkout) as (url, process):
         more = {"stream": True, "stream_options": {"include_usage": True}, "model": "model"}
         whole = Target(f"serve, whole videos{version}", url, process, lambda asked: _chat(clips, asked, more))

@@ -29,6 +29,12 @@ def add(commands: Commands) -> None:
     serve.add_argument("--method", default="infinipot-v", help="name or name:setting=value,… (default: %(default)s)")
     serve.add_argument("--budget", default="6144", help="6144 (visual entries) or 256MiB (default: %(default)s)")
     serve.add_argument(
+        "--chunk",
+        type=whole_number(1),
+        metavar="TOKENS",
+        help="visual tokens that a completion's prompt is read in at a time (default: a third of the budget)",
+    )
+    serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; others need keys (default: %(default)s)"
     )
     serve.add_argument("--port", type=whole_number(0), default=8000, help="port to listen on (default: %(default)s)")
@@ -116,6 +122,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings = ServerSettings(
         method=options.method,
         budget=options.budget,
+        chunk=options.chunk,
         host=options.host,
         port=options.port,
         keys=read_keys(options.api_key_file) if options.api_key_file else (),

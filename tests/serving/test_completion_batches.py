@@ -185,7 +185,7 @@ def test_a_batch_that_fails_is_answered_one_by_one(
     def fails(self: Decoding, *arguments: Any) -> None:
         advance(self, *arguments)
         calls.append(len(self))
-        if len(calls) == 1:
+        if len(self) == 2:
             raise MemoryError
 
     monkeypatch.setattr(Decoding, "advance", fails)
@@ -196,7 +196,7 @@ def test_a_batch_that_fails_is_answered_one_by_one(
         futures = [waiting.submit(each) for each in together]
         begin()
         found = [outcome(*each)[0] for each in zip(together, futures, strict=True)]
-    assert calls == [2]
+    assert calls == [1, 2]
     for video, tokens in zip(footage[:2], found, strict=True):
         each = asked(bundled, video, limit=12)
         completions.answer(each)
@@ -245,7 +245,7 @@ def test_a_batch_takes_the_memory_of_its_requests(
             future.result(300)
     room = room_for(500 + 80)
     assert all(size <= rows * plan.cache(room - 80, 80, shows=True) for size, rows in held)
-    assert held[-1][0] < held[0][0] * 0.4  # the long row has left, and its padding with it
+    assert held[-1][0] < max(held)[0] * 0.4  # the long row has left, and its padding with it
 
 
 def test_what_is_in_progress_when_the_worker_ends(bundled: Any, completions: Completions, footage: Any) -> None:

@@ -95,9 +95,9 @@ def test_conversations_with_pictures(client: Any, clip: Clip) -> None:
     assert second.json()["usage"]["prompt_tokens"] > told["usage"]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("budget", [BUDGET, "1MiB"])
-def test_the_memory_of_a_request_is_known_before(bundled: Any, clip: Clip, budget: Any) -> None:
-    server = make_server(bundled, budget=budget)
+@pytest.mark.parametrize(("budget", "chunk"), [(BUDGET, None), ("1MiB", None), (BUDGET, 8192)])
+def test_the_memory_of_a_request_is_known_before(bundled: Any, clip: Clip, budget: Any, chunk: int | None) -> None:
+    server = make_server(bundled, budget=budget, chunk=chunk)
     server.worker.end()
     request = ChatRequest.model_validate(body(video(clip)))
     footage = kv.read_video(clip.path)

@@ -70,10 +70,11 @@ class CompletionQueue:
         if asked.reply.done:
             _finish(begun)
             return
-        if asked.kind not in self._batches:
-            self._go_on(asked.kind)
-            self._batches[asked.kind] = _Batch(self._completions.batch())
-        self._batches[asked.kind].waiting.append(begun)
+        if (batch := self._batches.get(asked.kind)) is not None:
+            batch.waiting.append(begun)
+            return
+        self._batches[asked.kind] = _Batch(self._completions.batch(), waiting=deque([begun]))
+        self._advance(asked.kind)  # before the next prompt, which takes longer than some steps
 
     def _go_on(self, kind: Hashable) -> None:
         self._worker.submit((self, kind), lambda: self._advance(kind))

@@ -60,14 +60,14 @@ class Completions:
         joinable: whether several answers can be decoded together.
     """
 
-    def __init__(self, model: Any, processor: Any, method: str, budget: str | int) -> None:
-        """Prepare the compression.
+    def __init__(self, model: Any, processor: Any, method: str, budget: str | int, chunk: int | None = None) -> None:
+        """Prepare the compression; see `compress` for its arguments.
 
         Raises:
             UnsupportedModelError: the model does not support the method.
         """
         self._model, self._processor, self._adapter = model, processor, adapter_for(model)
-        self._compression = compress(model, method, budget)
+        self._compression = compress(model, method, budget, chunk=chunk)
         self._penalty = model.generation_config.repetition_penalty or 1.0
         self.joinable = joinable(self._adapter, make_method(method))
 

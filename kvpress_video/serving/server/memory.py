@@ -19,6 +19,7 @@ from ...prefill.options import usual_chunk
 from ...streaming.session import VideoSession
 from .failures import RequestError
 from .media import MediaLimits
+from .settings import ServerSettings
 
 _GROWTH = 9 / 8  # a buffer that is outgrown becomes an eighth larger than needed
 _LEAST_GROWTH = 64
@@ -37,7 +38,7 @@ class MemoryPlan:
 
     Attributes:
         adapter: of the model.
-        method, budget: of completions.
+        method, budget, chunk: of completions.
         limits: on media.
         session_text: text entries that a session may hold.
     """
@@ -47,11 +48,13 @@ class MemoryPlan:
     budget: Budget
     limits: MediaLimits
     session_text: int
+    chunk: int | None = None
 
     @classmethod
-    def of(cls, model: Any, method: str, budget: str | int, limits: MediaLimits, session_text: int) -> MemoryPlan:
+    def of(cls, model: Any, settings: ServerSettings, limits: MediaLimits) -> MemoryPlan:
         """Make the plan of a loaded model."""
-        return cls(adapter_for(model), method, Budget.parse(budget), limits, session_text)
+        budget = Budget.parse(settings.budget)
+        return cls(adapter_for(model), settings.method, budget, limits, settings.session_text, settings.chunk)
 
     @property
     def weights(self) -> int:
@@ -68,7 +71,8 @@ class MemoryPlan:
     @property
     def _chunk(self) -> int:
         """Visual tokens in work at once: a chunk, or a frame where that is larger."""
-        return max(usual_chunk(self.budget, self.adapter, False), self.limits.kept // _LEAST_PATCH**2)
+        asked = self.chunk or usual_chunk(self.budget, self.adapter, False)
+        return max(asked, self.limits.kept // _LEAST_PATCH**2)
 
     def cache(self, text: int, new: int, shows: bool) -> int:
         """Bytes of the cache of one completion.

@@ -22,6 +22,7 @@ class ServerSettings:
 
     Attributes:
         method, budget: of completions, and of sessions that name no others.
+        chunk: visual tokens of a prompt that completions read at a time; None for a third of the budget.
         host, port: where to listen; another host than loopback needs keys.
         keys: API keys; without any, every local client may connect.
         memory: bytes for weights, caches, frames and pixels; None for a share of what is free.
@@ -47,6 +48,7 @@ class ServerSettings:
 
     method: str = "infinipot-v"
     budget: str | int = 6144
+    chunk: int | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     keys: tuple[str, ...] = ()

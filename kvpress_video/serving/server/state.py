@@ -65,8 +65,8 @@ class Server:
         limits = replace(
             settings.limits, kept=min(settings.limits.kept, frame_pixels(processor) or settings.limits.kept)
         )
-        self.plan = MemoryPlan.of(model, settings.method, settings.budget, limits, settings.session_text)
-        self.completions = Completions(model, processor, settings.method, settings.budget)
+        self.plan = MemoryPlan.of(model, settings, limits)
+        self.completions = Completions(model, processor, settings.method, settings.budget, settings.chunk)
         self.session_bytes = self.plan.session(VideoSession(model, processor, settings.method, settings.budget))
         self.memory = free_memory(model) if settings.memory is None else settings.memory
         if self.memory < self.plan.weights + self.session_bytes:
