@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         description="Answer one question about one video. The answer is printed first, then the entries and bytes of "
         "the cache and the seconds from the frames to the answer.",
         examples=(
-            'clip.mp4 "How many shapes flashed?" --method tar --budget 25%',
+            'clip.mp4 "Where was the heart?" --method tar --budget 25%',
             'clip.mp4 "What does she put down?" \\\n'
             "      --model Qwen/Qwen2.5-VL-7B-Instruct --method infinipot-v --budget 6144",
         ),
