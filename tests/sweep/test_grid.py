@@ -340,7 +340,7 @@ def test_a_model_folder_is_looked_for(tmp_path: Path) -> None:
 
 def test_every_field_of_a_setup_can_be_set() -> None:
     other = {"stage": "input", "prefill": "split", "positions": "compact", "labels": "drop", "device": "cpu",
-             "batch": 3, "max_new_tokens": 5, "reuse": False}  # fmt: skip
+             "batch": 3, "max_new_tokens": 5, "reuse": False, "experts": 1}  # fmt: skip
     setup = make_grid(methods="random", budgets="25%", **other).setup
     assert asdict(setup) == other
     assert all(value != getattr(Setup(), name) for name, value in other.items())
