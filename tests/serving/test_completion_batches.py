@@ -237,7 +237,7 @@ def test_a_batch_takes_the_memory_of_its_requests(
 
     monkeypatch.setattr(Decoding, "advance", measured)
     long = " ".join(["Where was the heart?"] * 40)
-    together = [asked(bundled, footage[0], long, 4), asked(bundled, footage[1], limit=80)]
+    together = [asked(bundled, footage[0], long, 10), asked(bundled, footage[1], limit=80)]
     with queue(completions) as (waiting, begin):
         futures = [waiting.submit(each) for each in together]
         begin()

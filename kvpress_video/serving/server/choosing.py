@@ -55,7 +55,7 @@ class Chooser:
         if self.penalty != 1.0:
             answer = torch.tensor([self.reply.tokens], dtype=self.prompt.dtype, device=self.prompt.device)
             history = torch.cat([self.prompt, answer], dim=1).to(scores.device)
-            scores = RepetitionPenaltyLogitsProcessor(self.penalty)(history, scores)  # type: ignore[arg-type]
+            scores = RepetitionPenaltyLogitsProcessor(self.penalty)(history, scores)
         if not self.sampling.temperature:
             return scores
         nothing: Any = None  # both look at the scores alone

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,14 +57,15 @@ class CompletionQueue:
 
         def begin() -> None:
             if future.set_running_or_notify_cancel():
-                _settled(future, lambda: self._begin(asked, future))
+                with _failing(future):
+                    self._begin(asked, future)
 
         self._worker.submit(self, begin)
         return future
 
     def _begin(self, asked: Asked, future: Future[Completed]) -> None:
         if self._together < 2 or not self._completions.joinable:
-            future.set_result(self._completions.answer(asked))
+            self._answer(asked, future)
             return
         begun = _Begun(asked, *self._completions.begin(asked), future)
         if asked.reply.done:
@@ -75,6 +76,11 @@ class CompletionQueue:
             return
         self._batches[asked.kind] = _Batch(self._completions.batch(), waiting=deque([begun]))
         self._advance(asked.kind)  # before the next prompt, which takes longer than some steps
+
+    def _answer(self, asked: Asked, future: Future[Completed]) -> None:
+        """Answer a request alone."""
+        with _failing(future):
+            future.set_result(self._completions.answer(asked))
 
     def _go_on(self, kind: Hashable) -> None:
         self._worker.submit((self, kind), lambda: self._advance(kind))
@@ -90,9 +96,7 @@ class CompletionQueue:
         except Exception:
             alone, batch.running = batch.running, []
             for begun in alone:  # from the start: each fails for its own reasons only
-                _settled(
-                    begun.future, lambda begun=begun: begun.future.set_result(self._completions.answer(begun.asked))
-                )
+                self._answer(begun.asked, begun.future)
         for begun in [each for each in batch.running if each.asked.reply.done]:
             batch.running.remove(begun)
             _finish(begun)
@@ -119,10 +123,10 @@ def _finish(begun: _Begun) -> None:
         begun.future.set_result(begun.done)
 
 
-def _settled(future: Future[Any], work: Callable[[], None]) -> None:
-    """Do work that ends a future, or fail it with what was raised."""
+@contextmanager
+def _failing(future: Future[Any]) -> Iterator[None]:
+    """Fail a future with what is raised inside."""
     try:
-        work()
+        yield
     except BaseException as error:
-        with suppress(Exception):  # it has ended
-            future.set_exception(error)
+        future.set_exception(error)
