@@ -137,5 +137,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     other = kv.VideoSession.restore(session.snapshot(), session.model, session.processor, method="recent")
     assert other.stats.frame_bytes == 0
-    with pytest.raises(BudgetError, match="encodes anew"):
+    with pytest.raises(BudgetError, match="re-encodes"):
         tiny("fresh", "1MiB")
