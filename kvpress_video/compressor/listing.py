@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from inspect import cleandoc
@@ -9,6 +10,9 @@ from inspect import cleandoc
 from ..errors import KVPressVideoError
 from .base import Compressor
 from .registry import make_method, method_class, method_names
+
+_COMMENT = re.compile(r"^<!-- .* -->\n", re.MULTILINE)
+"""Marks of places in a card that are filled by a program."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def method_card(name: str) -> str:
     package = found.__module__.rpartition(".")[0]
     card = files(package) / "cards" / f"{name}.md" if package else None
     if card is not None and card.is_file():
-        return card.read_text(encoding="utf-8")
+        return _COMMENT.sub("", card.read_text(encoding="utf-8"))
     parts = [f"# {name}", cleandoc(found.__doc__ or "No description.")]
     parts += [f"**Settings.** {', '.join(_settings(found)) or 'None'}."]
     parts += [f"**Source.** {found.source}."] if found.source else []
