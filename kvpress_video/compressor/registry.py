@@ -219,8 +219,11 @@ def method_class(name: str) -> type[Compressor]:
 
 
 def name_of(method: str | Compressor) -> str:
-    """Return the name of a method without its settings, or the class name of an instance."""
-    return method.partition(":")[0] if isinstance(method, str) else type(method).__name__
+    """Return the name of a method without its settings; of an instance the registered name, or else its class name."""
+    if isinstance(method, str):
+        return method.partition(":")[0]
+    own = f"{type(method).__module__}:{type(method).__qualname__}"
+    return next((name for name, point in _points(METHODS.group).items() if point.value == own), type(method).__name__)
 
 
 def make_method(method: str | Compressor, **settings: Any) -> Compressor:
