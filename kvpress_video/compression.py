@@ -21,7 +21,7 @@ from .cache.quantization import UNQUANTIZED, QuantizeLike, canonical
 from .cache.storage import storage_of
 from .compressor.base import Compressor
 from .compressor.registry import make_method, name_of
-from .errors import BudgetError, CacheError, check_choice, unknown_name
+from .errors import BudgetError, CacheError, check_choice
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
 from .prefill.options import (
@@ -31,6 +31,7 @@ from .prefill.options import (
     PrefillOptions,
     Stage,
     check_budget,
+    check_stage,
     resolved_prefill,
     usual_chunk,
 )
@@ -342,8 +343,7 @@ def compress(
         raise CacheError(f"shared must be a SharedPrefill, got {type(shared).__name__} {shared!r:.80}.")
     made = make_method(method, **settings)
     name = name_of(method)
-    if stage not in made.stages:
-        raise unknown_name(f"stage of {name}", stage, made.stages)
+    check_stage(name, made, stage)
     parsed = Budget.parse(budget)
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
     check_budget(made, allowed)

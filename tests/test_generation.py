@@ -267,7 +267,7 @@ def test_misuse_is_explained() -> None:
         kv.compress(model, "infinpot-v", "50%")
     with pytest.raises(kv.UnknownNameError, match="Did you mean 'tar_ratio'"):
         kv.compress(model, "infinipot-v", "50%", tar_ration=0.5)
-    with pytest.raises(kv.UnknownNameError, match="stage of tar 'input'"):
+    with pytest.raises(kv.UnknownNameError, match="tar works in the cache only: pass stage='cache', not 'input'"):
         kv.compress(model, "tar", "50%", stage="input")
     with pytest.raises(kv.UnknownNameError, match="positions"):
         kv.compress(model, "tar", "50%", positions="compakt")  # type: ignore[arg-type]

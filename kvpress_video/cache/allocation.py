@@ -14,6 +14,7 @@ from ..errors import BudgetError
 from ..utils.formatting import format_bytes
 from .forward_pass import RowState
 from .label_choice import spread_labels
+from .overfull_layer import overfull_layer
 from .proportional import allocate
 from .staging import staging_room
 
@@ -181,14 +182,12 @@ class BudgetAllocator:
         if self.budget.unit == "bytes":
             return
         texts = self._texts(rows, length)
-        seen = [(row, text) for row, text in zip(rows, texts, strict=True) if row.seen]
-        for (row, text), layer in product(seen, range(self.layers)):
+        filled = [(row, text) for row, text in zip(rows, texts, strict=True) if row.seen]
+        for (row, text), layer in product(filled, range(self.layers)):
             available, mine = row.visual + row.label_tokens, self._wanted(row, text, texts, layer)
             if self._total(row, text) <= available < mine:
-                raise BudgetError(
-                    f"{type(self.method).__name__} gives layer {layer} {mine} of the {available} entries of frames "
-                    "there are: lower the budget or spread it more evenly."
-                )
+                seen = sum(map(row.tokens_seen, row.seen))
+                raise overfull_layer(self.method, self.budget, self._by_layer, layer, available, seen)
 
     def _shares(self, row: RowState, text: int, texts: Sequence[int], layer: int | None) -> Mapping[int, Share]:
         if not row.seen:

@@ -23,7 +23,7 @@ FIDELITIES = {
     "exact": "selects as the source does, by its formula or its released code",
     "mechanism": "follows the source's rule, with parts omitted or replaced",
     "analogy": "implements the source's idea by other means, such as without its training",
-    "ours": "the author's own method",
+    "ours": "a method of this project",
 }
 """How faithful a method may be to its source."""
 NEEDS: dict[str, tuple[str, ...]] = {

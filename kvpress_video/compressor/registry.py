@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -20,6 +20,7 @@ Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 PRESET = "preset"
 """Setting for a named set of others in a class's `presets`."""
+_SEVERAL = re.compile(r"tuple\[[^][]*\]( \| None)?")
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
 
 
@@ -84,7 +85,7 @@ class Registry(Generic[Made]):
         for setting, value in settings.items():
             if setting not in known:
                 raise unknown_name(f"setting of {name}", setting, known)
-            wanted = _PLAIN.get(known[setting])
+            wanted = _types(known[setting])
             if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
                 raise UnknownNameError(f"The setting {setting!r} of {name} takes {known[setting]}, got {value!r}.")
         missing = [field.name for field in fields(made) if _needed(field) and field.name not in settings]  # type: ignore[arg-type]
@@ -131,6 +132,13 @@ def _points(group: str) -> dict[str, EntryPoint]:
                 f"{group!r}: {used.value} is used, {point.value} is not. Rename the latter."
             )
     return chosen
+
+
+def _types(annotation: str) -> tuple[type, ...]:
+    """Return the types that the annotation of a setting stands for; none for those that only the class can check."""
+    if several := _SEVERAL.fullmatch(annotation):
+        return (Iterable, type(None)) if several[1] else (Iterable,)
+    return _PLAIN.get(annotation, ())
 
 
 def _needed(field: Field[Any]) -> bool:
@@ -219,8 +227,11 @@ def method_class(name: str) -> type[Compressor]:
 
 
 def name_of(method: str | Compressor) -> str:
-    """Return the name of a method without its settings, or the class name of an instance."""
-    return method.partition(":")[0] if isinstance(method, str) else type(method).__name__
+    """Return the name of a method without its settings; of an instance the registered name, or else its class name."""
+    if isinstance(method, str):
+        return method.partition(":")[0]
+    own = f"{type(method).__module__}:{type(method).__qualname__}"
+    return next((name for name, point in _points(METHODS.group).items() if point.value == own), type(method).__name__)
 
 
 def make_method(method: str | Compressor, **settings: Any) -> Compressor:

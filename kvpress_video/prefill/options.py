@@ -11,7 +11,7 @@ from ..cache.staging import staging_room
 from ..cache.storage import Storage, storage_for
 from ..compressor.base import Compressor
 from ..compressor.routing import routes
-from ..errors import BudgetError, UnsupportedModelError
+from ..errors import BudgetError, UnknownNameError, UnsupportedModelError
 from ..models.base import Adapter
 from ..models.findings import Feature, refusal
 from ..models.routing import first_router, mixtures
@@ -136,6 +136,14 @@ def usual_chunk(
     each = entry.held + staging_room(entry.staged) // layers
     entries = layer_entries(budget, layers, each, uncompressed=window + layers * entry.recent)
     return chunk_of(entries, text, layers, entry.in_work / entry.held)
+
+
+def check_stage(name: str, method: Compressor, stage: Stage) -> None:
+    """Raise UnknownNameError if a method does not work at a stage; the message names the one to pass."""
+    if stage in method.stages:
+        return
+    works = "before prefill" if method.stages[0] == "input" else "in the cache"
+    raise UnknownNameError(f"{name} works {works} only: pass stage={method.stages[0]!r}, not {stage!r}.")
 
 
 def check_budget(method: Compressor, budget: Budget) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kvpress_video import select
-from kvpress_video.compressor.base import Compressor
+from kvpress_video.compressor.base import FIDELITIES, Compressor
 from kvpress_video.compressor.entries import Entries, Grid, Places, Tags
 from kvpress_video.compressor.registry import make_method, method_class, method_names
 from kvpress_video.contract.on_entries import ON_ENTRIES, check_kept, same, second_pass
@@ -88,6 +88,11 @@ def test_every_method_has_a_card_that_names_its_settings(name: str) -> None:
     assert made.source
 
 
+def test_the_cards_and_the_command_explain_a_fidelity_alike() -> None:
+    cards = (CARDS / "README.md").read_text()
+    assert [fidelity for fidelity, meaning in FIDELITIES.items() if f"- **{fidelity}**: {meaning}" not in cards] == []
+
+
 # Errors say what was wrong, which value, and what to do.
 
 WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] = [
@@ -110,7 +115,9 @@ WRONG_SETTINGS: list[tuple[str, dict[str, Any], type[KVPressVideoError], str]] =
     ("fresh", {"n": -1}, BudgetError, "n must be a number of frames from 0, got -1"),
     ("hermes", {"shallow": float("nan")}, BudgetError, "together at most 1, got nan"),
     ("hermes", {"forgetting": (float("nan"), 1.0)}, BudgetError, "two rates above zero"),
-    ("hermes", {"recency": 0.5}, UnknownNameError, "hermes cannot be made with recency=0.5"),
+    ("hermes", {"recency": 0.5}, UnknownNameError, r"'recency' of hermes takes tuple\[float, float\], got 0.5"),
+    ("hermes", {"smoothing": 3}, UnknownNameError, r"'smoothing' of hermes takes tuple\[.*\] \| None, got 3"),
+    ("hermes", {"smoothing": "low"}, UnknownNameError, "hermes cannot be made with smoothing='low'"),
     ("per-layer", {"shares": (1, float("nan"))}, BudgetError, "above zero"),
     ("per-layer", {"shares": (1, float("inf"))}, BudgetError, "above zero"),
     ("tar", {"recent_ratio": float("nan")}, BudgetError, "got nan"),

@@ -186,7 +186,10 @@ def test_processes_outside_a_run_are_left_alone() -> None:
         (["--method", "tar", "--budget", "40", "--prefill", "chunks", "--", "true"], "Did you mean 'chunked'"),
         (["--method", "tar", "--budget", "25%", "--prefill", "chunked", "--", "true"], "needs chunk="),
         (["--method", "tar", "--budget", "40", "--chunk", "0", "--", "true"], "at least one visual token"),
-        (["--method", "tar", "--budget", "40", "--stage", "input", "--", "true"], "Unknown stage of tar"),
+        (
+            ["--method", "tar", "--budget", "40", "--stage", "input", "--", "true"],
+            "works in the cache only: pass stage='c",
+        ),
         (["--method", "tar", "--budget", "40"], "There is no command to run"),
         (["--method", "tar", "--budget", "40", "--"], "There is no command to run"),
         (["--method", "tar", "--budget", "40", "--", "no-such-program"], "There is no command 'no-such-program'"),
