@@ -9,8 +9,8 @@ from zlib import crc32
 import zoo
 
 ALWAYS = "qwen2_5_vl"
-SHARE = 3
-"""One family of so many, another third for each test and method, so that every pair is met somewhere."""
+SHARE = 4
+"""One family of so many, others for each test and method, so that every pair is met somewhere."""
 
 
 def is_quick(test: str, params: Mapping[str, Any]) -> bool:
