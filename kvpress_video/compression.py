@@ -20,7 +20,7 @@ from .cache.layer import CompressedLayer
 from .cache.quantization import UNQUANTIZED, QuantizeLike, canonical
 from .cache.storage import storage_of
 from .compressor.base import Compressor
-from .compressor.registry import make_method, name_of
+from .compressor.registry import make_method, name_of, written
 from .errors import BudgetError, CacheError, check_choice
 from .models import adapter_for
 from .prefill.hooks import ModelHooks
@@ -50,7 +50,9 @@ class Report:
     """Request and outcome of one prefill, measured on the cache afterwards.
 
     Attributes:
-        method, settings, stage, prefill, positions, labels, quantize: the arguments of the compression.
+        method: its name and the settings that differ from their defaults, such as `"tar:recent_ratio=0.5"`.
+        settings: all settings of the method.
+        stage, prefill, positions, labels, quantize: the arguments of the compression.
         asked: the requested budget.
         entries: visual entries held per layer, per KV head (on average if heads differ), in the fullest row.
         label_entries: label entries held (the time or number of a frame), per layer and KV head, in the fullest row; 0
@@ -124,7 +126,6 @@ class Compression:
     def __init__(
         self,
         model: Any,
-        name: str,
         method: Compressor,
         budget: Budget,
         options: PrefillOptions,
@@ -133,7 +134,7 @@ class Compression:
     ) -> None:
         self.reports: list[Report] = []
         self._asked: dict[str, Any] = {
-            "method": name,
+            "method": written(method),
             "settings": method.describe(),
             "stage": options.stage,
             "prefill": options.prefill,
@@ -342,8 +343,7 @@ def compress(
     if not isinstance(shared, SharedPrefill | None):
         raise CacheError(f"shared must be a SharedPrefill, got {type(shared).__name__} {shared!r:.80}.")
     made = make_method(method, **settings)
-    name = name_of(method)
-    check_stage(name, made, stage)
+    check_stage(name_of(method), made, stage)
     parsed = Budget.parse(budget)
     allowed = Budget(1, "ratio") if made.keeps_all else parsed
     check_budget(made, allowed)
@@ -351,7 +351,7 @@ def compress(
     options = PrefillOptions(
         stage, mode, chunk, positions, storage=storage_of(quantize), labels=labels, experts=experts
     )
-    return Compression(model, name, made, allowed, options, shared, parsed)
+    return Compression(model, made, allowed, options, shared, parsed)
 
 
 def check_achieved(budget: Budget, report: Report) -> None:

@@ -30,7 +30,7 @@ def test_settings_and_budget_reach_the_report(bundled: tuple[Any, Any], clips: l
     video, question = read_video(clips[1].path), clips[1].questions[0].text
     answer = ask(*bundled, video, question, method="random", budget="25%", positions="compact", seed=7)
     report = answer.report
-    assert (report.method, report.settings, report.positions) == ("random", {"seed": 7}, "compact")
+    assert (report.method, report.settings, report.positions) == ("random:seed=7", {"seed": 7}, "compact")
     assert report.visual_tokens == 16 * clips[1].frames
     assert set(report.entries) == {report.visual_tokens // 4}
     assert 0 < report.bytes < report.full_bytes

@@ -100,10 +100,12 @@ class TestReprs:
 
     def test_compression_and_report(self, loaded: tuple[Any, Any], video: kv.Video) -> None:
         model, processor = loaded
-        with kv.compress(model, "tar:recent_ratio=0.25", "25%") as run:
-            assert repr(run) == "<Compression of Qwen2_5_VLForConditionalGeneration: tar at 25%, 0 reports>"
+        with kv.compress(model, "tar:recent_ratio=0.5", "25%") as run:
+            assert repr(run) == (
+                "<Compression of Qwen2_5_VLForConditionalGeneration: tar:recent_ratio=0.5 at 25%, 0 reports>"
+            )
             model.generate(**kv.prepare(processor, video, "how many?"), max_new_tokens=1)
-        assert repr(run).endswith("tar at 25%, 1 report>")
+        assert repr(run).endswith("tar:recent_ratio=0.5 at 25%, 1 report>")
         assert repr(run.report) == f"<Report: {run.report}>"
 
     def test_patch(self, loaded: tuple[Any, Any]) -> None:

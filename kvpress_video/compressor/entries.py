@@ -106,6 +106,10 @@ def at_target(places: Tensor) -> Tensor:
     return torch.cat([places[..., : Places.WIDTH], target, target], dim=-1)
 
 
+QUERYING = frozenset({"queries", "probe", "reconstruction"})
+"""Needs of a method that fill `Context.queries`."""
+
+
 @dataclass(frozen=True)
 class Queries:
     """Captured queries, for methods that rank entries by attention.

@@ -234,6 +234,21 @@ def name_of(method: str | Compressor) -> str:
     return next((name for name, point in _points(METHODS.group).items() if point.value == own), type(method).__name__)
 
 
+def written(method: Compressor) -> str:
+    """Write a method as its name and the settings that differ from their defaults."""
+    needed = {each.name: getattr(method, each.name) for each in fields(method) if _needed(each)}
+    usual = _settings(type(method)(**needed))
+    changed = {name: value for name, value in _settings(method).items() if name in needed or value != usual[name]}
+    return spell(name_of(method), changed)
+
+
+def _settings(method: Compressor) -> dict[str, Any]:
+    """Return the settings of a method as it describes them, and methods among them as text."""
+    given = {each.name: getattr(method, each.name) for each in fields(method) if each.init}
+    described = given | method.describe()
+    return {name: written(value) if isinstance(value, Compressor) else described[name] for name, value in given.items()}
+
+
 def make_method(method: str | Compressor, **settings: Any) -> Compressor:
     """Make a method from its name and settings or from `"name:setting=value,…"`, or validate an instance.
 

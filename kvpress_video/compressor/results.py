@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetError, KVPressVideoError, MethodError
-from .entries import Entries, Places
+from .entries import QUERYING, Entries, Places
 
 if TYPE_CHECKING:
     from .base import Compressor
@@ -146,10 +146,16 @@ class MethodCall:
             raise
         except Exception as error:
             raise MethodError(
-                f"{self}: {type(error).__name__}: {error}{self._survivors()}{self._overflow()}"
+                f"{self}: {type(error).__name__}: {error}{self._undeclared(error)}{self._survivors()}{self._overflow()}"
             ) from error
         finally:
             _CALLED.reset(token)
+
+    def _undeclared(self, error: Exception) -> str:
+        """A hint where the method may have read queries that it does not declare."""
+        if "NoneType" not in str(error) or self.entries.context.queries is not None or self.method.needs & QUERYING:
+            return ""
+        return '; entries.context.queries is None in methods that do not declare it: declare "queries" in needs.'
 
     def _survivors(self) -> str:
         """A hint where earlier passes left less than the grid."""
@@ -184,10 +190,7 @@ class MethodCall:
         if slots.device.type != "cpu" or not self.keep:
             return
         if bool((slots.diff(dim=-1) <= 0).any()):
-            raise WrongSlotsError(
-                f"{self}: slots must be in ascending order without repeats: sort them along the last dim, or select "
-                "with top(scores, keep)."
-            )
+            raise WrongSlotsError(f"{self}: {_disorder(slots)}, or select with top(scores, keep).")
         if slots.min() < 0 or slots.max() >= len(self.entries):
             raise WrongSlotsError(
                 f"{self}: slots must be between 0 and {len(self.entries) - 1}, got {int(slots.min())} to "
@@ -214,6 +217,15 @@ class MethodCall:
             _check_finite("merged values", merged.values)
             _check_finite("merged positions", merged.places[..., : Places.IMPORTANCE])
             _check_finite("merged positions", merged.places[..., Places.IMPORTANCE + 1 :])
+
+
+def _disorder(slots: Tensor) -> str:
+    """Say which slot is repeated, or else which is the first out of order, and what to do."""
+    ordered = slots.sort(dim=-1).values
+    if (repeated := ordered[..., 1:][ordered.diff(dim=-1) == 0]).numel():
+        return f"slot {int(repeated[0])} is selected more than once: select different entries"
+    late = slots[..., 1:][slots.diff(dim=-1) < 0]
+    return f"slots must be in ascending order, but {int(late[0])} follows a higher slot: sort them along the last dim"
 
 
 def check_scores(scores: object, entries: Entries) -> Tensor:

@@ -131,8 +131,8 @@ def _rows_apart(subject: Subject) -> None:
     for entries in [both] if survivors is None else [both, later(survivors, both, 7)]:
         together = subject.compress(entries, keep)
         for row in (0, 1) if together is not None else ():
-            alone = subject.method.compress(entries.rows([row]), keep)
-            if together is not None and not same(alone, together.rows([row])):
+            alone = subject.compress(entries.rows([row]), keep)
+            if together is not None and alone is not None and not same(alone, together.rows([row])):
                 raise Broken(
                     f"{subject.name} keeps other entries of a row in a batch of two than of the row alone: compare "
                     "entries within a row only."

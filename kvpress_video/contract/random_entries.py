@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..compressor.entries import Context, Entries, Grid, Places, Queries, segment_entries
+from ..compressor.entries import QUERYING, Context, Entries, Grid, Places, Queries, segment_entries
 from ..compressor.rope import Rope
 
 GRID = Grid(10, 3, 4)
@@ -55,6 +56,13 @@ def footage(
     places = entries.places.clone()
     places[..., Places.IMPORTANCE] = torch.rand(batch, 1, grid.tokens, generator=draw)
     return replace(entries, places=places)
+
+
+def as_declared(entries: Entries, needs: Set[str]) -> Entries:
+    """Return the entries as a model hands them to a method: without the captured inputs that it does not declare."""
+    declared = {"queries"} | needs if needs & QUERYING else needs
+    withheld: dict[str, Any] = {name: None for name in ("queries", "output_weight", "router") if name not in declared}
+    return replace(entries, context=replace(entries.context, **withheld))
 
 
 def unanswered(needs: Set[str]) -> list[str]:

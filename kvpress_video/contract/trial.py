@@ -12,6 +12,7 @@ from ..compressor.base import Compressor
 from ..compressor.entries import Entries
 from ..compressor.results import WrongSlotsError
 from ..errors import BudgetError, KVPressVideoError
+from .random_entries import as_declared
 
 
 def evicts(method: Compressor) -> bool:
@@ -80,8 +81,11 @@ class Subject:
             return None
 
     def compress(self, entries: Entries, keep: int) -> Entries | None:
-        """Compress entries to `keep` per row and head; return None if the method refuses."""
-        kept: Entries | None = self.attempt(f"{keep} of {len(entries)}", lambda: self.method.compress(entries, keep))
+        """Compress entries, with the inputs that the method declares, to `keep` per row and head; return None if the
+        method refuses.
+        """
+        given = as_declared(entries, self.method.needs)
+        kept: Entries | None = self.attempt(f"{keep} of {len(entries)}", lambda: self.method.compress(given, keep))
         return kept
 
 

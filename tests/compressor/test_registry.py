@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.registry import METHODS, Registry, parse, spell, split_list
+from kvpress_video.compressor.registry import METHODS, Registry, make_method, parse, spell, split_list, written
 from kvpress_video.errors import UnknownNameError
 
 
@@ -36,6 +36,29 @@ def test_settings_are_read(text: str, settings: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_what_is_spelled_reads_back(value: Any) -> None:
     assert parse(spell("x", {"a": value, "b": 2})) == ("x", {"a": value, "b": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("ada", "ada"),
+        ("ada:base=infinipot-v", "ada:base=infinipot-v"),
+        ("ada:alpha=0.2,base=snapkv", "ada"),
+        ("ada:alpha=0.5,base=snapkv:window=3", "ada:base=snapkv:window=3,alpha=0.5"),
+        ("per-layer:shares=(2, 1)", "per-layer:shares=[2, 1]"),
+    ],
+)
+def test_a_method_is_written_with_the_settings_that_were_changed(text: str, name: str) -> None:
+    assert written(make_method(text)) == name
+
+
+def test_a_method_that_is_not_registered_is_written_with_its_class_name() -> None:
+    @dataclass(frozen=True)
+    class Own(Compressor):
+        share: float
+        seed: int = 0
+
+    assert written(Own(0.5)) == "Own:share=0.5"
 
 
 def test_what_cannot_be_read() -> None:

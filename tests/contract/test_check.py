@@ -144,6 +144,11 @@ def whole_frames(entries: Entries, keep: int) -> Kept:
     return Kept(slots.expand(*entries.keys.shape[:2], -1))
 
 
+def undeclared(entries: Entries) -> Tensor:
+    queries: Any = entries.context.queries
+    return length(entries) + queries.states.sum()
+
+
 def unsorted(entries: Entries, keep: int) -> Kept:
     return Kept(length(entries).topk(keep).indices)
 
@@ -155,6 +160,7 @@ BROKEN: list[tuple[Any, str]] = [
     (Scores(lambda entries: entries.frame), r"torch.int32 tensor .*e.g. scores.float\(\)"),
     (Scores(lambda entries: entries.key), r"has no attribute 'key' \(.*test_check.py, line \d+\)"),
     (Scores(standardised), "12 entries in 1 whole frame; 5 to keep.* 24 of 24 scores are NaN.*guard divisions"),
+    (Scores(undeclared), 'has no attribute .states.; entries.context.queries is None .*declare "queries" in needs'),
     (Scores(by_frame), "later pass.*in later passes the entries do not fill the grid: tell them by entries.frame"),
     (Scores(lambda entries: torch.rand(entries.keys.shape[:3])), "draw random numbers from a generator with a fixed"),
     (Remembers(), "keep nothing between calls"),
@@ -162,7 +168,7 @@ BROKEN: list[tuple[Any, str]] = [
     (Scores(overwrite), r"Scores changes the cached entries in place: work on copies, e.g. entries.keys.clone\(\)"),
     (Scores(ranks_rows), "a row in a batch of two than of the row alone: compare entries within a row only"),
     (Reduces(lambda entries, keep: top(length(entries), keep)), r"reduce\(\) returned a torch.int64.*return Kept\(sl"),
-    (Reduces(unsorted), r"ascending order without repeats: sort .* or select with top\(scores, keep\)"),
+    (Reduces(unsorted), r"ascending order, but \d+ follows a higher slot: sort .* or select with top\("),
     (Reduces(whole_frames), "kept 24 entries where 35 were asked for: keep exactly as many, or raise BudgetError"),
     (Reduces(halved), "may keep all 120 entries of a first pass, and changes them"),
     (Reduces(in_fp32), "merged keys are torch.float32 on cpu: expected torch.bfloat16"),
