@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -14,7 +15,9 @@ from reference_masks import noted
 from sessions import STREAMED, UNMOVED, cache_of, footage, frames_for, tiny
 
 import kvpress_video as kv
+from kvpress_video.cache.byte_entries import longest_within
 from kvpress_video.cache.layer import CompressedLayer
+from kvpress_video.cache.staging import staging_room
 from kvpress_video.models import adapter_for
 
 QWEN = zoo.FAMILIES[0]
@@ -104,14 +107,12 @@ def test_what_fits_whole_pays_for_no_chunk() -> None:
             assert run.report.bytes == run.report.peak_bytes == budget
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", [QWEN, *zoo.LABELLED[:1]])
-def test_the_least_budget_that_an_error_names_is_enough(family: str, mode: str) -> None:
-    model, options = model_of(family), MODES[mode]
+def _check_least(family: str, method: str, options: dict[str, Any]) -> None:
+    model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family, FRAMES)])
 
     def run(budget: int) -> kv.Report:
-        with kv.compress(model, "van", f"{budget}B", **options) as compression:
+        with kv.compress(model, method, f"{budget}B", **options) as compression:
             answer(model, inputs, new=1)
         return compression.report
 
@@ -126,6 +127,40 @@ def test_the_least_budget_that_an_error_names_is_enough(family: str, mode: str) 
     assert report.peak_bytes <= named
     with pytest.raises(kv.BudgetError, match=rf"\({named} bytes\)"):
         run(named - 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", [QWEN, *zoo.LABELLED[:1]])
+def test_the_least_budget_that_an_error_names_is_enough(family: str, mode: str) -> None:
+    _check_least(family, "van", MODES[mode])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"quantize": "4:q_group_size=8,residual_length=8"}], ids=["plain", "quantised"]
+)
+@pytest.mark.parametrize("method", ["per-layer:shares=(.3,2.02,.86,.82)", "pyramid:beta=2", "mod", "transv"])
+def test_the_least_budget_of_unequal_layers_is_enough(method: str, options: dict[str, Any]) -> None:
+    _check_least(QWEN, method, options)
+
+
+def test_what_text_reads_of_evicted_entries_may_not_take_more_than_what_stays() -> None:
+    budget, inputs = _fitting(QWEN, [video_prompt(QWEN, FRAMES)], {}, 0.45)
+    with (
+        kv.compress(model_of(QWEN), "transv", f"{budget}B"),
+        pytest.raises(kv.BudgetError, match=r"27 visual entries per layer besides .* 108 of which one layer evicts"),
+    ):
+        answer(model_of(QWEN), inputs, new=1)
+
+
+def test_the_longest_layer_within_some_bytes_is_found_exactly() -> None:
+    for most, fixed, capped in itertools.product((0, 1, 7, 400), (0, 900), (3, 60, 1000)):
+
+        def bytes_of(length: int, fixed: int = fixed, capped: int = capped) -> int:
+            return fixed + 7 * length + 30 * staging_room(min(2 * length, capped))
+
+        for amount in range(0, 20_000, 37):
+            fitting = [length for length in range(most + 1) if bytes_of(length) <= amount]
+            assert longest_within(amount, most, bytes_of) == max(fitting, default=0)
 
 
 def test_a_chunk_too_large_for_the_budget_is_an_error_that_says_so() -> None:

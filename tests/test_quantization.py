@@ -64,6 +64,27 @@ def test_a_budget_of_bytes_holds_at_every_moment(method: str, mode: str, monkeyp
     assert report.quantize == f"4:{FINE}"
 
 
+SPREAD = ["per-layer", "pyramid:beta=2", "per-layer:base=infinipot-v,shares=(.3,2.02,.86,.82)"]
+
+
+@pytest.mark.parametrize("method", SPREAD)
+def test_unequal_layers_use_their_budget_and_keep_everything_at_twice_the_stock_size(method: str) -> None:
+    model = model_of(QWEN)
+    inputs = zoo.inputs(model, [video_prompt(QWEN, 40)])
+
+    def run(budget: int) -> kv.Report:
+        with kv.compress(model, method, f"{budget}B", quantize=f"4:{FINE}") as compression:
+            answer(model, inputs, new=1)
+        assert compression.report.peak_bytes <= budget
+        return compression.report
+
+    full = sum(inputs["input_ids"].shape) * 4 * adapter_for(model).entry_bytes(False)
+    ample = run(2 * full)
+    assert set(ample.entries) == {ample.visual_tokens}
+    for share in (0.5, 0.6, 0.7):
+        assert run(int(share * full)).peak_bytes > 0.75 * share * full
+
+
 def test_bytes_are_those_of_the_packed_layers_and_fewer_bits_hold_more() -> None:
     model = model_of(QWEN)
     inputs, adapter = zoo.inputs(model, [video_prompt(QWEN, 12)]), adapter_for(model)

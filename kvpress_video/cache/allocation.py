@@ -12,6 +12,7 @@ from ..budget import Budget
 from ..compressor.base import Compressor, checked_layer_budgets, deferred, even
 from ..errors import BudgetError
 from ..utils.formatting import format_bytes
+from .byte_entries import chunk_of, layer_entries, longest_within
 from .forward_pass import RowState
 from .label_choice import spread_labels
 from .overfull_layer import overfull_layer
@@ -68,6 +69,9 @@ class BudgetAllocator:
         heads: how many times the average number of entries a head may hold.
         waiting: text entries that follow in later chunks of the prompt.
         work_bytes: bytes of an entry in work, where it takes more than one that stays; 0 where it does not.
+        most_held: entries that a head holds of a row at most, a pass in work not counted; None for no such bound.
+        transferred: entries in work that one layer holds for text to read; a budget in bytes of which they would take
+            more than all that stays is refused.
         label_share: most of a segment's budget that labels take while visual entries have to go; 0 keeps no label.
     """
 
@@ -83,6 +87,8 @@ class BudgetAllocator:
     heads: int = 1
     waiting: int = 0
     work_bytes: int = 0
+    most_held: int | None = None
+    transferred: int = 0
     label_share: float = LABEL_SHARE
     _asked: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -105,15 +111,11 @@ class BudgetAllocator:
         """Entries of a row that a budget of bytes leaves each layer on average, text included, while a pass is in work;
         a budget of tokens is that number already.
         """
-        length = layer_entries(
-            self.budget, self.layers, self.entry_bytes, self.batch, self.uncompressed + self._bytes_in_work
-        )
+        others = self.uncompressed + self._bytes_in_work
+        length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, others)
         if self.budget.unit != "bytes" or not self.staging_bytes:
             return length
-        each = self.batch * (self.layers * self.entry_bytes + self.staging_bytes * self.heads)
-        while length > 0 and (over := self.bytes_of(length) - int(self.budget.amount)) > 0:
-            length -= max(1, over // each)
-        return length
+        return longest_within(int(self.budget.amount), length, self.bytes_of)
 
     @property
     def packs(self) -> bool:
@@ -144,8 +146,9 @@ class BudgetAllocator:
         """Return the most entries of a row that any head holds where layers have `length` on average, a pass in work
         included.
         """
-        most = length if even(self.method) or length < 1 else max(self._by_layer(length))
-        return most * self.heads + self.in_work
+        uneven = not even(self.method) and self._leaves_each_layer(length)
+        most = self.heads * (max(self._by_layer(length)) if uneven else length)
+        return (most if self.most_held is None else min(most, self.most_held)) + self.in_work
 
     def bytes_of(self, length: int) -> int:
         """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""
@@ -164,7 +167,8 @@ class BudgetAllocator:
 
     def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
         """Whether every layer may keep all that the rows hold."""
-        if self.budget.unit == "bytes" and self.length <= max(self._texts(rows, length)):
+        texts = self._texts(rows, length)
+        if self.budget.unit == "bytes" and not self._leaves_each_layer(self.length - max(texts)):
             return False
         return all(
             share[segment].holds(row, segment)
@@ -255,45 +259,41 @@ class BudgetAllocator:
             return int(self.budget.amount)
         if self.budget.unit == "ratio":
             return self.budget.entries(sum(map(row.tokens_seen, row.seen)))
-        length = self.length
-        if length <= text:
-            work = f" besides {self.in_work} more of a chunk while one layer reads it" if self.in_work else ""
-            raise BudgetError(
-                f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
-                f"one visual entry{work}: ask for at least {self._least(text + 1)}"
-                f"{', or read smaller chunks' if self.in_work else ''}."
-            )
-        return length - text
+        total = self.length - text
+        if total >= self._least_kept and self._leaves_each_layer(total):
+            return total
+        raise BudgetError(self._too_little(text))
+
+    @property
+    def _least_kept(self) -> int:
+        """Visual entries that a budget of bytes has to leave a layer on average."""
+        return max(1, -(-self.transferred // self.layers))
+
+    def _leaves_each_layer(self, total: int) -> bool:
+        """Whether every layer keeps an entry where a layer keeps `total` on average."""
+        if even(self.method):
+            return total > 0
+        try:
+            return total > 0 and min(self._by_layer(total)) > 0
+        except BudgetError:
+            return False
+
+    def _too_little(self, text: int) -> str:
+        """Say that a budget of bytes does not suffice, and which one does."""
+        least = self._least_kept
+        fewest = next(filter(self._leaves_each_layer, range(least, least + 10_000)), least)
+        visual = "one visual entry" if fewest == 1 else f"{fewest} visual entries per layer"
+        work = cure = ""
+        if self.transferred:
+            work = f" besides {self.in_work} more, {self.transferred} of which one layer evicts and the text then reads"
+        elif self.in_work:
+            work, cure = f" besides {self.in_work} more of a chunk while one layer reads it", ", or read smaller chunks"
+        return (
+            f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
+            f"{visual}{work}: ask for at least {self._least(text + fewest)}{cure}."
+        )
 
     def _least(self, length: int) -> str:
         """The least budget of bytes that leaves each layer `length` entries."""
         least = self.bytes_of(length)
         return f"{format_bytes(least, 'MiB')} ({least} bytes)"
-
-
-def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1, uncompressed: int = 0) -> int:
-    """Return how many entries a budget of bytes allows each layer and row; a budget of tokens is that number already.
-
-    Args:
-        budget: of tokens or bytes.
-        layers: compressed layers.
-        entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
-        batch: rows that share the bytes.
-        uncompressed: bytes of a row that go to other things.
-    """
-    if budget.unit != "bytes":
-        return int(budget.amount)
-    return (int(budget.amount) // batch - uncompressed) // (layers * entry_bytes)
-
-
-def chunk_of(length: int, text: int, layers: int, work: float = 1) -> int:
-    """Return a third of the entries that a budget of bytes leaves a layer for frames; a quarter of the budget at most.
-    Where an entry takes more bytes in work than one that stays, the chunk is smaller, since it takes room from those.
-
-    Args:
-        length: entries that it allows each layer, text included.
-        text: how many of them are text.
-        layers: compressed layers, one of which holds the chunk at a time.
-        work: bytes of an entry in work over those of one that stays.
-    """
-    return max(1, min(int((length - text) / (2 + work)), int(length * layers / (4 * work))))

@@ -41,6 +41,5 @@ def paying_for_largest_pass(
         in_work = chunks.in_work(allocator.text_in_work, own_text=packs)
         if packs and same_in_all_rows(chunks.visual, whole, embeddings):
             in_work = -(-in_work // len(whole.rows))  # which one row reads for all of them
-    if transfers:
-        in_work += max(row.visual for row in whole.rows)
-    return replace(allocator, in_work=max(allocator.in_work, in_work))
+    transferred = max(row.visual for row in whole.rows) if transfers else 0
+    return replace(allocator, in_work=max(allocator.in_work, in_work + transferred), transferred=transferred)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..budget import Budget
-from ..cache.allocation import LABEL_SHARE, BudgetAllocator, chunk_of, layer_entries
+from ..cache.allocation import LABEL_SHARE, BudgetAllocator
+from ..cache.byte_entries import chunk_of, layer_entries
 from ..cache.staging import staging_room
 from ..cache.storage import Storage, storage_for
 from ..compressor.base import Compressor
@@ -68,7 +69,7 @@ class PrefillOptions:
         return self.labels != "keep"
 
     def allocator(
-        self, adapter: Adapter, method: Compressor, budget: Budget, tokens: int = 0, batch: int = 1
+        self, adapter: Adapter, method: Compressor, budget: Budget, tokens: int, batch: int = 1
     ) -> BudgetAllocator:
         """Allocate a budget over `batch` rows of `tokens` tokens, for the dtype that the model has now."""
         layers, storage = len(adapter.attentions), storage_for(method, self.storage)
@@ -85,6 +86,7 @@ class PrefillOptions:
             entry.staged + (entry.in_work - entry.held if self.stage == "input" else 0),
             adapter.kv_heads if method.uneven else 1,
             work_bytes=entry.in_work,
+            most_held=tokens + self.text_room,
             label_share=label_share(self.labels),
         )
 

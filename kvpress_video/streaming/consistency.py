@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import NoReturn
 
-from ..cache.allocation import layer_entries
+from ..cache.byte_entries import layer_entries
 from ..compressor.entries import Grid
 from ..errors import CacheError
 from ..models.base import Adapter

@@ -81,7 +81,7 @@ class StreamBudget:
         window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
         allocator = self.options.allocator(self.adapter, self.method, self.budget, window)
         frame = (1 + self.repeats) * self._frame(grid) + self.opening + self.probes
-        return replace(allocator, in_work=max(allocator.in_work, frame))
+        return replace(allocator, in_work=max(allocator.in_work, frame), most_held=None)
 
     @property
     def reserve(self) -> int:
