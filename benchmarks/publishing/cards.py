@@ -42,7 +42,7 @@ def base_of(method: str) -> str | None:
 def rows_of(name: str, found: Accuracies) -> list[str]:
     """Return the rows of a card: the method with all settings that were run, their bases, and the reference."""
     own = [method for method in found if parse(method)[0] == name]
-    bases = [base for base in map(base_of, own) if base in found and base not in own]
+    bases = [base for base in map(base_of, own) if base and base in found]
     return list(dict.fromkeys([*own, *bases, REFERENCE]))
 
 
