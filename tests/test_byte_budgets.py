@@ -147,7 +147,7 @@ def test_what_text_reads_of_evicted_entries_may_not_take_more_than_what_stays() 
     budget, inputs = _fitting(QWEN, [video_prompt(QWEN, FRAMES)], {}, 0.45)
     with (
         kv.compress(model_of(QWEN), "transv", f"{budget}B"),
-        pytest.raises(kv.BudgetError, match=r"27 visual entries per layer besides .* 108 of which one layer evicts"),
+        pytest.raises(kv.BudgetError, match=r"36 visual entries per layer besides .* 144 of which one layer evicts"),
     ):
         answer(model_of(QWEN), inputs, new=1)
 
