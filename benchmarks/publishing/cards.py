@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.registry import make_method, method_class, method_names, parse
+from kvpress_video.compressor.registry import make_method, name_of, parse
 
 from .sweep import fill_files
 
@@ -35,8 +35,7 @@ def base_of(method: str) -> str | None:
     """Return the name of the method that a wrapper runs, None if it is no wrapper."""
     name, settings = parse(method)
     base = getattr(make_method(name, **settings), "base", None)
-    named = {method_class(name): name for name in method_names()}
-    return named.get(type(base)) if isinstance(base, Compressor) else None
+    return name_of(base) if isinstance(base, Compressor) else None
 
 
 def rows_of(name: str, found: Accuracies) -> list[str]:

@@ -22,12 +22,11 @@ from kvpress_video.report.findings import Findings
 from kvpress_video.report.heatmap import draw_fields
 from kvpress_video.report.ranking import accuracy_of, finished
 from kvpress_video.report.style import drawing, save
-from kvpress_video.sweep.results.export import encode, write
 from kvpress_video.sweep.stats.inference import Difference
-from kvpress_video.sweep.stats.summary import SummaryRow, records
+from kvpress_video.sweep.stats.summary import SummaryRow
 
 from ..streams.publish import REFERENCE, Answered
-from .sweep import fill_files
+from .sweep import fill_files, write_results
 
 OURS = ("standby-novelty", "infinipot-v")
 """Methods that all others are compared with."""
@@ -153,8 +152,7 @@ def main() -> None:
     streams = Answered.read(json.loads((options.results / "streams.json").read_text()))
     found = columns(findings.summary, streams)
     draw(found, options.picture)
-    write(options.results / "summary.csv", encode(records(findings.summary), "csv"))
-    write(options.results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
+    write_results(findings, options.results)
     texts = {"accuracies": table(found), "streams": stream_beaten(streams)}
     texts |= {f"against {reference}": beaten(options.sweep, reference) for reference in OURS}
     fill_files({options.page: texts})

@@ -7,7 +7,6 @@ python -m kvpress_video.benchmarks.publishing.rooms sweeps/rooms
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -16,10 +15,9 @@ from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, finished
-from kvpress_video.sweep.results.export import encode, write
-from kvpress_video.sweep.stats.summary import SummaryRow, records
+from kvpress_video.sweep.stats.summary import SummaryRow
 
-from .sweep import SHOWN, fill_files, table
+from .sweep import SHOWN, fill_files, table, write_results
 
 NEAR = 0.02
 """Distance from the full cache's accuracy within which a method cannot be told from it."""
@@ -69,8 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     findings = Findings.read(options.sweep)
     lines = findings.summary
-    write(options.results / "summary.csv", encode(records(lines), "csv"))
-    write(options.results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
+    write_results(findings, options.results)
     draw_curves([line for line in lines if line.method in (*SHOWN, "reconstruction", UNCOMPRESSED)], options.picture)
     fill_files({options.page: {"results": table(lines), "spread": spread(lines), "families": families(lines)}})
 

@@ -85,6 +85,12 @@ def fill_files(texts: Mapping[Path, Mapping[str, str]]) -> None:
         write(file, page.encode())
 
 
+def write_results(findings: Findings, results: Path) -> None:
+    """Write the summary of a sweep and its plan into a folder."""
+    write(results / "summary.csv", encode(records(findings.summary), "csv"))
+    write(results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
+
+
 def publish(sweep: Path, results: Path, picture: Path, page: Path, readme: Path) -> None:
     """Write the repository's files about a sweep.
 
@@ -95,9 +101,8 @@ def publish(sweep: Path, results: Path, picture: Path, page: Path, readme: Path)
         page, readme: files whose tables are replaced; the README's is brief.
     """
     findings = Findings.read(sweep)
-    write(results / "summary.csv", encode(records(findings.summary), "csv"))
+    write_results(findings, results)
     write(results / "table.md", markdown(findings.summary, "Sweep").encode())
-    write(results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
     for rival in RIVALS:
         lines = Findings.read(sweep, rival).summary
         write(results / f"against-{rival}.md", markdown(lines, f"Sweep, against {rival}").encode())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from .completions import Asked, Completed, Completions
@@ -112,7 +113,7 @@ class CompletionQueue:
 
     def _pauses(self) -> Callable[[], bool]:
         """Return what says after each step whether others have their turn now."""
-        steps = iter(range(1, 1 << 30))
+        steps = count(1)
         return lambda: next(steps) >= _STEPS and self._worker.waiting > 0
 
 
