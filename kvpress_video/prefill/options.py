@@ -109,8 +109,12 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     if prefill == "auto":
         capped = chunk is not None or budget.unit != "ratio"
         prefill = "chunked" if capped and stage == "cache" else "split"
-    if prefill == "chunked" and stage == "input":
-        raise BudgetError("stage='input' drops visual tokens before the cache sees them: it has no chunked prefill.")
+    if stage == "input" and (prefill == "chunked" or chunk is not None):
+        given = "prefill='chunked'" if chunk is None else f"chunk={chunk}"
+        raise BudgetError(
+            "stage='input' drops visual tokens before the cache sees them: it has no chunked prefill, so leave out "
+            f"{given}."
+        )
     if prefill == "chunked" and chunk is None and budget.unit == "ratio":
         raise BudgetError(f"A chunked prefill at {budget} needs chunk=…: how many visual tokens at a time.")
     if prefill != "chunked" and chunk is not None:

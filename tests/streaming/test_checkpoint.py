@@ -317,6 +317,7 @@ def test_the_json_of_format_3(tmp_path: Path, bundled: Any) -> None:
         "position_limit": None,
         "bank_on": "cpu",
         "quantize": "none",
+        "experts": None,
         "labels": "spread",
         "keep_turns": "all",
         "tar_ratio": 0.25,
