@@ -71,7 +71,7 @@ class Family(ABC):
 
     @abstractmethod
     def text_inputs(self, mask: Tensor, visual: Tensor, added: list[Tensor]) -> dict[str, Any]:
-        """Return the text model's arguments for a mask `(1 or B, 1, Q · L, S)`, `visual` (B, S) and features of `see`."""
+        """Return text model arguments for a mask `(1 or B, 1, Q · L, S)`, `visual` (B, S) and the features of `see`."""
 
     def readable(self, config: dict[str, Any]) -> dict[str, Any]:
         """Rewrite a saved configuration so that all supported versions of transformers read it.
