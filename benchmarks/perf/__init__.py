@@ -27,10 +27,10 @@ BENCHMARKS = {
     "peers": "peers",
 }
 DEFAULT = tuple(name for name in BENCHMARKS if name not in ("modes", "peers"))
-"""The benchmarks of a run that names none: without the longest one and the one that needs kvpress."""
+"""Benchmarks to run by default: all but the longest one and the one that needs kvpress."""
 
 
 def program(name: str) -> Callable[[Bed], Iterator[Figure]]:
-    """The program of a benchmark, which yields figures as it measures them."""
+    """Return the program of a benchmark, which yields figures as it measures them."""
     run: Callable[[Bed], Iterator[Figure]] = import_module(f"{__name__}.cases.{BENCHMARKS[name]}").run
     return run

@@ -41,7 +41,7 @@ def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
         model: the session's.
 
     Raises:
-        CacheError: the method or a setting is an object, which no file can hold; the snapshot contradicts itself; or
+        CacheError: the method or a setting is an object, which no file can hold; the snapshot is inconsistent; or
             `path` cannot be written.
     """
     try:
@@ -90,8 +90,8 @@ def read_snapshot(path: Path, model: Any) -> Snapshot:
         model: the one the session ran on; on any device.
 
     Raises:
-        CacheError: there is no such file, it is incomplete or damaged, it contradicts itself, or it belongs to another
-            model; the message says which and what to do.
+        CacheError: the file does not exist, is incomplete, damaged or inconsistent, or belongs to another model; the
+            message states which, and the remedy.
         UnknownNameError: the method, or a setting of it, is not installed here.
     """
     with naming(path):
@@ -136,7 +136,7 @@ def _read(file: TensorFile, model: Any) -> Snapshot:
         tensors[name] = file.read(name)
     if (found := _digest(metadata["facts"], tensors)) != metadata["sha256"]:
         raise CacheError(
-            f"has changed since it was written, its checksum is {found[:12]}…, not {metadata['sha256'][:12]}…: {_AGAIN}"
+            f"has changed since it was written: its checksum is {found[:12]}…, not {metadata['sha256'][:12]}…: {_AGAIN}"
         )
     for name in rest:
         check_tensor(name, tensors[name], state)
@@ -146,7 +146,7 @@ def _read(file: TensorFile, model: Any) -> Snapshot:
 def _check_format(metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise CacheError(
-            f"holds tensors but no session, its format is {metadata.get('format')!r}: give a file that "
+            f"contains tensors but no session: its format is {metadata.get('format')!r}: give a file that "
             "VideoSession.save() wrote"
         )
     if metadata.get("version") not in READABLE:
@@ -155,7 +155,7 @@ def _check_format(metadata: Mapping[str, str]) -> None:
             "version of kvpress-video that wrote it, or a newer one"
         )
     if metadata.keys() != _METADATA:
-        raise CacheError(f"is damaged, it is described by {', '.join(sorted(metadata))}: {_AGAIN}")
+        raise CacheError(f"is damaged: its metadata fields are {', '.join(sorted(metadata))}: {_AGAIN}")
 
 
 def _parse(text: str) -> tuple[SessionState, Fingerprint]:
@@ -163,7 +163,7 @@ def _parse(text: str) -> tuple[SessionState, Fingerprint]:
         session, model = parse(text)
         return session.build(), model
     except CacheError as error:
-        raise CacheError(f"has facts that cannot be right ({error}): {_AGAIN}") from error
+        raise CacheError(f"has invalid facts ({error}): {_AGAIN}") from error
 
 
 def _check_model(there: Fingerprint, model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Consistency of a snapshot's state: its parts agree with each other, with the budget and with the model."""
+"""Check that the state of a snapshot is consistent: its parts, its budget and the model agree."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from .state import SessionState, StreamState
 from .timeline import Timeline
 
 _INDEX_LIMIT = 2**31  # token indices are int32
-_OVERSHOOT = 2  # times the budget
+_OVERSHOOT = 2  # allowed multiple of the budget
 
 
 class Contradiction(CacheError):
-    """Parts of a snapshot that cannot belong together; the message continues a file's name."""
+    """Parts of a snapshot disagree; the message continues the name of the file."""
 
 
 def conflict(place: str, problem: str) -> NoReturn:
     """Raise Contradiction.
 
     Args:
-        place: as in the file.
-        problem: continues the place.
+        place: path of the value in the file.
+        problem: description that continues the place.
     """
-    raise Contradiction(f"contradicts itself ({place} {problem})")
+    raise Contradiction(f"is inconsistent ({place} {problem})")
 
 
 def text_entries(stream: StreamState) -> int:
-    """Text entries per layer and KV head, labels not counted: all that was seen and has not left with its turn."""
+    """Return the text entries per layer and KV head, without labels: all text except evicted turns."""
     frames = sum(sum((*row.seen.values(), *row.labels_seen.values())) for row in stream.rows[:1])
     return stream.logical - frames - stream.evicted_text
 
 
 def entries(stream: StreamState, layer: int) -> int:
-    """Entries of a layer per KV head."""
+    """Return the entries of a layer per KV head."""
     row = stream.rows[layer]
     return text_entries(stream) + row.visual + row.label_tokens
 
@@ -50,11 +50,11 @@ def check_state(state: SessionState, adapter: Adapter) -> None:
     """Check the host-side state of a session.
 
     Raises:
-        Contradiction: names the place in the file and the conflict.
+        Contradiction: values disagree; the message names the place in the file and the conflict.
     """
     stream, layers = state.stream, len(adapter.attentions)
     if len(stream.rows) != layers:
-        raise Contradiction(f"tells of {len(stream.rows)} layers, and the model has {layers}")
+        raise Contradiction(f"describes {len(stream.rows)} layers, but the model has {layers}")
     _check_timeline(stream.timeline, bool(adapter.rope().axes.any()), adapter.labelled)
     _check_tokens(stream)
     for layer in range(layers):
@@ -72,12 +72,12 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
         )
     for number, (gap_before, gap) in enumerate(pairwise(((0, 0), *timeline.gaps))):
         if not gap_before[1] <= gap[0] < gap[1]:
-            _state_conflict(f"{place}.gaps[{number}]", f"is {list(gap)}, which does not ascend from {gap_before[1]}")
+            _state_conflict(f"{place}.gaps[{number}]", f"is {list(gap)}, but must ascend from {gap_before[1]}")
     if timeline.labelled != labelled:
-        _state_conflict(f"{place}.labelled", f"is {timeline.labelled}, which the model's family is not")
+        _state_conflict(f"{place}.labelled", f"is {timeline.labelled}, unlike in the model's family")
     if grid is None or last is None or not runs:
         if grid or last or runs or base:
-            _state_conflict(place, "needs grid, runs and last together")
+            _state_conflict(place, "must have all of grid, runs and last, or none")
         return
     for number, run in enumerate(runs):
         if run.end < run.start:
@@ -85,20 +85,20 @@ def _check_timeline(timeline: Timeline, spatial: bool, labelled: bool) -> None:
         most = run.end - run.start if labelled else max(grid.rows, grid.columns)
         if run.least > most:
             _state_conflict(
-                f"{place}.runs[{number}].least", f"is {run.least}, with frames of {grid.rows}×{grid.columns}"
+                f"{place}.runs[{number}].least", f"is {run.least}, but frames are {grid.rows}×{grid.columns}"
             )
     for number, (before, run) in enumerate(pairwise(runs), 1):
         if run.start < before.end:
-            _state_conflict(f"{place}.runs[{number}]", f"starts at {run.start}, before the end of the one before it")
+            _state_conflict(f"{place}.runs[{number}]", f"starts at {run.start}, before the end of the previous run")
     for number, gap in enumerate(timeline.gaps):
         if any(run.start < gap.end and gap.start < run.end for run in runs):
-            _state_conflict(f"{place}.gaps[{number}]", "is where frames are")
+            _state_conflict(f"{place}.gaps[{number}]", "overlaps a run of frames")
     if last.frame != grid.frames - 1:
-        _state_conflict(f"{place}.last.frame", f"is {last.frame}, of {grid.frames} frames")
+        _state_conflict(f"{place}.last.frame", f"is {last.frame}, but there are {grid.frames} frames")
     if not runs[-1].start - 1 <= last.position <= runs[-1].end:
-        _state_conflict(f"{place}.last.position", f"is {last.position:g}, outside of the last run")
+        _state_conflict(f"{place}.last.position", f"is {last.position:g}, outside the last run")
     if base and (base.frame > last.frame or base.seconds > last.seconds or base.position > last.position):
-        _state_conflict(f"{place}.base", "comes after last: time runs backwards")
+        _state_conflict(f"{place}.base", "is later than last")
     if base and base.position < runs[-1].start - 1:
         _state_conflict(f"{place}.base.position", f"is {base.position:g}, before the start of the last run")
 
@@ -107,11 +107,11 @@ def _check_tokens(stream: StreamState) -> None:
     timeline, text = stream.timeline, text_entries(stream)
     if not 0 <= text <= stream.logical < _INDEX_LIMIT:
         other = f"{stream.logical - text - stream.evicted_text} visual tokens were seen"
-        left = f", and {stream.evicted_text} of text have left" if stream.evicted_text else ""
+        left = f", and {stream.evicted_text} text tokens were evicted" if stream.evicted_text else ""
         _state_conflict("stream.logical", f"is {stream.logical}, but {other}{left}")
     taken = sum(end - start for start, end in (*((run.start, run.end) for run in timeline.runs), *timeline.gaps))
     following = stream.rows[0].following or 0
-    inside = timeline.labelled and not stream.rows[0].labels_seen  # labels are text, and inside of the runs
+    inside = timeline.labelled and not stream.rows[0].labels_seen  # labels are text inside runs
     due = following <= taken + text if inside else following == taken + text
     if not due or (timeline.runs and following < timeline.runs[-1].end):
         _state_conflict(
@@ -122,7 +122,7 @@ def _check_tokens(stream: StreamState) -> None:
 
 
 def _tokens_seen(stream: StreamState, grid: Grid, omits: bool) -> int:
-    """Visual tokens seen: all of the grid, or at least one of each frame where the processor may omit some."""
+    """Return the visual tokens seen: all of the grid, or at least one per frame if the processor may omit some."""
     return min(max(stream.rows[0].seen.get(VIDEO, 0), grid.frames if omits else grid.tokens), grid.tokens)
 
 
@@ -146,18 +146,20 @@ def _check_row(stream: StreamState, layer: int, omits: bool) -> None:
     _check_labels(stream, layer)
     for segment, start in row.starts.items():
         if segment not in row.held or start > text_entries(stream):
-            _state_conflict(f"{place}.starts", f"puts segment {segment} at {start}, where its entries cannot be")
+            _state_conflict(f"{place}.starts", f"places segment {segment} at {start}, which is impossible")
 
 
 def _check_labels(stream: StreamState, layer: int) -> None:
     row, place, frames = stream.rows[layer], f"stream.rows[{layer}]", stream.timeline.frames
     if row.labels_seen != stream.rows[0].labels_seen or row.labels_seen.keys() - row.seen.keys():
-        _state_conflict(f"{place}.labels_seen", "differs from the first row's, or names segments that were not seen")
+        _state_conflict(
+            f"{place}.labels_seen", "differs from that of the first row, or names segments that were not seen"
+        )
     for segment, held in row.labels.items():
         if list(held) != sorted(held) or any(frame >= frames for frame in held):
-            _state_conflict(f"{place}.labels", f"needs ascending frames below {frames}")
+            _state_conflict(f"{place}.labels", f"must have ascending frames below {frames}")
         if sum(held.values()) > row.labels_seen.get(segment, 0):
-            _state_conflict(f"{place}.labels", f"hold more than the {row.labels_seen.get(segment, 0)} tokens seen")
+            _state_conflict(f"{place}.labels", f"have more than the {row.labels_seen.get(segment, 0)} tokens seen")
 
 
 def _check_conversation(state: SessionState, vocabulary: int) -> None:
@@ -171,7 +173,7 @@ def _check_conversation(state: SessionState, vocabulary: int) -> None:
             f"is {conversation.watching}, but stream.timeline.base {'has no' if base is None else 'has a'} value",
         )
     if len(conversation.unsaid) > (most := int(conversation.begun and not conversation.watching)):
-        _state_conflict(f"{place}.unsaid", f"has {len(conversation.unsaid)} tokens, but an answer left at most {most}")
+        _state_conflict(f"{place}.unsaid", f"has {len(conversation.unsaid)} tokens, but at most {most} can be pending")
     _check_turns(conversation, stream.logical)
     for token in conversation.unsaid:
         if token >= vocabulary:
@@ -179,31 +181,31 @@ def _check_conversation(state: SessionState, vocabulary: int) -> None:
 
 
 def _check_turns(conversation: ConversationState, logical: int) -> None:
-    """Check where the turns are: inside of what was seen, one after another."""
+    """Check that the turns are inside the seen tokens, in order."""
     turns, opening, end = conversation.tokens, conversation.opening, 0
     if len(turns) > len(conversation.turns):
-        _state_conflict("talk.tokens", f"places {len(turns)} turns, but {len(conversation.turns)} were kept")
+        _state_conflict("talk.tokens", f"locates {len(turns)} turns, but {len(conversation.turns)} were kept")
     for number, turn in enumerate(turns):
         parts = (turn.opening.tokens, turn.text, *([turn.reopening] if turn.reopening else []))
         for start, stop in parts:
             if not end <= start <= stop <= logical:
-                _state_conflict(f"talk.tokens[{number}]", f"has tokens {start} to {stop}, where they cannot be")
+                _state_conflict(f"talk.tokens[{number}]", f"has tokens {start} to {stop}, which is impossible")
             end = stop
         if number and turns[number - 1].reopening is None and turn.opening.tokens.start != turns[number - 1].text.stop:
-            _state_conflict(f"talk.tokens[{number}].opening", "does not begin where the turn before it ends")
+            _state_conflict(f"talk.tokens[{number}].opening", "does not begin at the end of the previous turn")
     if turns and turns[-1].reopening is None and conversation.watching:
-        _state_conflict("talk.tokens", "names nothing between the last turn and the frames after it")
+        _state_conflict("talk.tokens", "lacks the markup between the last turn and the frames after it")
     if opening and (turns or conversation.watching or not opening.tokens.start <= opening.tokens.stop <= logical):
-        _state_conflict("talk.opening", "has a value, but something was said or shown since")
+        _state_conflict("talk.opening", "has a value, but turns or frames followed")
 
 
 def _check_queue(queue: QueueState, timeline: Timeline, fps: float) -> None:
     place, last = "inbox", timeline.last
     if queue.last_time is None or queue.size is None or not queue.count or not queue.since:
         if queue != QueueState():
-            _state_conflict(place, "needs count, last_time, size and untold together")
+            _state_conflict(place, "must have all of count, last_time, size and untold, or none")
     elif not math.isclose(queue.last_time, due := queue.anchor + (queue.since - 1) / fps, rel_tol=1e-12, abs_tol=1e-9):
-        _state_conflict(f"{place}.last_time", f"is {queue.last_time}, but told and untold make it {due}")
+        _state_conflict(f"{place}.last_time", f"is {queue.last_time}, but told and untold imply {due}")
     if timeline.frames > queue.count:
         _state_conflict(f"{place}.count", f"is {queue.count}, but {timeline.frames} temporal steps are cached")
     if last and (queue.last_time is None or last.seconds > queue.last_time):

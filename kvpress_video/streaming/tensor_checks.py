@@ -1,4 +1,4 @@
-"""Consistency of a snapshot's tensors with its state and with the model."""
+"""Check that the tensors of a snapshot are consistent with its state and the model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ TIMES, FRAMES = "waiting.times", "waiting.frames"
 
 
 def check_specs(state: SessionState, adapter: Adapter, found: Mapping[str, TensorSpec]) -> None:
-    """Check names, shapes and dtypes, for which no tensor has to be read.
+    """Check names, shapes and dtypes, without reading any tensor.
 
     Args:
-        state: checked.
-        adapter: the model's.
-        found: those of the tensors; the number of queued frames is taken from them.
+        state: a checked state.
+        adapter: adapter of the model.
+        found: names, shapes and dtypes of the tensors; the number of queued frames is taken from them.
 
     Raises:
-        Contradiction: names the first tensor that is missing, unknown or of another shape or dtype.
+        Contradiction: a tensor is missing or unexpected, or has another shape or dtype; the message names it.
     """
     wanted = _wanted(state, adapter, found.get(TIMES))
     for name in sorted(wanted.keys() ^ found.keys()):
-        raise Contradiction(f"{'lacks the tensor' if name in wanted else 'has a tensor too many,'} {name}")
+        raise Contradiction(f"{'lacks the tensor' if name in wanted else 'has an unexpected tensor,'} {name}")
     for name, spec in wanted.items():
         if found[name] != spec:
             raise Contradiction(f"has {name} as {found[name].shape} {found[name].dtype}, not {spec.shape} {spec.dtype}")
@@ -67,7 +67,7 @@ def _wanted(state: SessionState, adapter: Adapter, times: TensorSpec | None) -> 
 
 
 def by_size(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split names of tensors into the small ones, which show whether the rest is worth reading, and the rest."""
+    """Split names of tensors into small tensors, to check before reading the others, and the others."""
     ordered = sorted(names)
     small = [name for name in ordered if name.endswith((".tags", TIMES))]
     return small, [name for name in ordered if name not in small]
@@ -77,12 +77,12 @@ def check_tensor(name: str, tensor: Tensor, state: SessionState) -> None:
     """Check the values of a tensor.
 
     Args:
-        name: as in a snapshot.
-        tensor: of the right shape and dtype.
-        state: checked.
+        name: name of the tensor in a snapshot.
+        tensor: the tensor, with a checked shape and dtype.
+        state: a checked state.
 
     Raises:
-        Contradiction: names the tensor and the conflict.
+        Contradiction: values disagree; the message names the tensor and the conflict.
     """
     kind = name.rpartition(".")[2]
     if kind == "tags":
@@ -102,24 +102,24 @@ def _check_tags(name: str, tags: Tensor, stream: StreamState, layer: int) -> Non
     held, index, visual = row.held.get(VIDEO, 0), tags[..., Tags.INDEX].long(), tags[..., Tags.KIND] == Kind.VIDEO
     label = tags[..., Tags.KIND] == Kind.LABEL
     if (index.diff(dim=-1) <= 0).any() or (index < 0).any() or (index >= stream.logical).any():
-        conflict(name, f"needs ascending token indices from 0 to {stream.logical - 1}")
+        conflict(name, f"must have ascending token indices from 0 to {stream.logical - 1}")
     if (~(visual | label) & (tags[..., Tags.KIND] != Kind.TEXT)).any() or (visual.sum(-1) != held).any():
-        conflict(name, f"needs {held} entries of video per head, labels, and text otherwise")
+        conflict(name, f"must have {held} video entries per head, and otherwise labels and text")
     wanted = [frame for frame, tokens in row.labels.get(VIDEO, {}).items() for _ in range(tokens)]
     if any(head[mask][:, Tags.SEGMENT : Tags.ROW].tolist() != [[VIDEO, frame] for frame in wanted]
            for head, mask in zip(tags, label, strict=True)):  # fmt: skip
-        conflict(name, f"needs the {len(wanted)} label entries of its row in every head, in order of their frames")
+        conflict(name, f"must have the {len(wanted)} label entries of its row in every head, in the order of frames")
     limits = tags.new_tensor([VIDEO + 1, *grid])
     seen, text = tags[visual][:, Tags.SEGMENT :], tags[~visual & ~label][:, Tags.SEGMENT :]
     if (seen < 0).any() or (seen >= limits).any() or (text != -1).any():
-        conflict(name, f"has frames, rows or columns outside of {grid.frames}×{grid.rows}×{grid.columns}")
+        conflict(name, f"has frames, rows or columns outside {grid.frames}×{grid.rows}×{grid.columns}")
     start = row.starts.get(VIDEO)
     if start is not None and not visual[:, start : start + held].all():
-        conflict(name, f"has text among the {held} entries of video from slot {start}")
+        conflict(name, f"has text among the {held} video entries from slot {start}")
 
 
 def _check_turns(name: str, tags: Tensor, conversation: ConversationState) -> None:
-    """Check that all text of the turns that may leave is there."""
+    """Check that all text of evictable turns is present."""
     leaves = departure(conversation.tokens, len(conversation.tokens))
     index, text = tags[..., Tags.INDEX], tags[..., Tags.KIND] == Kind.TEXT
     held = index < 0
@@ -133,11 +133,11 @@ def _check_places(name: str, places: Tensor, following: int) -> None:
     positions = torch.cat([places[..., Places.ORIGINAL], places[..., Places.IMPORTANCE + 1 :]], dim=-1)
     if not positions.isfinite().all():
         conflict(name, "has positions that are not finite")
-    if places[..., Places.IMPORTANCE].isinf().any():  # NaN where it was not captured
+    if places[..., Places.IMPORTANCE].isinf().any():  # NaN if not captured
         conflict(name, "has infinite importance")
     present = places[..., Places.PRESENT if places.shape[-1] == Places.COMPACT_WIDTH else Places.ORIGINAL]
     if (present < 0).any() or (present > following).any():
-        conflict(name, f"has positions outside of 0 to {following}")
+        conflict(name, f"has positions outside 0 to {following}")
 
 
 def _check_times(times: Tensor, state: SessionState) -> None:

@@ -132,7 +132,7 @@ def test_sweep_fails_where_sharing_changes_answers(monkeypatch: pytest.MonkeyPat
             return {"what was it?": (next(said),)}
 
     monkeypatch.setattr(sweep_module, "_swept", lambda asked, folder: Told([], 1.0))
-    with pytest.raises(BenchmarkError, match="answered otherwise"):
+    with pytest.raises(BenchmarkError, match="gave other answers"):
         list(program("sweep")(TINY))
 
 

@@ -64,7 +64,7 @@ FACTS: dict[str, tuple[str, Any, str]] = {
     "a fraction for a count": ("session.inbox.count", 1.5, "inbox.count should be a valid integer, not 1.5"),
     "a number in words": ("session.stream.peak_bytes", "9", "stream.peak_bytes should be a valid integer, not '9'"),
     "rows no list": ("session.stream.rows", {}, "facts.session.stream.rows should be a valid array, not {}"),
-    "a row too few": ("session.stream.rows.3", None, "tells of 3 layers, and the model has 4"),
+    "a row too few": ("session.stream.rows.3", None, "describes 3 layers, but the model has 4"),
     "a row without a count": (
         "session.stream.rows.2.padding",
         None,
@@ -142,7 +142,7 @@ FACTS: dict[str, tuple[str, Any, str]] = {
     "an empty cache": (
         "session.stream.logical",
         0,
-        r"contradicts itself \(facts.session.stream.logical is 0, but 464 ",
+        r"is inconsistent \(facts.session.stream.logical is 0, but 464 ",
     ),
 }
 
@@ -159,7 +159,7 @@ def test_facts_that_cannot_be(damage: str, good: Path, tmp_path: Path, bundled: 
 def test_facts_that_are_no_json(text: str, good: Path, tmp_path: Path, bundled: Any) -> None:
     metadata, _, tensors = parts(good)
     forge(tmp_path / "a.kvv", metadata, text, tensors)
-    refused(tmp_path / "a.kvv", bundled, "has facts that cannot be right .*: copy it again")
+    refused(tmp_path / "a.kvv", bundled, "has invalid facts .*: copy it again")
 
 
 def test_a_method_or_a_setting_that_is_not_installed(good: Path, tmp_path: Path, bundled: Any) -> None:

@@ -21,7 +21,7 @@ from ..setup.long_stream import METHOD, LongStream, Point, long_stream
 from ..setup.scales import Bed
 from ..setup.timing import free_bytes, medians
 
-_SHARE_OF_FREE = 0.6  # the rest is workspace of attention
+_SHARE_OF_FREE = 0.6  # the rest is workspace for attention
 
 
 def run(bed: Bed) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""One compression pass over a layer, against one copy of its keys and values.
+"""One compression pass over a layer, compared with one copy of its keys and values.
 
 A layer of Qwen2.5-VL-7B (four KV heads of 128, bf16) holds thirty text entries and a video of 9 × 18 = 162 patches a
 frame; a quarter of the video is kept. The copy goes into allocated memory. The layer keeps its buffers, as under a cap;
@@ -45,7 +45,7 @@ class Layer:
 
     Attributes:
         length: visual entries.
-        states: its keys and values, (1, kv_heads, text + visual, head_dim) each.
+        states: keys and values, (1, kv_heads, text + visual, head_dim) each.
         bytes: bytes of its keys and values.
     """
 
@@ -90,7 +90,7 @@ class Layer:
 
     @property
     def gained(self) -> int:
-        """Bytes of the layer's new buffers; 0 if it kept its own."""
+        """Bytes of the layer's new buffers; 0 if it kept the old ones."""
         return 0 if self._layer.reserved_bytes == self._whole_bytes else self._layer.reserved_bytes
 
     def raw(self, spent: float, copied: float, rounds: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Layer:
         return lambda: [whole.copy_(part) for whole, part in zip(to, self.states, strict=True)]
 
     def naive_tar(self) -> Callable[[], Any]:
-        """Return the work of TaR's scores by the letter of its formula: every frame times every recent one, in fp32."""
+        """Return the work of TaR's scores by its formula as written: every frame times every recent one, in fp32."""
         frames = self.states[0][0, :, TEXT:].unflatten(1, (-1, ROWS * COLUMNS))
 
         def work() -> Tensor:
@@ -139,9 +139,9 @@ class Layer:
 
 @torch.inference_mode()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Measure time and scratch of every method, and TaR's two forms."""
+    """Measure time and scratch of every method, and both forms of TaR."""
     for length in bed.scale.entries:
-        rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short ones vary more
+        rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short passes vary more
         layer, moving = Layer(length, bed.device), Layer(length, bed.device, roomy=False)
         taken = _in_turn(
             {
@@ -167,7 +167,7 @@ def run(bed: Bed) -> Iterator[Figure]:
 def _figures(
     layer: Layer, name: str, case: str, how: str, spent: float, copied: float, rounds: int, bed: Bed
 ) -> Iterator[Figure]:
-    """Time and scratch of one method on one layer."""
+    """Measure time and scratch of one method on one layer."""
     scratch = peak_bytes(layer.pass_of(make_method(name)), bed.device) - layer.gained
     raw = layer.raw(spent, copied, rounds) | {"scratch_bytes": scratch}
     limit = 2 if bed.device.type == "cuda" else 4
@@ -194,12 +194,12 @@ _SCORED = {
 
 
 def _floor(name: str) -> float:
-    """The least traffic, in copies of keys and values; metadata left out."""
+    """Return the minimum traffic without metadata, in copies of keys and values."""
     return _SCORED.get(name, 0) / 4 + 1 / _KEPT
 
 
 def _in_turn(works: dict[str, Callable[[], Callable[[], Any]]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of works that need preparation before each run, interleaved."""
+    """Measure the median seconds of interleaved works that need preparation before each run."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(1 + rounds):
         for name, ready in works.items():

@@ -1,4 +1,4 @@
-"""Decoding at equal memory: as many conversations with full caches as fit, against as many capped ones as fit.
+"""Decoding at equal memory: as many conversations with full caches as fit, compared with as many capped ones.
 
 A conversation is a video and the text after it. A full cache is a stock one, filled with random keys and values; a
 capped one was compressed and then repeated, and continues inside `compress()`. Both are decoded by the model's own
@@ -35,7 +35,7 @@ from ..setup.scales import Bed
 from ..setup.timing import free_bytes, interleaved, peak_bytes, seconds
 
 _METHOD = "key-norm"
-_SHARE_OF_FREE = 0.8  # the rest is workspace of decoding
+_SHARE_OF_FREE = 0.8  # the rest is workspace for decoding
 _WATCHED = 2  # tokens decoded while memory is measured
 
 
@@ -51,28 +51,28 @@ class Conversations(ABC):
 
     @abstractmethod
     def occupied(self, cache: Any) -> int:
-        """Bytes that a cache occupies."""
+        """Return the bytes that a cache occupies."""
 
     def around(self) -> AbstractContextManager:
-        """The context of their decoding."""
+        """Return the context for decoding."""
         return nullcontext()
 
     def bytes_of_one(self) -> int:
-        """Bytes that one conversation occupies after decoding."""
+        """Measure the bytes that one conversation occupies after decoding."""
         cache = self.cache(1)
         with self.around():
             self._decode(cache, 1, self._bed.scale.new_tokens)
         return self.occupied(cache)
 
     def seconds(self, count: int) -> float:
-        """Seconds of decoding `count` conversations."""
-        torch.cuda.empty_cache()  # the other kinds left blocks of other sizes
+        """Measure the seconds of decoding `count` conversations."""
+        torch.cuda.empty_cache()  # other kinds of conversations left blocks of other sizes
         cache = self.cache(count)
         with self.around():
             return seconds(partial(self._decode, cache, count, self._bed.scale.new_tokens), self._bed.device)
 
     def peak(self, count: int) -> int:
-        """Bytes of the caches and the peak of decoding."""
+        """Measure the bytes of the caches and the peak of decoding."""
         torch.cuda.empty_cache()
         cache = self.cache(count)
         held = self.occupied(cache)
@@ -135,7 +135,7 @@ class Capped(Conversations):
         self._one = output[CACHE]
 
     def around(self) -> AbstractContextManager:
-        """The compression; nothing is left to evict."""
+        """Return the compression, with nothing left to evict."""
         return kv.compress(self._model, _METHOD, self._bed.scale.budget, prefill="split")
 
     def cache(self, count: int) -> Any:
@@ -196,7 +196,7 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 
 def room_of(bed: Bed) -> int:
-    """Bytes that conversations may occupy."""
+    """Return the bytes that conversations may occupy."""
     if bed.scale.cache_bytes is not None:
         return bed.scale.cache_bytes
     return int(_SHARE_OF_FREE * free_bytes(bed.device))

@@ -1,4 +1,4 @@
-"""The frame, computed: compression's share of the time of a frame at the shape of Qwen2.5-VL-7B on an H200.
+"""Computed share of compression in the time of a frame, at the shape of Qwen2.5-VL-7B on an H200.
 
 Nothing is timed. Operations of both towers are counted from the shape, bytes of the compression from the operations
 that torch dispatches while one layer of that shape is compressed in a stream; both are divided by the peak rates of the
@@ -44,7 +44,7 @@ H200 = Accelerator("an H200", 989e12, 4.8e12)
 
 
 def run(bed: Bed) -> Iterator[Figure]:
-    """Operations and bytes of a frame, and the share that follows; the same at every scale."""
+    """Compute operations and bytes of a frame, and the resulting share; the same at every scale."""
     shape = Bed(torch.device("meta"), SCALES["7b"], "7b")
     model: Any = shape.model()[0]
     text, chunk, (rows, columns) = model.get_decoder(), chunk_of(shape), shape.scale.patches

@@ -1,4 +1,4 @@
-"""Prefill modes: whole, split, chunked and input, against the stock model's prefill of the same prompt.
+"""Prefill modes: whole, split, chunked and input, compared with the stock model's prefill of the same prompt.
 
 Only the text model is measured, compression included: the vision tower runs before it and costs the same in every
 mode. Peak memory is what the text model allocates beyond the weights, the pixels and the embeddings it is given. Whole,
@@ -33,7 +33,7 @@ _GROWTH = {"split": Goal(1.1), "chunked": Goal(1.1)}
 
 @torch.no_grad()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Time and peak memory of each mode at each length, and their growth."""
+    """Measure time and peak memory of each mode at each length, and their growth."""
     model = bed.deep().model()[0]
     ways = {
         "whole": partial(kv.compress, model, METHOD, _RATIO, prefill="whole"),
@@ -56,7 +56,7 @@ def run(bed: Bed) -> Iterator[Figure]:
 def _at(
     prefill: TextPrefill, ways: Mapping[str, Callable[[], kv.Compression]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each mode in each round, and its peak memory, which the warm-up measures."""
+    """Measure seconds of each mode in each round, and its peak memory during the warm-up."""
 
     def measure(mode: str, meter: MeterOf) -> float:
         return prefill.stock(meter) if mode == STOCK else prefill.within(ways[mode](), meter)
@@ -95,5 +95,5 @@ def _growth(
 
 
 def exponent(lengths: Sequence[int], values: Sequence[float]) -> float:
-    """The b of the least-squares fit values ≈ a · lengthsᵇ, in logarithms."""
+    """Return the exponent b of the least-squares fit values ≈ a · lengthsᵇ, in logarithms."""
     return float(np.polyfit(np.log(lengths), np.log(values), 1)[0])

@@ -1,4 +1,4 @@
-"""Overhead of the hooks: a prefill compressed through them, against a stock prefill whose cache is compressed inline.
+"""Overhead of the hooks: a prefill compressed through them, compared with inline compression after a stock prefill.
 
 Both read the whole prompt in one pass (`prefill="whole"`) and end with the same entries, which is checked. The text
 model is timed, compression included; the video's features come from a `SharedPrefill`, so that the vision tower does
@@ -30,12 +30,12 @@ from ..setup.timing import interleaved, measured_calls, seconds
 
 _WINDOW, _KERNEL = 32, 5
 _KEPT = 4  # a quarter
-_ROUNDS = 3  # times those of the scale: the difference is small
+_ROUNDS = 3  # multiple of the scale's rounds: the difference is small
 _ROUNDING = 1e-4
 
 
 class Spent(NamedTuple):
-    """Seconds of a prefill, compression included, and of the compression if known."""
+    """Seconds of a prefill, including compression, and of the compression if known."""
 
     seconds: float
     compressing: float = 0.0
@@ -79,7 +79,7 @@ class Prefill:
         return Spent(sum(taken), compression.report.compress_seconds)
 
     def kept(self, method: str) -> list[Tensor]:
-        """Indices of the entries kept through the hooks, per layer, (1, kv_heads, n), ascending."""
+        """Return the indices of entries kept through the hooks, per layer, (1, kv_heads, n), ascending."""
         with self._compressing(method) as compression:
             self.model.generate(**self.prompt, max_new_tokens=1)
         return compression.kept
@@ -166,10 +166,10 @@ def run(bed: Bed) -> Iterator[Figure]:
 
 
 def differing(prefill: Prefill, name: str) -> int:
-    """Count the entries that only one of the two ways keeps: ties of the lowest kept score, up to rounding.
+    """Count the entries that only one of the two keeps: ties of the lowest kept score, up to rounding.
 
     Raises:
-        BenchmarkError: the ways differ in more than ties.
+        BenchmarkError: they differ in more than ties.
     """
     count = 0
     for number, (inline, hooked) in enumerate(zip(INLINE[name](prefill), prefill.kept(name), strict=True)):

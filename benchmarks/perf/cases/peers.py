@@ -1,4 +1,4 @@
-"""Peers: kvpress on the same model and prompt, and InfiniPot-V as its authors released it, against this package.
+"""Comparison with kvpress on the same model and prompt, and with InfiniPot-V as released by its authors.
 
 kvpress evicts three quarters of all entries, text included; here three quarters of the video are evicted and text
 stays. A prefill is measured in the text model, compression included, with the default prefill of a ratio. A pass
@@ -42,7 +42,7 @@ _RELEASED = "the released formula"
 
 
 def run(bed: Bed) -> Iterator[Figure]:
-    """Time and peak memory against each peer.
+    """Measure time and peak memory of each peer and of this package.
 
     Raises:
         BenchmarkError: kvpress is not installed.
@@ -50,7 +50,7 @@ def run(bed: Bed) -> Iterator[Figure]:
     if importlib.util.find_spec("kvpress") is None:
         raise BenchmarkError("peers compares with kvpress, which is not installed here: run `make bench-peers`.")
     kvpress = importlib.import_module("kvpress")
-    logging.getLogger("kvpress").setLevel(logging.ERROR)  # it warns of every model it was not tested with
+    logging.getLogger("kvpress").setLevel(logging.ERROR)  # kvpress warns about models it was not tested with
     with torch.inference_mode():
         for length in bed.scale.entries:
             yield from _passes(bed, kvpress, length)
@@ -82,7 +82,7 @@ def presses(kvpress: Any, model: Any) -> dict[str, Any]:
     section = 2 * list(model.get_decoder().config.rope_scaling["mrope_section"])
 
     class MergedSnapKV(kvpress.SnapKVPress):
-        """SnapKV for M-RoPE: the model hands over a rotation per axis, kvpress expects the merged one."""
+        """SnapKV for M-RoPE: the model passes one rotation per axis, but kvpress expects the merged one."""
 
         def score(self, *states: Any) -> Tensor:
             *others, kwargs = states
@@ -113,7 +113,7 @@ def _passes(bed: Bed, kvpress: Any, length: int) -> Iterator[Figure]:
         _RELEASED: lambda: partial(released, keys, values, TEXT, patches, keep),
     }
     ours = {"key-norm": "KnormPress", "infinipot-v": _RELEASED}
-    rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short ones vary more
+    rounds = bed.scale.rounds * max(bed.scale.entries) // length  # short passes vary more
     works = {name: partial(_pass_seconds, make, bed.device) for name, make in ready.items()}
     with single_thread():
         spent = interleaved(works, rounds)

@@ -1,6 +1,6 @@
-"""Prefill of a video in full, against eight tokens of every frame, average-pooled or chosen before prefill.
+"""Full prefill of a video, compared with eight tokens per frame, pooled or selected before prefill.
 
-The goal is about the time in the text model, pooling or choosing included: the vision tower has the same work in both.
+The goal concerns the time in the text model, including pooling or selection; the vision tower's work is the same.
 The tower is timed separately, with the attention that `standby` reads from it, and both together are a second figure.
 While the text model is timed, the tower's features come from a `SharedPrefill`.
 """
@@ -49,22 +49,22 @@ class Prefill:
         self._once = kv.SharedPrefill()
 
     def full(self) -> float:
-        """Seconds in the stock text model."""
+        """Return the seconds in the stock text model."""
         return seconds(self._stock, self._device)
 
     def shortened(self, method: str) -> float:
-        """Seconds in the text model, compression included."""
+        """Return the seconds in the text model, including compression."""
         compression = kv.compress(self._model, method, self.kept, stage="input", shared=self._once)
         with measured_calls(self.text_model, self._device) as taken, compression:
             self._model.generate(**self._prompt, max_new_tokens=1)
         return sum(taken)
 
     def stock_tower(self) -> float:
-        """Seconds in the vision tower."""
+        """Return the seconds in the vision tower."""
         return seconds(self._encode, self._device)
 
     def tower(self, method: str) -> float:
-        """Seconds in the vision tower if a method may read its attention."""
+        """Return the seconds in the vision tower with its attention recorded."""
         with kv.compress(self._model, method, self.kept, stage="input"):
             return seconds(self._encode, self._device)
 
@@ -73,7 +73,7 @@ class Prefill:
         return self._model.model.get_video_features(prompt["pixel_values_videos"], prompt["video_grid_thw"])
 
     def flops(self, tokens: int) -> float:
-        """Floating-point operations of the text model's layers on a prompt of `tokens`."""
+        """Return the floating-point operations of the text model's layers on a prompt of `tokens`."""
         config = self.text_model.config
         weights = sum(part.numel() for part in self.text_model.layers.parameters() if part.ndim == 2)
         heads = self.text_model.layers[0].self_attn.head_dim * config.num_attention_heads
@@ -82,7 +82,7 @@ class Prefill:
 
 @torch.no_grad()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Time the shortened prefills against the full one."""
+    """Time the shortened prefills and the full one."""
     prefill = Prefill(bed)
     rounds = min(bed.scale.rounds, _ROUNDS)
     tower = {"full": prefill.stock_tower} | {name: partial(prefill.tower, name) for name in METHODS}

@@ -1,4 +1,4 @@
-"""Video reading: `read_video` and `read_in_groups` against decord and plain PyAV, on one generated file.
+"""Video reading: `read_video` and `read_in_groups`, compared with decord and plain PyAV on one generated file.
 
 Frames are sampled evenly over the video, and streamed from first to last. Memory is that of a separate process, which
 reads the first frames and then waits. decord takes part if it is installed.
@@ -39,7 +39,7 @@ _ROUNDS = 3  # at most: a stream takes seconds
 
 
 class Reader(NamedTuple):
-    """A way to read a file.
+    """A reader to compare.
 
     Attributes:
         sample: reads `SAMPLED` evenly spaced frames of a file, (n, height, width, 3); takes its path and frame count.
@@ -98,7 +98,7 @@ READERS = {
 
 
 def run(bed: Bed) -> Iterator[Figure]:
-    """Time and idle memory of each reader."""
+    """Measure time and idle memory of each reader."""
     readers = {name: reader for name, reader in READERS.items() if name != DECORD or importlib.util.find_spec(DECORD)}
     count = bed.scale.video_seconds * _FPS
     rounds = min(bed.scale.rounds, _ROUNDS)
@@ -151,7 +151,7 @@ def _stream(reader: Reader, path: Path, count: int) -> None:
 
 
 def idle_growth(name: str, path: Path, count: int) -> int:
-    """Growth of the resident memory of a process that read the first frames and then waits, in bytes."""
+    """Return the memory growth of a process that reads the first frames and then waits, in bytes."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_idle, name, path, count).result()
 
@@ -197,5 +197,5 @@ def write_video(path: Path, count: int) -> Path:
 
 
 def _pan(step: int, span: int) -> int:
-    """Position of a camera that goes back and forth over `span` pixels."""
+    """Return the position of a camera that moves back and forth over `span` pixels."""
     return span - abs(step % (2 * span) - span)

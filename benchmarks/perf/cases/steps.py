@@ -1,4 +1,4 @@
-"""Decoding steps through the hooks, against the stock model on a cache of the same length.
+"""Decoding steps through the hooks, compared with the stock model on a cache of the same length.
 
 At ratio 1 nothing was evicted; capped, a longer video was compressed to as many entries. A step is one call of the
 model's forward, without `generate()`. A second stock cache is timed like the others: its ratio to the first, and the
@@ -31,7 +31,7 @@ from ..setup.timing import BusyClock, interleaved, measured, single_thread
 METHOD = "key-norm"
 STEPS = 8
 _BUNDLED_ENTRIES = 1024
-_ROUNDS = 4  # times those of the scale: the differences are small
+_ROUNDS = 4  # multiple of the scale's rounds: the differences are small
 _STOCK, _AGAIN, _IN_PLACE = "stock", "stock again", "stock in place"
 _COMPRESSED = ("ratio 1", "capped")
 
@@ -63,7 +63,7 @@ class Decoder:
     """A model and a filled cache to decode from.
 
     Attributes:
-        cache: the cache, which `step_seconds()` leaves as long as it was.
+        cache: the cache, whose length `step_seconds()` does not change.
     """
 
     def __init__(self, model: Any, cache: Any, budget: str | int | None = None) -> None:
@@ -72,7 +72,7 @@ class Decoder:
         self._model, self._budget = model, budget
 
     def step_seconds(self) -> float:
-        """Seconds of one step, the mean of `STEPS`."""
+        """Measure the seconds of one step, as the mean over `STEPS`."""
         with self._around():
             spent = measured(self._decode, BusyClock(self._model.device))
         self.cache.crop(-STEPS)
@@ -104,7 +104,7 @@ def compressed(model: Any, tokens: int, budget: str | int) -> Decoder:
 
 
 def decoders(model: Any, entries: int) -> dict[str, Decoder]:
-    """The decoders to compare, all with the same number of entries per layer."""
+    """Make the decoders to compare, with the same number of entries per layer."""
     whole = compressed(model, entries, "100%")
     states = [(layer.keys, layer.values) for layer in layers_of(whole.cache)]
     config = model.get_decoder().config
@@ -122,7 +122,7 @@ def decoders(model: Any, entries: int) -> dict[str, Decoder]:
 
 @torch.no_grad()
 def run(bed: Bed) -> Iterator[Figure]:
-    """Time of a step against stock, for the scale's model and for the bundled one."""
+    """Measure the time of a step relative to stock, for the scale's model and the bundled one."""
     deep, bundled = bed.deep().model()[0], load_bundled(device=str(bed.device))[0]
     text = deep.get_decoder().config
     name = f"{text.num_hidden_layers} layers of {text.hidden_size}"

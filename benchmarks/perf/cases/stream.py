@@ -1,4 +1,4 @@
-"""A long stream: memory and speed of a session after 1, 10 and 60 minutes, or as long as the scale says.
+"""A long stream: memory and speed of a session after 1, 10 and 60 minutes, or the minutes of the scale.
 
 A frame of the stream is one temporal step of the model, made of two pictures; there is one each second.
 """
@@ -75,7 +75,7 @@ def _held(watch: LongStream, point: Point) -> Figure:
 
 
 def _shares(watch: LongStream, point: Point) -> Iterator[Figure]:
-    """Shares of frame time; work that device and CPU do at once counts twice, and the rest is the difference to all."""
+    """Compute shares of frame time; concurrent work of device and CPU counts twice, and the rest is the remainder."""
     bed, spent = watch.bed, point.parts
     frames = 60 * point.minutes
     rows, columns = bed.scale.patches

@@ -1,7 +1,7 @@
-"""A sweep with one prefill of each clip for all cells that compress once, against one prefill per cell.
+"""A sweep with one prefill of each clip for all one-shot cells, compared with one prefill per cell.
 
-One grid of the bundled model on the bundled world is run both ways in one process; all answers must be equal. The model
-is the bundled one at every scale, since answers of random weights say nothing.
+One grid of the bundled model on the bundled world runs both ways in one process; all answers must be equal. The model
+is the bundled one at every scale, since answers of random weights are meaningless.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FRAMES = 32
 
 
 class SweepRun(NamedTuple):
-    """The rows of a sweep, and its seconds, reading of clips and scoring of answers included."""
+    """The rows of a sweep, and its seconds, including reading clips and scoring answers."""
 
     rows: list[Row]
     seconds: float
@@ -65,7 +65,7 @@ def run(bed: Bed) -> Iterator[Figure]:
         shared = _swept(asked, Path(folder) / "shared")
         alone = _swept({**asked, "reuse": False}, Path(folder) / "alone")
     if shared.answers() != alone.answers():
-        raise BenchmarkError("Cells that share a prefill answered otherwise than cells that are run alone.")
+        raise BenchmarkError("Cells that share a prefill gave other answers than cells run alone.")
     once, each = shared.costs(), alone.costs()
     cells = len({row.cell for row in shared.rows})
     case = f"{len(METHODS)} methods × {len(bed.scale.ratios)} ratios, {bed.scale.clips} clips of {_FRAMES} frames"

@@ -1,1 +1,1 @@
-"""Measurements, their goals, files, tables and page."""
+"""Measurements: goals, files, tables and the page."""

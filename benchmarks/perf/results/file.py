@@ -19,7 +19,7 @@ _SAME = ("device", "machine", "scale", "versions")
 
 
 def head_of(bed: Bed) -> dict[str, Any]:
-    """Head of a results file: machine, device, scale and versions."""
+    """Return the head of a results file: machine, device, scale and versions."""
     made = provenance()
     del made["revision"], made["command"]
     return {**made, "device": device_name(bed.device), "scale": bed.name, "what": bed.scale.what}
@@ -29,7 +29,7 @@ def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read the head and the rows of a results file.
 
     Raises:
-        BenchmarkError: it is not a results file.
+        BenchmarkError: the file is not a results file.
     """
     try:
         found = json.loads(file.read_text())
@@ -39,7 +39,7 @@ def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: {error}.") from error
     if missing:
-        raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: it does not say {', '.join(missing)}.")
+        raise BenchmarkError(f"{file} holds no figures of `kvpress-video bench`: it lacks {', '.join(missing)}.")
     return found, rows
 
 

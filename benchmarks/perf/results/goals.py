@@ -14,9 +14,9 @@ class Target:
 
     Attributes:
         benchmark: the benchmark that measures it.
-        what: the quantity, in words.
-        goal: its limit, in words.
-        figures: beginnings of `Figure.what` of the figures that decide it.
+        what: description of the quantity.
+        goal: description of its limit.
+        figures: prefixes of `Figure.what` of the figures that decide it.
         gpu: whether it is a goal for GPUs only.
         device: whether the figures depend on the device; else they need no GPU.
     """
@@ -29,7 +29,7 @@ class Target:
     device: bool = True
 
     def of(self, figures: Sequence[Figure]) -> list[Figure]:
-        """The figures that decide it; of a goal for GPUs, also those of other devices."""
+        """Return the figures that decide the goal; for a GPU goal, also those of other devices."""
         found = [one for one in figures if one.benchmark == self.benchmark and one.what.startswith(self.figures)]
         return found if self.gpu else [one for one in found if one.goal is not None]
 

@@ -12,8 +12,8 @@ class Goal:
     """A bound on a figure.
 
     Attributes:
-        limit: in the figure's unit.
-        least: whether it is a lower bound; else it is an upper one.
+        limit: limit in the unit of the figure.
+        least: whether the limit is a lower bound rather than an upper one.
     """
 
     limit: float
@@ -35,12 +35,12 @@ class Figure:
         benchmark: the program that measured it.
         case: method and size, such as `"tar, 24,576 entries"`; tables have a row per text before the first comma.
         what: the quantity, such as `"compressing ÷ copying keys and values"`.
-        measured: its value, in `unit`.
+        measured: value in `unit`.
         unit: `"×"`, `"%"`, `"ms"`, `"fps"` …; empty for pure numbers.
-        goal: its bound, None if there is none on this kind of device.
-        floor: the best possible value, None if nothing bounds it.
+        goal: goal, or None without one on this kind of device.
+        floor: the best possible value, or None.
         floor_is: the reason for the floor.
-        raw: the numbers it was computed from: seconds, bytes, sizes, rounds.
+        raw: numbers behind the value: seconds, bytes, sizes, rounds.
     """
 
     benchmark: str

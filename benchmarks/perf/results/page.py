@@ -28,7 +28,7 @@ class Results:
 
     Attributes:
         head: machine, device, scale, versions.
-        figures: in the file's order.
+        figures: figures in the order of the file.
         revisions: revisions of the code that measured them.
     """
 
@@ -59,7 +59,7 @@ class Results:
 
 
 def joined(results: Sequence[Results]) -> list[Results]:
-    """One `Results` per device and scale: a benchmark with other packages has a file of its own."""
+    """Merge results by device and scale; a benchmark with other packages has a separate file."""
     found: dict[str, Results] = {}
     for each in results:
         known = found.get(each.name)
@@ -68,7 +68,7 @@ def joined(results: Sequence[Results]) -> list[Results]:
 
 
 def summary(results: Sequence[Results]) -> str:
-    """A row per goal, with the measured figures and the floor of each machine."""
+    """Write a row per goal, with the measured figures and the floor of each machine."""
     header = [
         "benchmark",
         "figure",
@@ -93,7 +93,7 @@ def _cells(asked: Target, figures: Sequence[Figure], gpu: bool) -> tuple[str, st
 
 
 def section(benchmark: str, results: Sequence[Results]) -> str:
-    """All figures of a benchmark, machine by machine, and the goals that no GPU has measured."""
+    """Write all figures of a benchmark by machine, and the goals not measured on a GPU."""
     parts = []
     for each in results:
         figures = [one for one in each.figures if one.benchmark == benchmark]
@@ -109,7 +109,7 @@ def section(benchmark: str, results: Sequence[Results]) -> str:
 
 
 def _table(figures: Sequence[Figure]) -> str:
-    """The figures of one kind: a row per first part of their cases, a column per rest."""
+    """Write the figures of one kind, with a row per first part of their cases and a column per rest."""
     one = figures[0]
     cells: dict[str, dict[str, str]] = {}
     for figure in figures:
@@ -147,7 +147,7 @@ def _lacking_gpu(benchmark: str, results: Sequence[Results]) -> list[Target]:
 
 
 def machines(results: Sequence[Results]) -> str:
-    """The machine, versions and revision of each results file."""
+    """List the machine, versions and revision of each results file."""
     if not results:
         return f"Nothing was measured yet: `{_COMMAND.format('').replace('  ', ' ')}`.\n"
     return listed(
@@ -159,7 +159,7 @@ def machines(results: Sequence[Results]) -> str:
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """Texts between the marks of the page, by mark.
+    """Return the texts between the marks of the page, by mark.
 
     Args:
         folder: holds results files, and profiles in `profiles/`.
@@ -176,7 +176,7 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def publish(folder: Path, page: Path) -> None:
-    """Fill the marks of the page, and change nothing else.
+    """Fill the marks of the page, and leave the rest unchanged.
 
     Raises:
         BenchmarkError: a results file is damaged, or a mark is missing.

@@ -1,4 +1,4 @@
-"""Profile a hot path before or after a change, into a file that the performance page shows.
+"""Profile a hot path before or after a change, for the performance page.
 
     out=benchmarks/results/perf/profiles/pass.json
     python -m kvpress_video.benchmarks.perf.results.profile pass before --out $out
@@ -36,14 +36,14 @@ _SHOWN = 12
 
 
 def compress(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
-    """One pass over the longest layer of the scale: its name, and the preparation of its work."""
+    """Prepare one pass over the longest layer of the scale; return its name and work."""
     layer = Layer(max(bed.scale.entries), bed.device)
     made = make_method(method)
     return f"One pass of {method} over {layer.length:,} entries", lambda: layer.pass_of(made)
 
 
 def push(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
-    """A chunk of frames pushed into a full session."""
+    """Prepare pushing a chunk of frames into a full session."""
     session, frames = _full_session(bed, method)
     rows, columns = bed.scale.patches
     return (
@@ -53,7 +53,7 @@ def push(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
 
 
 def decode(bed: Bed, method: str) -> tuple[str, Callable[[], Work]]:
-    """A question to a full session, and as many tokens as the scale decodes."""
+    """Prepare a question to a full session, with the scale's number of answer tokens."""
     session, _ = _full_session(bed, method)
     count = bed.scale.new_tokens
 
