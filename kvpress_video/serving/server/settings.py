@@ -28,6 +28,7 @@ class ServerSettings:
         memory: bytes for weights, caches, frames and pixels; None for a share of what is free.
         hosts: which addresses media may be fetched from.
         folders: folders whose files may be read by path.
+        sources: `"host"` or `"host:port"` from which live streams may be read.
         sessions: folder for saved sessions; None for a temporary one.
         limits: on media.
         queue: requests that may wait for memory.
@@ -55,6 +56,7 @@ class ServerSettings:
     memory: int | None = None
     hosts: HostRules = field(default_factory=HostRules)
     folders: tuple[Path, ...] = ()
+    sources: frozenset[str] = frozenset()
     sessions: Path | None = None
     limits: MediaLimits = field(default_factory=MediaLimits)
     queue: int = 64
