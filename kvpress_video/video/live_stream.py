@@ -196,4 +196,5 @@ def _taken(asked: dict[str, Any]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
             if frame.time is None or (time := pace(frame.time)) is None:
                 continue
             height, width = size = size or scaled_size(frame.height, frame.width, asked["max_pixels"])
-            yield time, scale.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC).to_ndarray()
+            rgb: Any = scale.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC).to_ndarray()
+            yield time, rgb
