@@ -1,4 +1,4 @@
-"""Registered types that have no visual tokens in the KV cache of an autoregressive decoder, and what they are."""
+"""Registered types without visual tokens in the KV cache of an autoregressive decoder, with the reason."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _AXIAL = {"text_config": {_ROPE: _rope(2, 1, 1, partial_rotary_factor=0.5), "par
 
 
 def _codes(template: str) -> dict[str, int]:
-    """Return a vocabulary with eight tokens for the codes of a picture."""
+    """Return a vocabulary with eight tokens for picture codes."""
     marks = {"<image>": 450, "<|extra_200|>": 451, "<|image start|>": 452}
     return marks | {template.format(code=code, letter=chr(ord("A") + code)): 460 + code for code in range(8)}
 
@@ -35,7 +35,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "granite4_vision": {"text_config": {}},
     "vision-encoder-decoder": {"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2"}},
 }
-"""Sub-configurations that default to None, or to those of another family."""
+"""Sub-configurations that default to None or to those of another family."""
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "apertus1p5": {

@@ -16,7 +16,7 @@ def census(versions: Mapping[str, Sequence[Row]]) -> str:
     """Format the census of several versions of transformers, the newest first.
 
     Args:
-        versions: the rows of each.
+        versions: rows by version of transformers.
     """
     names = sorted(versions, key=lambda name: tuple(map(int, name.split("."))), reverse=True)
     newest_first = {name: versions[name] for name in names}
@@ -24,7 +24,7 @@ def census(versions: Mapping[str, Sequence[Row]]) -> str:
 
 
 def counts(version: str, rows: Sequence[Row]) -> str:
-    """Format the numbers of one version as a row of the table of figures."""
+    """Format the counts of one version as a table row."""
     general = sum(row.adapter == "general" for row in rows)
     none = [row for row in rows if not row.adapter]
     unchecked = sum(row.reason.startswith(_UNCHECKED) for row in none)
@@ -42,7 +42,7 @@ def _figures(versions: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _others(versions: Mapping[str, Sequence[Row]]) -> str:
-    """List the types that are no decoders with visual tokens in their cache."""
+    """List the types without visual tokens in the cache of a decoder."""
     types = sorted({row.model_type for rows in versions.values() for row in rows} & OTHER_KINDS.keys())
     groups = _grouped(types, OTHER_KINDS.__getitem__)
     return (
@@ -52,7 +52,7 @@ def _others(versions: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _table(versions: Mapping[str, Sequence[Row]]) -> str:
-    """Group types by what holds for them in all versions: dedicated adapters, general adapter, unsupported."""
+    """Group types with the same support in all versions: dedicated adapter, general adapter, unsupported."""
     found = {name: {row.model_type: row for row in rows} for name, rows in versions.items()}
     types = dict.fromkeys(row.model_type for rows in versions.values() for row in rows)
     groups = _grouped(types, lambda each: tuple(_outcome(rows.get(each)) for rows in found.values()))
@@ -63,7 +63,7 @@ def _table(versions: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _cells(outcomes: Sequence[str]) -> list[str]:
-    """Write `same` where a version equals the newer one on its left."""
+    """Write `same` if a version equals the newer one to its left."""
     newer = ("", *outcomes)
     return [_SAME if each == left != _ABSENT else each for each, left in zip(outcomes, newer, strict=False)]
 
@@ -86,7 +86,7 @@ def _outcome(row: Row | None) -> str:
 
 
 def _summary(row: Row) -> str:
-    """Shorten the reason of an unsupported type; the results file has it in full."""
+    """Shorten the reason for an unsupported type; the results file has the full text."""
     if "its generate() passes" in row.reason:
         return "its generate() passes embeddings to its language model, without the placeholder tokens"
     return row.reason.removeprefix("no synthetic prompt could be run: ").replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""One row of the census: what a tiny model of a type supports, and the core methods on it."""
+"""One row of the census: the features that a tiny model of a type supports, and the core methods on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvpress_video.self_check.check import first_that_runs, padded_rows
 from .tiny import tiny_model
 
 CORE = ("van", "key-norm", "tar", "snapkv", "random")
-"""Methods that must hold their budget exactly."""
+"""Methods that must meet their budget exactly."""
 
 LIMITS = {
     "chunks": '`prefill="whole"` only',
@@ -23,7 +23,7 @@ LIMITS = {
     "images": "no images",
     "videos": "no videos",
 }
-"""Features that differ between types, and how the table describes a model without each."""
+"""Features that differ between types, with the table's wording for a model without them."""
 
 _BUDGET = 3
 
@@ -33,13 +33,13 @@ class Row:
     """Support of one model type.
 
     Attributes:
-        model_type: as registered.
+        model_type: registered name of the type.
         adapter: class of the dedicated adapter, `"general"`, or empty.
         refused: unsupported features that differ between types.
-        grid: whether the grid of its tokens is known.
-        methods: core methods that hold their budget exactly, in a padded batch of two and after a second turn.
+        grid: whether the grid of its visual tokens is known.
+        methods: core methods that meet their budget exactly, in a padded batch of two and after a second turn.
         reason: why the type is not supported.
-        revision: of the package that the row was made with.
+        revision: revision of the package that produced the row.
     """
 
     model_type: str
@@ -73,7 +73,7 @@ def row_of(model_type: str) -> Row:
 
 
 def _wrong_budget(model: Any, method: str, prefill: Any) -> str:
-    """Compress a padded batch of two and a second turn with one method; return what is wrong, if anything."""
+    """Compress a padded batch of two and a second turn with one method; describe the first error, if any."""
     adapter: Any = adapter_for(model)
     maker, _ = first_that_runs(adapter, next(iter(adapter.placeholders)), {})
     inputs = padded_rows(maker) if maker.most > 1 else maker.prompt()

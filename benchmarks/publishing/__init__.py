@@ -1,1 +1,1 @@
-"""Write results into README and docs."""
+"""Write results into the README and the docs."""

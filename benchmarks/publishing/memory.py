@@ -1,4 +1,4 @@
-"""Draw the cache of a session over a video file, with a budget and without one: the chart of the README.
+"""Draw the cache size of a session over a video file, with and without a budget, for the README.
 
 `python -m kvpress_video.benchmarks.publishing.memory vtest.avi docs/memory.svg` on the clip of OpenCV's samples.
 """
@@ -15,11 +15,11 @@ from kvpress_video.report.style import COLOURS, INK, drawing, save
 from kvpress_video.video import read_in_groups
 
 POSITIONS = 256
-"""Positions that the bundled model was trained for."""
+"""Range of positions on which the bundled model was trained."""
 
 
 def watch(session: kv.VideoSession, clip: Path) -> tuple[list[float], list[float]]:
-    """Push every frame of a file, and return the seconds and the MiB of the cache as it went on."""
+    """Push every frame of a file; return the seconds and the MiB of the cache after each step."""
     seconds, held = [0.0], [0.0]
     for video in read_in_groups(clip, size=8)[1]:
         session.push(video.frames, video.times)

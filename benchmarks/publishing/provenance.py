@@ -1,4 +1,4 @@
-"""Result files: their provenance, and records, one per line."""
+"""Write result files with their provenance and one record per line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kvpress_video.utils.files import atomic_write
 
 
 def provenance() -> dict[str, Any]:
-    """Command, versions, revision and machine of this process."""
+    """Return the command, versions, revision and machine of this process."""
     module = sys.modules["__main__"].__spec__
     program = module.name if module else Path(sys.argv[0]).name
     return {
@@ -41,7 +41,7 @@ def write_result(file: Path, head: Mapping[str, Any], **tables: Sequence[Mapping
 
 
 def _processor() -> str:
-    """The processor's name from /proc/cpuinfo, else the architecture."""
+    """Return the processor's name from /proc/cpuinfo, or else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]

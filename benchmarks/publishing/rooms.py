@@ -1,4 +1,4 @@
-"""Publish the methods' accuracy in the rooms, and how far it tells them apart: `docs/rooms.md` and its figure.
+"""Publish the accuracy of methods on rooms and its spread: `docs/rooms.md` and its figure.
 
 kvpress-video sweep benchmarks/grids/rooms.yaml --out sweeps/rooms
 python -m kvpress_video.benchmarks.publishing.rooms sweeps/rooms
@@ -20,11 +20,11 @@ from kvpress_video.sweep.stats.summary import SummaryRow
 from .sweep import SHOWN, fill_files, table, write_results
 
 NEAR = 0.02
-"""Distance from the full cache's accuracy within which a method cannot be told from it."""
+"""Distance from the accuracy of the full cache within which a method counts as equal to it."""
 
 
 def spread(lines: Sequence[SummaryRow]) -> str:
-    """Write, by budget and group, how far the accuracies of methods lie apart."""
+    """Format the spread of the methods' accuracies by budget and group."""
     done = finished(lines)
     whole = {line.group: accuracy_of(line) for line in done if line.method == UNCOMPRESSED}
     rows = [
@@ -47,7 +47,7 @@ def spread(lines: Sequence[SummaryRow]) -> str:
 
 
 def families(lines: Sequence[SummaryRow]) -> str:
-    """Write the full cache's accuracy by family of questions, with intervals."""
+    """Format the accuracy of the full cache by family of questions, with intervals."""
     whole = {line.group: line.accuracies for line in finished(lines) if line.method == UNCOMPRESSED}
     tasks = list(dict.fromkeys(task for found in whole.values() for task in found))
     rows = ["| camera | " + " | ".join(tasks) + " |", "| --- |" + " ---: |" * len(tasks)]

@@ -1,4 +1,4 @@
-"""Publish a sweep: its tables and figures into the repository, and a part of them into the README.
+"""Publish a sweep: write its tables and figures into the repository, and an excerpt into the README.
 
 `python -m kvpress_video.benchmarks.publishing.sweep demo` after `make demo`.
 """
@@ -26,7 +26,7 @@ BRIEF = (("tar", "standby-novelty", "infinipot-v", "snapkv", "random"), ("25%", 
 
 
 def table(lines: Sequence[SummaryRow]) -> str:
-    """Overall accuracy, a row per method, a column per group and budget; the best of each column in bold."""
+    """Format overall accuracy: a row per method, a column per group and budget, the best of each column in bold."""
     found = {(line.method, line.group, line.budget): f"{accuracy_of(line):.2f}" for line in finished(lines)}
     groups = sorted({group for _, group, _ in found}, reverse=True)
     budgets = list(dict.fromkeys(line.budget for line in lines if line.method != UNCOMPRESSED))
@@ -46,7 +46,7 @@ def table(lines: Sequence[SummaryRow]) -> str:
 
 
 def brief(lines: Sequence[SummaryRow]) -> str:
-    """Overall accuracy of a few methods and budgets, the groups in one cell: `.92 / .97`."""
+    """Format overall accuracy of a few methods and budgets, with the groups in one cell: `.92 / .97`."""
     found = {(line.method, line.budget, line.group): f"{accuracy_of(line):.2f}" for line in finished(lines)}
     groups = sorted({group for *_, group in found}, reverse=True)
     methods, budgets = BRIEF
@@ -58,7 +58,7 @@ def brief(lines: Sequence[SummaryRow]) -> str:
 
 
 def fill(page: str, name: str, text: str) -> str:
-    """Put `text` between the marks of this name.
+    """Replace the text between the marks of this name.
 
     Raises:
         BenchmarkError: the page has no such marks.
@@ -72,10 +72,10 @@ def fill(page: str, name: str, text: str) -> str:
 
 
 def fill_files(texts: Mapping[Path, Mapping[str, str]]) -> None:
-    """Fill the marks of files, by name.
+    """Replace the text between marks in several files.
 
     Raises:
-        BenchmarkError: a file has no such marks; no file is changed then.
+        BenchmarkError: a file has no such marks; then no file is changed.
     """
     pages = {file: file.read_text() for file in texts}
     for file, named in texts.items():
@@ -98,7 +98,7 @@ def publish(sweep: Path, results: Path, picture: Path, page: Path, readme: Path)
         sweep: folder of the sweep.
         results: folder for its tables, against the full cache and against each of `RIVALS`, and its plan.
         picture: file for the figure: accuracy against budget of the methods in `SHOWN`.
-        page, readme: files whose tables are replaced; the README's is brief.
+        page, readme: files whose tables are replaced; the README gets an excerpt.
     """
     findings = Findings.read(sweep)
     write_results(findings, results)

@@ -1,4 +1,4 @@
-"""Clips of several rooms with what real footage has: cuts, movers, screens, lighting, signs to read, lookalikes."""
+"""Clips of several rooms with features of real footage: cuts, movers, screens, lighting, signs, lookalikes."""
 
 from .clips import CAMERAS, make_clip, make_clips
 from .difficulty import LEVELS, Difficulty

@@ -1,4 +1,4 @@
-"""The clips of rooms as a benchmark."""
+"""The benchmark `rooms`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .questions import FAMILIES
 
 @dataclass(frozen=True)
 class Rooms(Drawn):
-    """Videos of several rooms, with cuts, movers, signs to read and lookalikes; 13 questions of ten families a clip.
+    """Videos of several rooms, with cuts, movers, signs and lookalikes; 13 questions of ten families per clip.
 
     Attributes:
         count: number of clips.
         frames: frames of each clip, as the model counts them; the file holds twice as many.
         camera: `"still"`, `"moving"`, or `"both"`, alternating.
         level: `"easy"`, `"standard"` or `"hard"`.
-        families: the families of questions that are asked, `"needle+order"`; all by default.
+        families: families of questions to ask, such as `"needle+order"`; all by default.
 
     Raises:
-        UnknownNameError: there is no such family of questions.
+        UnknownNameError: a family is unknown.
     """
 
     frames: int = 64
@@ -47,7 +47,7 @@ class Rooms(Drawn):
         return self.families.split("+")
 
     def make(self, first: int, folder: Path) -> Iterable[Clip]:
-        """Make or reuse the files of the clips that begin with a seed."""
+        """Make the clips with seeds from `seed` on, or reuse their files."""
         return make_clips(self.count, self.frames, self.camera, first, self.level, folder=folder)
 
     def asked(self, clip: Clip) -> Iterable[Question]:

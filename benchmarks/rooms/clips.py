@@ -1,4 +1,4 @@
-"""Clips of rooms on disk."""
+"""Draw clips of rooms and write them to disk."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ INDEX = Index("rooms.json", version=1)
 def draw_scene(
     seed: int, frames: int, camera: str, level: Difficulty
 ) -> tuple[Scenes, tuple[Question, ...], torch.Generator]:
-    """The scene of a seed, its questions, and the generator for its noise."""
+    """Draw the scene of a seed; return it with its questions and the generator for its noise."""
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator, level)
     return scenes, ask(scenes, generator).questions(0), generator
 
 
 def video_frames(scenes: Scenes, level: Difficulty, generator: torch.Generator) -> torch.Tensor:
-    """Render two video frames, of different noise, for each frame of one scene: uint8 `(2 · T, 3, 112, 112)`."""
+    """Render two video frames with different noise for each frame of a scene: uint8 `(2 · T, 3, 112, 112)`."""
     twice = render_clean(scenes, level).repeat_interleave(2, dim=1)
     return with_noise(twice, level, generator)[0].byte()
 
@@ -36,7 +36,7 @@ def video_frames(scenes: Scenes, level: Difficulty, generator: torch.Generator) 
 def make_clip(
     path: Path, frames: int = 64, camera: str = "still", seed: int = HELD_OUT_SEED, level: str = "standard"
 ) -> Clip:
-    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, 2 a second.
+    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, two per second.
 
     Raises:
         ValueError: `frames`, `camera`, `seed` or `level` is not what clips can have.

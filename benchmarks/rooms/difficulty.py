@@ -1,4 +1,4 @@
-"""How hard the clips are: one dataclass, and its published settings by name."""
+"""Difficulty settings of clips, and the published levels."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ TALLEST_GLYPH = 18
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What the clips hold.
+    """Contents of the clips.
 
     Attributes:
-        rooms: different rooms of a clip; the first two are always seen.
-        visits: most cuts from room to room, plus one; `visit` frames each at the least, and two in any clip.
-        visit: frames of a visit, below which there are no more of them.
-        flashes: fewest and most shapes that are on a white tile for one frame.
-        decoys: shapes on a black tile for one frame, never asked about.
+        rooms: number of different rooms per clip; the first two are always seen.
+        visits: maximum number of visits to rooms; at least two, of at least `visit` frames each.
+        visit: minimum number of frames of a visit.
+        flashes: minimum and maximum number of shapes shown on a white tile for one frame.
+        decoys: number of shapes shown on a black tile for one frame, never asked about.
         lookalikes: share of the decoys that have the shape of a flash.
-        movers: textured discs that cross the view, never asked about.
+        movers: number of textured discs that cross the view, never asked about.
         screen: share of the frames in which the screen of a room shows a new picture.
-        dimmed: share of the visits with the lights turned down.
+        dimmed: share of visits with dimmed light.
         darkness: brightness of a dimmed visit.
-        contrast: of the photographs, 1 for their own.
+        contrast: contrast of the photographs; 1 leaves them unchanged.
         glyph: height of the letters on signs, in pixels.
-        noise: least and greatest standard deviation of the sensor's noise, of 255.
+        noise: minimum and maximum standard deviation of the sensor noise, on a scale of 255.
         crf: best and worst constant rate factor of the H.264 files.
     """
 

@@ -1,4 +1,4 @@
-"""Textures cut from the photographs that scikit-image's wheel contains."""
+"""Textures cut from the photographs in scikit-image's wheel."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PHOTOGRAPHS = (
     "rocket.jpg",
 )
 CUTS = 24
-"""Textures of each photograph."""
+"""Number of textures cut from each photograph."""
 TEXTURES = CUTS * len(PHOTOGRAPHS)
 
 
 @cache
 def textures(device: torch.device) -> Tensor:
-    """Textures that repeat without a seam, uint8 `(TEXTURES, SIDE, SIDE, 3)`; the same in every process.
+    """Return seamless textures, uint8 `(TEXTURES, SIDE, SIDE, 3)`, the same in every process.
 
     Raises:
         BenchmarkError: scikit-image is not installed, or has other files.
@@ -46,7 +46,7 @@ def textures(device: torch.device) -> Tensor:
 
 
 def _folder() -> Path:
-    """Folder of the photographs. The package is not imported, only found."""
+    """Find the folder of the photographs without importing the package."""
     found = find_spec("skimage")
     if found is None or found.origin is None:
         raise BenchmarkError(

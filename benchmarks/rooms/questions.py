@@ -112,7 +112,7 @@ _FIRST = {kind: next(i for i, (k, _) in enumerate(_CHOICES) if k == kind) for ki
 """The first template of each kind."""
 
 NAMES = (*SHAPES, *COLOURS)
-"""What questions name."""
+"""Names that occur in questions."""
 NUMBERS = ("two", "three", "four", "five", "six", "seven")
 LONG = ("eight", "sixteen")
 QUARTERS = ("first", "second", "third", "fourth")
@@ -125,14 +125,14 @@ assert len(DURATIONS) == len(_DURATION_WORDS)
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions about B clips, each `(B, Q)`: the template, what it names (0 if nothing), index of the answer."""
+    """Questions about B clips, each `(B, Q)`: the template, the name in it (0 if none), and the index of the answer."""
 
     template: Tensor
     name: Tensor
     answer: Tensor
 
     def questions(self, clip: int) -> tuple[Question, ...]:
-        """The questions about one clip in plain English."""
+        """Return the questions about one clip in plain English."""
         rows = zip(self.template[clip].tolist(), self.name[clip].tolist(), self.answer[clip].tolist(), strict=True)
         return tuple(
             Question(TEMPLATE_FAMILY[template], TEMPLATES[template].format(name=NAMES[name]), ANSWERS[answer])
@@ -154,7 +154,7 @@ def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
         return torch.randint(high, (count,), generator=generator, device=device)
 
     def one_of(allowed: Tensor) -> Tensor:
-        """Draw one of the allowed, (B, N) bool."""
+        """Draw one allowed index per row of (B, N) bool."""
         return (torch.rand(allowed.shape, generator=generator, device=device) * allowed).argmax(1)
 
     flashes = scenes.flash_frame < scenes.frames
@@ -164,7 +164,7 @@ def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
     resident, sign = one_of(seen), one_of(seen)
     quarter = 4 * pick(scenes.flash_frame, timed) // scenes.frames
     nothing = torch.zeros_like(last)
-    facts = (  # for each kind of PLAN: what is named, the answer
+    facts = (  # for each kind of PLAN: the name and the answer
         (pick(scenes.flash_shape, coloured), pick(scenes.flash_colour, coloured)),
         (pick(scenes.flash_shape, placed), places + pick(scenes.flash_cell, placed)),
         (nothing, shapes + scenes.flash_shape[:, 0]),

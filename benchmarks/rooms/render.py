@@ -1,4 +1,4 @@
-"""Clips of rooms to pixels, whole batches at a time, on any device: small patches are pasted into views of walls."""
+"""Render batches of clips of rooms on any device, by pasting small patches into views of walls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .signs import BORDER, SIGN, letters
 from .tables import table
 
 RADIUS = 10.0
-"""Of every shape, in pixels."""
+"""Radius of every shape, in pixels."""
 TILE = 25
 """Side of a tile in pixels."""
 SCREEN = 24
@@ -30,12 +30,12 @@ PAPER, INK = 215.0, 25.0
 
 
 def render(scenes: Scenes, level: Difficulty, generator: torch.Generator) -> Tensor:
-    """Render one noisy picture for each frame: `(B, T, 3, 112, 112)` float in 0 … 255."""
+    """Render a noisy picture for each frame: `(B, T, 3, 112, 112)` float in 0 … 255."""
     return with_noise(render_clean(scenes, level), level, generator)
 
 
 def with_noise(clean: Tensor, level: Difficulty, generator: torch.Generator) -> Tensor:
-    """Add the sensor's noise to pictures `(B, T, 3, 112, 112)`, of another strength for each clip."""
+    """Add sensor noise to pictures `(B, T, 3, 112, 112)`, with a different strength for each clip."""
     count, frames = clean.shape[:2]
     device = clean.device
     low, high = level.noise
@@ -69,7 +69,7 @@ def render_clean(scenes: Scenes, level: Difficulty) -> Tensor:
 
 
 class _Canvas:
-    """Pictures `(B, T, S, S, 3)` and one to waste, into which patches are pasted across the edges."""
+    """Pictures `(B, T, S, S, 3)` to paste patches into, wrapping at the edges, and one picture to discard."""
 
     def __init__(self, walls: Tensor, frames: int) -> None:
         self.device = walls.device
@@ -77,12 +77,12 @@ class _Canvas:
         self._pixels = torch.cat([walls.flatten(0, 3), walls.new_zeros(SIDE * SIDE, 3)])
 
     def paste(self, at: Tensor, patch: Tensor, cover: Tensor | None = None, frame: Tensor | None = None) -> None:
-        """Paste one patch into each frame, or patch e of each clip into its `frame` (B, E); the wasted one at T.
+        """Paste one patch into each frame, or patch e of each clip into its `frame` (B, E); T is the discarded picture.
 
         Args:
             at: centres in pixels, (B, E, 2).
             patch: colours, (B, E, h, w, 3).
-            cover: what the patch covers, 0 … 1, broadcast to (B, E, h, w); everything by default.
+            cover: opacity of the patch, 0 … 1, broadcast to (B, E, h, w); opaque by default.
             frame: (B, E); patches of one frame must not overlap.
         """
         count, number, height, width = patch.shape[:4]
@@ -105,7 +105,7 @@ class _Canvas:
 
 
 def _walls(scenes: Scenes, level: Difficulty) -> Tensor:
-    """The view of each frame's room, empty, `(B, T, S, S, 3)`."""
+    """Render the empty room of each frame, `(B, T, S, S, 3)`."""
     count, rooms = scenes.texture.shape
     device = scenes.texture.device
     walls = textures(device)[scenes.texture].float()
@@ -120,7 +120,7 @@ def _walls(scenes: Scenes, level: Difficulty) -> Tensor:
 
 
 def _signs(scenes: Scenes, level: Difficulty) -> Tensor:
-    """The sign of each frame's room, `(B, T, SIGN, SIGN, 3)`."""
+    """Render the sign in the room of each frame, `(B, T, SIGN, SIGN, 3)`."""
     device = scenes.room.device
     paint = palette(device)[scenes.sign_colour]
     ink = letters(level.glyph, device)[scenes.sign_letter]
@@ -133,7 +133,7 @@ def _signs(scenes: Scenes, level: Difficulty) -> Tensor:
 
 
 def _stamped(scenes: Scenes) -> Tensor:
-    """The tiles with their shapes, `(B, E, TILE, TILE, 3)`."""
+    """Render the tiles with their shapes, `(B, E, TILE, TILE, 3)`."""
     stamps = scenes.stamps
     device = stamps.tile.device
     plain = table(tuple(TILES[kind] for kind in sorted(TILES)), device)[stamps.tile]
@@ -145,7 +145,7 @@ def _stamped(scenes: Scenes) -> Tensor:
 
 
 def _shapes(shape: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:
-    """What shapes cover of a tile `(B, E, TILE, TILE)`, and their colours `(B, E, TILE, TILE, 3)`."""
+    """Return the coverage of tiles by shapes `(B, E, TILE, TILE)`, and their colours `(B, E, TILE, TILE, 3)`."""
     device = shape.device
     axis = (torch.arange(TILE, device=device) + 0.5 - TILE / 2) / RADIUS
     sample = ((axis / REACH + 1) * (ATLAS / 2)).long().clamp(0, ATLAS - 1)
@@ -157,7 +157,7 @@ def _shapes(shape: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _disc(device: torch.device) -> Tensor:
-    """What a mover covers of its square, `(MOVER, MOVER)`."""
+    """Return the coverage of a mover's square, `(MOVER, MOVER)`."""
     axis = torch.arange(MOVER, device=device) + 0.5 - MOVER / 2
     return ((axis[:, None].square() + axis.square()) < (MOVER / 2) ** 2).float()
 

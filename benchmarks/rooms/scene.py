@@ -1,4 +1,4 @@
-"""Scenes of several rooms: which room is seen when, what stands in it, who crosses the view, and what appears on tiles.
+"""Scenes of several rooms: visits, the contents of each room, movers that cross the view, and shapes on tiles.
 
 As in the world of flashes, a room is a torus of 4 × 4 cells exactly as large as the view, and a *place* is a cell of
 the view. Residents, signs and screens belong to their room; everything else is placed in the view.
@@ -20,22 +20,22 @@ from .signs import LETTERS
 from .tables import table
 
 SHORTEST = 8
-"""Fewest frames of a clip."""
+"""Minimum number of frames of a clip."""
 STOPS = 4
-"""Cells the hopper hops between."""
+"""Number of cells that the hopper hops between."""
 DURATIONS = (2, 4, 8, 16)
-"""Frames for which a brown tile stays, in a clip at least twice as long."""
+"""Possible durations of a brown tile in frames; the clip is at least twice as long."""
 VISITOR = 3
-"""Frames for which a striped tile stays, in the first half of a clip and at its end."""
+"""Duration in frames of a striped tile, in the first half of a clip and at its end."""
 WHITE, BLACK, BROWN, STRIPED = range(4)
 """Kinds of tiles."""
 SAME, OTHER, CHANGED = range(3)
-"""Who is on the striped tile at the end: the shape that was there before, another, or the same in another colour."""
+"""Shape on the striped tile at the end: the same as before, another, or the same in another colour."""
 
 
 @dataclass(frozen=True)
 class Stamps:
-    """E shapes on tiles, each in one frame of one of B clips; the frame is T where there is none."""
+    """E shapes on tiles in each of B clips, each in one frame; the frame is T for an absent shape."""
 
     frame: Tensor  # (B, E)
     cell: Tensor  # (B, E) of the view
@@ -48,9 +48,9 @@ class Stamps:
 class Scenes:
     """A batch of B clips of T frames in R rooms, as tensors on one device; positions are pixels (x, y)."""
 
-    moving: Tensor  # (B,) bool: does the camera move
-    visit: Tensor  # (B, T) which visit a frame belongs to
-    room: Tensor  # (B, T) which room it shows; 0 is the first to be seen, 1 the second
+    moving: Tensor  # (B,) bool: whether the camera moves
+    visit: Tensor  # (B, T) index of the visit
+    room: Tensor  # (B, T) room in view; 0 is the first to be seen, 1 the second
     offset: Tensor  # (B, T, 2) whole pixels: the point of the room at the view's origin
     light: Tensor  # (B, T) brightness
     texture: Tensor  # (B, R) of the walls
@@ -70,7 +70,7 @@ class Scenes:
     mover_texture: Tensor  # (B, M)
     mover_at: Tensor  # (B, T, M, 2)
     flash_count: Tensor  # (B,)
-    flash_frame: Tensor  # (B, F) ascending; T where there is none
+    flash_frame: Tensor  # (B, F) ascending; T for an absent flash
     flash_shape: Tensor  # (B, F)
     flash_colour: Tensor  # (B, F)
     flash_cell: Tensor  # (B, F)
@@ -83,12 +83,12 @@ class Scenes:
         return self.visit.shape[1]
 
     def seen(self) -> Tensor:
-        """Which rooms are seen at all, `(B, R)` bool."""
+        """Return whether each room is ever seen, `(B, R)` bool."""
         rooms = torch.arange(self.texture.shape[1], device=self.room.device)
         return (self.room[..., None] == rooms).any(1)
 
     def in_view(self, cell: Tensor) -> Tensor:
-        """Centre in the view, `(B, T, 2)`, of cells of the rooms `(B, R)`, each frame's own room."""
+        """Return the centres in the view, `(B, T, 2)`, of cells `(B, R)` of the room in each frame."""
         at = centre_of(cell.gather(1, self.room))
         return (at - self.offset).remainder(SIDE)
 
@@ -160,7 +160,7 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, level
 
 
 def _visits(dice: Dice, count: int, frames: int, level: Difficulty) -> tuple[Tensor, Tensor]:
-    """Visit and room of each frame, `(B, T)` each; no room follows itself."""
+    """Draw the visit and the room of each frame, `(B, T)` each; consecutive visits show different rooms."""
     most = max(2, min(frames // level.visit, level.visits))
     visits = dice.integer(2, most, count)
     length = dice.uniform(1, 2, count, most) * (torch.arange(most, device=dice.device) < visits[:, None])
@@ -172,7 +172,7 @@ def _visits(dice: Dice, count: int, frames: int, level: Difficulty) -> tuple[Ten
 
 
 def _shared_moments(dice: Dice, moments: Tensor, number: Tensor, most: int, frames: int) -> tuple[Tensor, Tensor]:
-    """Deal distinct moments, padded with `frames`, to `number` (B,) of up to `most` flashes, and to decoys."""
+    """Draw distinct moments, padded with `frames`, for `number` (B,) of up to `most` flashes, and for decoys."""
     present = moments < frames
     order = torch.where(present, dice.uniform(0, 1, *moments.shape), 2.0).argsort(1)
     dealt = moments.gather(1, order)
@@ -184,7 +184,7 @@ def _shared_moments(dice: Dice, moments: Tensor, number: Tensor, most: int, fram
 
 
 def _decoys(dice: Dice, frame: Tensor, taken: Tensor, flash: Stamps, flash_count: Tensor, level: Difficulty) -> Stamps:
-    """Shapes on black tiles, some of them those of flashes."""
+    """Draw shapes on black tiles, some of which equal those of flashes."""
     like = flash.shape.gather(1, dice.integer(0, 59, *frame.shape) % flash_count[:, None])
     other = dice.integer(0, len(SHAPES) - 1, *frame.shape)
     shape = torch.where(dice.uniform(0, 1, *frame.shape) < level.lookalikes, like, other)
@@ -193,7 +193,7 @@ def _decoys(dice: Dice, frame: Tensor, taken: Tensor, flash: Stamps, flash_count
 
 
 def _brown_tile(dice: Dice, cell: Tensor, frames: int) -> tuple[Tensor, Stamps]:
-    """A shape on a brown tile for some frames in a row: the index of its duration `(B,)`, and its stamps."""
+    """Draw a shape on a brown tile for consecutive frames: the index of its duration `(B,)`, and its stamps."""
     count = len(cell)
     allowed = sum(2 * duration <= frames for duration in DURATIONS)
     duration = dice.integer(0, allowed - 1, count)
@@ -206,7 +206,7 @@ def _brown_tile(dice: Dice, cell: Tensor, frames: int) -> tuple[Tensor, Stamps]:
 
 
 def _visitor(dice: Dice, first_cell: Tensor, last_cell: Tensor, frames: int) -> tuple[Tensor, Stamps]:
-    """A shape on a striped tile in the first half and one at the end: how they compare `(B,)`, and their stamps."""
+    """Draw shapes on a striped tile in the first half and at the end: their comparison `(B,)`, and their stamps."""
     count, device = len(first_cell), dice.device
     kind = dice.integer(SAME, CHANGED, count)
     shape, colour = dice.integer(0, len(SHAPES) - 1, count), dice.integer(0, len(COLOURS) - 1, count)
@@ -222,7 +222,7 @@ def _visitor(dice: Dice, first_cell: Tensor, last_cell: Tensor, frames: int) -> 
 
 
 def _repeated(frame: Tensor, cell: Tensor, tile: int, shape: Tensor, colour: Tensor) -> Stamps:
-    """The same stamp in several frames `(B, E)`."""
+    """Repeat one stamp in several frames `(B, E)`."""
     cell, shape, colour = (part[:, None].expand_as(frame) for part in (cell, shape, colour))
     return Stamps(frame, cell, torch.full_like(frame, tile), shape, colour)
 
@@ -233,7 +233,7 @@ def _joined(*parts: Stamps) -> Stamps:
 
 
 def _light(dice: Dice, visit: Tensor, level: Difficulty) -> Tensor:
-    """Brightness of each frame: a slow swing, a lamp that flickers, and visits with the lights turned down."""
+    """Draw the brightness of each frame: a slow swing, a flickering lamp, and visits with dimmed light."""
     count, frames = visit.shape
     slow = 1 + 0.08 * torch.sin(swing(dice, count, frames, 20, 60))
     lamp = dice.uniform(0.97, 1.03, count, frames)
@@ -242,14 +242,14 @@ def _light(dice: Dice, visit: Tensor, level: Difficulty) -> Tensor:
 
 
 def _screen(dice: Dice, count: int, frames: int, often: float) -> Tensor:
-    """The picture on the screen in each frame `(B, T)`."""
+    """Draw the picture on the screen in each frame, `(B, T)`."""
     switched = (dice.uniform(0, 1, count, frames) < often).cumsum(1)
     pictures = dice.integer(0, TEXTURES - 1, count, frames + 1)
     return pictures.gather(1, switched)
 
 
 def _movers(dice: Dice, count: int, frames: int, movers: int) -> Tensor:
-    """Paths `(B, T, M, 2)` in whole pixels: constant speed and a sway, across the edges of the view."""
+    """Draw paths `(B, T, M, 2)` in whole pixels: constant speed with a sway, wrapping at the edges of the view."""
     time = torch.arange(frames, device=dice.device)[None, :, None, None]
     start, speed = dice.uniform(0, SIDE, count, 1, movers, 2), dice.uniform(-4, 4, count, 1, movers, 2)
     rate = 2 * math.pi / dice.uniform(8, 24, count, 1, movers, 2)
@@ -258,5 +258,5 @@ def _movers(dice: Dice, count: int, frames: int, movers: int) -> Tensor:
 
 
 def cells_in_view(scenes: Scenes, cell: Tensor) -> Tensor:
-    """Cells of the view `(B, T)` in which cells of the rooms `(B, R)` are seen."""
+    """Return the cells of the view `(B, T)` in which cells `(B, R)` of the rooms appear."""
     return cell_of(scenes.in_view(cell))

@@ -1,4 +1,4 @@
-"""Show frames of a clip in one picture: `python -m kvpress_video.benchmarks.rooms.sheet sheet.png`."""
+"""Draw frames of a clip into one picture: `python -m kvpress_video.benchmarks.rooms.sheet sheet.png`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALE = 2
 
 
 def sheet(seed: int, frames: int, camera: str, level: Difficulty, shown: int) -> Tensor:
-    """Lay out `shown` frames of a clip, evenly spaced, with all flashes among them: uint8 `(H, W, 3)`."""
+    """Lay out `shown` evenly spaced frames of a clip, including all flashes: uint8 `(H, W, 3)`."""
     scenes, _, generator = draw_scene(seed, frames, camera, level)
     flashes = [frame for frame in scenes.flash_frame[0].tolist() if frame < frames]
     others = [frame for frame in torch.linspace(0, frames - 1, shown).long().tolist() if frame not in flashes]

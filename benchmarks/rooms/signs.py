@@ -1,4 +1,4 @@
-"""The letters on signs."""
+"""Masks of the letters on signs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SIGN = 24
 """Side of a sign in pixels."""
 BORDER = 3
 FINE = 8
-"""Samples along a pixel from which coverage is computed."""
+"""Samples per pixel and axis for computing coverage."""
 
 
 @cache
 def letters(height: float, device: torch.device) -> Tensor:
-    """What letters of this height in pixels cover of a sign, `(letters, SIGN · SIGN)` in 0 … 1."""
+    """Return the coverage of a sign by letters of this height in pixels, `(letters, SIGN · SIGN)` in 0 … 1."""
     import matplotlib
 
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    drawn = ImageFont.truetype(str(font), round(height * FINE / 0.729))  # capitals are 0.729 of an em high
+    drawn = ImageFont.truetype(str(font), round(height * FINE / 0.729))  # capitals are 0.729 em high
     masks = []
     for letter in LETTERS:
         canvas = Image.new("L", (SIGN * FINE, SIGN * FINE))

@@ -1,4 +1,4 @@
-"""Constants on a device, copied there once: a captured CUDA graph cannot copy them."""
+"""Constant tensors, copied to a device once, because a captured CUDA graph cannot copy them."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from torch import Tensor
 
 @cache
 def table(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
-    """Return a tensor of these values, whole numbers as int64; it must not be changed."""
+    """Return a tensor of these values, integers as int64. Do not modify it."""
     return torch.tensor(values, device=device)

@@ -1,1 +1,1 @@
-"""Training of the bundled model from scratch on the procedural world."""
+"""Training of the bundled models on the procedural worlds."""

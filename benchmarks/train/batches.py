@@ -1,8 +1,8 @@
-"""Training batches made on the device: one packed sequence per clip, with the video and all of its questions.
+"""Training batches, made on the device: one packed sequence per clip, with the video and all of its questions.
 
-Either each question sees the video and itself only, at the positions of a prompt of its own, so that training on the
-packed sequence equals asking one question per prompt; or the questions are the turns of one conversation. Nothing here
-synchronises with the device.
+Either each question attends to the video and itself only, at the positions of a separate prompt, so that training on
+the packed sequence equals asking one question per prompt, or the questions are the turns of one conversation. Nothing
+here synchronises with the device.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _HOLE = -1
 
 @dataclass(frozen=True)
 class Opening:
-    """The tokens of a prompt up to the end of its video of T frames."""
+    """Tokens of a prompt up to the end of its video of T frames."""
 
     ids: Tensor  # (P,)
-    visual: Tensor  # (P,) bool: which of them are visual
-    shown: Tensor  # (T · 16,) where they are
+    visual: Tensor  # (P,) bool: whether each is visual
+    shown: Tensor  # (T · 16,) indices of the visual tokens
     seconds: Tensor  # (T, W) the tokens of the whole second of each frame as an answer, then IGNORED
-    digits: Tensor  # (T, 3) its units, tens and hundreds; 10 where it is shorter
+    digits: Tensor  # (T, 3) its units, tens and hundreds; 10 for absent digits
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Batch:
     opening: Opening
     after: Tensor  # (B, 1 + Q · L) token ids after it
     positions: Tensor  # (3, B, S)
-    mask: Tensor  # (1 or B, 1, Q · L, S) bool: may row attend to column, in the question blocks; before, all is causal
+    mask: Tensor  # (1 or B, 1, Q · L, S) bool: mask of the question blocks; earlier tokens are causal
     answer: Tensor  # (B, Q, W) the tokens of the answer, then IGNORED
-    answer_at: Tensor  # (B, Q, W) position in its block that predicts each of them
+    answer_at: Tensor  # (B, Q, W) position in its block that predicts each token
     kind: Tensor  # (B, Q) index into the plan
     moving: Tensor  # (B,)
 
 
 class Phrasebook:
-    """A world's questions and answers as rows of token ids on a device, and what a family writes for videos."""
+    """Questions and answers of a world as rows of token ids on a device, with the video text of a family."""
 
     def __init__(self, family: Family, world: TrainingWorld, tokenizer: Any, device: torch.device) -> None:
         self.family, self.world, self.tokenizer, self.device = family, world, tokenizer, device
@@ -76,7 +76,7 @@ class Phrasebook:
         self._openings: dict[tuple[float, ...], Opening] = {}
 
     def opening(self, seconds: Sequence[float]) -> Opening:
-        """The opening with frames at these times; kept where every video has the same."""
+        """Return the opening for frames at these times, cached if it is the same for every video."""
         known = self._openings.get(tuple(seconds))
         if known is not None:
             return known
@@ -99,7 +99,7 @@ class Phrasebook:
 
 
 def _rows(lists: list[list[int]], fill: int, width: int | None = None) -> Tensor:
-    """Lists of ids as one tensor, padded on the right."""
+    """Join lists of ids into one tensor, padded on the right."""
     width = width or max(map(len, lists))
     return torch.tensor([ids + [fill] * (width - len(ids)) for ids in lists])
 
@@ -114,7 +114,7 @@ def make_batch(
 ) -> Batch:
     """Make `count` new clips with frames at `seconds`, half of them with a moving camera.
 
-    The whole plan is asked about every clip, or `only` these of its kinds.
+    Each clip gets all questions of the plan, or those of the kinds in `only`.
     """
     device = generator.device
     frames, family = len(seconds), book.family
@@ -171,14 +171,14 @@ def _kinds(kinds: tuple[int, ...], device: torch.device) -> Tensor:
 
 @cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the video processor for pixels of 0 … 255, `(3, 1, 1)` each."""
+    """Return the mean and standard deviation of the video processor for pixels of 0 … 255, `(3, 1, 1)` each."""
     mean, std = torch.tensor([MEAN, STD], device=device).mul(255).view(2, 3, 1, 1).unbind(0)
     return mean, std
 
 
 @lru_cache(maxsize=32)
 def _separate(shared: int, questions: int, room: int, turn: int, device: torch.device) -> Tensor:
-    """Causal after `shared` tokens, no question sees another, and nobody the `turn` places before each.
+    """Build a causal mask after `shared` tokens that hides other questions and the `turn` tokens before each question.
 
     Returns:
         The rows of the questions, `(1, 1, Q · L, S)` bool.

@@ -1,4 +1,4 @@
-"""Folders to resume a training from: weights, probes and course, and the optimizer's moments in a file of their own."""
+"""Training checkpoints: weights, probes and course, with the optimizer's moments in a separate file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COURSE, PROBES, MOMENTS = "course.json", "probes.safetensors", "moments.pt"
 
 
 def save(out: Path, step: Step, course: Course) -> None:
-    """Write a checkpoint, each file atomically; moments are in bfloat16."""
+    """Write a checkpoint, each file atomically, with moments in bfloat16."""
     with tempfile.TemporaryDirectory(dir=out) as name:
         scratch = Path(name)
         step.model.save_pretrained(scratch)
@@ -35,10 +35,10 @@ def save(out: Path, step: Step, course: Course) -> None:
 
 
 def restore(folder: Path, step: Step, course: Course) -> None:
-    """Load what a folder has: weights always; without moments the learning rate warms up again.
+    """Load a checkpoint. Without moments, the learning rate warms up again.
 
     Raises:
-        ValueError: the vocabulary is another, as after a change of the world's questions.
+        ValueError: the vocabulary differs, as after a change of the world's questions.
     """
     known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     if known != step.book.tokenizer.get_vocab():

@@ -1,4 +1,4 @@
-"""Imitation of video compression artefacts on whole batches: less colour detail, coarser frequencies."""
+"""Imitate video compression artefacts on whole batches: less colour detail, coarser frequencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 8
 
 @cache
 def _cosines(device: torch.device) -> Tensor:
-    """The orthonormal 2-D DCT of an 8 × 8 block as a matrix, `(64, 64)`."""
+    """Return the orthonormal 2-D DCT of an 8 × 8 block as a matrix, `(64, 64)`."""
     step = torch.arange(BLOCK, dtype=torch.float64)
     one = torch.cos(math.pi / BLOCK * (step + 0.5) * step[:, None]) * math.sqrt(2 / BLOCK)
     one[0] /= math.sqrt(2)
@@ -23,7 +23,7 @@ def _cosines(device: torch.device) -> Tensor:
 
 @cache
 def _coarseness(device: torch.device) -> Tensor:
-    """Quantisation step of each of the 64 frequencies relative to that of the mean brightness, `(64,)`."""
+    """Return the quantisation step of each frequency relative to that of the mean brightness, `(64,)`."""
     step = torch.arange(BLOCK, dtype=torch.float32, device=device)
     return (1 + (step[:, None] + step) / 6).flatten()
 
@@ -34,7 +34,7 @@ TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
 def _mix(weights: tuple[tuple[float, ...], ...], planes: list[Tensor]) -> list[Tensor]:
-    """Weighted sums of planes, one per row of weights."""
+    """Compute weighted sums of planes, one per row of weights."""
     first, second, third = planes
     return [first * a + second * b + third * c for a, b, c in weights]
 
@@ -53,7 +53,7 @@ def compress_like_video(video: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _quantise(plane: Tensor, step: Tensor) -> Tensor:
-    """Round the frequencies of `plane` (B, T, 2, H, W) to multiples of `step` (B,), coarser for the higher ones."""
+    """Round the frequencies of `plane` (B, T, 2, H, W) to multiples of `step` (B,), more coarsely for high ones."""
     *lead, height, width = plane.shape
     cosines = _cosines(plane.device)
     blocks = plane.view(len(plane), -1, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)

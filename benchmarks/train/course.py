@@ -1,4 +1,4 @@
-"""The course of a training: which lengths of clips come when, and the learning rate."""
+"""The course of a training: the schedule of clip lengths and the learning rate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..world.clips import CAMERAS
 from .worlds import TrainingWorld
 
 CONVERSATIONS = 0.4
-"""Share of the batches in which a clip's questions are the turns of one conversation."""
+"""Share of batches in which the questions of a clip are the turns of one conversation."""
 WARM_UP = 200
-"""Steps from new moments to the full learning rate."""
+"""Steps of warm-up to the full learning rate, with new moments."""
 
 
 class Course:
@@ -38,22 +38,22 @@ class Course:
         self.seconds = 0.0
 
     def clips(self, frames: int) -> int:
-        """Clips in a batch, an even number."""
+        """Number of clips in a batch, even."""
         return max(2, min(self._frames // frames, self._clips) // 2 * 2)
 
     def draw(self, dice: random.Random) -> int:
-        """Length of the next clips: that of the stage every other time, until the last stage."""
+        """Draw the length of the next clips: every other time that of the current stage, until the last stage."""
         if self.stage < len(self._stages) - 1 and dice.random() < 0.5:
             return self._stages[self.stage]
         lengths = [length for length in self._mix if length <= self._stages[self.stage]]
         return dice.choices(lengths, [self._mix[length] for length in lengths])[0]
 
     def learn(self, accuracy: dict[int, dict[str, dict[str, float]]], kinds: Sequence[str]) -> None:
-        """Note the weakest family, and advance to longer clips once most questions of all families are answered right.
+        """Record the weakest family, and advance to longer clips once most answers in every family are correct.
 
         Args:
-            accuracy: by frames, camera and family of questions; only the current length counts.
-            kinds: the family of each question of the plan.
+            accuracy: accuracy by frames, camera and family of questions; only the current length counts.
+            kinds: family of each question of the plan.
         """
         frames = self._stages[self.stage]
         if frames not in accuracy:
@@ -71,13 +71,13 @@ class Course:
             self.reports_in_stage = 0
 
     def rate(self, total: float) -> float:
-        """Learning rate as a share of the highest: a short warm-up, then a cosine over `total` seconds down to 2%."""
+        """Return the learning rate over its maximum: a short warm-up, then a cosine over `total` seconds to 2%."""
         progress = min(self.seconds / total, 1.0)
         warm = min(1.0, (self.steps - self.began + 1) / WARM_UP)
         return warm * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
     def warm_up(self) -> None:
-        """Begin with a low rate again: the optimizer's moments are new."""
+        """Restart the warm-up, because the optimizer's moments are new."""
         self.began = self.steps
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ask a model about held-out clips as a user would: mp4 file, processor, `generate()`.
+"""Ask a model about held-out clips as a user would: from mp4 files, with its processor and `generate()`.
 
 `python -m kvpress_video.benchmarks.train.evaluate FOLDER --frames 32 64` prints one line per length with the accuracy
 of each family of questions and camera, and of both cameras with its 95% interval.
@@ -49,7 +49,7 @@ def answer(model: Any, processor: Any, video: torch.Tensor, question: str) -> st
 def evaluate(
     model: Any, processor: Any, world: TrainingWorld, clips: list[Clip], raw: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy by camera and family of questions over clips of a world; `raw` skips the video file.
+    """Measure accuracy by camera and family of questions on clips of a world; `raw` skips the video files.
 
     Returns:
         Accuracies by camera, and under "both" the accuracy with the lower and upper end of its Wilson interval.
@@ -67,12 +67,12 @@ def evaluate(
 
 
 def mean(marks: list[bool]) -> float:
-    """Share of right answers."""
+    """Return the share of correct answers."""
     return round(sum(marks) / len(marks), 3)
 
 
 def interval(marks: list[bool]) -> list[float]:
-    """Share of right answers, and the ends of its 95% Wilson interval."""
+    """Return the share of correct answers with its 95% Wilson interval."""
     ends = binomtest(sum(marks), len(marks)).proportion_ci(method="wilson")
     return [mean(marks), round(ends.low, 3), round(ends.high, 3)]
 

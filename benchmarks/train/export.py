@@ -1,4 +1,4 @@
-"""Turn a training folder into an ordinary checkpoint folder: `python -m kvpress_video.benchmarks.train.export FROM TO`.
+"""Convert a training folder into a checkpoint folder: `python -m kvpress_video.benchmarks.train.export FROM TO`.
 
 The files are written in the layout of the published checkpoints, which all supported versions of transformers read.
 """
@@ -18,7 +18,7 @@ from .processor import CHAT_TEMPLATE, build_processor
 from .worlds import WORLDS, TrainingWorld
 
 LOGGED = 30
-"""About so many lines of the training log are kept, evenly spaced, and the last."""
+"""Approximate number of evenly spaced lines of the training log to keep, in addition to the last."""
 
 
 def export(trained: Path, out: Path, world: TrainingWorld) -> None:

@@ -1,6 +1,6 @@
-"""Attention of packed sequences in training: a shared beginning, which is causal, then questions with a mask.
+"""Attention of packed sequences in training: a shared, causal beginning, then questions with a mask.
 
-One mask over the whole sequence says the same, at two to three times the cost.
+A mask over the whole sequence is equivalent, at two to three times the cost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NAME = "kvpress_video_packed"
 
 
 def use_packed_attention(text_model: Any) -> None:
-    """Make a text model attend by the mask and the number of `shared` tokens that its forward is given."""
+    """Make a text model attend by the mask and the number of `shared` tokens passed to its forward."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
@@ -23,7 +23,7 @@ def use_packed_attention(text_model: Any) -> None:
 
 
 def whole_mask(mask: Tensor) -> Tensor:
-    """Complete the mask of the last A of S rows, `(B, 1, A, S)`, to one of all rows, `(B, 1, S, S)`."""
+    """Extend the mask of the last A of S rows, `(B, 1, A, S)`, to all rows, `(B, 1, S, S)`."""
     shared = mask.shape[-1] - mask.shape[-2]
     causal = torch.ones(shared, mask.shape[-1], dtype=torch.bool, device=mask.device).tril()
     return torch.cat([causal.expand(len(mask), 1, -1, -1), mask], dim=2)
@@ -34,7 +34,7 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attend with queries `(B, H, S, D)` to keys and values `(B, H / groups, S, D)`: `(B, S, H, D)`.
 
-    The mask `(1 or B, 1, S - shared, S)` is that of the rows after the shared ones.
+    The mask `(1 or B, 1, S - shared, S)` covers the rows after the shared ones.
     """
     key, value = (part.repeat_interleave(module.num_key_value_groups, dim=1) for part in (key, value))
     front, keys, values = (part[:, :, :shared] for part in (query, key, value))

@@ -36,11 +36,11 @@ CHAT_TEMPLATE = (
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2's tokenizer splits text into words before it merges bytes."""
+"""Pattern by which Qwen2's tokenizer splits text into words before it merges bytes."""
 
 
 def build_processor(family: Family, world: TrainingWorld, folder: Path) -> Any:
-    """Make a family's processor with the vocabulary of a world, and write its files to `folder`."""
+    """Make the processor of a family with the vocabulary of a world, and write its files to `folder`."""
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)

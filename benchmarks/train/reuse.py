@@ -1,4 +1,4 @@
-"""Begin a model of one world with the weights of a model of another."""
+"""Initialise a model of one world with the weights of a model of another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .families import FAMILIES
 
 
 def reuse(model: Any, tokenizer: Any, folder: Path) -> list[str]:
-    """Copy the weights of the same name and shape, and the embeddings of the words that both vocabularies have.
+    """Copy weights with equal name and shape, and the embeddings of the words in both vocabularies.
 
     Args:
-        model: of the same family, changed in place.
-        tokenizer: its own.
-        folder: of the other model and its `tokenizer.json`.
+        model: model of the same family, modified in place.
+        tokenizer: tokenizer of `model`.
+        folder: folder of the other model with its `tokenizer.json`.
 
     Returns:
         Names of the parameters that keep their initial values.

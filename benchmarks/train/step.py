@@ -19,11 +19,11 @@ from .vision import TOKENS, vision_rotation
 PROBE_WEIGHT = 0.1
 """Weight of the probes' summed losses, relative to the answers' loss."""
 EARLY = 2
-"""Text layers after which a visual token is asked for its frame's time."""
+"""Number of text layers after which the probe reads the time of a visual token."""
 LARGEST_GRADIENT = 1.0
 
 Size = tuple[int, tuple[float, ...], bool, tuple[int, ...]]
-"""Number of clips, times of their frames, whether their questions are a conversation, which of the plan they are."""
+"""Number of clips, times of their frames, whether their questions form a conversation, and their kinds."""
 
 
 class Step:
@@ -65,7 +65,7 @@ class Step:
     ) -> None:
         """Train on new clips with frames at `seconds`, with their questions one by one or as a conversation.
 
-        `only` these kinds of the plan are asked; all if there are none.
+        `only` restricts the questions to these kinds of the plan; empty for all.
         """
         size = (clips, tuple(seconds), conversation, tuple(only))
         graph = self._graph(size) if self._use_graphs else None
@@ -75,7 +75,7 @@ class Step:
             graph.replay()
 
     def report(self) -> dict[str, Any]:
-        """Mean losses, and accuracy by frames, camera and family, since the last report (synchronises)."""
+        """Return mean losses, and accuracy by frames, camera and family, since the last report (synchronises)."""
         answer, probe, steps = self._losses_seen.tolist()
         report: dict[str, Any] = {"answer": round(answer / steps, 4), "probe": round(probe / steps, 4), "accuracy": {}}
         for frames, marks in sorted(self._marks.items()):
@@ -88,7 +88,7 @@ class Step:
         return report
 
     def _graph(self, size: Size) -> torch.cuda.CUDAGraph | None:
-        """The captured step of this size, after two eager warm-up steps; eager for good if capturing fails."""
+        """Return the captured step of this size, after two eager warm-up steps; None for good if capturing fails."""
         if size not in self._graphs:
             try:
                 side = torch.cuda.Stream()
@@ -128,7 +128,7 @@ class Step:
             marks += torch.einsum("cb,bnk->cnk", torch.stack([~batch.moving, batch.moving]).float(), counted)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of the answers, loss of the probe, and right answers `(B, Q)` (teacher-forced)."""
+        """Return the loss of the answers, the loss of the probe, and correct answers `(B, Q)` (teacher-forced)."""
         hidden, tokens, early = run(self.family, self.model, batch, self.rotation)
         probe = self.probes["sprite"](tokens.flatten(0, 1), batch.targets)
         if self.family.written_times:
@@ -173,7 +173,7 @@ def _is_bfloat16_fast(device: torch.device) -> bool:
 
 
 def _by_family(families: Sequence[str], right: Sequence[float], asked: Sequence[float]) -> dict[str, float]:
-    """Accuracy of each family that was asked, from counts by kind of question."""
+    """Compute the accuracy of each family from counts by kind of question."""
     found: dict[str, list[tuple[float, float]]] = {}
     for family, *counts in zip(families, right, asked, strict=True):
         found.setdefault(family, []).append((counts[0], counts[1]))

@@ -1,9 +1,9 @@
 """Train a model on a world: `python -m kvpress_video.benchmarks.train.train --world rooms --out FOLDER`.
 
 A run stops after `--minutes`; `--resume` continues from its folder, or from any model of the family trained on this
-world. Without the optimizer's moments, as after `small`, the learning rate warms up again. `--warm-start` begins with
-what a model of another world has: weights of the same shape, and the embeddings of the words in both vocabularies. The
-learning rate falls along `--schedule`, the minutes of all runs together.
+world. Without the optimizer's moments, as after `small`, the learning rate warms up again. `--warm-start` copies the
+weights of equal shape and the embeddings of the words in both vocabularies from a model of another world. The learning
+rate decays over `--schedule`, the minutes of all runs together.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def new_step(name: str, world: TrainingWorld, device: torch.device) -> Step:
-    """Make the step of a family with an untrained model."""
+    """Make the training step of a family with an untrained model."""
     family = FAMILIES[name]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = build_processor(family, world, Path(folder)).tokenizer
@@ -66,7 +66,7 @@ def new_step(name: str, world: TrainingWorld, device: torch.device) -> Step:
 
 
 def step_seed(seed: int, steps: int) -> int:
-    """Seed of the clips from step `steps` on, below the held-out seeds."""
+    """Return the seed of the clips from step `steps` on, below the held-out seeds."""
     return (seed + steps) % HELD_OUT_SEED
 
 
@@ -116,7 +116,7 @@ def _some(kinds: Sequence[int], wanted: int | None, dice: random.Random) -> Sequ
 
 
 def _begin_log(out: Path, resumed: Path | None, steps: int) -> None:
-    """Begin the log with the lines of the run that is resumed, up to its checkpoint."""
+    """Begin the log with the lines of the resumed run, up to its checkpoint."""
     log = resumed / "log.jsonl" if resumed else None
     earlier = log.read_text().splitlines() if log and log.is_file() else []
     known = [f"{line}\n" for line in earlier if json.loads(line)["step"] <= steps]

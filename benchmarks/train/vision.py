@@ -1,4 +1,4 @@
-"""Frames of 112 × 112 pixels in a vision tower, batched for training."""
+"""Run frames of 112 × 112 pixels through a vision tower in batches."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TOKENS = MERGED * MERGED
 PATCH = 14
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""How the processors normalise pixels of 0 … 1."""
+"""Normalisation of pixels of 0 … 1 in the processors."""
 
 
 def vision_rotation(head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `(64, head_dim)` of one frame's patches, in the order of merged tokens."""
+    """Return cosines and sines `(64, head_dim)` for the patches of one frame, in the order of merged tokens."""
     rates = 1e4 ** -(torch.arange(0, head_dim // 2, 2, device=device) / (head_dim // 2))
     row, column = torch.meshgrid(*(torch.arange(GRID, device=device),) * 2, indexing="ij")
     angles = torch.cat([merged_order(place)[:, None] * rates for place in (row, column)], dim=-1)

@@ -1,7 +1,7 @@
-"""Begin a Qwen3-VL from the bundled Qwen2.5-VL: `python -m kvpress_video.benchmarks.train.warm_start --out FOLDER`.
+"""Start a Qwen3-VL from the bundled Qwen2.5-VL: `python -m kvpress_video.benchmarks.train.warm_start --out FOLDER`.
 
-What both families have is copied; the new vision tower is then fitted to the outputs of the old one. The folder is a
-checkpoint for `train --family qwen3_vl --resume FOLDER`.
+Weights common to both families are copied; the new vision tower is then fitted to the outputs of the old one. The
+folder is a checkpoint for `train --family qwen3_vl --resume FOLDER`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .vision import vision_rotation
 from .worlds import WORLDS
 
 FRAME = 13
-"""Positions that a frame and its label take in the new model; in the old one it is one."""
+"""Number of positions of a frame and its label in the new model; in the old model it is one."""
 REACH = 16
 """Distances in frames over which rotations are compared."""
 CLIPS = 32
@@ -52,7 +52,7 @@ def copy_text(new: Any, old: Any, tokens: dict[str, int], former: dict[str, int]
 
 
 def _copy_attention(target: Any, source: Any, scale: Tensor) -> None:
-    """Copy the projections; normalised queries and keys get the size that they had on average."""
+    """Copy the projections; scale normalised queries and keys to their average size in the old model."""
     for name in ("q_proj", "k_proj", "v_proj"):
         getattr(target, name).load_state_dict(getattr(source, name).state_dict())
     target.o_proj.weight.copy_(source.o_proj.weight)
@@ -62,14 +62,14 @@ def _copy_attention(target: Any, source: Any, scale: Tensor) -> None:
 
 
 def _energy(projection: Any, scale: Tensor) -> Tensor:
-    """Mean square of each output of a projection of normalised states that are multiplied by `scale`."""
+    """Compute the mean square of each output of a projection, for normalised states multiplied by `scale`."""
     return (projection.weight * scale).square().sum(1) + projection.bias.square()
 
 
 def _match_rotations(attention: Any, fresh: Tensor, known: Tensor) -> None:
-    """Give each pair of channels, head by head, a frequency that turns it by as much per frame as it was before.
+    """Give each pair of channels, head by head, the frequency that rotates it per frame by as much as before.
 
-    The sections of height and width turned by next to nothing from frame to frame.
+    The sections of height and width barely rotated from frame to frame.
     """
     turned = torch.where(torch.arange(len(known)) < 10, known, 0.0)
     distances = torch.arange(1, REACH + 1)
@@ -93,7 +93,7 @@ def _match_rotations(attention: Any, fresh: Tensor, known: Tensor) -> None:
 
 @torch.no_grad()
 def copy_vision(new: Any, old: Any) -> None:
-    """Copy the weights of the vision tower that agree in shape; what is added to text layers begins at zero."""
+    """Copy the weights of the vision tower with equal shapes; features added to text layers begin at zero."""
     fresh, known = new.state_dict(), old.state_dict()
     for name, weight in fresh.items():
         if name in known and known[name].shape == weight.shape:
@@ -109,7 +109,7 @@ def copy_vision(new: Any, old: Any) -> None:
 
 
 def fit_vision(step: Step, teacher: Any, seconds: float) -> None:
-    """Train the vision tower, and the probe, to give the outputs of `teacher` on new frames."""
+    """Train the vision tower and the probe to reproduce the outputs of `teacher` on new frames."""
     visual, former = step.model.model.visual, FAMILIES[teacher.config.model_type]
     old = teacher.config.vision_config
     rotation = vision_rotation(old.hidden_size // old.num_heads, step.device)

@@ -18,4 +18,4 @@ together told too took toward tree true try turn two type under until up upon us
 was watch way we well went were what when where whether which while white who whole whose why wide will with within
 without word work world would yes yet you your
 """
-"""Separated by white space."""
+"""Words separated by white space."""

@@ -1,4 +1,4 @@
-"""A procedural video world: short clips as mp4 files, and questions that separate the failures of compression."""
+"""A procedural video world: short mp4 clips, with questions that each detect one kind of information loss."""
 
 from .clips import CAMERAS, HELD_OUT_SEED, Clip, load_clips, make_clip, make_clips
 from .questions import FAMILIES, Question

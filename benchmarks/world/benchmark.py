@@ -1,4 +1,4 @@
-"""The procedural world as a benchmark."""
+"""The benchmark `world`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .questions import Question
 
 @dataclass(frozen=True)
 class World(Drawn):
-    """Procedural videos of 112 × 112 pixels, and questions that separate the failures of compression.
+    """Procedural videos of 112 × 112 pixels, with questions that each detect one kind of information loss.
 
     Attributes:
         count: number of clips.
         frames: frames of each clip, as the model counts them; the file holds twice as many.
         camera: `"still"`, `"moving"`, or `"both"`, alternating.
-        when: whether to ask also at what second a shape flashed, of models that read the time of each frame.
+        when: whether to also ask at what second a shape flashed, for models that read the time of each frame.
     """
 
     when: bool = False
@@ -29,7 +29,7 @@ class World(Drawn):
     title: ClassVar[str] = "the world"
 
     def make(self, first: int, folder: Path) -> Iterable[Clip]:
-        """Make or reuse the files of the clips that begin with a seed."""
+        """Make the clips with seeds from `seed` on, or reuse their files."""
         return make_clips(self.count, self.frames, self.camera, first, folder=folder)
 
     def asked(self, clip: Clip) -> Iterable[Question]:

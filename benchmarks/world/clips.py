@@ -1,4 +1,4 @@
-"""Clips of the world: scenes by seed, rendered to mp4 files with their questions."""
+"""Draw scenes by seed, and render them to mp4 files with their questions."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .render import render
 from .scene import Scenes, sample_scenes
 
 HELD_OUT_SEED = 1_000_000_000
-"""Clips for evaluation have seeds from here on; training draws its scenes from seeds below."""
+"""First seed of evaluation clips; training uses smaller seeds."""
 CAMERAS = ("still", "moving")
 INDEX = Index("clips.json", version=2)
 NOISE = 3.0
-"""Standard deviation of the (grey) pixel noise, of 255."""
+"""Standard deviation of the grey pixel noise, on a scale of 255."""
 LONGEST = 4096
 
 
 def draw_scene(
     seed: int, frames: int, camera: str, flashing: int | None = None
 ) -> tuple[Scenes, tuple[Question, ...], torch.Generator]:
-    """The scene of a seed, its questions, and the generator for its noise."""
+    """Draw the scene of a seed; return it with its questions and the generator for its noise."""
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(torch.tensor([camera == "moving"]), frames, generator, flashing)
     return scenes, ask(scenes, generator).questions(0), generator
 
 
 def when_was_it(clip: Clip) -> Question:
-    """Ask when one of the flashes of a clip was; only a model that reads the time of each frame can tell."""
+    """Ask when a flash occurred, which only a model that reads the time of each frame can answer."""
     scenes, _, generator = draw_scene(clip.seed, clip.frames, clip.camera)
     [question] = ask_when(scenes, generator).questions(0)
     return question
@@ -40,9 +40,9 @@ def when_was_it(clip: Clip) -> Question:
 def make_clip(
     path: Path, frames: int = 32, camera: str = "still", seed: int = HELD_OUT_SEED, flashing: int | None = None
 ) -> Clip:
-    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, 2 a second.
+    """Render the scene of `seed` to an mp4 file at `path`: 112 × 112 pixels, `2 · frames` video frames, two per second.
 
-    Shapes flash within the first `flashing` frames only, or in any when that is None.
+    Shapes flash within the first `flashing` frames only, or in any frame if it is None.
     """
     _check(frames, seed, flashing)
     if camera not in CAMERAS:
@@ -63,7 +63,7 @@ def make_clips(
 ) -> list[Clip]:
     """Make `count` clips with seeds `seed`, `seed + 1`, … in `folder`, with one `clips.json`.
 
-    `camera` is "still", "moving", or "both", alternating; `flashing` is that of `make_clip`. Matching files are reused,
+    `camera` is "still", "moving", or "both", alternating; for `flashing`, see `make_clip`. Matching files are reused,
     new ones are written atomically.
     """
     _check(frames, seed, flashing)

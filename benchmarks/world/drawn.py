@@ -1,4 +1,4 @@
-"""Worlds that are drawn, as benchmarks: missing clips are made."""
+"""Base class of benchmarks that generate their clips."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .files import Clip as File
 from .questions import Question as Asked
 
 APART = 1_000_000
-"""How far the first clips of two seeds are apart."""
+"""Difference between the first clip seeds of consecutive benchmark seeds."""
 
 
 @dataclass(frozen=True)
 class Drawn(Benchmark):
-    """Videos drawn from seeds, and questions about them.
+    """A benchmark of videos generated from seeds, with questions about them.
 
     Attributes:
         count: number of clips.
@@ -38,14 +38,14 @@ class Drawn(Benchmark):
 
     @abstractmethod
     def make(self, first: int, folder: Path) -> Iterable[File]:
-        """Make or reuse the files of the clips that begin with a seed."""
+        """Make the clips with seeds from `seed` on, or reuse their files."""
 
     def asked(self, clip: File) -> Iterable[Asked]:
         """Return the questions about a clip."""
         return clip.questions
 
     def clips(self, seed: int, folder: Path) -> Sequence[Clip]:
-        """Clips of held-out scenes, different for each seed."""
+        """Return clips of held-out scenes, different for each seed."""
         try:
             made = self.make(HELD_OUT_SEED + seed * APART, folder)
         except (ValueError, OSError) as error:
@@ -65,10 +65,10 @@ class Drawn(Benchmark):
         ]
 
     def outline(self, seed: int, folder: Path) -> tuple[Clip, Sequence[int]]:
-        """Outline of the benchmark, from one clip: all have the same number of questions."""
+        """Outline the benchmark from one clip; all clips have the same number of questions."""
         [first] = replace(self, count=min(self.count, 1)).clips(seed, folder)
         return first, [len(first.questions)] * self.count
 
     def score(self, question: Question, answer: str) -> float:
-        """1 for the right words, ignoring case and a final stop."""
+        """Return 1 for the correct words, ignoring case and a final full stop, else 0."""
         return float(same_words(answer, question.expected))

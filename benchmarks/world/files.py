@@ -1,4 +1,4 @@
-"""Folders of clips: mp4 files and one index of their questions, made once and reused."""
+"""Folders of clips: mp4 files with one index of their questions, made once and reused."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kvpress_video.utils.files import atomic_write, check_target, make_folder
 from .questions import Question
 
 FPS = 2
-"""Video frames a second. Two video frames show the same moment and make one frame of the model, so one a second."""
+"""Video frames per second. Two video frames show the same moment and form one frame of the model, so one per second."""
 PATIENCE = 2.0
 """Seconds before a progress bar appears."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file and the questions about it; `frames` are the model's frames, half as many as the video's."""
+    """A video file and its questions; `frames` counts the model's frames, half as many as the video's."""
 
     path: Path
     camera: str
@@ -40,18 +40,18 @@ class Clip:
 
 @dataclass(frozen=True)
 class Index:
-    """The file of a folder that describes its clips.
+    """Index file of a folder of clips.
 
     Attributes:
-        file: its name.
-        version: of the generator; records of other versions are ignored.
+        file: name of the file.
+        version: version of the generator; records of other versions are ignored.
     """
 
     file: str
     version: int
 
     def read(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """Read the records by name of clip; none if the index is damaged or of another version."""
+        """Read the records by clip name; return none if the index is damaged or has another version."""
         with suppress(FileNotFoundError, ValueError, AttributeError, KeyError, RecursionError):
             index = json.loads((folder / self.file).read_text())
             if index.get("world") == self.version:
@@ -59,7 +59,7 @@ class Index:
         return {}
 
     def collect(self, wanted: Sequence[tuple[str, Callable[[Path], Clip]]], folder: Path) -> list[Clip]:
-        """Return the clips of these names; each that is missing or changed is made and written atomically."""
+        """Return the clips with these names; make missing and changed ones, and write them atomically."""
         folder = Path(folder)
         make_folder(folder)
         check_target(folder / self.file)
@@ -85,7 +85,7 @@ class Index:
         return clips
 
     def load(self, folder: Path) -> list[Clip]:
-        """Load the clips that `collect` put into `folder`.
+        """Load the clips that `collect` wrote to `folder`.
 
         Raises:
             FileNotFoundError: there is no index.
@@ -125,7 +125,7 @@ def _record(clip: Clip) -> dict[str, Any]:
 
 
 def _reusable(path: Path, record: dict[str, Any] | None) -> Clip | None:
-    """The clip at `path` if the index has it whole and its file is unchanged."""
+    """Return the clip at `path` if its record is complete and its file is unchanged, else None."""
     if record is None or not path.is_file():
         return None
     try:
@@ -140,7 +140,7 @@ def _reusable(path: Path, record: dict[str, Any] | None) -> Clip | None:
 def write_mp4(path: Path, frames: torch.Tensor, crf: int = 14) -> None:
     """Encode uint8 `frames` (N, 3, H, W): H.264 at a constant rate factor if the build has it, else MPEG-4.
 
-    Equal frames give equal files, which is why x264's macroblock tree is off.
+    x264's macroblock tree is off so that equal frames give equal files.
     """
     import av
 

@@ -1,4 +1,4 @@
-"""The bundled benchmark for lm-eval: documents and scores."""
+"""Documents and scores of the bundled benchmark for lm-eval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import BenchmarkError, unknown_name
 from ...sweep.benchmark import same_words
 
 CLIPS = "KVPRESS_VIDEO_CLIPS"
-"""The environment variable that says where clips are kept."""
+"""Environment variable with the folder of the clips."""
 _OPTIONS = ("clips", "clip_frames", "clip_seed", "clip_folder")
 
 
@@ -26,19 +26,19 @@ def load(
     clip_folder: str | Path | None = None,
     **others: Any,
 ) -> dict[str, Dataset]:
-    """Load the questions of one family about the clips of one camera; missing clips are made.
+    """Load the questions of one family about the clips of one camera, and make missing clips.
 
     Args:
-        family, camera: family of questions, and camera of clips.
+        family, camera: family of the questions, and camera of the clips.
         clips: number of clips, both cameras together.
         clip_frames: frames of each clip, as the model counts them.
         clip_seed: seed of the clips.
         clip_folder: folder of the clips; by default `$KVPRESS_VIDEO_CLIPS`, else a folder in the user's cache.
-        **others: ignored: lm-eval passes the metadata of all tasks, and the model's arguments.
+        **others: ignored; lm-eval passes the metadata of all tasks and the arguments of the model.
 
     Raises:
-        UnknownNameError: one of the others resembles an argument of this function.
-        BenchmarkError: clips cannot be made, or there are none of this camera.
+        UnknownNameError: one of the others looks like a misspelt argument of this function.
+        BenchmarkError: clips cannot be made, or none has this camera.
     """
     for name in others:
         if name.startswith("clip"):
@@ -69,7 +69,7 @@ def score(document: dict[str, str], answers: list[str]) -> dict[str, float]:
 
 
 def clips_folder() -> Path:
-    """Default folder of the clips."""
+    """Return the default folder of the clips."""
     named = os.environ.get(CLIPS)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(cache) / "kvpress-video" / "world"

@@ -14,7 +14,7 @@ FAMILIES = ("needle", "order", "count", "persistent", "place")
 """needle: attribute of a one-frame flash; order: first or last flash; count: how many flashes; persistent: attribute of
 an object that stays; place: where an object is in the last frame."""
 TIME = "time"
-"""The second of a flash, asked only of models whose processor writes the time of each frame."""
+"""Family of questions about the second of a flash, for models whose processor writes the time of each frame."""
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "flash colour": (
@@ -86,7 +86,7 @@ _FIRST = {kind: next(i for i, (k, _) in enumerate(_CHOICES) if k == kind) for ki
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a clip and its only right answer."""
+    """A question about a clip, with its only correct answer."""
 
     family: str
     text: str
@@ -97,7 +97,7 @@ class Question:
 class Asked:
     """Questions about B scenes, each `(B, Q)`: the template, the shape it names (0 if none), the answer.
 
-    An answer is an index into `ANSWERS`; from their end on, it is the frame of a flash.
+    An answer is an index into `ANSWERS`; larger values are frames of flashes, counted from the end of `ANSWERS`.
     """
 
     template: Tensor
@@ -105,7 +105,7 @@ class Asked:
     answer: Tensor
 
     def questions(self, scene: int) -> tuple[Question, ...]:
-        """The questions about one scene in plain English."""
+        """Return the questions about one scene in plain English."""
         rows = zip(self.template[scene].tolist(), self.shape[scene].tolist(), self.answer[scene].tolist(), strict=True)
         return tuple(
             Question(TEMPLATE_FAMILY[template], TEMPLATES[template].format(shape=SHAPES[shape]), _worded(answer))
@@ -113,13 +113,13 @@ class Asked:
         )
 
     def joined(self, other: Asked) -> Asked:
-        """These questions, then the others, about the same scenes."""
+        """Return these questions followed by the others, about the same scenes."""
         pairs = ((self.template, other.template), (self.shape, other.shape), (self.answer, other.answer))
         return Asked(*(torch.cat(pair, dim=1) for pair in pairs))
 
 
 def _worded(answer: int) -> str:
-    """The answer in plain English; a clip's frames are a second apart."""
+    """Return the answer in plain English; frames of a clip are a second apart."""
     return ANSWERS[answer] if answer < len(ANSWERS) else str(answer - len(ANSWERS))
 
 
@@ -155,7 +155,7 @@ def ask(scenes: Scenes, generator: torch.Generator) -> Asked:
 
 
 def ask_when(scenes: Scenes, generator: torch.Generator, questions: int = 1) -> Asked:
-    """Ask when some of the flashes of each scene were; the same more than once if there are not as many."""
+    """Ask when some flashes of each scene occurred, with repetitions if there are too few."""
     count, device = len(scenes.moving), scenes.moving.device
     first = torch.randint(60, (count, 1), generator=generator, device=device)
     flash = (first + torch.arange(questions, device=device)) % scenes.flash_count[:, None]

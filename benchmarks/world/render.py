@@ -1,4 +1,4 @@
-"""Scenes to pixels, whole batches at a time, on any device."""
+"""Render batches of scenes on any device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RIM_COLOUR = 20.0
 MARK = 5
 """Side of one viewfinder mark in pixels."""
 MARKS = ((20, 20, 20), (230, 60, 60), (60, 230, 60), (235, 235, 235))
-"""Colours of the viewfinder marks for row (left mark of a cell) and column (right mark) 0 … 3."""
+"""Colours of the viewfinder marks for rows (left mark of a cell) and columns (right mark) 0 … 3."""
 
 
 def render(scenes: Scenes, noise: float, generator: torch.Generator) -> Tensor:
@@ -44,21 +44,21 @@ def render_clean(scenes: Scenes) -> Tensor:
 
 
 def _pixels(device: torch.device) -> Tensor:
-    """Pixel centres of the view, `(SIDE, SIDE, 2)` as (x, y)."""
+    """Return the pixel centres of the view, `(SIDE, SIDE, 2)`, as (x, y)."""
     axis = torch.arange(SIDE, device=device) + 0.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y], dim=-1)
 
 
 def _scene_coordinates(scenes: Scenes, view: Tensor) -> Tensor:
-    """The scene point under each pixel, `(B, T, SIDE, SIDE, 2)`, in 0 … SIDE."""
+    """Return the scene point at each pixel, `(B, T, SIDE, SIDE, 2)`, in 0 … SIDE."""
     middle = SIDE / 2
     zoom = scenes.zoom[:, :, None, None, None]
     return ((view - middle) / zoom + middle + scenes.offset[:, :, None, None]).remainder(SIDE)
 
 
 def _backdrop(scenes: Scenes) -> Tensor:
-    """The scene without objects, `(B, 3, SIDE, SIDE)`: coloured waves, and one high-contrast poster."""
+    """Render the scene without objects, `(B, 3, SIDE, SIDE)`: coloured waves, and one high-contrast poster."""
     pixels = _pixels(scenes.offset.device) / SIDE * (2 * torch.pi)
     angle = torch.einsum("yxc,bwc->bwyx", pixels, scenes.wave_number.float()) + scenes.wave_phase[:, :, None, None]
     waves = torch.einsum("bwyx,bwc->bcyx", torch.cos(angle), scenes.wave_colour)
@@ -90,7 +90,7 @@ def _stamp(image: Tensor, away: Tensor, shape: Tensor, colour: Tensor) -> Tensor
 
 
 def _at_frame(moments: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """The event of each frame: its index `(B, T)`, and whether there is one `(B, T)`."""
+    """Return the index of the event in each frame, `(B, T)`, and whether there is one, `(B, T)`."""
     match = moments[:, None] == torch.arange(frames, device=moments.device)[None, :, None]
     return match.int().argmax(-1), match.any(-1)
 
@@ -116,7 +116,7 @@ def _glare(image: Tensor, scenes: Scenes, view: Tensor) -> Tensor:
 
 @cache
 def viewfinder(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The viewfinder: marks in the lower corners of each cell tell row and column; picture (3, S, S), mask (S, S)."""
+    """Draw the viewfinder (3, S, S) and its mask (S, S): marks in the lower corners of each cell encode its place."""
     colours = torch.tensor(MARKS, dtype=torch.float32, device=device)
     picture = torch.zeros(3, CELLS, CELL, CELLS, CELL, device=device)
     mask = torch.zeros(CELL, CELL, dtype=torch.bool, device=device)

@@ -1,4 +1,4 @@
-"""Scenes: sprites that stay, one that hops, shapes that flash, and a camera.
+"""Scenes: two static sprites, one that hops, shapes that flash, and a camera.
 
 The scene is a torus of 4 × 4 cells exactly as large as the view, so that a panning camera never loses an object. A
 *place* is a cell of the view. All positions are pixels, (x, y), of the scene or, where noted, of the view.
@@ -19,11 +19,11 @@ CELL = 28
 SIDE = CELLS * CELL
 """Side of the square view in pixels: 4 × 4 merged visual tokens of 28 pixels."""
 STAYING = 2
-"""Sprites that stay where they are for the whole clip; the sprite after them is the mover."""
+"""Number of static sprites; the sprite after them is the mover."""
 STOPS = 4
-"""Cells the mover hops between."""
+"""Number of cells that the mover hops between."""
 FLASHES = (2, 5)
-"""Fewest and most flashes in a clip (no more than it has frames)."""
+"""Minimum and maximum number of flashes in a clip (at most one per frame)."""
 GLARES = 3
 WAVES = 8
 
@@ -32,7 +32,7 @@ WAVES = 8
 class Scenes:
     """A batch of B scenes of T frames, as tensors on one device; the last sprite is the mover."""
 
-    moving: Tensor  # (B,) bool: does the camera move
+    moving: Tensor  # (B,) bool: whether the camera moves
     offset: Tensor  # (B, T, 2) pixels: the scene point seen at the view's origin, at zoom 1
     zoom: Tensor  # (B, T): at least 1, exactly 1 in the last frame
     gain: Tensor  # (B, T): brightness
@@ -41,7 +41,7 @@ class Scenes:
     sprite_radius: Tensor  # (B, 3) pixels
     sprite_at: Tensor  # (B, T, 3, 2) pixels of the scene
     flash_count: Tensor  # (B,)
-    flash_frame: Tensor  # (B, 5) ascending; T where there is no such flash
+    flash_frame: Tensor  # (B, 5) ascending; T for an absent flash
     flash_shape: Tensor  # (B, 5)
     flash_colour: Tensor  # (B, 5)
     flash_cell: Tensor  # (B, 5) cell of the view, row-major
@@ -60,33 +60,33 @@ class Scenes:
         return self.offset.shape[1]
 
     def sprite_in_view(self) -> Tensor:
-        """Centres of the sprites in the view, `(B, T, 3, 2)` pixels."""
+        """Return the centres of the sprites in the view, `(B, T, 3, 2)`, in pixels."""
         return in_view(self.sprite_at, self.offset[:, :, None], self.zoom[:, :, None, None])
 
     def sprite_cell(self) -> Tensor:
-        """Cells of the view the sprites are in, `(B, T, 3)`, row-major."""
+        """Return the cells of the view that contain the sprites, `(B, T, 3)`, row-major."""
         return cell_of(self.sprite_in_view())
 
 
 def in_view(at: Tensor, offset: Tensor, zoom: Tensor) -> Tensor:
-    """Position in the view, in pixels, of the scene point `at`; arguments broadcast."""
+    """Return the position in the view, in pixels, of the scene point `at`; arguments broadcast."""
     middle = SIDE / 2
     return ((at - offset).remainder(SIDE) - middle) * zoom + middle
 
 
 def cell_of(at: Tensor) -> Tensor:
-    """The cell, row-major, of points of the view `(..., 2)`."""
+    """Return the row-major cells of points of the view `(..., 2)`."""
     column, row = (at / CELL).floor().long().clamp(0, CELLS - 1).unbind(-1)
     return row * CELLS + column
 
 
 def centre_of(cell: Tensor) -> Tensor:
-    """The centre `(..., 2)` in pixels of cells `(...)`."""
+    """Return the centres `(..., 2)`, in pixels, of cells `(...)`."""
     return torch.stack([cell % CELLS, cell // CELLS], dim=-1) * CELL + CELL / 2
 
 
 class Dice:
-    """Random tensors from one generator, on its device."""
+    """Draws random tensors from one generator, on its device."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -96,18 +96,18 @@ class Dice:
         return torch.rand(shape, generator=self.generator, device=self.device) * (high - low) + low
 
     def integer(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from low to high, both included."""
+        """Draw integers from low to high, both inclusive."""
         return torch.randint(low, high + 1, shape, generator=self.generator, device=self.device)
 
     def order(self, length: int, *shape: int) -> Tensor:
-        """Permutations of range(length) along a new last dimension."""
+        """Draw permutations of range(length) along a new last dimension."""
         return self.uniform(0, 1, *shape, length).argsort(-1)
 
 
 def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flashing: int | None = None) -> Scenes:
     """Draw one scene of `frames` frames for each element of `moving` (B,) bool, on the generator's device.
 
-    Shapes flash within the first `flashing` frames only, or in any when that is None.
+    Shapes flash within the first `flashing` frames only, or in any frame if it is None.
     """
     dice = Dice(generator)
     count = moving.shape[0]
@@ -155,7 +155,7 @@ def sample_scenes(moving: Tensor, frames: int, generator: torch.Generator, flash
 
 
 def camera_path(dice: Dice, moving: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Offset `(B, T, 2)` and zoom `(B, T)`: drift, sway and shake that end where a still camera stands."""
+    """Draw offsets `(B, T, 2)` and zoom `(B, T)`: drift, sway and shake that end at the position of a still camera."""
     count = moving.shape[0]
     left = torch.arange(frames - 1, -1, -1, device=dice.device)[None, :, None]
     speed = dice.uniform(1.0, 3.0, count, 1, 2) * (dice.integer(0, 1, count, 1, 2) * 2 - 1)
@@ -170,7 +170,7 @@ def camera_path(dice: Dice, moving: Tensor, frames: int) -> tuple[Tensor, Tensor
 
 
 def swing(dice: Dice, count: int, frames: int, shortest: float, longest: float) -> Tensor:
-    """Angles `(count, frames)` that turn once in `shortest` … `longest` frames."""
+    """Draw angles `(count, frames)` that complete a turn in `shortest` … `longest` frames."""
     time = torch.arange(frames, device=dice.device)[None]
     turn = 2 * math.pi / dice.uniform(shortest, longest, count, 1)
     return turn * time + dice.uniform(0, 2 * math.pi, count, 1)

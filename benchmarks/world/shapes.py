@@ -32,7 +32,7 @@ RIM = 0.16
 
 
 def _inside(shape: str, x: Tensor, y: Tensor) -> Tensor:
-    """Whether points `(x, y)` (radius 1, y down) lie in the shape: bool of the points' shape."""
+    """Return whether points `(x, y)` (radius 1, y down) are inside the shape, bool."""
     r = torch.hypot(x, y)
     angle = torch.atan2(x, -y)
     match shape:
@@ -64,7 +64,7 @@ def _inside(shape: str, x: Tensor, y: Tensor) -> Tensor:
 
 @cache
 def atlas(device: torch.device) -> Tensor:
-    """Masks of all shapes, `(shapes · ATLAS · ATLAS, 2)`, 0 … 1: what rimmed shape and fill cover of a sample."""
+    """Return the masks of all shapes, `(shapes · ATLAS · ATLAS, 2)`, 0 … 1: coverage with and without the rim."""
     fine = ATLAS * 4
     axis = ((torch.arange(fine, dtype=torch.float64) + 0.5) / fine * 2 - 1) * REACH
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -77,5 +77,5 @@ def atlas(device: torch.device) -> Tensor:
 
 @cache
 def palette(device: torch.device) -> Tensor:
-    """RGB of each colour, `(colours, 3)` in 0…255."""
+    """Return the RGB values of the colours, `(colours, 3)` in 0…255."""
     return torch.tensor(list(COLOURS.values()), dtype=torch.float32, device=device)

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: of the command line; those of this process by default, which then ends with the command.
+        arguments: command-line arguments; by default those of this process, which then ends with the command.
 
     Returns:
         The exit code: 0 for success, 1 if a cell of a sweep failed or a comparison is red, 2 for an error, 130 after

@@ -18,7 +18,7 @@ _MOST = 2**31
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers of at least `least`, for an option."""
+    """Return an option type that reads whole numbers of at least `least`."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text[:20]) < _MOST):
@@ -29,7 +29,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def probability(text: str) -> float:
-    """Read a number between 0 and 1, for an option."""
+    """Read a number between 0 and 1 (an option type)."""
     try:
         value = float(text)
     except ValueError:
@@ -40,7 +40,7 @@ def probability(text: str) -> float:
 
 
 def model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
-    """Add the options that choose a model and how to load it; the model may be an argument without a name."""
+    """Add the options that choose and load a model; optionally, the model is a positional argument."""
     what: dict[str, Any] = {"metavar": "PATH", "help": "folder or hub name (default: the bundled model)"}
     if positional:
         parser.add_argument("model", nargs="?", **what)
@@ -99,7 +99,7 @@ def quiet() -> None:
 
 
 def progress(transient: bool = False) -> Progress:
-    """Make a progress bar on stderr; there is none where stderr is not a terminal.
+    """Create a progress bar on stderr, which is hidden if stderr is not a terminal.
 
     Args:
         transient: whether it disappears at the end.
@@ -129,7 +129,7 @@ def progress(transient: bool = False) -> Progress:
 def progress_steps(first: str, transient: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar, and yield a function that updates it.
 
-    The function takes the current step, and how many parts of it are done, of how many (0 if unknown).
+    The function takes the current step, the number of finished parts, and the total (0 if unknown).
 
     Args:
         first: the first step.
@@ -145,7 +145,7 @@ def progress_steps(first: str, transient: bool = False) -> Iterator[Callable[[st
 
 
 def terminal_width() -> int:
-    """Return the columns of stdout, 80 where it is not a terminal."""
+    """Return the number of columns of stdout; 80 if it is not a terminal."""
     from rich.console import Console
 
     return Console().width
@@ -155,7 +155,7 @@ def print_tables(tables: Iterable[RenderableType], notes: Iterable[str], fit: bo
     """Print tables on stdout, each at its natural width, and notes below them.
 
     Args:
-        tables: to print.
+        tables: tables to print.
         notes: lines below the last table.
         fit: whether to break lines of columns that allow it, so that tables fit the terminal.
     """

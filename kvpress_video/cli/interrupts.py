@@ -17,14 +17,14 @@ MESSAGE = "kvpress-video: interrupted"
 
 
 def replaceable() -> bool:
-    """Whether Ctrl-C raises KeyboardInterrupt here: in the main thread, where no one handles or ignores it."""
+    """Return whether Ctrl-C raises KeyboardInterrupt: in the main thread, with the default signal handler."""
     main = threading.current_thread() is threading.main_thread()
     return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """End the process on Ctrl-C inside a block that only imports, where an exception might be lost or changed."""
+    """End the process on Ctrl-C inside a block of imports, in which an exception might be lost or changed."""
     if not replaceable():
         yield
         return
@@ -36,16 +36,16 @@ def ending_at_once() -> Iterator[None]:
 
 
 def end(number: int = 0, frame: FrameType | None = None) -> NoReturn:
-    """End the process as an interrupted one, without any clean-up."""
+    """End the process as if interrupted, without clean-up."""
     os.write(2, f"{MESSAGE}\n".encode())
     os._exit(INTERRUPTED)
 
 
 class Interrupts:
-    """Remembers Ctrl-C while a command runs, and raises it again where it was raised in vain.
+    """Records Ctrl-C while a command runs, and raises it again if it was swallowed.
 
     Attributes:
-        received: whether there was one.
+        received: whether Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def _again(self, unraisable: Any) -> None:
-        """Raise a Ctrl-C again that hit a destructor or a callback, which cannot raise."""
+        """Raise a Ctrl-C again that arrived in a destructor or a callback, which cannot raise."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             # A signal, since `interrupt_main` would wait for the end of a call that blocks.
             again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))

@@ -9,7 +9,7 @@ from .parsers import Commands
 
 
 def add(commands: Commands) -> None:
-    """Add the command. All its arguments are lm-eval's, so no prefix character marks an option here."""
+    """Add the command. All arguments are passed to lm-eval, so no prefix character marks an option here."""
     lm_eval = commands.add_parser(
         "lm-eval", help="run lm-evaluation-harness with the model kvpress-video", add_help=False, prefix_chars="\0"
     )

@@ -10,7 +10,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Wraps text paragraph by paragraph, and leaves indented ones, which are examples, as they are."""
+    """Wraps text by paragraph, and leaves indented paragraphs (examples) unchanged."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         filled = [
@@ -26,12 +26,12 @@ def add_command(
     """Add the parser of a command.
 
     Args:
-        commands: to add it to.
-        name: of the command.
+        commands: commands to add it to.
+        name: name of the command.
         help: one line for the list of commands.
         description: description of the command, in one or more paragraphs.
         examples: calls of it, without `kvpress-video`.
-        note: what else the help should say, after the examples.
+        note: text after the examples.
         **how: further arguments of `ArgumentParser`.
     """
     calls = "\n".join(f"  kvpress-video {name} {example}".rstrip() for example in examples)
@@ -46,7 +46,7 @@ def wide_option(parser: argparse._ActionsContainer, rest: str) -> None:
     """Add `--wide`, which shows all columns of a table.
 
     Args:
-        parser: to add it to.
+        parser: parser to add it to.
         rest: the additional columns.
     """
     parser.add_argument("--wide", action="store_true", help=f"show {rest} too, regardless of the terminal's width")

@@ -16,10 +16,9 @@ GROUP = "kvpress_video.commands"
 
 
 def add_installed(commands: Commands) -> None:
-    """Add the commands of installed packages; those that cannot be loaded raise an error when they are called.
+    """Add the commands of installed packages. Commands that cannot be loaded raise an error when called.
 
-    A name that is taken stands for the command that has it, the package's own or that of the package first in the
-    alphabet.
+    Built-in names take precedence, then the alphabetically first package.
     """
     for point in sorted(
         entry_points(group=GROUP), key=lambda point: (not is_own(point), point.name, package_of(point))

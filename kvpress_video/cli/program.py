@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: of the command line; those of this process by default.
+        arguments: command-line arguments; those of this process by default.
 
     Returns:
         The exit code.
@@ -77,7 +77,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _described(error: Exception) -> str | None:
-    """Describe an error that the user can do something about; None for any other."""
+    """Describe an error that the user can act on; return None for any other."""
     if isinstance(error, (KVPressVideoError, OSError)):
         return str(error)
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -87,7 +87,7 @@ def _described(error: Exception) -> str | None:
 
 
 def _prepare_output() -> None:
-    """Write what the terminal's encoding lacks with escapes, and nowhere what goes to a closed stream."""
+    """Escape characters that the terminal cannot encode, and discard output to closed streams."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -97,7 +97,7 @@ def _prepare_output() -> None:
 
 
 def _end_output() -> None:
-    """Drop what cannot be written to stdout, so that the interpreter does not try again at its end."""
+    """Discard output that stdout cannot take, so that the interpreter does not retry at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -32,22 +32,26 @@ def add(commands: Commands) -> None:
         "--chunk",
         type=whole_number(1),
         metavar="TOKENS",
-        help="visual tokens that a completion's prompt is read in at a time (default: a third of the budget)",
+        help="visual tokens of a completion's prompt to prefill at a time (default: a third of the budget)",
     )
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; others need keys (default: %(default)s)"
+        "--host", default="127.0.0.1", help="address to listen on; any but loopback needs keys (default: %(default)s)"
     )
     serve.add_argument("--port", type=whole_number(0), default=8000, help="port to listen on (default: %(default)s)")
     serve.add_argument(
-        "--memory", metavar="SIZE", help="weights, caches and media: 20GiB (default: half of what is free)"
+        "--memory",
+        metavar="SIZE",
+        help="memory for weights, caches and media, such as 20GiB (default: weights and half of the free memory)",
     )
-    serve.add_argument("--api-key-file", type=Path, metavar="FILE", help="API keys that clients need, one a line")
+    serve.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="file with the API keys of clients, one per line"
+    )
     serve.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="host to fetch media from although its address is private; may be repeated",
+        help="host with a private address to fetch media from; repeatable",
     )
     serve.add_argument(
         "--allow-folder",
@@ -55,7 +59,7 @@ def add(commands: Commands) -> None:
         default=[],
         type=Path,
         metavar="FOLDER",
-        help="folder whose files may be read by path; may be repeated",
+        help="folder whose files may be read by path; repeatable",
     )
     serve.add_argument(
         "--allow-source",
@@ -65,40 +69,48 @@ def add(commands: Commands) -> None:
         help="host that sessions may read live streams from, RTSP or HLS; may be repeated",
     )
     serve.add_argument(
-        "--sessions", type=Path, metavar="FOLDER", help="keep sessions here, for the next server of this folder"
+        "--sessions", type=Path, metavar="FOLDER", help="folder to save sessions in, for the next server that uses it"
     )
     serve.add_argument(
         "--save-every",
         type=whole_number(1),
         metavar="SECONDS",
-        help="write changed sessions to their folder so often; a crash loses what came later (default: 30)",
+        help="seconds between saves of changed sessions; a crash loses later frames and turns (default: 30)",
     )
     serve.add_argument(
         "--idle",
         type=whole_number(1),
         default=60,
         metavar="SECONDS",
-        help="detach sessions to disk that were not used for so long (default: %(default)s)",
+        help="seconds after which an unused session is detached to disk (default: %(default)s)",
     )
     serve.add_argument(
-        "--queue", type=whole_number(0), default=64, metavar="N", help="requests that wait (default: %(default)s)"
+        "--queue",
+        type=whole_number(0),
+        default=64,
+        metavar="N",
+        help="maximum number of waiting requests (default: %(default)s)",
     )
     serve.add_argument(
         "--batch",
         type=whole_number(1),
         default=8,
         metavar="N",
-        help="questions decoded together (default: %(default)s)",
+        help="maximum number of answers decoded together (default: %(default)s)",
     )
     serve.add_argument(
-        "--max-tokens", type=whole_number(1), default=1024, metavar="N", help="longest answer (default: %(default)s)"
+        "--max-tokens",
+        type=whole_number(1),
+        default=1024,
+        metavar="N",
+        help="maximum length of an answer (default: %(default)s)",
     )
     serve.add_argument(
         "--session-text",
         type=whole_number(64),
         default=2048,
         metavar="N",
-        help="text entries that a session may hold (default: %(default)s)",
+        help="maximum number of text entries of a session (default: %(default)s)",
     )
 
 

@@ -155,7 +155,7 @@ def _grid(options: argparse.Namespace) -> Grid:
 
 
 def _power(grid: Grid, options: argparse.Namespace) -> int:
-    """Print how many videos a difference needs, after a pilot where the folder holds no sweep."""
+    """Print how many videos a difference needs, after a pilot if the folder holds no sweep."""
     if options.resume or not _has_store(options):
         swept = _run(grid, options, options.pilot)
         if swept.interrupted:

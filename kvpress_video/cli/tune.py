@@ -41,10 +41,18 @@ def add(commands: Commands) -> None:
         help="rounds: the first tries defaults and presets of every method, later ones settings (default: %(default)s)",
     )
     search.add_argument(
-        "--candidates", type=whole_number(3), default=27, metavar="N", help="per later round (default: %(default)s)"
+        "--candidates",
+        type=whole_number(3),
+        default=27,
+        metavar="N",
+        help="number of candidates per later round (default: %(default)s)",
     )
     search.add_argument(
-        "--held-out", type=probability, default=1 / 3, metavar="FRACTION", help="of videos to hold out (default: 1/3)"
+        "--held-out",
+        type=probability,
+        default=1 / 3,
+        metavar="FRACTION",
+        help="fraction of videos to hold out (default: 1/3)",
     )
     setup = tune.add_argument_group("setup, as in a sweep")
     for name in ("stage", "prefill", "positions", "labels", "device"):

@@ -85,7 +85,7 @@ def difference(one: Fingerprint, other: Fingerprint) -> str | None:
     if one["dtype"] != other["dtype"]:
         return f"in {one['dtype']}, not {other['dtype']}"
     if one["share"] != other["share"]:
-        return f"shared out as {one['share']}, not {other['share']}"
+        return f"distributed as {one['share']}, not {other['share']}"
     for name in sorted(one["config"].keys() & other["config"].keys()):
         if (ones := one["config"][name]) != (others := other["config"][name]):
             return f"with {name}={ones!s:.80}, not {others!s:.80}"

@@ -18,7 +18,7 @@ WIDTH = 4.85
 
 
 def panels(summary: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
-    """Split rows by model, benchmark and group; titles name the group, and model or benchmark where they differ."""
+    """Split rows by model, benchmark and group; titles name the group, and model or benchmark if they differ."""
     keys = [(row.model, row.benchmark, row.group) for row in summary]
     in_title = [len({key[part] for key in keys}) > 1 for part in range(2)] + [True]
     found: dict[str, list[SummaryRow]] = {}
@@ -29,7 +29,7 @@ def panels(summary: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
 
 
 def make_figure(count: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    """Make a figure of `count` panels, each `width` × `height` inches; an empty one states that it is."""
+    """Create a figure of `count` panels, each `width` × `height` inches; an empty figure says so."""
     from matplotlib.figure import Figure
 
     columns = min(columns, max(count, 1))
@@ -48,8 +48,8 @@ def accuracy_axis(axes: Axes, headroom: float = 0.02) -> None:
     """Set the accuracy axis from 0 to 1, so that no interval is cut and no difference looks larger than it is.
 
     Args:
-        axes: of the panel.
-        headroom: space above for markers and labels.
+        axes: axes of the panel.
+        headroom: space above 1 for markers and labels.
     """
     axes.set_ylim(-0.01, 1 + headroom)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])

@@ -33,11 +33,11 @@ _MERGED_TICKS = 0.12
 def draw_curves(summary: Sequence[SummaryRow], file: str | Path) -> Path:
     """Draw accuracy against budget with intervals, one panel per model, benchmark and group.
 
-    Budgets of all units are placed by the fraction of visual entries that they kept, and labelled as asked for. Lines
-    join ratios with ratios, where a video is compressed once, and the others, where it is compressed in chunks.
+    Budgets of all units are placed by the fraction of visual entries that they kept, and labelled as requested. Lines
+    connect ratios, which compress a video once, separately from other budgets, which compress it in chunks.
 
     Args:
-        summary: of a sweep.
+        summary: summary of a sweep.
         file: `.svg`, `.png` or `.pdf`.
 
     Raises:
@@ -50,8 +50,8 @@ def curves(summary: Sequence[SummaryRow], styles: Mapping[str, Style] | None = N
     """Make the figure that `draw_curves` writes.
 
     Args:
-        summary: of a sweep.
-        styles: of each method; assigned in order by default.
+        summary: summary of a sweep.
+        styles: style of each method; assigned in order by default.
     """
     styles = styles or assign_styles(row.method for row in summary)
     found = panels(finished(summary))
@@ -87,7 +87,7 @@ def _panel(axes: Axes, summary: Sequence[SummaryRow], styles: Mapping[str, Style
 
 
 def _is_ratio(row: SummaryRow) -> bool:
-    """Whether the budget is a ratio: the video is compressed once then, otherwise chunk by chunk."""
+    """Return whether the budget is a ratio, with which the video is compressed once rather than in chunks."""
     return Budget.parse(row.budget).unit == "ratio"
 
 
@@ -148,7 +148,7 @@ def _labels(
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
     """Move descending places between 0 and 1 apart until neighbours are at least `gap` apart.
 
-    Where that does not fit, all gaps are equal and as large as possible.
+    If that does not fit, all gaps are equal and as large as possible.
     """
     gap = min(gap, 1 / max(1, len(wanted) - 1))
     places: list[float] = []

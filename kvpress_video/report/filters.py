@@ -1,4 +1,4 @@
-"""How the report page writes numbers: the filters of its template."""
+"""Template filters that format the numbers of the report page."""
 
 from __future__ import annotations
 

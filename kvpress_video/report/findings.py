@@ -39,7 +39,7 @@ class Findings:
     """The contents of a sweep's store, summarised.
 
     Attributes:
-        folder: of the sweep.
+        folder: folder of the sweep.
         cells, rows, failures, plan: as in the store.
         summary: one row per method, budget and group.
     """
@@ -56,7 +56,7 @@ class Findings:
         """Read and summarise a store.
 
         Args:
-            folder: of the sweep.
+            folder: folder of the sweep.
             against: the method to compare all others with.
 
         Raises:
@@ -83,13 +83,14 @@ class Findings:
         """Write the report.
 
         Args:
-            file: to write; by default `report.html` in the sweep's folder.
-            title: of the page.
-            overlay_clips: clips of each group whose retained patches are drawn; they are compressed again.
-            device: of models that name none.
-            progress: called with the current step, and how many parts of it are done, of how many (0 if unknown).
+            file: file to write; by default `report.html` in the sweep's folder.
+            title: title of the page.
+            overlay_clips: number of clips of each group to draw retained patches of; they are compressed again.
+            device: device of models that name none.
+            progress: called with the current step, the number of finished parts, and the total (0 if unknown).
 
-        A model, benchmark, clip or method that is gone costs its overlays only: the page and a warning say so.
+        If a model, benchmark, clip or method is no longer available, only its overlays are missing; the page and a
+        warning report this.
         """
         progress("comparing", 0, 0)
         against_best = compare_with_best(self.summary, self.rows, self.cells)
@@ -117,7 +118,7 @@ def facts(rows: Sequence[Row], plan: Mapping[str, Any]) -> dict[str, Any]:
     """Collect the provenance of the figures: device, versions, settings.
 
     Args:
-        rows, plan: of the sweep.
+        rows, plan: those of the sweep.
     """
     columns = [row.measured.as_dict() for row in rows]
     found: dict[str, Any] = {
@@ -139,7 +140,7 @@ def best_methods(summary: Sequence[SummaryRow], most: int = _OVERLAY_METHODS) ->
     """Return the most accurate methods at the budget closest to a tenth of the cache, and that budget.
 
     Args:
-        summary: of one model on one benchmark.
+        summary: summary of one model on one benchmark.
         most: maximum number of methods.
     """
     budget = nearest_budget(budgets_of(summary))
@@ -160,13 +161,13 @@ def overlays(
     """Compress some clips of a sweep again and record which patches the best methods keep.
 
     Args:
-        summary, cells: of the sweep.
-        folder: of the sweep.
+        summary, cells: summary and cells of the sweep.
+        folder: folder of the sweep.
         count: clips of each group, for each model and benchmark.
-        device: of models that name none.
-        done: called with the compressions done, of how many.
-        missing: called with what cannot be drawn and why, where a benchmark, model, clip or method cannot be loaded or
-            does not work any more.
+        device: device of models that name none.
+        done: called with the number of finished compressions and the total.
+        missing: called with a description and the reason, if a benchmark, model, clip or method can no longer be loaded
+            or used.
     """
     jobs = []
     for (model, benchmark), seed in _suites(cells).items():
@@ -196,7 +197,7 @@ def overlays(
 
 @contextmanager
 def _missing(subject: str, report: Callable[[str], None]) -> Iterator[None]:
-    """Report an error inside the block as patches that cannot be drawn."""
+    """Report an error inside the block as missing patches."""
     try:
         yield
     except (KVPressVideoError, torch.OutOfMemoryError) as error:

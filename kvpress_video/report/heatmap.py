@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..sweep.stats.summary import SummaryRow
 
 _LONG_NAME = 10
-"""Characters of a task's name beyond which all names are slanted."""
+"""Length of a task name above which all names are slanted."""
 _DARK_FIELD = 0.55
 """Accuracy above which a field is dark enough for white digits."""
 
@@ -31,7 +31,7 @@ def draw_heatmap(summary: Sequence[SummaryRow], file: str | Path) -> Path:
     """Draw methods × tasks: a row of panels per budget, a panel per model, benchmark and group, best method on top.
 
     Args:
-        summary: of a sweep.
+        summary: summary of a sweep.
         file: `.svg`, `.png` or `.pdf`.
 
     Raises:
@@ -91,11 +91,11 @@ def draw_fields(
     """Draw accuracies as coloured fields with their numbers, the first row at the bottom.
 
     Args:
-        axes: to draw in.
-        table: accuracies, (rows, columns); nan where there is none.
-        columns, rows: their names.
-        angle: of the columns' names.
-        write: writes an accuracy.
+        axes: axes to draw in.
+        table: accuracies, (rows, columns); nan if missing.
+        columns, rows: names of the columns and rows.
+        angle: angle of the column names.
+        write: formats an accuracy.
         text: settings of the numbers.
     """
     axes.pcolormesh(table, cmap="YlGnBu", vmin=0, vmax=1, edgecolors=GRID, linewidth=0.5)

@@ -31,10 +31,10 @@ class Card:
     """The card of one budget at the top of a section.
 
     Attributes:
-        budget: as asked.
+        budget: budget as requested.
         ratio: mean fraction of visual entries kept.
-        headline: whether the section's first sentence is about it.
-        rankings: of the groups in which a method finished.
+        headline: whether the first sentence of the section is about this card.
+        rankings: rankings of the groups in which a method finished.
     """
 
     budget: str
@@ -44,7 +44,7 @@ class Card:
 
     @property
     def outcomes(self) -> dict[tuple[str, ...], list[Ranking]]:
-        """The rankings by their best methods, several where they tie."""
+        """The rankings by their best methods, several if they tie."""
         found: dict[tuple[str, ...], list[Ranking]] = {}
         for ranking in self.rankings:
             found.setdefault(ranking.tied, []).append(ranking)
@@ -52,7 +52,7 @@ class Card:
 
     @property
     def full_caches(self) -> list[SummaryRow]:
-        """The full cache of each group, where it was run."""
+        """The full cache of each group, if it was run."""
         return [ranking.full for ranking in self.rankings if ranking.full]
 
 
@@ -63,14 +63,14 @@ class Section:
     Attributes:
         model, benchmark: as in the cells.
         cards: one per budget, largest first.
-        groups: of clips, in order.
-        tasks: in order, without `overall`; empty where there is only one.
-        styles: of the compressing methods.
-        rows: of the summary.
+        groups: groups of clips, in order.
+        tasks: tasks in order, without `overall`; empty if there is only one.
+        styles: styles of the compressing methods.
+        rows: rows of the summary.
         curves: one figure per group.
         pareto: two figures per group.
         heatmaps: one figure per group, by budget.
-        open_budget: the budget whose heatmaps are unfolded at first.
+        open_budget: budget whose heatmaps are initially unfolded.
     """
 
     model: str
@@ -92,12 +92,12 @@ class Section:
 
     @property
     def questions(self) -> int:
-        """The most questions that any row answered, summed over groups."""
+        """Maximum number of questions that any row answered, summed over groups."""
         return self._most("questions")
 
     @property
     def clips(self) -> int:
-        """The most clips that any row covers, summed over groups."""
+        """Maximum number of clips that any row covers, summed over groups."""
         return self._most("clips")
 
     def _most(self, attribute: str) -> int:
@@ -120,13 +120,13 @@ def write_report(
 
     Args:
         folder_or_file: a file with the suffix `.html` or `.htm`, or a folder for `report.html`.
-        summary: of the sweep.
-        title: of the page.
+        summary: summary of the sweep.
+        title: title of the page.
         facts: provenance: versions, device, settings.
-        failures: of the sweep.
-        overlays: to show.
+        failures: failures of the sweep.
+        overlays: overlays to show.
         missing_overlays: sentences about those that could not be drawn.
-        against_best: from `compare_with_best`; with them the page marks ties.
+        against_best: result of `compare_with_best`, with which the page marks ties.
 
     Returns:
         The file.
@@ -157,7 +157,7 @@ def write_overlay(overlay: Overlay, file: str | Path) -> Path:
     """Write an overlay atomically, as a figure or a separate page.
 
     Args:
-        overlay: from `look`.
+        overlay: result of `look`.
         file: `.png`, `.svg` or `.pdf`; or `.html` for a page.
 
     Raises:

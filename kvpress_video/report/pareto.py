@@ -29,10 +29,10 @@ class Cost(NamedTuple):
     """A cost that accuracy is drawn against.
 
     Attributes:
-        title: of the panel.
-        name: of the axis.
-        of: reads the cost of a row.
-        format: writes it.
+        title: title of the panel.
+        name: name of the axis.
+        of: returns the cost of a row.
+        format: formats a cost.
     """
 
     title: str
@@ -56,7 +56,7 @@ def draw_pareto(summary: Sequence[SummaryRow], file: str | Path) -> Path:
     Points on the Pareto front are numbered, the others dimmed.
 
     Args:
-        summary: of a sweep.
+        summary: summary of a sweep.
         file: `.svg`, `.png` or `.pdf`.
 
     Raises:
@@ -71,8 +71,8 @@ def pareto(
     """Make the figure that `draw_pareto` writes.
 
     Args:
-        summary: of a sweep.
-        styles: of each method; assigned in order by default.
+        summary: summary of a sweep.
+        styles: style of each method; assigned in order by default.
         costs: one column of panels each.
     """
     styles = styles or assign_styles(row.method for row in summary)

@@ -29,9 +29,9 @@ class Ranking:
         best: the row with the highest accuracy; of equal ones the one with the fewest bytes, then the one whose method
             is the most accurate over all budgets.
         second: the next best, if there is one.
-        gap: best minus second on the same questions, where they were compared.
+        gap: best minus second on the same questions, if they were compared.
         ties: methods whose paired difference from the best is not significant.
-        full: the full cache, where it was run.
+        full: the full cache, if it was run.
     """
 
     best: SummaryRow
@@ -93,12 +93,12 @@ def nearest_budget(budgets: dict[str, float], ratio: float = HEADLINE_RATIO) -> 
 def rank(
     summary: Sequence[SummaryRow], group: str, budget: str, against_best: Sequence[SummaryRow] = ()
 ) -> Ranking | None:
-    """Rank the methods of a group at a budget; None where none was finished.
+    """Rank the methods of a group at a budget; return None if none has finished.
 
     Args:
-        summary: of one model on one benchmark.
-        group, budget: to rank.
-        against_best: from `compare_with_best`; without them no ties are found.
+        summary: summary of one model on one benchmark.
+        group, budget: group and budget to rank.
+        against_best: result of `compare_with_best`, without which no ties are found.
     """
     here = [row for row in compressed(summary) if (row.group, row.budget) == (group, budget)]
     if not here:
@@ -132,7 +132,7 @@ def pareto_front(summary: Sequence[SummaryRow], cost: Callable[[SummaryRow], flo
 
 
 def leaders(summary: Sequence[SummaryRow], most: int = 6) -> list[str]:
-    """Return the `most` methods with the highest mean accuracy over all budgets; all, where at most two more exist."""
+    """Return the `most` methods with the highest mean accuracy over all budgets; all if at most two more exist."""
     means: dict[str, list[float]] = {}
     for row in compressed(summary):
         means.setdefault(row.method, []).append(accuracy_of(row))
@@ -144,8 +144,8 @@ def compare_with_best(summary: Sequence[SummaryRow], rows: Iterable[Row], cells:
     """Summarise a sweep again, against the best method of each group at each budget.
 
     Args:
-        summary: of the sweep.
-        rows, cells: of the sweep.
+        summary: summary of the sweep.
+        rows, cells: rows and cells of the sweep.
     """
     by_budget: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:

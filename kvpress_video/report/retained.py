@@ -31,7 +31,7 @@ class Retained:
     """The patches that one method kept of a video.
 
     Attributes:
-        method, budget: as asked.
+        method, budget: as requested.
         ratio: visual entries held over visual tokens.
         shares: fraction of layers and heads that kept each patch, (frames, rows, columns) fp64.
         answer: the answer, if a question was asked.
@@ -54,7 +54,7 @@ class Overlay:
     """The patches that several methods kept of one video, with the frames for drawing them.
 
     Attributes:
-        title: of the video.
+        title: title of the video.
         pictures: the frames shown, (shown, height, width, 3) uint8, cropped to what the model sees.
         shown: their indices, (shown,).
         times: time of each frame of the model, in seconds, (frames,).
@@ -85,11 +85,11 @@ def look(
     """Compress a video with each method and record the kept patches.
 
     Args:
-        model, processor: from `load` or `load_bundled`.
-        video: from `read_video`.
+        model, processor: result of `load` or `load_bundled`.
+        video: result of `read_video`.
         methods: names, or `"name:setting=value,…"`; `full` keeps everything at any budget.
         budget: as in `compress`.
-        question: asked after each compression, to compare the answers.
+        question: question to ask after each compression, to compare the answers.
         shown: number of frames to show, evenly spaced.
         title: title of the video; its file name by default.
         done: called after each method.
@@ -97,7 +97,7 @@ def look(
     Raises:
         VideoError: fewer than one frame is to be shown.
         MissingInputError: no method is named.
-        QuestionError: the question is no text, or contains a special token of the model.
+        QuestionError: the question is not text, or contains a special token of the model.
         BudgetError: the budget cannot be read or reached.
         UnknownNameError: unknown method or setting.
         UnsupportedModelError: the model cannot be compressed.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#1f2a37", "#687386", "#dde2e9"
 COLOURS = ("#0065b0", "#d55e00", "#009e73", "#d277b0", "#d99a00", "#4fb0e6", "#8f2d56", "#6f7b8a")
-"""After Okabe and Ito: they differ to colour-blind readers too."""
+"""Palette of Okabe and Ito, which colour-blind readers can distinguish too."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", "h", ">", "*", "d")
 _LINES = ("-", "--", "-.", ":")
 _VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)"}
@@ -36,7 +36,7 @@ class Style:
     """Appearance of one method in every figure.
 
     Attributes:
-        colour, marker, line: by matplotlib's names.
+        colour, marker, line: names in matplotlib.
     """
 
     colour: str
@@ -111,7 +111,7 @@ def check_suffix(file: Path, others: tuple[str, ...] = ()) -> None:
     """Check that a figure can be written to a file.
 
     Args:
-        file: to write.
+        file: file to write.
         others: suffixes that the caller supports as well.
 
     Raises:

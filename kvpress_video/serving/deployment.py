@@ -19,7 +19,7 @@ _final_reports: list[weakref.finalize] = []
 
 
 def deploy(loaded: Any) -> None:
-    """Patch the result of `from_pretrained`; a model that cannot be compressed is left as it is.
+    """Patch the result of `from_pretrained`; leave a model that cannot be compressed unchanged.
 
     Its statistics are printed when it is unloaded or the process ends.
     """

@@ -1,4 +1,4 @@
-"""Start a command with its models compressed, without a change to its code."""
+"""Run an unmodified command with its models compressed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..errors import UnknownNameError, UnsupportedModelError
 from .deployment import VARIABLE
 
 STARTUP = Path(__file__).parent / "startup"
-"""Folder with a `sitecustomize.py`, which every Python process with this folder on its path runs first."""
+"""Folder with a `sitecustomize.py`, which every Python process with this folder on its path runs at startup."""
 
 
 def missing_decoder(command: Sequence[str]) -> str | None:
-    """Return what a server needs to read videos and this installation lacks; None where nothing is known to be missing.
+    """Return a warning if the server needs a video decoder that is not installed, else None.
 
     Args:
         command: program and arguments.
@@ -30,7 +30,7 @@ def missing_decoder(command: Sequence[str]) -> str | None:
     if not served or find_spec("torchcodec") is not None:
         return None
     return (
-        "transformers serve reads videos with torchcodec, which is not installed here: requests with one will fail. "
+        "transformers serve reads videos with torchcodec, which is not installed here: requests with videos will fail. "
         "Install the torchcodec that belongs to your torch, or serve the model with kv.patch() in code of your own."
     )
 

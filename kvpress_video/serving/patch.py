@@ -16,15 +16,15 @@ from ..utils.formatting import format_bytes
 
 @dataclass(frozen=True)
 class ServingStats:
-    """Counters of a patched model; bytes are of keys, values and metadata, all rows and layers.
+    """Counters of a patched model. Bytes count keys, values and metadata of all rows and layers.
 
     Attributes:
         requests: calls of `generate()`, including failed ones and those without a video.
-        prefills: compressed prompts with visual tokens; a batch is one.
-        visual_tokens: visual tokens of all prefills, each counted in its longest row.
+        prefills: compressed prompts with visual tokens; a batch counts once.
+        visual_tokens: visual tokens of all prefills; each prefill counts those of its longest row.
         bytes: size of the latest prefill's cache after compression.
         peak_bytes: largest size of any cache during its prefill.
-        full_bytes, peak_full_bytes: size of a stock cache: of the latest prefill, of the largest one.
+        full_bytes, peak_full_bytes: size of a stock cache for the latest prefill, and for the largest one.
         report: the latest prefill's report, None before the first.
     """
 

@@ -21,11 +21,11 @@ class Question:
     Attributes:
         id: unique among the questions about its clip.
         text: the whole text of the prompt: the question, its options and instructions, in the benchmark's wording.
-        expected: the right answer, as the benchmark writes it.
+        expected: the correct answer, as the benchmark writes it.
         task: the ability that the question tests.
-        category: a group of tasks, where the benchmark has groups.
+        category: group of tasks, if the benchmark has groups.
         options: the choices, in order.
-        unit: questions with the same unit count as one, right only if all of them are; by default each is its own.
+        unit: questions with the same unit count as one, correct only if all of them are; one per question by default.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Clip:
 
 
 def read_clip(clip: Clip, max_pixels: int | None = None) -> Video:
-    """Read the frames of a clip; as many as there are, where the video ends early or has fewer.
+    """Read the frames of a clip; fewer if the video ends early or has fewer.
 
     Args:
         clip: the clip to read.
@@ -90,7 +90,7 @@ class Benchmark(ABC):
     Attributes:
         levels: nested averaging levels: `()` for the plain mean over questions, `("task",)` for the mean of the tasks'
             means, `("category", "task")` for the mean of the categories' means, each a mean of its tasks' means.
-        max_new_tokens: of an answer.
+        max_new_tokens: maximum number of tokens of an answer.
         source: paper and home page.
     """
 
@@ -104,7 +104,7 @@ class Benchmark(ABC):
 
         Args:
             seed: seed of all sampling: of generated clips, or of the clips drawn under a limit.
-            folder: for files that the benchmark generates.
+            folder: folder for files that the benchmark generates.
 
         Raises:
             BenchmarkError: its files are missing or malformed.
@@ -123,7 +123,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, question: Question, answer: str) -> float | None:
-        """Score an answer in [0, 1], 1 for right; None if it needs a judge."""
+        """Score an answer in [0, 1], 1 for correct; return None if it needs a judge."""
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]

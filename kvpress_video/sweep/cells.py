@@ -24,7 +24,7 @@ class Cell:
         budget: as in `Budget.parse`.
         model: `"bundled"`, or a folder or hub name, with optional `":dtype=bfloat16,attention=sdpa,device_map=auto"`.
         benchmark: a name, or `"name:option=value,…"`.
-        seed: of the benchmark's sampling and of methods that draw random numbers.
+        seed: seed of the benchmark's sampling and of methods that draw random numbers.
         quantize: bits of cached keys and values, as in `compress`: `"4"`, `"4:residual_length=0"`, or `"none"`.
     """
 
@@ -50,9 +50,9 @@ class Setup:
 
     Attributes:
         stage, prefill, positions, labels, experts: as in `compress`.
-        device: of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
+        device: device of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
         batch: questions about a clip per batch.
-        max_new_tokens: of an answer; the benchmark's own by default.
+        max_new_tokens: maximum number of tokens of an answer; the benchmark's own by default.
         reuse: whether cells that differ only in a one-shot method or budget share one prefill of each clip.
     """
 
@@ -77,9 +77,9 @@ class Task:
     """One clip of a benchmark, and the cells to run on it with one loaded model.
 
     Attributes:
-        model, benchmark, seed: of all the cells.
-        clip: with its questions.
-        cells: in order.
+        model, benchmark, seed: those of all cells.
+        clip: the clip, with its questions.
+        cells: the cells, in order.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Figures in tables: two decimals, no leading zero, intervals in brackets."""
+"""Format numbers for tables: two decimals, no leading zero, intervals in brackets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def short(value: float, sign: str = "") -> str:
 
 
 def interval(found: Interval | None, sign: str = "") -> str:
-    """Format an interval as `.81 [.76, .86]`; without bounds where they are unknown, empty for None."""
+    """Format an interval as `.81 [.76, .86]`; without bounds if they are unknown, empty for None."""
     if found is None:
         return ""
     low, high = (short(value, sign) or ("∞" if value == math.inf else "") for value in (found.low, found.high))
@@ -36,7 +36,7 @@ def probability(p: float) -> str:
 
 
 def span(values: Sequence[float]) -> str:
-    """Format the range of some values as `.05 to .09`, or as `.05` where all are equal."""
+    """Format the range of some values as `.05 to .09`, or as `.05` if all are equal."""
     ends = list(dict.fromkeys([short(min(values)), short(max(values))]))
     return " to ".join(ends)
 

@@ -297,9 +297,9 @@ def test_sessions_come_back_from_each_process_s_own_file(shares: list[dict]) -> 
 def test_a_file_of_another_share_is_refused(shares: list[dict], folder: Path) -> None:
     for rank, share in enumerate(shares):
         wrong = share["files"]["wrong"]
-        assert f"shared out as rank {LAST - rank} of {PROCESSES}, not rank {rank} of {PROCESSES}" in wrong["other"]
-        assert f"shared out as rank 0 of 1, not rank {rank} of {PROCESSES}" in wrong["whole"]
-        with pytest.raises(kv.CacheError, match=f"shared out as rank {rank} of {PROCESSES}, not rank 0 of 1"):
+        assert f"distributed as rank {LAST - rank} of {PROCESSES}, not rank {rank} of {PROCESSES}" in wrong["other"]
+        assert f"distributed as rank 0 of 1, not rank {rank} of {PROCESSES}" in wrong["whole"]
+        with pytest.raises(kv.CacheError, match=f"distributed as rank {rank} of {PROCESSES}, not rank 0 of 1"):
             read_snapshot(folder / f"{rank}.kvv", load(folder / QWEN, 1))
 
 

@@ -46,7 +46,7 @@ class Layer:
     Attributes:
         length: visual entries.
         states: its keys and values, (1, kv_heads, text + visual, head_dim) each.
-        bytes: of its keys and values.
+        bytes: bytes of its keys and values.
     """
 
     def __init__(self, length: int, device: torch.device, roomy: bool = True) -> None:

@@ -45,7 +45,7 @@ class Eviction(NamedTuple):
     """Scores and kept entries of one layer.
 
     Attributes:
-        scores: of its visual entries, (1, kv_heads, visual).
+        scores: scores of its visual entries, (1, kv_heads, visual).
         kept: indices of the kept entries, (1, kv_heads, n), ascending.
     """
 

@@ -29,7 +29,7 @@ class Results:
     Attributes:
         head: machine, device, scale, versions.
         figures: in the file's order.
-        revisions: of the code that measured them.
+        revisions: revisions of the code that measured them.
     """
 
     head: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The model families that can be trained, one module each."""
+"""Trainable model families, one module each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from .qwen2_5_vl import Qwen25VL
 from .qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Qwen25VL(), Qwen3VL())}
-"""By `model_type`."""
+"""Families by `model_type`."""
 
 __all__ = ["FAMILIES", "Family"]

@@ -1,4 +1,4 @@
-"""What the trainer asks of a model family."""
+"""Interface of a trainable model family."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from ..vision import PATCH
 
 FRONT = "<|im_start|>user\n<|vision_start|>"
-"""What a prompt holds before its video."""
+"""Text of a prompt before its video."""
 
 
 class Family(ABC):
-    """One kind of model: its classes, the text of its videos, its positions, its vision tower.
+    """A model family: its classes, the text of its videos, its positions and its vision tower.
 
     Attributes:
         name: `config.model_type`.
         model_class, processor_class: names of classes in transformers.
-        dtype: of the published weights.
-        written_times: whether the text of a video holds the times of its frames.
+        dtype: dtype of the published weights.
+        written_times: whether the text of a video contains the times of its frames.
     """
 
     name: ClassVar[str]
@@ -54,11 +54,11 @@ class Family(ABC):
         """Compute positions `(3, B, S)`.
 
         Args:
-            visual: which of the P tokens up to the end of the video are visual, (P,) bool.
-            used: tells the tokens after them from the gaps between questions, (B, 1 + Q · L) bool.
-            length: tokens of each question's prompt alone, (B, Q).
-            dice: random numbers in 0 … 1, (2, B): where answers stand, and how far frames are apart (0: one second).
-            conversation: whether the questions follow one another.
+            visual: whether each of the P tokens up to the end of the video is visual, (P,) bool.
+            used: marks later tokens, as opposed to gaps between questions, (B, 1 + Q · L) bool.
+            length: number of tokens of each question's prompt if asked alone, (B, Q).
+            dice: random numbers in 0 … 1, (2, B): position of the answers, and spacing of the frames (0: one second).
+            conversation: whether the questions are turns of one conversation.
         """
 
     @abstractmethod
@@ -66,27 +66,27 @@ class Family(ABC):
         """Run the vision tower on a batch of frames of patches `(N, 64, 1176)`.
 
         Returns:
-            Its tokens, and what it adds to the outputs of the first text layers, each `(N, 16, hidden)`.
+            Visual tokens, and features to add to the outputs of the first text layers, each `(N, 16, hidden)`.
         """
 
     @abstractmethod
     def text_inputs(self, mask: Tensor, visual: Tensor, added: list[Tensor]) -> dict[str, Any]:
-        """Return the text model's arguments for a mask `(1 or B, 1, Q · L, S)`, `visual` (B, S) and what `see` adds."""
+        """Return text model arguments for a mask `(1 or B, 1, Q · L, S)`, `visual` (B, S) and the features of `see`."""
 
     def readable(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Put a saved configuration as all supported versions of transformers read it.
+        """Rewrite a saved configuration so that all supported versions of transformers read it.
 
-        Here: leave out the rotary settings of the vision tower, which only the newest names.
+        Leaves out the rotary settings of the vision tower, which only the newest version names.
         """
         vision = {key: value for key, value in config["vision_config"].items() if key != "rope_parameters"}
         return {**config, "vision_config": vision}
 
     def build(self, config: Any) -> Any:
-        """Make a model with random weights."""
+        """Build a model with random weights."""
         return self._class(self.model_class)(config)
 
     def load(self, folder: Path, dtype: str = "float32") -> Any:
-        """Load a model with weights of this dtype."""
+        """Load a model with weights in this dtype."""
         return self._class(self.model_class).from_pretrained(folder, dtype=getattr(torch, dtype))
 
     def _class(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: a video is a block of visual tokens, whose positions tell the time."""
+"""Qwen2.5-VL: a video is a block of visual tokens, whose positions encode the time."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Qwen25VL(Family):
         return {"attention_mask": {"full_attention": mask}}
 
     def readable(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Put the rotary settings of a configuration where both transformers 4.57 and 5.x read them."""
+        """Write the rotary settings of a configuration where both transformers 4.57 and 5.x read them."""
         text = dict(config["text_config"])
         rope = text.pop("rope_parameters")
         text["rope_theta"] = rope["rope_theta"]

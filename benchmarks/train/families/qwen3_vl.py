@@ -16,9 +16,9 @@ from ..vision import MEAN, MERGED, PATCH, STD, TOKENS, merged_order, through_blo
 from .base import FRONT, Family, special_token_ids, text_config, vision_config
 
 LATEST = 999
-"""Seconds that are written have at most three digits."""
+"""Latest second that can be written, with three digits."""
 LATER = 0.2
-"""Share of the batches whose clips begin at any second."""
+"""Share of batches whose clips begin at a random second."""
 
 
 class Qwen3VL(Family):
@@ -71,7 +71,7 @@ class Qwen3VL(Family):
         )
 
     def seconds(self, frames: int, dice: random.Random) -> tuple[float, ...]:
-        """Draw times: a clip's own in most batches, else from a later second on, some with dropped frames."""
+        """Draw times: from 0 in most batches, else from a later second, some with dropped frames."""
         start, step = 0.25, 1
         if dice.random() < LATER:
             step = dice.choice((1, 1, 2))

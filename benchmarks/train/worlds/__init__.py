@@ -1,4 +1,4 @@
-"""The worlds that models can be trained on, one module each."""
+"""Worlds to train models on, one module each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from .flashes import Flashes
 from .rooms import RoomsWorld
 
 WORLDS: dict[str, TrainingWorld] = {world.name: world for world in (Flashes(), RoomsWorld())}
-"""By the name of their benchmark."""
+"""Worlds by the name of their benchmark."""
 
 __all__ = ["WORLDS", "Drawn", "TrainingWorld"]

@@ -1,4 +1,4 @@
-"""What the trainer asks of a world."""
+"""Interface of a world to train on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Drawn:
 
     Attributes:
         video: (B, T, V, 3, 112, 112) float in 0 … 255: one picture a frame, or both video frames.
-        template, name, answer: (B, Q) what is asked, what it names, the answer; from the end of the world's answers on,
-            an answer is the time of a frame.
-        targets: (B, T, 16, R) what each visual token shows: classes for the probe.
+        template, name, answer: (B, Q) indices of the template, the name in it, and the answer; larger answers than the
+            world has are times of frames.
+        targets: (B, T, 16, R) classes that the probe predicts from each visual token.
     """
 
     video: Tensor
@@ -33,18 +33,18 @@ class Drawn:
 
 
 class TrainingWorld(ABC):
-    """Clips and questions without end, drawn on a device.
+    """An endless source of clips and questions, drawn on a device.
 
     Attributes:
-        name: of the benchmark.
-        templates: wordings of questions, with one place for a name at the most.
-        names: what can stand there.
+        name: name of the benchmark.
+        templates: wordings of questions, with at most one place for a name.
+        names: names for that place.
         answers: all answers but times.
         families: family of each kind of question.
         readings: number of classes of each target of the probe.
-        spaced: whether a clip may also stand for every second or fourth frame of a longer one, which changes durations.
-        stages: lengths of clips in frames, in the order they are learnt.
-        mix: how often each length comes once it has been learnt.
+        spaced: whether a clip may also represent every second or fourth frame of a longer one, which changes durations.
+        stages: lengths of clips in frames, in the order of training.
+        mix: relative frequency of each length after its stage.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""The world of flashes, by which the bundled models were trained."""
+"""The world of flashes, on which the bundled models were trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..vision import MERGED, TOKENS
 from .base import Drawn, TrainingWorld
 
 WHEN = 3
-"""Questions about a clip that ask when something was: with fewer, this is learnt long after everything else."""
+"""Number of "when" questions per clip; with fewer, they are learnt long after all others."""
 
 
 class Flashes(TrainingWorld):
@@ -70,7 +70,7 @@ class Flashes(TrainingWorld):
 
 
 def _targets(scenes: Scenes) -> Tensor:
-    """Shape, colour (0: none), flashing, row and column of each token, `(B, T, 16, 5)`."""
+    """Return shape, colour (0: none), flashing, row and column of each token, `(B, T, 16, 5)`."""
     batch, frames = scenes.offset.shape[:2]
     device = scenes.offset.device
     found = torch.zeros(batch, frames + 1, TOKENS, 3, dtype=torch.long, device=device)

@@ -1,4 +1,4 @@
-"""Clips of several rooms."""
+"""The world of rooms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEVEL = "standard"
 
 
 class RoomsWorld(TrainingWorld):
-    """The standard level of the rooms."""
+    """Clips of rooms at the standard level."""
 
     name = "rooms"
     templates = TEMPLATES
@@ -56,7 +56,7 @@ class RoomsWorld(TrainingWorld):
 
 
 def _targets(scenes: Scenes) -> Tensor:
-    """Shape, colour, tile and letter (0: none), row and column of each token, `(B, T, 16, 6)`."""
+    """Return shape, colour, tile and letter (0: none), row and column of each token, `(B, T, 16, 6)`."""
     batch, frames = scenes.visit.shape
     device = scenes.visit.device
     found = torch.zeros(batch, frames + 1, TOKENS, 4, dtype=torch.long, device=device)
@@ -67,7 +67,7 @@ def _targets(scenes: Scenes) -> Tensor:
         found[rows, at, cell] = torch.stack([part.expand_as(cell) for part in shown], -1)
 
     def here(fact: Tensor) -> Tensor:
-        """A fact of each room (B, R) by frame, from 1 on."""
+        """Return a property of each room (B, R) by frame, counted from 1."""
         return 1 + fact.gather(1, scenes.room)
 
     none = torch.zeros_like(scenes.room)

@@ -1,4 +1,4 @@
-"""Which network addresses media may be fetched from."""
+"""Rules for network addresses to fetch media from."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SAFE = "/?:@!$&'()*+,;=%~-._[]"
 
 
 class Endpoint(NamedTuple):
-    """Where a URL leads, resolved and checked.
+    """A resolved and checked URL.
 
     Attributes:
         scheme: `"http"` or `"https"`.
         host, port: as in the URL.
         target: path and query.
-        addresses: IP addresses of the host, all of them allowed.
+        addresses: IP addresses of the host, all allowed.
     """
 
     scheme: str
@@ -34,21 +34,21 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class HostRules:
-    """Hosts that may be connected to.
+    """Hosts that the server may connect to.
 
     Attributes:
-        allowed: `"host"` or `"host:port"`, exempt from the rule that addresses are public and ports the usual ones.
+        allowed: hosts as `"host"` or `"host:port"` that need neither public addresses nor standard ports.
     """
 
     allowed: frozenset[str] = frozenset()
 
     def endpoint(self, url: str) -> Endpoint:
-        """Resolve the host of a URL, and check every address that it has.
+        """Resolve the host of a URL, and check all of its addresses.
 
-        Whoever connects has to connect to these addresses: another look-up may give others.
+        Connect to these addresses only: a second look-up may return others.
 
         Raises:
-            RequestError: the URL is no plain http or https URL, its host is unknown, or one of its addresses is not
+            RequestError: the URL is not a plain http or https URL, its host is unknown, or one of its addresses is not
                 public.
         """
         if any(character <= " " or character in "\\\x7f" for character in url):
@@ -84,7 +84,7 @@ def _resolved(host: str, port: int, by_name: bool) -> tuple[str, ...]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, and leads to no other network.
+    """Return whether an IP address belongs to the public internet and does not tunnel to another network.
 
     IPv4 addresses in IPv6 (mapped, NAT64) count as themselves; the tunnels 6to4 and Teredo are not public.
     """

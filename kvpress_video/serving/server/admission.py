@@ -1,4 +1,4 @@
-"""Memory that sessions and requests reserve before they use it: a first-come queue with a limit."""
+"""Memory reservations of sessions and requests, with a bounded first-come queue."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from types import TracebackType
 from ...utils.formatting import format_bytes
 from .failures import RequestError
 
-_WEIGHT = 0.2  # of the newest duration in the average
+_WEIGHT = 0.2  # weight of the newest duration in the average
 
 
 class Lease:
-    """Reserved memory, given back at the end of the context or by `release`.
+    """Reserved memory, released at the end of the context or by `release`.
 
     Attributes:
         size: bytes.
@@ -27,12 +27,12 @@ class Lease:
         self._since = time.monotonic()
 
     def shrink(self, size: int) -> None:
-        """Give back all but `size` bytes, where that is less."""
+        """Release all but `size` bytes, if that is less than now."""
         freed, self.size = self.size - min(size, self.size), min(size, self.size)
         self._admission.give_back(freed)
 
     def release(self) -> None:
-        """Give everything back; do nothing the second time."""
+        """Release all bytes. Calling it again has no effect."""
         if self.size:
             self._admission.note(time.monotonic() - self._since)
             self.shrink(0)
@@ -47,21 +47,21 @@ class Lease:
 
 
 class Admission:
-    """Gives out a fixed amount of memory; all calls come from one event loop.
+    """Grants leases of a fixed amount of memory; all calls come from one event loop.
 
     Attributes:
         total: bytes.
-        used: bytes given out.
-        reclaim: called with the bytes that the first in the queue lacks; may make leases shorter.
+        used: bytes leased.
+        reclaim: called with the number of bytes that the first request in the queue lacks; may shrink other leases.
     """
 
     def __init__(self, total: int, queue: int, patience: float = 60.0) -> None:
-        """Give out nothing yet.
+        """Create it without leases.
 
         Args:
             total: bytes.
-            queue: requests that may wait.
-            patience: seconds that each of them waits.
+            queue: maximum number of waiting requests.
+            patience: seconds that a request waits at most.
         """
         self.total, self.used = total, 0
         self.reclaim: Callable[[int], None] = lambda size: None
@@ -71,14 +71,14 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
+        """Number of requests in the queue."""
         return len(self._waiting)
 
     async def reserve(self, size: int) -> Lease:
-        """Reserve memory, once those who came before have theirs.
+        """Reserve memory, after all earlier requests in the queue.
 
         Raises:
-            RequestError: there will never be so much (400), or the queue is full or too slow (429).
+            RequestError: the size exceeds the total (400), or the queue is full or too slow (429).
         """
         if size > self.total:
             raise RequestError(
@@ -103,22 +103,22 @@ class Admission:
             raise
 
     def reserve_now(self, size: int) -> Lease | None:
-        """Reserve memory that is free and that nobody waits for; None where there is too little."""
+        """Reserve memory without waiting; return None if too little is free or other requests wait."""
         return None if self._waiting or size > self.total - self.used else self._given(size)
 
     def busy(self) -> RequestError:
-        """The answer to a request that cannot be served now, with a time at which it may be."""
+        """Return the error for a request that cannot be served now, with a time to retry after."""
         seconds = min(600, max(1, math.ceil(self._usual * (1 + len(self._waiting)))))
         return RequestError(
             429, f"The server is busy: try again in {seconds} s.", code="server_busy", retry_after=seconds
         )
 
     def note(self, seconds: float) -> None:
-        """Learn how long leases last."""
+        """Record the duration of a lease."""
         self._usual += _WEIGHT * (seconds - self._usual)
 
     def give_back(self, size: int) -> None:
-        """Take back memory, and give it to those who wait."""
+        """Free memory, and grant it to waiting requests."""
         self.used -= size
         self.advance()
 
@@ -127,7 +127,7 @@ class Admission:
         return Lease(self, size)
 
     def advance(self) -> None:
-        """Give memory to those who wait, and ask for more where the first of them lacks some."""
+        """Grant free memory to waiting requests, and reclaim more if the first still lacks some."""
         while self._waiting and self._waiting[0][0] <= self.total - self.used:
             size, future = self._waiting.popleft()
             if not future.done():
@@ -136,7 +136,7 @@ class Admission:
             self.reclaim(self._waiting[0][0] - (self.total - self.used))
 
     def _leave(self, place: tuple[int, asyncio.Future[Lease]]) -> None:
-        """Leave the queue, or give back what was given meanwhile."""
+        """Leave the queue, or release a lease granted in the meantime."""
         if place in self._waiting:
             self._waiting.remove(place)
             self.advance()

@@ -1,4 +1,4 @@
-"""Bring an answer from the worker's thread to a client: whole or in pieces, cancelled when the client leaves."""
+"""Deliver an answer from the worker's thread to a client, whole or in pieces; cancel it if the client disconnects."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from starlette.requests import Request
 
 from .replies import Reply
 
-_POLL = 0.5  # seconds between looks whether a client is still there
+_POLL = 0.5  # seconds between checks that the client is connected
 
 
 class Answering:
-    """One answer on its way.
+    """One answer in progress.
 
     Attributes:
         reply: the text so far.
@@ -26,12 +26,12 @@ class Answering:
     def __init__(
         self, reply: Reply, start: Callable[[], Future[Any]], finished: Callable[[], None] = lambda: None
     ) -> None:
-        """Start to answer.
+        """Start the answer.
 
         Args:
-            reply: is filled by the work.
+            reply: filled by the work.
             start: queues that work.
-            finished: called once the work is over, cancelled work too.
+            finished: called when the work ends or is cancelled.
         """
         loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -63,13 +63,13 @@ class Answering:
             self._cancel()
 
     async def whole(self, request: Request) -> Any:
-        """Wait for the answer, and return the result of the work; a client that leaves cancels it.
+        """Wait for the answer and return the result of the work; if the client disconnects, cancel it and return None.
 
         Raises:
             Exception: that of the work.
         """
         done = asyncio.wrap_future(self._future)
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # also where nobody waits
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # even if nobody waits
         try:
             while not done.done():
                 await asyncio.wait([done], timeout=_POLL)
@@ -80,7 +80,7 @@ class Answering:
             self._cancel()
 
     async def result(self) -> Any:
-        """Return the result of the work, once the pieces are through."""
+        """Return the result of the work, after all pieces."""
         return await asyncio.wrap_future(self._future)
 
     def _cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""The application: routes behind the guard, errors in one form, and the server that listens."""
+"""The ASGI application: routes behind the guard, with errors in one format."""
 
 from __future__ import annotations
 

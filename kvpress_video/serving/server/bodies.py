@@ -1,4 +1,4 @@
-"""Read request bodies: JSON that fits a model, or bytes."""
+"""Read request bodies and validate their JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def parsed(request: Request, kind: type[Parsed]) -> Parsed:
     """Read the body of a request as JSON.
 
     Raises:
-        RequestError: it is no JSON, or does not fit; what was sent is not repeated.
+        RequestError: it is not JSON or does not match the schema; the message does not repeat the input.
     """
     try:
         return kind.model_validate_json(await request.body() or b"{}")

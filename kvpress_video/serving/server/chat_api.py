@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/models`, as OpenAI's clients use them."""
+"""The routes `/v1/chat/completions` and `/v1/models`, compatible with OpenAI's clients."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .prompts import Shown
 from .state import Server
 
 _DONE = "[DONE]"
-_MARKUP = 64  # tokens around one message, and markers of what it shows
+_MARKUP = 64  # tokens around one message, including placeholders of its media
 
 
 def chat_routes(server: Server) -> APIRouter:
-    """Make the routes."""
+    """Create the routes."""
     router = APIRouter(prefix="/v1")
     started = int(time.time())
     about = {"id": server.name, "object": "model", "created": started, "owned_by": "kvpress-video"}
@@ -67,7 +67,7 @@ def check_model(server: Server, name: str) -> None:
     """Check that a request names the served model.
 
     Raises:
-        RequestError: it names another.
+        RequestError: it names another model.
     """
     if name != server.name:
         raise RequestError(
@@ -76,10 +76,10 @@ def check_model(server: Server, name: str) -> None:
 
 
 async def _begin(server: Server, asked: ChatRequest) -> Answering:
-    """Read what a request shows, reserve memory for it, and queue its answer."""
+    """Read the media of a request, reserve memory for it, and queue its answer."""
     limits, links = server.media.limits, asked.links
     if len(links) > limits.items:
-        raise RequestError(400, f"A request shows {limits.items} videos and pictures at most, not {len(links)}.")
+        raise RequestError(400, f"A request may contain at most {limits.items} videos and pictures, got {len(links)}.")
     limit = server.answer_tokens(asked.limit)
     room = room_for(_text(server, asked) + limit)
     videos = sum(isinstance(link, VideoLink) for link in links)
@@ -112,7 +112,7 @@ def _text(server: Server, asked: ChatRequest) -> int:
 
 
 def _compressed(done: Completed) -> dict[str, Any]:
-    """What became of the cache, beside the fields that OpenAI's clients know."""
+    """Describe the compressed cache, in addition to OpenAI's fields."""
     report = done.report
     if report is None:
         return {}

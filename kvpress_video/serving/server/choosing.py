@@ -1,4 +1,4 @@
-"""How the tokens of each row of a batch are chosen: every row by its own settings, as if it were alone."""
+"""Choose the next token of each row of a batch by the row's own settings, as if it were alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .replies import Reply
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: greedily at a temperature of zero."""
+    """Sampling settings; decoding is greedy at a temperature of zero."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -25,7 +25,7 @@ class Sampling:
 
     @classmethod
     def of(cls, request: ChatRequest) -> Sampling:
-        """Read a request; without a temperature decoding is greedy, without a seed one is drawn."""
+        """Read the settings of a request: without a temperature, decoding is greedy; without a seed, one is drawn."""
         seed = secrets.randbits(63) if request.seed is None else request.seed
         return cls(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, seed)
 
@@ -35,8 +35,8 @@ class Chooser:
     """Chooses the tokens of one answer.
 
     Attributes:
-        sampling: settings.
-        prompt: token ids, (1, n), which a model's repetition penalty counts.
+        sampling: sampling settings.
+        prompt: token ids, (1, n), to which the repetition penalty applies.
         reply: the answer so far.
         penalty: the model's repetition penalty; 1 for none.
     """
@@ -51,14 +51,14 @@ class Chooser:
         self._generator = torch.Generator().manual_seed(self.sampling.seed)
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Return scores (1, vocabulary) whose largest is that of the chosen token."""
+        """Return scores (1, vocabulary) of which the chosen token's is the largest."""
         if self.penalty != 1.0:
             answer = torch.tensor([self.reply.tokens], dtype=self.prompt.dtype, device=self.prompt.device)
             history = torch.cat([self.prompt, answer], dim=1).to(scores.device)
             scores = RepetitionPenaltyLogitsProcessor(self.penalty)(history, scores)
         if not self.sampling.temperature:
             return scores
-        nothing: Any = None  # both look at the scores alone
+        nothing: Any = None  # both use the scores alone
         scores = TemperatureLogitsWarper(self.sampling.temperature)(nothing, scores)
         if self.sampling.top_p < 1.0:
             scores = TopPLogitsWarper(self.sampling.top_p)(nothing, scores)
@@ -67,13 +67,13 @@ class Chooser:
 
 
 class RowChoices(LogitsProcessor):
-    """Lets each row of a batch choose its token."""
+    """Chooses the token of each row of a batch by the row's settings."""
 
     def __init__(self, choosers: Sequence[Chooser]) -> None:
         self._choosers = choosers
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores (batch, vocabulary) after each row's own settings."""
+        """Return the scores (batch, vocabulary), processed by each row's settings."""
         return torch.cat([choose(scores[row : row + 1]) for row, choose in enumerate(self._choosers)])
 
 

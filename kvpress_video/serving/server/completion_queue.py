@@ -1,4 +1,4 @@
-"""Completions in the worker's queue: prompts are read one after the other, and answers decoded together in between."""
+"""Completions in the worker's queue: prompts are prefilled one at a time, and answers decoded in batches in between."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .replies import Cancelled
 from .worker import Worker
 
 _STEPS = 4
-"""Steps of a batch between which others that wait for the model have a turn."""
+"""Decoding steps of a batch between turns of other work that waits for the model."""
 
 
 @dataclass(eq=False)
 class _Begun:
-    """A request whose answer was begun."""
+    """A request whose answer has begun."""
 
     asked: Asked
     done: Completed
@@ -31,7 +31,7 @@ class _Begun:
 
 @dataclass(eq=False)
 class _Batch:
-    """Answers of one kind: those that are decoded, and those that wait to join them."""
+    """Answers of one kind: those being decoded, and those waiting to join."""
 
     decoding: Decoding
     running: list[_Begun] = field(default_factory=list)
@@ -39,21 +39,21 @@ class _Batch:
 
 
 class CompletionQueue:
-    """Answers requests through the worker, in whose thread everything but `submit` runs."""
+    """Answers requests through the worker; all methods but `submit` run in its thread."""
 
     def __init__(self, completions: Completions, worker: Worker, together: int) -> None:
-        """Begin without requests.
+        """Create an empty queue.
 
         Args:
-            completions: answers them.
+            completions: answers requests.
             worker: runs the model.
-            together: most answers that are decoded as one batch.
+            together: maximum number of answers per batch.
         """
         self._completions, self._worker, self._together = completions, worker, together
         self._batches: dict[Hashable, _Batch] = {}
 
     def submit(self, asked: Asked) -> Future[Completed]:
-        """Queue a request behind those that came before."""
+        """Queue a request."""
         future: Future[Completed] = Future()
 
         def begin() -> None:
@@ -76,7 +76,7 @@ class CompletionQueue:
             batch.waiting.append(begun)
             return
         self._batches[asked.kind] = _Batch(self._completions.batch(), waiting=deque([begun]))
-        self._advance(asked.kind)  # before the next prompt, which takes longer than some steps
+        self._advance(asked.kind)  # before the next prompt, which takes longer than a few steps
 
     def _answer(self, asked: Asked, future: Future[Completed]) -> None:
         """Answer a request alone."""
@@ -87,7 +87,7 @@ class CompletionQueue:
         self._worker.submit((self, kind), lambda: self._advance(kind))
 
     def _advance(self, kind: Hashable) -> None:
-        """Decode some steps, and come back after the others that wait for the model."""
+        """Decode a few steps, then requeue behind other work that waits for the model."""
         batch = self._batches[kind]
         room = self._together - len(batch.running)
         arriving = [batch.waiting.popleft() for _ in range(min(room, len(batch.waiting)))]
@@ -112,7 +112,7 @@ class CompletionQueue:
         del self._batches[kind]
 
     def _pauses(self) -> Callable[[], bool]:
-        """Return what says after each step whether others have their turn now."""
+        """Return a function that is called after each step and returns whether to pause for other work."""
         steps = count(1)
         return lambda: next(steps) >= _STEPS and self._worker.waiting > 0
 
@@ -126,7 +126,7 @@ def _finish(begun: _Begun) -> None:
 
 @contextmanager
 def _failing(future: Future[Any]) -> Iterator[None]:
-    """Fail a future with what is raised inside."""
+    """Set exceptions raised inside on a future."""
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Chat completions without state: each request brings its whole conversation, whose cache is compressed and dropped."""
+"""Stateless chat completions: each request contains its whole conversation, and its cache is freed afterwards."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .replies import Cancelled, Reply, StopRows, TokenRows
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that is to be answered.
+    """A request to answer.
 
     Attributes:
-        request: as it came.
+        request: the validated request.
         shown: its videos and pictures.
-        sampling: how to choose tokens.
-        limit: most tokens of the answer.
-        reply: receives them.
-        kind: equal for requests whose answers may be decoded as one batch, whose rows are as long as its longest.
+        sampling: sampling settings.
+        limit: maximum number of answer tokens.
+        reply: receives the tokens.
+        kind: equal for requests whose answers may share a batch, in which all rows have the length of the longest.
     """
 
     request: ChatRequest
@@ -45,8 +45,8 @@ class Completed:
     """A finished answer.
 
     Attributes:
-        prompt_tokens: of the prompt, visual ones included.
-        report: of the compression; None for a prompt that showed nothing.
+        prompt_tokens: tokens of the prompt, including visual ones.
+        report: report of the compression; None for a prompt without media.
     """
 
     prompt_tokens: int
@@ -54,7 +54,7 @@ class Completed:
 
 
 class Completions:
-    """A model under one compression, which answers requests in the thread that owns it.
+    """Answers requests with one model under one compression, in the thread that owns the model.
 
     Attributes:
         joinable: whether several answers can be decoded together.
@@ -90,17 +90,17 @@ class Completions:
         return self._generate(asked, asked.limit)[0]
 
     def begin(self, asked: Asked) -> tuple[Completed, Row]:
-        """Read the prompt of a request, and generate the first token of its answer; raises what `answer` does."""
+        """Prefill the prompt of a request and generate the first token of its answer; raises the errors of `answer`."""
         done, chooser, cache = self._generate(asked, 1)
         count_positions(layers_of(cache))
         return done, Row(cache, chooser, asked.limit)
 
     def batch(self) -> Decoding:
-        """Make an empty batch of answers."""
+        """Create an empty batch of answers."""
         return Decoding(self._adapter)
 
     def advance(self, batch: Decoding, arriving: Sequence[Row], pause: Callable[[], bool]) -> None:
-        """Decode a batch, see `Decoding.advance`."""
+        """Decode a batch; see `Decoding.advance`."""
         with self._compression.exclusive():
             batch.advance(arriving, pause)
 

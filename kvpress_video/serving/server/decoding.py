@@ -1,4 +1,4 @@
-"""Answers in progress that are decoded as one batch, which grows and shrinks between steps."""
+"""A batch of answers in progress, which grows and shrinks between decoding steps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .replies import Reply, TokenRows
 
 
 def joinable(adapter: Adapter, method: Compressor) -> bool:
-    """Whether the caches of a model's prompts can become rows of one."""
+    """Return whether the caches of a model's prompts can be joined as rows of one."""
     others = adapter.unstreamed or adapter.sliding or adapter.recurrences
     return not (others or method.uneven or method.fresh or method.recall_share)
 
 
 @dataclass(eq=False)
 class Row:
-    """An answer whose prompt was read and whose first token was chosen.
+    """An answer with a prefilled prompt and its first token.
 
     Attributes:
-        cache: of the prompt, one row that counts its positions.
-        chooser: of its tokens.
-        limit: most tokens.
+        cache: cache of the prompt, with one row that tracks positions.
+        chooser: chooses its tokens.
+        limit: maximum number of tokens.
     """
 
     cache: Cache
@@ -46,15 +46,15 @@ class Row:
 
     @property
     def left(self) -> int:
-        """Tokens that may still come."""
+        """Number of tokens that may still be generated."""
         return self.limit - len(self.reply.tokens)
 
 
 class Decoding:
-    """A batch of answers; the caller holds the compression on the model."""
+    """A batch of answers; the caller keeps the compression active on the model."""
 
     def __init__(self, adapter: Adapter) -> None:
-        """Begin without answers."""
+        """Create an empty batch."""
         self._adapter = adapter
         self._rows: list[Row] = []
         self._cache: Cache | None = None
@@ -64,13 +64,13 @@ class Decoding:
 
     @torch.no_grad()
     def advance(self, arriving: Sequence[Row], pause: Callable[[], bool]) -> None:
-        """Decode until an answer is done or a pause is wanted; there is one step at least.
+        """Decode until an answer is done or a pause is requested, for at least one step.
 
-        Where this fails nothing is left of any row's cache.
+        If it fails, the caches of all rows are lost.
 
         Args:
-            arriving: answers that join, whose caches are consumed.
-            pause: asked after each step.
+            arriving: answers that join; their caches are consumed.
+            pause: called after each step; returns whether to pause.
         """
         try:
             self._regroup([row for row in self._rows if not row.reply.done], arriving)
@@ -95,7 +95,7 @@ class Decoding:
             raise
 
     def _regroup(self, staying: Sequence[Row], arriving: Sequence[Row]) -> None:
-        """Make a batch of the rows that stay and those that arrive, layer by layer."""
+        """Build a batch from remaining and arriving rows, layer by layer."""
         if not arriving and len(staying) == len(self._rows):
             return
         parts = [(row.cache, [0]) for row in arriving]
@@ -105,7 +105,7 @@ class Decoding:
         self._rows, self._cache = [*staying, *arriving], None
         if not self._rows:
             return
-        spare = min(row.left for row in self._rows)  # when a row leaves, a new batch is made of those that stay
+        spare = min(row.left for row in self._rows)  # when a row leaves, a new batch is built from the others
         joined = DynamicCache(config=self._adapter.text_model.config)
         for number in range(len(joined.layers)):
             layers: list[Any] = [cache.layers[number] for cache, _ in parts]

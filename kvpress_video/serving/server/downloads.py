@@ -1,4 +1,4 @@
-"""Read the files behind URLs for a few requests at a time, in threads that nothing else needs."""
+"""Read the files at URLs for a limited number of requests at a time, in dedicated threads."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from .media import MediaReader
 
 
 class Downloads:
-    """Downloads of one server; each request among them holds one file after the other, up to the limit for one file."""
+    """Downloads of one server; all files of a request together are limited to the size of one file."""
 
     def __init__(self, media: MediaReader, queue: int) -> None:
-        """Download nothing yet.
+        """Create it without downloads.
 
         Args:
             media: reads URLs.
-            queue: requests that may wait.
+            queue: maximum number of waiting requests.
         """
         self._media, self._queue, self._waiting = media, queue, 0
         self._places = asyncio.Semaphore(media.limits.downloads)
         self._threads = ThreadPoolExecutor(media.limits.downloads, "download")
 
     def close(self) -> None:
-        """Begin no more downloads."""
+        """Start no more downloads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
     async def contents(self, urls: Sequence[str]) -> AsyncIterator[list[bytes]]:
-        """Read the files behind URLs, which count as downloads inside the context; data URLs came with the request.
+        """Read the files at URLs, which count as downloads until the context ends; data URLs do not count.
 
         Raises:
-            RequestError: a URL is refused, its file is, all files together are too large, or too many requests wait.
+            RequestError: a URL or its file is refused, the files are too large in total, or too many requests wait.
         """
         if all(url[:5].lower() == "data:" for url in urls):
             yield [await asyncio.to_thread(self._media.content, url) for url in urls]

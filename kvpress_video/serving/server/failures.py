@@ -1,4 +1,4 @@
-"""Errors that a client receives, in the form of OpenAI's API."""
+"""Errors returned to clients, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _TYPES = {
 
 
 class RequestError(Exception):
-    """A request that is answered with an error.
+    """An error response to a request.
 
     Attributes:
-        status: of HTTP.
-        message: for the client.
-        param: the part of the request that is wrong.
-        code: for programs.
+        status: HTTP status.
+        message: message for the client.
+        param: invalid part of the request.
+        code: machine-readable code.
         retry_after: seconds after which the request may succeed.
     """
 
@@ -43,7 +43,7 @@ class RequestError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """JSON body of the response."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
@@ -54,11 +54,11 @@ class RequestError(Exception):
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """Return what a client is told of an error; of one that nobody raised on purpose, only that it happened."""
+    """Convert an error to a response; hide the details of unexpected ones."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, ClientDisconnect):
-        return RequestError(499, "The client has left.")  # nobody reads it
+        return RequestError(499, "The client has left.")  # no client reads it
     if isinstance(error, CacheError):
         return RequestError(409, str(error))
     if isinstance(error, KVPressVideoError):

@@ -19,15 +19,15 @@ _PIECE = 1 << 16
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to the checked addresses of an endpoint, whatever its host resolves to by now."""
+    """A connection to the checked addresses of an endpoint, without resolving its host again."""
 
     def __init__(self, endpoint: Endpoint, seconds: float) -> None:
         super().__init__(endpoint.host, endpoint.port, timeout=seconds)
         self._endpoint = endpoint
-        self._link: socket.socket | None = None  # as `sock`, which is forgotten when an answer begins
+        self._link: socket.socket | None = None  # like `sock`, which is cleared when a response begins
 
     def connect(self) -> None:
-        """Connect to the first address that answers."""
+        """Connect to the first address that responds."""
         link, host = _connected(self._endpoint, self.timeout), self._endpoint.host
         if self._endpoint.scheme != "https":
             self.sock = self._link = link
@@ -38,7 +38,7 @@ class _Connection(http.client.HTTPConnection):
         secured.do_handshake()
 
     def abort(self) -> None:
-        """End whatever waits for the connection, from another thread."""
+        """Abort the connection from another thread."""
         if self._link is not None:
             with suppress(OSError):
                 self._link.shutdown(socket.SHUT_RDWR)
@@ -57,9 +57,9 @@ def fetch(url: str, rules: HostRules, most: int, seconds: float) -> bytes:
 
     Args:
         url: http or https.
-        rules: checked for the URL and for each redirect.
-        most: bytes.
-        seconds: for everything but the look-up of names.
+        rules: rules for the URL and each redirect.
+        most: maximum number of bytes.
+        seconds: limit for everything except name resolution.
 
     Raises:
         RequestError: the URL is refused, or the file is missing, too large or too slow.
@@ -74,7 +74,7 @@ def fetch(url: str, rules: HostRules, most: int, seconds: float) -> bytes:
 
 
 def _get(endpoint: Endpoint, most: int, deadline: float) -> bytes | str:
-    """Return the content, or where it has moved."""
+    """Return the content, or the URL of a redirect."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise _failed("it took too long")
@@ -107,7 +107,7 @@ def _content(answer: http.client.HTTPResponse, most: int, deadline: float) -> by
             raise _too_large(most)
     if answer.length:
         raise _failed("it ended early")
-    if time.monotonic() >= deadline:  # which ends the connection, and with it a file of unknown length
+    if time.monotonic() >= deadline:  # closing the connection also ends a file of unknown length
         raise _failed("it took too long")
     return bytes(content)
 

@@ -1,4 +1,4 @@
-"""The outermost layer of the application: who may send what, before anything reads it."""
+"""Outermost ASGI layer: checks clients and request sizes before anything reads a request."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 PAGE = "/page/"
-"""Where the files of the page are, apart from the page itself at `/`."""
+"""Path prefix of the page's files; the page itself is at `/`."""
 PUBLIC = ("/", "/health", "/ready")
 _BODIES_AT_ONCE = 4
 LOCAL = "local"
-"""Owner of what clients without a key open."""
+"""Owner of sessions that clients open without a key."""
 
 
 class Guard:
-    """ASGI middleware: request ids, keys, origins, bodies of limited size and time, errors, one log line a request."""
+    """ASGI middleware: request ids, keys, origins, limits on bodies, error responses, and one log line per request."""
 
     def __init__(self, app: Any, settings: ServerSettings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
@@ -39,7 +39,7 @@ class Guard:
         self._bodies = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of ASGI."""
+        """Serve one ASGI connection."""
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -70,7 +70,7 @@ class Guard:
             told = as_request_error(error)
             if told.status == 500:
                 log_failure(number, error)
-            if status:  # too late to say so
+            if status:  # too late for an error response
                 log("aborted", logging.WARNING, request=number)
                 return
             await respond(told, answered)
@@ -85,7 +85,7 @@ class Guard:
             self._admit(scope)
         except RequestError:
             await receive()
-            await send({"type": "websocket.close", "code": 4401})  # before it was accepted: HTTP 403
+            await send({"type": "websocket.close", "code": 4401})  # closing before accepting gives HTTP 403
             return
         try:
             await self._app(scope, receive, send)
@@ -94,11 +94,11 @@ class Guard:
             raise
 
     def _admit(self, scope: Scope) -> None:
-        """Check where a request comes from, and note its owner.
+        """Check the origin and key of a request, and record its owner.
 
         Raises:
-            RequestError: its key is missing or wrong; or, without keys, it names another host, as a web page does that
-                rebinds its name to this machine; or it comes from a page of another origin.
+            RequestError: its key is missing or wrong; the server has no keys and the request names another host than
+                localhost (DNS rebinding); or it comes from a page of another origin.
         """
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
@@ -118,14 +118,14 @@ class Guard:
             raise RequestError(403, "This server answers to localhost only.")
 
     def _length(self, scope: Scope) -> int:
-        """Return the bytes of the body to come.
+        """Return the stated length of the body in bytes.
 
         Raises:
-            RequestError: they are not stated, too many, or too many with those of other requests.
+            RequestError: the length is missing or too large, alone or together with other requests.
         """
         headers = dict(scope["headers"])
         if b"transfer-encoding" in headers:
-            raise RequestError(411, "A request states the length of its body (Content-Length).")
+            raise RequestError(411, "A request must state the length of its body (Content-Length).")
         length = int(headers.get(b"content-length", b"0"))
         if length > self._settings.body:
             raise RequestError(413, f"The request is larger than {self._settings.body:,} bytes.")
@@ -134,7 +134,7 @@ class Guard:
         return length
 
     def _timely(self, receive: Receive) -> Receive:
-        """Return a `receive` that fails where the body takes too long."""
+        """Return a `receive` that raises an error if the body takes too long."""
         deadline = asyncio.get_running_loop().time() + self._settings.body_seconds
         arriving = True
 
@@ -146,7 +146,7 @@ class Guard:
                 left = deadline - asyncio.get_running_loop().time()
                 message = await asyncio.wait_for(receive(), max(0.0, left))
             except asyncio.TimeoutError:
-                raise RequestError(408, "The body of the request came too slowly.") from None
+                raise RequestError(408, "The body of the request arrived too slowly.") from None
             arriving = bool(message.get("more_body"))
             return message
 
@@ -154,7 +154,7 @@ class Guard:
 
 
 async def respond(error: RequestError, send: Send) -> None:
-    """Send an error in the form of OpenAI's API."""
+    """Send an error in OpenAI's format."""
     body = json.dumps(error.body).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -167,7 +167,7 @@ def _digest(key: str) -> str:
 
 
 def _host_name(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without the port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

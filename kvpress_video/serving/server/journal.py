@@ -1,4 +1,4 @@
-"""Structured logs: one line of JSON for each event, without anything that users said or showed."""
+"""Structured logs: one line of JSON per event, without any user content."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line: time, level, event, and what was logged with it."""
+        """Return the line: time, level, event and its fields."""
         head = {"time": round(record.created, 3), "level": record.levelname.lower(), "event": record.getMessage()}
         return json.dumps(head | getattr(record, "facts", {}))
 
 
 def log(event: str, level: int = logging.INFO, **facts: Any) -> None:
-    """Log an event with plain facts about it."""
+    """Log an event with its fields."""
     logger.log(level, event, extra={"facts": facts})
 
 
 def log_failure(request: str, error: BaseException) -> None:
-    """Log an error that nobody raised on purpose: its type and where it happened, for messages may quote users."""
+    """Log the type and location of an unexpected error, but not its message, which may quote users."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
     log("failure", logging.ERROR, request=request, error=type(error).__name__, places=places)
@@ -43,7 +43,7 @@ def log_to_stderr() -> None:
 
 
 class Stopwatch:
-    """Milliseconds since it was made."""
+    """Measures the milliseconds since its creation."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a session keeps of its frames, for clients that draw it."""
+"""The kept patches of a session, for clients that draw them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def kept_of(session: VideoSession, last: int) -> dict[str, Any]:
 
     Args:
         session: in memory.
-        last: temporal steps to describe patch by patch, the newest ones.
+        last: number of newest temporal steps to describe patch by patch.
 
     Returns:
-        `steps` seen, of `frames_per_step` frames each, and a grid of `rows` × `columns` patches. `held`: pairs of a
-        step and its entries, mean over layers and heads, of every step that has any. `shares`: of each patch from step
-        `first` on, the layers and heads that hold it, 0 (none) to 255 (all), row by row, in base64.
+        Number of `steps` seen, with `frames_per_step` frames each and a grid of `rows` × `columns` patches. `held`:
+        pairs of step and number of entries, averaged over layers and heads, for steps with entries. `shares`: for each
+        patch from step `first` on, the share of layers and heads that hold it, 0 to 255, row by row, in base64.
     """
     stream = session.stream
     each, grids = stream.adapter.frames_per_step, stream.layers[0].rows[0].grids

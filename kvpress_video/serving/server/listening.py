@@ -1,4 +1,4 @@
-"""Listen with uvicorn until a signal ends the server."""
+"""Run the server with uvicorn until a signal ends it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _LONGEST_HEADER = 1 << 15
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes connections on which no whole request header arrives in time."""
+    """HTTP/1.1 that closes connections without a complete request header in time."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first header."""
+        """Start waiting for the first header."""
         super().connection_made(transport)
         self._late = self.loop.call_later(_HEADER_SECONDS, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         if self._late is not None:
             self._late.cancel()
         super().connection_lost(exc)
 
     def _give_up(self) -> None:
-        upgraded = self.transport.get_protocol() is not self  # to a WebSocket
+        upgraded = self.transport.get_protocol() is not self  # upgraded to a WebSocket
         if self.cycle is None and not upgraded:
             self.transport.close()
 

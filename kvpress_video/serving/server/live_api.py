@@ -1,7 +1,7 @@
 """`/v1/sessions/{id}/live`: frames and questions of one session over a WebSocket.
 
 The client sends a picture as a binary message, or JSON: `{"time": 1.5}` before a picture, or a question as in
-`POST …/ask`. Each is answered in order: `{"frames": …}`, or `{"piece": …}` and at last `{"answer": …}`, or
+`POST …/ask`. Responses follow in order: `{"frames": …}`, or `{"piece": …}` and finally `{"answer": …}`, or
 `{"error": …}`.
 """
 
@@ -24,13 +24,13 @@ from .state import Server
 
 
 class FrameTime(Strict):
-    """When the next picture is shown, in seconds."""
+    """Time of the next picture, in seconds."""
 
     time: float = Field(ge=-1e10, le=1e10)
 
 
 def live_routes(server: Server) -> APIRouter:
-    """Make the route."""
+    """Create the route."""
     router = APIRouter()
 
     @router.websocket("/v1/sessions/{number}/live")
@@ -50,7 +50,7 @@ def live_routes(server: Server) -> APIRouter:
 
 
 class _Live:
-    """One connection."""
+    """One WebSocket connection."""
 
     def __init__(self, server: Server, socket: WebSocket, number: str) -> None:
         self._server, self._socket, self._number = server, socket, number
@@ -58,7 +58,7 @@ class _Live:
         self._time: float | None = None
 
     async def handle(self, message: Any) -> None:
-        """Answer a message; what is wrong with it is said, and the connection stays."""
+        """Answer a message; report errors to the client and keep the connection open."""
         try:
             if message.get("bytes") is not None:
                 await self._push(message["bytes"])

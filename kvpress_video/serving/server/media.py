@@ -1,4 +1,4 @@
-"""Read the videos and pictures that requests name, within limits, in processes that may die."""
+"""Read the videos and pictures of requests, within limits, in separate processes."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Limits on what one request may bring.
+    """Limits on the media of one request.
 
     Attributes:
-        items: videos and pictures of a request.
-        size: bytes of a file, and of all that one request names.
-        pixels: of a picture before it is decoded.
-        kept: pixels of a frame or picture above which it is scaled down.
-        frames: frames taken from a video.
+        items: number of videos and pictures of a request.
+        size: bytes of all files of a request.
+        pixels: pixels of a picture before decoding.
+        kept: pixels above which a frame or picture is scaled down.
+        frames: frames sampled from a video.
         frames_bytes: bytes of a video's decoded frames.
         duration: seconds of a whole video.
         fetching: seconds for a download.
         decoding: seconds for decoding.
-        memory: bytes of address space of the process that decodes.
-        at_once: videos that are decoded at the same time.
-        sources: live streams that are read at the same time.
-        downloads: requests whose files are downloaded, or wait to be decoded, at the same time.
+        memory: bytes of address space of a decoding process.
+        at_once: videos decoded at the same time.
+        sources: live streams read at the same time.
+        downloads: requests whose files are being downloaded or wait for decoding, at the same time.
     """
 
     items: int = 8
@@ -60,15 +60,15 @@ class MediaLimits:
 
 
 class MediaReader:
-    """Reads media from URLs, or paths below allowed folders."""
+    """Reads media from URLs, or from paths below allowed folders."""
 
     def __init__(self, limits: MediaLimits, rules: HostRules, folders: tuple[Path, ...] = ()) -> None:
-        """Read nothing yet.
+        """Create it without reading anything.
 
         Args:
-            limits: of each file.
-            rules: for hosts.
-            folders: whose files may be named by a path or a file URL.
+            limits: limits on media.
+            rules: rules for hosts.
+            folders: folders whose files may be read by path or file URL.
         """
         self.limits, self._rules = limits, rules
         self._folders = tuple(folder.resolve() for folder in folders)
@@ -77,16 +77,16 @@ class MediaReader:
         self._turns = threading.Semaphore(limits.at_once)
 
     def begin(self) -> None:
-        """Start the process from which those that decode videos are forked."""
+        """Start the process from which decoding processes are forked."""
         self._videos.start()
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """End the decoding processes."""
         self._pictures.close()
         self._videos.close()
 
     def content(self, url: str) -> bytes:
-        """Read the file behind a URL.
+        """Read the file at a URL.
 
         Raises:
             RequestError: the URL is refused, or the file is missing, too large or too slow.
@@ -102,7 +102,7 @@ class MediaReader:
         """Decode a picture: (height, width, 3) uint8.
 
         Raises:
-            RequestError: it is damaged, too large or no picture.
+            RequestError: it is damaged, too large or not a picture.
         """
         return self._pictures.decode(self._sized(content))
 
@@ -113,11 +113,11 @@ class MediaReader:
 
         Args:
             content: the file.
-            fps: frames to take per second; 2 by default. All frames where the video has fewer.
+            fps: frames to sample per second, 2 by default; all frames if the video has fewer.
             start, end: the part to read, in seconds.
 
         Raises:
-            RequestError: it is damaged, too large or no video.
+            RequestError: it is damaged, too large or not a video.
         """
         limits = self.limits
         try:
@@ -145,7 +145,7 @@ class MediaReader:
         return found
 
     def _file(self, name: str) -> bytes:
-        """Read a file below an allowed folder; which files exist elsewhere is not told."""
+        """Read a file below an allowed folder, without revealing which files exist elsewhere."""
         try:
             path = Path(unquote(urlsplit(name).path) if name.lower().startswith("file:") else name).resolve()
             allowed = any(path.is_relative_to(folder) for folder in self._folders) and path.is_file()

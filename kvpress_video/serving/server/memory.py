@@ -1,4 +1,4 @@
-"""How much memory sessions and requests take at the most, known before they start."""
+"""Upper bounds on the memory of sessions and requests, computed before they start."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .failures import RequestError
 from .media import MediaLimits
 from .settings import ServerSettings
 
-_GROWTH = 9 / 8  # a buffer that is outgrown becomes an eighth larger than needed
+_GROWTH = 9 / 8  # an outgrown buffer is replaced by one an eighth larger than needed
 _LEAST_GROWTH = 64
 _SPARE_TEXT = 64  # markup around one message
 _LEAST_ROOM = 9  # 512 entries
 _FREE_SHARE = 0.5
-_PIXEL_FORMS = 5  # uint8, and the float32 that a processor makes of it
+_PIXEL_FORMS = 5  # bytes per uint8 value and its float32 copy in the processor
 _LEAST_PATCH = 14
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The arithmetic of one model under one budget.
+    """Memory bounds for one model under one budget.
 
-    Weights are counted, activations of the pass that runs are not.
+    Weights are counted, activations of the current pass are not.
 
     Attributes:
-        adapter: of the model.
-        method, budget, chunk: of completions.
-        limits: on media.
+        adapter: adapter of the model.
+        method, budget, chunk: those of completions.
+        limits: limits on media.
         session_text: text entries that a session may hold.
     """
 
@@ -52,7 +52,7 @@ class MemoryPlan:
 
     @classmethod
     def of(cls, model: Any, settings: ServerSettings, limits: MediaLimits) -> MemoryPlan:
-        """Make the plan of a loaded model."""
+        """Create the plan for a loaded model."""
         budget = Budget.parse(settings.budget)
         return cls(adapter_for(model), settings.method, budget, limits, settings.session_text, settings.chunk)
 
@@ -63,24 +63,24 @@ class MemoryPlan:
         return sum(part.nbytes for group in (model.parameters(), model.buffers()) for part in group)
 
     def _entries(self, count: int, compact: bool) -> int:
-        """Bytes of `count` entries in each layer, in buffers that may have grown, one of which is moved."""
+        """Bytes of `count` entries in each layer, with grown buffers, one of which is being moved."""
         layers, entry = len(self.adapter.attentions), self.adapter.entry_bytes(compact)
         room = math.ceil(count * _GROWTH) + _LEAST_GROWTH
         return (layers + 1) * room * entry
 
     @property
     def _chunk(self) -> int:
-        """Visual tokens in work at once: a chunk, or a frame where that is larger."""
+        """Maximum number of visual tokens in work: a chunk, or a frame if that is larger."""
         asked = self.chunk or usual_chunk(self.budget, self.adapter, False)
         return max(asked, self.limits.kept // _LEAST_PATCH**2)
 
     def cache(self, text: int, new: int, shows: bool) -> int:
-        """Bytes of the cache of one completion.
+        """Maximum bytes of the cache of one completion.
 
         Args:
             text: tokens of its text.
             new: tokens of its answer.
-            shows: whether it has videos or pictures.
+            shows: whether it contains videos or pictures.
         """
         fixed = self.adapter.uncompressed_bytes(text + new)
         if not shows:
@@ -92,18 +92,18 @@ class MemoryPlan:
         return fixed + work + self._entries(int(self.budget.amount) + text + new + _SPARE_TEXT, False)
 
     def media(self, videos: int, pictures: int) -> int:
-        """Bytes of a request's media at the most, before they are decoded."""
+        """Maximum bytes of a request's media, before they are decoded."""
         video = self.limits.size + _PIXEL_FORMS * self.limits.frames_bytes
         picture = self.limits.size + _PIXEL_FORMS * 3 * self.limits.kept
         return videos * video + pictures * picture
 
     @property
     def pushed_video(self) -> int:
-        """Bytes of a video that is pushed into a session at the most, which is processed a chunk at a time."""
+        """Maximum bytes of a video pushed into a session, which is processed one chunk at a time."""
         return self.limits.size + self.limits.frames_bytes
 
     def decoded(self, size: int) -> int:
-        """Bytes that decoded media take, processed ones included.
+        """Bytes of decoded media, including the processor's output.
 
         Args:
             size: bytes of their pixels.
@@ -111,7 +111,7 @@ class MemoryPlan:
         return _PIXEL_FORMS * size
 
     def session(self, session: VideoSession) -> int:
-        """Bytes of a session at the most: cache, text and queued frames of the largest size."""
+        """Maximum bytes of a session: cache, text, and queued frames of the largest size."""
         side = math.isqrt(self.limits.kept)
         text = self._entries(self.session_text, session.positions == "compact")
         return session.planned_bytes(side, side) + self.adapter.uncompressed_bytes(self.session_text) + text
@@ -120,11 +120,11 @@ class MemoryPlan:
         """Check that a session's text stays within its memory.
 
         Args:
-            session: about to be asked.
+            session: session about to be asked.
             new: tokens of question and answer.
 
         Raises:
-            RequestError: there would be too much.
+            RequestError: the text would exceed it.
         """
         held = session.stats.text_entries
         if held + new > self.session_text:
@@ -138,12 +138,12 @@ class MemoryPlan:
 
 
 def room_for(text: int) -> int:
-    """Return the text entries that are reserved for so many, so that rows of a batch have room for the same number."""
+    """Round a number of text entries up to a power of two, so that rows of a batch reserve the same number."""
     return 1 << max(_LEAST_ROOM, (text - 1).bit_length())
 
 
 def free_memory(model: Any) -> int:
-    """Bytes that a server takes without `--memory`: the model's weights and a share of what is free on its device."""
+    """Return the memory of a server without `--memory`: the weights and half of the free memory on their device."""
     weights = sum(part.nbytes for group in (model.parameters(), model.buffers()) for part in group)
     device = device_of(model)
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: counters of what was answered, and gauges that are read when they are asked for."""
+"""Prometheus metrics: counters, and gauges that are read on request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def generated(self, prompt: int, completion: int, first: float | None) -> None:
-        """Count the tokens of an answer and its prompt, and note the seconds to its first token."""
+        """Count the tokens of an answer and its prompt, and record the seconds to its first token."""
         self._tokens.labels("prompt").inc(prompt)
         self._tokens.labels("completion").inc(completion)
         if first is not None:
@@ -50,7 +50,7 @@ class Metrics:
         self._frames.inc(frames)
 
     def watch(self, read: Callable[[], Mapping[str, float]]) -> None:
-        """Add gauges, which are read for each page."""
+        """Add gauges, which are read for each page of metrics."""
         self._registry.register(_Gauges(read))
 
     def page(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Requests and answers of OpenAI's chat completions, as far as they are supported; anything else is refused."""
+"""Supported requests and responses of OpenAI's chat completions; anything else is refused."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _LONGEST_URL = 1 << 27
 
 
 class Strict(BaseModel):
-    """A part of a request, without fields that nobody reads."""
+    """A part of a request; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ImageLink(Strict):
-    """Where a picture is."""
+    """URL of a picture."""
 
     url: str = Field(min_length=1, max_length=_LONGEST_URL)
     detail: Literal["auto"] = "auto"
 
 
 class VideoLink(Strict):
-    """Where a video is, and what to take of it."""
+    """URL of a video, and the part to read."""
 
     url: str = Field(min_length=1, max_length=_LONGEST_URL)
     fps: float | None = Field(None, gt=0, le=1000)
@@ -58,7 +58,7 @@ Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class UserMessage(Strict):
-    """A message that may show something."""
+    """A message that may contain media."""
 
     role: Literal["user"]
     content: str | list[Part] = Field(min_length=1)
@@ -76,13 +76,13 @@ Message = Annotated[UserMessage | TextMessage, Field(discriminator="role")]
 
 
 class StreamOptions(Strict):
-    """What a stream ends with."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class TextFormat(Strict):
-    """The only format of answers."""
+    """The only supported response format."""
 
     type: Literal["text"]
 
@@ -110,18 +110,18 @@ class ChatRequest(Strict):
 
     @property
     def limit(self) -> int | None:
-        """Tokens of the answer at most, as asked."""
+        """Requested maximum number of answer tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Texts that end the answer."""
+        """Strings that end the answer."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or ()
         return tuple(filter(None, given))
 
     @property
     def links(self) -> list[ImageLink | VideoLink]:
-        """What the messages show, in order."""
+        """Media of the messages, in order."""
         shown: list[ImageLink | VideoLink] = []
         for part in (part for message in self.messages for part in parts(message)):
             if isinstance(part, ImagePart):
@@ -132,32 +132,32 @@ class ChatRequest(Strict):
 
 
 def parts(message: UserMessage | TextMessage) -> list[TextPart | ImagePart | VideoPart]:
-    """The content of a message as a list."""
+    """Return the content of a message as a list of parts."""
     if isinstance(message.content, str):
         return [TextPart(type="text", text=message.content)]
     return list(message.content)
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
-    """Tokens of a prompt, visual ones included, and of its answer."""
+    """Return the number of tokens of a prompt, including visual ones, and of its answer."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def completion(number: str, model: str, text: str, finish: str, used: dict[str, int]) -> dict[str, Any]:
-    """The answer to a request that is not streamed."""
+    """Return the response to a request without streaming."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
     return _head(number, model, "chat.completion") | {"choices": [choice], "usage": used}
 
 
 def chunk(number: str, model: str, delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
-    """A piece of a streamed answer."""
+    """Return one piece of a streamed answer."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
     return _head(number, model, "chat.completion.chunk") | {"choices": [choice]}
 
 
 def usage_chunk(number: str, model: str, used: dict[str, int]) -> dict[str, Any]:
-    """The last piece of a stream that was asked for its usage."""
+    """Return the last piece of a stream, with the usage."""
     return _head(number, model, "chat.completion.chunk") | {"choices": [], "usage": used}
 
 

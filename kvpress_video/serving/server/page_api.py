@@ -1,4 +1,4 @@
-"""The page at `/`: files of this package, which need no key, and nothing from anywhere else."""
+"""The page at `/`: files of this package, served without a key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADERS = {
 
 
 def page_routes() -> APIRouter:
-    """Make the routes."""
+    """Create the routes."""
     router = APIRouter()
     for path in _FOLDER.iterdir():
         router.add_api_route("/" if path.suffix == ".html" else f"{PAGE}{path.name}", _serving(path), methods=["GET"])

@@ -1,7 +1,7 @@
-"""Decode pictures in a process of its own, which a hostile one may end without ending this one.
+"""Decode pictures in a separate process, so that a hostile picture cannot crash the server.
 
-That process runs `serve`, answers one picture after another, and is started again where it died. For each it reads
-eight bytes of length and the file, and writes a line of JSON and the pixels.
+The process runs `serve`, decodes one picture at a time, and is restarted if it dies. For each picture it reads an
+eight-byte length and the file, and writes a line of JSON and the pixels.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _LINE = 1 << 16
 
 
 class PictureDecoder:
-    """Decodes pictures for any number of threads, one at a time."""
+    """Decodes pictures from any thread, one at a time."""
 
     def __init__(self, pixels: int, kept: int, memory: int, seconds: float) -> None:
-        """Decode nothing yet; the process starts with the first picture.
+        """Create it; the process starts with the first picture.
 
         Args:
-            pixels: most pixels of a picture.
-            kept: pixels above which a picture is scaled down, in proportion.
-            memory: bytes of address space that decoding may take.
-            seconds: most that one picture may take.
+            pixels: maximum number of pixels of a picture.
+            kept: pixels above which a picture is scaled down, with its aspect ratio.
+            memory: maximum bytes of address space of the process.
+            seconds: time limit for one picture.
         """
         self._limits = {"pixels": pixels, "kept": kept, "memory": memory}
         self._seconds, self._lock = seconds, threading.Lock()
@@ -44,7 +44,7 @@ class PictureDecoder:
         """Decode a JPEG, PNG or WebP, upright and without its alpha channel: (height, width, 3) uint8.
 
         Raises:
-            RequestError: it is none of these, damaged or too large, or ended the process that decoded it.
+            RequestError: it has another format, is damaged or too large, or crashed the decoding process.
         """
         with self._lock:
             process = self._running()
@@ -54,7 +54,7 @@ class PictureDecoder:
                 found = _exchange(process, content)
             except (OSError, ValueError, TypeError, KeyError) as error:
                 self._end()
-                raise _refused("The picture ended the process that decoded it, or took too long.") from error
+                raise _refused("The picture crashed the decoding process, or took too long.") from error
             finally:
                 late.cancel()
         if isinstance(found, str):
@@ -89,7 +89,7 @@ class PictureDecoder:
 
 
 def _exchange(process: subprocess.Popen[bytes], content: bytes) -> NDArray[np.uint8] | str:
-    """Send a picture; return its pixels, or why it was refused."""
+    """Send a picture; return its pixels, or the reason for refusing it."""
     request, reply = _pipe(process.stdin), _pipe(process.stdout)
     request.write(len(content).to_bytes(8, "big"))
     request.write(content)
@@ -116,7 +116,7 @@ def _refused(message: str) -> RequestError:
 
 
 def serve() -> None:
-    """Be the process that decodes: answer until standard input ends."""
+    """Main loop of the decoding process: answer until standard input ends."""
     from PIL import Image
 
     from ...video.isolation import limit_memory
@@ -149,6 +149,6 @@ def _decoded(content: bytes, most: int, kept: int) -> tuple[dict[str, Any], Any]
                 rgb = rgb.resize((smaller[0], smaller[1]), Image.Resampling.BICUBIC)
     except MemoryError:
         return {"error": "The picture takes more memory to decode than is allowed."}, b""
-    except Exception:  # decoders raise what they like
+    except Exception:  # decoders may raise any exception
         return {"error": "The picture is damaged, or no JPEG, PNG or WebP."}, b""
     return {"shape": [rgb.height, rgb.width]}, np.asarray(rgb, np.uint8).tobytes()

@@ -16,11 +16,11 @@ Shown = Video | Picture
 
 
 def template_turns(processor: Any, request: ChatRequest) -> list[dict[str, Any]]:
-    """Return the messages as chat templates take them, with a placeholder for each video and picture.
+    """Convert messages to the format of chat templates, with a placeholder for each video and picture.
 
     Raises:
         QuestionError: a text contains a special token of the model.
-        UnsupportedModelError: the processor takes no pictures.
+        UnsupportedModelError: the processor does not support pictures.
     """
     turns = []
     for message in request.messages:
@@ -41,18 +41,18 @@ def template_turns(processor: Any, request: ChatRequest) -> list[dict[str, Any]]
 
 
 def prompt_text(processor: Any, turns: Sequence[dict[str, Any]]) -> str:
-    """Write turns in the model's chat template, up to where the answer begins."""
+    """Render turns in the model's chat template, up to the beginning of the answer."""
     text: str = processor.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=False)
     return text
 
 
 def model_inputs(processor: Any, text: str, shown: Sequence[Shown]) -> Any:
-    """Make the inputs of `generate()` for one prompt.
+    """Create the inputs of `generate()` for one prompt.
 
     Args:
-        processor: of the model.
-        text: from `prompt_text`.
-        shown: videos and pictures, in the order of their placeholders.
+        processor: processor of the model.
+        text: result of `prompt_text`.
+        shown: videos and pictures, in the order of their placeholders, as arrays.
     """
     videos = [each for each in shown if isinstance(each, Video)]
     pictures = [each for each in shown if not isinstance(each, Video)]

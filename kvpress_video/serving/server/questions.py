@@ -1,4 +1,4 @@
-"""Questions to sessions; those that arrive together are decoded as one batch."""
+"""Questions to sessions; those waiting at the same time are decoded as one batch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Question:
     """A question in the worker's queue.
 
     Attributes:
-        served: the session, in memory until it is answered.
-        text: of the question.
+        served: the session, held in memory until the answer is done.
+        text: text of the question.
         prompt: tokens of the text.
-        tokens: most that question and answer take, markup included.
-        limit: most tokens of the answer.
+        tokens: maximum number of tokens of question and answer, markup included.
+        limit: maximum number of answer tokens.
         keep: whether the turn stays in the conversation.
         reply: receives the answer.
-        alone: whether there is no memory to join a batch, into which caches are copied.
+        alone: whether there is no memory for the copy of the cache that a batch needs.
     """
 
     served: ServedSession
@@ -38,14 +38,14 @@ class Question:
 
     @property
     def kind(self) -> tuple[object, ...] | None:
-        """Equal for questions that fit into one batch, whose rows are as long as its longest; None for none."""
+        """Equal for questions that may share a batch, whose rows are all as long as the longest; None to run alone."""
         if self.alone:
             return None
         return "question", self.limit, self.keep, self.served.live.positions, self.served.need
 
 
 class Asker:
-    """Asks sessions, in the worker's thread."""
+    """Asks questions to sessions, in the worker's thread."""
 
     def __init__(self, plan: MemoryPlan) -> None:
         self._plan = plan
@@ -54,8 +54,8 @@ class Asker:
         """Ask questions of one kind together, and return the answers.
 
         Raises:
-            QuestionError: a question contains a special token of the model; none is asked then.
-            RequestError: a session has no room for its question; none is asked then.
+            QuestionError: a question contains a special token of the model; then none is asked.
+            RequestError: a session has no room for its question; then none is asked.
             Cancelled: nobody waits for the answers.
         """
         sessions = [question.served.live for question in questions]
@@ -67,7 +67,7 @@ class Asker:
         answers = _asked(sessions, questions)
         for question, session in zip(questions, sessions, strict=True):
             if question.reply.cancelled and session.dialogue.keeps(question.keep):
-                session.take_back()  # it was one of several, which went on without it
+                session.take_back()  # the others of its batch went on without it
         return answers
 
 

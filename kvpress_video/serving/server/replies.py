@@ -1,4 +1,4 @@
-"""The text of answers while their tokens are generated: streamed, ended by stop texts, cancelled."""
+"""Text of answers during generation: streaming, stop strings and cancellation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-_BROKEN = "\ufffd"  # bytes that do not make a character yet
+_BROKEN = "\ufffd"  # bytes of an incomplete character
 
 
 class Cancelled(Exception):
-    """Nobody waits for the answers any more."""
+    """Raised if no client waits for the answers any more."""
 
 
 class Reply:
-    """One answer in progress, written by the thread that generates and cancelled by another.
+    """One answer in progress, written by the generating thread and cancelled by others.
 
     Attributes:
-        tokens: generated so far, the token that ends the answer included.
-        text: of the answer so far, stripped, without the stop text and what follows it.
-        cancelled: whether nobody waits for it any more.
-        emit: receives each piece of the text; the pieces make up `text`.
-        first: seconds from when it was asked for to its first token.
+        tokens: generated tokens so far, including the one that ends the answer.
+        text: text of the answer so far, stripped, and cut at the stop string.
+        cancelled: whether no client waits for it any more.
+        emit: receives the pieces of the text, which join to `text`.
+        first: seconds from the request to the first token.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Reply:
 
         Args:
             tokenizer: decodes tokens.
-            limit: most tokens.
-            ends: tokens that end an answer.
-            stops: texts that end it.
+            limit: maximum number of tokens.
+            ends: token ids that end an answer.
+            stops: strings that end it.
         """
         self._tokenizer, self._limit, self._ends, self._stops = tokenizer, limit, ends, tuple(stops)
         self._made = time.perf_counter()
@@ -55,16 +55,16 @@ class Reply:
 
     @property
     def done(self) -> bool:
-        """Whether no more tokens belong to it."""
+        """Whether the answer is complete."""
         return self.cancelled or self._ended or self._stopped or len(self.tokens) >= self._limit
 
     @property
     def finish_reason(self) -> Literal["stop", "length"]:
-        """Why it ended."""
+        """OpenAI's reason for the end of the answer."""
         return "stop" if self._ended or self._stopped else "length"
 
     def begin(self) -> None:
-        """Begin the answer, or begin it again; what was emitted before is not emitted twice."""
+        """Begin the answer, or restart it without emitting pieces twice."""
         self.tokens = []
         self._stopped = self._ended = False
 
@@ -81,7 +81,7 @@ class Reply:
         self._show(decoded[:stop] if self.done else self._certain(decoded))
 
     def _certain(self, decoded: str) -> str:
-        """Leave out what later tokens may change: broken characters, and what may begin a stop text."""
+        """Omit text that later tokens may change: incomplete characters, and the beginning of a stop string."""
         decoded = decoded.rstrip(_BROKEN)
         begun = (
             length
@@ -99,7 +99,7 @@ class Reply:
 
 
 class TokenRows(BaseStreamer):
-    """Hands the tokens that `generate()` adds to each row of a batch to that row's reply."""
+    """Streamer that passes the tokens of each row of a batch to the reply of the row."""
 
     def __init__(self, replies: Sequence[Reply]) -> None:
         self._replies, self._prompt = replies, True
@@ -117,7 +117,7 @@ class TokenRows(BaseStreamer):
 
 
 class StopRows(StoppingCriteria):
-    """Ends each row whose reply is done; raises `Cancelled` where nobody waits for any of them."""
+    """Stops each row whose reply is done; raises `Cancelled` if all replies are cancelled."""
 
     def __init__(self, replies: Sequence[Reply]) -> None:
         self._replies = replies
@@ -130,6 +130,6 @@ class StopRows(StoppingCriteria):
 
 
 def end_tokens(model: Any) -> frozenset[int]:
-    """Tokens that end an answer of a model."""
+    """Return the token ids that end an answer of a model."""
     ends = model.generation_config.eos_token_id
     return frozenset([ends] if isinstance(ends, int) else ends or ())

@@ -1,4 +1,4 @@
-"""One session of a server: where it is, and how much of it its file holds."""
+"""One session of a server: its location, and the progress saved in its file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .failures import RequestError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a session has come.
+    """Progress of a session.
 
     Attributes:
-        frames: pushed so far.
-        seconds: time of the last of them; None before the first.
-        turns: questions answered and kept, those that have left the cache included.
+        frames: number of pushed frames.
+        seconds: time of the last frame; None before the first.
+        turns: number of kept turns, including evicted ones.
     """
 
     frames: int
@@ -27,24 +27,24 @@ class Progress:
 
     @classmethod
     def of(cls, session: VideoSession) -> Progress:
-        """Read a session."""
+        """Return the progress of a session."""
         stats = session.stats
         return cls(stats.frames, stats.seconds, stats.evicted_turns + len(session.turns))
 
 
 @dataclass
 class ServedSession:
-    """A session and where it is.
+    """A session, in memory or detached.
 
     Attributes:
-        id: of the session.
-        owner: who opened it.
-        need: bytes that it takes while it is live.
-        session, lease: while it is live.
-        saved: what its file holds; None before it is first written, or read.
-        users: requests that use it now.
-        used: when one last did, in seconds of the monotonic clock.
-        turn: held while it is attached, written or closed.
+        id: id of the session.
+        owner: owner of the session.
+        need: bytes reserved for it while it is in memory.
+        session, lease: set while it is in memory.
+        saved: progress in its file; None without a file.
+        users: number of requests that use it now.
+        used: time of its last use, in seconds of the monotonic clock.
+        turn: lock held while it is attached, written or closed.
     """
 
     id: str
@@ -59,7 +59,7 @@ class ServedSession:
 
     @property
     def live(self) -> VideoSession:
-        """The session in memory, where it is while somebody uses it.
+        """The session, which is in memory while a request uses it.
 
         Raises:
             RequestError: another request has closed it.
@@ -70,5 +70,5 @@ class ServedSession:
 
 
 def unknown_session() -> RequestError:
-    """The answer to a name that no session has."""
+    """Return the error for an unknown session."""
     return RequestError(404, "There is no session of this name.", code="session_not_found")

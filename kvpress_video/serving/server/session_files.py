@@ -1,4 +1,4 @@
-"""Files of detached and saved sessions: the session itself, and a note of what has to be known before it is read."""
+"""Files of detached and saved sessions, each with a note of its owner and size."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NAME = re.compile(r"(?:sess|save)_[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class SessionNote:
-    """What is known of a session in a file.
+    """Facts about a session in a file.
 
     Attributes:
-        owner: who may read it.
-        need: bytes of memory that it takes at the most.
-        saved: what the file holds, at the least.
+        owner: owner of the session.
+        need: bytes of memory to reserve for it.
+        saved: progress that the file contains at least.
     """
 
     owner: str
@@ -40,12 +40,12 @@ class SessionNote:
 
 
 class SessionFiles:
-    """Sessions in one folder, by name. One server at a time uses a folder."""
+    """Sessions in one folder, by name. A folder belongs to one server at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made where it is missing, readable by its owner only.
+        """Open a folder, or create it, readable by its owner only.
 
-        What a server that was killed had not finished writing is removed.
+        Removes files that a killed server did not finish writing.
 
         Raises:
             CacheError: another server uses the folder.
@@ -57,7 +57,7 @@ class SessionFiles:
                 path.unlink()
 
     def close(self) -> None:
-        """Leave the folder to another server."""
+        """Release the folder for other servers."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -66,7 +66,7 @@ class SessionFiles:
         """Return the path of a session's file.
 
         Raises:
-            KeyError: no session is named so.
+            KeyError: the name is not the name of a session.
         """
         if not _NAME.fullmatch(name):
             raise KeyError(name)
@@ -77,14 +77,14 @@ class SessionFiles:
 
         Raises:
             CacheError: the session cannot be written.
-            OSError: the note cannot.
+            OSError: the note cannot be written.
         """
         write_snapshot(self.path(name), snapshot, model)
         with atomic_write(self.path(name).with_suffix(".json"), mode=0o600, durable=True) as path:
             path.write_text(json.dumps(asdict(note)))
 
     def find(self, name: str) -> SessionNote | None:
-        """Return the note of a session; None where there is none of this name."""
+        """Return the note of a session, or None if it does not exist."""
         try:
             note = json.loads(self.path(name).with_suffix(".json").read_bytes())
             return SessionNote(note["owner"], note["need"], Progress(**note["saved"]))
@@ -92,14 +92,14 @@ class SessionFiles:
             return None
 
     def written(self) -> Iterator[str]:
-        """Yield the names of sessions that an earlier server has written."""
+        """Yield the names of sessions written by an earlier server."""
         for path in sorted(self._folder.glob("sess_*.json")):
             if _NAME.fullmatch(path.stem) and self.path(path.stem).is_file():
                 yield path.stem
 
     @property
     def saved(self) -> int:
-        """How many files `save` has written."""
+        """Number of files written by `save`."""
         return sum(1 for _ in self._folder.glob("save_*.json"))
 
     def forget(self, name: str) -> None:
@@ -109,7 +109,7 @@ class SessionFiles:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock a folder for as long as the descriptor is open; None on systems without such locks."""
+    """Lock a folder while the returned descriptor is open; return None on systems without such locks."""
     if fcntl is None:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
@@ -117,7 +117,7 @@ def _locked(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise CacheError(f"Another server keeps its sessions in {folder}: give each a folder of its own.") from None
+        raise CacheError(f"Another server uses the session folder {folder}: give each a separate one.") from None
     except OSError:  # some network file systems have no locks
         pass
     return descriptor

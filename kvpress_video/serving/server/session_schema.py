@@ -1,4 +1,4 @@
-"""Requests about sessions."""
+"""Requests to session routes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OpenSession(Strict):
     saved: str | None = Field(None, max_length=100)
 
     def arguments(self, method: str, budget: int | str) -> dict[str, Any]:
-        """Return the arguments of `VideoSession`; the server's method and budget where none are given.
+        """Return the arguments of `VideoSession`, with the server's method and budget as defaults.
 
         Raises:
             BudgetError: the method keeps everything.
@@ -55,9 +55,9 @@ class Ask(Strict):
 
 
 def summary(served: ServedSession) -> dict[str, Any]:
-    """Describe where a session is, what it may take, and how much of it would survive a crash."""
+    """Describe the location of a session, its memory, and the progress that would survive a crash."""
     live = served.session is not None
-    savable = served.session is None or served.session.savable  # what is not in memory is in a file
+    savable = served.session is None or served.session.savable  # sessions not in memory are in a file
     saved = None if served.saved is None else asdict(served.saved)
     need = served.need if live else 0
     where = {"live": live, "reserved_bytes": need, "savable": savable, "saved": saved}

@@ -1,4 +1,4 @@
-"""Sessions of a server: live in memory that was reserved, or detached in a file until they are used again."""
+"""Sessions of a server: live in reserved memory, or detached to a file until their next use."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Sessions:
         idle: float,
         most: int,
     ) -> None:
-        """Hold the sessions that an earlier server left in the files, detached.
+        """Open the sessions that an earlier server left in the files, detached.
 
         Args:
-            model, processor: of every session.
-            plan: the arithmetic of their memory.
-            admission: gives it out.
+            model, processor: those of every session.
+            plan: computes their memory.
+            admission: reserves it.
             worker: runs the model.
-            files: of sessions that are detached or saved.
+            files: files of detached and saved sessions.
             idle: seconds after which an unused session is detached.
-            most: sessions at the same time, detached ones included, and saved ones.
+            most: maximum number of open sessions, detached ones included, and of saved ones.
         """
         self._model, self._processor, self._plan = model, processor, plan
         self._admission, self._worker, self._files = admission, worker, files
@@ -56,21 +56,21 @@ class Sessions:
         left = {name: note for name in files.written() if (note := files.find(name))}
         self._held = {name: ServedSession(name, note.owner, note.need, saved=note.saved) for name, note in left.items()}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writer = ThreadPoolExecutor(1, "session-files")  # one thread: later states are written later
+        self._writer = ThreadPoolExecutor(1, "session-files")  # a single thread writes states in order
         admission.reclaim = self._reclaim
 
     @property
     def live(self) -> int:
-        """Sessions in memory."""
+        """Number of sessions in memory."""
         return sum(served.session is not None for served in self._held.values())
 
     @property
     def count(self) -> int:
-        """All sessions."""
+        """Number of sessions."""
         return len(self._held)
 
     def owned(self, owner: str) -> list[ServedSession]:
-        """Sessions of an owner."""
+        """Return the sessions of an owner."""
         return [served for served in self._held.values() if served.owner == owner]
 
     async def open(self, owner: str, settings: dict[str, Any]) -> ServedSession:
@@ -87,21 +87,21 @@ class Sessions:
         return await self._add(owner, make, lambda: self._plan.session(make()))
 
     async def fork(self, served: ServedSession) -> ServedSession:
-        """Copy a session that is in use."""
+        """Copy a session in use."""
         return await self._add(served.owner, served.live.fork, lambda: served.need)
 
     async def load(self, owner: str, saved: str) -> ServedSession:
         """Open a session from a file that `save` wrote for the same owner.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no such file.
         """
         note = self._saved(owner, saved)
         path = self._files.path(saved)
         return await self._add(owner, lambda: VideoSession.load(path, self._model, self._processor), lambda: note.need)
 
     async def save(self, served: ServedSession) -> str:
-        """Write a session that is in use to a file, and return the name to load it by.
+        """Write a session in use to a file, and return the name to load it by.
 
         Raises:
             RequestError: there are too many such files.
@@ -116,13 +116,13 @@ class Sessions:
         """Delete a file that `save` wrote for the same owner.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no such file.
         """
         self._saved(owner, saved)
         self._files.forget(saved)
 
     async def close(self, served: ServedSession) -> None:
-        """Forget a session that is in use, once its earlier jobs are done, and its file."""
+        """Close a session in use after its earlier jobs, and delete its file."""
         async with served.turn:
             await self.run(served, lambda: None)
             self._held.pop(served.id, None)
@@ -130,10 +130,10 @@ class Sessions:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._files.forget, served.id)
 
     async def acquire(self, owner: str, number: str) -> ServedSession:
-        """Find a session, and keep it in memory until it is released; a detached one comes back.
+        """Find a session and hold it in memory until it is released; restore a detached one.
 
         Raises:
-            RequestError: there is none, or no memory for it.
+            RequestError: the session does not exist, or there is no memory for it.
         """
         served = self._held.get(number)
         if served is None or served.owner != owner:
@@ -148,15 +148,15 @@ class Sessions:
         return served
 
     def release(self, served: ServedSession) -> None:
-        """Use a session no longer."""
+        """Release a session."""
         served.users -= 1
         served.used = time.monotonic()
         if not served.users:
-            self._admission.advance()  # it may leave now for others
+            self._admission.advance()  # it may be detached for others now
 
     @asynccontextmanager
     async def using(self, owner: str, number: str) -> AsyncIterator[ServedSession]:
-        """Acquire a session for the length of the context."""
+        """Hold a session for the duration of the context."""
         served = await self.acquire(owner, number)
         try:
             yield served
@@ -164,12 +164,12 @@ class Sessions:
             self.release(served)
 
     async def run(self, served: ServedSession, call: Callable[[], T]) -> T:
-        """Run a call on a session that is in use, in the worker's thread and in the session's order."""
+        """Run a call on a session in use, in the worker's thread and in the session's order."""
         done: T = await asyncio.wrap_future(self._worker.submit(served.id, call))
         return done
 
     async def detach_idle(self) -> None:
-        """Detach sessions that were not used for a while, again and again."""
+        """Detach idle sessions periodically, forever."""
         while True:
             await asyncio.sleep(max(0.05, self._idle / 4))
             now = time.monotonic()
@@ -178,10 +178,10 @@ class Sessions:
                     await self._try_to_detach(served)
 
     async def save_changed(self, every: float) -> None:
-        """Write sessions that have changed to their files, again and again.
+        """Save changed sessions periodically, forever.
 
         Args:
-            every: seconds between one round and the next.
+            every: seconds between rounds.
         """
         while True:
             await asyncio.sleep(every)
@@ -189,7 +189,7 @@ class Sessions:
                 await self._keep(served)
 
     async def end(self) -> None:
-        """Write every session that has changed to its file, once the requests that were cancelled have let go of it."""
+        """Save every changed session, after cancelled requests have released it."""
         deadline = time.monotonic() + _LAST_SECONDS
         while any(served.users for served in self._held.values()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
@@ -197,7 +197,7 @@ class Sessions:
         log("saved", sessions=sum(kept), failed=len(kept) - sum(kept))
 
     def close_files(self) -> None:
-        """Finish what is being written, and leave the files to another server."""
+        """Finish pending writes, and release the files for other servers."""
         self._writer.shutdown()
         self._files.close()
 
@@ -232,7 +232,7 @@ class Sessions:
             raise
 
     async def _try_to_detach(self, served: ServedSession) -> None:
-        """Write a session that nobody uses to its file; where that fails it stays in memory."""
+        """Detach a session that no request uses; if writing fails, it stays in memory."""
         async with served.turn:
             if served.users or served.session is None or served.id not in self._held:
                 return
@@ -241,13 +241,13 @@ class Sessions:
                 log("detached", session=served.id)
 
     async def _keep(self, served: ServedSession) -> bool:
-        """Write a session to its file, unless that holds all of it; return whether the file holds it now.
+        """Save a session unless its file is up to date; return whether the file is now complete.
 
-        The worker's thread makes a copy; it and the users of the session go on while the copy is written.
+        The worker's thread makes a copy; it and the users of the session continue while the copy is written.
         """
 
         def changed() -> tuple[Snapshot, Progress] | None:
-            session = served.session  # None once it is closed or detached
+            session = served.session  # None if it is closed or detached
             return None if session is None or Progress.of(session) == served.saved else _copied(session)
 
         if served.session is None:
@@ -263,7 +263,7 @@ class Sessions:
         return True
 
     def _reclaim(self, missing: int) -> None:
-        """Detach the sessions that were not used for the longest time, until enough memory will be free."""
+        """Detach the least recently used sessions until enough memory will be free."""
         idle = [served for served in self._held.values() if served.session is not None and not served.users]
         for served in sorted(idle, key=lambda served: served.used):
             if missing <= 0:
@@ -286,7 +286,7 @@ class Sessions:
         return note
 
     async def _write(self, served: ServedSession, name: str, snapshot: Snapshot, progress: Progress) -> None:
-        """Write a session to a file, beside the event loop and the worker's thread."""
+        """Write a session to a file, outside the event loop and the worker's thread."""
         note = SessionNote(served.owner, served.need, progress)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writer, self._files.write, name, snapshot, self._model, note)

@@ -1,4 +1,4 @@
-"""`/v1/sessions`: videos that grow while questions are asked about them."""
+"""The routes `/v1/sessions`: growing videos with questions about them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .questions import Question
 from .session_schema import Ask, OpenSession, PushVideo, described, summary
 from .state import Server
 
-_GROUP = 8  # frames of a video that are pushed in one turn
+_GROUP = 8  # frames of a video pushed in one turn
 _MARKUP = 64
-_MOST_STEPS = 256  # whose patches are told at once
+_MOST_STEPS = 256  # steps described in one response
 
 
 def session_routes(server: Server) -> APIRouter:
-    """Make the routes."""
+    """Create the routes."""
     router, sessions = APIRouter(prefix="/v1"), server.sessions
 
     @router.get("/methods")
@@ -87,7 +87,7 @@ def session_routes(server: Server) -> APIRouter:
             pieces = _streamed(server, question, answering, request.state.request)
             return StreamingResponse(pieces, media_type="text/event-stream", headers={"cache-control": "no-store"})
         if await answering.whole(request) is None:
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # no client reads it
         return JSONResponse(answered(server, question))
 
     @router.post("/sessions/{number}/fork")
@@ -109,7 +109,7 @@ def session_routes(server: Server) -> APIRouter:
 
 
 def owner_of(connection: HTTPConnection) -> str:
-    """Return who is connected."""
+    """Return the owner of a connection."""
     owner: str = connection.state.owner
     return owner
 
@@ -118,8 +118,8 @@ async def push_picture(server: Server, owner: str, number: str, content: bytes, 
     """Append a JPEG, PNG or WebP to a session.
 
     Raises:
-        RequestError: there is no such session, or it is no picture.
-        VideoError: its size or time does not follow the frames before it.
+        RequestError: there is no such session, or the content is not a picture.
+        VideoError: its size or time does not fit the frames before it.
     """
     async with server.sessions.using(owner, number) as served:
         frame = await asyncio.to_thread(server.media.decode_picture, content)
@@ -127,7 +127,7 @@ async def push_picture(server: Server, owner: str, number: str, content: bytes, 
 
 
 async def _push_video(server: Server, request: Request, number: str) -> dict[str, int]:
-    """Append a video from the body or a URL, a few frames at a time, so that others get their turns between."""
+    """Append a video from the body or a URL, a few frames at a time, so that other clients get turns in between."""
     if request.headers.get("content-type", "").startswith("video/"):
         return await _push_file(
             server, request, number, await request.body(), PushVideo.model_validate({"url": "body"})
@@ -153,7 +153,7 @@ async def _push_file(server: Server, request: Request, number: str, content: byt
 
 
 async def begin_question(server: Server, owner: str, number: str, asked: Ask) -> tuple[Question, Answering]:
-    """Queue a question to a session, which stays in memory until it is answered.
+    """Queue a question to a session, which is held in memory until the answer is done.
 
     Raises:
         RequestError: there is no such session, or the question is too long.
@@ -182,7 +182,7 @@ async def begin_question(server: Server, owner: str, number: str, asked: Ask) ->
 
 
 def answered(server: Server, question: Question) -> dict[str, Any]:
-    """Describe a finished answer, and count it; the prompt is the question alone."""
+    """Describe a finished answer, and count its usage, for which the prompt is the question alone."""
     reply = question.reply
     used = server.count(question.prompt, reply)
     return {"answer": reply.text, "finish_reason": reply.finish_reason, "usage": used}

@@ -18,32 +18,32 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What `kvpress-video serve` is told on its command line.
+    """Options of `kvpress-video serve`.
 
     Attributes:
-        method, budget: of completions, and of sessions that name no others.
-        chunk: visual tokens of a prompt that completions read at a time; None for a third of the budget.
-        host, port: where to listen; another host than loopback needs keys.
+        method, budget: those of completions, and the defaults of sessions.
+        chunk: visual tokens of a prompt that completions prefill at a time; None for a third of the budget.
+        host, port: address to listen on; hosts other than loopback need keys.
         keys: API keys; without any, every local client may connect.
-        memory: bytes for weights, caches, frames and pixels; None for a share of what is free.
-        hosts: which addresses media may be fetched from.
+        memory: bytes for weights, caches, frames and pixels; None for the weights and half of the free memory.
+        hosts: rules for addresses to fetch media from.
         folders: folders whose files may be read by path.
         sources: `"host"` or `"host:port"` from which live streams may be read.
         sessions: folder for saved sessions; None for a temporary one.
-        limits: on media.
-        queue: requests that may wait for memory.
-        batch: questions that may be decoded together.
-        save_every: seconds between saves of sessions that have changed, where there is a folder for them.
+        limits: limits on media.
+        queue: maximum number of requests that wait for memory.
+        batch: maximum number of answers decoded as one batch.
+        save_every: seconds between saves of changed sessions, if there is a folder for them.
         idle: seconds after which an unused session is detached to disk.
-        most_sessions: sessions that may be open, detached ones included.
-        session_text: text entries of a session, per layer and KV head.
-        max_tokens: longest answer.
-        body: largest request body in bytes.
-        body_seconds: time for a request body to arrive.
-        grace: seconds that requests in flight have when the server ends.
+        most_sessions: maximum number of open sessions, detached ones included.
+        session_text: maximum number of text entries of a session, per layer and KV head.
+        max_tokens: maximum length of an answer in tokens.
+        body: maximum size of a request body in bytes.
+        body_seconds: time limit for a request body to arrive.
+        grace: seconds for requests in flight to finish when the server ends.
 
     Raises:
-        BudgetError: there is no budget of tokens or bytes, or the method keeps everything.
+        BudgetError: the budget is a ratio, or the method keeps everything.
         UnknownNameError: the method is unknown, a folder is missing, or another host than loopback has no keys.
     """
 
@@ -85,7 +85,7 @@ class ServerSettings:
 
 
 def check_capped(method: str) -> None:
-    """Check that a method caps its cache, since memory is given out by the cap.
+    """Check that a method caps its cache, since memory is reserved by the cap.
 
     Raises:
         BudgetError: it keeps everything.
@@ -96,7 +96,7 @@ def check_capped(method: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host name or address."""
+    """Return whether only this machine can reach a host name or address."""
     if host == "localhost":
         return True
     try:
@@ -106,11 +106,11 @@ def is_loopback(host: str) -> bool:
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """Read API keys from a file, one a line; empty lines and those that begin with # are skipped.
+    """Read API keys from a file, one per line, skipping empty lines and lines that begin with #.
 
     Raises:
-        UnknownNameError: the file cannot be read, others may read it, or it holds no key, or one of fewer than 16
-            characters.
+        UnknownNameError: the file cannot be read, other users may read it, it contains no key, or a key has fewer than
+            16 characters.
     """
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
@@ -121,5 +121,5 @@ def read_keys(path: Path) -> tuple[str, ...]:
     if public:
         raise UnknownNameError(f"Other users may read the API keys in {path}: chmod 600 {path}.")
     if not keys or min(map(len, keys)) < 16:
-        raise UnknownNameError(f"{path} must hold API keys of at least 16 characters, one a line.")
+        raise UnknownNameError(f"{path} must contain API keys of at least 16 characters, one per line.")
     return keys

@@ -1,4 +1,4 @@
-"""What a running server consists of."""
+"""The components of a running server."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ _LONGEST_TEXT = 1 << 18
 
 
 class Server:
-    """A loaded model and all that serves it.
+    """A loaded model and the components that serve it.
 
     Attributes:
-        name: of the model, as clients give it.
-        settings: of the command line.
+        name: name of the model for clients.
+        settings: settings from the command line.
         tokenizer, ends: decode answers, and end them.
-        plan, admission: memory.
+        plan, admission: compute and reserve memory.
         worker: runs the model.
-        media, downloads: read what requests name.
-        completions, completion_queue, sessions, asker: answer.
-        sources: live streams of sessions.
-        methods: that sessions may name.
-        metrics: for Prometheus.
-        memory, session_bytes: bytes for everything, and of a session with the usual settings.
+        media, downloads: read the media of requests.
+        completions, completion_queue, sessions, asker: answer requests.
+        sources: read the live streams of sessions.
+        methods: methods that sessions can use.
+        metrics: metrics for Prometheus.
+        memory, session_bytes: bytes in total, and of a session with default settings.
     """
 
     def __init__(self, name: str, model: Any, processor: Any, settings: ServerSettings) -> None:
-        """Prepare everything; nothing is listened to yet.
+        """Create all components, without listening yet.
 
         Raises:
             BudgetError: the memory does not hold the weights and one session.
@@ -64,7 +64,7 @@ class Server:
         self.name, self.settings = name, settings
         self.model, self.processor = model, processor
         self.tokenizer, self.ends = processor.tokenizer, end_tokens(model)
-        self._counter = copy.deepcopy(processor.tokenizer)  # for the event loop, while the worker uses the other
+        self._counter = copy.deepcopy(processor.tokenizer)  # for the event loop; the worker uses the other
         limits = replace(
             settings.limits, kept=min(settings.limits.kept, frame_pixels(processor) or settings.limits.kept)
         )
@@ -106,12 +106,12 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are answered."""
+        """Whether the server accepts requests."""
         return bool(self._tasks) and self.worker.alive
 
     @property
     def capacity(self) -> dict[str, int]:
-        """What the memory holds, in bytes, and how many sessions of the usual settings it has room for."""
+        """Total memory in bytes, and the number of default sessions that fit into it."""
         return {
             "memory": self.memory,
             "weights": self.plan.weights,
@@ -128,7 +128,7 @@ class Server:
             self._tasks.append(asyncio.create_task(self.sessions.save_changed(self.settings.save_every)))
 
     async def end(self) -> None:
-        """Finish what was begun, write the sessions to their files, and give everything back."""
+        """Finish requests in flight, save sessions, and release all resources."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -161,7 +161,7 @@ class Server:
         return told
 
     def reply(self, limit: int, stops: Sequence[str] = ()) -> Reply:
-        """Make an answer that is to be filled."""
+        """Create an empty answer."""
         return Reply(self.tokenizer, limit, self.ends, stops)
 
     def count(self, prompt_tokens: int, reply: Reply) -> dict[str, int]:
@@ -173,7 +173,7 @@ class Server:
         """Count the tokens of texts.
 
         Raises:
-            RequestError: they are longer than the server allows.
+            RequestError: they exceed the server's limit.
         """
         length = sum(map(len, texts))
         if length > _LONGEST_TEXT:
@@ -181,10 +181,10 @@ class Server:
         return sum(len(self._counter(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
     def answer_tokens(self, asked: int | None) -> int:
-        """Return the tokens that an answer may take.
+        """Return the token limit of an answer.
 
         Raises:
-            RequestError: more are asked for than the server allows.
+            RequestError: the request exceeds the server's limit.
         """
         most = self.settings.max_tokens
         if asked is not None and asked > most:

@@ -1,4 +1,4 @@
-"""The methods that sessions of a server may name."""
+"""The methods that sessions of a server can use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UsableMethods:
         """Return their names and summaries."""
         if self._listing is None:
             self._listing = asyncio.create_task(self._list())
-        return await asyncio.shield(self._listing)  # a client that leaves does not end it
+        return await asyncio.shield(self._listing)  # continues if the client disconnects
 
     async def _list(self) -> list[dict[str, str]]:
         found = []

@@ -1,4 +1,4 @@
-"""One thread that owns the model: it runs the jobs of all sessions and requests in turns."""
+"""The thread that owns the model, and runs the jobs of all sessions and requests in turns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 
 @dataclass
 class _Job:
-    """One item of work.
+    """One job.
 
     Attributes:
-        run: takes items, of which this is one or the only one, and returns a result for each.
-        kind: jobs of one kind may run together; None for one that runs alone.
+        run: function from a list of items, including this one, to a list of their results.
+        kind: jobs of the same kind may run together; None for a job that runs alone.
     """
 
     run: Run
@@ -28,17 +28,17 @@ class _Job:
 
 
 class Worker:
-    """Runs jobs one after the other. Owners take turns; the jobs of one owner keep their order.
+    """Runs jobs one at a time. Owners take turns, and jobs of one owner run in order.
 
-    Jobs of one kind whose turn could come next run together, up to a number. Where that fails they run one by one, so
-    that a job fails for its own reasons only.
+    Jobs of the same kind that are next for their owners run together, up to a limit. If that fails, they run one by
+    one, so that a job fails only for its own reasons.
     """
 
     def __init__(self, together: int = 1) -> None:
         """Start the thread.
 
         Args:
-            together: most jobs of one kind that run together.
+            together: maximum number of jobs that run together.
         """
         self._together = together
         self._waiting: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
@@ -52,7 +52,7 @@ class Worker:
         return self._queue(owner, _Job(lambda items: [call()], None, None))
 
     def submit_item(self, owner: Hashable, run: Run, item: Any, kind: Hashable | None) -> Future[Any]:
-        """Queue an item that may run together with others of its kind, which have the same `run`; alone without one."""
+        """Queue an item that may run together with items of the same kind and `run`; alone if the kind is None."""
         return self._queue(owner, _Job(run, item, kind))
 
     def _queue(self, owner: Hashable, job: _Job) -> Future[Any]:
@@ -65,7 +65,7 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not begun."""
+        """Number of jobs that have not started."""
         with self._changed:
             return sum(map(len, self._waiting.values()))
 
@@ -75,7 +75,7 @@ class Worker:
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Finish the jobs that were queued, and end the thread."""
+        """Finish the queued jobs, and end the thread."""
         with self._changed:
             self._ending = True
             self._changed.notify()
@@ -88,7 +88,7 @@ class Worker:
                 _run(begun)
 
     def _next(self) -> list[_Job]:
-        """Wait for jobs to run together; none once the worker has ended."""
+        """Wait for jobs to run together; return none once the worker has ended."""
         with self._changed:
             while not self._waiting and not self._ending:
                 self._changed.wait()
@@ -103,7 +103,7 @@ class Worker:
             return jobs
 
     def _take(self, owner: Hashable) -> _Job:
-        """Take the owner's first job; the others of that owner wait behind those of all owners."""
+        """Take the first job of an owner, whose other jobs move behind those of all owners."""
         queue = self._waiting.pop(owner)
         job = queue.popleft()
         if queue:

@@ -1,6 +1,6 @@
 """Runs at the start of every Python process under `kvpress-video run`.
 
-Most of them load no model, so only the standard library is imported until transformers is.
+Most of these processes load no model, so only the standard library is imported until transformers is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEPLOYMENT = "kvpress_video.serving.deployment"
 
 
 class LoadHook:
-    """Finder that leaves the search to the others and has a function load certain modules."""
+    """Finder that delegates to the other finders and hands certain modules to a function."""
 
     def __init__(self, loading: dict[str, Any]) -> None:
         self.loading = loading
@@ -35,7 +35,7 @@ class LoadHook:
 
 
 class HookedLoader:
-    """Loader that hands the execution of a module to a function."""
+    """Loader that executes a module through a function."""
 
     def __init__(self, loader: Any, load: Any) -> None:
         self.loader = loader
@@ -87,7 +87,7 @@ def load_torchvision(loader: Any, module: Any) -> None:
 
 
 def report_on_sigterm() -> None:
-    """Print statistics on SIGTERM, which skips exit handlers, then end as any process would."""
+    """Print statistics on SIGTERM, which skips exit handlers, then terminate as usual."""
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
 

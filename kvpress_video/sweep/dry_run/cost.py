@@ -29,11 +29,11 @@ class PromptSize:
 
     Attributes:
         frames: video frames read.
-        tokens: of the whole prompt.
-        visual: how many of them are placeholders of the video.
-        labels: how many of them are text that belongs to one frame.
-        following: how many tokens come after the last frame.
-        common_suffix: tokens at the end that are the same for all questions.
+        tokens: number of tokens of the whole prompt.
+        visual: number of placeholders of the video among them.
+        labels: number of tokens of frame labels among them.
+        following: number of tokens after the last frame.
+        common_suffix: number of final tokens that are equal for all questions.
     """
 
     frames: int
@@ -54,10 +54,10 @@ class PromptCost:
     """A prompt prefilled into a model as a setup asks.
 
     Attributes:
-        adapter: of a model, with or without weights.
-        size: of the prompt.
-        setup: of the sweep.
-        quantize: of a cell.
+        adapter: adapter of a model, with or without weights.
+        size: size of the prompt.
+        setup: setup of the sweep.
+        quantize: quantisation of a cell.
     """
 
     adapter: Adapter
@@ -87,7 +87,7 @@ class PromptCost:
         return self._sliding_bytes + self._layers * entry * self.size.tokens
 
     def refusal(self, cell: Cell) -> str:
-        """Return why a cell will fail, as far as the prompt and a model without weights tell; empty if nothing does."""
+        """Return why a cell will fail, as far as the prompt and a model without weights can show; else empty."""
         try:
             self._check(cell)
             self.cache_bytes(cell.budget)
@@ -120,8 +120,8 @@ class PromptCost:
     def passes(self, cell: Cell, questions: int) -> int:
         """Count how often a video passes through the text model, for a number of questions about it.
 
-        Questions share their video up to its last visual token, in a chunked prefill only those of one batch do. They
-        cannot where the prompt is read in one pass, or where the method probes with tokens that differ by question.
+        Questions share their video up to its last visual token, but in a chunked prefill only within a batch, and not
+        if the prompt is read in one pass or the method probes with tokens that differ by question.
         """
         prefill = prefill_of(self.setup, cell.budget)
         one_chunk = prefill == "chunked" and self._chunk(cell.budget) >= self.size.visual
@@ -133,7 +133,7 @@ class PromptCost:
 
     @property
     def _labels(self) -> int:
-        """Label tokens that the budget is for."""
+        """Number of label tokens that the budget covers."""
         return 0 if self.setup.labels == "keep" else self.size.labels
 
     @property
@@ -181,8 +181,8 @@ class PromptCost:
         return min(usual, self._allocator(budget).usual_chunk([self._row], self.size.tokens))
 
     def _in_work(self, budget: str) -> int:
-        """Return the entries of the largest pass that the budget pays for in one layer, where it has to be compressed;
-        probes are not counted.
+        """Return the entries of the largest pass that count against the budget in one layer before compression, without
+        probes.
         """
         allocator, whole = self._allocator(budget), self.size.visual + self._labels
         if self.setup.stage == "input" or allocator.reading(whole).hold_all([self._row], self.size.tokens):
@@ -236,7 +236,7 @@ def _folder(name: str) -> str:
 
 
 def _dtype(asked: str, config: Any) -> torch.dtype:
-    """Return the dtype that `load` would give the weights: the one asked for, or the checkpoint's own."""
+    """Return the dtype that `load` would give the weights: the requested one, or that of the checkpoint."""
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
     chosen = own if asked == "auto" else asked
     return chosen if isinstance(chosen, torch.dtype) else getattr(torch, chosen)

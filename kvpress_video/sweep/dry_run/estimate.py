@@ -30,13 +30,13 @@ class Workload:
     """The cells of one model, benchmark and seed, counted.
 
     Attributes:
-        model, benchmark, seed: of the cells.
+        model, benchmark, seed: model, benchmark and seed of the cells.
         cells: number of cells.
-        clips, questions: of the benchmark.
-        done: cells × clips that a store holds already.
-        prefills: how often a video passes through the text model.
-        unshared_prefills: how often it would if no cells shared a prefill.
-        max_new_tokens: of an answer.
+        clips, questions: number of clips and questions of the benchmark.
+        done: cells × clips that a store already holds.
+        prefills: number of passes of a video through the text model.
+        unshared_prefills: the same number without shared prefills.
+        max_new_tokens: maximum number of tokens of an answer.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Workload:
 
     @property
     def answers(self) -> int:
-        """Answers to generate, one per cell and question."""
+        """Number of answers to generate, one per cell and question."""
         return self.cells * self.questions
 
 
@@ -66,8 +66,8 @@ class Estimate:
         prompts: the prompt about a benchmark's first clip, by (model, benchmark).
         caches: bytes that the cache of one question holds after the prefill, by (model, benchmark) and budget.
         stock: bytes that the stock cache would hold, by (model, benchmark).
-        absent: why a model or a benchmark could not be read here, by its name; its cells are not counted.
-        failing: why cells will fail, by cell; they are not counted.
+        absent: reasons why models or benchmarks could not be read, by name; their cells are not counted.
+        failing: reasons why cells will fail, by cell; they are not counted.
     """
 
     grid: Grid
@@ -85,7 +85,7 @@ class Estimate:
 
     @property
     def done(self) -> int:
-        """Cells × clips that a store holds already."""
+        """Cells × clips that a store already holds."""
         return sum(workload.done for workload in self.workloads)
 
     @property
@@ -109,8 +109,8 @@ def estimate(
     read here are named in `Estimate.absent` and not counted, cells that will fail in `Estimate.failing`.
 
     Args:
-        grid: of the sweep.
-        finished: cells and clips (by name) that a store holds already.
+        grid: grid of the sweep.
+        finished: cells and clips (by name) that a store already holds.
         progress: called with a description of each step.
 
     Raises:
@@ -150,12 +150,12 @@ def estimate(
 
 @dataclass(frozen=True)
 class _Outline:
-    """A benchmark in short.
+    """Outline of a benchmark.
 
     Attributes:
-        video, asked: the first clip's video and questions.
+        video, asked: video and questions of the first clip.
         questions: number of questions about each clip, by seed.
-        max_new_tokens: of an answer.
+        max_new_tokens: maximum number of tokens of an answer.
     """
 
     video: Video
@@ -214,7 +214,7 @@ def _cost_of(cell: Cell, cost: PromptCost) -> PromptCost:
 
 
 def _asked(cell: Cell) -> str:
-    """Write the budget of a cell, with the bits of what is quantised."""
+    """Format the budget of a cell, with the bits of quantisation."""
     return cell.budget if cell.quantize == UNQUANTIZED else f"{cell.budget} quantize={cell.quantize}"
 
 

@@ -16,8 +16,8 @@ def describe(grid: Grid, folder: str | Path, progress: Callable[[str], None] | N
     """Describe the size of a sweep, and how much of it the store in a folder already holds.
 
     Args:
-        grid: of the sweep.
-        folder: where the sweep would be written.
+        grid: grid of the sweep.
+        folder: output folder of the sweep.
         progress: as in `estimate`.
 
     Raises:

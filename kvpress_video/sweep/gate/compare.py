@@ -29,10 +29,10 @@ class Comparison:
         task: its name, or `overall`.
         base, new: the accuracies of both sweeps on the shared questions.
         difference: new minus base.
-        retention: new over base; None where the base has no right answer.
-        p: one-sided p of a fall below the fraction to keep, corrected for all comparisons.
-        verdict: `fell` fails the build; `tolerated` is a significant fall, but not below the fraction to keep.
-        detectable: the smallest true fall that fails four builds of five.
+        retention: new over base; None if the base has no correct answer.
+        p: one-sided p of a drop below the fraction to keep, corrected for all comparisons.
+        verdict: `fell` fails the build; `tolerated` is a significant drop, but not below the fraction to keep.
+        detectable: the smallest true drop that fails four builds out of five.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Missing:
         cell: the cell.
         lacking: questions that only the base answered.
         questions: questions that the base answered.
-        error: the cell's error, where it failed.
+        error: the cell's error, if it failed.
     """
 
     cell: Cell
@@ -79,9 +79,9 @@ class Gate:
         base, new: their titles.
         keep: the fraction of the base's accuracy to keep.
         alpha: the probability of any false alarm.
-        comparisons: in the order of the base, the overall one before those of its tasks.
+        comparisons: comparisons in the order of the base, overall before tasks.
         missing: cells that lack answers in the new sweep.
-        allow_missing: whether the build passes nevertheless.
+        allow_missing: whether the build passes despite missing answers.
         warnings: differences of conditions between the sweeps.
         unscored: shared questions that need a judge and are not counted.
     """
@@ -167,7 +167,7 @@ def compare_sweeps(
 
 
 def _pairs(base: Iterable[Row], new: Iterable[Row]) -> list[tuple[_Subject, str, PairedSamples]]:
-    """Pair the new sweep (left) with the base (right): overall, and by task where there are several."""
+    """Pair the new sweep (left) with the base (right): overall, and by task if there are several."""
     before, after = _by_subject(base), _by_subject(new)
     pairs = []
     for subject in before:

@@ -27,7 +27,7 @@ class SweepData:
     """The contents of a sweep's store.
 
     Attributes:
-        name: for messages.
+        name: name of the sweep in messages.
         rows, failures, plan: as in `Store`.
     """
 
@@ -41,13 +41,13 @@ class SweepData:
         """Read the sweep in a folder.
 
         Raises:
-            SweepError: there is none.
+            SweepError: the folder contains no sweep.
         """
         with Store(folder) as store:
             return cls(str(folder), store.rows(), store.failures(), store.plan)
 
     def only(self, methods: Collection[str], budgets: Collection[str]) -> SweepData:
-        """Select some methods and budgets; all where none are named."""
+        """Select some methods and budgets, or all if none are named."""
 
         def wanted(cell: Cell) -> bool:
             return (not methods or cell.name in methods) and (not budgets or cell.budget in budgets)
@@ -69,10 +69,10 @@ def by_question(rows: Iterable[Row], value: Callable[[Row], Any] = lambda row: r
 
 
 def check_same_questions(base: SweepData, new: SweepData) -> None:
-    """Check that shared questions have the same prompt, right answer, task, category and unit in both sweeps.
+    """Check that shared questions have the same prompt, correct answer, task, category and unit in both sweeps.
 
     Raises:
-        SweepError: one has not.
+        SweepError: a shared question differs.
     """
     before, after = by_question(base.rows), by_question(new.rows)
     for name in _IDENTITY:

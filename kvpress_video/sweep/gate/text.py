@@ -1,4 +1,4 @@
-"""Reports of the gate: rich for the terminal, Markdown for a pull request, JSON for programs."""
+"""Reports of the gate: rich tables for terminals, Markdown for pull requests, JSON for programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def title(gate: Gate) -> str:
 
 
 def findings(gate: Gate) -> list[str]:
-    """List falls, missing answers and rises."""
+    """List drops, missing answers and improvements."""
     return [
         *(f"FELL: {_sentence(found)}" for found in gate.of("fell")),
         *(f"{'missing' if gate.allow_missing else 'MISSING'}: {missing}" for missing in gate.missing),
@@ -43,7 +43,7 @@ def findings(gate: Gate) -> list[str]:
 
 
 def notes(gate: Gate) -> list[str]:
-    """List the criterion, the minimum detectable fall, and conditions that differ between the sweeps."""
+    """List the criterion, the minimum detectable drop, and conditions that differ between the sweeps."""
     unscored = [f"{plural(gate.unscored, 'question')} need a judge and are not counted."] if gate.unscored else []
     return [
         f"Red: significantly less than {100 * gate.keep:.4g}% of the base's accuracy is kept (one-sided p < "

@@ -30,7 +30,7 @@ class Grid:
         budgets: as in `Budget.parse`: `"25%"`, `"0.1"`, `"6144"`, `"256MiB"`.
         models: `"bundled"`, or a folder or hub name, with optional `":dtype=bfloat16,device_map=auto"`.
         benchmarks: `"world"`, `"world:count=48,frames=32"`.
-        seeds: of the benchmarks' sampling, and of methods that draw random numbers.
+        seeds: seeds of the benchmarks' sampling, and of methods that draw random numbers.
         setup: shared by all cells.
         quantize: bits of cached keys and values, as in `compress`: `"none"`, `"8"`, `"4:residual_length=0"`.
     """

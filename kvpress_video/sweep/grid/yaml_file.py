@@ -23,7 +23,7 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
     """Read a grid from a YAML file whose keys are the parts that `make_grid` takes.
 
     Args:
-        path: of the file.
+        path: path of the file.
         **flags: parts that replace the file's, as `flag_parts` returns them.
 
     Raises:
@@ -66,8 +66,8 @@ class _Document:
     """The contents of a file as plain values.
 
     Attributes:
-        parts: of the grid.
-        problems: of the YAML itself.
+        parts: parts of the grid.
+        problems: problems of the YAML itself.
     """
 
     def __init__(self, text: str, file: Path) -> None:

@@ -24,11 +24,11 @@ class Answered:
     """One answered question, read after the video was compressed.
 
     Attributes:
-        question: its id within the clip.
-        task, category, unit, expected: of the question.
+        question: id of the question within the clip.
+        task, category, unit, expected: as in the question.
         prompt: the whole prompt, with one placeholder for the video.
-        answer: the model's.
-        score: in [0, 1], 1 for a right answer; None where only a judge can score it.
+        answer: answer of the model.
+        score: score in [0, 1], 1 for a correct answer; None if it needs a judge.
     """
 
     question: str
@@ -46,13 +46,13 @@ class Measured:
     """The measurement of one cell on one clip.
 
     Attributes:
-        report: of the compression, with bytes per question, and seconds over all questions about the clip.
-        video, group: of the clip.
+        report: report of the compression, with bytes per question, and seconds over all questions about the clip.
+        video, group: video and group of the clip.
         frames, fps, pixels: video frames given to the model, per second, and their height × width.
-        answer_seconds: reading and answering all questions about the clip; neither prefill nor compression.
-        dtype, attention, device: the model's.
-        versions: of Python and the packages.
-        revision: of this code, None outside a git checkout.
+        answer_seconds: seconds for reading and answering all questions about the clip, without prefill and compression.
+        dtype, attention, device: those of the model.
+        versions: versions of Python and the packages.
+        revision: revision of this code, None outside a git checkout.
     """
 
     report: Report
@@ -70,7 +70,7 @@ class Measured:
 
     @classmethod
     def from_columns(cls, cell: Cell, columns: Mapping[str, Any]) -> Measured:
-        """Rebuild a measurement from its columns, as `as_dict` gives them, and the cell that it is of."""
+        """Rebuild a measurement from its cell and its columns, as returned by `as_dict`."""
         reported = {name: columns[name] for name in REPORTED} | {name: tuple(columns[name]) for name in _PER_LAYER}
         length = columns["visual_tokens"] + columns["label_tokens"] + columns["text_entries"]
         report = Report(

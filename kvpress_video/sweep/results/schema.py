@@ -15,10 +15,10 @@ FORMAT = 3
 """Version of the tables; earlier ones are read, and upgraded by a sweep that resumes them."""
 
 _LABELS = {"labels": "'keep'", "label_entries": "'[]'", "label_tokens": "0"}
-"""Columns that format 1 lacks, with their values there, in SQL: the text of frames was text like any other."""
+"""Columns missing in format 1, with their values in SQL: frame labels were ordinary text."""
 
 _BITS = {"quantize": "'none'"}
-"""Columns of cells that formats 1 and 2 lack, likewise: nothing was quantised."""
+"""Columns of cells missing in formats 1 and 2, with their values in SQL: nothing was quantised."""
 
 
 class DamagedValueError(ValueError):
@@ -37,7 +37,7 @@ def from_json(text: Any) -> Any:
     """Read JSON text.
 
     Raises:
-        DamagedValueError: it is none.
+        DamagedValueError: it is not JSON.
     """
     try:
         return json.loads(text)
@@ -46,7 +46,7 @@ def from_json(text: Any) -> Any:
 
 
 def _of(*types: type) -> Callable[[Any], Any]:
-    """Return a function that passes values of these types on."""
+    """Return a check that passes values of these types."""
 
     def check(value: Any) -> Any:
         if type(value) not in types:
@@ -57,7 +57,7 @@ def _of(*types: type) -> Callable[[Any], Any]:
 
 
 def _finite(*others: type) -> Callable[[Any], Any]:
-    """Return a function that passes finite numbers on, and values of other types."""
+    """Return a check that passes finite numbers and values of other types."""
     typed = _of(int, float, *others)
 
     def check(value: Any) -> Any:

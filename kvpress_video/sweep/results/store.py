@@ -53,15 +53,15 @@ class Store:
     from other programs; lists and dictionaries in it are JSON text.
 
     Attributes:
-        folder: of the sweep.
-        file: of the database.
+        folder: folder of the sweep.
+        file: file of the database.
     """
 
     def __init__(self, folder: str | Path, plan: Mapping[str, Any] | None = None, *, resume: bool = False) -> None:
         """Open a store: for reading, or with a plan to start or resume a sweep.
 
         Args:
-            folder: of the sweep; created with a plan.
+            folder: folder of the sweep; created with a plan.
             plan: everything that determines the rows, in plain types; `"cells"` is the list of `asdict(Cell)`.
             resume: whether the store may already hold answers. New cells, clips and files are added to its plan;
                 everything else must be equal, and so must the files that answers were made with.
@@ -80,7 +80,7 @@ class Store:
         """Check that a plan may be run in a folder, as opening it does, and change nothing.
 
         Args:
-            folder: of the sweep; it need not exist.
+            folder: folder of the sweep; it need not exist.
             plan: as in `__init__`; its clips and files may be missing.
             resume: as in `__init__`.
 

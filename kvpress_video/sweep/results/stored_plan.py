@@ -44,7 +44,7 @@ def check_plan(folder: Path, asked: Mapping[str, Any], resume: bool, db: sqlite3
     """Check that a sweep may continue in the store of another.
 
     Args:
-        folder: of the store, for errors.
+        folder: folder of the store, for errors.
         asked: the plan of the sweep.
         resume: whether it asks to resume.
         db: the store.

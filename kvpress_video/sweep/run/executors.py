@@ -22,10 +22,10 @@ class Executor(Protocol):
     """Turns tasks into outcomes."""
 
     def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
-        """Yield one outcome per cell of every task, each as soon as it is available, in any order.
+        """Yield one outcome per cell of every task as soon as it is available, in any order.
 
         A task is taken from the iterable only when a worker is ready for it or about to be. Workers end with the
-        generator: close it (`contextlib.closing`) where it may be left early.
+        generator: close it (`contextlib.closing`) if it may be left early.
 
         Raises:
             KVPressVideoError: the work cannot continue. An error in one cell is a `Failure` instead.
@@ -35,11 +35,11 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """Runs one task after the other in this process.
+    """Runs tasks one at a time in this process.
 
     Attributes:
         factory: makes the worker.
-        device: of the worker; None for its default.
+        device: device of the worker; None for its default.
     """
 
     factory: WorkerFactory
@@ -49,7 +49,7 @@ class InProcess:
         """Run the tasks.
 
         Raises:
-            SweepError: the worker returns other outcomes than were asked for.
+            SweepError: the worker returns unexpected outcomes.
         """
         worker = None
         for task in tasks:
@@ -75,8 +75,8 @@ def choose(
         workers: maximum number of workers. By default `"local"` has one per GPU, or two on the CPU, or one where
             another `device` is given; a single worker is this process. Give 1 for a model that `device_map` spreads
             over all GPUs. For `"ray"` see `OnRay`.
-        address: of a Ray cluster.
-        device: of every worker.
+        address: address of a Ray cluster.
+        device: device of every worker.
 
     Raises:
         UnknownNameError: unknown kind.

@@ -33,7 +33,7 @@ class OnRay:
         factory: makes a worker for a device; picklable.
         address: as in `ray.init`: `"host:6379"`, `"auto"`, `"local"`; by default the cluster of `RAY_ADDRESS` or of
             this machine, or else a new one on this machine.
-        workers: maximum number of actors; by default one per GPU of the cluster, or two per node where it has none.
+        workers: maximum number of actors; by default one per GPU of the cluster, or two per node without a GPU.
         device: `"cpu"` to use no GPU.
 
     Raises:
@@ -168,7 +168,7 @@ def _check_reachable(address: str | None) -> None:
     """Check that the port of a cluster is open; `ray.init` would retry for minutes, then end the process.
 
     Raises:
-        SweepError: it is not.
+        SweepError: the port is closed.
     """
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS")

@@ -32,7 +32,7 @@ WorkerFactory = Callable[[str | None], Worker]
 
 @dataclass(frozen=True)
 class Ready:
-    """Event: the worker has finished its task, if it had one, and waits for the next."""
+    """Event: the worker has finished its task, if any, and waits for the next."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Died:
     """Event: the worker no longer exists.
 
     Attributes:
-        how: it ended: `"died with signal 9"`.
-        hint: at the cause, where it can be guessed.
+        how: how it ended: `"died with signal 9"`.
+        hint: likely cause, if known.
     """
 
     how: str

@@ -29,7 +29,7 @@ _FREE = ("device", "reuse")
 """Parts of a setup that do not affect the answers: a sweep may be resumed with other values."""
 
 _LATER = {"experts": None}
-"""Parts of a setup that plans of earlier versions lack, with the values that they had there; those are not written."""
+"""Parts of a setup missing in plans of earlier versions, with the values used then, which are not written."""
 
 Progress = Callable[[int, int, str], None]
 Clips = Mapping[tuple[str, int], Sequence[Clip]]
@@ -40,10 +40,10 @@ class SweepResult:
     """The outcome of a run.
 
     Attributes:
-        folder: of the store.
+        folder: folder of the store.
         done: cells × clips with answers.
         jobs: total of cells × clips.
-        failures: of the cells that were run.
+        failures: failures of the cells that were run.
         interrupted: whether the run was stopped before its end.
     """
 
@@ -72,13 +72,13 @@ def run_sweep(
     the same call with `resume=True` completes it.
 
     Args:
-        grid: to run.
-        folder: for `sweep.sqlite`, and for clips that a benchmark generates.
+        grid: grid to run.
+        folder: folder for `sweep.sqlite`, and for clips that a benchmark generates.
         resume: whether to continue the sweep in the folder; cells may be added to it.
         executor: `"local"` processes, or `"ray"`.
         workers: maximum number of workers; by default one per GPU, or two on a CPU, or one where a model has a
             `device_map`.
-        address: of a running Ray cluster.
+        address: address of a running Ray cluster.
         pilot: run only this many clips of each group, drawn at random but reproducibly.
         progress: called with the finished cells × clips, their total, and the latest cell.
 
@@ -153,11 +153,11 @@ def clips_of(name: str, seed: int, folder: Path) -> Sequence[Clip]:
 
     Args:
         name: the benchmark, with its options.
-        seed: of its sampling.
-        folder: for files that it generates.
+        seed: seed of its sampling.
+        folder: folder for files that it generates.
 
     Raises:
-        BenchmarkError: there are none, two have one name, or a clip has no questions or two of one id.
+        BenchmarkError: there are no clips, two have the same name, or a clip has no questions or two with the same id.
     """
     clips = BENCHMARKS.make(name).clips(seed, folder)
     if not clips:
@@ -190,7 +190,7 @@ def _digest(clip: Clip) -> str:
 
 
 def plan_of(setup: Setup, cells: Sequence[Cell], clips: Clips) -> dict[str, object]:
-    """Collect everything that determines the rows, for a store; states of files aside."""
+    """Collect everything that determines the rows, except states of files, for a store."""
     return {
         "setup": {
             name: value

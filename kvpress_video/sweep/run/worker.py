@@ -31,8 +31,8 @@ class Worker:
     """Answers questions, with one model loaded at a time.
 
     Attributes:
-        setup: of the sweep.
-        device: of models that name none; the setup's by default.
+        setup: setup of the sweep.
+        device: device of models that name none; the setup's by default.
     """
 
     setup: Setup = field(default_factory=Setup)
@@ -184,11 +184,11 @@ class _Prepared:
     """A clip, read and tokenised.
 
     Attributes:
-        clip, benchmark: of the task.
+        clip, benchmark: clip and benchmark of the task.
         video: the frames of the clip.
-        prompts: of all questions, in order.
+        prompts: prompts of all questions, in order.
         batches: inputs of `generate()`, on the CPU, and the number of questions in each.
-        max_new_tokens: of an answer.
+        max_new_tokens: maximum number of tokens of an answer.
     """
 
     clip: Clip

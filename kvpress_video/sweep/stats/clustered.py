@@ -61,7 +61,7 @@ class PairedScores:
         Args:
             left, right: score of the answer to each question, in [0, 1].
             clusters: the cluster of each question.
-            weights, strata: of each question, as in `accuracy`.
+            weights, strata: weight and stratum of each question, as in `accuracy`.
         """
         shared = [question for question in left if question in right]
         return cls(
@@ -103,8 +103,8 @@ def clustered_mean(
     Args:
         values: one per question.
         clusters: the cluster of each question.
-        weights: of each question, positive; equal by default.
-        strata: of each question; a single one by default.
+        weights: weight of each question, positive; equal by default.
+        strata: stratum of each question; a single one by default.
 
     Raises:
         ValueError: there are no values, or not as many clusters, weights or strata, or a weight is not positive.

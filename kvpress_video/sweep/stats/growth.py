@@ -1,4 +1,4 @@
-"""Methods whose accuracy falls as their budget grows."""
+"""Find methods whose accuracy drops as their budget grows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .pairing import PairedSamples, levels
 
 @dataclass(frozen=True)
 class FallWithBudget:
-    """A larger budget at which a method answers fewer questions right than at a smaller one.
+    """A larger budget at which a method answers fewer questions correctly than at a smaller one.
 
     Attributes:
-        model, benchmark, method: of the cells.
+        model, benchmark, method: model, benchmark and method of the cells.
         smaller, larger: the budgets.
         difference: accuracy at the larger budget minus that at the smaller one.
         p: one-sided, corrected for all pairs of the method's budgets.
@@ -39,13 +39,13 @@ class FallWithBudget:
 
 
 def falls_with_budget(rows: Iterable[Row], alpha: float = 0.05) -> list[FallWithBudget]:
-    """Find methods whose accuracy falls significantly when their budget grows; the clearest fall of each.
+    """Find methods whose accuracy drops significantly when their budget grows; return the clearest drop of each.
 
     Budgets are ordered by the measured ratio of entries that they keep. Any two are compared on the questions that both
     answered, clustered by video; the p of a method's pairs are corrected by Holm's method.
 
     Args:
-        rows: of a sweep.
+        rows: rows of a sweep.
         alpha: level of the tests of one method.
 
     Raises:

@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 _EXACT = 16
 """Up to this many differing clusters the randomisation test enumerates all their signs."""
 _MOST = 10_000_000
-"""Most clusters that `needed` considers."""
+"""Maximum number of clusters that `needed` considers."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ def accuracy(
     """Estimate an accuracy, with a Wilson interval on the effective number of questions.
 
     The effective number is the size of an independent sample with the same variance, the variance being that of a ratio
-    of sums over clusters. It never exceeds the number of questions. Where all answers agree, so that the variance
+    of sums over clusters. It never exceeds the number of questions. If all answers agree, so that the variance
     cannot be estimated, it is the number of clusters.
 
     Args:
         scores: score of each answer, in [0, 1], or booleans.
         clusters: the cluster of each question.
-        weights: of each question, positive; equal by default.
-        strata: of each question, where the accuracy is a mean of strata's means: differences between strata then do not
-            widen the interval.
+        weights: weight of each question, positive; equal by default.
+        strata: stratum of each question, if the accuracy is a mean of the strata's means; then differences between
+            strata do not widen the interval.
 
     Raises:
         ValueError: there are no questions, or not as many clusters, weights or strata as answers.
@@ -88,8 +88,8 @@ def accuracy(
 def compare(scores: PairedScores) -> Difference:
     """Estimate left minus right, with the interval and two-sided p of Student's t over clusters.
 
-    Where the clusters do not differ at all, so that the variance cannot be estimated, the interval is as wide as one
-    more question decided each way would make it, and p is that of a sign test over clusters.
+    If no clusters differ, so that the variance cannot be estimated, the interval is as wide as if one more question
+    were decided each way, and p is that of a sign test over clusters.
 
     Raises:
         ValueError: no question was answered by both.
@@ -126,11 +126,11 @@ def retention(scores: PairedScores) -> Interval | None:
 
 
 def fall(scores: PairedScores, keep: float = 1.0) -> float:
-    """Return the one-sided p of a left this bad if it were at least `keep` times as good as right.
+    """Return the one-sided p of the observed scores if left were at least `keep` times as good as right.
 
-    The test is Student's t over clusters. It overrates few differing clusters, so where at most 16 differ, p is also no
-    less than that of Fisher's randomisation test: the fraction of all ways to assign each differing cluster's two
-    results to left and right in which left comes out as badly. That test is exact if both are equally good.
+    The test is Student's t over clusters. It overstates the significance of few differing clusters, so if at most 16
+    differ, p is at least that of Fisher's randomisation test: the fraction of all ways to assign each differing
+    cluster's two results to left and right in which left is as bad. That test is exact if both are equally good.
 
     Raises:
         ValueError: no question was answered by both.
@@ -167,7 +167,7 @@ def detectable(found: Difference, alpha: float = 0.05, power: float = 0.8, sides
         found: the observed difference.
         alpha: level of the test.
         power: probability of finding the difference.
-        sides: 1 if only falls count.
+        sides: 1 if only drops count.
     """
     if found.clusters < 2 or not math.isfinite(found.error):
         return 1.0
@@ -188,7 +188,7 @@ def needed(found: Difference, difference: float, alpha: float = 0.05, power: flo
         alpha, power: as in `detectable`.
 
     Returns:
-        The number of clusters; None where the variance cannot be estimated, or more than ten million are needed.
+        The number of clusters; None if the variance cannot be estimated, or more than ten million are needed.
     """
     if found.clusters < 2 or not math.isfinite(found.error):
         return None

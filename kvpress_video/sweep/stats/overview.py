@@ -24,10 +24,10 @@ _GAP = 2
 def overview(summary: Sequence[SummaryRow], width: int) -> list[RenderableType]:
     """Build tables of accuracies per model, benchmark and group: methods in rows, budgets in columns.
 
-    Where the budgets do not fit side by side, they are split over tables one below the other.
+    Budgets that do not fit side by side are split over several tables.
 
     Args:
-        summary: of a sweep.
+        summary: summary of a sweep.
         width: columns of the terminal.
     """
     return [shown for part in parts(summary) for shown in _tables(part, width)]

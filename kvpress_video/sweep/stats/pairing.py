@@ -1,4 +1,4 @@
-"""Rows grouped into the units that statistics count, paired between methods, and weighted as the benchmark asks."""
+"""Group rows into units, pair them between methods, and weight them as the benchmark specifies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Unit:
     """One or more questions that count as one.
 
     Attributes:
-        score: in [0, 1]; the lowest of its questions', so that a unit is right only if all of them are.
-        video, task, category: of its questions.
+        score: score in [0, 1]; the lowest of its questions, so that a unit is correct only if all of them are.
+        video, task, category: video, task and category of its questions.
     """
 
     score: float
@@ -34,7 +34,7 @@ class Sample:
     """The units that one method answered.
 
     Attributes:
-        units: by their identity.
+        units: units by their identity.
         levels: nested averaging levels, as in `Benchmark`.
     """
 
@@ -135,7 +135,7 @@ def levels(benchmark: str) -> tuple[str, ...]:
     """Return the averaging levels of the benchmark that a cell names.
 
     Raises:
-        UnknownNameError: it is not installed.
+        UnknownNameError: the benchmark is not installed.
     """
     return BENCHMARKS.get(parse(benchmark)[0]).levels
 

@@ -1,4 +1,4 @@
-"""How many videos a difference needs, from the variance of the videos that a sweep has answered."""
+"""Number of videos needed to detect a difference, from the variance over the answered videos of a sweep."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class VideosNeeded:
     """The videos that one method at one budget needs.
 
     Attributes:
-        row: of the summary.
-        videos: by the observed variance of the paired difference; None where it cannot be estimated.
-        most: by the upper limit of that variance (`ASSURANCE`, one-sided).
+        row: row of the summary.
+        videos: number by the observed variance of the paired difference; None if it cannot be estimated.
+        most: number by the upper limit of that variance (`ASSURANCE`, one-sided).
     """
 
     row: SummaryRow
@@ -40,8 +40,8 @@ def videos_needed(summary: Sequence[SummaryRow], difference: float) -> list[Vide
     """Compute how many videos each method and budget needs to show a difference from the summary's reference.
 
     Args:
-        summary: of a sweep, finished or not.
-        difference: of accuracies, above 0 and below 1.
+        summary: summary of a sweep, finished or not.
+        difference: difference of accuracies, above 0 and below 1.
 
     Raises:
         SweepError: no method was answered along with the reference.

@@ -22,22 +22,22 @@ OVERALL = "overall"
 class SummaryRow:
     """One method at one budget, on one group of a benchmark's clips, with one model; seeds are pooled.
 
-    Costs, from `entries` to `answer_seconds`, are means over clips; nan where there is none.
+    Costs, from `entries` to `answer_seconds`, are means over clips; nan without clips.
 
     Attributes:
         model, benchmark, budget: as in the cells.
         method: `Cell.name`, with the bits of quantisation.
         group: group of clips; empty for cells without a finished clip.
         against: the method it is compared with at the same budget; the full cache is at 100%.
-        accuracies: per task, and `overall`; empty where nothing was scored.
+        accuracies: accuracies by task, and `overall`; empty if nothing was scored.
         difference: difference from that method on the same questions; None for itself, or if it was not run.
         retention: accuracy relative to the full cache; None for the full cache itself, or if it was not run.
         entries: visual entries held per layer and KV head.
         ratio: visual entries held over visual tokens.
         bytes, peak_bytes, full_bytes: cache size per question: after the prefill, at its peak, and of the stock cache.
-        prefill_seconds: over the clips whose prefill was not shared.
-        compress_seconds: in the method.
-        answer_seconds: reading and answering all questions about a clip.
+        prefill_seconds: seconds of prefill, over clips whose prefill was not shared.
+        compress_seconds: seconds in the method.
+        answer_seconds: seconds for reading and answering all questions about a clip.
         questions, clips: number of answered questions, and of their clips.
         unscored: answers that need a judge, excluded from accuracies.
         error: the first error of a cell that failed on some clip.
@@ -80,8 +80,8 @@ def summarise(
     cells show which group the failed clips belong to.
 
     Args:
-        rows, failures: of the sweep.
-        cells: that were asked for.
+        rows, failures: rows and failures of the sweep.
+        cells: requested cells.
         against: the method to compare all others with.
 
     Raises:

@@ -25,12 +25,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Target:
-    """What a method is wanted for.
+    """The setting to find a method for.
 
     Attributes:
         model, benchmark, budget, seed: as in a cell.
-        methods: to choose from; settings given with them are fixed.
-        setup: of all answers.
+        methods: methods to choose from; settings given with them are fixed.
+        setup: setup of all answers.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Target:
 
 
 class Answers:
-    """Answers by methods about clips, read from a sweep's store or else made and put there.
+    """Answers of methods about clips, read from a sweep's store or generated and stored there.
 
     Attributes:
         what: description of the current work.
@@ -73,7 +73,7 @@ class Answers:
         self._rows: dict[Cell, list[Row]] = {}
 
     def run(self, methods: Sequence[str], clips: Sequence[Clip]) -> None:
-        """Answer the questions about some clips by some methods, as far as the store lacks answers."""
+        """Generate the answers about some clips by some methods that the store lacks."""
         target = self._target
         cells = [target.cell(method) for method in methods]
         text = f"{self.what}: {len(methods)} candidates on {len(clips)} clips"

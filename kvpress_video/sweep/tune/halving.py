@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 REDUCTION = 3
-"""One of so many candidates goes on to the next rung, which has so many times its clips."""
+"""Reduction factor: one in three candidates advances to the next rung, which has three times the clips."""
 LEAST = 2
-"""Candidates that reach the last rung, and clips of the first, at least."""
+"""Minimum number of candidates in the last rung, and of clips in the first."""
 
 Scores = Mapping[str, float | None]
 """Scores of candidates; None for those that failed."""
@@ -22,12 +22,12 @@ def rungs(clips: int) -> list[int]:
 
 
 def halve(candidates: Sequence[str], sizes: Sequence[int], score: Callable[[Sequence[str], int], Scores]) -> Scores:
-    """Run the rungs, and return the last score of each candidate, best first where they reached the same rung.
+    """Run the rungs, and return the last score of each candidate, best first within a rung.
 
     Ties go to the earlier candidate. Those that reached a later rung come before all others.
 
     Args:
-        candidates: in order.
+        candidates: candidates in order.
         sizes: clips of each rung.
         score: scores some candidates on a number of clips.
     """

@@ -1,4 +1,4 @@
-"""Methods with settings that are proposed one after the other, in the light of how earlier ones scored."""
+"""Propose methods with settings, given the scores of earlier proposals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 _TRIES = 100
-"""Draws in a row that may repeat earlier proposals; then there are taken to be no others."""
+"""Consecutive repeated draws after which no further proposals are assumed to exist."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Proposal:
 
     Attributes:
         method: its canonical text.
-        trial: Optuna's.
+        trial: trial of Optuna.
     """
 
     method: str
@@ -44,8 +44,8 @@ class Proposals:
         """Start with no scores.
 
         Args:
-            methods: to choose from; settings given with them are fixed.
-            seed: of the proposals.
+            methods: methods to choose from; settings given with them are fixed.
+            seed: seed of the proposals.
 
         Raises:
             SweepError: Optuna is not installed.
@@ -69,7 +69,7 @@ class Proposals:
         self.untuned = len(self._study.trials)
 
     def ask(self, count: int) -> list[Proposal]:
-        """Propose methods that were not proposed before: as many as asked for, or all that are left."""
+        """Propose new methods: the requested number, or all remaining ones."""
         found: list[Proposal] = []
         while len(found) < count and (new := self._new()):
             found.append(new)

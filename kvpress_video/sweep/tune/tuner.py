@@ -26,7 +26,7 @@ class Finalist:
 
     Attributes:
         method: its canonical text.
-        tuning: accuracy on the clips that it was chosen on: too high, since the best of many was chosen.
+        tuning: accuracy on the clips used to choose it, which is biased upwards.
         held_out: accuracy on the other clips.
     """
 
@@ -40,13 +40,13 @@ class Tuned:
     """The outcome of tuning.
 
     Attributes:
-        target: what was asked for.
+        target: the setting of the search.
         finalists: the best method on the tuning clips, which is the winner, and the next one, if there is one.
         full: accuracy of the uncompressed cache on the held-out clips.
         difference: winner minus runner-up on the held-out clips; None without a runner-up.
-        tried: candidates.
+        tried: number of candidates.
         failed: candidates that failed, with their first error.
-        tuning_clips, held_out_clips: how many.
+        tuning_clips, held_out_clips: number of clips in each part.
     """
 
     target: Target
@@ -80,16 +80,16 @@ def tune(
     Clips are split by video. On the tuning clips, the first round halves every method's defaults and presets, and each
     later one candidates that Optuna proposes from the scores so far. The best of those that were answered on all tuning
     clips wins; of equal ones, the earlier. Only then are the held-out clips answered, by the winner, the runner-up and
-    the uncompressed cache: their figures have taken no part in the choice.
+    the uncompressed cache, so that their accuracies are unbiased.
 
     Only the answers are stored, in the sweep's store in the folder: a resumed call reads them, makes the same
     proposals, and ends with the same winner.
 
     Args:
         target: the model, clips, budget and methods.
-        folder: for `sweep.sqlite`, and for clips that the benchmark generates.
-        rounds: of successive halving, at least 1.
-        candidates: of each later round.
+        folder: folder for `sweep.sqlite`, and for clips that the benchmark generates.
+        rounds: number of rounds of successive halving, at least 1.
+        candidates: number of candidates in each later round.
         held_out: fraction of the videos to hold out, 0 to 1.
         resume: whether to resume the tuning in the folder.
         workers: as in `run_sweep`.
