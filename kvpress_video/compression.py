@@ -108,7 +108,7 @@ class Report:
         cache, full = (format_bytes(size, "MiB") for size in (self.bytes, self.full_bytes))
         return (
             f"{self.method} at {self.asked}: {held} of {self.visual_tokens} visual entries per layer and head "
-            f"({self.ratio:.1%}){labels}, {self.text_entries} text entries{bits}; {cache} of {full}; "
+            f"({self.ratio:.1%}){labels}, {self.text_entries} text entries{bits}; {cache} instead of {full}; "
             f"logical length {self.logical_length}"
         )
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from kvpress_video.errors import unknown_name
+
 from ..world.clips import HELD_OUT_SEED
 from .batches import Phrasebook
 from .checkpoint import restore, save
@@ -70,6 +72,7 @@ def step_seed(seed: int, steps: int) -> int:
 
 def train(step: Step, course: Course, options: argparse.Namespace) -> None:
     """Train until the end of this run or of the schedule, and report every 50 steps."""
+    asked = _kinds_of(step.kinds, options.families)
     began = saved = time.monotonic()
     earlier = course.seconds
     dice = random.Random(options.seed + course.steps)
@@ -77,7 +80,7 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
         for _ in range(REPORT_EVERY):
             frames = course.draw(dice)
             step.set_rate(options.rate * course.rate(60 * options.schedule))
-            only = course.weakest if dice.random() < options.focus else _some(len(step.kinds), options.questions, dice)
+            only = course.weakest if dice.random() < options.focus else _some(asked, options.questions, dice)
             clips = course.clips(frames)
             step(clips, step.family.seconds(frames, dice), dice.random() < CONVERSATIONS, only)
             course.steps += 1
@@ -98,9 +101,18 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
     save(options.out, step, course)
 
 
-def _some(kinds: int, wanted: int | None, dice: random.Random) -> Sequence[int]:
-    """Draw the kinds of questions of a batch; empty for all."""
-    return () if wanted is None or wanted >= kinds else sorted(dice.sample(range(kinds), wanted))
+def _kinds_of(families: Sequence[str], chosen: str | None) -> Sequence[int]:
+    """Return the kinds of questions of the chosen families, such as "needle+order"; all by default."""
+    names = families if chosen is None else chosen.split("+")
+    for name in names:
+        if name not in families:
+            raise unknown_name("family of questions", name, sorted(set(families)))
+    return [kind for kind, family in enumerate(families) if family in names]
+
+
+def _some(kinds: Sequence[int], wanted: int | None, dice: random.Random) -> Sequence[int]:
+    """Draw the kinds of questions of a batch."""
+    return kinds if wanted is None or wanted >= len(kinds) else sorted(dice.sample(kinds, wanted))
 
 
 def _begin_log(out: Path, resumed: Path | None, steps: int) -> None:
@@ -123,6 +135,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=512, help="frames of the longest clips (default 512)")
     parser.add_argument("--frames-per-step", type=int, default=2048, help="frames in a batch (default 2048)")
     parser.add_argument("--clips-per-step", type=int, default=256, help="maximum clips in a batch (default 256)")
+    parser.add_argument("--families", help="families of questions, such as needle+order (default: all of the world)")
     parser.add_argument("--questions", type=int, help="questions about each clip, drawn per batch (default: all)")
     parser.add_argument(
         "--patience", type=int, default=40, help="reports before longer clips are added regardless (default 40)"

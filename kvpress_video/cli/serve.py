@@ -62,6 +62,13 @@ def add(commands: Commands) -> None:
         help="folder whose files may be read by path; repeatable",
     )
     serve.add_argument(
+        "--allow-source",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="host that sessions may read live streams from, RTSP or HLS; may be repeated",
+    )
+    serve.add_argument(
         "--sessions", type=Path, metavar="FOLDER", help="folder to save sessions in, for the next server that uses it"
     )
     serve.add_argument(
@@ -141,6 +148,7 @@ def _serve(options: argparse.Namespace) -> int:
         memory=None if memory is None else int(memory.amount),
         hosts=HostRules(frozenset(host.lower() for host in options.allow_host)),
         folders=tuple(options.allow_folder),
+        sources=frozenset(host.lower() for host in options.allow_source),
         sessions=options.sessions,
         queue=options.queue,
         batch=options.batch,

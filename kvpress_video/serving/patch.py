@@ -65,8 +65,8 @@ class ServingStats:
         sizes = (self.bytes, self.full_bytes, self.peak_bytes, self.peak_full_bytes)
         latest, full, peak, peak_full = (format_bytes(size, "MiB") for size in sizes)
         return (
-            f"{counts}; the latest cache: {self.entries} visual entries per layer and head, {latest} of {full}; "
-            f"the most at any moment: {peak} of {peak_full}"
+            f"{counts}; the latest cache: {self.entries} visual entries per layer and head, "
+            f"{latest} instead of {full}; the most at any moment: {peak} instead of {peak_full}"
         )
 
 

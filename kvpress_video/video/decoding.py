@@ -51,13 +51,12 @@ def decode(
 
 def shown_size(timeline: Timeline, max_pixels: int | None) -> tuple[int, int]:
     """Return height and width of an upright frame, scaled down to `max_pixels`."""
-    height, width = _stored_size(timeline, max_pixels)
+    height, width = scaled_size(timeline.height, timeline.width, max_pixels)
     return (width, height) if timeline.orientation[0, 1] else (height, width)
 
 
-def _stored_size(timeline: Timeline, max_pixels: int | None) -> tuple[int, int]:
+def scaled_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
     """Scale a frame down to `max_pixels`; of the last few heights, the one whose width is closest to a whole number."""
-    height, width = timeline.height, timeline.width
     if max_pixels is None or height * width <= max_pixels:
         return height, width
     most = max(1, min(max_pixels, int(math.sqrt(max_pixels * height / width))))
@@ -72,7 +71,7 @@ class _Converter:
     def __init__(self, timeline: Timeline, max_pixels: int | None) -> None:
         from av.video.reformatter import Interpolation, VideoReformatter
 
-        self._height, self._width = _stored_size(timeline, max_pixels)
+        self._height, self._width = scaled_size(timeline.height, timeline.width, max_pixels)
         self._matrix = timeline.orientation
         self._reformatter, self._interpolation = VideoReformatter(), Interpolation.BICUBIC
 

@@ -19,6 +19,8 @@ from kvpress_video.benchmarks.train.train import main, new_step
 from kvpress_video.benchmarks.train.worlds import WORLDS
 from safetensors.torch import load_file
 
+from kvpress_video.errors import UnknownNameError
+
 pytest.importorskip("skimage", reason="the rooms have the textures of its photographs")
 CPU = torch.device("cpu")
 SECONDS = tuple(map(float, range(8)))
@@ -114,3 +116,12 @@ def test_two_runs_make_one_log(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [line["step"] for line in both] == [1, 2]
     assert both[1]["frames"] == 32
     assert both[1]["seconds"] > both[0]["seconds"]
+
+
+def test_only_the_chosen_families_are_asked(tmp_path: Path) -> None:
+    limits = ["--minutes", "0.0001", "--frames-per-step", "16", "--device", "cpu"]
+    main(["--world", "rooms", "--out", str(tmp_path), "--families", "count+duration", *limits])
+    log = json.loads((tmp_path / "log.jsonl").read_text())
+    assert log["accuracy"]["8"]["still"].keys() == {"count", "duration"}
+    with pytest.raises(UnknownNameError, match=r"'cuont'.*'count'"):
+        main(["--world", "rooms", "--out", str(tmp_path), "--families", "cuont", *limits])

@@ -167,8 +167,8 @@ def test_statistics_are_those_of_the_requests(bundled: Any, footage: list[Clip])
     assert stats.report == run.reports[-1]
     assert str(stats) == (
         "requests: 3, prefills: 3, visual tokens: 320; the latest cache: 48 visual entries per layer and head, "
-        f"{held[-1] / 2**20:.2f} MiB of {stats.full_bytes / 2**20:.2f} MiB; "
-        f"the most at any moment: {stats.peak_bytes / 2**20:.2f} MiB of {stats.peak_full_bytes / 2**20:.2f} MiB"
+        f"{held[-1] / 2**20:.2f} MiB instead of {stats.full_bytes / 2**20:.2f} MiB; "
+        f"the most at any moment: {stats.peak_bytes / 2**20:.2f} MiB instead of {stats.peak_full_bytes / 2**20:.2f} MiB"
     )
     assert empty.requests == 0
     with pytest.raises(FrozenInstanceError):

@@ -20,6 +20,7 @@ from .live_api import live_routes
 from .metrics import CONTENT_TYPE
 from .page_api import page_routes
 from .sessions_api import session_routes
+from .source_api import source_routes
 from .state import Server
 
 
@@ -50,7 +51,7 @@ def make_app(server: Server) -> Any:
     async def metrics() -> Response:
         return Response(server.metrics.page(), media_type=CONTENT_TYPE)
 
-    for routes in (chat_routes, session_routes, live_routes):
+    for routes in (chat_routes, session_routes, live_routes, source_routes):
         app.include_router(routes(server))
     app.include_router(page_routes())
     return Guard(app, server.settings, server.metrics)

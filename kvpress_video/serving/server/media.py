@@ -40,6 +40,7 @@ class MediaLimits:
         decoding: seconds for decoding.
         memory: bytes of address space of a decoding process.
         at_once: videos decoded at the same time.
+        sources: live streams read at the same time.
         downloads: requests whose files are being downloaded or wait for decoding, at the same time.
     """
 
@@ -54,6 +55,7 @@ class MediaLimits:
     decoding: float = 60.0
     memory: int = 2 << 30
     at_once: int = 4
+    sources: int = 8
     downloads: int = 16
 
 

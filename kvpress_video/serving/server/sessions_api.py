@@ -19,7 +19,6 @@ from .failures import RequestError, as_request_error
 from .journal import log_failure
 from .kept import kept_of
 from .questions import Question
-from .served_session import ServedSession
 from .session_schema import Ask, OpenSession, PushVideo, described, summary
 from .state import Server
 
@@ -68,6 +67,7 @@ def session_routes(server: Server) -> APIRouter:
     @router.delete("/sessions/{number}")
     async def close(request: Request, number: str) -> Response:
         async with sessions.using(owner_of(request), number) as served:
+            await server.sources.forget(number)
             await sessions.close(served)
         return Response(status_code=204)
 
@@ -123,7 +123,7 @@ async def push_picture(server: Server, owner: str, number: str, content: bytes, 
     """
     async with server.sessions.using(owner, number) as served:
         frame = await asyncio.to_thread(server.media.decode_picture, content)
-        return await _pushed(server, served, frame[None], None if time is None else [time])
+        return await server.push(served, frame[None], None if time is None else [time])
 
 
 async def _push_video(server: Server, request: Request, number: str) -> dict[str, int]:
@@ -148,20 +148,8 @@ async def _push_file(server: Server, request: Request, number: str, content: byt
             told: dict[str, int] = {}
             for first in range(0, len(video), _GROUP):
                 part = slice(first, first + _GROUP)
-                told = await _pushed(server, served, video.frames[part], list(video.times[part] + offset))
+                told = await server.push(served, video.frames[part], list(video.times[part] + offset))
             return told
-
-
-async def _pushed(server: Server, served: ServedSession, frames: Any, times: list[float] | None) -> dict[str, int]:
-    def push() -> dict[str, int]:
-        served.live.push(frames, times)
-        stats = served.live.stats
-        saved = 0 if served.saved is None else served.saved.frames
-        return {"frames": stats.frames, "waiting": stats.waiting, "saved": saved}
-
-    told = await server.sessions.run(served, push)
-    server.metrics.pushed(len(frames))
-    return told
 
 
 async def begin_question(server: Server, owner: str, number: str, asked: Ask) -> tuple[Question, Answering]:

@@ -28,6 +28,7 @@ class ServerSettings:
         memory: bytes for weights, caches, frames and pixels; None for the weights and half of the free memory.
         hosts: rules for addresses to fetch media from.
         folders: folders whose files may be read by path.
+        sources: `"host"` or `"host:port"` from which live streams may be read.
         sessions: folder for saved sessions; None for a temporary one.
         limits: limits on media.
         queue: maximum number of requests that wait for memory.
@@ -55,6 +56,7 @@ class ServerSettings:
     memory: int | None = None
     hosts: HostRules = field(default_factory=HostRules)
     folders: tuple[Path, ...] = ()
+    sources: frozenset[str] = frozenset()
     sessions: Path | None = None
     limits: MediaLimits = field(default_factory=MediaLimits)
     queue: int = 64

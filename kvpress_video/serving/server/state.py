@@ -19,12 +19,14 @@ from .completion_queue import CompletionQueue
 from .completions import Completions
 from .downloads import Downloads
 from .failures import RequestError
+from .live_sources import LiveSources
 from .media import MediaReader
 from .memory import MemoryPlan, free_memory
 from .metrics import Metrics
 from .openai_schema import usage
 from .questions import Asker
 from .replies import Reply, end_tokens
+from .served_session import ServedSession
 from .session_files import SessionFiles
 from .sessions import Sessions
 from .settings import ServerSettings
@@ -46,6 +48,7 @@ class Server:
         worker: runs the model.
         media, downloads: read the media of requests.
         completions, completion_queue, sessions, asker: answer requests.
+        sources: read the live streams of sessions.
         methods: methods that sessions can use.
         metrics: metrics for Prometheus.
         memory, session_bytes: bytes in total, and of a session with default settings.
@@ -85,6 +88,7 @@ class Server:
         most = settings.most_sessions
         self.sessions = Sessions(model, processor, self.plan, self.admission, self.worker, files, settings.idle, most)
         self.asker = Asker(self.plan)
+        self.sources = LiveSources(self.sessions, self.media.limits, settings.sources, self.push)
         self.metrics = Metrics()
         self.metrics.watch(self._gauges)
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,6 +133,7 @@ class Server:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.sources.end()
         if self._temporary is None:
             await self.sessions.end()
         await asyncio.to_thread(self.worker.end)
@@ -137,6 +142,23 @@ class Server:
         self.media.close()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    async def push(self, served: ServedSession, frames: Any, times: list[float] | None) -> dict[str, int]:
+        """Append frames, (n, height, width, 3) uint8, to a session that is in use; count its frames.
+
+        Raises:
+            VideoError: their size or times do not follow the frames before them.
+        """
+
+        def push() -> dict[str, int]:
+            served.live.push(frames, times)
+            stats = served.live.stats
+            saved = 0 if served.saved is None else served.saved.frames
+            return {"frames": stats.frames, "waiting": stats.waiting, "saved": saved}
+
+        told = await self.sessions.run(served, push)
+        self.metrics.pushed(len(frames))
+        return told
 
     def reply(self, limit: int, stops: Sequence[str] = ()) -> Reply:
         """Create an empty answer."""

@@ -1,0 +1,164 @@
+"""Live streams that the server reads into sessions, each in a task and a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from ...errors import KVPressVideoError
+from ...video.live_stream import LiveStream
+from .failures import RequestError
+from .journal import log, log_failure
+from .media import MediaLimits
+from .served_session import ServedSession
+from .sessions import Sessions
+
+State = Literal["running", "ended", "failed", "stopped"]
+Push = Callable[[ServedSession, Any, list[float]], Awaitable[Any]]
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+
+
+@dataclass
+class LiveSource:
+    """The stream of one session.
+
+    Attributes:
+        host: of its URL, which may hold a password and is not told.
+        stream: being read.
+        state: what became of it.
+        frames: pushed so far.
+        seconds: time of the latest of them since the first; None before it.
+        error: why it failed.
+        task: reads it.
+    """
+
+    host: str
+    stream: LiveStream
+    state: State = "running"
+    frames: int = 0
+    seconds: float | None = None
+    error: str | None = None
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def told(self) -> dict[str, Any]:
+        """Describe it to its owner."""
+        return {name: getattr(self, name) for name in ("host", "state", "frames", "seconds", "error")}
+
+
+class LiveSources:
+    """The streams of all sessions. Every method is called from the server's event loop."""
+
+    def __init__(self, sessions: Sessions, limits: MediaLimits, hosts: Collection[str], push: Push) -> None:
+        """Read nothing yet.
+
+        Args:
+            sessions: that streams are read into.
+            limits: on frames and processes.
+            hosts: `"host"` or `"host:port"` that streams may be read from.
+            push: appends frames to a session that is in use.
+        """
+        self._sessions, self._limits, self._hosts, self._push = sessions, limits, frozenset(hosts), push
+        self._held: dict[str, LiveSource] = {}
+
+    async def start(self, owner: str, number: str, url: str, fps: float) -> LiveSource:
+        """Read a stream into a session until it ends or is stopped.
+
+        Raises:
+            RequestError: the host is not allowed, there is no such session, it has a stream, or too many are read.
+            VideoError: `fps` is not a number above zero.
+        """
+        host, limits = self._host(url), self._limits
+        async with self._sessions.using(owner, number):
+            if self._running(number):
+                raise RequestError(409, "The session reads a stream already: stop it first.", code="source_running")
+            if sum(map(self._running, self._held)) >= limits.sources:
+                raise RequestError(
+                    429, f"The server reads {limits.sources} streams at most.", code="too_many_sources", retry_after=60
+                )
+            stream = LiveStream(url, fps, max_pixels=limits.kept, memory=limits.memory, patience=limits.fetching)
+            source = self._held[number] = LiveSource(host, stream)
+            source.task = asyncio.get_running_loop().create_task(self._pull(source, owner, number, fps))
+        return source
+
+    def find(self, number: str) -> LiveSource:
+        """Return the latest stream of a session.
+
+        Raises:
+            RequestError: it never had one.
+        """
+        if number not in self._held:
+            raise RequestError(404, "The session reads no stream.", code="source_not_found")
+        return self._held[number]
+
+    async def stop(self, number: str) -> LiveSource:
+        """End the stream of a session, which stays open.
+
+        Raises:
+            RequestError: it never had one.
+        """
+        source = self.find(number)
+        if source.state == "running":
+            source.state = "stopped"
+            source.stream.kill()
+        if source.task is not None:
+            await asyncio.wait([source.task])
+        return source
+
+    async def forget(self, number: str) -> None:
+        """End the stream of a session that is about to be closed, if it has one."""
+        if number in self._held:
+            await self.stop(number)
+            self._held.pop(number, None)
+
+    async def end(self) -> None:
+        """End all streams."""
+        await asyncio.gather(*(self.stop(number) for number in self._held))
+
+    def _running(self, number: str) -> bool:
+        return number in self._held and self._held[number].state == "running"
+
+    def _host(self, url: str) -> str:
+        """Return the host of a URL, if the server may read streams from it.
+
+        FFmpeg connects by itself, also to what a playlist refers to: only hosts named by the operator are trusted.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or _PORTS.get(parts.scheme.lower())
+        except ValueError as error:
+            raise RequestError(400, "The URL cannot be read.", code="invalid_url") from error
+        host = (parts.hostname or "").rstrip(".")
+        if port is None or self._hosts.isdisjoint((host, f"{host}:{port}")):
+            raise RequestError(
+                400,
+                "Live streams are rtsp, rtsps, http or https URLs of hosts that the server allows (--allow-source).",
+                code="invalid_url",
+            )
+        return host
+
+    async def _pull(self, source: LiveSource, owner: str, number: str, fps: float) -> None:
+        offset: float | None = None
+        log("source", session=number, state="running")
+        try:
+            with source.stream:
+                while (found := await asyncio.to_thread(source.stream.frame)) is not None:
+                    time, frame = found
+                    async with self._sessions.using(owner, number) as served:
+                        if offset is None:
+                            last = served.live.stats.seconds
+                            offset = 0.0 if last is None else last + 1 / fps
+                        await self._push(served, frame[None], [time + offset])
+                    source.frames, source.seconds = source.frames + 1, time
+                source.state = "ended"
+        except Exception as error:
+            if source.state == "running":  # a stream that was stopped ends with an error as well
+                known = isinstance(error, (KVPressVideoError, RequestError))
+                source.state, source.error = "failed", str(error) if known else "the server failed"
+                if not known:
+                    log_failure(number, error)
+        finally:
+            source.stream.kill()
+            log("source", session=number, state=source.state, frames=source.frames)

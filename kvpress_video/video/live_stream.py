@@ -1,0 +1,200 @@
+"""Read a live stream, RTSP or HLS, frame by frame in a separate process, which a malicious stream may crash.
+
+That process runs `serve`. It reads one line of JSON, and writes one line of JSON and the pixels for each frame that is
+taken, and a last line that says how the stream ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from ..errors import VideoError
+from .decoding import scaled_size
+from .isolation import limit_memory, program
+from .source import MAX_PIXELS
+
+PROTOCOLS = {
+    "rtsp": "rtsp,rtp,tcp,udp",
+    "rtsps": "rtsps,rtsp,rtp,srtp,tls,tcp,udp",
+    "http": "http,tcp,crypto",
+    "https": "https,http,tls,tcp,crypto",
+}
+"""By the scheme of a URL, the protocols that FFmpeg may use for it and for what a playlist refers to; never files."""
+
+_HEADER = 1 << 16
+"""Longest line of JSON, in bytes."""
+_JUMP = 10.0
+"""Seconds between two frames above which a stream's clock was set anew."""
+
+
+class LiveStream:
+    """A live stream that is being read; a context manager, at whose end its process is killed.
+
+    The process decodes as fast as frames are consumed: nothing is dropped, so whoever is slower than the stream falls
+    behind, and the sender may end it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        fps: float = 2.0,
+        *,
+        max_pixels: int | None = None,
+        memory: int = 2 << 30,
+        patience: float = 30.0,
+    ) -> None:
+        """Start to read.
+
+        Args:
+            url: rtsp, rtsps, http or https; HLS playlists and whatever else FFmpeg reads over HTTP.
+            fps: frames to take per second; all frames of a slower stream.
+            max_pixels: pixels per frame above which frames are scaled down; None keeps their size.
+            memory: limit of the process's address space in bytes.
+            patience: seconds to wait for a connection, and then for each packet.
+
+        Raises:
+            VideoError: the URL has another scheme, or `fps` is not above zero.
+        """
+        scheme = urlsplit(url).scheme.lower()
+        if scheme not in PROTOCOLS:
+            raise VideoError(f"A live stream is given by an {', '.join(PROTOCOLS)} URL, not by {scheme!r:.20}.")
+        if not 0 < fps < math.inf:
+            raise VideoError(f"fps must be a number above zero, got {fps!r}.")
+        asked = {"url": url, "fps": fps, "max_pixels": max_pixels, "memory": memory, "patience": patience}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(program(__name__, "serve"), stdin=pipe, stdout=pipe, start_new_session=True)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as request:
+            request.write(json.dumps(asked).encode() + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the process, from any thread; the frame in flight, if any, is lost."""
+        self._process.kill()
+
+    def frame(self) -> tuple[float, NDArray[np.uint8]] | None:
+        """Wait for the next frame: its seconds since the first one, and (height, width, 3) uint8; None at the end.
+
+        Raises:
+            VideoError: the stream cannot be opened or decoded, or its process died.
+        """
+        pipe = self._process.stdout
+        assert pipe is not None
+        try:
+            head = json.loads(pipe.readline(_HEADER))
+            error, shape = head.get("error"), tuple(map(int, head.get("shape", ())))
+            time = float(head.get("time", 0.0))
+        except (ValueError, TypeError, AttributeError) as failure:
+            raise VideoError(
+                "The process that read the stream ended: the stream is damaged, or made to be."
+            ) from failure
+        if error is not None:
+            raise VideoError(f"The stream cannot be read: {error}")
+        if not shape:
+            return None
+        if len(shape) != 3 or shape[2] != 3 or not 0 < math.prod(shape) <= 3 * MAX_PIXELS:
+            raise VideoError("The process that read the stream sent no frame.")
+        frame = np.empty(shape, np.uint8)
+        if pipe.readinto(frame.data.cast("B")) != frame.nbytes:  # type: ignore[attr-defined]
+            raise VideoError("The process that read the stream ended within a frame.")
+        return time, frame
+
+
+class Pace:
+    """Chooses the frames to take, and gives them rising times.
+
+    Where the stream's clock was set anew, the next frame follows the one before it at the usual distance.
+    """
+
+    def __init__(self, fps: float) -> None:
+        """Take a frame each 1/fps seconds."""
+        self._step = 1 / fps
+        self._shift: float | None = None
+        self._last, self._due = 0.0, 0.0
+
+    def __call__(self, time: float) -> float | None:
+        """Return the time of a frame in seconds since the first, or None for one to leave out.
+
+        Args:
+            time: of the stream's own clock, in seconds.
+        """
+        if self._shift is None:
+            self._shift = -time
+        elif not 0 <= time + self._shift - self._last <= _JUMP:
+            self._shift = self._last + self._step - time
+        self._last = now = time + self._shift
+        if now < self._due:
+            return None
+        self._due += self._step
+        if self._due <= now:  # a gap in the stream is not made up for
+            self._due = now + self._step
+        return now
+
+
+def serve() -> None:
+    """Be the process that reads: answer one request on standard input, and end with the stream."""
+    import av
+
+    reply = sys.stdout.buffer
+    asked = json.loads(sys.stdin.buffer.readline())
+    limit_memory(asked["memory"])
+    end: dict[str, Any] = {"end": True}
+    try:
+        for time, frame in _taken(asked):
+            _send(reply, {"time": time, "shape": frame.shape}, frame)
+    except av.error.FFmpegError as error:
+        end = {"error": error.strerror or type(error).__name__}
+    except (VideoError, MemoryError) as error:
+        end = {"error": str(error) or "its frames take more memory than allowed"}
+    _send(reply, end)
+
+
+def _send(pipe: IO[bytes], head: dict[str, Any], frame: NDArray[np.uint8] | None = None) -> None:
+    with suppress(BrokenPipeError):
+        pipe.write(json.dumps(head).encode() + b"\n")
+        if frame is not None:
+            pipe.write(np.ascontiguousarray(frame).data)
+        pipe.flush()
+
+
+def _taken(asked: dict[str, Any]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    import av
+    from av.video.reformatter import Interpolation, VideoReformatter
+
+    url, most = asked["url"], str(MAX_PIXELS)
+    options = {
+        "protocol_whitelist": PROTOCOLS[urlsplit(url).scheme.lower()],
+        "max_pixels": most,
+        "rtsp_transport": "tcp",
+    }
+    pace, size, scale = Pace(asked["fps"]), None, VideoReformatter()
+    with av.open(url, options=options, timeout=asked["patience"]) as container:
+        if not container.streams.video:
+            raise VideoError("it has no video.")
+        stream = container.streams.video[0]
+        stream.codec_context.options = {"max_pixels": most}
+        for frame in container.decode(stream):
+            if frame.time is None or (time := pace(frame.time)) is None:
+                continue
+            height, width = size = size or scaled_size(frame.height, frame.width, asked["max_pixels"])
+            rgb: Any = scale.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC).to_ndarray()
+            yield time, rgb
