@@ -191,7 +191,7 @@ def test_a_chunk_is_a_third_of_what_text_and_rows_leave() -> None:
         assert max(sizes[4:-4]) == 36  # 108 of 123 entries are for frames
 
 
-def test_a_later_prompt_begins_with_what_was_generated_and_says_so() -> None:
+def test_a_later_prompt_begins_with_the_generated_text_and_says_so() -> None:
     """Generated text comes on top of a budget; the report of the next prompt tells, and the cache is inside again."""
     model = model_of(QWEN)
     budget, inputs = _fitting(QWEN, [video_prompt(QWEN, FRAMES)], {}, 0.7)

@@ -39,7 +39,7 @@ def test_videos_of_equal_size_and_different_shape(method: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"prefill": "whole"}, {"stage": "input"}, {"positions": "compact"}])
-def test_a_row_that_loses_nothing_beside_one_that_does(options: dict[str, Any]) -> None:
+def test_a_row_without_eviction_in_a_batch_with_one_that_evicts(options: dict[str, Any]) -> None:
     small, large = zoo.Video(1, 3, 4, seed=1), zoo.Video(4, 3, 4, seed=2)
     for text in range(30, 46):
         rows: list[Parts] = [[zoo.Text(text, seed=1), small, zoo.Text(5)], [zoo.Text(4), large, zoo.Text(5)]]
@@ -132,7 +132,7 @@ def test_a_cache_on_which_a_pass_failed_is_refused() -> None:
             model(input_ids=torch.full((1, 1), 50), past_key_values=cache)
 
 
-def test_a_cache_is_continued_as_it_was_made() -> None:
+def test_a_cache_is_continued_with_its_settings() -> None:
     model = model_of(FAMILY)
     inputs = zoo.inputs(model, [video_prompt(FAMILY)])
     one = torch.full((1, 1), 50)

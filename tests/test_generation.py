@@ -276,7 +276,7 @@ def test_misuse_is_explained() -> None:
         pass
 
 
-def test_an_unsupported_model_is_told_what_it_lacks() -> None:
+def test_the_error_of_an_unsupported_model_names_what_it_lacks() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     llama = LlamaForCausalLM(

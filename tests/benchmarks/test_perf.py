@@ -215,7 +215,7 @@ def test_figures_of_another_machine_are_refused(tmp_path: Path, what: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"machine": "this"}'])
-def test_a_file_of_something_else_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_of_another_kind_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(BenchmarkError, match="no figures"):
         check(tmp_path / "other.json", head_of(TINY))

@@ -156,7 +156,7 @@ def test_every_decoder_holds_as_many_entries() -> None:
             assert decoder.cache.get_seq_length() == before
 
 
-def test_a_layer_in_place_holds_what_a_stock_one_does() -> None:
+def test_a_layer_in_place_holds_the_same_as_a_stock_one() -> None:
     keys, values = torch.randn(2, 1, 2, 10, 4).unbind()
     stock: Any = DynamicCache()
     stock.update(keys, values, 0)

@@ -213,7 +213,7 @@ def test_rvs_is_scored_by_the_judge_alone(tmp_path: Path) -> None:
     assert by_levels(judged, asked, dict.fromkeys(copy.right, "Yes.")) == pytest.approx(1 / 3)
 
 
-def test_a_judge_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_invalid_judge_is_refused_at_once(tmp_path: Path) -> None:
     copy = write_rvs(tmp_path / "copy")
     with pytest.raises(UnknownNameError, match="judge 'strict'"):
         copy.open(judge="strict")

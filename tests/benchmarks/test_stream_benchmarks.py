@@ -83,7 +83,7 @@ def test_the_uncompressed_session_answers_as_the_stock_model(early_clips: list[C
         assert row["entries"] == STEPS * 16
 
 
-def test_a_row_holds_what_was_allowed(early_clips: list[Clip]) -> None:
+def test_a_row_holds_its_allowance(early_clips: list[Clip]) -> None:
     row = stream_accuracy.watch(early_clips[0], Cell("recent", "32"))
     assert row["entries"] == 32
     assert len(row["right"]) == len(row["answers"]) == 6

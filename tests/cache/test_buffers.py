@@ -304,7 +304,7 @@ def test_a_layer_is_empty_again_after_reset() -> None:
     assert layer.kept.tolist() == [[[0, 1]], [[0, 1]]]
 
 
-def test_a_layer_keeps_what_it_hands_out_and_what_it_was_handed_apart() -> None:
+def test_a_layer_shares_no_memory_with_its_inputs_and_outputs() -> None:
     """A restored layer that is compressed and goes on leaves the tensors alone that it was restored from."""
     source = CompressedLayer()
     source.update(torch.randn(1, 2, 30, 8), torch.randn(1, 2, 30, 8))

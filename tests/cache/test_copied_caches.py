@@ -29,7 +29,7 @@ PROMPTS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("budget", [20, "50%"])
-def test_a_copy_goes_on_as_the_cache_does(prompt: str, copied: str, budget: Any) -> None:
+def test_a_copy_continues_like_the_cache(prompt: str, copied: str, budget: Any) -> None:
     """Also after decoded tokens, whose metadata is written late."""
     model = model_of(FAMILY)
     inputs = zoo.inputs(model, PROMPTS[prompt])

@@ -151,7 +151,7 @@ def test_what_is_still_on_its_way_is_not_taken_for_what_was_there_before(monkeyp
 
 
 @pytest.mark.parametrize("kind", [banks.HostStorage, banks.DiskStorage])
-def test_a_bank_moves_what_is_still_on_its_way(kind: type[banks.OffloadStorage], lane: CopyStream) -> None:
+def test_a_bank_moves_entries_still_in_transfer(kind: type[banks.OffloadStorage], lane: CopyStream) -> None:
     bank = kind()
     parts = list(torch.randn(2, 2, 3, 200, 4))
     for start, stop in ((0, 20), (20, 30), (30, 150), (150, 200)):

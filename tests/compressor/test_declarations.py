@@ -212,7 +212,7 @@ class Banks(Sound):
 
 @pytest.mark.parametrize(("answer", "message"), [(121, "at most 120"), (-1, "returned -1"), (1.5, "returned 1.5"),
                                                  (None, "returned None")])  # fmt: skip
-def test_a_bank_that_holds_what_is_not_there(answer: Any, message: str) -> None:
+def test_a_bank_with_missing_entries(answer: Any, message: str) -> None:
     assert checked_banked(Banks([7]), footage()) == 7
     with pytest.raises(MethodError, match=message):
         checked_banked(Banks([answer]), footage())

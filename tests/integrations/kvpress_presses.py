@@ -77,7 +77,7 @@ def test_a_press_keeps_text_and_its_budget(press: str, family: str, prefill: Any
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ALIKE)
-def test_a_press_keeps_what_the_method_of_this_package_keeps(name: str, family: str) -> None:
+def test_a_press_keeps_the_same_entries_as_the_method_of_this_package(name: str, family: str) -> None:
     """Text after the video asks, so that kvpress protects no frame of its own accord."""
     press, method, settings = ALIKE[name]
     model = model_of(family)

@@ -31,7 +31,7 @@ def kept_by(model: Any, method: Any, inputs: dict[str, Tensor], budget: Any = "5
 
 @pytest.mark.parametrize("family", [family for family in zoo.FAMILIES if family not in PARTLY_ROTATED])
 @pytest.mark.parametrize("options", WAYS, ids=str)
-def test_a_press_that_reads_keys_keeps_what_the_same_method_keeps(family: str, options: dict[str, Any]) -> None:
+def test_a_press_that_reads_keys_keeps_the_same_entries_as_our_method(family: str, options: dict[str, Any]) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [two_videos(family)])
     press = kept_by(model, kv.from_kvpress(KeyNormPress()), inputs, **options)

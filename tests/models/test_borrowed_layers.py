@@ -39,6 +39,6 @@ def test_a_layer_that_is_named_is_read() -> None:
     assert borrowing_modules(modules) == {0: [modules[2]], 1: [modules[3]]}
 
 
-def test_a_layer_that_cannot_be_told_is_refused() -> None:
+def test_a_layer_of_unknown_kind_is_refused() -> None:
     with pytest.raises(CannotServe, match="layer 1 reuses"):
         borrowing_modules({1: attention(is_kv_shared_layer=True)})

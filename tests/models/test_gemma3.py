@@ -220,7 +220,7 @@ def test_frames_are_cut_apart_where_images_are_seen_one_way() -> None:
 @pytest.mark.parametrize("two", [False, True])
 @pytest.mark.parametrize("method", ["random", "infinipot-v", "snapkv", "streammem"])
 @pytest.mark.parametrize("options", [{"prefill": "split"}, {"chunk": 20}])
-def test_answers_equal_the_stock_model_whose_queries_see_what_was_kept_by_then(
+def test_answers_equal_the_stock_model_with_queries_masked_to_the_entries_kept_by_then(
     method: str, two: bool, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the compressed layers a query sees what was kept before its part, its part up to itself, and its image."""

@@ -71,7 +71,7 @@ def test_grids_are_read_or_unknown(kind: Kind, arguments: dict, counts: list[int
     assert found == [grid or (1, 1, count) for grid, count in zip(expected, counts, strict=True)]
 
 
-def test_a_method_that_asks_for_an_unknown_grid_is_told_so() -> None:
+def test_a_method_that_asks_for_an_unknown_grid_raises_an_error() -> None:
     grid = UnknownGrid(1, 1, 4)
     assert isinstance(grid._replace(frames=1), UnknownGrid)
     parts = [torch.zeros(1, 1, 4, width) for width in (2, 2, 6, 4)]

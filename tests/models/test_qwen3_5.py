@@ -153,7 +153,7 @@ def test_beams_take_their_states_along(family: str, budget: Any) -> None:
 
 
 @torch.no_grad()
-def test_a_shared_prefill_gives_every_compression_states_of_its_own(family: str) -> None:
+def test_a_shared_prefill_gives_every_compression_separate_states(family: str) -> None:
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family)])
     once, found = kv.SharedPrefill(), []
@@ -170,7 +170,7 @@ def test_a_shared_prefill_gives_every_compression_states_of_its_own(family: str)
 
 
 @torch.no_grad()
-def test_a_second_turn_goes_on_from_compressed_caches_and_states(family: str) -> None:
+def test_a_second_turn_continues_from_compressed_caches_and_states(family: str) -> None:
     """As token by token, and at a full budget as the stock model."""
     model = model_of(family)
     inputs = zoo.inputs(model, [video_prompt(family)])

@@ -280,7 +280,7 @@ def test_other_ways_to_compress(name: str, shares: list[dict], whole: dict) -> N
     check(name, shares, whole)
 
 
-def test_a_budget_of_bytes_is_what_one_process_holds(shares: list[dict], whole: dict) -> None:
+def test_a_budget_in_bytes_caps_one_process(shares: list[dict], whole: dict) -> None:
     check("bytes", shares, whole)
     for share in shares:
         assert 0.9 * BYTES / PROCESSES < share["all"]["bytes"]["bytes"] <= BYTES / PROCESSES

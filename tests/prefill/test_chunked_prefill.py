@@ -290,7 +290,7 @@ def test_each_chunk_is_compressed_as_the_method_does_by_hand(
 @pytest.mark.parametrize("two", [False, True])
 @pytest.mark.parametrize("method", ["random", "infinipot-v", "snapkv"])
 @pytest.mark.parametrize("family", [QWEN, zoo.FAMILIES[-1]])
-def test_answers_equal_the_stock_model_whose_queries_see_what_was_kept_by_then(
+def test_answers_equal_the_stock_model_with_queries_masked_to_the_entries_kept_by_then(
     family: str, method: str, two: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each query of a chunk sees what was kept after the chunk before it, and its own chunk up to itself."""
@@ -493,7 +493,7 @@ def test_hidden_states_need_one_pass() -> None:
         answer(model, zoo.inputs(model, [video_prompt(QWEN)]), 1, output_hidden_states=True)
 
 
-def test_a_model_is_as_it_was_after_a_failed_chunk() -> None:
+def test_a_failed_chunk_leaves_the_model_unchanged() -> None:
     """A method that fails in the second chunk leaves no hook behind, and the next prompt is answered."""
 
     @dataclass(frozen=True)

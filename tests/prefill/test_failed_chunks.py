@@ -56,7 +56,7 @@ def test_a_prompt_that_fails_between_two_chunks(
 
 
 @pytest.mark.parametrize("name", ["_check_outputs", "_in_chunks"])
-def test_a_prompt_that_fails_before_its_first_chunk_leaves_the_cache_as_it_was(name: str) -> None:
+def test_a_prompt_that_fails_before_its_first_chunk_leaves_the_cache_unchanged(name: str) -> None:
     model, cache = model_of(FAMILY), DynamicCache()
     inputs = zoo.inputs(model, [video_prompt(FAMILY, 10)])
     with kv.compress(model, "van", BUDGET):

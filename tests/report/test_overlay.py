@@ -95,7 +95,7 @@ def test_shares_fit_pictures_that_their_grid_does_not_divide() -> None:
     assert found[0, 0] == found[6, 4] == 255
 
 
-def test_a_look_shows_what_each_method_kept(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
+def test_a_look_shows_the_patches_that_each_method_kept(bundled: tuple[Any, Any], clips: list[Clip]) -> None:
     model, processor = bundled
     clip = clips[0]
     video = read_video(clip.path)

@@ -56,7 +56,7 @@ def test_the_highest_accuracy_wins_and_the_full_cache_takes_no_part() -> None:
 
 
 @pytest.mark.parametrize(("half", "ties", "clear"), [(0.02, (), True), (0.12, ("c",), False), (0.4, ("c", "a"), False)])
-def test_a_tie_is_what_the_paired_interval_cannot_tell(half: float, ties: tuple[str, ...], clear: bool) -> None:
+def test_a_tie_is_a_paired_interval_that_covers_zero(half: float, ties: tuple[str, ...], clear: bool) -> None:
     lines = [line("a", mean=0.5), line("b", mean=0.8), line("c", mean=0.7)]
     found = rank(lines, "still", "25%", against("b", lines, half))
     assert found is not None

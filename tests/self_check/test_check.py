@@ -196,7 +196,7 @@ def test_videos_and_images_have_their_frames() -> None:
     assert (int(visual[0]) - 3) % 12 == 0  # one whole frame
 
 
-def test_a_method_that_needs_a_grid_says_so_where_there_is_none() -> None:
+def test_a_method_that_needs_a_grid_raises_an_error_without_one() -> None:
     model = model_of("llava_next")
     assert "grid unknown" in kv.inspect(model).prompt
     inputs = prompt_of(model)
@@ -273,7 +273,7 @@ def test_settings_of_generation_are_no_part_of_it(own: dict[str, Any]) -> None:
     assert {name: getattr(model.generation_config, name) for name in own} == own
 
 
-def test_a_model_with_an_adapter_of_its_own_is_described_too(bundled: tuple[Any, Any]) -> None:
+def test_a_model_with_a_dedicated_adapter_is_described_too(bundled: tuple[Any, Any]) -> None:
     found = kv.inspect(bundled[0])
     assert found.adapter == "QwenVL"
     assert not found.refused

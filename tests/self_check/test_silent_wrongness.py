@@ -94,7 +94,7 @@ def test_a_padded_batch_equals_its_rows_alone() -> None:
         torch.testing.assert_close(together[row : row + 1], logits, rtol=0, atol=1e-4)
 
 
-def test_a_prompt_without_pixels_stays_as_it_is() -> None:
+def test_a_prompt_without_pixels_is_unchanged() -> None:
     model = model_of("llava")
     maker = maker_of(model)
     ids = torch.tensor([maker.words(12, torch.Generator().manual_seed(0))])

@@ -159,7 +159,7 @@ def test_routes_that_are_none(client: Any) -> None:
     assert client.get("/ready").json() == {"ready": True}
 
 
-def test_an_error_inside_is_not_told(bundled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_not_disclosed(bundled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server = make_server(bundled)
 
     def fail(*_: Any) -> None:

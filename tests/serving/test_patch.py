@@ -175,7 +175,7 @@ def test_statistics_are_those_of_the_requests(bundled: Any, footage: list[Clip])
         stats.requests = 0  # type: ignore[misc]
 
 
-def test_a_failed_request_is_counted_and_holds_nobody_up(bundled: Any, footage: list[Clip]) -> None:
+def test_a_failed_request_is_counted_and_blocks_no_other(bundled: Any, footage: list[Clip]) -> None:
     model, processor = bundled
     inputs = inputs_of(processor, footage[0])
     with kv.patch(model, METHOD, BUDGET) as handle, ThreadPoolExecutor(1) as pool:

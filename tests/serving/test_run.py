@@ -119,7 +119,7 @@ def test_a_command_gets_its_arguments_its_environment_and_its_streams(tmp_path: 
     }
 
 
-def test_a_python_without_the_package_goes_on_and_says_so(tmp_path: Path) -> None:
+def test_a_python_without_the_package_runs_with_a_warning(tmp_path: Path) -> None:
     """Imitated: a library that loads models, and an installation where ours cannot be imported."""
     for name, text in {
         "transformers/__init__.py": "",
@@ -146,7 +146,7 @@ def test_a_python_without_the_package_goes_on_and_says_so(tmp_path: Path) -> Non
     assert done.stderr == f"kvpress-video: Model is NOT compressed: not installed here ({sys.executable})\n"
 
 
-def test_a_process_that_is_told_to_end_speaks_and_ends_as_it_would_have() -> None:
+def test_a_terminated_process_reports_and_ends_as_usual() -> None:
     """Also after a server took the signal for a while; a child that it forks goes by itself."""
     program = (
         "import os, signal, sys, types\n"

@@ -40,7 +40,7 @@ def folder(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_another_process_goes_on_as_this_one_would(name: str, folder: Path, bundled: Any) -> None:
+def test_another_process_continues_as_this_one_would(name: str, folder: Path, bundled: Any) -> None:
     session = lived(*bundled, **SESSIONS[name])
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         facts = file.metadata()
@@ -69,7 +69,7 @@ def test_sessions_that_have_seen_nothing_or_no_frames(tmp_path: Path, bundled: A
 
 
 @pytest.mark.parametrize("budget", ["1.5GB", "1234567B", 6144, kv.Budget(2_000_001, "bytes")])
-def test_a_budget_stays_exactly_what_it_was(budget: Any, tmp_path: Path, bundled: Any) -> None:
+def test_a_budget_is_unchanged(budget: Any, tmp_path: Path, bundled: Any) -> None:
     session = kv.VideoSession(*bundled, budget=budget)
     session.save(tmp_path / "a.kvv")
     assert kv.VideoSession.load(tmp_path / "a.kvv", *bundled).stream.text_left() == session.stream.text_left()

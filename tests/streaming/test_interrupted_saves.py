@@ -132,7 +132,7 @@ def test_paths_that_cannot_be_written_to(tmp_path: Path, bundled: Any) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_session_file_is_private_and_stays_what_it_was_made(tmp_path: Path, bundled: Any) -> None:
+def test_a_session_file_is_private_and_keeps_its_permissions(tmp_path: Path, bundled: Any) -> None:
     session, path, link = lived(*bundled, budget=100), tmp_path / "a.kvv", tmp_path / "link.kvv"
     umask = os.umask(0)
     try:

@@ -81,7 +81,7 @@ def test_the_newest_frames_are_those_of_a_pass_over_them_alone(family: str) -> N
     check_same(cache_of(session), before)
 
 
-def test_a_question_reads_them_and_leaves_the_cache_as_it_was() -> None:
+def test_a_question_reads_them_and_leaves_the_cache_unchanged() -> None:
     session, plain = watching(), watching(method="recent")
     logits = [_logits(each) for each in (session, plain)]
     assert (logits[0] - logits[1]).abs().max() > 1e-4

@@ -589,7 +589,7 @@ def test_closing_an_answer_early_takes_no_other_turn_back() -> None:
     assert [turn.question for turn in session.turns] == ["What is all this, then?", "And that?"]
 
 
-def test_an_answer_that_nobody_begins_to_read_is_not_asked_for() -> None:
+def test_an_answer_that_no_client_reads_is_not_generated() -> None:
     session = tiny()
     session.push(footage(10))
     session.stream_answer("What?")

@@ -71,7 +71,7 @@ BAD_TIMES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", [*BAD_FRAMES, *BAD_TIMES])
-def test_a_push_that_is_refused_leaves_the_session_as_it_was(what: str) -> None:
+def test_a_refused_push_leaves_the_session_unchanged(what: str) -> None:
     session, other = tiny(), tiny()
     for each in (session, other):
         each.push(footage(10))
@@ -228,7 +228,7 @@ class Broken:
 
 
 @pytest.mark.parametrize(("method", "budget", "options"), OPTIONS)
-def test_a_failure_in_an_answer_leaves_the_session_as_it_was(method: str, budget: Any, options: dict[str, Any]) -> None:
+def test_a_failure_in_an_answer_leaves_the_session_unchanged(method: str, budget: Any, options: dict[str, Any]) -> None:
     session, silent = (tiny(method, budget, **options) for _ in range(2))
     for each in (session, silent):
         each.push(footage(40))
@@ -242,7 +242,7 @@ def test_a_failure_in_an_answer_leaves_the_session_as_it_was(method: str, budget
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_a_failure_in_the_middle_of_a_pass_leaves_the_session_as_it_was(layer: int) -> None:
+def test_a_failure_in_the_middle_of_a_pass_leaves_the_session_unchanged(layer: int) -> None:
     """Some layers have read the token by then, others have not."""
     session, silent = tiny(), tiny()
     for each in (session, silent):

@@ -64,7 +64,7 @@ def test_a_turn_between_frames_takes_the_markup_on_both_sides() -> None:
     assert departure([turn], 1).opening is None
 
 
-def test_a_turn_before_all_frames_leaves_what_opens_conversation_and_video() -> None:
+def test_a_turn_before_all_frames_leaves_the_opening_of_conversation_and_video() -> None:
     assert departure([_turn((0, 6), False, (6, 20), (23, 24))], 1).ranges == ((6, 23),)
 
 

@@ -380,9 +380,7 @@ def test_what_cannot_be_compared_is_an_error(base: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("share", ["95", "0", "-1", "1.5", "101%", "much", "nan"])
-def test_a_share_that_is_none_is_refused_at_once(
-    share: str, capsys: pytest.CaptureFixture[str], commands: None
-) -> None:
+def test_an_invalid_share_is_refused_at_once(share: str, capsys: pytest.CaptureFixture[str], commands: None) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["compare", "base", "new", f"--fail-under={share}"])
     assert stopped.value.code == 2

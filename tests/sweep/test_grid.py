@@ -110,7 +110,7 @@ def test_what_is_left_out_has_its_default() -> None:
         ("'6144 tokens'", "6144 tokens", "6144 tokens"),
     ],
 )
-def test_a_budget_in_a_grid_means_what_it_means_alone(tmp_path: Path, yaml: str, value: object, text: str) -> None:
+def test_a_budget_means_the_same_in_a_grid_and_alone(tmp_path: Path, yaml: str, value: object, text: str) -> None:
     (budget,) = read_grid(written(tmp_path, f"methods: tar\nbudgets: {yaml}\n")).budgets
     assert budget == text
     assert Budget.parse(budget) == Budget.parse(value)  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ def test_what_means_the_same_is_one_cell() -> None:
     ]
 
 
-def test_a_preset_is_the_settings_that_it_stands_for() -> None:
+def test_a_preset_equals_its_settings() -> None:
     written = "infinipot-v:tar_ratio=0.5,recent_ratio=0.25,pooling=False,entries=official"
     grid = make_grid(methods=["infinipot-v:released", {"infinipot-v:released": None}, written], budgets="25%")
     assert grid.methods == (written,)

@@ -373,7 +373,7 @@ def without_labels(row: Row) -> Row:
     return replace(row, measured=replace(row.measured, report=report))
 
 
-def test_a_store_of_format_1_is_read_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_store_of_format_1_is_read_and_left_unchanged(tmp_path: Path) -> None:
     filled(tmp_path, 2)
     with Store(tmp_path) as store:
         rows = store.rows()

@@ -92,9 +92,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path, ready: 
         assert len(store.rows()) == 12 * 2
 
 
-def test_an_interrupted_sweep_is_taken_up_and_does_only_what_is_missing(
-    tmp_path: Path, ready: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_sweep_is_resumed_with_the_missing_cells_only(tmp_path: Path, ready: pytest.MonkeyPatch) -> None:
     fake = Fake(stop=7)
     first = run(tmp_path, fake, ready)
     assert (first.interrupted, first.done, fake.closed) == (True, 6, True)
@@ -262,7 +260,7 @@ def test_a_folder_that_cannot_be_used_is_refused_before_any_clip_is_made(
         ([replace(CLIPS[0], questions=QUESTIONS[:1] * 2)], "about 0.mp4 are called '0'"),
     ],
 )
-def test_a_benchmark_that_cannot_be_told_apart_is_refused(
+def test_a_benchmark_with_ambiguous_names_is_refused(
     tmp_path: Path, ready: pytest.MonkeyPatch, clips: list[Clip], message: str
 ) -> None:
     ready.setattr(BENCHMARKS.get("world"), "clips", lambda self, seed, folder: clips)

@@ -140,7 +140,7 @@ def test_a_measurement_says_how_it_was_made(worker: Worker, pieces: list[Clip]) 
     ],
     ids=["split and chunked", "compact", "whole", "input"],
 )
-def test_a_store_gives_back_what_the_worker_measured(
+def test_a_store_returns_the_measurements_of_the_worker(
     setup: Setup, points: list[tuple[str, str]], pieces: list[Clip], tmp_path: Path
 ) -> None:
     """Three fields of a report are not stored: they follow from the cell and the columns."""

@@ -196,7 +196,7 @@ def test_frames_before_the_start_of_a_trimmed_copy_are_not_shown(ending: str, tm
     ],
     ids=["end", "middle", "delay", "two parts", "repeated"],
 )
-def test_an_edit_list_says_what_is_shown(
+def test_an_edit_list_determines_the_frames_shown(
     parts: list[tuple[float | None, float]], shown: list[int], tmp_path: Path
 ) -> None:
     video = read_video(edited(write_video(tmp_path / "edited.mp4", options=BFRAMES), parts))

@@ -99,7 +99,7 @@ def test_arguments_are_numbers(clip: Path) -> None:
         read_untrusted(clip, fps="2")
 
 
-def test_a_video_in_memory_that_exceeds_what_is_allowed(clip: Path) -> None:
+def test_a_video_in_memory_that_exceeds_the_limit(clip: Path) -> None:
     with pytest.raises(VideoError, match="in memory needs more memory to read than allowed"):
         read_untrusted(clip.read_bytes() + bytes(96 << 20), memory=64 << 20)
 

@@ -74,7 +74,7 @@ def test_a_playlist_cannot_name_files(tmp_path: Path) -> None:
     assert first[1].mean() > 20  # the first segment is missing
 
 
-def test_a_clock_that_is_set_anew_goes_on() -> None:
+def test_a_reset_clock_continues() -> None:
     pace = Pace(2.0)
     taken = [pace(time) for time in (100.0, 100.25, 100.5, 3.0, 3.25, 3.5, 500.0)]
     assert taken == pytest.approx([0.0, None, 0.5, 1.0, None, 1.5, 2.0], nan_ok=True)
