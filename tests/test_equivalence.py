@@ -135,7 +135,7 @@ def test_dropping_before_prefill_equals_the_stock_text_model_on_what_is_left(fam
 
 @torch.no_grad()
 def _arguments(module: Any, model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    """What a module is given at prefill."""
+    """Input of a module in the prefill."""
     seen: dict[str, Any] = {}
 
     def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:

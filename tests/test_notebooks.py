@@ -28,7 +28,7 @@ def code_cells(notebook: Any) -> list[Any]:
 
 
 def kinds(cell: Any) -> set[str]:
-    """What a cell shows: text, tables, pictures; not what goes to stderr, such as a progress bar."""
+    """Output of a cell: text, tables, pictures, without stderr, such as progress bars."""
     shown = [output for output in cell.outputs if output.get("name") != "stderr"]
     return {kind for output in shown for kind in output.get("data", {"stream": None})}
 

@@ -52,7 +52,7 @@ def test_every_public_name_is_in_the_api_reference() -> None:
 
 
 def _home(path: str) -> Any:
-    """What a path of the reference stands for."""
+    """Object at a path of the reference."""
     package, _, name = path.rpartition(".")
     found = getattr(import_module(package), name)
     return found if isinstance(found, type | FunctionType) else path

@@ -101,7 +101,7 @@ def test_bytes_are_those_of_the_packed_layers_and_fewer_bits_hold_more() -> None
 
 
 def test_errors_where_everything_is_kept_shrink_with_every_bit() -> None:
-    """What is read after the frames sees quantised entries; 8 bits are near the stock model, 2 bits are not."""
+    """Text after the frames reads quantised entries; 8 bits are close to the stock model, 2 bits are not."""
     model = model_of(QWEN)
     inputs = zoo.inputs(model, [video_prompt(QWEN, 12)])
     with kv.compress(model, "van", "100%"):

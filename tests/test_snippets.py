@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def names(bundled: tuple[Any, Any]) -> dict[str, Any]:
-    """What a page's code takes for granted: a model, the inputs of a prompt, frames of a camera."""
+    """Names that the code of a page expects: a model, the inputs of a prompt, frames of a camera."""
     model, processor = bundled
     frames = np.random.default_rng(0).integers(0, 255, (4, 112, 112, 3), np.uint8)
     inputs = kv.prepare(processor, kv.Video.from_frames(frames, fps=2), "What was the first shape to flash?")

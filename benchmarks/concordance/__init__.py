@@ -1,1 +1,1 @@
-"""Orderings of methods published in papers, against the same orderings on an installed benchmark."""
+"""Compare orderings of methods published in papers with those on an installed benchmark."""

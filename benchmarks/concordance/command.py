@@ -1,4 +1,4 @@
-"""`kvpress-video concordance`: published orderings against those on an installed benchmark."""
+"""`kvpress-video concordance`: compare published orderings with those on an installed benchmark."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The orderings: which of two methods a paper found better, with its figures.
+"""Published orderings of two methods, with the figures of the papers.
 
-Left out because no installed method expresses them: compressing to .75, .5 or .25 of a block (InfiniPot-V), retrieval
-with and without rotated keys (LiveVLM).
+Not included, because no installed method implements them: compressing to .75, .5 or .25 of a block (InfiniPot-V), and
+retrieval with and without rotated keys (LiveVLM).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Ordering:
 
     Attributes:
         better, worse: methods as a sweep names them.
-        source: of the figures, a key of `SOURCES`.
-        figures: of the better and of the worse one, as published, and what they measure.
-        held_back: whether it is to be looked at only once a benchmark and its settings are fixed.
-        present: whether it is about questions on the present alone.
-        fraction: the better one's budget over that of the worse one.
+        source: source of the figures, a key of `SOURCES`.
+        figures: published figures of the better and the worse method, and what they measure.
+        held_back: whether to evaluate it only once a benchmark and its settings are fixed.
+        present: whether it concerns only questions about the present.
+        fraction: budget of the better method over that of the worse one.
     """
 
     better: str

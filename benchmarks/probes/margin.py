@@ -1,8 +1,8 @@
-"""The margin of automatic focus, calibrated for one model, and what the switch is worth on other clips.
+"""Calibrate the margin of automatic focus for one model, and evaluate the switch on other clips.
 
-A question is answered from what the base keeps (*never*), with frames brought back (*always*), and with frames brought
-back where the margin of its first token is below the calibrated one (*in doubt*). The switch is worth something where
-its accuracy lies above the line that mixes the other two at random for the same processor time.
+A question is answered from the entries of the base (*never*), with retrieved frames (*always*), and with retrieved
+frames if the margin of its first token is below the calibrated one (*in doubt*). The switch is useful if its accuracy
+lies above the line that mixes the other two at random for the same processor time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from kvpress_video.methods.focus import MARGIN as MARGIN  # the name under which it is stored
+from kvpress_video.methods.focus import MARGIN as MARGIN  # name under which it is stored
 from numpy.typing import NDArray
 
 import kvpress_video as kv
@@ -30,11 +30,11 @@ class Asked:
     """Questions about clips, in order.
 
     Attributes:
-        clip: number of the clip of each question.
-        margin: of the first token, from what the base keeps.
-        right: whether each answer is right, (questions, 3) for `NAMES`; the second is NaN where it was not asked.
+        clip: index of the clip of each question.
+        margin: margin of the first token, from the entries of the base.
+        right: whether each answer is correct, (questions, 3) for `NAMES`; NaN in the second column if not asked.
         seconds: processor time of each answer, likewise.
-        doubted: whether frames came back for the second.
+        doubted: whether frames were retrieved for the second.
     """
 
     clip: NDArray[np.int64]
@@ -45,14 +45,14 @@ class Asked:
 
 
 def ask_clips(model: Any, processor: Any, base: str, budget: int, clips: Iterable[Clip], margin: float | None) -> Asked:
-    """Ask every question in three sessions, in two without a margin: the switch is then known from these.
+    """Ask every question in three sessions; without a margin in two, from which the switch follows.
 
     Args:
         model, processor: from `kv.load`.
         base: method that keeps entries.
         budget: visual entries per layer and KV head.
-        clips: of the world.
-        margin: from which on nothing is brought back.
+        clips: clips of the world.
+        margin: margin from which on no frames are retrieved.
     """
     never = f"focus:margin=-1e9,base={base}" if margin is None else base
     methods = [never, f"focus:margin={margin},base={base}", f"focus:margin=1e9,base={base}"]
@@ -90,7 +90,7 @@ def _margin(sessions: Sequence[kv.VideoSession | None]) -> float:
 
 
 def least_margin(asked: Asked) -> float:
-    """Return the margin whose switch lies farthest above the line on these questions, by the share brought back."""
+    """Return the margin whose switch lies farthest above the line on these questions, by the share of retrievals."""
     never, always = asked.right[:, 0], asked.right[:, 2]
 
     def height(least: float) -> float:
@@ -135,6 +135,6 @@ def rows(asked: Asked) -> list[tuple[str, ...]]:
 
 
 def summary(asked: Asked) -> str:
-    """Say how far the switch lies above the line."""
+    """State how far the switch lies above the line."""
     low, high = interval(asked, height)
     return f"in doubt lies {height(asked):+.3f} [{low:+.3f}, {high:+.3f}] above the line between never and always"

@@ -1,4 +1,4 @@
-"""Minimal pairs: two clips that differ in one thing, and the question that tells them apart."""
+"""Minimal pairs: two clips that differ in one thing, and a question about the difference."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Pair:
     """A question and two videos with different answers to it.
 
     Attributes:
-        family: of the question, as in the world.
-        question: asked about both.
-        videos: of equal length, alike but for what the question asks about.
+        family: family of the question, as in the world.
+        question: question about both videos.
+        videos: videos of equal length that differ only in the subject of the question.
         answers: the right one for each video.
     """
 

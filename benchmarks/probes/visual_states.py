@@ -1,4 +1,4 @@
-"""What the layers of a stock model make of the visual tokens of one prompt."""
+"""States of visual tokens in the layers of a stock model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kvpress_video.video.prompt import prepare
 from ..world import HELD_OUT_SEED, make_clips
 
 SEED = HELD_OUT_SEED + 60_000
-"""Of the first clip that probes look at: none that a published sweep asks about."""
+"""Seed of the first clip of probes, which no published sweep uses."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class VisualStates:
     """States of the visual tokens of one prompt.
 
     Attributes:
-        hidden: before the first text layer and after each, (n, width) each; the last one normalised.
-        values: of each text layer with full attention, (kv_heads, n, head_dim) each.
+        hidden: states before the first text layer and after each layer, (n, width) each; the last one normalised.
+        values: values of each text layer with full attention, (kv_heads, n, head_dim) each.
     """
 
     hidden: Sequence[Tensor]

@@ -1,4 +1,4 @@
-"""What quantised entries cost: bytes, errors where everything is kept, drift over squeezes, and time.
+"""Measure quantised entries: bytes, errors with everything kept, drift over repeated compression, and time.
 
 python -m kvpress_video.benchmarks.quantization.measure --out benchmarks/results/quantization/measure.json
 """
@@ -28,7 +28,7 @@ from ..world import HELD_OUT_SEED, make_clips
 
 SEED = HELD_OUT_SEED + 60_000
 SHAPES = {"bundled": (3, 32), "Qwen2.5-VL-7B": (4, 128)}
-"""KV heads, and channels of a key or value."""
+"""KV heads and head dimension."""
 SQUEEZES, ARRIVE, STAY, GROUP = (1, 10, 50, 200), 64, 192, 32
 WHAT = (
     "`layers`: bytes that a layer of 6144 bf16 entries holds per entry, metadata included, and milliseconds of the CPU "
@@ -40,7 +40,7 @@ WHAT = (
 
 
 def layers(shape: str) -> list[dict[str, Any]]:
-    """Bytes per entry of a filled layer, and the time of a step."""
+    """Measure the bytes per entry of a filled layer, and the time of a step."""
     heads, width = SHAPES[shape]
     rows = []
     for quantize in (None, *sorted(NBITS, reverse=True)):
@@ -61,7 +61,7 @@ def layers(shape: str) -> list[dict[str, Any]]:
 
 
 def errors(model: Any, processor: Any, clips: int) -> list[dict[str, Any]]:
-    """Logits and answers where everything is kept."""
+    """Compare logits and answers with everything kept."""
     found: dict[int, list[tuple[float, int, int]]] = {nbits: [] for nbits in NBITS}
     with tempfile.TemporaryDirectory() as folder:
         for clip in make_clips(clips, seed=SEED, folder=Path(folder)):
@@ -93,7 +93,7 @@ def _answered(model: Any, inputs: Any, quantize: int | None) -> tuple[Tensor, li
 
 
 def drift(nbits: int) -> list[dict[str, Any]]:
-    """Errors of keys that are quantised again after every squeeze."""
+    """Measure errors of keys that are quantised again after every compression."""
     draw = torch.Generator().manual_seed(0)
     far = 8 * torch.randn(1, 1, 1, 64, generator=draw) * (torch.rand(64, generator=draw) < 0.1)
     true = torch.randn(1, 1, ARRIVE + STAY, 64, generator=draw) + far
@@ -122,7 +122,7 @@ def _with_free_scales(keys: Tensor, nbits: int) -> Tensor:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--clips", type=int, default=4, help="clips of both cameras (default: %(default)s)")

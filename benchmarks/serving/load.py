@@ -1,9 +1,9 @@
-"""Servers under rising load: answers per second, first token, time per token, errors, memory, and where each gives in.
+"""Servers under rising load: answers per second, time to first token, time per token, errors, memory and saturation.
 
     python -m kvpress_video.benchmarks.serving.load --out benchmarks/results/serving-load.json
 
-All servers run side by side, and take turns at each rate, so that a slow moment of the machine slows them all. They get
-the same questions about the same clips, with answers of mixed lengths. A server that has given in is asked no more.
+All servers run side by side, and take turns at each rate, so that a slow moment of the machine affects all. They get
+the same questions about the same clips, with answers of mixed lengths. A saturated server gets no more requests.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ QUESTIONS = ("What was the first shape to flash?", "Where was the heart?", "How 
 SECONDS = (4, 8, 12, 16)
 """Lengths of the clips."""
 TOKENS = (4, 12, 24)
-"""Longest answers."""
+"""Maximum answer lengths in tokens."""
 LATE = 0.25
-"""A server keeps up whose last answer follows the last request so soon, as a share of the time of all requests."""
+"""A server keeps up if its last answer follows the last request within this share of the time of all requests."""
 _SAMPLING = 0.1
 
 
@@ -85,10 +85,10 @@ def main() -> None:
 def _rows(
     targets: Sequence[Target], rates: Sequence[float], seconds: float, timeout: float
 ) -> Iterator[dict[str, Any]]:
-    """Load the targets at each rate in turns; leave out those that did not keep up at the two rates before."""
+    """Load the targets at each rate in turns, except those that did not keep up at two rates."""
     behind = {target.name: 0 for target in targets}
     for target in targets:
-        asyncio.run(_load(target, 1.0, 3, timeout))  # the first requests load what is loaded lazily
+        asyncio.run(_load(target, 1.0, 3, timeout))  # the first requests trigger lazy loading
     for rate in rates:
         for target in targets:
             if behind[target.name] > 1:
@@ -130,12 +130,12 @@ def _peak(target: Target) -> Iterator[list[int]]:
 
 
 def kept_up(row: dict[str, Any]) -> bool:
-    """Whether a server answered all requests, about as fast as they came."""
+    """Return whether a server answered all requests about as fast as they arrived."""
     return not row["errors"] and bool(row["seconds"] - row["arrivals"] <= LATE * row["arrivals"])
 
 
 def knee(rows: Sequence[dict[str, Any]], server: str) -> dict[str, float]:
-    """The highest rate at which a server kept up, and the most answers per second that it gave at any rate."""
+    """Return the highest rate at which a server kept up, and its maximum answers per second at any rate."""
     mine = [row for row in rows if row["server"] == server]
     kept = [row["rate"] for row in mine if kept_up(row)]
     return {

@@ -1,4 +1,4 @@
-"""A client that does not wait: requests are sent at random times at a given rate, whatever became of those before."""
+"""An open-loop client: requests are sent at random times at a given rate, without waiting for earlier ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Call:
     """One request.
 
     Attributes:
-        path: of the URL.
+        path: path of the URL.
         body: JSON to post.
     """
 
@@ -31,13 +31,13 @@ class Call:
 
 @dataclass
 class Outcome:
-    """What became of a request; times in seconds from when it was due.
+    """Outcome of a request; times are in seconds from its scheduled time.
 
     Attributes:
-        error: kind of the failure; None for an answer.
-        first: to the first text; of an answer that is not streamed, to its end.
-        end: to the end.
-        tokens: of the answer.
+        error: kind of failure; None for an answer.
+        first: time to the first text; to the end of an answer that is not streamed.
+        end: time to the end.
+        tokens: tokens of the answer.
     """
 
     error: str | None = None
@@ -47,20 +47,20 @@ class Outcome:
 
     @property
     def per_token(self) -> float:
-        """Seconds per token after the first; of an answer that is not streamed, seconds per token."""
+        """Seconds per token after the first; seconds per token of an answer that is not streamed."""
         return (self.end - self.first) / max(1, self.tokens - 1) if self.end > self.first else self.end / self.tokens
 
 
 async def offered(
     client: httpx.AsyncClient, calls: Sequence[Call], rate: float, seed: int
 ) -> tuple[list[Outcome], float, float]:
-    """Send calls at Poisson arrivals; return what became of them, and when the last was due and the last was over.
+    """Send calls at Poisson arrivals; return the outcomes, the time of the last arrival, and the time of the last end.
 
     Args:
-        client: with the base URL and a timeout, after which a request counts as failed.
-        calls: in order.
+        client: client with the base URL and a timeout, after which a request counts as failed.
+        calls: calls in order.
         rate: requests per second on average.
-        seed: of the arrivals.
+        seed: seed of the arrivals.
     """
     draw, due = random.Random(seed), 0.0
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL server that knows nothing of this package: FastAPI, its thread pool, the stock `generate()`.
+"""A Qwen2.5-VL server independent of this package: FastAPI, its thread pool, the stock `generate()`.
 
     python -m kvpress_video.benchmarks.serving.server MODEL
     python -m kvpress_video.benchmarks.serving.server MODEL --patch infinipot-v 6144
@@ -110,7 +110,7 @@ class Server:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a cache."""
+    """Return the bytes of the keys and values in a cache."""
     held: list[Tensor] = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     return sum(part.numel() * part.element_size() for part in held)
 
@@ -135,10 +135,10 @@ def _placed(part: Text | Video) -> dict[str, str]:
 
 
 def _load(link: str) -> Any:
-    """Read the frames of a video, and what there is to know about them.
+    """Read the frames of a video and their metadata.
 
     Raises:
-        HTTPException: there is none, or it cannot be read.
+        HTTPException: the video does not exist or cannot be read.
     """
     from transformers.video_utils import load_video
 
@@ -146,7 +146,7 @@ def _load(link: str) -> Any:
         file: Any = str(_file(link, Path(folder)))
         try:
             return load_video(file, fps=FPS, backend="pyav")
-        except Exception as error:  # decoders raise what they like
+        except Exception as error:  # decoders may raise any exception
             raise HTTPException(400, f"The video {link:.80} cannot be read: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""The servers under load, each in a process of its own, and the requests that they are sent."""
+"""The servers under load, each in a separate process, and their requests."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Asked:
     """A question about one of the clips.
 
     Attributes:
-        clip: its number.
-        question: text.
-        tokens: longest answer.
+        clip: index of the clip.
+        question: text of the question.
+        tokens: maximum answer length.
     """
 
     clip: int
@@ -40,13 +40,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Target:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        name: in the results.
-        url: of the server.
-        process: of the server, with its children.
-        call: makes the request for a question.
+        name: name in the results.
+        url: URL of the server.
+        process: process of the server, with its children.
+        call: creates the request for a question.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Target:
 
     @property
     def resident(self) -> int:
-        """Bytes of memory that the server and its children hold now."""
+        """Resident memory of the server and its children in bytes."""
         family = [self.process, *self.process.children(recursive=True)]
         return sum(_resident(each) for each in family)
 
@@ -85,10 +85,10 @@ def our_server(
     """`kvpress-video serve` as two targets: whole videos in each request, and sessions that have watched them.
 
     Args:
-        model, clips: to serve, and to ask about.
-        memory: of the server.
-        *options: more of them.
-        checkout: of another version that is to serve.
+        model, clips: model to serve, and clips to ask about.
+        memory: memory of the server.
+        *options: further options of the command.
+        checkout: checkout of another version to serve with.
     """
     version = "".join(f" ({what})" for what in (" ".join(options), checkout and checkout.name) if what)
     command = [
@@ -138,7 +138,7 @@ def _watching(url: str, clip: Path) -> str:
 def _running(
     command: Callable[[int], list[str]], ready: str, folder: Path | None = None
 ) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a server on a free port with one thread for each computation, until it answers; end it afterwards."""
+    """Run a server on a free port with one thread per computation, wait until it responds, and end it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -2,9 +2,9 @@
 
     python -m kvpress_video.benchmarks.streams.accuracy --out benchmarks/results/stream-accuracy.json
 
-Every clip is pushed into a `VideoSession`, which compresses without knowing any question. Then all questions are asked,
-and none stays in the conversation. *Memory* questions are about shapes that flashed in the first quarter; the *present*
-question is where something is in the last frame.
+Every clip is pushed into a `VideoSession`, which compresses it before any question is known. Then all questions are
+asked, and none is kept in the conversation. *Memory* questions are about shapes that flashed in the first quarter; the
+*present* question is where something is in the last frame.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SEED = HELD_OUT_SEED + 30_000
 STEPS = 64
 """Seconds of a clip; one second is two frames and one temporal step of 16 visual tokens."""
 COLUMNS = {"needle": "memory", "order": "memory", "count": "memory", "place": "present"}
-"""What a question's family tells."""
+"""Column of each family of questions."""
 BUDGETS = ("16", "32", "64", "128", "256")
 METHODS = (
     *(UNCOMPRESSED, "random", "uniform", "recent", "memory-bank", "snapkv", "tar", "van", "infinipot-v"),
@@ -111,7 +111,7 @@ def _frames(path: Path) -> Frames:
 
 
 def head(clips: Sequence[Clip], cells: Sequence[Cell]) -> dict[str, Any]:
-    """Head of the results file: provenance, and the settings of the methods."""
+    """Return the head of the results file: provenance, and the settings of the methods."""
     model, _ = _bundled()
     return {
         "what": WHAT,
@@ -129,7 +129,7 @@ def head(clips: Sequence[Clip], cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def described(clip: Clip) -> dict[str, Any]:
-    """Record of a clip and its questions: family, text, answer."""
+    """Return the record of a clip and its questions: family, text, answer."""
     questions = [[question.family, question.text, question.answer] for question in _asked(clip)]
     return {"clip": Path(clip.path).name, "camera": clip.camera, "seed": clip.seed, "questions": questions}
 

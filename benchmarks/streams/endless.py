@@ -4,7 +4,7 @@
         --out benchmarks/results/endless.json
 
 Each length runs in a separate process, on one scene of the bundled world: shapes flash in its first minute and never
-again; then it runs to its end, back, and forth, without a cut. Rows of other streams in the file are kept.
+again; it then plays backwards and forwards without a cut. Rows of other streams in the file are kept.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PIECE = 16
 """Seconds pushed at once."""
 USUAL_DTYPE = "float32"
 TOPICS = {"needle": "early", "order": "early", "count": "early", "persistent": "in view"}
-"""What a question is about: the flashes of the first minute, or what is always in view."""
+"""Topics of questions: the flashes of the first minute, or objects always in view."""
 WHAT = "The bundled model watches one scene of the bundled world at two frames a second; a row per process."
 
 
@@ -59,8 +59,8 @@ class Plan:
         clip: the clip that is played.
         early: seconds of the clip that are played only once: shapes flash in them.
         position_limit: positions that the session may use.
-        checkpoints: how often memory is measured and questions are asked.
-        dtype: of the model and its cache.
+        checkpoints: number of times to measure memory and ask questions.
+        dtype: dtype of the model and its cache.
     """
 
     method: str
@@ -142,7 +142,7 @@ def watch(plan: Plan) -> dict[str, Any]:
 
 
 def path(steps: int, early: int) -> Iterator[int]:
-    """Yield steps in the order of play: all, then back to where the early ones end, and forth, for ever.
+    """Yield steps in playing order: all, then back to the end of the early ones, and forth, forever.
 
     Raises:
         ValueError: all steps are early ones.
@@ -158,7 +158,7 @@ def _memory(stats: kv.SessionStats) -> dict[str, int]:
 
 
 def _resident() -> int:
-    """Resident memory of this process, in bytes."""
+    """Return the resident memory of this process in bytes."""
     gc.collect()
     resident: int = psutil.Process().memory_info().rss
     return resident

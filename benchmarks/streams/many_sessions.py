@@ -1,4 +1,4 @@
-"""Questions to many capped sessions on one model: in one batch, against one after another.
+"""Questions to many capped sessions on one model: in one batch, compared with one at a time.
 
     python -m kvpress_video.benchmarks.streams.many_sessions --sessions 1 8 32 --out many-sessions.json
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _compare(sessions: Sequence[kv.VideoSession], questions: Sequence[str], length: int, rounds: int) -> dict[str, Any]:
-    """Measure one row. Every answer has `length` tokens, so that both ways decode as many."""
+    """Measure one row. Every answer has `length` tokens, so that both ways decode the same number."""
     options: Any = {"max_new_tokens": length, "min_new_tokens": length, "keep": False}
 
     def singly() -> list[str]:

@@ -30,7 +30,7 @@ SPREAD = 0.025
 
 
 class Question(NamedTuple):
-    """A question of a clip: its index in the row's answers, its column, and the clip's camera."""
+    """A question of a clip: index in the answers of the row, column, and camera of the clip."""
 
     clip: str
     number: int
@@ -40,7 +40,7 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Answered:
-    """Right and wrong answers of every cell.
+    """Correct and wrong answers of every cell.
 
     Attributes:
         cells: right or wrong by question.
@@ -213,14 +213,14 @@ def draw(answered: Answered, picture: Path) -> None:
 
 
 def _stream(row: dict[str, Any]) -> str:
-    """Name of a stream: its method, and its position limit and dtype where they are not the usual ones."""
+    """Name a stream by its method, and by its position limit and dtype if they are not the defaults."""
     limit, dtype = row["position_limit"], row.get("dtype", USUAL_DTYPE)
     unusual = ([] if limit == TRAINED else [f"{limit:,} positions"]) + ([] if dtype == USUAL_DTYPE else [dtype])
     return ", ".join([str(row["method"]), *unusual])
 
 
 def _marked(found: Interval | None, mark: str, sign: str = "") -> str:
-    """A value in bold or not, and its interval: `**.81** [.76, .86]`; a dash for None."""
+    """Format a value, optionally in bold, with its interval: `**.81** [.76, .86]`; a dash for None."""
     value, _, bounds = interval(found, sign).partition(" ")
     return f"{mark}{value}{mark} {bounds}" if value else "–"
 

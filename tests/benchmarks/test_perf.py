@@ -34,7 +34,7 @@ TINY = bed("tiny", "cpu")
 
 
 def figures(name: str) -> dict[tuple[str, str], Figure]:
-    """What a program measures, by method (or case) and figure."""
+    """Measurements of a program, by method (or case) and figure."""
     return {(one.case.partition(",")[0], one.what): one for one in program(name)(TINY)}
 
 

@@ -70,7 +70,7 @@ def stock_positions(batch: Batch, book: Phrasebook, conversation: bool) -> tuple
 
 
 def prompt_inputs(model: Any, batch: Batch, clip: int, after: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the processor would make of one clip and the tokens `after` it."""
+    """Output of the processor for one clip and the tokens `after` it."""
     ids = torch.cat([batch.opening.ids, after])[None]
     extra = {"mm_token_type_ids": 2 * (ids == model.config.video_token_id).long()} if SINCE_FIVE else {}
     spaced = {"second_per_grid_ts": torch.tensor([1.0])} if model.config.model_type == "qwen2_5_vl" else {}

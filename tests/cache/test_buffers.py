@@ -124,7 +124,7 @@ def test_room_is_given_back_when_little_is_left() -> None:
 
 
 def test_entries_that_are_assigned_are_not_written_to_later() -> None:
-    """Whoever handed them in may still look at them."""
+    """The caller may still read the tensors it passed."""
     found = Buffers()
     found.append(some(1, 2, 40))
     parts = some(1, 2, 20)

@@ -64,7 +64,7 @@ def test_the_best_entries_of_any_head_stay_and_a_floor_of_each() -> None:
 
 
 def test_heads_of_different_lengths_are_scored_without_their_padding() -> None:
-    """What a head keeps of survivors is what it would keep of them without padding in front."""
+    """A head keeps the same survivors as without padding in front."""
     entries, ada = random_entries(heads=3, batch=2), make_method("ada", base="novelty", alpha=0.5)
     second = later(ada.compress(first_frames(entries, 7), 20), entries, 7)
     lengths = (second.index >= 0).sum(dim=-1)

@@ -211,7 +211,7 @@ def test_selects_what_a_model_keeps(name: str) -> None:
 
 
 def given_to(module: Any, name: str, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What a module is given in the prefill under a name."""
+    """Argument of a module in the prefill, by name."""
     seen: dict[str, Any] = {}
     handle = module.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
     try:

@@ -374,7 +374,7 @@ def test_uniform(keep: int, frames: list[int], oldest: int) -> None:
 
 
 def stream(method: str, entries: Entries, keep: int, step: int) -> Entries:
-    """What is left when `step` frames come in at a time."""
+    """Remaining entries if `step` frames arrive at a time."""
     made, cached = make_method(method), first_frames(entries, 0)
     for frames in range(step, entries.grid.frames + 1, step):
         cached = later(cached, first_frames(entries, frames), frames - step)

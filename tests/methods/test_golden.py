@@ -41,7 +41,7 @@ class Golden(NamedTuple):
         return cls(tensors, grid, int(header["keep_frames"]) * grid.patches, int(header["system"]), settings)
 
     def kept(self, method: str, **settings: Any) -> Tensor:
-        """What a method keeps of the first pass, (layers, kv_heads, keep)."""
+        """Slots that a method keeps in the first pass, (layers, kv_heads, keep)."""
         keys, values = self.tensors["keys"], self.tensors["values"]
         return torch.stack(
             [
@@ -84,7 +84,7 @@ def test_its_halves_are_methods_of_their_own(file: str, method: str, settings: d
 
 
 def two_pass(layer: int) -> tuple[Golden, Entries]:
-    """What one layer holds before the second pass: survivors with their true tags, then the new frames."""
+    """Entries of one layer before the second pass: survivors with their true tags, then the new frames."""
     golden = Golden.read("two_pass.safetensors")
     first, more = (
         {name: golden.tensors[name + number][layer][None] for name in ("keys", "values")} for number in ("", "2")

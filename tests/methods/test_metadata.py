@@ -23,7 +23,7 @@ README = (CARDS / "README.md").read_text()
 
 
 def lacking(name: str) -> list[str]:
-    """What a row lacks. A baseline has no year, and neither has a wrapper."""
+    """Missing fields of a row. Baselines and wrappers have no year."""
     row = ROWS[name]
     needed: dict[str, Any] = {part: getattr(row, part) for part in ("summary", "source", "family", "fidelity")}
     if re.search(r"\d{4}", row.source):

@@ -26,7 +26,7 @@ FAMILIES = [family for family in ("qwen2_5_vl", "llava_next_video") if family in
 
 
 def passes(method: Compressor, entries: Entries, keep: int, step: int) -> Iterator[tuple[Entries, Entries]]:
-    """What each pass finds cached, and what it leaves, when `step` frames come in at a time."""
+    """Entries before and after each pass, if `step` frames arrive at a time."""
     cached = first_frames(entries, 0)
     for seen in range(step, entries.grid.frames + 1, step):
         cached = later(cached, first_frames(entries, seen), seen - step)
@@ -113,7 +113,7 @@ def close(one: Tensor, other: Any) -> None:
 
 
 def same_rows(kept: Entries, entries: Entries, but: Tensor | None = None) -> None:
-    """What stays is what came in, bit for bit; `but` marks merged entries (batch, kv_heads, n)."""
+    """Kept entries equal the inputs bit for bit, except for merged entries marked by `but` (batch, kv_heads, n)."""
     original = entries.gather(torch.searchsorted(entries.index.contiguous(), kept.index.contiguous()))
     as_it_was = torch.ones_like(kept.index, dtype=torch.bool) if but is None else ~but
     for mine, theirs in ((kept.keys, original.keys), (kept.values, original.values), (kept.places, original.places)):
@@ -280,7 +280,7 @@ def test_hermes(layer: int, keep: int) -> None:
 
 
 def later_pass(layer: int) -> Entries:
-    """What a second pass finds: 30 survivors of seven frames, the same in both heads, and three new frames."""
+    """Entries at a second pass: 30 survivors of seven frames, the same in both heads, and three new frames."""
     entries = footage(layer=layer, layers=10)
     return later(make_method("hermes", summary=False).compress(first_frames(entries, 7), 30), entries, 7)
 

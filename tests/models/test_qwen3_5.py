@@ -92,7 +92,7 @@ def test_bytes_count_the_states(family: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("method", ["van", "snapkv", "streammem"])
 @pytest.mark.parametrize("options", [{"budget": "100%"}, {"budget": 10_000}, {"budget": 10_000, "chunk": CHUNK}])
 def test_states_go_on_over_parts_and_take_in_no_probes(family: str, method: str, options: dict[str, Any]) -> None:
-    """Where everything is kept, they are those of the stock model."""
+    """If everything is kept, they equal those of the stock model."""
     model = model_of(family)
     prompt = two_videos(family)
     stock = states(prefilled(model, [prompt]))

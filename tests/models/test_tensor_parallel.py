@@ -87,7 +87,7 @@ def rows(family: str, count: int = 2) -> list[zoo.Prompt]:
 
 
 def compressed(model: Any, method: str, budget: Any, family: str = QWEN, count: int = 2, **options: Any) -> Any:
-    """What is kept of each layer, the logits and what was reported."""
+    """Kept entries of each layer, logits and report."""
     options |= {} if ":" in method else SETTINGS.get(method, {})
     with kv.compress(model, method, budget, **options) as run:
         said = answer(model, zoo.inputs(model, rows(family, count)), new=2)
@@ -112,7 +112,7 @@ def lived(model: Any, method: str) -> kv.VideoSession:
 
 
 def watched(session: kv.VideoSession) -> dict[str, Any]:
-    """What a session holds, and then says."""
+    """Entries of a session, and its answer."""
     session.flush()
     kept = [layer.kept for layer in session.stream.layers]
     keys = [layer.keys.clone() for layer in session.stream.layers]
@@ -202,7 +202,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shares(folder: Path) -> list[dict[str, Any]]:
-    """What each process found."""
+    """Results of each process."""
     command = [sys.executable, "-c", PROCESS, str(folder)]
     path = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent / "support")))
     environment = os.environ | ON_CPU | {"WORLD_SIZE": str(PROCESSES), "PYTHONPATH": path}
@@ -223,7 +223,7 @@ def shares(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> dict[str, Any]:
-    """What one process finds."""
+    """Results of a single process."""
     return everything(folder, 1)
 
 

@@ -75,7 +75,7 @@ def test_patch_counts_each_request_once(pair: tuple[Any, Any], inputs: dict[str,
 
 
 def test_session_and_its_file(pair: tuple[Any, Any], tmp_path: Any) -> None:
-    """What the wrapper saves, the model inside loads."""
+    """The wrapped model loads a session that the wrapper saved."""
     wrapped, processor, path = pair[0], TinyProcessor(FAMILY), tmp_path / "session.safetensors"
     answers = []
     for model in pair:

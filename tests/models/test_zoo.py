@@ -29,7 +29,7 @@ def generate(model: Any, prompts: list[zoo.Prompt]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def entering(model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    """What enters the text model."""
+    """Input of the text model."""
     seen: dict[str, Any] = {}
     hook = model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
@@ -40,7 +40,7 @@ def entering(model: Any, inputs: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def moved(model: Any, inputs: dict[str, Tensor], changed: dict[str, Tensor]) -> Tensor:
-    """How far each token of the first row, as it enters the text model, moves with a change of the inputs."""
+    """Change of each token of the first row at the input of the text model, for a change of the inputs."""
     before, after = (entering(model, found)["inputs_embeds"][0] for found in (inputs, inputs | changed))
     return (after - before).abs().amax(dim=-1)
 

@@ -24,7 +24,7 @@ LAYERS = 4
 
 
 def own_calls(work: Any) -> int:
-    """How many functions of the package a call enters."""
+    """Number of functions of the package that a call enters."""
     found = 0
 
     def note(frame: FrameType, event: str, _: Any) -> None:

@@ -68,14 +68,14 @@ def taken(watch: VisionRecorder, family: str) -> list[MediaItem]:
 
 
 def encoded_grids(family: str, videos: Sequence[zoo.Video]) -> list[Grid]:
-    """What should be taken."""
+    """Expected output."""
     if zoo.TABLE[family].frames_are_images:
         return [Grid(1, video.rows, video.cols) for video in videos for _ in range(video.frames)]
     return [Grid(video.frames, video.rows, video.cols) for video in videos]
 
 
 def features(model: Any, visuals: Sequence[Any], kind: str = "video") -> Any:
-    """What the model's own method returns for some videos or images; tokens that it lists by row, all in one."""
+    """Features from the model's own method for some videos or images, with rows of tokens joined."""
     inputs = zoo.inputs(model, [zoo.Prompt([*visuals, zoo.Text(2)])])
     if kind == "video" and not zoo.TABLE[model.config.model_type].frames_are_images:
         names, encode = ["pixel_values_videos", "video_grid_thw", "video_merge_sizes"], model.model.get_video_features

@@ -151,7 +151,7 @@ def test_pixels_without_a_placeholder_are_refused() -> None:
 
 
 def test_pixels_that_were_encoded_for_nothing_are_forgotten() -> None:
-    """What the user encodes, or a prompt that failed, is no part of a later prompt of text."""
+    """Features from the user's own encoding, or from a failed prompt, do not leak into a later text prompt."""
     model = model_of("llava")
     maker = maker_of(model)
     text = torch.tensor([maker.words(12, torch.Generator().manual_seed(0))])

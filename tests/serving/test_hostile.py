@@ -154,7 +154,7 @@ def requests(origin: str, session: str, folder: Path) -> Iterator[Hostile]:
 
 
 def broken_sockets(session: str) -> list[bytes]:
-    """What clients send that then stay silent, or leave."""
+    """Data from clients that then stay silent, or disconnect."""
     head = f"POST /v1/sessions/{session}/ask HTTP/1.1\r\nhost: 127.0.0.1\r\n".encode()
     body = b'{"question": "Where?", "stream": true}'
     return [

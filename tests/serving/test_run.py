@@ -33,7 +33,7 @@ def run(*arguments: str, method: str = "infinipot-v", budget: str = "40", path: 
 
 
 def said(done: Any) -> list[str]:
-    """What was said of models, without the process ids."""
+    """Log lines about models, without process ids."""
     return [line.partition("]: ")[2] for line in done.stderr.splitlines() if line.startswith("kvpress-video [")]
 
 

@@ -58,7 +58,7 @@ class Running:
         return response.json()
 
     def cache_bytes(self, clip: Clip) -> int:
-        """What a request's cache takes, as the server measures it, when its prompt was read."""
+        """Size of a request's cache after the prefill, as measured by the server."""
         self.post(clip, max_tokens=1)
         taken: int = httpx.get(f"{self.url}/stats").json()["cache_bytes"]
         return taken
@@ -124,7 +124,7 @@ def answer(reply: Any) -> str:
 
 
 def said(server: Running) -> list[str]:
-    """What was said of models."""
+    """Log lines about models."""
     lines = server.log.read_text().splitlines()
     return [line for line in lines if line.startswith(f"kvpress-video [{server.process.pid}]: ")]
 

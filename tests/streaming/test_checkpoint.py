@@ -259,7 +259,7 @@ def test_a_snapshot_can_be_restored_again_and_again(name: str, bundled: Any) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sessions_of_every_method_come_back(method: str, tmp_path: Path) -> None:
-    """What a method leaves is consistent, and so is every budget."""
+    """The entries that a method keeps are consistent, as is every budget."""
     path = tmp_path / "a.kvv"
     for budget, options in ((24, {}), ("400KB", {"text_room": 60, "positions": "keep"})):
         session = tiny(method, budget, chunk=12, **options, **SETTINGS.get(method, {}))

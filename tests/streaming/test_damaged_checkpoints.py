@@ -28,7 +28,7 @@ BUNDLED = Path(kv.__file__).parent / "data" / "bundled"
 
 
 def header(data: bytes) -> int:
-    """Where the tensors' bytes begin."""
+    """Offset of the tensors' bytes."""
     return 8 + int.from_bytes(data[:8], "little")
 
 

@@ -40,7 +40,7 @@ def newest(session: kv.VideoSession) -> list[Tensor]:
 
 @torch.no_grad()
 def alone(session: kv.VideoSession) -> list[Tensor]:
-    """What the stock model makes of the text before the frames and the last two frames, in one pass."""
+    """Output of the stock model for the text before the frames and the last two frames, in one pass."""
     stream, adapter = session.stream, adapter_for(session.model)
     first = stream.layers[0].entries(Context())
     states = stream.newest.states

@@ -149,7 +149,7 @@ def arrivals(session: kv.VideoSession) -> list[Arrived]:
 
 
 def watched(session: kv.VideoSession) -> tuple[list[Arrived], list[int]]:
-    """What arrived, and the next position after every push."""
+    """The arrived frames, and the next position after every push."""
     seen, reached = arrivals(session), []
     for number in range(12):
         session.push(footage(6, seed=number))

@@ -134,7 +134,7 @@ def stock_logits(
 
 
 def _prepared(processor: Any, family: str, frames: Any) -> Any:
-    """What the family's own processor makes of frames."""
+    """Output of the family's processor for frames."""
     if family == "gemma3":
         return processor.image_processor(list(frames), do_pan_and_scan=False, return_tensors="pt")
     inputs = processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")

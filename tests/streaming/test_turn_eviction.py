@@ -86,7 +86,7 @@ def test_the_fewest_turns_leave_and_the_oldest_first() -> None:
 
 
 class Told:
-    """What a session is told, which answers it gives, and in which order."""
+    """Inputs and answers of a session, in order."""
 
     def __init__(self, session: kv.VideoSession, family: str) -> None:
         self.session, self._family, self._shown = session, family, 0

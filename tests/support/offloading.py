@@ -108,7 +108,7 @@ def started(bank: str, method: str = "detachable", **options: Any) -> kv.VideoSe
 
 
 def state(session: kv.VideoSession) -> dict[str, Tensor]:
-    """What every layer holds, bit for bit."""
+    """Contents of every layer, bit for bit."""
     held = {f"{number}.{part}": getattr(layer, part).cpu()
             for number, layer in enumerate(session.stream.layers) for part in PARTS}  # fmt: skip
     return {name: part.clone(memory_format=torch.contiguous_format).view(torch.uint8) for name, part in held.items()}

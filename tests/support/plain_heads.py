@@ -53,7 +53,7 @@ def heads(entries: Entries) -> Iterator[tuple[int, int, PlainHead]]:
 
 
 def expected(entries: Entries, rule: Callable[[PlainHead], list[int]]) -> list[list[list[int]]]:
-    """What a rule keeps of every head, as `select()` would return it."""
+    """Selection of a rule in every head, as `select()` would return it."""
     rows = range(entries.keys.shape[0])
     return [[rule(PlainHead(entries, row, head)) for head in range(entries.keys.shape[1])] for row in rows]
 

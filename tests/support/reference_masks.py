@@ -80,7 +80,7 @@ def noted(patch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 @dataclass(frozen=True)
 class View:
-    """What each query of a prompt may see, per layer: (kv_heads, queries, keys) bool."""
+    """Mask of the keys visible to each query of a prompt, per layer: (kv_heads, queries, keys) bool."""
 
     layers: list[Tensor]
 

@@ -216,7 +216,7 @@ def ask(session: kv.VideoSession, question: str, **options: Any) -> Notes:
 
 
 def usage_of(session: kv.VideoSession) -> list[Any]:
-    """What can be seen of a session from now on."""
+    """Observable behaviour of a session from now on."""
     session.push(footage(9, seed=5))
     notes = ask(session, "And now?", max_new_tokens=6)
     return [*cache_of(session), *notes.logits]

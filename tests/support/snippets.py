@@ -215,7 +215,7 @@ _MISSING = object()
 
 
 def _named(node: ast.AST, names: dict[str, Any]) -> Any:
-    """What a name stands for: None if it is none of the package's, `_MISSING` if it does not exist."""
+    """Object behind a name: None if it does not belong to the package, `_MISSING` if it does not exist."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute):

@@ -29,7 +29,7 @@ def model_of(model_type: str) -> Any:
 
 
 def maker_of(model: Any, kind: Kind = Kind.IMAGE) -> PromptMaker:
-    """What makes prompts for a model that can be compressed."""
+    """Makes prompts for a model that can be compressed."""
     ensure_checked(model)
     adapter: Any = adapter_for(model)
     return next(prompt_makers(adapter, kind, {}))

@@ -160,7 +160,7 @@ def turned(path: Path, matrix: Sequence[int]) -> Path:
 
 
 def decoded_frames(path: Path) -> NDArray[np.uint8]:
-    """What PyAV itself decodes, one frame after the other."""
+    """Frames decoded by plain PyAV, in order."""
     with av.open(str(path)) as file:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 

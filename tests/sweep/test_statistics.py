@@ -254,7 +254,7 @@ def test_a_fall_that_is_tolerated() -> None:
 
 
 def draw_retained(draw: np.random.Generator) -> tuple[dict[int, bool], dict[int, bool], dict[int, int]]:
-    """What `right` gets right, 80%, `left` keeps 85% of, and it finds 10% of the rest: 70% in all, so 7/8 retained."""
+    """`right` answers 80% correctly; `left` keeps 85% of these and gains 10% of the rest: 70% in all, 7/8 retained."""
     difficulty = draw.beta(8, 2, 40).repeat(6)
     right = draw.random(240) < difficulty
     left = np.where(right, draw.random(240) < 0.85, draw.random(240) < 0.10)

@@ -87,7 +87,7 @@ def test_small_batches_give_the_same_answers(worker: Worker, pieces: list[Clip])
 def test_a_budget_too_small_for_a_question_names_its_bytes_and_not_the_batchs(
     worker: Worker, pieces: list[Clip]
 ) -> None:
-    """What the error asks for is enough: the budget of a grid is that of one question."""
+    """The budget that the error asks for suffices: the budget of a grid is that of one question."""
     [failure] = worker.run(task(pieces[0], cell("tar", "4KiB")))
     assert isinstance(failure, Failure)
     found = re.fullmatch(

@@ -26,7 +26,7 @@ library.impl("nms", lambda dets, scores, iou_threshold: dets.new_empty(0))
 
 
 def child(code: str, *arguments: object, path: Path | None = None) -> str:
-    """What a new process prints."""
+    """Output of a new process."""
     environment = dict(os.environ)
     if path is not None:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path), environment.get("PYTHONPATH"))))

@@ -39,7 +39,7 @@ SHOWN = [0, 1, 2, 3, 10, 11, 12, 40, 41, 90, 91, 92, 200, *range(207, 320, 7)][:
 
 
 class File(NamedTuple):
-    """How a file is written."""
+    """Settings for writing a file."""
 
     codec: str
     settings: Mapping[str, Any] = MappingProxyType({})
@@ -158,7 +158,7 @@ def test_every_frame_has_its_number_and_its_time(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", FILES)
 def test_frames_out_of_the_middle_are_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a seek does in this format: frames are those that decoding from the beginning gives."""
+    """Frames after a seek equal those decoded from the beginning."""
     path, count = written(name, tmp_path)
     video = read_video(path)
     monkeypatch.setattr(decoding, "_MIN_SKIP", 2)
@@ -306,7 +306,7 @@ def test_a_codec_without_decoder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["short-gops.ts", "open-gop.ts", "mpeg2.ts"])
 def test_a_recording_that_starts_between_key_frames(name: str, tmp_path: Path) -> None:
-    """What comes before the first key frame cannot be decoded, and is not shown."""
+    """Frames before the first key frame cannot be decoded, and are not shown."""
     path, count = written(name, tmp_path)
     packets = path.read_bytes()
     path.write_bytes(packets[len(packets) // 188 // 3 * 188 :])

@@ -105,7 +105,7 @@ def _randomize(model: PreTrainedModel) -> None:
 
 
 def inputs(model: PreTrainedModel, prompts: Sequence[Prompt], device: str | None = None) -> dict[str, Tensor]:
-    """What `model.generate(**inputs)` takes; rows are padded on the left."""
+    """Inputs of `model.generate(**inputs)`, padded on the left."""
     family = TABLE[model.config.model_type]
     rows = [torch.tensor([token for token, *_ in _tokens(family, prompt)]) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True, padding_value=PAD, padding_side="left")

@@ -81,7 +81,7 @@ Spelling = Iterator[tuple[int, Place | None]]
 
 @dataclass(frozen=True)
 class Family:
-    """How to build a model and its inputs; `text`, `vision` and `top` are config arguments.
+    """Recipe for a model and its inputs; `text`, `vision` and `top` are config arguments.
 
     Attributes:
         frames_are_images: whether a video is given as images: then `pixels` takes the visual parts of each prompt.
