@@ -48,7 +48,7 @@ test test-all: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 $(SELECTED)
+	.venv/bin/pytest -n 2 --dist loadfile $(SELECTED)
 
 test-kvpress: .venv-peers/.ready
 	OMP_NUM_THREADS=1 .venv-peers/bin/pytest tests/integrations/kvpress_presses.py
@@ -56,7 +56,7 @@ test-kvpress: .venv-peers/.ready
 test-transformers: test-transformers-5.24.0 test-transformers-5.17.0 test-transformers-4.57.6
 
 test-transformers-%: .venv-%/.ready
-	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n 2 --dist loadfile -m "not slow"
 
 # $(call install,ENVIRONMENT,CONSTRAINTS,PACKAGES): the CPU builds go first, so that they satisfy later requirements. Where
 # that of torchvision cannot be reached, PyPI's CUDA build is installed, which the package makes importable.

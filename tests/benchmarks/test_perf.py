@@ -289,6 +289,7 @@ def test_bench_without_names_runs_the_default_and_help_names_all(
     assert ", ".join(BENCHMARKS).replace(", peers", " or peers") in said
 
 
+@pytest.mark.slow
 def test_a_pass_is_measured_where_it_stays_and_where_it_moves() -> None:
     found = list(program("pass")(TINY))
     times = [one for one in found if one.what.startswith("compressing")]

@@ -35,6 +35,7 @@ def test_operations_are_those_that_torch_counts_in_a_stream() -> None:
     assert frame_operations(model, *scale.patches, scale.budget, chunk) == pytest.approx(counted_by_torch, rel=0.1)
 
 
+@pytest.mark.slow
 def test_operations_at_the_7b_shape_are_those_of_its_weights(figures: list[Figure]) -> None:
     (operations,) = (one.measured * 1e12 for one in figures if one.unit == "TFLOP")
     rows, columns = SCALES["7b"].patches

@@ -47,6 +47,7 @@ def named(figures: list[Figure], what: str) -> dict[str, Figure]:
     return {one.case: one for one in figures if one.what == what}
 
 
+@pytest.mark.slow
 def test_modes_are_measured_at_every_length_against_stock(modes: list[Figure]) -> None:
     lengths = [f"{tokens:,} visual tokens" for tokens in TINY.scale.mode_tokens]
     time, peak = (named(modes, f"{what} of the text model's prefill") for what in ("time", "peak memory"))

@@ -83,6 +83,7 @@ def found() -> Iterator[list[Figure]]:
         yield list(program("peers")(TINY))
 
 
+@pytest.mark.slow
 def test_peers_compare_time_and_memory(found: list[Figure]) -> None:
     ratios = [one for one in found if "÷" in one.what]
     assert {one.case.partition(",")[0] for one in ratios if " pass " in one.what} == {

@@ -37,6 +37,7 @@ def rows_of(folder: Path) -> list[Row]:
         return store.rows()
 
 
+@pytest.mark.slow
 def test_a_short_demo_ends_in_its_table(tmp_path: Path) -> None:
     methods = "full,random,standby,infinipot-v:tar_ratio=.25"
     command = [*COMMAND, *sweep(tmp_path, methods, "50%,25%"), "--workers", "2"]
@@ -214,6 +215,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"kvpress-video {kv.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path) -> None:
     command = [*COMMAND, *sweep(tmp_path, "full,random,tar,van", "50%,25%,12.5%", clips=16), "--workers", "2"]

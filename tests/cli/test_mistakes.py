@@ -129,6 +129,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
 @pytest.mark.parametrize("output", ["/dev/full", None])
 def test_output_that_cannot_be_written_ends_without_a_traceback(output: str | None) -> None:

@@ -144,6 +144,7 @@ def test_results_say_what_the_cache_held(evaluated: tuple[str, Any]) -> None:
     assert held["settings"] == {"full": {}, "tar": {"recent_ratio": 0.25, "entries": "official"}}[cell]
 
 
+@pytest.mark.slow
 def test_command_line_gives_the_same(of_tar: Any, world: list[Clip], tmp_path: Path) -> None:
     more = tmp_path / "more"
     more.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import SCHEMES, SIZES, chromium
+from browsers import SIZES, VIEWS, chromium
 from summary_rows import against, overlay, sweep, unmeasured
 
 from kvpress_video.report import write_report
@@ -87,7 +87,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in SCHEMES], ids="-".join)
+@pytest.fixture(params=VIEWS)
 def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The report, opened; requests and console messages fail the test."""
     size, scheme = request.param

@@ -46,7 +46,16 @@ OFFERED: dict[str, set[str]] = {
 }
 
 
-ALSO = ("cohere2_vision", "molmo2", "gemma4", "llama4", "granite_docling")  # of kinds that others show
+ALSO = (
+    "exaone4_5",
+    "cohere2_vision",
+    "mistral3",
+    "molmo2",
+    "gemma4",
+    "llama4",
+    "granite_docling",
+    "kimi_k25",
+)  # of kinds that others show
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_a_model_without_a_head_is_refused_with_the_reason() -> None:
         kv.compress(tiny(FAMILY).model, "random", "50%")
 
 
+@pytest.mark.slow
 def test_offloaded_weights_change_nothing(tmp_path: Path) -> None:
     from accelerate import disk_offload
 

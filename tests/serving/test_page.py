@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import SCHEMES, SIZES, chromium
+from browsers import SIZES, VIEWS, chromium
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
@@ -154,10 +154,9 @@ def test_memory_stays_flat_and_what_left_is_dark(page: Any, tmp_path: Path) -> N
     assert of(page, 0, ".origin rect").count() > 8
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size", SIZES)
-def test_nothing_is_cut_off(browser: Any, url: str, size: str, scheme: str) -> None:
-    with _opened(browser, url, size, scheme) as page:
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_is_cut_off(browser: Any, url: str, view: tuple[str, str]) -> None:
+    with _opened(browser, url, *view) as page:
         page.click("#camera")
         frames(page, 4)
         page.click("#compare")

@@ -129,6 +129,7 @@ def said(server: Running) -> list[str]:
     return [line for line in lines if line.startswith(f"kvpress-video [{server.process.pid}]: ")]
 
 
+@pytest.mark.slow
 def test_servers(servers: dict[str, Running], footage: dict[int, Clip], bundled: Any) -> None:
     """One test, so that the servers start once, wherever the tests of this file run."""
     plain, patched, run = servers.values()

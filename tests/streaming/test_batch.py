@@ -56,6 +56,7 @@ def test_a_batch_answers_as_each_would_alone(family: str, positions: Any) -> Non
                 session.push(frames_for(family, 5, seed=round_))
 
 
+@pytest.mark.slow
 def test_thirty_two_sessions_of_the_bundled_model() -> None:
     model, processor = kv.load_bundled()
     together, alone = [], []

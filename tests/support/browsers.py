@@ -11,6 +11,14 @@ import pytest
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
+VIEWS = [
+    pytest.param(
+        (size, scheme), marks=[pytest.mark.slow] * ((size, scheme) != ("phone", "dark")), id=f"{size}-{scheme}"
+    )
+    for size in SIZES
+    for scheme in SCHEMES
+]
+"""Sizes and colour schemes that pages are looked at in; a quick run takes the narrowest and darkest."""
 _ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 _ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 

@@ -8,9 +8,11 @@ from zlib import crc32
 
 import zoo
 
-ALWAYS = "qwen2_5_vl"
+ALWAYS = ("qwen2_5_vl", "infinipot-v")
 SHARE = 4
 """One family of so many, others for each test and method, so that every pair is met somewhere."""
+METHODS = 3
+"""One method of so many, others for each test."""
 
 
 def is_quick(test: str, params: Mapping[str, Any]) -> bool:
@@ -21,6 +23,8 @@ def is_quick(test: str, params: Mapping[str, Any]) -> bool:
         params: of the case; only the family and the method count.
     """
     family, method = params.get("family"), params.get("method", "")
-    if family not in zoo.FAMILIES or family == ALWAYS:
+    if family in zoo.FAMILIES and family not in ALWAYS:
+        return crc32(f"{test} {method}".encode()) % SHARE == zoo.FAMILIES.index(family) % SHARE
+    if not isinstance(method, str) or not method or method in ALWAYS:
         return True
-    return crc32(f"{test} {method}".encode()) % SHARE == zoo.FAMILIES.index(family) % SHARE
+    return crc32(f"{test} {method}".encode()) % METHODS == 0

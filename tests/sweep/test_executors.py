@@ -303,6 +303,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_children_ignore_ctrl_c_and_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     """A killed parent cannot end them."""
     with a_parent(tmp_path, PRINT) as parent:
@@ -320,6 +321,7 @@ def test_children_ignore_ctrl_c_and_end_when_the_parent_is_killed(tmp_path: Path
         assert "KeyboardInterrupt" not in parent.stderr.read()
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_the_parent_s_alone(tmp_path: Path) -> None:
     """The whole group receives it, as from a terminal; the parent ends its children, which print nothing."""
     with a_parent(tmp_path, CATCH) as parent:

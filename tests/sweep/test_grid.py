@@ -359,6 +359,7 @@ def bomb(key: str = "") -> str:
     return "\n".join([*lines, key, "methods: [tar]", "budgets: [50%]"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -49,6 +49,7 @@ def contents(folder: Path) -> list[tuple]:
     return [(row.cell, row.clip, row.answered, row.measured.report.entries, row.measured.report.bytes) for row in rows]
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:
     """With all its processes, or alone; then its workers end by themselves."""
     file, folder = tmp_path / "grid.yaml", tmp_path / "killed"
