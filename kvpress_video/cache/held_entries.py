@@ -21,6 +21,7 @@ class HeldEntries(DynamicLayer):
 
     keys: Any  # None until the first update, as in the stock layer
     values: Any
+    is_initialized: bool
 
     def __init__(self, reserve: int = 0) -> None:
         """Hold nothing yet.

@@ -80,7 +80,7 @@ class Decoding:
             last = torch.tensor([[reply.tokens[-1]] for reply in replies], device=self._rows[0].chooser.prompt.device)
             assert self._cache is not None
             generate_on(
-                self._cache,  # type: ignore[arg-type]
+                self._cache,
                 self._adapter,
                 last,
                 torch.ones_like(last),
