@@ -1,4 +1,4 @@
-"""The base of methods by which visual tokens skip layers."""
+"""Base class of methods that let visual tokens skip layers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kvpress_video.errors import BudgetError, UnknownNameError
 from ._shares import weighted_budget
 from ._wrapper import Wrapper, has_scores
 
-_SETTINGS = frozenset({"queries", "probe", "vision_attention"})  # needs with settings, which one method states
+_SETTINGS = frozenset({"queries", "probe", "vision_attention"})  # needs with settings, which a single method provides
 
 
 @dataclass(frozen=True)
 class Skipping(Wrapper):
-    """Run only part of the visual tokens through some layers; a subclass says which, by `thin` and `skipped`.
+    """Run only part of the visual tokens through some layers, which a subclass defines by `skipped` and `thin`.
 
     Attributes:
         base: method that evicts from the cache, a name or an instance.
@@ -54,7 +54,7 @@ class Skipping(Wrapper):
 
     @property
     def observer(self) -> Compressor:
-        """Observer of the router or of the base, whichever states how inputs are captured."""
+        """Observer of the router or the base, whichever configures the capture of inputs."""
         return self._router.observer if self._router.needs & _SETTINGS else self._base.observer
 
     def skipped(self, layers: int) -> Collection[int]:
@@ -73,7 +73,7 @@ class Skipping(Wrapper):
         """Return the budget of a layer; the budgets of all layers sum to `keep * layers`.
 
         Raises:
-            BudgetError: none of the entries fall to this layer.
+            BudgetError: the layer would get no entries.
         """
         weights = self._weights(self.thin(layers), layers)
         return weighted_budget(keep, layer, weights, f"keep={self.keep}", "raise keep")

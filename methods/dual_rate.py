@@ -1,4 +1,4 @@
-"""Let any method observe the video at a lower rate than that of its frames."""
+"""Let any method score the video at a lower frame rate than it selects from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class DualRate(Wrapper):
     """Run any method on states that are refreshed only every q-th frame.
 
     To the base, an entry of frame t has the key, value, position and importance of the entry at the same patch of frame
-    q·⌊t / q⌋, as long as that one is cached. What stays is the entry itself. With q = 1 nothing is held, and the choice
-    is that of the base.
+    q·⌊t / q⌋, as long as that one is cached. The kept entry is the original one. With q = 1, the selection is that of
+    the base.
 
     Attributes:
         base: the method to run, a name or an instance; one that merges entries is an error.

@@ -19,25 +19,25 @@ PLACEMENTS: Mapping[str, Callable[[int], range]] = MappingProxyType(
         "interleaved-deep": lambda layers: range(layers // 2 + 1, layers, 2),
     }
 )
-"""Layers that tokens skip, by name, for a number of layers."""
+"""Layers that tokens skip, by name of the placement, for a number of layers."""
 
 
 @dataclass(frozen=True)
 class MoD(Skipping):
-    """Mixture of depths: in some layers only part of the visual tokens runs through attention and feed-forward.
+    """Mixture of depths: some layers run only part of the visual tokens through attention and feed-forward.
 
-    The others keep their hidden state there and write no keys and values. A router chooses the tokens of each video or
-    image by its scores in the latest layer before that all tokens run through, averaged over heads. Of the budget each
-    of these layers gets `keep` times what any other layer gets; within its budget a layer keeps the selection of the
-    base. The largest budget is that with which the other layers keep everything.
+    The others keep their hidden state there and write no keys and values. A router selects the tokens of each video or
+    image by its scores in the nearest earlier layer that all tokens run through, averaged over heads. Each skipping
+    layer gets `keep` times the budget of a full layer; within its budget, a layer keeps the selection of the base. With
+    the largest budget, full layers keep everything.
 
     Attributes:
         base: method that evicts from the cache, a name or an instance.
         keep: fraction of the visual tokens that run through the layers, rounded up; above 0, at most 1.
         router: method that scores the tokens, a name or an instance, such as `"van"`, `"snapkv"` (attention of the last
             queries) or `"random"`.
-        layers: the layers: `"interleaved"`, every other one from the second; `"all"` after the first; `"deep"`, the
-            second half; `"interleaved-deep"`, every other one of the second half; or their indices, from 1.
+        layers: the skipping layers: `"interleaved"`, every other layer from the second; `"all"`, all but the first;
+            `"deep"`, the second half; `"interleaved-deep"`, every other layer of the second half; or indices from 1.
     """
 
     layers: str | tuple[int, ...] = "interleaved"
@@ -58,7 +58,7 @@ class MoD(Skipping):
         """Return the layers that tokens skip.
 
         Raises:
-            BudgetError: there are none, or not as many layers.
+            BudgetError: there are no such layers in the model.
         """
         where = PLACEMENTS[self.layers](layers) if isinstance(self.layers, str) else self.layers
         if not where or where[-1] >= layers:

@@ -1,4 +1,4 @@
-"""Keep the entries that a mixture of experts routes unlike their neighbours."""
+"""Keep the entries that a mixture of experts routes differently from their neighbours."""
 
 from __future__ import annotations
 

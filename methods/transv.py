@@ -1,4 +1,4 @@
-"""Drop visual tokens after a layer, and let the text read its evicted entries."""
+"""Drop visual tokens after a layer, and let the text read the evicted entries of that layer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ._skipping import Skipping
 
 @dataclass(frozen=True)
 class TransV(Skipping):
-    """Token transfer: after a layer only part of the visual tokens continues, and text reads its evicted entries once.
+    """Token transfer: only part of the visual tokens continue after a layer, and text reads its evicted entries once.
 
-    In `layer` and after it, layers keep `keep` of what layers before it keep, and in `layer` the tokens that go on are
-    chosen. Text after the video adds tanh(`alpha`) times the attention of `layer` over its evicted entries to the
-    attention over those that stay. Within its budget any other layer keeps the selection of the base. The largest
-    budget is that with which the layers before keep everything.
+    The router selects the tokens that continue in `layer`. `layer` and each later layer get `keep` times the budget of
+    an earlier one. Text after the video adds tanh(`alpha`) times the attention of `layer` over its evicted entries to
+    the attention over the kept ones. Within its budget, any other layer keeps the selection of the base. With the
+    largest budget, the layers before `layer` keep everything.
 
     Attributes:
         base: method that evicts from the cache before and after the layer, a name or an instance.
         keep: fraction of the visual tokens that continue, rounded up; above 0, at most 1.
         router: method that scores the tokens, a name or an instance.
         layer: the layer, from 0; another must follow.
-        alpha: tanh of it weighs what text reads of the evicted entries; 0 for nothing, as before training.
+        alpha: tanh(alpha) is the weight of the evicted entries; 0 for none, as before training.
     """
 
     keep: float = 0.5
@@ -52,7 +52,7 @@ class TransV(Skipping):
             raise BudgetError(f"alpha must be a finite number, got {self.alpha}.")
 
     def reduce(self, entries: Entries, keep: int) -> Kept:
-        """Reduce the entries with the base; in the layer, to the tokens that go on."""
+        """Reduce the entries with the base; in `layer`, to the tokens that continue."""
         if entries.context.layer == self.layer:
             return OneVote(self._router).reduce(entries, keep)
         return self._base.reduce(entries, keep)
@@ -62,7 +62,7 @@ class TransV(Skipping):
         return self.reduce(entries, keep).slots
 
     def skipped(self, layers: int) -> range:
-        """Return the layers after the layer.
+        """Return the layers after `layer`.
 
         Raises:
             BudgetError: there are none.
@@ -72,9 +72,9 @@ class TransV(Skipping):
         return range(self.layer + 1, layers)
 
     def thin(self, layers: int) -> range:
-        """Return the layer and those after it."""
+        """Return `layer` and the layers after it."""
         return range(self.layer, layers)
 
     def transfer(self, layer: int, layers: int) -> float | None:
-        """Return tanh(alpha) for the layer."""
+        """Return tanh(alpha) for `layer`, None for others."""
         return math.tanh(self.alpha) if layer == self.layer else None

@@ -1,4 +1,4 @@
-"""Give layers budgets by how much questions read from them."""
+"""Set the budgets of layers by how much questions read from them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MEASURED = (0.30, 2.02, 0.86, 0.82)
 
 @dataclass(frozen=True)
 class Vfl(PerLayer):
-    """Run any method with budgets by depth, set by how often answers change with a layer's visual entries.
+    """Run any method with budgets by layer, set by how often answers change when a layer's visual entries are swapped.
 
     Attributes:
         base: the method to run, a name or an instance.
-        shares: see `PerLayer`; measure those of a model with `kvpress-video probe swap`. The default is that of the
-            bundled Qwen2.5-VL.
+        shares: see `PerLayer`; measure those of a model with `kvpress-video probe swap`. The default was measured
+            on the bundled Qwen2.5-VL.
     """
 
     base: Compressor | str = "infinipot-v"

@@ -1,4 +1,4 @@
-"""Let visual entries leave the last layers."""
+"""Evict visual entries from the last layers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ._wrapper import Wrapper
 class VflDrop(Wrapper):
     """Keep a few visual entries in the last n layers, and the selection of any method in the layers before them.
 
-    The last n layers keep the first entries and the last ones, half each. What they do not use belongs to the other
-    layers, so that all layers together keep exactly `keep * layers`. The largest budget is that with which the layers
-    before the last n keep everything.
+    The last n layers keep entries from the start and the end of a segment, half each. The earlier layers get their
+    unused budget, so that all layers together keep exactly `keep * layers`. With the largest budget, the earlier layers
+    keep everything.
 
     Attributes:
         base: method of the layers before the last n, a name or an instance.
         n: number of last layers, at least 1.
-        left: entries that each of them keeps of all videos and images, at least 1; labels of frames count, and where
-            labels are kept one of them and an entry of its frame must fit.
+        left: entries that each of them keeps of all videos and images, at least 1, including frame labels; if labels
+            are kept, there must be room for one label and an entry of its frame.
     """
 
     base: Compressor | str = "infinipot-v"
@@ -63,7 +63,7 @@ class VflDrop(Wrapper):
         """Return the budget of a layer; the budgets of all layers sum to `keep * layers`.
 
         Raises:
-            BudgetError: there are no other layers than the last n.
+            BudgetError: the model has no more than n layers.
         """
         if self.n >= layers:
             raise BudgetError(f"n={self.n} leaves none of {layers} layers to keep visual entries: choose a smaller n.")

@@ -1,4 +1,4 @@
-"""Publish how stable the order of methods is over models and over clips, by Kendall's tau-b.
+"""Publish the stability of the order of methods over models and clips, by Kendall's tau-b.
 
 kvpress-video sweep benchmarks/grids/two-models.yaml --out sweeps/two-models
 python -m kvpress_video.benchmarks.publishing.stability sweeps/two-models
@@ -25,7 +25,7 @@ from kvpress_video.sweep.results.records import Row
 from .sweep import fill_files, write_results
 
 RESAMPLES = 500
-"""Resamples of the clips, and random halves of them."""
+"""Number of resamples of the clips, and of random splits into halves."""
 
 Scores = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def halves(scores: Scores, dice: np.random.Generator) -> tuple[float, float, flo
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Write tau between each two models, and between halves of the clips for each model, by budget."""
+    """Format tau between each pair of models, and between halves of the clips for each model, by budget."""
     scores = accuracies(rows)
     models, budgets = (list(dict.fromkeys(part)) for part in zip(*scores, strict=True))
     dice = np.random.default_rng(0)

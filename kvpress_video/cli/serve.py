@@ -66,7 +66,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="host that sessions may read live streams from, RTSP or HLS; may be repeated",
+        help="host to read live streams (RTSP, HLS) of sessions from; repeatable",
     )
     serve.add_argument(
         "--sessions", type=Path, metavar="FOLDER", help="folder to save sessions in, for the next server that uses it"

@@ -33,12 +33,12 @@ def stream_answer(
     Closing the iterator early cancels the answer. If it was complete by then, it is taken back.
 
     Args:
-        ask: called with the question, `streamer`, `stopping_criteria` and `options`, in the other thread; returns what
-            tells its turn from others.
-        take_back: forgets that turn, where it is complete although the iterator was closed early.
+        ask: called with the question, `streamer`, `stopping_criteria` and `options`, in the other thread; returns an
+            identifier of the turn.
+        take_back: forgets that turn if it is complete although the iterator was closed early.
         tokenizer: decodes the tokens.
         question: plain text.
-        **options: further arguments of `ask`; `keep` says whether there is anything to take back.
+        **options: further arguments of `ask`; `keep` determines whether there is a turn to take back.
     """
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     cancelled, errors, turns = threading.Event(), [], []

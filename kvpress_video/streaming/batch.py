@@ -103,7 +103,7 @@ def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
 
 
 def _joined(streams: Sequence[Stream], spare: int) -> DynamicCache:
-    """One cache of all rows, padded in front to one length."""
+    """Join the caches into one, padded on the left to one length."""
     cache = DynamicCache(config=streams[0].adapter.text_model.config)
     logical = max(stream.layers[0].logical for stream in streams)
     join_rows(cache, [stream.cache for stream in streams], logical)
@@ -114,14 +114,14 @@ def _joined(streams: Sequence[Stream], spare: int) -> DynamicCache:
 
 
 def _until(row: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
-    """A reply up to its first end token, that one included."""
+    """Cut a reply after its first end token."""
     stops = {ends} if isinstance(ends, int) else set(ends or ())
     last = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
     return list(row[: last + 1])
 
 
 def _hand_back(stream: Stream, cache: DynamicCache, start: Sequence[int], row: int, padding: int, count: int) -> None:
-    """Append to a session what its row of the batch gained: `count` entries, behind the padding of its question."""
+    """Append to a session the `count` entries that its row of the batch gained, after the padding of its question."""
     with all_or_broken(stream.layers):
         for layer, joined, first in zip(stream.layers, layers_of(cache), start, strict=True):
             layer.extend(joined.entries(Context()).slice(first + padding, first + padding + count).rows([row]))

@@ -16,10 +16,10 @@ class ChatTemplate:
     """Markup of a conversation, in pieces that can be joined in any order of frames and questions.
 
     Attributes:
-        open_video, open_text: start of the conversation, before frames or before a question without frames.
-        close_video: between frames and a question.
-        ask: between a question and its answer.
-        next_video, next_text: between an answer and frames, or the next question without frames.
+        open_video, open_text: start of the conversation, before frames, or before a question without frames.
+        close_video: markup between frames and a question.
+        ask: markup between a question and its answer.
+        next_video, next_text: markup between an answer and frames, or the next question without frames.
     """
 
     open_video: str
@@ -34,9 +34,9 @@ class ChatTemplate:
         """Extract the markup from a processor's chat template by rendering short conversations.
 
         Args:
-            processor: has `apply_chat_template`.
+            processor: a processor with `apply_chat_template`.
             system: system message that replaces the template's own.
-            adapter: the model's, which knows what the processor writes around the frames of a video.
+            adapter: adapter of the model, which knows the text around the frames of a video.
 
         Raises:
             UnsupportedModelError: the template does not write the parts in order.
@@ -82,7 +82,7 @@ def _text(text: str) -> dict[str, str]:
 
 
 def _split(rendered: str, *marks: str) -> list[str]:
-    """Split text at marks that follow one another."""
+    """Split text at consecutive marks."""
     pieces = []
     for mark in marks:
         piece, found, rendered = rendered.partition(mark)

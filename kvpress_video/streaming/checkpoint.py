@@ -33,12 +33,12 @@ _AGAIN = "copy it again, or save the session again"
 
 
 def write_snapshot(path: Path, snapshot: Snapshot, model: Any) -> None:
-    """Write a session to a file. What was at `path` stays there until the new file is complete and on the disk.
+    """Write a session to a file. A file at `path` is replaced only once the new one is complete and on disk.
 
     Args:
         path: usually `….kvv`; a new file is readable by its owner only.
-        snapshot: on any device.
-        model: the session's.
+        snapshot: snapshot on any device.
+        model: model of the session.
 
     Raises:
         CacheError: the method or a setting is an object, which no file can hold; the snapshot is inconsistent; or
@@ -87,7 +87,7 @@ def read_snapshot(path: Path, model: Any) -> Snapshot:
 
     Args:
         path: a file that `write_snapshot` wrote, on any machine.
-        model: the one the session ran on; on any device.
+        model: the model that the session ran on, on any device.
 
     Raises:
         CacheError: the file does not exist, is incomplete, damaged or inconsistent, or belongs to another model; the
@@ -105,7 +105,7 @@ def read_snapshot(path: Path, model: Any) -> Snapshot:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of reading it, and of building the session that it holds."""
+    """Add the name of the file to errors of reading it and of building its session."""
     try:
         yield
     except OSError as error:

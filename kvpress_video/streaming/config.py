@@ -1,4 +1,4 @@
-"""The arguments of a session, checked."""
+"""Checked arguments of a session."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class SessionConfig:
 
     @property
     def reserved_text(self) -> int | None:
-        """Text entries kept free inside a budget of bytes; None where text is not counted."""
+        """Text entries kept free within a budget of bytes; None if text is not counted."""
         return self.text_room if self.cap.unit == "bytes" else None
 
     @property
@@ -105,12 +105,12 @@ class SessionConfig:
         return min(usual_chunk(self.cap, adapter, compact, self.text_room, self.storage), LARGEST_CHUNK)
 
     def resolved(self, adapter: Adapter) -> SessionConfig:
-        """Spell out the defaults, so that the same session can be made from it on another machine or version."""
+        """Replace defaults by their values, so that another machine or version creates the same session."""
         budget = None if self.budget is None else self.cap.exact
         return replace(self, budget=budget, chunk=self.chunk_for(adapter), quantize=canonical(self.quantize))
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `VideoSession`, the method's settings among them."""
+        """Return the keyword arguments of `VideoSession`, including the settings of the method."""
         named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "settings"}
         return named | dict(self.settings)

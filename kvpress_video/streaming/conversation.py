@@ -15,7 +15,7 @@ from .frame_queue import TIME_LIMIT
 from .frame_tokens import LabelIds
 from .turn_eviction import Departure, Opening, TokenRange, TurnTokens
 
-_LAST_STEP = 10**9  # ordinal of a temporal step that no session comes to
+_LAST_STEP = 10**9  # ordinal of a temporal step that no session reaches
 
 
 class Turn(NamedTuple):
@@ -26,7 +26,7 @@ class Turn(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Token ids of a question with the markup before and after it, and how many of them come before it."""
+    """Token ids of a question with the markup before and after it, and the number of those before it."""
 
     ids: list[int]
     opening: int
@@ -41,9 +41,9 @@ class ConversationState:
         begun: whether anything was said or shown.
         watching: whether frames came last.
         unsaid: the last token of an answer, which `generate()` returns but does not put into the cache.
-        tokens: where the newest turns are; older ones, of files that do not tell, never leave.
-        opening: markup in the cache whose question has left, so that the next one needs none.
-        evicted: how many turns have left.
+        tokens: token indices of the newest turns; turns of older files without them are never evicted.
+        opening: markup in the cache whose question was evicted, so that the next one needs none.
+        evicted: number of evicted turns.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -55,7 +55,7 @@ class ConversationState:
     evicted: int = 0
 
     def without(self, leaves: Departure) -> ConversationState:
-        """Return the state once some turns have left."""
+        """Return the state after some turns are evicted."""
         first = len(self.turns) - len(self.tokens)
         closes_nothing = not leaves.stay and leaves.opening is None
         return replace(
@@ -74,19 +74,19 @@ class Conversation:
 
     Attributes:
         asking: token ids between a question and its answer.
-        state: all that changes.
+        state: the mutable part.
     """
 
     def __init__(self, processor: Any, system: str | None, adapter: Adapter) -> None:
         """Read the chat template.
 
         Args:
-            processor: has a tokenizer and a chat template.
+            processor: a processor with a tokenizer and a chat template.
             system: system message.
-            adapter: the model's, which knows what its processor writes for each frame.
+            adapter: adapter of the model, which knows the text of each frame.
 
         Raises:
-            QuestionError: the system message is no text, or contains a special token of the model.
+            QuestionError: the system message is not text, or contains a special token of the model.
         """
         if system is not None:
             check_question(processor, system, "system message")
@@ -103,13 +103,13 @@ class Conversation:
         return list(self.state.turns)
 
     def frames(self, seconds: Sequence[float], first: int) -> tuple[list[int], list[LabelIds]]:
-        """Return the token ids that open a run of frames, none inside one, and those around each temporal step.
+        """Return the token ids that open a run of frames (none within a run), and those around each temporal step.
 
         Text between two special tokens is tokenised in one piece.
 
         Args:
-            seconds: when each is shown.
-            first: ordinal of the first of them in the session, from 0.
+            seconds: time of each step.
+            first: ordinal of the first step in the session, from 0.
         """
         texts = self._adapter.frame_texts(self._processor, seconds, first)
         labels = [self._label(text) for text in texts]
@@ -125,7 +125,7 @@ class Conversation:
 
     @property
     def label_tokens(self) -> int:
-        """Tokens around the first temporal step of a session, if others came before."""
+        """Number of tokens around the first temporal step of a session, if others came before."""
         [text] = self._adapter.frame_texts(self._processor, [0.0], 0)
         return sum(map(len, self._label(text)))
 
@@ -134,13 +134,13 @@ class Conversation:
 
     @property
     def longest_label(self) -> int:
-        """Most tokens around any temporal step."""
+        """Maximum number of tokens around any temporal step."""
         texts = [self._adapter.frame_texts(self._processor, [at], _LAST_STEP)[0] for at in (-TIME_LIMIT, TIME_LIMIT)]
         return max(sum(map(len, self._label(text))) for text in texts)
 
     @property
     def reopening_tokens(self) -> int:
-        """Most tokens of the text between an answer and frames."""
+        """Maximum number of tokens between an answer and frames."""
         return 1 + len(self._ids(self._template.next_video))
 
     def question(self, question: str, opened: bool = False) -> Asked:
@@ -148,7 +148,7 @@ class Conversation:
 
         Args:
             question: plain text.
-            opened: whether the markup before it is in the cache already.
+            opened: whether the markup before it is already in the cache.
         """
         template, state, said = self._template, self.state, question + self._template.ask
         if opened:
@@ -164,7 +164,7 @@ class Conversation:
 
         Args:
             before: token ids of the markup that opens them.
-            start: index of the first of those.
+            start: index of the first of them.
         """
         tokens = self.state.tokens
         if tokens and not self.state.watching:
@@ -178,8 +178,8 @@ class Conversation:
         Args:
             question: plain text.
             reply: token ids of the answer; all but the last are in the cache.
-            asked: what was put into the cache before the answer.
-            tokens: indices of all of that, the answer included.
+            asked: tokens put into the cache before the answer.
+            tokens: indices of these tokens and of the answer.
 
         Returns:
             The answer's text.

@@ -1,4 +1,4 @@
-"""Turns of a conversation in a stream: asked, undone where they fail, taken back, and evicted when they are old."""
+"""Turns of a conversation in a stream: asking, undoing failures, taking back, and evicting old turns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Asking(NamedTuple):
     """A question in progress.
 
     Attributes:
-        asked: its token ids.
-        before: where the stream was before it.
-        undo: undoes all that has happened since.
+        asked: token ids of the question.
+        before: state of the stream before it.
+        undo: restores that state.
     """
 
     asked: Asked
@@ -34,25 +34,25 @@ class Dialogue:
     def __init__(
         self, stream: Stream, conversation: Conversation, keep_turns: KeepTurns, reserved_text: int | None
     ) -> None:
-        """Take charge of the turns.
+        """Manage the turns of a stream.
 
         Args:
-            stream: holds their tokens.
-            conversation: writes and records them.
-            keep_turns: how many stay once the newest is answered.
-            reserved_text: text entries kept free inside a budget of bytes; None where text is not counted.
+            stream: stream that holds their tokens.
+            conversation: conversation that writes and records them.
+            keep_turns: number of turns to keep once the newest is answered.
+            reserved_text: text entries kept free within a budget of bytes; None if text is not counted.
         """
         self._stream, self._conversation = stream, conversation
         self._keep_turns, self._reserved_text = keep_turns, reserved_text
         self._before_last: ConversationState | None = None
 
     def keeps(self, asked: bool) -> bool:
-        """Say whether a turn stays in the conversation that was `asked` to."""
+        """Return whether a turn stays in the conversation if `asked` to."""
         return asked and self._keep_turns != 0
 
     @contextmanager
     def undoing(self) -> Iterator[ExitStack]:
-        """Yield what undoes the changes made inside the context, where that ends in an error or a Ctrl-C."""
+        """Yield a stack of undo callbacks, which run if the context ends in an error or Ctrl-C."""
         state, before_last, undo = self._conversation.state, self._before_last, ExitStack()
         try:
             yield undo
@@ -64,7 +64,7 @@ class Dialogue:
 
     @contextmanager
     def asking(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
-        """Make room for a question, which is asked inside the context; turns that left are back where that fails.
+        """Make room for a question asked inside the context; restore evicted turns if it fails.
 
         Raises:
             BudgetError: a budget of bytes has no room for question and answer.
@@ -80,7 +80,7 @@ class Dialogue:
             yield Asking(asked, before, undo)
 
     def finish(self, question: str, reply: Sequence[int], keep: bool, asking: Asking) -> str:
-        """Decode an answer's token ids and, if it is kept, record the turn and let older ones leave."""
+        """Decode the token ids of an answer; if it is kept, record the turn and evict older ones."""
         if not self.keeps(keep):
             return self._conversation.text(reply)
         self._stream.remembered, self._before_last = asking.before, self._conversation.state

@@ -18,7 +18,7 @@ from ..video.reader import Frames
 from ..video.resolution import frame_pixels
 
 TIME_LIMIT = 1e10
-"""Largest time of a frame in seconds, either side of zero; seconds since 1970 fit."""
+"""Largest absolute time of a frame in seconds, enough for seconds since 1970."""
 
 
 class FrameBatch(NamedTuple):
@@ -34,7 +34,7 @@ class TimedFrame(NamedTuple):
     Attributes:
         frame: (height, width, 3) uint8.
         time: seconds.
-        since: frames since the last explicit timestamp, 0 for one with a timestamp of its own.
+        since: frames since the last explicit timestamp, 0 for a frame with one.
     """
 
     frame: Frames
@@ -48,7 +48,7 @@ class QueueState:
 
     Attributes:
         count: frames accepted so far, queued ones included.
-        last_time: time of the last of them in seconds, None before the first.
+        last_time: time of the last frame in seconds, None before the first.
         size: height and width of every frame, None before the first.
         anchor: the last explicit timestamp in seconds, 0 without one.
         since: number of the next frame, counted from the one at `anchor`.
@@ -73,10 +73,10 @@ class FrameQueue:
         """Start empty.
 
         Args:
-            processor: its video processor sets the visual tokens of a frame.
-            adapter: the model's.
+            processor: processor, which determines the visual tokens of a frame.
+            adapter: adapter of the model.
             chunk: visual and label tokens per chunk, rounded down to whole frames, at least one temporal step.
-            fps: frames per second where no times are given.
+            fps: frames per second if no times are given.
             label_tokens: tokens of text around a temporal step.
         """
         self._label_tokens = label_tokens
@@ -87,7 +87,7 @@ class FrameQueue:
         self.state = QueueState()
 
     def accept(self, frames: Any, times: float | Iterable[float] | None) -> list[TimedFrame]:
-        """Check frames and times and queue nothing yet.
+        """Check frames and times without queueing them.
 
         Raises:
             VideoError: frames or times are invalid.
@@ -136,12 +136,12 @@ class FrameQueue:
 
     @property
     def max_pixels(self) -> int | None:
-        """Most pixels per frame that the processor uses; None where it does not say, or larger frames came before."""
+        """Maximum number of pixels per frame that the processor uses; None if unknown or exceeded before."""
         pixels, size = frame_pixels(self._processor), self.state.size
         return None if pixels and size and size[0] * size[1] > pixels else pixels
 
     def batch(self) -> FrameBatch:
-        """Process all queued frames; an odd one at the end makes a temporal step by itself, as in the processor."""
+        """Process all queued frames; an odd last frame forms a separate temporal step, as in the processor."""
         inputs = self._adapter.frame_inputs(self._processor, self.frames)
         return FrameBatch(inputs, self._adapter.step_seconds(self.times))
 
@@ -150,10 +150,10 @@ class FrameQueue:
         self.frames, self.times = [], []
 
     def frames_per_chunk(self, one: Frames) -> int:
-        """Return how many frames like one, (height, width, 3) uint8, fill a chunk.
+        """Return how many frames like this one, (height, width, 3) uint8, fill a chunk.
 
         Raises:
-            VideoError: the vision tower takes no single frames of this size.
+            VideoError: the vision tower cannot encode single frames of this size.
         """
         step = self._adapter.frames_per_step
         first = self._adapter.unpack(Kind.VIDEO, self._adapter.frame_inputs(self._processor, [one] * step))

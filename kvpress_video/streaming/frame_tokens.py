@@ -1,4 +1,4 @@
-"""The tokens of pushed frames: what opens each, its patches, and what closes it, one frame after another."""
+"""The tokens of pushed frames, in order: opening, patches and closing of each frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..compressor.entries import Grid, Kind, Tags, grid_tags
 from ..prefill.token_layout import TokenLayout, label_state
 
 VIDEO = 0
-"""The segment of a stream's frames."""
+"""Segment of the frames of a stream."""
 
 
 class LabelIds(NamedTuple):
@@ -31,8 +31,8 @@ class FrameTokens:
 
     Attributes:
         grid: visual tokens of the frames.
-        labels: of each frame; of no tokens in families that write none.
-        shown: visual tokens that there are, (grid.tokens,) bool; None for all of them.
+        labels: label of each frame, without tokens in families that write none.
+        shown: whether each visual token exists, (grid.tokens,) bool; None for all.
     """
 
     grid: Grid
@@ -46,7 +46,7 @@ class FrameTokens:
 
     @cached_property
     def ordinals(self) -> Tensor:
-        """Place of each visual token in the grid, row by row, (patches,) int64."""
+        """Index of each visual token in the grid, row by row, (patches,) int64."""
         return torch.arange(self.grid.tokens) if self.shown is None else self.shown.cpu().nonzero().flatten()
 
     @cached_property
@@ -63,19 +63,19 @@ class FrameTokens:
 
     @cached_property
     def visual(self) -> Tensor:
-        """Which tokens are patches, (n,) bool."""
+        """Whether each token is a patch, (n,) bool."""
         return torch.tensor([False, True, False]).repeat(self.grid.frames).repeat_interleave(self._counts.flatten())
 
     def embedded(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Put patches (tokens, d) and label tokens (labels, d) into their order, (n, d)."""
+        """Merge patches (tokens, d) and label tokens (labels, d) in sequence order, (n, d)."""
         visual = self.visual.to(features.device)
         whole = features.new_empty(len(visual), features.shape[-1])
         whole[visual], whole[~visual] = features, labels.to(whole)
         return whole
 
     def counted(self, start: int, spatial: bool) -> tuple[Tensor, int]:
-        """Count positions from `start` on, as stock models with labels do: a label takes one a token, a frame as many
-        as it has rows or columns (M-RoPE), or patches.
+        """Count positions from `start` on, as stock models with labels do: one per label token, and for a frame the
+        number of its rows or columns (M-RoPE), or of its patches.
 
         Returns:
             (t, h, w) of each token, (n, 3) fp32, and the first position after them.
@@ -110,8 +110,8 @@ class FrameTokens:
             around: text tokens before and after the frames.
             first_frame: frames seen before them.
             labelled: whether the text between patches is their label; other text otherwise.
-            importance: of each visual token, (patches,).
-            repeats: whether these tokens follow once more at the end.
+            importance: importance of each visual token, (patches,).
+            repeats: whether these tokens are repeated at the end.
         """
         (before, after), visual, shown = around, self.visual, len(self.ordinals)
         again = len(visual) if repeats else 0

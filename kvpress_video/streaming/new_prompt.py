@@ -1,4 +1,4 @@
-"""Let `generate()` take text that follows a stream for a whole prompt."""
+"""Let `generate()` treat text that follows a stream as a whole prompt."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def generate_on(cache: DynamicCache, adapter: Adapter, ids: Tensor, mask: Tensor
 
     Args:
         cache: one row for each stream.
-        adapter: of the model.
-        ids, mask: what comes next, (rows, n), padded on the left.
-        **options: of `generate()`.
+        adapter: adapter of the model.
+        ids, mask: next tokens and their mask, (rows, n), padded on the left.
+        **options: options of `generate()`.
 
     Returns:
-        The new tokens of each row; the last of them is not in the cache.
+        The new tokens of each row, the last of which is not in the cache.
     """
     with as_new_prompt(adapter, cache):
         output = adapter.wrapper.generate(  # type: ignore[operator]

@@ -22,16 +22,16 @@ class NewestFrames:
     """Embeddings of the newest frames.
 
     Attributes:
-        states: of the frames, None before the first.
-        exchanged_bytes: bytes of the keys and values that are put aside while a question is answered.
+        states: inputs of the text model for the frames, None before the first.
+        exchanged_bytes: bytes of the keys and values set aside while a question is answered.
     """
 
     def __init__(self, adapter: Adapter, count: int, spatial: bool) -> None:
-        """Hold nothing yet.
+        """Create it without frames.
 
         Args:
-            adapter: of the model.
-            count: how many frames to hold.
+            adapter: adapter of the model.
+            count: number of frames to hold.
             spatial: whether positions have three axes.
         """
         self._adapter, self._count, self._spatial = adapter, count, spatial
@@ -40,17 +40,17 @@ class NewestFrames:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the embeddings, and of what is put aside."""
+        """Bytes of the embeddings, and of the keys and values set aside."""
         return (self.states.bytes if self.states else 0) + self.exchanged_bytes
 
     def note(self, tokens: FrameTokens, embeddings: Tensor, aligned: Tensor | None, index: int, first: int) -> None:
-        """Take in further frames.
+        """Add frames.
 
         Args:
-            tokens: theirs.
-            embeddings: of the tokens, (n, hidden).
+            tokens: tokens of the frames.
+            embeddings: embeddings of the tokens, (n, hidden).
             aligned: deepstack features of the visual tokens, (patches, levels·d).
-            index: token index of the first.
+            index: token index of the first token.
             first: ordinal of the first frame.
         """
         if not self._count:
@@ -64,7 +64,7 @@ class NewestFrames:
 
     @contextmanager
     def anew(self, layers: Sequence[CompressedLayer]) -> Iterator[None]:
-        """Hold inside the context what the frames are with only text in context, where frames were evicted."""
+        """Hold states of the frames re-encoded with only text in context, if frames were evicted."""
         row = layers[0].rows[0]
         whole = all(layer.rows[0].held == row.seen for layer in layers)
         if self.states is None or whole:

@@ -1,4 +1,4 @@
-"""Positions at which nothing stands any more: gaps, and the move that closes them."""
+"""Gaps, which are positions without entries, and the move that closes them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .position_rescaling import Run
 
 
 class Gap(NamedTuple):
-    """Positions at which nothing stands any more, `end` not included."""
+    """Positions without entries, `end` excluded."""
 
     start: int
     end: int
 
 
 def joined(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
-    """Sort gaps; those that touch become one, and those of no width go."""
+    """Sort gaps, join adjacent ones, and drop empty ones."""
     found: list[Gap] = []
     for gap in sorted(gap for gap in gaps if gap.end > gap.start):
         if found and gap.start <= found[-1].end:
@@ -32,10 +32,10 @@ def joined(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
 
 
 def absorbed(runs: Sequence[Run], gaps: Sequence[Gap]) -> tuple[tuple[Run, ...], tuple[Gap, ...]]:
-    """Join runs that only a gap is between, gap included; nothing moves.
+    """Join runs separated only by a gap, including the gap, without moving anything.
 
     Returns:
-        The runs, and the gaps that are left.
+        The runs, and the remaining gaps.
     """
     left = {gap.start: gap for gap in gaps}
     found: list[Run] = []
@@ -51,15 +51,15 @@ def absorbed(runs: Sequence[Run], gaps: Sequence[Gap]) -> tuple[tuple[Run, ...],
 
 @dataclass(frozen=True)
 class Closing:
-    """A map of positions, the same in every layer and head: everything moves down over the gaps before it.
+    """A map of positions, equal in all layers and heads: every position moves down by the width of the gaps before it.
 
-    Runs that only a gap was between become one, whose rows and columns count from its start (M-RoPE).
+    Runs separated only by a gap are joined; rows and columns of the joined run count from its start (M-RoPE).
 
     Attributes:
-        runs: as they were.
-        gaps: ascending.
+        runs: runs before the move.
+        gaps: gaps, ascending.
         spatial: whether rows and columns are separate axes (M-RoPE).
-        labelled: whether text stands between the frames of a run; their rows and columns then count from their time.
+        labelled: whether there is text between the frames of a run; their rows and columns then count from their time.
     """
 
     runs: Sequence[Run]
@@ -68,12 +68,12 @@ class Closing:
     labelled: bool = False
 
     def next_position(self, position: int) -> int:
-        """Return where a position is afterwards; one inside a gap becomes the gap's start."""
+        """Return the new position of a position; one inside a gap becomes the start of the gap."""
         return position - sum(min(gap.end, position) - gap.start for gap in self.gaps if gap.start < position)
 
     @cached_property
     def _parts(self) -> list[tuple[Run, int]]:
-        """Each run as it stands afterwards, and the start of the run that it belongs to then."""
+        """Return each run after the move, and the start of its joined run."""
         parts: list[tuple[Run, int]] = []
         for run in self.runs:
             there = Run(self.next_position(run.start), self.next_position(run.end), run.least)
@@ -83,11 +83,11 @@ class Closing:
 
     @property
     def moved(self) -> list[Run]:
-        """The runs as they are afterwards."""
+        """The runs after the move."""
         return list({origin: Run(origin, run.end, run.least) for run, origin in self._parts}.values())
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """New (t, h, w) for old, (…, 3) fp32."""
+        """Return the new (t, h, w) of old ones, (…, 3) fp32."""
         further = {run.start: origin - there.start for run, (there, origin) in zip(self.runs, self._parts, strict=True)}
         if not self.spatial or self.labelled:
             further = {}

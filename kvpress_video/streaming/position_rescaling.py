@@ -1,4 +1,4 @@
-"""Room for an endless stream in a finite range of positions: earlier frames are rescaled in time now and then."""
+"""Fit an endless stream into a finite range of positions by rescaling earlier frames in time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..errors import CacheError
 
 @dataclass(frozen=True)
 class Run:
-    """Frames that no text interrupts, in positions.
+    """Consecutive frames without text in between, in positions.
 
     Attributes:
         start: position of the first frame; rows and columns count from it (M-RoPE).
         end: the first position after it.
-        least: positions that its rows and columns take, however short its time.
+        least: minimum number of positions, for its rows and columns.
     """
 
     start: int
@@ -29,14 +29,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Rescaling:
-    """A map of positions, the same in every layer and head: time inside each run shrinks by one factor, text keeps
-    its spacing, and everything moves up to follow.
+    """A map of positions, equal in all layers and heads: time within each run shrinks by one factor, text keeps its
+    spacing, and all positions move up accordingly.
 
     Attributes:
-        runs: as they were, ascending, without gaps between them and text.
+        runs: runs before rescaling, ascending, without gaps between them and text.
         factor: factor of a run's time.
         spatial: whether rows and columns are separate axes, which only shift (M-RoPE).
-        labelled: whether text stands between the frames of a run; their rows and columns then move with their time.
+        labelled: whether there is text between the frames of a run; their rows and columns then move with their time.
     """
 
     runs: Sequence[Run]
@@ -46,7 +46,7 @@ class Rescaling:
 
     @property
     def moved(self) -> list[Run]:
-        """The runs as they are afterwards."""
+        """The runs after rescaling."""
         found, saved = [], 0
         for run in self.runs:
             fixed = run.least if self.labelled else 0  # the last frame's rows and columns
@@ -57,11 +57,11 @@ class Rescaling:
         return found
 
     def next_position(self, position: int) -> int:
-        """Return the new position of text that would have followed everything at `position`."""
+        """Return the new position of text that would have followed at `position`."""
         return position - self.runs[-1].end + self.moved[-1].end
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """New (t, h, w) for old, (…, 3) fp32."""
+        """Return the new (t, h, w) of old ones, (…, 3) fp32."""
         after = self.moved
         edges = [edge for run in self.runs for edge in (run.start, run.end)]
         shift = [0, *(new - old for run, to in zip(self.runs, after, strict=True)
@@ -80,10 +80,10 @@ class Rescaling:
 
 
 def occupied(runs: Sequence[Run], times: Iterable[Tensor]) -> list[bool]:
-    """Check of each run whether anything is held in it.
+    """Return for each run whether any entry of it is held.
 
     Args:
-        runs: ascending.
+        runs: runs, ascending.
         times: temporal positions of the entries held, fp32, in several tensors.
     """
     counts = torch.zeros(2 * len(runs) + 1, dtype=torch.long)
@@ -96,7 +96,7 @@ def occupied(runs: Sequence[Run], times: Iterable[Tensor]) -> list[bool]:
 def rescale_to(
     runs: Sequence[Run], following: int, wanted: int, spatial: bool, most: int | None = None, labelled: bool = False
 ) -> Rescaling:
-    """The squeeze that brings the next position from `following` down to `wanted`, or at least to `most`.
+    """Return the rescaling that reduces the next position from `following` to `wanted`, or at least to `most`.
 
     Raises:
         CacheError: text, and the rows and columns of the runs, take more than `most`.

@@ -1,6 +1,6 @@
 """Schema of the JSON in a session file: types and ranges of every value, and the conversion from and to a state.
 
-Aliases are the names of format version 2; what has a default came with version 3. Imported only where sessions are
+Aliases are names of format version 2; fields with defaults were added in version 3. Imported only where sessions are
 saved and loaded, as is pydantic.
 """
 
@@ -29,12 +29,12 @@ from .state import SessionState, StreamState
 from .timeline import Moment, Timeline
 from .turn_eviction import Opening, TokenRange, TurnTokens
 
-_WHOLE_LIMIT = 2**53  # largest whole number that every JSON reader keeps exact
+_WHOLE_LIMIT = 2**53  # largest integer that every JSON reader preserves
 _SIDE_LIMIT = 2**14  # pixels
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON gives a value back as it was, except that tuples become lists."""
+    """Return whether a value survives JSON unchanged, except that tuples become lists."""
     if isinstance(value, (list, tuple)):
         return all(is_plain(item) for item in value)
     if isinstance(value, dict):
@@ -95,7 +95,7 @@ class ConfigModel(_Model):
         """Convert to the arguments of a session.
 
         Raises:
-            CacheError: a session cannot have them.
+            CacheError: the arguments are invalid.
             UnknownNameError: the method, or a setting of it, is not installed.
         """
         named = {name: getattr(self, name) for name in type(self).model_fields}

@@ -1,7 +1,7 @@
-"""Read a live stream, RTSP or HLS, frame by frame in a separate process, which a malicious stream may crash.
+"""Read a live stream (RTSP or HLS) frame by frame, in a separate process that a malicious stream may crash.
 
-That process runs `serve`. It reads one line of JSON, and writes one line of JSON and the pixels for each frame that is
-taken, and a last line that says how the stream ended.
+The process runs `serve`. It reads one line of JSON, then writes one line of JSON and the pixels of each sampled frame,
+and a last line with the reason of the end.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ PROTOCOLS = {
     "http": "http,tcp,crypto",
     "https": "https,http,tls,tcp,crypto",
 }
-"""By the scheme of a URL, the protocols that FFmpeg may use for it and for what a playlist refers to; never files."""
+"""Protocols that FFmpeg may use for a URL and the targets of its playlist, by scheme; never files."""
 
 _HEADER = 1 << 16
-"""Longest line of JSON, in bytes."""
+"""Maximum length of a line of JSON, in bytes."""
 _JUMP = 10.0
-"""Seconds between two frames above which a stream's clock was set anew."""
+"""Seconds between two frames above which the clock of a stream counts as reset."""
 
 
 class LiveStream:
-    """A live stream that is being read; a context manager, at whose end its process is killed.
+    """A live stream being read. As a context manager, it kills the process at the end.
 
-    The process decodes as fast as frames are consumed: nothing is dropped, so whoever is slower than the stream falls
-    behind, and the sender may end it.
+    The process decodes as fast as frames are consumed. No frame is dropped, so a consumer slower than the stream falls
+    behind, and the sender may end the stream.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class LiveStream:
         memory: int = 2 << 30,
         patience: float = 30.0,
     ) -> None:
-        """Start to read.
+        """Start reading.
 
         Args:
-            url: rtsp, rtsps, http or https; HLS playlists and whatever else FFmpeg reads over HTTP.
-            fps: frames to take per second; all frames of a slower stream.
+            url: rtsp, rtsps, http or https URL, such as an HLS playlist.
+            fps: frames to sample per second; all frames of a slower stream.
             max_pixels: pixels per frame above which frames are scaled down; None keeps their size.
-            memory: limit of the process's address space in bytes.
+            memory: maximum address space of the process in bytes.
             patience: seconds to wait for a connection, and then for each packet.
 
         Raises:
@@ -88,7 +88,7 @@ class LiveStream:
         self._process.wait()
 
     def kill(self) -> None:
-        """End the process, from any thread; the frame in flight, if any, is lost."""
+        """Kill the process, from any thread. A frame in transfer is lost."""
         self._process.kill()
 
     def frame(self) -> tuple[float, NDArray[np.uint8]] | None:
@@ -120,22 +120,22 @@ class LiveStream:
 
 
 class Pace:
-    """Chooses the frames to take, and gives them rising times.
+    """Selects frames, and gives them increasing times.
 
-    Where the stream's clock was set anew, the next frame follows the one before it at the usual distance.
+    After a reset of the stream's clock, the next frame follows the previous one at the usual distance.
     """
 
     def __init__(self, fps: float) -> None:
-        """Take a frame each 1/fps seconds."""
+        """Select a frame every 1/fps seconds."""
         self._step = 1 / fps
         self._shift: float | None = None
         self._last, self._due = 0.0, 0.0
 
     def __call__(self, time: float) -> float | None:
-        """Return the time of a frame in seconds since the first, or None for one to leave out.
+        """Return the time of a frame in seconds since the first, or None to skip it.
 
         Args:
-            time: of the stream's own clock, in seconds.
+            time: time on the stream's clock, in seconds.
         """
         if self._shift is None:
             self._shift = -time
@@ -145,13 +145,13 @@ class Pace:
         if now < self._due:
             return None
         self._due += self._step
-        if self._due <= now:  # a gap in the stream is not made up for
+        if self._due <= now:  # a gap in the stream is not filled
             self._due = now + self._step
         return now
 
 
 def serve() -> None:
-    """Be the process that reads: answer one request on standard input, and end with the stream."""
+    """Main loop of the reading process: answer one request on standard input, and end with the stream."""
     import av
 
     reply = sys.stdout.buffer

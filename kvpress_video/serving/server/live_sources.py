@@ -1,4 +1,4 @@
-"""Live streams that the server reads into sessions, each in a task and a process of its own."""
+"""Live streams that the server reads into sessions, each in a separate task and process."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 
 @dataclass
 class LiveSource:
-    """The stream of one session.
+    """The live stream of one session.
 
     Attributes:
-        host: of its URL, which may hold a password and is not told.
-        stream: being read.
-        state: what became of it.
-        frames: pushed so far.
-        seconds: time of the latest of them since the first; None before it.
-        error: why it failed.
-        task: reads it.
+        host: host of its URL; the URL itself may contain a password and is not disclosed.
+        stream: the stream being read.
+        state: state of the stream.
+        frames: number of pushed frames.
+        seconds: time of the latest frame since the first; None before the first.
+        error: reason of a failure.
+        task: task that reads it.
     """
 
     host: str
@@ -44,21 +44,21 @@ class LiveSource:
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     def told(self) -> dict[str, Any]:
-        """Describe it to its owner."""
+        """Describe the stream to its owner."""
         return {name: getattr(self, name) for name in ("host", "state", "frames", "seconds", "error")}
 
 
 class LiveSources:
-    """The streams of all sessions. Every method is called from the server's event loop."""
+    """The live streams of all sessions. Every method is called from the server's event loop."""
 
     def __init__(self, sessions: Sessions, limits: MediaLimits, hosts: Collection[str], push: Push) -> None:
-        """Read nothing yet.
+        """Create it without streams.
 
         Args:
-            sessions: that streams are read into.
-            limits: on frames and processes.
-            hosts: `"host"` or `"host:port"` that streams may be read from.
-            push: appends frames to a session that is in use.
+            sessions: sessions to read streams into.
+            limits: limits on frames and processes.
+            hosts: allowed hosts, as `"host"` or `"host:port"`.
+            push: appends frames to a session in use.
         """
         self._sessions, self._limits, self._hosts, self._push = sessions, limits, frozenset(hosts), push
         self._held: dict[str, LiveSource] = {}
@@ -67,13 +67,14 @@ class LiveSources:
         """Read a stream into a session until it ends or is stopped.
 
         Raises:
-            RequestError: the host is not allowed, there is no such session, it has a stream, or too many are read.
+            RequestError: the host is not allowed, the session does not exist or already reads a stream, or too many
+                streams are read.
             VideoError: `fps` is not a number above zero.
         """
         host, limits = self._host(url), self._limits
         async with self._sessions.using(owner, number):
             if self._running(number):
-                raise RequestError(409, "The session reads a stream already: stop it first.", code="source_running")
+                raise RequestError(409, "The session already reads a stream: stop it first.", code="source_running")
             if sum(map(self._running, self._held)) >= limits.sources:
                 raise RequestError(
                     429, f"The server reads {limits.sources} streams at most.", code="too_many_sources", retry_after=60
@@ -94,7 +95,7 @@ class LiveSources:
         return self._held[number]
 
     async def stop(self, number: str) -> LiveSource:
-        """End the stream of a session, which stays open.
+        """End the stream of a session, and keep the session open.
 
         Raises:
             RequestError: it never had one.
@@ -108,7 +109,7 @@ class LiveSources:
         return source
 
     async def forget(self, number: str) -> None:
-        """End the stream of a session that is about to be closed, if it has one."""
+        """End the stream, if any, of a session about to be closed."""
         if number in self._held:
             await self.stop(number)
             self._held.pop(number, None)
@@ -123,7 +124,7 @@ class LiveSources:
     def _host(self, url: str) -> str:
         """Return the host of a URL, if the server may read streams from it.
 
-        FFmpeg connects by itself, also to what a playlist refers to: only hosts named by the operator are trusted.
+        FFmpeg opens connections itself, also to targets of playlists, so only hosts named by the operator are trusted.
         """
         try:
             parts = urlsplit(url)
@@ -154,7 +155,7 @@ class LiveSources:
                     source.frames, source.seconds = source.frames + 1, time
                 source.state = "ended"
         except Exception as error:
-            if source.state == "running":  # a stream that was stopped ends with an error as well
+            if source.state == "running":  # a stopped stream ends with an error as well
                 known = isinstance(error, (KVPressVideoError, RequestError))
                 source.state, source.error = "failed", str(error) if known else "the server failed"
                 if not known:

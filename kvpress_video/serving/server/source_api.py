@@ -1,4 +1,4 @@
-"""`/v1/sessions/{id}/source`: a live stream that the server reads into a session."""
+"""The routes `/v1/sessions/{id}/source`: a live stream that the server reads into a session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ReadSource(Strict):
 
 
 def source_routes(server: Server) -> APIRouter:
-    """Make the routes."""
+    """Create the routes."""
     router = APIRouter(prefix="/v1")
 
     async def owned(request: Request, number: str) -> None:
