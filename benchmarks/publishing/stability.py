@@ -1,14 +1,16 @@
 """Publish the stability of the order of methods over models and clips, by Kendall's tau-b.
 
-kvpress-video sweep benchmarks/grids/two-models.yaml --out sweeps/two-models
-python -m kvpress_video.benchmarks.publishing.stability sweeps/two-models
+kvpress-video sweep benchmarks/grids/every-method.yaml --out sweeps/every-method
+kvpress-video sweep benchmarks/grids/qwen3-vl.yaml --out sweeps/qwen3-vl
+python -m kvpress_video.benchmarks.publishing.stability sweeps/every-method sweeps/qwen3-vl
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -18,11 +20,10 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from kvpress_video.budget import UNCOMPRESSED
-from kvpress_video.report.findings import Findings
 from kvpress_video.sweep.gate.sweep_data import SweepData
 from kvpress_video.sweep.results.records import Row
 
-from .sweep import fill_files, write_results
+from .sweep import fill_files
 
 RESAMPLES = 500
 """Number of resamples of the clips, and of random splits into halves."""
@@ -30,23 +31,40 @@ RESAMPLES = 500
 Scores = NDArray[np.float64]
 
 
-def accuracies(rows: Sequence[Row]) -> dict[tuple[str, str], Scores]:
-    """Return accuracies by model and budget, (methods, clips), in one order of methods and of clips.
+@dataclass(frozen=True)
+class Table:
+    """Accuracies on the same clips.
 
-    Only methods that answered every clip with every model and at every budget are included.
+    Attributes:
+        methods: names, in the order of the rows.
+        models, budgets: those that all cells share.
+        scores: by model and budget, (methods, clips).
     """
-    found: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row.cell.name != UNCOMPRESSED and row.answered.score is not None:
-            found[row.cell.model, row.cell.budget][row.cell.name, row.clip].append(row.answered.score)
-    shared = set.intersection(*(set(scores) for scores in found.values()))
-    clips = sorted({clip for scores in found.values() for _, clip in scores})
-    names = {name for name, _ in shared}
-    methods = sorted(name for name in names if all((name, clip) in shared for clip in clips))
-    return {
-        key: np.array([[fmean(scores[name, clip]) for clip in clips] for name in methods])
-        for key, scores in found.items()
-    }
+
+    methods: list[str]
+    models: list[str]
+    budgets: list[str]
+    scores: dict[tuple[str, str], Scores]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Table:
+        """Collect the methods that answered every clip, with every model and at every budget that all models have."""
+        found: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            if row.cell.name != UNCOMPRESSED and row.answered.score is not None:
+                found[row.cell.model, row.cell.budget][row.cell.name, row.clip].append(row.answered.score)
+        models, budgets = (list(dict.fromkeys(part)) for part in zip(*found, strict=True))
+        budgets = [budget for budget in budgets if all((model, budget) in found for model in models)]
+        kept = {(model, budget): found[model, budget] for model in models for budget in budgets}
+        shared = set.intersection(*(set(scores) for scores in kept.values()))
+        clips = sorted({clip for scores in kept.values() for _, clip in scores})
+        names = list(dict.fromkeys(row.cell.name for row in rows))
+        methods = [name for name in names if all((name, clip) in shared for clip in clips)]
+        arrays = {
+            key: np.array([[fmean(scores[name, clip]) for clip in clips] for name in methods])
+            for key, scores in kept.items()
+        }
+        return cls(methods, models, budgets, arrays)
 
 
 def tau(one: Scores, other: Scores) -> float:
@@ -71,24 +89,34 @@ def halves(scores: Scores, dice: np.random.Generator) -> tuple[float, float, flo
     return float(np.nanmean(taus)), float(low), float(high)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Format tau between each pair of models, and between halves of the clips for each model, by budget."""
-    scores = accuracies(rows)
-    models, budgets = (list(dict.fromkeys(part)) for part in zip(*scores, strict=True))
-    dice = np.random.default_rng(0)
-    lines = {f"`{one}` and `{other}`": {
-        budget: between(scores[one, budget], scores[other, budget], dice) for budget in budgets
-    } for one, other in combinations(models, 2)}  # fmt: skip
-    lines |= {f"halves of the clips, `{model}`": {
-        budget: halves(scores[model, budget], dice) for budget in budgets
-    } for model in models}  # fmt: skip
-    methods, clips = next(iter(scores.values())).shape
+def as_csv(found: Table, revisions: Mapping[str, str | None]) -> str:
+    """Write the mean accuracies behind the published table, with the code's revision by model."""
+    lines = ["model,budget,method,accuracy,clips,revision"]
+    for (model, budget), scores in found.scores.items():
+        lines += [
+            f'{model},{budget},"{method}",{accuracy:.4f},{scores.shape[1]},{revisions[model]}'
+            for method, accuracy in zip(found.methods, scores.mean(axis=1), strict=True)
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(found: Table) -> str:
+    """Write tau between each two models, and between halves of the clips for each model, by budget."""
+    dice, scores = np.random.default_rng(0), found.scores
+    lines = {f"`{one}` and `{other}`": [
+        between(scores[one, budget], scores[other, budget], dice) for budget in found.budgets
+    ] for one, other in combinations(found.models, 2)}  # fmt: skip
+    lines |= {f"halves of the clips, `{model}`": [
+        halves(scores[model, budget], dice) for budget in found.budgets
+    ] for model in found.models}  # fmt: skip
+    clips = next(iter(scores.values())).shape[1]
+    columns = " | ".join(found.budgets)
     written = [
-        f"| {methods} methods, {clips} clips | " + " | ".join(budgets) + " |",
-        "| --- |" + " ---: |" * len(budgets),
+        f"| {len(found.methods)} methods, {clips} clips | {columns} |",
+        "| --- |" + " ---: |" * len(found.budgets),
     ]
     for name, taus in lines.items():
-        cells = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for middle, low, high in taus.values()]
+        cells = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for middle, low, high in taus]
         written.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(written) + "\n"
 
@@ -96,13 +124,15 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Publish the sweep named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="folder of a finished sweep of two or more models")
+    parser.add_argument("sweeps", type=Path, nargs="+", help="folders of finished sweeps, with the same clips")
     parser.add_argument("--mark", default="stability", help="mark in the page between which the table is written")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/stability"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/stability.csv"))
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
-    write_results(Findings.read(options.sweep), options.results)
-    fill_files({options.page: {options.mark: table(SweepData.read(options.sweep).rows)}})
+    rows = [row for sweep in options.sweeps for row in SweepData.read(sweep).rows]
+    found = Table.of(rows)
+    fill_files({options.page: {options.mark: as_markdown(found)}})
+    options.results.write_text(as_csv(found, {row.cell.model: row.measured.revision for row in rows}))
 
 
 if __name__ == "__main__":

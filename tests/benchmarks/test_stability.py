@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from kvpress_video.benchmarks.publishing.stability import accuracies, table, tau
+from kvpress_video.benchmarks.publishing.stability import Table, as_csv, as_markdown, tau
 from sweep_rows import MEASURED
 
 from kvpress_video.sweep.cells import Cell
@@ -38,16 +38,18 @@ def test_the_order_of_two_models() -> None:
 def test_only_what_every_model_answered_counts() -> None:
     ranks = dict(zip(METHODS, range(4), strict=True))
     given = rows("a", ranks) + rows("b", ranks)[:-1] + [row("a", "full", 0, 1.0, "100%"), row("a", "tar", 0, None)]
-    found = accuracies(given)
-    assert found.keys() == {("a", "25%"), ("b", "25%")}
-    assert found["a", "25%"].shape == (3, 12)
-    assert found["a", "25%"].mean(axis=1).tolist() == [0, 0.25, 0.5]
+    found = Table.of([*given, row("a", "tar", 0, 1.0, "50%")])
+    assert found.methods == ["recent", "snapkv", "tar"]
+    assert (found.models, found.budgets) == (["a", "b"], ["25%"])
+    assert found.scores["a", "25%"].mean(axis=1).tolist() == [0, 0.25, 0.5]
+    lines = as_csv(found, {"a": "1", "b": "2"}).splitlines()
+    assert lines[1:3] == ['a,25%,"recent",0.0000,12,1', 'a,25%,"snapkv",0.2500,12,1']
 
 
 def test_the_table_tells_models_apart() -> None:
     ranks = dict(zip(METHODS, range(1, 5), strict=True))
     turned = dict(zip(METHODS, reversed(range(1, 5)), strict=True))
-    text = table(rows("one", ranks) + rows("two", turned))
+    text = as_markdown(Table.of(rows("one", ranks) + rows("two", turned)))
     assert text.splitlines()[0] == "| 4 methods, 12 clips | 25% |"
     pair, first, second = text.splitlines()[2:]
     assert pair.startswith("| `one` and `two` | -1.00 [")
