@@ -114,6 +114,7 @@ def test_overhead_fails_where_other_entries_are_kept(monkeypatch: pytest.MonkeyP
         list(program("overhead")(TINY))
 
 
+@pytest.mark.slow
 def test_sweep_divides_the_seconds_of_one_grid_run_twice() -> None:
     pytest.importorskip("av", reason="PyAV writes the clips")
     prefill, everything = program("sweep")(TINY)

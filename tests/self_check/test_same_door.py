@@ -67,6 +67,7 @@ def test_offloaded_weights_change_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(*logits)
 
 
+@pytest.mark.slow
 def test_a_model_that_a_device_map_spreads_keeps_the_same(tmp_path: Path) -> None:
     """Half of its text layers on the CPU, the rest on disk, with a hook on every module."""
     from accelerate import dispatch_model

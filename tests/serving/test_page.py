@@ -137,6 +137,7 @@ def test_a_whole_scenario(page: Any) -> None:
     assert "stopped after" in page.text_content("#state")
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_and_what_left_is_dark(page: Any, tmp_path: Path) -> None:
     """A file that is pushed whole: the last points of the curve are level, a stock cache's are not."""
     from kvpress_video.benchmarks.world import make_clip

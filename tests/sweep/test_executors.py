@@ -89,6 +89,7 @@ def test_tasks_are_taken_when_they_are_assigned(executor: Callable, tmp_path: Pa
     outcomes.close()
 
 
+@pytest.mark.slow
 def test_killed_processes_change_nothing(tmp_path: Path) -> None:
     """Finished cells stand, the rest is run by others, and a cell at which three workers died is a failure."""
     wanted = expected()

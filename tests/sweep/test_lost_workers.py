@@ -37,9 +37,8 @@ def busiest(names: tuple[str, ...]) -> int:
     return max(found, key=lambda child: sum(child.cpu_times()[:2])).pid
 
 
-@pytest.mark.parametrize(
-    ("executor", "names"), [("local", ("spawn_main",)), pytest.param("ray", ("ray::",), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("executor", "names"), [("local", ("spawn_main",)), ("ray", ("ray::",))])
 def test_a_worker_killed_midway_changes_nothing(
     tmp_path: Path, undisturbed: Path, executor: str, names: tuple[str, ...]
 ) -> None:

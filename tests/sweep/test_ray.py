@@ -43,6 +43,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_the_outcomes_are_the_same_whichever_actors_are_lost(cluster: None, tmp_path: Path) -> None:
     """The rest of a lost actor's task is run by another; failed cells do not stop the others."""
     plan = {("m1", "a"): "die once", ("m1", "b"): "fail", ("m2", "c"): "die"}
