@@ -56,7 +56,7 @@ def check_choice(what: str, value: Any, choices: Any) -> None:
 
     Args:
         what: noun for the value.
-        value: to check.
+        value: value to check.
         choices: the `Literal`.
 
     Raises:

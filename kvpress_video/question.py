@@ -27,7 +27,7 @@ class Answer:
     Attributes:
         text: the answer.
         report: the report of the compression.
-        seconds: from the video's pixels to the whole answer.
+        seconds: seconds from the video's pixels to the complete answer.
     """
 
     text: str
@@ -55,7 +55,7 @@ def ask(
     The question is read after the compression, so the answer depends only on the compressed cache.
 
     Args:
-        model, processor: from `load` or `load_bundled`.
+        model, processor: result of `load` or `load_bundled`.
         video: from `read_video`; or a path or file as it accepts them, sampled at 2 frames per second (or all frames if
             there are fewer), no larger than the processor can use.
         question: text of the question.

@@ -28,7 +28,7 @@ class Slots(Compressor):
     Attributes:
         top_k: entries of each slot, at least 1.
         iterations: at least 1.
-        temperature: of the softmax over slots, above zero.
+        temperature: temperature of the softmax over slots, above zero.
     """
 
     top_k: int = 1

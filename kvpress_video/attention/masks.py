@@ -21,7 +21,7 @@ def check_attention(implementation: str | None, uneven: bool = False) -> str:
     """The implementation, if masks can be built for it.
 
     Args:
-        implementation: of the text model.
+        implementation: implementation of the text model.
         uneven: whether heads may hold different numbers of entries, so that each needs a mask of its own.
 
     Raises:
@@ -92,7 +92,7 @@ def layer_mask(
         heads: attention heads.
 
     Returns:
-        None where nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
+        None if nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
         keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
         Where KV heads hold different numbers of entries, (batch, attention heads, queries, keys).
 

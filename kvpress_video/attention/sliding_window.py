@@ -47,7 +47,7 @@ class SlidingPass:
     padded on the left: the last tokens of each row, as many as the window takes, at their original positions.
 
     Attributes:
-        adapter: of the model.
+        adapter: adapter of the model.
         seen: tokens of each row before it, empty at the start.
         forward_pass: the pass.
     """
@@ -114,7 +114,7 @@ class _Plan:
     """The work of all sliding layers on one device in a pass.
 
     Attributes:
-        mask: of the attention.
+        mask: mask of the attention.
         keep: (batch, n), which of the keys held and new stay.
         logical: tokens seen after it.
     """

@@ -22,7 +22,7 @@ def adopt(cache: Cache, config: Any, storage: Storage) -> list[CompressedLayer]:
 
     Args:
         cache: as the model was given it.
-        config: of the text model.
+        config: config of the text model.
         storage: how the compressed layers store keys and values.
 
     Returns:

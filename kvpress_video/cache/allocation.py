@@ -68,7 +68,7 @@ class BudgetAllocator:
             a budget in bytes covers too.
         heads: how many times the average number of entries a head may hold.
         waiting: text entries that follow in later chunks of the prompt.
-        work_bytes: bytes of an entry in work, where it takes more than one that stays; 0 where it does not.
+        work_bytes: bytes of an entry in work, where it takes more than one that stays; 0 if it does not.
         most_held: entries that a head holds of a row at most, a pass in work not counted; None for no such bound.
         transferred: entries in work that one layer holds for text to read; a budget in bytes of which they would take
             more than all that stays is refused.

@@ -27,7 +27,7 @@ class FrameArchive:
     """All visual tokens of one sequence as they were before compression, keys un-rotated, and mean keys of each frame.
 
     Attributes:
-        frames: in the order in which they came.
+        frames: archived frames, in order of arrival.
     """
 
     def __init__(self, layers: int, bank_on: str, rope: Rope) -> None:
@@ -100,7 +100,7 @@ class FrameArchive:
 
         Args:
             layer: number of the compressed layer.
-            numbers: of the frames, ascending.
+            numbers: numbers of the frames, ascending.
             like: has the device, the dtypes and the heads that are wanted.
         """
         tokens = torch.cat([torch.arange(*self.frames[number][2:]) for number in numbers])

@@ -11,7 +11,7 @@ def layer_entries(budget: Budget, layers: int, entry_bytes: int, batch: int = 1,
     """Return how many entries a budget of bytes allows each layer and row; a budget of tokens is that number already.
 
     Args:
-        budget: of tokens or bytes.
+        budget: budget of tokens or bytes.
         layers: compressed layers.
         entry_bytes: keys, values and metadata of one entry, all KV heads of one layer.
         batch: rows that share the bytes.
@@ -36,10 +36,10 @@ def chunk_of(length: int, text: int, layers: int, work: float = 1) -> int:
 
 
 def longest_within(amount: int, most: int, bytes_of: Callable[[int], int]) -> int:
-    """Return the most entries that take no more than so many bytes, 0 where none fit.
+    """Return the most entries that take no more than so many bytes, 0 if none fit.
 
     Args:
-        amount: of bytes.
+        amount: number of bytes.
         most: entries that there may be.
         bytes_of: bytes that so many entries take; with more entries they grow, at most in proportion.
     """

@@ -16,7 +16,7 @@ def exchange(layer: CompressedLayer, row: int, index: Tensor, keys: Tensor, valu
 
     Args:
         layer: that holds the tokens.
-        row: of the batch.
+        row: row of the batch.
         index: original token indices, ascending, (n,) int64.
         keys, values: (kv_heads, n, head_dim) each.
     """
@@ -32,7 +32,7 @@ def exchange_entries(layer: CompressedLayer, row: int, slots: Tensor, new: Entri
 
     Args:
         layer: that has the slots.
-        row: of the batch.
+        row: row of the batch.
         slots: (1, kv_heads, n) int64.
         new: (1, kv_heads, n, …), on any device.
     """

@@ -13,7 +13,7 @@ def join_layers(layers: Sequence[CompressedLayer], rows: Sequence[Sequence[int]]
     """Return a layer with copies of some rows of several layers, which stay as they are.
 
     Args:
-        layers: of one place in several caches, whose padding is in front.
+        layers: layers at the same place of several caches, padded on the left.
         rows: which rows of each, in order.
         spare: entries to make room for behind them.
     """

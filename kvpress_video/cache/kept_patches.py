@@ -16,7 +16,7 @@ def kept_shares(layers: Sequence[CompressedLayer], first: int = 0) -> NDArray[np
     """Compute the fraction of layers and heads that hold an entry of each patch of the first row's video.
 
     Args:
-        layers: of a cache that holds one video.
+        layers: layers of a cache that holds one video.
         first: frames before this one are left out.
 
     Returns:

@@ -230,7 +230,7 @@ class CompressedLayer(HeldEntries):
         """Hold what another layer held.
 
         Args:
-            parts: its keys, values, tags and places, which are copied; empty where it held nothing.
+            parts: its keys, values, tags and places, which are copied; empty if it held nothing.
             logical: tokens it had seen.
             rows: its row states.
         """

@@ -16,7 +16,7 @@ class LayerMark(NamedTuple):
 
     Attributes:
         logical, physical: tokens seen, entries held.
-        rows: of the layer.
+        rows: rows of the layer.
         broken: whether it was broken.
         recent: copies of the newest entries, where the layer loses precision of them later.
     """

@@ -52,7 +52,7 @@ def bring_back(
 
     Args:
         layers: compressed layers of the cache.
-        row: of the batch.
+        row: row of the batch.
         archive: all frames of the row.
         method: scores frames and entries.
         queries: mean un-rotated query of the question in each layer, (attention heads, head_dim) fp32.

@@ -45,7 +45,7 @@ class Slot:
     """Room on a device for the keys and values of one layer.
 
     Attributes:
-        bank: of the layer that is in it.
+        bank: bank of the layer in the slot.
         right: how many of the layer's leading entries are in it, or on their way.
         settle: call it before the device reads them.
         room: (batch, kv_heads, capacity, head_dim) each.

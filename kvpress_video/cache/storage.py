@@ -55,7 +55,7 @@ class EntryBytes(NamedTuple):
 
     Attributes:
         held: keys, values and metadata of an entry that stays.
-        in_work: of one whose pass runs.
+        in_work: bytes of an entry whose pass is still running.
         recent: what the newest entries of a layer take beyond that, all of them together, at most.
         staged: keys and values in the buffers that attention reads the longest layer from.
     """

@@ -31,7 +31,7 @@ class Request:
 
     Attributes:
         footage: the video.
-        prompt: in the model's chat template, with one placeholder for the video.
+        prompt: prompt in the model's chat template, with one placeholder for the video.
         generation: limits of the answer.
     """
 
@@ -44,7 +44,7 @@ class Answerer:
     """A loaded model that answers requests by greedy decoding, each after its video is compressed.
 
     Attributes:
-        options: of the model and the compression.
+        options: options of the model and the compression.
         model, processor: loaded from the options.
         reports: one per batch, in the order of answering; bytes are per question.
         short_videos: files read so far that have fewer frames than were asked for.

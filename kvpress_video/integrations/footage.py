@@ -29,7 +29,7 @@ class Footage(Protocol):
         """Read the video.
 
         Args:
-            frames, fps: of a file, to take in all or per second, as far as it has them.
+            frames, fps: frames to sample from a file, in total or per second; all if it has fewer.
             max_pixels: pixels per frame above which frames of a file are scaled down.
 
         Raises:

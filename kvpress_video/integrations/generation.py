@@ -27,7 +27,7 @@ class Generation:
 
     Attributes:
         until: stop strings, which are not part of the answer.
-        max_new_tokens: of the answer.
+        max_new_tokens: maximum number of answer tokens.
     """
 
     until: tuple[str, ...]

@@ -26,10 +26,10 @@ class Options:
     Attributes:
         pretrained: `"bundled"`, or a folder or hub name.
         method, budget: as in `compress`; `"full"` needs no budget.
-        settings: of the method.
+        settings: settings of the method.
         device, dtype, attention, device_map: as in `load`.
         stage, prefill, chunk, positions, labels, quantize: as in `compress`.
-        max_new_tokens: of an answer where the request sets no length.
+        max_new_tokens: maximum number of answer tokens if the request sets none.
         batch_size: questions about one video that are answered together and share its prefill.
         frames, fps: video frames to sample from a file, in all or per second; every one by default. Frames in memory
             are all used, at `fps` frames per second.

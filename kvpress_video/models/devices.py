@@ -55,7 +55,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def autocast_dtype(module: nn.Module) -> torch.dtype | None:
-    """Return the dtype that autocast gives the module's matrix products, None where it is off."""
+    """Return the dtype that autocast gives the module's matrix products, None if it is off."""
     device = _device_of(module)
     if device is None or not torch.amp.is_autocast_available(device.type):
         return None

@@ -19,7 +19,7 @@ def token_counts(arguments: Mapping[str, Any], features: Any) -> list[int]:
     """Count the visual tokens of each item of a call of the vision tower.
 
     Args:
-        arguments: of the call, by name.
+        arguments: arguments of the call, by name.
         features: its result: (tokens, d) or (…, tokens, d) per item in a list, or all of them in one tensor.
 
     Raises:
@@ -72,8 +72,8 @@ def item_grids(kind: Kind, arguments: Mapping[str, Any], features: Any, patch_si
     """Infer the grid of each item of a call of the vision tower.
 
     Args:
-        kind: of the items.
-        arguments: of the call, by name.
+        kind: kind of the items.
+        arguments: arguments of the call, by name.
         features: its result, per item, or for videos per frame.
         patch_size: as in `grids`.
 
@@ -112,8 +112,8 @@ def grids(kind: Kind, arguments: Mapping[str, Any], counts: Sequence[int], patch
     shape of the pixels, if tokens divide the patches evenly.
 
     Args:
-        kind: of the items.
-        arguments: of the call of the vision tower, by name.
+        kind: kind of the items.
+        arguments: arguments of the call of the vision tower, by name.
         counts: tokens of each item.
         patch_size: pixels along a patch, or both of its sides; None if unknown.
 

@@ -30,7 +30,7 @@ class StreamedFrames:
         frame_separator: text between two frames of a video, after what closes one and before what opens the next.
         omits_tokens: whether the processor may leave visual tokens of a frame out.
         media: type of a video in the messages of a chat template.
-        unstreamed: why frames cannot be fed to a stream one after another; empty where they can.
+        unstreamed: why frames cannot be fed to a stream one after another; empty if they can.
     """
 
     frames_per_step: int = 1

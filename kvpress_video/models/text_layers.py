@@ -52,7 +52,7 @@ def layer_kinds(config: Any) -> list[str]:
     """Return the type of each text layer, from the layers of its stock cache.
 
     Args:
-        config: of the text model.
+        config: config of the text model.
 
     Returns:
         `"full_attention"` for plain dynamic layers, `"sliding_attention"` for sliding windows, `"shared"` for layers

@@ -22,7 +22,7 @@ class Chunk:
     """Some columns of a pass, padded on the left to one length, and probes after them.
 
     Attributes:
-        columns: (batch, n) int64, on the host; 0 where padded.
+        columns: (batch, n) int64, on the host; 0 if padded.
         real: (batch, n) bool, on the host.
         rows: what these columns bring to each row.
         text: columns of each row that belong to no frame, probes left out.
@@ -96,7 +96,7 @@ class Chunk:
 
 
 class Chunks(NamedTuple):
-    """Parts that end with a frame each, and the text after the last; None where there is none in any row."""
+    """Parts that end with a frame each, and the text after the last; None if there is none in any row."""
 
     visual: list[Chunk]
     rest: Chunk | None

@@ -57,9 +57,9 @@ class ModelHooks:
         """Prepare the hooks; `attached` puts them on.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             method: chooses the entries.
-            budget: of the cache.
+            budget: budget of the cache.
             options: where and in which pieces prompts are compressed.
             finished: called after every prefill with visual tokens.
             shared: prefills to start from, and to add to.

@@ -26,7 +26,7 @@ def drop_embeddings(
     """Shorten the text model's embeddings and aligned features; the cache still counts all tokens as seen.
 
     Args:
-        arguments: of the text model; embeddings and deepstack features are replaced.
+        arguments: arguments of the text model; embeddings and deepstack features are replaced.
         forward_pass: the whole pass.
         rows: contents of the cache before it.
         shares: entries to keep.

@@ -47,7 +47,7 @@ def _equal_tokens(one: np.ndarray, other: np.ndarray) -> int:
 
 def _opening_tokens(opening: np.ndarray, before: np.ndarray) -> int:
     """Count the tokens at the end of `before` that open the first frame as `opening` opens the second: they end alike,
-    begin alike or with its second token (what separates two frames is not there), and are no longer. 0 where there are
+    begin alike or with its second token (what separates two frames is not there), and are no longer. 0 if there are
     none.
     """
     if not len(opening) or not len(before) or before[-1] != opening[-1]:

@@ -25,10 +25,10 @@ def paying_for_largest_pass(
     less later is not paid for in full.
 
     Args:
-        allocator: of the prefill.
+        allocator: allocator of the prefill.
         whole: the tokens of the prompt.
-        chunks: its parts; None where it is read in one pass.
-        embeddings: of the prompt, (batch, n, hidden).
+        chunks: its parts; None if it is read in one pass.
+        embeddings: embeddings of the prompt, (batch, n, hidden).
         begun: whether the cache holds anything before the prompt.
         transfers: whether evicted entries are held for text, which may come to hold all of the video once more.
     """

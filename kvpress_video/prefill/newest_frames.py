@@ -27,7 +27,7 @@ def newest_anew(
 
     Args:
         forward: the text model's own forward.
-        adapter: of the model.
+        adapter: adapter of the model.
         layers: compressed layers, with the kept entries of the prompt's videos.
         kwargs: the text model's arguments for the prompt.
         whole: the tokens of the prompt.

@@ -128,8 +128,8 @@ def usual_chunk(
     """Return a third of the entries that the budget leaves a layer for frames, as InfiniPot-V takes it (C/M = .75).
 
     Args:
-        budget: of tokens or bytes.
-        adapter: of the model.
+        budget: budget of tokens or bytes.
+        adapter: adapter of the model.
         compact: whether positions are compacted.
         text: text entries that a budget of bytes holds too.
         storage: how keys and values are stored.

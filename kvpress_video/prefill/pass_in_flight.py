@@ -49,7 +49,7 @@ class PassInFlight:
     """A pass from the moment that its tokens are known until the text model returns.
 
     Attributes:
-        adapter: of the model.
+        adapter: adapter of the model.
         compressor: applies the method to a layer.
         layers: compressed layers of the cache.
         forward_pass: the tokens that come.

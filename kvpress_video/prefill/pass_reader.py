@@ -27,7 +27,7 @@ class ModelInputs:
     """Inputs of a call of the model, before they become embeddings.
 
     Attributes:
-        ids: token ids (batch, n), None where the call had none.
+        ids: token ids (batch, n), None if the call had none.
         types: token type ids, where the call had them.
         shown: which visual tokens the prompt has, by kind, see `Adapter.shown`.
         items: videos and images that the call encodes.
@@ -62,7 +62,7 @@ class PassReader:
         """Make a reader for one model.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             attentive: whether every visual token needs an importance.
             rope: rotation of the keys under compact positions, else None.
             labelled: whether the text of each frame is told from other text.

@@ -25,10 +25,10 @@ class PromptArchive:
         """Make an empty archive.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             method: selects the frames to retrieve.
-            rows: of the batch.
-            chunks: of the prompt; None where it is read in one pass.
+            rows: rows of the batch.
+            chunks: chunks of the prompt; None if it is read in one pass.
 
         Raises:
             MissingInputError: no text is read after the last frame.

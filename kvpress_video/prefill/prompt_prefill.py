@@ -41,7 +41,7 @@ class PromptPrefill:
     """The state of one prefill.
 
     Attributes:
-        adapter: of the model.
+        adapter: adapter of the model.
         compressor: applies the method to a layer.
         reader: fits the text model's arguments to a chunk.
         options: where and in which pieces the prompt is compressed.
@@ -112,7 +112,7 @@ class PromptPrefill:
         return TextTransfer(*found, rope, self.peak, one_pass) if found and rope else None
 
     def _chunks(self, whole: ForwardPass, after: Sequence[RowState], length: int, fits: bool) -> Chunks | None:
-        """Cut the prompt into chunks, or return None where it is read in one pass.
+        """Cut the prompt into chunks, or return None if it is read in one pass.
 
         Args:
             whole: the tokens of the prompt.

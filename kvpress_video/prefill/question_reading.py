@@ -41,7 +41,7 @@ class QuestionReading:
         """Return the mean un-rotated query of each layer, (attention heads, head_dim) fp32.
 
         Args:
-            row: of the batch.
+            row: row of the batch.
             valid: tokens of the question.
         """
         adapter, found = self._adapter, []

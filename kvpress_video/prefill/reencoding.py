@@ -64,7 +64,7 @@ class NewStates:
     """Keys and values of tokens of one row.
 
     Attributes:
-        row: of the batch.
+        row: row of the batch.
         index: original token indices, ascending, (n,) int64.
         layers: keys and values of each compressed layer, (kv_heads, n, head_dim) each.
     """
@@ -115,15 +115,15 @@ def encode_anew(
 
     Args:
         forward: the text model's own forward, without hooks.
-        adapter: of the model.
+        adapter: adapter of the model.
         layers: compressed layers of the cache.
-        row: of the batch.
+        row: row of the batch.
         states: the frames.
         arguments: returns further arguments of the text model for some of the tokens.
         spatial: whether positions have three axes.
 
     Returns:
-        What the layers would hold of them; None where no frame is whole.
+        What the layers would hold of them; None if no frame is whole.
     """
     states = _whole(layers, row, states)
     if not len(states.index):

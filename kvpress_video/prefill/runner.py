@@ -48,9 +48,9 @@ class PromptRunner:
         """Make a runner for one model.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             compressor: applies the method to a layer.
-            budget: of the cache.
+            budget: budget of the cache.
             options: where and in which pieces prompts are compressed.
             reader: reads the text model's arguments.
             finished: called after every prefill.

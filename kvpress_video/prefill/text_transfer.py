@@ -33,7 +33,7 @@ class TextTransfer:
 
         Args:
             number: ordinal of the layer.
-            weight: of what the text reads.
+            weight: weight of the evicted entries.
             rope: rotation of the text model.
             peak: counts the bytes held here.
             one_pass: whether the text comes in the same pass as the video.
@@ -50,7 +50,7 @@ class TextTransfer:
 
         Args:
             entries: all that the layer holds.
-            plan: for it.
+            plan: eviction plan for it.
         """
         gone = is_visual(entries.kind)
         for row, after in enumerate(plan.rows):

@@ -45,7 +45,7 @@ class TokenRouting:
         """Prepare the routing of a pass.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             layers: compressed layers of the cache.
             routing: shares of the tokens that run through them, and what chooses.
             forward_pass: the whole pass.

@@ -50,7 +50,7 @@ class VisionRecorder:
         """Make a recorder; `attached` starts it.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             standby: how importance is measured; None for not at all.
             group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
                 frame is never cut, nor are any-resolution images.

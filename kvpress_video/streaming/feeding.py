@@ -22,7 +22,7 @@ class Feeding(NamedTuple):
 
     Attributes:
         embeddings: (n, hidden).
-        layout: of these tokens; its row says how far positions move on.
+        layout: layout of these tokens; its row states by how much positions advance.
         positions: (t, h, w) of each token, (n, 3) fp32.
         probes: how many of the tokens, the last ones, only ask and are not kept.
         more: further arguments of the text model.
@@ -40,9 +40,9 @@ class EncodedFrames(NamedTuple):
 
     Attributes:
         tokens: theirs.
-        embeddings: of the tokens, (n, hidden).
-        aligned: deepstack features of the visual tokens, (patches, levels·d); None where the model has none.
-        importance: of each visual token, (patches,); None where it was not measured.
+        embeddings: embeddings of the tokens, (n, hidden).
+        aligned: deepstack features of the visual tokens, (patches, levels·d); None if the model has none.
+        importance: importance of each visual token, (patches,); None if it was not measured.
         first: frames seen before them.
     """
 
@@ -58,7 +58,7 @@ class FrameFeeder:
     """How the frames of a stream are fed: after the text that opens them, with probes behind them.
 
     Attributes:
-        adapter: of the model.
+        adapter: adapter of the model.
         probes: token ids that ask after the frames; none unless the method looks at attention.
         repeats: whether the frames follow once more behind the probes.
         labelled: whether the text between patches is their label; other text otherwise.
@@ -79,7 +79,7 @@ class FrameFeeder:
         """Return the call that feeds some frames.
 
         Args:
-            frames: to be fed.
+            frames: frames to feed.
             before: token ids of the text that opens them.
             index: token index of the first token.
             span: position of the first token, and the first position after the frames.

@@ -76,7 +76,7 @@ class VideoSession:
         """Start an empty session.
 
         Args:
-            model, processor: from `from_pretrained`.
+            model, processor: result of `from_pretrained`.
             method: a method's name, `"name:setting=value,…"`, or an instance.
             budget: `6144` (visual entries per layer and KV head; text is kept in addition) or `"256MiB"` (the whole
                 cache at any moment, with text and the chunk in work). Only `"full"`, which grows without bound, needs
@@ -348,7 +348,7 @@ class VideoSession:
         """Create a session from a snapshot.
 
         Args:
-            snapshot: of a session on the same model; on any device.
+            snapshot: snapshot of a session on the same model; on any device.
             model, processor: the same model and processor, in this process.
             method: replaces the snapshot's method.
         """

@@ -215,12 +215,12 @@ class Stream:
         self.timeline = timeline
 
     def _longest_pause(self, frames: int) -> int | None:
-        """Positions that a pause before or between so many frames may take; None where any may."""
+        """Positions that a pause before or between so many frames may take; None if any may."""
         return max(1, self.position_limit // (4 * frames)) if self.compact and self._spatial else None
 
     @property
     def closing(self) -> int:
-        """Tokens that the model itself puts between the frames so far and text; 0 where text came last."""
+        """Tokens that the model itself puts between the frames so far and text; 0 if text came last."""
         end = self.adapter.video_end() if self.timeline.base else None
         return 0 if end is None else len(end)
 
@@ -246,7 +246,7 @@ class Stream:
         """Hold inside the context, which answers a question, what the method has other than the cache for it.
 
         Args:
-            ids: of the question.
+            ids: token ids of the question.
         """
         with self.newest.anew(self.layers), self.archive.recalled(self, ids):
             self.note_peak()

@@ -25,14 +25,14 @@ class StreamArchive:
 
     Attributes:
         recalls: questions for which frames were brought back.
-        margin: of the newest question, where the method looks at it.
+        margin: margin of the newest question, where the method looks at it.
     """
 
     def __init__(self, adapter: Adapter, method: Compressor, bank_on: str, rope: Rope) -> None:
         """Make an empty archive.
 
         Args:
-            adapter: of the model.
+            adapter: adapter of the model.
             method: selects the frames to retrieve.
             bank_on: `"disk"` to archive in temporary files.
             rope: rotation of the keys.

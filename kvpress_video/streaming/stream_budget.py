@@ -21,7 +21,7 @@ class StreamBudget:
     """The budget of a stream, and what has to fit into it.
 
     Attributes:
-        adapter: of the model.
+        adapter: adapter of the model.
         method: that the stream compresses with.
         budget: as given.
         chunk: most visual tokens of one feeding.
@@ -76,7 +76,7 @@ class StreamBudget:
         """Allocate the budget, in the dtypes that the model caches now; a frame may be larger than a chunk.
 
         Args:
-            grid: of the frames seen; None before the first.
+            grid: grid of the frames seen; None before the first.
         """
         window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
         allocator = self.options.allocator(self.adapter, self.method, self.budget, window)

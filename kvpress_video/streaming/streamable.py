@@ -12,7 +12,7 @@ def check_streamable(adapter: Adapter, method: Compressor, compact: bool) -> Non
     """Check that a stream can serve a model with a method.
 
     Args:
-        adapter: of the model.
+        adapter: adapter of the model.
         method: that the stream compresses with.
         compact: whether positions are rescaled.
 

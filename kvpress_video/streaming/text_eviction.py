@@ -33,7 +33,7 @@ class TextEviction:
         Args:
             stream: which holds every token of the departure as text.
             leaves: what leaves.
-            earlier: what would leave if the stream were at its remembered mark; None where it can then not be
+            earlier: what would leave if the stream were at its remembered mark; None if it can then not be
                 returned to.
         """
         self._stream, self._leaves, self._earlier = stream, leaves, earlier

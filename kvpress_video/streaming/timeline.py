@@ -38,7 +38,7 @@ class Timeline:
         spatial: whether rows and columns are separate axes (M-RoPE).
         grid: the frames seen, all of them; None before the first.
         runs: frames that no text interrupts, in positions.
-        base: the moment that times of the open run count from; None where text came last.
+        base: the moment that times of the open run count from; None if text came last.
         last: the last frame.
         labelled: whether each frame has text with its time: positions then count tokens, and time does not move them.
         gaps: positions of evicted text, and of earlier runs without remaining entries.
@@ -135,7 +135,7 @@ class Timeline:
         """The same without runs that hold no entries, except the last.
 
         Args:
-            occupied: for each run, whether anything is held in it.
+            occupied: for each run, whether any of its entries is held.
             moves: as in `without`.
         """
         stays = [*occupied[:-1], True]

@@ -38,8 +38,8 @@ class TurnTokens(NamedTuple):
     Attributes:
         opening: markup before the question; that of the turn before it where that one has left.
         text: indices from the question on to the end of the answer.
-        reopening: markup that opens the frames after the turn, empty where it belongs to all that may follow a turn;
-            None where no frames follow.
+        reopening: markup that opens the frames after the turn, empty if it belongs to all that may follow a turn;
+            None if no frames follow.
     """
 
     opening: Opening
@@ -105,7 +105,7 @@ def departure(turns: Sequence[TurnTokens], count: int, before_frames: bool = Fal
 def least_departure(
     turns: Sequence[TurnTokens], enough: Callable[[Departure], bool], before_frames: bool = False
 ) -> Departure | None:
-    """Find the fewest turns, the oldest first, whose departure is enough; None where that of all of them is not.
+    """Find the fewest turns, the oldest first, whose departure is enough; None if that of all of them is not.
 
     Args:
         turns, before_frames: as in `departure`.

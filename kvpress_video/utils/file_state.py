@@ -15,7 +15,7 @@ class FileState(TypedDict):
     """What is recorded of a file.
 
     Attributes:
-        size: in bytes.
+        size: size in bytes.
         mtime: when it was last written, in nanoseconds.
         sha256: of its size and sampled blocks, the first 16 digits.
     """
@@ -44,7 +44,7 @@ def file_state(path: Path) -> FileState:
 
 
 def same_content(before: FileState, now: FileState) -> bool | None:
-    """Compare two states of a file: None where it was written again and only its samples are known to be equal."""
+    """Compare two states of a file: None if it was written again and only its samples are known to be equal."""
     if (before["size"], before["sha256"]) != (now["size"], now["sha256"]):
         return False
     return True if before["mtime"] == now["mtime"] or now["size"] <= _WHOLE else None

@@ -9,7 +9,7 @@ def format_bytes(size: float, unit: str | None = None) -> str:
     """Format a byte count with three digits: `"186 KiB"`.
 
     Args:
-        size: in bytes.
+        size: size in bytes.
         unit: a fixed binary unit, with two decimals: `"0.18 MiB"`. By default the largest one that the size fills.
     """
     if unit is not None:

@@ -50,7 +50,7 @@ def replaced(owner: Any, name: str, wrap: Callable[[Method], Method]) -> Iterato
 
     Args:
         owner: the object; its class stays as it is.
-        name: of the method.
+        name: name of the method.
         wrap: makes the replacement from the bound method that stands there now.
     """
     stock = getattr(owner, name)

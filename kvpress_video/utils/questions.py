@@ -15,7 +15,7 @@ def check_question(processor: Any, text: Any, what: str = "question") -> None:
 
     Args:
         processor: the model's.
-        text: to check.
+        text: text to check.
         what: noun for the text, for messages.
 
     Raises:

@@ -25,7 +25,7 @@ class Turns:
         """Prepare turns for one model.
 
         Args:
-            lock: of the model, held during each call.
+            lock: lock of the model, held during each call.
             finished: called with the name of a method after each outermost call, in its turn.
         """
         self._lock = lock

@@ -88,7 +88,7 @@ def process(processor: Any, frames: Sequence[Any], **options: Any) -> Any:
 
     Args:
         processor: has a video processor.
-        frames: of one size.
+        frames: frames of one size.
         **options: further arguments of the video processor.
     """
     return processor.video_processor(videos=[np.stack(frames)], do_sample_frames=False, return_tensors="pt", **options)

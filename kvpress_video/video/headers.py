@@ -45,10 +45,10 @@ def check_header(file: BinaryIO, name: str) -> int:
 
     Args:
         file: the video file, open for reading.
-        name: for messages.
+        name: name for messages.
 
     Returns:
-        The declared size in bytes: more than the file has if it is cut off, 0 where the format does not say.
+        The declared size in bytes: more than the file has if it is cut off, 0 if the format does not say.
 
     Raises:
         VideoError: the file declares more samples than it can hold, or more than can be read.

@@ -48,7 +48,7 @@ class ReadingProcess(Protocol):
     stdout: IO[bytes] | None
 
     def kill(self) -> None:
-        """Kill it; do nothing where it has ended."""
+        """Kill it; do nothing if it has ended."""
 
     def wait(self) -> int:
         """Wait for its end, and return the exit status; that of a signal is negative."""

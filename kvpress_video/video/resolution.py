@@ -17,7 +17,7 @@ def frame_pixels(processor: Any) -> int | None:
     It is about twice the processor's own limit.
 
     Returns:
-        None where the settings do not say.
+        None if the settings do not say.
     """
     images = getattr(processor, "video_processor", None) or getattr(processor, "image_processor", None)
     size = _sides(getattr(images, "size", None))

@@ -108,7 +108,7 @@ def select(
 
     Args:
         video, fps, frames, start, end, at_most: as in `read_video`.
-        default_fps: frames to take per second where neither `fps` nor `frames` is given; all where the video has fewer.
+        default_fps: frames to take per second where neither `fps` nor `frames` is given; all if the video has fewer.
 
     Raises:
         VideoError: the file is missing or unreadable, or does not have the frames asked for.

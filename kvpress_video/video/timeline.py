@@ -45,11 +45,11 @@ class Timeline:
     Attributes:
         times: seconds since the first frame, rising, (frames,).
         duration: seconds until the last frame disappears.
-        ticks: the presentation timestamps behind `times`, in the stream's time base, (frames,); None where decoded
+        ticks: the presentation timestamps behind `times`, in the stream's time base, (frames,); None if decoded
             frames carry no usable ones, and the n-th decoded frame is the n-th of `times`.
         key_frames: the frames at which decoding can begin, ascending.
         key_packets: their presentation and decoding timestamps and places in the file, (3, key frames).
-        height, width: of a frame as it is stored.
+        height, width: size of a frame as stored.
         orientation: the display matrix, ((a, b), (c, d)), each 0, 1 or -1: a stored point (x, y) is shown at
             (ax + cy, bx + dy).
         whole: whether the file is as long as it says.
@@ -152,7 +152,7 @@ def _clock(
     """Time the frames.
 
     Args:
-        rows: of the table of packets.
+        rows: rows of the packet table.
         first: presentation timestamp of the first frame that can be decoded.
         in_order: whether those of the first frames rise in the order in which they are shown.
     """
