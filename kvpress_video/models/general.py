@@ -72,7 +72,10 @@ class General(Adapter):
         if getattr(self.config, "is_encoder_decoder", False):
             raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
         if not hasattr(self.model, "generate"):
-            raise CannotServe("it has no language-model head")
+            headless = getattr(self.model, "get_output_embeddings", lambda: None)() is None
+            raise CannotServe(
+                "it has no language-model head" if headless else "its class has no generate() (GenerationMixin)"
+            )
         from transformers import GenerationMixin  # which imports what only several processes need
 
         if not isinstance(self.model, GenerationMixin):
