@@ -79,7 +79,12 @@ class General(Adapter):
         from transformers import GenerationMixin  # which imports what only several processes need
 
         if not isinstance(self.model, GenerationMixin):
-            raise CannotServe("its generate() is not the token by token generation of transformers")
+            inside = any(isinstance(part, GenerationMixin) for part in self.model.modules())
+            raise CannotServe(
+                "its generate() passes embeddings to that of its language model, without the placeholder tokens"
+                if inside
+                else "its generate() is not the token by token generation of transformers"
+            )
         if not encodes(self.inner):
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules

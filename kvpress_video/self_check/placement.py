@@ -30,8 +30,8 @@ def check_placement(adapter: General, maker: PromptMaker) -> None:
     changed = (first != second).any(dim=-1)
     if not read and not changed.any():
         raise Disagreement(
-            f"its generate() never encodes the pixels: its prepare_inputs_for_generation() must pass "
-            f"{', '.join(pixels)} on in the first step, where the cache is empty but not None"
+            f"its generate() never encodes the pixels: its prepare_inputs_for_generation(), in the first step, where "
+            f"the cache is empty but not None, and its forward() must pass {', '.join(pixels)} on"
         )
     placeholders = (prompt["input_ids"] == maker.placeholder).to(changed.device)
     wrong = int((changed & ~placeholders).sum())

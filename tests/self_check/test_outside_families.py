@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 from generation import answer
-from outside_families import Forgetful, OutsideModel, WithoutGenerate, outside
+from outside_families import Forgetful, OutsideModel, OwnGenerate, WithoutGenerate, outside
 from transformers import PreTrainedModel
 from unknown_families import prompt_of
 
@@ -31,6 +31,7 @@ def test_a_tower_that_demands_coordinates_is_served() -> None:
     ("family", "reason"),
     [
         (Forgetful, r"never encodes the pixels.*must pass pixel_values, image_grid_thw, patch_positions on"),
+        (OwnGenerate, r"its generate\(\) passes embeddings to that of its language model"),
         (WithoutGenerate, r"its class has no generate\(\)"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, LlamaConfig, LlamaModel, PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, LlamaModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from kvpress_video.models.cache_argument import CACHE
@@ -106,6 +106,20 @@ class Forgetful(OutsideModel):
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         return super().prepare_inputs_for_generation(input_ids, *args, **kwargs) | {"pixel_values": None}
+
+
+class OwnGenerate(PreTrainedModel):
+    """Embeds the prompt itself, and lets its language model generate from the embeddings."""
+
+    config_class = OutsideConfig
+
+    def __init__(self, config: OutsideConfig) -> None:
+        super().__init__(config)
+        self.language_model = LlamaForCausalLM(config.text_config)
+
+    def generate(self, pixel_values: Tensor, input_ids: Tensor, **kwargs: Any) -> Any:
+        embedded = self.language_model.get_input_embeddings()(input_ids)
+        return self.language_model.generate(inputs_embeds=embedded + pixel_values, **kwargs)
 
 
 class WithoutGenerate(PreTrainedModel):
