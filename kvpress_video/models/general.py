@@ -72,11 +72,19 @@ class General(Adapter):
         if getattr(self.config, "is_encoder_decoder", False):
             raise CannotServe("it is an encoder-decoder model, without visual tokens in the decoder's cache")
         if not hasattr(self.model, "generate"):
-            raise CannotServe("it has no language-model head")
+            headless = getattr(self.model, "get_output_embeddings", lambda: None)() is None
+            raise CannotServe(
+                "it has no language-model head" if headless else "its class has no generate() (GenerationMixin)"
+            )
         from transformers import GenerationMixin  # which imports what only several processes need
 
         if not isinstance(self.model, GenerationMixin):
-            raise CannotServe("its generate() is not the token by token generation of transformers")
+            inside = any(isinstance(part, GenerationMixin) for part in self.model.modules())
+            raise CannotServe(
+                "its generate() passes embeddings to that of its language model, without the placeholder tokens"
+                if inside
+                else "its generate() is not the token by token generation of transformers"
+            )
         if not encodes(self.inner):
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules

@@ -84,6 +84,13 @@ class Tower:
         if len(lead) > 1:
             yield {"pixel_attention_mask": torch.ones(*lead, dtype=torch.bool, device=self.device)}
 
+    def places(self, size: Sequence[int]) -> Iterator[Arguments]:
+        """Make no coordinates, then (frame, row, column) of each patch if the tower takes them."""
+        yield {}
+        if name := self.ending("patch_positions"):
+            axes = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+            yield {name: torch.stack(axes, dim=-1).reshape(-1, len(size)).to(self.device)}
+
     def table(self, *rows: Sequence[int]) -> Tensor:
         """Make an integer tensor."""
         return torch.tensor(rows, device=self.device)
@@ -102,7 +109,8 @@ def _patch_rows(tower: Tower) -> Iterator[Arguments]:
         area, square = tower.patch**2, (tower.patch, tower.patch)
         for shape in ((tower.channels * step * area,), (tower.channels, *square), (tower.channels * area,),
                       (tower.channels, step, *square)):  # fmt: skip
-            yield {tower.pixels: tower.made(count, *shape), grid: tower.table(size[grid.endswith("_hw") :])}
+            patches = {tower.pixels: tower.made(count, *shape), grid: tower.table(size[grid.endswith("_hw") :])}
+            yield from (patches | places for places in tower.places(size))
 
 
 def _placed_patches(tower: Tower) -> Iterator[Arguments]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.general import General
+from ..models.items import ENCODERS
+from ..utils.method_patch import replaced
 from .prompts import PromptMaker
 from .trials import Disagreement, generated
 
@@ -22,8 +26,13 @@ def check_placement(adapter: General, maker: PromptMaker) -> None:
     """
     prompt, other = maker.prompt(seed=0), maker.prompt(seed=1)
     pixels = {name: other[name] for name in maker.arguments}
-    first, second = (_entering(adapter, inputs) for inputs in (prompt, prompt | pixels))
+    (first, read), (second, _) = (_entering(adapter, inputs) for inputs in (prompt, prompt | pixels))
     changed = (first != second).any(dim=-1)
+    if not read and not changed.any():
+        raise Disagreement(
+            f"its generate() never encodes the pixels: its prepare_inputs_for_generation(), in the first step, where "
+            f"the cache is empty but not None, and its forward() must pass {', '.join(pixels)} on"
+        )
     placeholders = (prompt["input_ids"] == maker.placeholder).to(changed.device)
     wrong = int((changed & ~placeholders).sum())
     if wrong or not changed.any():
@@ -33,17 +42,27 @@ def check_placement(adapter: General, maker: PromptMaker) -> None:
         )
 
 
-def _entering(adapter: General, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the embeddings and deepstack features that the text model receives, (batch, n, width)."""
+def _entering(adapter: General, inputs: Mapping[str, Tensor]) -> tuple[Tensor, bool]:
+    """Return the embeddings and deepstack features that the text model receives, (batch, n, width), and whether the
+    model encoded its pixels.
+    """
     seen: list[Tensor] = []
+    encoders: set[str] = set()
 
     def note(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         parts = [kwargs["inputs_embeds"], adapter.take_aligned(kwargs)]
         seen.append(torch.cat([part.float() for part in parts if part is not None], dim=-1))
 
-    handle = adapter.text_model.register_forward_pre_hook(note, with_kwargs=True)
-    try:
+    def noting(name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            encoders.add(name)
+            return encode(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as undo:
+        undo.callback(adapter.text_model.register_forward_pre_hook(note, with_kwargs=True).remove)
+        for kind in adapter.placeholders:
+            undo.enter_context(replaced(adapter.inner, ENCODERS[kind], partial(noting, ENCODERS[kind])))
         generated(adapter.model, inputs, inputs["input_ids"][:, :1])
-    finally:
-        handle.remove()
-    return seen[0]
+    return seen[0], bool(encoders)
