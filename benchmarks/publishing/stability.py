@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("sweeps", type=Path, nargs="+", help="folders of finished sweeps, with the same clips")
     parser.add_argument("--mark", default="stability", help="mark in the page between which the table is written")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/stability.csv"))
-    parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     options = parser.parse_args()
     rows = [row for sweep in options.sweeps for row in SweepData.read(sweep).rows]
     found = Table.of(rows)
