@@ -68,6 +68,7 @@ class Asker:
         for question, session in zip(questions, sessions, strict=True):
             if question.reply.cancelled and session.dialogue.keeps(question.keep):
                 session.take_back()  # it was one of several, which went on without it
+            question.served.note()
         return answers
 
 

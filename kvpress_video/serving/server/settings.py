@@ -29,6 +29,7 @@ class ServerSettings:
         hosts: which addresses media may be fetched from.
         folders: folders whose files may be read by path.
         sessions: folder for saved sessions; None for a temporary one.
+        shared: whether other servers of the same model use the folder too.
         limits: on media.
         queue: requests that may wait for memory.
         batch: questions that may be decoded together.
@@ -56,6 +57,7 @@ class ServerSettings:
     hosts: HostRules = field(default_factory=HostRules)
     folders: tuple[Path, ...] = ()
     sessions: Path | None = None
+    shared: bool = False
     limits: MediaLimits = field(default_factory=MediaLimits)
     queue: int = 64
     batch: int = 8

@@ -20,6 +20,7 @@ from .completions import Completions
 from .downloads import Downloads
 from .failures import RequestError
 from .media import MediaReader
+from .membership import Membership
 from .memory import MemoryPlan, free_memory
 from .metrics import Metrics
 from .openai_schema import usage
@@ -81,12 +82,13 @@ class Server:
         self.worker = Worker(settings.batch)
         self.completion_queue = CompletionQueue(self.completions, self.worker, settings.batch)
         self._temporary = tempfile.TemporaryDirectory(prefix="kvpress-video-") if settings.sessions is None else None
-        files = SessionFiles(Path(self._temporary.name) if self._temporary else settings.sessions or Path())
-        most = settings.most_sessions
-        self.sessions = Sessions(model, processor, self.plan, self.admission, self.worker, files, settings.idle, most)
+        folder = Path(self._temporary.name) if self._temporary else settings.sessions or Path()
+        files = SessionFiles(folder, settings.shared)
+        self.sessions = Sessions(model, processor, self.plan, self.admission, self.worker, files, settings)
         self.asker = Asker(self.plan)
         self.metrics = Metrics()
         self.metrics.watch(self._gauges)
+        self._membership = Membership(folder, self.sessions.claims.server, lambda: self.sessions.live)
         self._tasks: list[asyncio.Task[None]] = []
         self.methods = UsableMethods(model, processor, settings.budget, self.worker)
 
@@ -122,6 +124,18 @@ class Server:
         self._tasks = [asyncio.create_task(self.sessions.detach_idle())]
         if self._temporary is None:
             self._tasks.append(asyncio.create_task(self.sessions.save_changed(self.settings.save_every)))
+
+    async def listens(self, url: str) -> None:
+        """Tell the other servers of a shared folder where this one listens."""
+        if self.settings.shared:
+            await self._membership.join(url)
+            self._tasks.append(asyncio.create_task(self._membership.run()))
+
+    def drain(self) -> None:
+        """Hand sessions over to the other servers of a shared folder, while requests in flight are finished."""
+        if self.settings.shared:
+            self._membership.leave()
+            self._tasks.append(asyncio.create_task(self.sessions.hand_over()))
 
     async def end(self) -> None:
         """Finish what was begun, write the sessions to their files, and give everything back."""
