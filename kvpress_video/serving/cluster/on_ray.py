@@ -137,7 +137,10 @@ def _deployed(job: Job, scale: Scale, host: str | None, resources: dict[str, flo
             raise UnknownNameError(f"The replicas do not start. {error}") from error
         yield
     finally:
-        serve.delete(application)
+        try:
+            serve.delete(application)
+        except TimeoutError:  # one was still starting; Ray ends it, and its server ends with it
+            log("abandoned", logging.WARNING, application=application)
 
 
 @contextmanager
