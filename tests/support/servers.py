@@ -76,7 +76,7 @@ def serving(log: Path, *options: str) -> Iterator[tuple[str, Any]]:
     command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", str(BUDGET), "--port", str(port)]
     with log.open("w") as file:
         process = subprocess.Popen([*command, *options], stderr=file)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
     try:
         while True:
             assert process.poll() is None, log.read_text()
