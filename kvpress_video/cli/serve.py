@@ -130,7 +130,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.port > _LARGEST_PORT:
         raise UnknownNameError(f"Ports end at {_LARGEST_PORT}, not at {options.port}.")
-    if options.save_every is not None and options.sessions is None:
+    if options.save_every is not None and options.sessions is None and not options.ray:
         raise UnknownNameError("--save-every needs a folder to save to: --sessions FOLDER.")
     memory = None if options.memory is None else Budget.parse(options.memory)
     if memory is not None and memory.unit != "bytes":
