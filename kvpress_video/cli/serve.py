@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
 from .common import DONE, load_model, model_options, quiet, whole_number
 from .parsers import Commands, add_command
+
+if TYPE_CHECKING:
+    from ..serving.server.settings import ServerSettings
 
 _LARGEST_PORT = 65535
 
@@ -78,6 +84,18 @@ def add(commands: Commands) -> None:
         help="seconds between saves of changed sessions; a crash loses later frames and turns (default: 30)",
     )
     serve.add_argument(
+        "--ray", action="store_true", help="serve with replicas on Ray Serve, in a running cluster or a new one"
+    )
+    serve.add_argument(
+        "--replicas", metavar="N", help="replicas on Ray, or limits to scale between, such as 1:4 (default: 2)"
+    )
+    serve.add_argument(
+        "--sessions-per-replica",
+        type=whole_number(1),
+        metavar="N",
+        help="sessions in memory that scaling aims at (default: 16)",
+    )
+    serve.add_argument(
         "--idle",
         type=whole_number(1),
         default=60,
@@ -127,13 +145,11 @@ def _serve(options: argparse.Namespace) -> int:
     from ..budget import Budget
     from ..models.loading import BUNDLED
     from ..serving.server.addresses import HostRules
-    from ..serving.server.listening import listen
     from ..serving.server.settings import ServerSettings, read_keys
-    from ..serving.server.state import Server
 
     if options.port > _LARGEST_PORT:
         raise UnknownNameError(f"Ports end at {_LARGEST_PORT}, not at {options.port}.")
-    if options.save_every is not None and options.sessions is None:
+    if options.save_every is not None and options.sessions is None and not options.ray:
         raise UnknownNameError("--save-every needs a folder to save to: --sessions FOLDER.")
     memory = None if options.memory is None else Budget.parse(options.memory)
     if memory is not None and memory.unit != "bytes":
@@ -157,7 +173,32 @@ def _serve(options: argparse.Namespace) -> int:
         session_text=options.session_text,
         max_tokens=options.max_tokens,
     )
-    model, processor = load_model(options)
     name = options.name or Path(options.model or BUNDLED).name
-    listen(Server(name, model, processor, settings))
+    if options.ray:
+        _serve_on_ray(options, name, settings)
+        return DONE
+    if options.replicas or options.sessions_per_replica:
+        raise UnknownNameError("--replicas and --sessions-per-replica need Ray: add --ray.")
+    from ..serving.server.listening import listen
+    from ..serving.server.state import Server
+
+    listen(Server(name, *load_model(options), settings))
     return DONE
+
+
+def _serve_on_ray(options: argparse.Namespace, name: str, settings: ServerSettings) -> None:
+    try:
+        import aiohttp  # noqa: F401
+        import ray.serve  # noqa: F401
+    except ImportError as error:
+        raise UnknownNameError('--ray needs Ray Serve: pip install "kvpress-video[serve-ray]".') from error
+    from ..serving.cluster.on_ray import serve_on_ray
+    from ..serving.cluster.process import Job
+    from ..serving.cluster.scaling import Scale
+
+    scale = Scale.parse(options.replicas or "2", options.sessions_per_replica)
+    most = settings.most_sessions * scale.most
+    chosen = {each: getattr(options, each) for each in ("model", "device", "dtype", "attention")}
+    load = partial(load_model, argparse.Namespace(**chosen))
+    job = Job(load, name, replace(settings, most_sessions=most))
+    serve_on_ray(job, scale, gpus=options.device in (None, "cuda"))

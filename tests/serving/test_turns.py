@@ -23,6 +23,7 @@ from kvpress_video.serving.server.admission import Admission
 from kvpress_video.serving.server.failures import RequestError
 from kvpress_video.serving.server.questions import Question
 from kvpress_video.serving.server.replies import Cancelled, Reply
+from kvpress_video.serving.server.served_session import ServedSession
 from kvpress_video.serving.server.worker import Worker
 
 
@@ -157,9 +158,6 @@ def test_stop_texts_never_show() -> None:
 
 
 def question(server: Any, session: Any, text: str, cancelled_after: int | None = None) -> Question:
-    class Served:
-        live = session
-
     reply = server.reply(8)
     if cancelled_after is not None:
         put = reply.put
@@ -169,7 +167,7 @@ def question(server: Any, session: Any, text: str, cancelled_after: int | None =
             reply.cancelled = len(reply.tokens) >= cancelled_after
 
         reply.put = counted
-    return Question(Served(), text, 1, 30, 8, True, reply)  # type: ignore[arg-type]
+    return Question(ServedSession("session", "local", session=session), text, 1, 30, 8, True, reply)
 
 
 def test_a_cancelled_answer_leaves_no_trace_and_others_go_on(bundled: Any, clips: Any) -> None:

@@ -45,14 +45,12 @@ def client_of(server: Any, **options: Any) -> Iterator[Any]:
 @contextmanager
 def listening(server: Any) -> Iterator[str]:
     """Listen on a free port of loopback, and yield the URL."""
-    import uvicorn
-
-    from kvpress_video.serving.server.listening import configuration
+    from kvpress_video.serving.server.listening import Listener
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        running = uvicorn.Server(configuration(server))
+        running = Listener(server, lambda url: None)
         thread = threading.Thread(target=lambda: asyncio.run(running.serve([free])), daemon=True)
         thread.start()
         deadline = time.monotonic() + 60
@@ -78,7 +76,7 @@ def serving(log: Path, *options: str) -> Iterator[tuple[str, Any]]:
     command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", str(BUDGET), "--port", str(port)]
     with log.open("w") as file:
         process = subprocess.Popen([*command, *options], stderr=file)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
     try:
         while True:
             assert process.poll() is None, log.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -10,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import make_app
 from .journal import log, log_to_stderr
+from .settings import ServerSettings
 from .state import Server
 
 _HEADER_SECONDS = 20.0
@@ -38,14 +40,14 @@ class PatientProtocol(H11Protocol):
             self.transport.close()
 
 
-def configuration(server: Server) -> uvicorn.Config:
-    """Configure uvicorn."""
-    settings = server.settings
+def configuration(app: Any, settings: ServerSettings) -> uvicorn.Config:
+    """Configure uvicorn for an application."""
     return uvicorn.Config(
-        make_app(server),
+        app,
         host=settings.host,
         port=settings.port,
         http=PatientProtocol,
+        loop="asyncio",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -58,8 +60,35 @@ def configuration(server: Server) -> uvicorn.Config:
     )
 
 
-def listen(server: Server) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight are finished, and sessions saved, before it returns."""
+class Listener(uvicorn.Server):
+    """Listens for a server, and tells it when it begins and stops to."""
+
+    def __init__(self, server: Server, ready: Callable[[str], None]) -> None:
+        super().__init__(configuration(make_app(server), server.settings))
+        self._server, self._ready = server, ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            await self._server.listens(url)
+            self._ready(url)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Listen no longer; requests in flight are finished."""
+        self._server.drain()
+        await super().shutdown(sockets)
+
+
+def listen(server: Server, ready: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGINT or SIGTERM; requests in flight are finished, and sessions saved, before it returns.
+
+    Args:
+        server: to listen for.
+        ready: called with the URL once requests are accepted.
+    """
     log_to_stderr()
     log("start", model=server.name, host=server.settings.host, port=server.settings.port, **server.capacity)
-    uvicorn.Server(configuration(server)).run()
+    Listener(server, ready).run()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ...streaming.session import VideoSession
 from .admission import Lease
 from .failures import RequestError
+from .held_files import HeldFile
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,46 @@ class Progress:
         return cls(stats.frames, stats.seconds, stats.evicted_turns + len(session.turns))
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What a client was told of, and a server that was killed had not saved.
+
+    Attributes:
+        frames: how many.
+        after: time of the last frame that was saved, in seconds; None where none was.
+        until: time of the last frame that was lost; equal to `after` where none was.
+        turns: questions answered since the save.
+    """
+
+    frames: int
+    after: float | None
+    until: float | None
+    turns: int
+
+    @classmethod
+    def between(cls, saved: Progress, reached: Progress) -> Lost | None:
+        """Compare what a file holds with how far the session had come; None where the file holds all."""
+        frames, turns = max(0, reached.frames - saved.frames), max(0, reached.turns - saved.turns)
+        until = reached.seconds if frames else saved.seconds
+        return cls(frames, saved.seconds, until, turns) if frames or turns else None
+
+
 @dataclass
 class ServedSession:
     """A session, in memory or detached.
 
     Attributes:
-        id: id of the session.
-        owner: owner of the session.
-        need: bytes reserved for it while it is in memory.
-        session, lease: set while it is in memory.
-        saved: progress in its file; None without a file.
-        users: number of requests that use it now.
-        used: time of its last use, in seconds of the monotonic clock.
-        turn: lock held while it is attached, written or closed.
+        id: of the session.
+        owner: who opened it.
+        need: bytes that it takes while it is live.
+        session, lease, claim: while it is live.
+        saved: what its file holds; None before it is first written, or read.
+        reached: how far clients know it to have come, as its claim tells.
+        lost: what clients know and the session lacks, until it is saved again.
+        closed: whether a client has closed it.
+        users: requests that use it now.
+        used: when one last did, in seconds of the monotonic clock.
+        turn: held while it is attached, written or closed.
     """
 
     id: str
@@ -52,7 +80,11 @@ class ServedSession:
     need: int = 0
     session: VideoSession | None = None
     lease: Lease | None = None
+    claim: HeldFile | None = None
     saved: Progress | None = None
+    reached: Progress | None = None
+    lost: Lost | None = None
+    closed: bool = False
     users: int = 0
     used: float = field(default_factory=time.monotonic)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -67,6 +99,10 @@ class ServedSession:
         if self.session is None:
             raise unknown_session()
         return self.session
+
+    def note(self) -> None:
+        """Note how far the session has come, in the worker's thread."""
+        self.reached = Progress.of(self.live)
 
 
 def unknown_session() -> RequestError:

@@ -1,4 +1,6 @@
-"""Files of detached and saved sessions, each with a note of its owner and size."""
+"""Files of detached and saved sessions: the session itself, a note of what has to be known before it is read, and a
+claim, held by the server that has the session in memory.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,8 @@ from ...errors import CacheError
 from ...streaming.checkpoint import write_snapshot
 from ...streaming.state import Snapshot
 from ...utils.files import atomic_write
+from .held_files import lock
 from .served_session import Progress
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _NAME = re.compile(r"(?:sess|save)_[0-9a-f]{32}")
 
@@ -40,27 +38,33 @@ class SessionNote:
 
 
 class SessionFiles:
-    """Sessions in one folder, by name. A folder belongs to one server at a time."""
+    """Sessions in one folder, by name. One server at a time uses a folder, or several that share it.
 
-    def __init__(self, folder: Path) -> None:
-        """Open a folder, or create it, readable by its owner only.
+    Attributes:
+        folder: of the files.
+    """
 
-        Removes files that a killed server did not finish writing.
+    def __init__(self, folder: Path, shared: bool = False) -> None:
+        """Use a folder, which is made where it is missing, readable by its owner only.
+
+        A server that uses it alone removes what servers that were killed had not finished writing.
 
         Raises:
-            CacheError: another server uses the folder.
+            CacheError: another server uses the folder, and one of the two does not share it.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder, self._lock = folder, _locked(folder)
-        for path in (*folder.glob(".s*.tmp"), *folder.glob("s*.kvv")):
-            if path.suffix == ".tmp" or not path.with_suffix(".json").exists():
-                path.unlink()
+        self.folder = folder
+        self._descriptor: int | None = None
+        if os.name == "posix":
+            self._descriptor = _locked(folder, shared)
+        if not shared:
+            self._clean()
 
     def close(self) -> None:
-        """Release the folder for other servers."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Leave the folder to another server."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def path(self, name: str) -> Path:
         """Return the path of a session's file.
@@ -68,9 +72,7 @@ class SessionFiles:
         Raises:
             KeyError: the name is not the name of a session.
         """
-        if not _NAME.fullmatch(name):
-            raise KeyError(name)
-        return self._folder / f"{name}.kvv"
+        return session_path(self.folder, name, ".kvv")
 
     def write(self, name: str, snapshot: Snapshot, model: Any, note: SessionNote) -> None:
         """Write a session and then its note; both are on the disk when this returns.
@@ -92,32 +94,41 @@ class SessionFiles:
             return None
 
     def written(self) -> Iterator[str]:
-        """Yield the names of sessions written by an earlier server."""
-        for path in sorted(self._folder.glob("sess_*.json")):
+        """Yield the names of sessions that an earlier server has written."""
+        for path in sorted(self.folder.glob("sess_*.json")):
             if _NAME.fullmatch(path.stem) and self.path(path.stem).is_file():
                 yield path.stem
 
     @property
     def saved(self) -> int:
-        """Number of files written by `save`."""
-        return sum(1 for _ in self._folder.glob("save_*.json"))
+        """How many files `save` has written."""
+        return sum(1 for _ in self.folder.glob("save_*.json"))
 
     def forget(self, name: str) -> None:
-        """Delete a session's files, if there are any."""
+        """Delete a session's files, if there are any, except its claim."""
         for path in (self.path(name).with_suffix(".json"), self.path(name)):
             path.unlink(missing_ok=True)
 
+    def _clean(self) -> None:
+        for path in (*self.folder.glob(".s*.tmp"), *self.folder.glob("s*.kvv"), *self.folder.glob("s*.lock")):
+            if path.suffix == ".tmp" or not path.with_suffix(".json").exists():
+                path.unlink()
 
-def _locked(folder: Path) -> int | None:
-    """Lock a folder while the returned descriptor is open; return None on systems without such locks."""
-    if fcntl is None:
-        return None
+
+def session_path(folder: Path, name: str, suffix: str) -> Path:
+    """Return the path of one of a session's files: `.kvv` the session, `.json` its note, `.lock` its claim.
+
+    Raises:
+        KeyError: no session is named so.
+    """
+    if not _NAME.fullmatch(name):
+        raise KeyError(name)
+    return folder / f"{name}{suffix}"
+
+
+def _locked(folder: Path, shared: bool) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock(descriptor, alone=not shared):
         os.close(descriptor)
-        raise CacheError(f"Another server uses the session folder {folder}: give each a separate one.") from None
-    except OSError:  # some network file systems have no locks
-        pass
+        raise CacheError(f"Another server keeps its sessions in {folder}: give each a folder of its own.")
     return descriptor

@@ -61,7 +61,14 @@ def summary(served: ServedSession) -> dict[str, Any]:
     saved = None if served.saved is None else asdict(served.saved)
     need = served.need if live else 0
     where = {"live": live, "reserved_bytes": need, "savable": savable, "saved": saved}
-    return {"id": served.id, "object": "session", **where}
+    return {"id": served.id, "object": "session", **where} | lost(served)
+
+
+def lost(served: ServedSession) -> dict[str, Any]:
+    """Tell a client what it was told of and the session lacks, because its server was killed; nothing where it lacks
+    nothing.
+    """
+    return {} if served.lost is None else {"lost": asdict(served.lost)}
 
 
 def described(served: ServedSession) -> dict[str, Any]:

@@ -6,27 +6,32 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from ...errors import KVPressVideoError
 from ...streaming.session import VideoSession
-from ...streaming.state import Snapshot
 from .admission import Admission
+from .claims import Claims
 from .failures import RequestError
-from .journal import log, log_failure
+from .journal import log
 from .memory import MemoryPlan
-from .served_session import Progress, ServedSession, unknown_session
+from .served_session import Lost, Progress, ServedSession, unknown_session
 from .session_files import SessionFiles, SessionNote
+from .session_writer import SessionWriter
+from .settings import ServerSettings
 from .worker import Worker
 
 T = TypeVar("T")
 _LAST_SECONDS = 10.0
+_POLL = 0.05
 
 
 class Sessions:
-    """All sessions of a server. Every method is called from its event loop."""
+    """All sessions of a server: those in memory or in use, and what files hold. All calls come from its event loop.
+
+    Attributes:
+        claims: of the server, on the sessions that it has in memory.
+    """
 
     def __init__(
         self,
@@ -36,27 +41,25 @@ class Sessions:
         admission: Admission,
         worker: Worker,
         files: SessionFiles,
-        idle: float,
-        most: int,
+        settings: ServerSettings,
     ) -> None:
-        """Open the sessions that an earlier server left in the files, detached.
+        """Hold none yet; files may hold those of an earlier server.
 
         Args:
-            model, processor: those of every session.
-            plan: computes their memory.
-            admission: reserves it.
+            model, processor: of every session.
+            plan, admission: the arithmetic of their memory, and what gives it out.
             worker: runs the model.
-            files: files of detached and saved sessions.
-            idle: seconds after which an unused session is detached.
-            most: maximum number of open sessions, detached ones included, and of saved ones.
+            files: of sessions that are detached or saved.
+            settings: when an unused session is detached, and how many there may be. Where there is a folder for them,
+                sessions are written as soon as they are opened.
         """
         self._model, self._processor, self._plan = model, processor, plan
         self._admission, self._worker, self._files = admission, worker, files
-        self._idle, self._most = idle, most
-        left = {name: note for name in files.written() if (note := files.find(name))}
-        self._held = {name: ServedSession(name, note.owner, note.need, saved=note.saved) for name, note in left.items()}
+        self._writer = SessionWriter(model, worker, files)
+        self._settings = settings
+        self.claims = Claims(files.folder)
+        self._held: dict[str, ServedSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writer = ThreadPoolExecutor(1, "session-files")  # a single thread writes states in order
         admission.reclaim = self._reclaim
 
     @property
@@ -66,12 +69,13 @@ class Sessions:
 
     @property
     def count(self) -> int:
-        """Number of sessions."""
-        return len(self._held)
+        """All sessions, those in files too."""
+        return len(self._held.keys() | set(self._files.written()))
 
     def owned(self, owner: str) -> list[ServedSession]:
-        """Return the sessions of an owner."""
-        return [served for served in self._held.values() if served.owner == owner]
+        """Sessions of an owner."""
+        written = (self._found(name) for name in self._files.written() if name not in self._held)
+        return [served for served in (*self._held.values(), *filter(None, written)) if served.owner == owner]
 
     async def open(self, owner: str, settings: dict[str, Any]) -> ServedSession:
         """Open an empty session.
@@ -106,10 +110,10 @@ class Sessions:
         Raises:
             RequestError: there are too many such files.
         """
-        if self._files.saved >= self._most:
+        if self._files.saved >= self._settings.most_sessions:
             raise RequestError(429, "Too many sessions are saved: delete some.", code="too_many_sessions")
         saved = f"save_{uuid.uuid4().hex}"
-        await self._write(served, saved, *await self.run(served, lambda: _copied(served.live)))
+        await self._writer.write(served, saved)
         return saved
 
     def delete(self, owner: str, saved: str) -> None:
@@ -125,19 +129,21 @@ class Sessions:
         """Close a session in use after its earlier jobs, and delete its file."""
         async with served.turn:
             await self.run(served, lambda: None)
-            self._held.pop(served.id, None)
-            self._drop(served)
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._files.forget, served.id)
+            served.closed = True
+            await self._writer.forget(served)
+            self.claims.delete(served)
+            self._leave(served)
 
     async def acquire(self, owner: str, number: str) -> ServedSession:
         """Find a session and hold it in memory until it is released; restore a detached one.
 
         Raises:
-            RequestError: the session does not exist, or there is no memory for it.
+            RequestError: there is none, no memory for it, or another server has it.
         """
-        served = self._held.get(number)
+        served = self._held.get(number) or self._found(number)
         if served is None or served.owner != owner:
             raise unknown_session()
+        self._held[number] = served
         served.users += 1
         try:
             async with served.turn:
@@ -151,8 +157,11 @@ class Sessions:
         """Release a session."""
         served.users -= 1
         served.used = time.monotonic()
+        self.claims.tell(served)
         if not served.users:
-            self._admission.advance()  # it may be detached for others now
+            if served.session is None:
+                self._held.pop(served.id, None)
+            self._admission.advance()  # it may leave now for others
 
     @asynccontextmanager
     async def using(self, owner: str, number: str) -> AsyncIterator[ServedSession]:
@@ -171,38 +180,44 @@ class Sessions:
     async def detach_idle(self) -> None:
         """Detach idle sessions periodically, forever."""
         while True:
-            await asyncio.sleep(max(0.05, self._idle / 4))
+            await asyncio.sleep(max(0.05, self._settings.idle / 4))
             now = time.monotonic()
             for served in list(self._held.values()):
-                if now - served.used >= self._idle:
+                if now - served.used >= self._settings.idle:
                     await self._try_to_detach(served)
 
     async def save_changed(self, every: float) -> None:
-        """Save changed sessions periodically, forever.
-
-        Args:
-            every: seconds between rounds.
-        """
+        """Write sessions that have changed to their files, every so many seconds."""
         while True:
             await asyncio.sleep(every)
             for served in list(self._held.values()):
-                await self._keep(served)
+                await self._writer.keep(served)
 
     async def end(self) -> None:
         """Save every changed session, after cancelled requests have released it."""
         deadline = time.monotonic() + _LAST_SECONDS
         while any(served.users for served in self._held.values()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        kept = [await self._keep(served) for served in list(self._held.values())]
+            await asyncio.sleep(_POLL)
+        kept = [await self._writer.keep(served) for served in list(self._held.values())]
         log("saved", sessions=sum(kept), failed=len(kept) - sum(kept))
 
+    async def hand_over(self) -> None:
+        """Detach every session as soon as nobody uses it, for other servers of the folder."""
+        tried: set[str] = set()
+        while waiting := [each for each in self._held.values() if each.session is not None and each.id not in tried]:
+            for served in (each for each in waiting if not each.users):
+                tried.add(served.id)
+                await self._try_to_detach(served)
+            await asyncio.sleep(_POLL)
+
     def close_files(self) -> None:
-        """Finish pending writes, and release the files for other servers."""
-        self._writer.shutdown()
-        self._files.close()
+        """Finish what is being written, and leave the files to another server."""
+        self._writer.close()
+        for served in self._held.values():
+            self.claims.release(served)
 
     async def _add(self, owner: str, make: Callable[[], VideoSession], need: Callable[[], int]) -> ServedSession:
-        if len(self._held) >= self._most:
+        if self.count >= self._settings.most_sessions:
             raise RequestError(429, "Too many sessions are open: close some.", code="too_many_sessions", retry_after=60)
         served = ServedSession(f"sess_{uuid.uuid4().hex}", owner, users=1)
         self._held[served.id] = served  # counts from now on
@@ -210,57 +225,50 @@ class Sessions:
             served.need = await self.run(served, need)
             served.lease = await self._admission.reserve(served.need)
             served.session = await self.run(served, make)
+            await self.claims.take(served)
+            await self.run(served, served.note)
+            if self._settings.sessions is not None:
+                await self._writer.keep(served)  # from now on it outlives the server
         except BaseException:
-            self._held.pop(served.id, None)
-            self._drop(served)
+            self.claims.delete(served)
+            self._leave(served)
             raise
         self.release(served)
         return served
 
+    def _found(self, name: str) -> ServedSession | None:
+        """Find a session in the files."""
+        note = self._files.find(name) if name.startswith("sess_") else None
+        return None if note is None else ServedSession(name, note.owner, note.need, saved=note.saved)
+
     async def _attach(self, served: ServedSession) -> None:
         if served.session is not None:
             return
-        if served.id not in self._held:
+        if served.closed:
             raise unknown_session()
-        lease = await self._admission.reserve(served.need)
+        await self.claims.take(served)
         try:
+            if self._files.find(served.id) is None:  # another server has closed it
+                raise unknown_session()
+            served.lease = await self._admission.reserve(served.need)
             path = self._files.path(served.id)
-            served.session = await self.run(served, lambda: VideoSession.load(path, self._model, self._processor))
-            served.lease, served.saved = lease, Progress.of(served.session)
+            session = await self.run(served, lambda: VideoSession.load(path, self._model, self._processor))
         except BaseException:
-            lease.shrink(0)
+            self._free(served)
             raise
+        served.session, served.saved = session, Progress.of(session)
+        served.reached = served.reached or served.saved
+        served.lost = Lost.between(served.saved, served.reached)
+        self.claims.tell(served)
 
     async def _try_to_detach(self, served: ServedSession) -> None:
         """Detach a session that no request uses; if writing fails, it stays in memory."""
         async with served.turn:
-            if served.users or served.session is None or served.id not in self._held:
+            if served.users or served.session is None:
                 return
-            if await self._keep(served) and not served.users:
-                self._drop(served)
+            if await self._writer.keep(served) and not served.users:
+                self._leave(served)
                 log("detached", session=served.id)
-
-    async def _keep(self, served: ServedSession) -> bool:
-        """Save a session unless its file is up to date; return whether the file is now complete.
-
-        The worker's thread makes a copy; it and the users of the session continue while the copy is written.
-        """
-
-        def changed() -> tuple[Snapshot, Progress] | None:
-            session = served.session  # None if it is closed or detached
-            return None if session is None or Progress.of(session) == served.saved else _copied(session)
-
-        if served.session is None:
-            return True
-        try:
-            found = await self.run(served, changed)
-            if found is not None and served.id in self._held:  # not closed: its files are deleted after this is written
-                await self._write(served, served.id, *found)
-                served.saved = found[1]
-        except (KVPressVideoError, OSError, RuntimeError) as error:
-            log_failure(served.id, error)
-            return False
-        return True
 
     def _reclaim(self, missing: int) -> None:
         """Detach the least recently used sessions until enough memory will be free."""
@@ -273,7 +281,12 @@ class Sessions:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _drop(self, served: ServedSession) -> None:
+    def _leave(self, served: ServedSession) -> None:
+        self._held.pop(served.id, None)
+        self._free(served)
+
+    def _free(self, served: ServedSession) -> None:
+        self.claims.release(served)
         served.session = None
         if served.lease is not None:
             served.lease.shrink(0)
@@ -284,13 +297,3 @@ class Sessions:
         if note is None or note.owner != owner:
             raise RequestError(404, "There is no saved session of this name.", param="saved")
         return note
-
-    async def _write(self, served: ServedSession, name: str, snapshot: Snapshot, progress: Progress) -> None:
-        """Write a session to a file, outside the event loop and the worker's thread."""
-        note = SessionNote(served.owner, served.need, progress)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer, self._files.write, name, snapshot, self._model, note)
-
-
-def _copied(session: VideoSession) -> tuple[Snapshot, Progress]:
-    return session.snapshot_for_file(), Progress.of(session)

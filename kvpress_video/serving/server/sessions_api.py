@@ -19,7 +19,7 @@ from .failures import RequestError, as_request_error
 from .journal import log_failure
 from .kept import kept_of
 from .questions import Question
-from .session_schema import Ask, OpenSession, PushVideo, described, summary
+from .session_schema import Ask, OpenSession, PushVideo, described, lost, summary
 from .state import Server
 
 _GROUP = 8  # frames of a video pushed in one turn
@@ -72,11 +72,11 @@ def session_routes(server: Server) -> APIRouter:
         return Response(status_code=204)
 
     @router.post("/sessions/{number}/frames")
-    async def push_frame(request: Request, number: str, time: float | None = None) -> dict[str, int]:
+    async def push_frame(request: Request, number: str, time: float | None = None) -> dict[str, Any]:
         return await push_picture(server, owner_of(request), number, await request.body(), time)
 
     @router.post("/sessions/{number}/video")
-    async def push_video(request: Request, number: str) -> dict[str, int]:
+    async def push_video(request: Request, number: str) -> dict[str, Any]:
         return await _push_video(server, request, number)
 
     @router.post("/sessions/{number}/ask")
@@ -114,7 +114,7 @@ def owner_of(connection: HTTPConnection) -> str:
     return owner
 
 
-async def push_picture(server: Server, owner: str, number: str, content: bytes, time: float | None) -> dict[str, int]:
+async def push_picture(server: Server, owner: str, number: str, content: bytes, time: float | None) -> dict[str, Any]:
     """Append a JPEG, PNG or WebP to a session.
 
     Raises:
@@ -126,7 +126,7 @@ async def push_picture(server: Server, owner: str, number: str, content: bytes, 
         return await server.push(served, frame[None], None if time is None else [time])
 
 
-async def _push_video(server: Server, request: Request, number: str) -> dict[str, int]:
+async def _push_video(server: Server, request: Request, number: str) -> dict[str, Any]:
     """Append a video from the body or a URL, a few frames at a time, so that other clients get turns in between."""
     if request.headers.get("content-type", "").startswith("video/"):
         return await _push_file(
@@ -137,7 +137,7 @@ async def _push_video(server: Server, request: Request, number: str) -> dict[str
         return await _push_file(server, request, number, files[0], asked)
 
 
-async def _push_file(server: Server, request: Request, number: str, content: bytes, asked: PushVideo) -> dict[str, int]:
+async def _push_file(server: Server, request: Request, number: str, content: bytes, asked: PushVideo) -> dict[str, Any]:
     with await server.admission.reserve(server.plan.pushed_video) as lease:
         decode = server.media.decode_video
         video: Video = await asyncio.to_thread(decode, content, asked.fps, asked.start, asked.end)
@@ -145,7 +145,7 @@ async def _push_file(server: Server, request: Request, number: str, content: byt
         async with server.sessions.using(owner_of(request), number) as served:
             last = served.live.stats.seconds
             offset = 0.0 if last is None else last + 1 / video.fps - float(video.times[0])
-            told: dict[str, int] = {}
+            told: dict[str, Any] = {}
             for first in range(0, len(video), _GROUP):
                 part = slice(first, first + _GROUP)
                 told = await server.push(served, video.frames[part], list(video.times[part] + offset))
@@ -185,7 +185,7 @@ def answered(server: Server, question: Question) -> dict[str, Any]:
     """Describe a finished answer, and count its usage, for which the prompt is the question alone."""
     reply = question.reply
     used = server.count(question.prompt, reply)
-    return {"answer": reply.text, "finish_reason": reply.finish_reason, "usage": used}
+    return {"answer": reply.text, "finish_reason": reply.finish_reason, "usage": used} | lost(question.served)
 
 
 async def _streamed(server: Server, question: Question, answering: Answering, request: str) -> AsyncIterator[str]:

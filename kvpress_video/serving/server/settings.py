@@ -30,6 +30,7 @@ class ServerSettings:
         folders: folders whose files may be read by path.
         sources: `"host"` or `"host:port"` from which live streams may be read.
         sessions: folder for saved sessions; None for a temporary one.
+        shared: whether other servers of the same model use the folder too.
         limits: limits on media.
         queue: maximum number of requests that wait for memory.
         batch: maximum number of answers decoded as one batch.
@@ -58,6 +59,7 @@ class ServerSettings:
     folders: tuple[Path, ...] = ()
     sources: frozenset[str] = frozenset()
     sessions: Path | None = None
+    shared: bool = False
     limits: MediaLimits = field(default_factory=MediaLimits)
     queue: int = 64
     batch: int = 8

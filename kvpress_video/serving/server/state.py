@@ -21,6 +21,7 @@ from .downloads import Downloads
 from .failures import RequestError
 from .live_sources import LiveSources
 from .media import MediaReader
+from .membership import Membership
 from .memory import MemoryPlan, free_memory
 from .metrics import Metrics
 from .openai_schema import usage
@@ -28,6 +29,7 @@ from .questions import Asker
 from .replies import Reply, end_tokens
 from .served_session import ServedSession
 from .session_files import SessionFiles
+from .session_schema import lost
 from .sessions import Sessions
 from .settings import ServerSettings
 from .usable_methods import UsableMethods
@@ -84,13 +86,14 @@ class Server:
         self.worker = Worker(settings.batch)
         self.completion_queue = CompletionQueue(self.completions, self.worker, settings.batch)
         self._temporary = tempfile.TemporaryDirectory(prefix="kvpress-video-") if settings.sessions is None else None
-        files = SessionFiles(Path(self._temporary.name) if self._temporary else settings.sessions or Path())
-        most = settings.most_sessions
-        self.sessions = Sessions(model, processor, self.plan, self.admission, self.worker, files, settings.idle, most)
+        folder = Path(self._temporary.name) if self._temporary else settings.sessions or Path()
+        files = SessionFiles(folder, settings.shared)
+        self.sessions = Sessions(model, processor, self.plan, self.admission, self.worker, files, settings)
         self.asker = Asker(self.plan)
         self.sources = LiveSources(self.sessions, self.media.limits, settings.sources, self.push)
         self.metrics = Metrics()
         self.metrics.watch(self._gauges)
+        self._membership = Membership(folder, self.sessions.claims.server, lambda: self.sessions.live)
         self._tasks: list[asyncio.Task[None]] = []
         self.methods = UsableMethods(model, processor, settings.budget, self.worker)
 
@@ -127,6 +130,18 @@ class Server:
         if self._temporary is None:
             self._tasks.append(asyncio.create_task(self.sessions.save_changed(self.settings.save_every)))
 
+    async def listens(self, url: str) -> None:
+        """Tell the other servers of a shared folder where this one listens."""
+        if self.settings.shared:
+            await self._membership.join(url)
+            self._tasks.append(asyncio.create_task(self._membership.run()))
+
+    def drain(self) -> None:
+        """Hand sessions over to the other servers of a shared folder, while requests in flight are finished."""
+        if self.settings.shared:
+            self._membership.leave()
+            self._tasks.append(asyncio.create_task(self.sessions.hand_over()))
+
     async def end(self) -> None:
         """Finish requests in flight, save sessions, and release all resources."""
         tasks, self._tasks = self._tasks, []
@@ -143,18 +158,19 @@ class Server:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    async def push(self, served: ServedSession, frames: Any, times: list[float] | None) -> dict[str, int]:
+    async def push(self, served: ServedSession, frames: Any, times: list[float] | None) -> dict[str, Any]:
         """Append frames, (n, height, width, 3) uint8, to a session that is in use; count its frames.
 
         Raises:
             VideoError: their size or times do not follow the frames before them.
         """
 
-        def push() -> dict[str, int]:
+        def push() -> dict[str, Any]:
             served.live.push(frames, times)
+            served.note()
             stats = served.live.stats
             saved = 0 if served.saved is None else served.saved.frames
-            return {"frames": stats.frames, "waiting": stats.waiting, "saved": saved}
+            return {"frames": stats.frames, "waiting": stats.waiting, "saved": saved} | lost(served)
 
         told = await self.sessions.run(served, push)
         self.metrics.pushed(len(frames))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
 from ...errors import SweepError
+from ...utils.ray_connection import connected
 from ..cells import Task
 from ..results.records import Outcome
 from .scheduler import MEMORY_HINT, Died, Event, Raised, Ready, WorkerFactory, pack, run_tasks, serve, unpack
-
-_SECONDS_TO_CONNECT = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class OnRay:
                 cell.
         """
         factory = pack(self.factory)
-        with _connected(self.address):
+        with connected(_ray(), self.address, SweepError):
             resources = _ray().cluster_resources()
             gpus = 0 if self.device == "cpu" else int(resources.get("GPU", 0))
             cpus = int(resources.get("CPU", 1))
@@ -142,43 +137,6 @@ def _event(message: Any) -> Event:
 def _two_per_node() -> int:
     nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
     return max(1, sum(min(2, int(node.get("CPU", 0))) for node in nodes))
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    ray = _ray()
-    if ray.is_initialized():
-        here = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", here):
-            raise SweepError(f"This process is connected to Ray at {here}: leave out the address, got {address!r}.")
-        yield
-        return
-    _check_reachable(address)
-    try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        raise SweepError(f"Cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str | None) -> None:
-    """Check that the port of a cluster is open; `ray.init` would retry for minutes, then end the process.
-
-    Raises:
-        SweepError: the port is closed.
-    """
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS")
-    if address in (None, "auto", "local"):
-        return
-    try:
-        place = urlsplit(address if "://" in address else f"//{address}")
-        socket.create_connection((place.hostname, place.port), _SECONDS_TO_CONNECT).close()
-    except (OSError, ValueError, TypeError) as error:
-        raise SweepError(f"No Ray cluster at {address!r}, expected host:port: {error}.") from error
 
 
 def _ray() -> Any:
