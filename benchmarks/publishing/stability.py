@@ -48,7 +48,7 @@ class Table:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Table:
-        """Collect the methods that answered every clip, with every model and at every budget that all models have."""
+        """Collect the methods that answered every clip that all models saw, at every budget that all models have."""
         found: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
             if row.cell.name != UNCOMPRESSED and row.answered.score is not None:
@@ -57,7 +57,7 @@ class Table:
         budgets = [budget for budget in budgets if all((model, budget) in found for model in models)]
         kept = {(model, budget): found[model, budget] for model in models for budget in budgets}
         shared = set.intersection(*(set(scores) for scores in kept.values()))
-        clips = sorted({clip for scores in kept.values() for _, clip in scores})
+        clips = sorted(set.intersection(*({clip for _, clip in scores} for scores in kept.values())))
         names = list(dict.fromkeys(row.cell.name for row in rows))
         methods = [name for name in names if all((name, clip) in shared for clip in clips)]
         arrays = {

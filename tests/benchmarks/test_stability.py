@@ -38,7 +38,7 @@ def test_the_order_of_two_models() -> None:
 def test_only_what_every_model_answered_counts() -> None:
     ranks = dict(zip(METHODS, range(4), strict=True))
     given = rows("a", ranks) + rows("b", ranks)[:-1] + [row("a", "full", 0, 1.0, "100%"), row("a", "tar", 0, None)]
-    found = Table.of([*given, row("a", "tar", 0, 1.0, "50%")])
+    found = Table.of([*given, row("a", "tar", 0, 1.0, "50%"), row("b", "tar", 99, 1.0)])
     assert found.methods == ["recent", "snapkv", "tar"]
     assert (found.models, found.budgets) == (["a", "b"], ["25%"])
     assert found.scores["a", "25%"].mean(axis=1).tolist() == [0, 0.25, 0.5]
