@@ -92,7 +92,10 @@ class ModelHooks:
         text, inner = self._adapter.text_model, self._adapter.inner
         check_attention(text.config._attn_implementation, self._uneven)
         if any(isinstance(hook, _InputHook) for hook in inner._forward_pre_hooks.values()):
-            raise UnsupportedModelError("This model is being compressed already: leave that compression first.")
+            raise UnsupportedModelError(
+                "This model is being compressed already, by kv.compress(), kv.patch() or kvpress-video run: "
+                "end that first."
+            )
         with ExitStack() as undo:
             undo.enter_context(uncompiled((self._adapter.model, inner, text)))
             undo.enter_context(self.vision.attached())

@@ -183,6 +183,16 @@ def test_frames_that_do_not_follow(client: Any, footage: Any) -> None:
     assert push(client, number, footage, 2, 3)["frames"] == 3
 
 
+def test_unknown_and_missing_fields_are_named_in_plain_words(client: Any) -> None:
+    def told(path: str, body: dict[str, Any]) -> str:
+        return client.post(f"/v1/sessions{path}", json=body).json()["error"]["message"]
+
+    assert told("", {"budgt": 64}) == "budgt: This field is unknown or not supported"
+    number = client.post("/v1/sessions", json={}).json()["id"]
+    assert told(f"/{number}/ask", {}) == "question: This field is required"
+    client.delete(f"/v1/sessions/{number}")
+
+
 def test_idle_sessions_leave_memory_and_come_back(bundled: Any, footage: Any) -> None:
     server = make_server(bundled, idle=0.2)
     with client_of(server) as client:

@@ -11,6 +11,8 @@ from .failures import RequestError
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
+_PLAIN = {"extra_forbidden": "This field is unknown or not supported", "missing": "This field is required"}
+
 
 async def parsed(request: Request, kind: type[Parsed]) -> Parsed:
     """Read the body of a request as JSON.
@@ -23,4 +25,4 @@ async def parsed(request: Request, kind: type[Parsed]) -> Parsed:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or None
-        raise RequestError(400, f"{place or 'body'}: {first['msg']}", param=place) from error
+        raise RequestError(400, f"{place or 'body'}: {_PLAIN.get(first['type'], first['msg'])}", param=place) from error
