@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -155,14 +156,39 @@ def test_a_server_that_is_killed_during_an_answer(shared: Cluster, client: Any, 
     assert answer.json()["error"]["type"] == "server_error"
     assert ask(client, session).json()["lost"]["frames"] == 4
 
-    body = {"question": QUESTION, "max_tokens": 200, "stream": True}
-    with client.stream("POST", f"/v1/sessions/{session}/ask", json=body) as streamed:
-        events = streamed.iter_lines()
-        assert "piece" in json.loads(next(events)[6:])
-        os.kill(shared.process_of(session), signal.SIGKILL)
-        last = [json.loads(line[6:]) for line in events if line][-1]
-    assert last["error"]["code"] == "server_lost"
+    shared.signal(shared.process_of(session), signal.SIGKILL)
     unserved = ask(client, session)
     assert (unserved.status_code, unserved.json()["error"]["code"]) == (503, "no_server")
     assert int(unserved.headers["retry-after"]) > 0
     assert client.get("/ready").status_code == 503
+
+
+def test_a_stream_whose_server_ends_closes_with_an_error() -> None:
+    from kvpress_video.serving.cluster.relay import make_client, relay
+
+    sent: list[Any] = []
+
+    async def end_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"5\r\nfirst\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def run() -> None:
+        server = await asyncio.start_server(end_early, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        scope = {"method": "GET", "path": "/", "query_string": b"", "headers": []}
+        async with server, make_client() as client:
+            await relay(client, f"http://127.0.0.1:{port}", scope, receive, send)
+
+    asyncio.run(run())
+    bodies = [message["body"] for message in sent[1:]]
+    assert bodies[0] == b"first"
+    assert json.loads(bodies[1][6:])["error"]["code"] == "server_lost"
+    assert not sent[-1].get("more_body")

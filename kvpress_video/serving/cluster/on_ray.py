@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from ..server.listening import configuration
 from ..server.session_files import SessionFiles
 from .front import Front
 from .process import Job
-from .replica import MORE_SECONDS, Replica
+from .replica import MORE_SECONDS, NOT_STARTED, Replica
 from .scaling import Scale
 
 _HEALTH_SECONDS = 1.0
@@ -134,13 +135,23 @@ def _deployed(job: Job, scale: Scale, host: str | None, resources: dict[str, flo
         try:
             serve.run(deployment.bind(job, float(scale.target), host), name=application, route_prefix=None)
         except RuntimeError as error:
-            raise UnknownNameError(f"The replicas do not start. {error}") from error
+            raise UnknownNameError(f"The replicas do not start: {_reason(application) or error}") from error
         yield
     finally:
         try:
             serve.delete(application)
         except TimeoutError:  # one was still starting; Ray ends it, and its server ends with it
             log("abandoned", logging.WARNING, application=application)
+
+
+def _reason(application: str) -> str | None:
+    """Why a server did not start, as Ray's status repeats it; None where no server was asked to."""
+    from ray import serve
+
+    found = serve.status().applications.get(application)
+    messages = [deployment.message for deployment in found.deployments.values()] if found else []
+    reasons: list[str] = re.findall(f"{NOT_STARTED}(.*)", "\n".join(messages))
+    return reasons[-1] if reasons else None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from .process import Job
 MORE_SECONDS = 30.0
 """To write sessions, after the time for requests in flight."""
 _SECONDS_TO_ANSWER = 10.0
+NOT_STARTED = "A server did not start: "
 
 
 class Replica:
@@ -54,7 +55,7 @@ class Replica:
         if "server" not in facts:
             self._process.wait()
             reason = facts.get("error", f"its process ended with {self._process.returncode}: see Ray's logs")
-            raise RuntimeError(f"A server did not start: {reason}")
+            raise RuntimeError(f"{NOT_STARTED}{reason}")
         assert settings.sessions is not None
         self._told, self._url = member_path(settings.sessions, facts["server"]), facts["url"]
 
