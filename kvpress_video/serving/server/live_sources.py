@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ...errors import KVPressVideoError
 from ...video.live_stream import LiveStream
-from .failures import RequestError
+from .failures import RequestError, as_request_error
 from .journal import log, log_failure
 from .media import MediaLimits
 from .served_session import ServedSession
@@ -156,10 +155,8 @@ class LiveSources:
                 source.state = "ended"
         except Exception as error:
             if source.state == "running":  # a stopped stream ends with an error as well
-                known = isinstance(error, (KVPressVideoError, RequestError))
-                source.state, source.error = "failed", str(error) if known else "the server failed"
-                if not known:
+                told = as_request_error(error)
+                source.state, source.error = "failed", told.message
+                if told.status == 500:
                     log_failure(number, error)
-        finally:
-            source.stream.kill()
-            log("source", session=number, state=source.state, frames=source.frames)
+        log("source", session=number, state=source.state, frames=source.frames)

@@ -67,7 +67,7 @@ class Asker:
         answers = _asked(sessions, questions)
         for question, session in zip(questions, sessions, strict=True):
             if question.reply.cancelled and session.dialogue.keeps(question.keep):
-                session.take_back()  # it was one of several, which went on without it
+                session.take_back()  # the others of its batch went on without it
             question.served.note()
         return answers
 

@@ -62,17 +62,17 @@ class ServedSession:
     """A session, in memory or detached.
 
     Attributes:
-        id: of the session.
-        owner: who opened it.
-        need: bytes that it takes while it is live.
-        session, lease, claim: while it is live.
-        saved: what its file holds; None before it is first written, or read.
-        reached: how far clients know it to have come, as its claim tells.
-        lost: what clients know and the session lacks, until it is saved again.
+        id: id of the session.
+        owner: owner of the session.
+        need: bytes reserved for it while it is in memory.
+        session, lease, claim: set while it is in memory.
+        saved: progress in its file; None without a file.
+        reached: progress that clients were told of, as its claim states.
+        lost: progress that clients were told of and that was lost, until the session is saved again.
         closed: whether a client has closed it.
-        users: requests that use it now.
-        used: when one last did, in seconds of the monotonic clock.
-        turn: held while it is attached, written or closed.
+        users: number of requests that use it now.
+        used: time of its last use, in seconds of the monotonic clock.
+        turn: lock held while it is attached, written or closed.
     """
 
     id: str

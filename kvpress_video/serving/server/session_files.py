@@ -45,9 +45,9 @@ class SessionFiles:
     """
 
     def __init__(self, folder: Path, shared: bool = False) -> None:
-        """Use a folder, which is made where it is missing, readable by its owner only.
+        """Open a folder, or create it, readable by its owner only.
 
-        A server that uses it alone removes what servers that were killed had not finished writing.
+        A server that does not share it removes files that a killed server did not finish writing.
 
         Raises:
             CacheError: another server uses the folder, and one of the two does not share it.
@@ -61,7 +61,7 @@ class SessionFiles:
             self._clean()
 
     def close(self) -> None:
-        """Leave the folder to another server."""
+        """Release the folder for other servers."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -94,14 +94,14 @@ class SessionFiles:
             return None
 
     def written(self) -> Iterator[str]:
-        """Yield the names of sessions that an earlier server has written."""
+        """Yield the names of sessions written by an earlier server."""
         for path in sorted(self.folder.glob("sess_*.json")):
             if _NAME.fullmatch(path.stem) and self.path(path.stem).is_file():
                 yield path.stem
 
     @property
     def saved(self) -> int:
-        """How many files `save` has written."""
+        """Number of files written by `save`."""
         return sum(1 for _ in self.folder.glob("save_*.json"))
 
     def forget(self, name: str) -> None:
@@ -130,5 +130,5 @@ def _locked(folder: Path, shared: bool) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     if not lock(descriptor, alone=not shared):
         os.close(descriptor)
-        raise CacheError(f"Another server keeps its sessions in {folder}: give each a folder of its own.")
+        raise CacheError(f"Another server uses the session folder {folder}: give each a separate one.")
     return descriptor
