@@ -29,10 +29,10 @@ from .streamed_frames import StreamedFrames
 from .text_layers import recurrent_modules, text_model_of
 
 _TOKENS = {
-    Kind.IMAGE: ("media_placeholder_token_id", "image_token_id", "image_token_index"),
+    Kind.IMAGE: ("image_token_id", "image_token_index", "media_placeholder_token_id"),
     Kind.VIDEO: ("video_token_id", "video_token_index"),
 }
-"""Configuration keys of placeholders, per kind; the last one present counts."""
+"""Configuration keys of placeholders, per kind; the first one present counts."""
 
 
 class StandbySettings(Protocol):
