@@ -102,6 +102,7 @@ def test_the_way_goes_to_and_fro_without_a_cut() -> None:
         endless.path(9, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["recent", "full"])
 def test_a_stream_is_measured(method: str, early_clips: list[Clip]) -> None:
     budget = None if method == "full" else "32"
