@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..budget import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
+from ..sweep.stats.text import uncompared
 from ..utils.files import atomic_write, make_folder
 from .curves import curves
 from .filters import FILTERS
 from .heatmap import at_budget, heatmap
 from .overlay import draw_overlay
 from .pareto import MEMORY, TIME, pareto
-from .ranking import Ranking, budgets_of, compressed, finished, groups_of, nearest_budget, rank
+from .ranking import Ranking, budgets_of, compressed, finished, full_cache, groups_of, nearest_budget, rank
 from .retained import Overlay
 from .style import Inliner, Style, assign_styles, save
 
@@ -89,6 +90,26 @@ class Section:
     def headline(self) -> Card | None:
         """The card that the first sentence is about."""
         return next((card for card in self.cards if card.headline), None)
+
+    @property
+    def compared(self) -> bool:
+        """Whether any row is compared with the reference."""
+        return any(row.difference for row in self.rows)
+
+    @property
+    def retained(self) -> bool:
+        """Whether any row is compared with the full cache."""
+        return any(row.retention for row in self.rows)
+
+    @property
+    def full_cache(self) -> bool:
+        """Whether the full cache was run."""
+        return any(full_cache(self.rows, group) for group in self.groups)
+
+    @property
+    def uncompared(self) -> list[str]:
+        """Notes on missing comparisons."""
+        return uncompared(self.rows)
 
     @property
     def questions(self) -> int:
