@@ -220,7 +220,7 @@ def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | No
     with progress_steps("comparing") as update:
         findings = Findings.read(swept.folder, options.against)
         write(swept.folder / SUMMARY, encode(records(findings.summary), "csv"))
-        write(swept.folder / TABLE, markdown(findings.summary, title).encode())
+        write(swept.folder / TABLE, markdown(findings.summary, title, findings.status).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
         findings.write_page(title=title, overlay_clips=overlays, device=device, progress=update)
     if options.wide:

@@ -131,6 +131,7 @@ def write_report(
     summary: Sequence[SummaryRow],
     *,
     title: str,
+    status: str = "",
     facts: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     overlays: Sequence[Overlay] = (),
@@ -143,6 +144,7 @@ def write_report(
         folder_or_file: a file with the suffix `.html` or `.htm`, or a folder for `report.html`.
         summary: summary of the sweep.
         title: title of the page.
+        status: sentence below the title, such as how much of the sweep has run.
         facts: provenance: versions, device, settings.
         failures: failures of the sweep.
         overlays: overlays to show.
@@ -156,6 +158,7 @@ def write_report(
     text = render(
         summary,
         title=title,
+        status=status,
         facts=facts or {},
         failures=failures,
         overlays=overlays,
@@ -194,6 +197,7 @@ def render(
     summary: Sequence[SummaryRow],
     *,
     title: str,
+    status: str,
     facts: Mapping[str, Any],
     failures: Sequence[Failure],
     overlays: Sequence[Overlay],
@@ -219,6 +223,7 @@ def render(
     ]
     return environment.get_template("report.html.j2").render(
         title=title,
+        status=status,
         sections=sections,
         facts=facts,
         failures=_by_error(failures),

@@ -35,9 +35,15 @@ def tables(summary: Sequence[SummaryRow]) -> list[Table]:
     return made
 
 
-def markdown(summary: Sequence[SummaryRow], title: str) -> str:
-    """Write the tables and notes as Markdown."""
-    written = [f"# {title}"]
+def markdown(summary: Sequence[SummaryRow], title: str, status: str = "") -> str:
+    """Write the tables and notes as Markdown.
+
+    Args:
+        summary: summary of a sweep.
+        title: first heading.
+        status: sentence below it, such as how much of the sweep has run.
+    """
+    written = [f"# {title}", *([status] if status else [])]
     for part in parts(summary):
         written += [f"## {caption(part)}", markdown_table(_cells(part), _TEXT_COLUMNS)]
     return "\n\n".join([*written, "\n".join(f"- {note}" for note in notes(summary))]) + "\n"
