@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
-from ..compressor.registry import parse, spell
 from ..errors import CacheError, UnsupportedModelError
+from ..utils.named_settings import parse, spell
 from ..utils.numbers import is_whole
 
 QuantizeLike: TypeAlias = "Quantization | int | str | None"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
 from .common import DONE, load_model, model_options, quiet, whole_number
+from .names import check_methods
 from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def add(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    check_methods(options.method)
     quiet()
     try:
         import fastapi  # noqa: F401

@@ -20,6 +20,7 @@ from .common import (
     whole_number,
 )
 from .interrupts import INTERRUPTED
+from .names import check_benchmarks, check_methods
 from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def add(commands: Commands) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    check_methods(options.methods)
+    check_benchmarks(options.benchmarks)
     quiet()
     grid = _grid(options)
     from ..errors import unknown_name

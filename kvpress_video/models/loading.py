@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..compressor.registry import parse
 from ..errors import UnknownNameError, unknown_name
+from ..utils.named_settings import parse
 from .devices import check_device
 
 if TYPE_CHECKING:
