@@ -32,8 +32,8 @@ class Options:
         stage, prefill, chunk, positions, labels, quantize: as in `compress`.
         max_new_tokens: maximum number of answer tokens if the request sets none.
         batch_size: questions about one video that are answered together and share its prefill.
-        frames, fps: video frames to sample from a file, in all or per second; every one by default. Frames in memory
-            are all used, at `fps` frames per second.
+        frames, fps: video frames to sample from a file, in total or per second; all by default. Frames in memory are
+            all used, at `fps` frames per second.
     """
 
     pretrained: str = BUNDLED
