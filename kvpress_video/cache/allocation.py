@@ -279,15 +279,15 @@ class BudgetAllocator:
             return False
 
     def _too_little(self, text: int) -> str:
-        """Build the error for a budget in bytes that is too small, which names one that suffices."""
+        """Build the message for a budget in bytes that is too small, which names one that suffices."""
         least = self._least_kept
         fewest = next(filter(self._leaves_each_layer, range(least, least + 10_000)), least)
         visual = "one visual entry" if fewest == 1 else f"{fewest} visual entries per layer"
         work = cure = ""
         if self.transferred:
-            work = f" besides {self.in_work} more, {self.transferred} of which one layer evicts and the text then reads"
+            work = f" plus {self.in_work} more, {self.transferred} of which one layer evicts and the text then reads"
         elif self.in_work:
-            work, cure = f" besides {self.in_work} more of a chunk while one layer reads it", ", or read smaller chunks"
+            work, cure = f" plus {self.in_work} more of a chunk while one layer reads it", ", or read smaller chunks"
         return (
             f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
             f"{visual}{work}: ask for at least {self._least(text + fewest)}{cure}."

@@ -15,7 +15,7 @@ from .offload import DiskStorage, HostStorage, OffloadStorage
 
 
 class ArchivedFrame(NamedTuple):
-    """A frame: its segment, its index there, and the range of its tokens in the archive (start, end)."""
+    """A frame: its segment, its index there, and the range of its tokens in the archive."""
 
     segment: int
     frame: int
