@@ -20,7 +20,7 @@ UNCOMPRESSED, UNCOMPRESSED_BUDGET = "full", "100%"
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z%]*)\s*", re.IGNORECASE)
 _MOST = 2**63  # entries or bytes, more than any cache holds
-_EXAMPLES = "write e.g. '25%', 6144 or '256MiB'"
+_EXAMPLES, _CAPS = "'25%', 6144 or '256MiB'", "6144 (visual entries) or '256MiB'"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Budget:
             limit, got = (
                 ("below 2**63", "more") if self.amount >= _MOST else ("above zero", f"{self.amount} {self.unit}")
             )
-            raise BudgetError(f"A budget must be {limit}, got {got}: {_EXAMPLES}.")
+            raise BudgetError(f"A budget must be {limit}, got {got}.")
         if self.unit == "ratio" and self.amount > 1:
             raise BudgetError(f"A ratio cannot exceed 100%, got {self}. Leave compression off to keep everything.")
 
@@ -60,9 +60,31 @@ class Budget:
         Raises:
             BudgetError: the value is none of these, is not above zero, is infinite, or is a ratio above 100%.
         """
+        return cls._parsed(value, _EXAMPLES)
+
+    @classmethod
+    def parse_cap(cls, value: BudgetLike) -> Budget:
+        """Parse the budget of an endless stream, in visual entries or bytes.
+
+        Args:
+            value: as in `parse`, but no ratio.
+
+        Raises:
+            BudgetError: as in `parse`, or the value is a ratio.
+        """
+        parsed = cls._parsed(value, _CAPS)
+        if parsed.unit == "ratio":
+            raise BudgetError(f"{parsed} does not cap an endless stream: give a number of visual entries, or bytes.")
+        return parsed
+
+    @classmethod
+    def _parsed(cls, value: Any, examples: str) -> Budget:
         if isinstance(value, Budget):
             return value
-        parsed = cls._read(value)
+        try:
+            parsed = cls._read(value)
+        except BudgetError as error:
+            raise BudgetError(f"{error} Write e.g. {examples}.") from error
         if parsed.amount == 1 and not (isinstance(value, str) and re.search(r"[a-z%]", value, re.IGNORECASE)):
             if parsed.unit == "tokens":
                 read, other = "one visual entry per layer: write '1 token' to say so", "'100%' to keep everything"
@@ -74,18 +96,18 @@ class Budget:
     @classmethod
     def _read(cls, value: Any) -> Budget:
         if isinstance(value, bool) or not isinstance(value, (str, Real)):
-            raise BudgetError(f"Cannot read the budget {value!r:.80}: {_EXAMPLES}.")
+            raise BudgetError(f"Cannot read the budget {value!r:.80}.")
         if isinstance(value, Integral):
             return cls(int(value), "tokens")
         if not isinstance(value, str):
             try:
                 number = float(value)
             except OverflowError as error:
-                raise BudgetError(f"A budget must be above zero and below 2**63: {_EXAMPLES}.") from error
+                raise BudgetError("A budget must be above zero and below 2**63.") from error
             return cls(int(number), "tokens") if number > 1 and number.is_integer() else cls(number, "ratio")
         match = _NUMBER.fullmatch(value)
         if match is None:
-            raise BudgetError(f"Cannot read the budget {value!r:.80}: {_EXAMPLES}.")
+            raise BudgetError(f"Cannot read the budget {value!r:.80}.")
         digits, unit = match[1], match[2].lower()
         number, whole = float(digits), "." not in digits
         if unit == "%":
@@ -94,10 +116,10 @@ class Budget:
             return cls(number * _UNITS[unit], "bytes")
         if unit not in ("", "token", "tokens"):
             raise BudgetError(
-                f"Unknown unit {match[2]!r:.80} in the budget {value!r:.80}: use %, tokens, {', '.join(_UNITS)}."
+                f"Unknown unit {match[2]!r:.80} in the budget {value!r:.80}; units are %, tokens, {', '.join(_UNITS)}."
             )
         if unit and number < _MOST and not number.is_integer():
-            raise BudgetError(f"A budget of tokens is a whole number, got {value!r:.80}: {_EXAMPLES}.")
+            raise BudgetError(f"A budget of tokens is a whole number, got {value!r:.80}.")
         return cls(number if number >= _MOST else int(number), "tokens") if whole or unit else cls(number, "ratio")
 
     def entries(self, tokens: int) -> int:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, get_args
+
+_SHORTEST_START = 3
+"""Letters of the shortest beginning of a name that is recognised."""
 
 
 class KVPressVideoError(Exception):
@@ -76,7 +80,27 @@ def unknown_name(what: str, name: str, known: Iterable[str], listing: str = "") 
         listing: command that lists them; with a suggestion the message names it instead of all valid names.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = _nearest(name, names)
+    hint = f" Did you mean {near!r}?" if near else ""
     others = f"See {listing}." if near and listing else f"Known: {', '.join(names) or 'none'}."
     return UnknownNameError(f"Unknown {what} {name!r}.{hint} {others}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the valid name that starts with a misspelt one, whole or at a hyphen, or else the most similar one.
+
+    Case, hyphens and underscores do not count.
+    """
+    names = sorted(known, key=len)
+    letters = {_letters(each): each for each in reversed(names)}
+    wanted = _letters(name)
+    if len(wanted) >= _SHORTEST_START:
+        for each in names:
+            parts = re.split(r"[\W_]+", each)
+            if any(_letters("".join(parts[first:])).startswith(wanted) for first in range(len(parts))):
+                return each
+    return next((letters[each] for each in difflib.get_close_matches(wanted, letters, n=1)), None)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()

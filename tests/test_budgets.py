@@ -126,7 +126,7 @@ def test_parse(text: Any, amount: float, unit: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a quarter", "-5", "25 pounds", "0", 0, -3, "150%", 0.0, True, "6144.0"])
 def test_unreadable_budgets(text: Any) -> None:
-    with pytest.raises(kv.BudgetError):
+    with pytest.raises(kv.BudgetError, match=r"Write e\.g\. '25%', 6144 or '256MiB'\.$"):
         Budget.parse(text)
 
 

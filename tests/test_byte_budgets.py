@@ -147,7 +147,7 @@ def test_what_text_reads_of_evicted_entries_may_not_take_more_than_what_stays() 
     budget, inputs = _fitting(QWEN, [video_prompt(QWEN, FRAMES)], {}, 0.45)
     with (
         kv.compress(model_of(QWEN), "transv", f"{budget}B"),
-        pytest.raises(kv.BudgetError, match=r"36 visual entries per layer besides .* 144 of which one layer evicts"),
+        pytest.raises(kv.BudgetError, match=r"36 visual entries per layer plus .* 144 of which one layer evicts"),
     ):
         answer(model_of(QWEN), inputs, new=1)
 
@@ -167,7 +167,7 @@ def test_a_chunk_too_large_for_the_budget_is_an_error_that_says_so() -> None:
     budget, inputs = _fitting(QWEN, [video_prompt(QWEN, FRAMES)], {}, 0.2)
     with (
         kv.compress(model_of(QWEN), "van", f"{budget}B", chunk=1000),
-        pytest.raises(kv.BudgetError, match=r"besides 108 more of a chunk .* or read smaller chunks"),
+        pytest.raises(kv.BudgetError, match=r"plus 108 more of a chunk .* or read smaller chunks"),
     ):
         answer(model_of(QWEN), inputs, new=1)
 

@@ -92,3 +92,18 @@ def test_the_citation_has_the_version_of_the_package() -> None:
 def test_the_page_of_the_package_index_is_rendered(wheel: Path) -> None:
     twine = pytest.importorskip("twine.commands.check", reason="needs twine: pip install 'kvpress-video[dev]'")
     assert not twine.check([str(wheel)], strict=True)
+
+
+def test_extras_are_installed_in_one_way_everywhere() -> None:
+    """`pip install 'kvpress-video[x]'`: once the package is installed, pip adds the extra in any folder."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("notebooks/*.md")]
+    sources = [*ROOT.glob("kvpress_video/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
+    project = (ROOT / "pyproject.toml").read_text()
+    named = set()
+    for file in [*pages, *sources]:
+        for quote, package, extra in re.findall(r"pip install (['\"]?)([\w.-]+)\[([\w-]+)\]", file.read_text()):
+            if package in (".", "kvpress-video", "kvpress_video"):
+                assert (quote, package) == ("'", "kvpress-video"), file
+                named.add(extra)
+    assert {"serve", "tune"} <= named
+    assert all(f"\n{extra} = [" in project for extra in named)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvpress_video.compressor.registry import METHODS, parse
+from kvpress_video.compressor.registry import METHODS
 from kvpress_video.sweep.formatting import interval, markdown_table
 from kvpress_video.sweep.grid.validation import ITEMS
 from kvpress_video.sweep.results.records import Row
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, compare
 from kvpress_video.sweep.stats.pairing import question_key
+from kvpress_video.utils.named_settings import parse
 
 from .orderings import Ordering
 

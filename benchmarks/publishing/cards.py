@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.registry import make_method, name_of, parse
+from kvpress_video.compressor.registry import make_method, name_of
+from kvpress_video.utils.named_settings import parse
 
 from .sweep import fill_files
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kvpress_video.errors import unknown_name
-
 from ..world.drawn import Drawn
 from ..world.files import Clip
-from ..world.questions import Question
+from ..world.questions import Question, chosen_families
 from .clips import make_clips
 from .questions import FAMILIES
 
@@ -38,13 +36,7 @@ class Rooms(Drawn):
     title: ClassVar[str] = "rooms"
 
     def __post_init__(self) -> None:
-        for family in self._chosen:
-            if family not in FAMILIES:
-                raise unknown_name("family of questions about rooms", family, FAMILIES)
-
-    @property
-    def _chosen(self) -> list[str]:
-        return self.families.split("+")
+        chosen_families(self.families, FAMILIES)
 
     def make(self, first: int, folder: Path) -> Iterable[Clip]:
         """Make the clips with seeds from `seed` on, or reuse their files."""
@@ -52,4 +44,5 @@ class Rooms(Drawn):
 
     def asked(self, clip: Clip) -> Iterable[Question]:
         """Return the questions of the chosen families."""
-        return [question for question in clip.questions if question.family in self._chosen]
+        chosen = chosen_families(self.families, FAMILIES)
+        return [question for question in clip.questions if question.family in chosen]

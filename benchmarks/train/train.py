@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from kvpress_video.errors import unknown_name
-
 from ..world.clips import HELD_OUT_SEED
+from ..world.questions import chosen_families
 from .batches import Phrasebook
 from .checkpoint import restore, save
 from .course import CONVERSATIONS, Course
@@ -103,10 +102,7 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
 
 def _kinds_of(families: Sequence[str], chosen: str | None) -> Sequence[int]:
     """Return the kinds of questions of the chosen families, such as "needle+order"; all by default."""
-    names = families if chosen is None else chosen.split("+")
-    for name in names:
-        if name not in families:
-            raise unknown_name("family of questions", name, sorted(set(families)))
+    names = families if chosen is None else chosen_families(chosen, set(families))
     return [kind for kind, family in enumerate(families) if family in names]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from kvpress_video.errors import unknown_name
 
 from .scene import FLASHES, STAYING, Scenes
 from .shapes import COLOURS, NUMBERS, PLACES, SHAPES
@@ -116,6 +119,19 @@ class Asked:
         """Return these questions followed by the others, about the same scenes."""
         pairs = ((self.template, other.template), (self.shape, other.shape), (self.answer, other.answer))
         return Asked(*(torch.cat(pair, dim=1) for pair in pairs))
+
+
+def chosen_families(text: str, known: Collection[str]) -> list[str]:
+    """Read the families of questions to ask, such as `"needle+order"`.
+
+    Raises:
+        UnknownNameError: a family is not among the known ones.
+    """
+    chosen = text.split("+")
+    for family in chosen:
+        if family not in known:
+            raise unknown_name("family of questions", family, known)
+    return chosen
 
 
 def _worded(answer: int) -> str:

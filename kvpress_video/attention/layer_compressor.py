@@ -23,10 +23,10 @@ from .queries import last_queries
 
 
 class PeakBytes:
-    """The most bytes that the layers of a cache held at one moment, as they are filled and compressed in turn.
+    """The peak bytes of the layers of a cache, which are filled and compressed in turn.
 
     Attributes:
-        bytes: keys, values and metadata of all layers, and the buffers that banked entries are read from.
+        bytes: keys, values and metadata of all layers, and the staging buffers.
     """
 
     def __init__(self, layers: Sequence[CompressedLayer] = ()) -> None:
@@ -40,24 +40,24 @@ class PeakBytes:
         self.bytes = max(self.bytes, self._beside + sum(self._held.values()) + layer.staging_bytes)
 
     def hold(self, size: int) -> None:
-        """Count as many more bytes, held beside the layers from now on."""
+        """Count more bytes from now on, held in addition to the layers."""
         self._beside += size
         self.bytes = max(self.bytes, self._beside + sum(self._held.values()))
 
 
 @dataclass(frozen=True)
 class LayerCompressor:
-    """A method with all that it takes to apply it to a layer.
+    """A method with everything needed to apply it to a layer.
 
     Attributes:
-        method: chooses the entries.
-        rope: rotation of the keys, where the method or compact positions need it.
-        timer: counts `"compress"`.
-        sharding: how the KV heads are shared out over processes.
+        method: the method.
+        rope: rotation of the keys, if the method or compact positions need it.
+        timer: measures `"compress"`.
+        sharding: distribution of the KV heads over processes.
         image_blocks: whether the tokens of an image attend to each other in both directions.
         calibration: calibrations of the model, by name.
-        archive: receives the entries of every pass with frames before any of them is evicted, with the number of the
-            layer and whether their keys still have to move.
+        archive: called with the entries of every pass with frames before eviction, the index of the layer, and whether
+            their keys have yet to move.
     """
 
     method: Compressor
@@ -69,11 +69,11 @@ class LayerCompressor:
     archive: Callable[[int, Entries, bool], None] | None = None
 
     def states_read(self, forward_pass: ForwardPass) -> int:
-        """Return how many of the last hidden states of a pass the method needs."""
+        """Return the number of last hidden states of a pass that the method needs."""
         return forward_pass.length if "attention" in self.method.needs else self._window(forward_pass)
 
     def _window(self, forward_pass: ForwardPass) -> int:
-        """Return how many of the last queries of a pass the method looks at."""
+        """Return the number of last queries of a pass that the method reads."""
         if not self.method.needs & {"queries", "probe"}:
             return 0
         observer: Any = self.method.observer
@@ -89,13 +89,13 @@ class LayerCompressor:
         forward_pass: ForwardPass,
         deeper: LayerScores | None = None,
     ) -> Entries:
-        """Return all that a layer holds, with the inputs that the method needs.
+        """Return all entries of a layer, with the inputs that the method needs.
 
         Args:
             layers: all compressed layers of the cache.
-            layer: one of them, which holds the pass.
+            layer: the layer, which holds the pass.
             attention: its attention module.
-            states: the newest hidden states that the attention was given, (batch, n, hidden).
+            states: the newest hidden states passed to the attention, (batch, n, hidden).
             forward_pass: the pass in flight.
             deeper: scores of the next deeper layer, for a method that needs them.
         """
@@ -124,10 +124,10 @@ class LayerCompressor:
 
         Args:
             layer: the layer to compress.
-            entries: all that it holds, from `held`.
+            entries: its entries, from `held`.
             forward_pass: the pass in flight.
-            shares: returns the entries to keep, from rows, entries held and the layer's ordinal.
-            evicting: is shown the entries and the plan before the layer applies it.
+            shares: returns the entries to keep, given rows, entries held and the index of the layer.
+            evicting: called with the entries and the plan before it is applied.
 
         Returns:
             Scores of this layer for the next shallower one, if the method needs them.

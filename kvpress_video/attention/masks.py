@@ -1,4 +1,4 @@
-"""Attention masks for cache layers that the stock mask does not fit: padding, unequal lengths, bidirectional images."""
+"""Attention masks for cases that the stock mask does not cover: padding, unequal lengths, bidirectional images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SUPPORTED = ("eager", "sdpa", *FLASH)
 
 
 def check_attention(implementation: str | None, uneven: bool = False) -> str:
-    """The implementation, if masks can be built for it.
+    """Return the attention implementation after checking that masks can be built for it.
 
     Args:
         implementation: implementation of the text model.
-        uneven: whether heads may hold different numbers of entries, so that each needs a mask of its own.
+        uneven: whether heads may hold different numbers of entries, and need separate masks.
 
     Raises:
         UnsupportedModelError: they cannot.
@@ -44,12 +44,12 @@ def real_columns(mask: Any, ids: Tensor) -> Tensor:
     """Return which token ids are not padding, (batch, n) bool.
 
     Args:
-        mask: the text model's: None, (batch, keys), or a 4-D mask, whose last query sees every token, or one of these
-            per kind of layer.
+        mask: mask of the text model: None, (batch, keys), or a 4-D mask whose last query sees every token; or one of
+            these per kind of layer.
         ids: (batch, n), the newest of the keys.
 
     Raises:
-        UnsupportedModelError: it is another mask.
+        UnsupportedModelError: the mask has another form.
     """
     length = ids.shape[1]
     if isinstance(mask, Mapping):
@@ -63,7 +63,7 @@ def real_columns(mask: Any, ids: Tensor) -> Tensor:
 
 
 def without_masks(given: Any) -> Any:
-    """Return the argument that replaces stock masks which no longer fit; the hooks supply others."""
+    """Return the argument that replaces outdated stock masks; the hooks supply others."""
     return dict.fromkeys(given) if isinstance(given, Mapping) else None
 
 
@@ -76,28 +76,27 @@ def layer_mask(
     blocks: bool,
     heads: int,
 ) -> Tensor | None:
-    """The mask this layer needs in place of the one that was built from the first layer.
+    """Return the mask that a layer needs in place of the one built from the first layer.
 
-    Every entry held is older than every query, so a query sees all that is valid among them, and the tokens of its own
-    pass up to itself, or up to the end of its image. A padding query sees itself, so that no row of the softmax is
-    empty.
+    All held entries are older than all queries, so a query sees every valid one of them, and the tokens of its own pass
+    up to itself or to the end of its image. A padding query sees itself, so that no softmax row is empty.
 
     Args:
-        layer: before the pass is appended to it.
+        layer: the layer, before the pass is appended.
         forward_pass: the pass.
         given: the stock mask, or None.
         implementation: attention implementation of the text model.
-        states: hidden states that attend, for their dtype and device.
-        blocks: whether the tokens of an image see each other both ways.
-        heads: attention heads.
+        states: hidden states of the queries, for their dtype and device.
+        blocks: whether attention within an image is bidirectional.
+        heads: number of attention heads.
 
     Returns:
-        None if nothing is hidden; (batch, keys) for flash attention, which knows no blocks; (batch, 1, queries,
-        keys), to be added to the logits, for eager and for sdpa, which would make one of a boolean mask in every layer.
-        Where KV heads hold different numbers of entries, (batch, attention heads, queries, keys).
+        None if nothing is masked; (batch, keys) for flash attention, which has no blocks; (batch, 1, queries, keys), to
+        be added to the logits, for eager and for sdpa, which would convert a boolean mask in every layer. If KV heads
+        hold different numbers of entries, (batch, attention heads, queries, keys).
 
     Raises:
-        UnsupportedModelError: flash attention, where KV heads hold different numbers of entries.
+        UnsupportedModelError: flash attention, if KV heads hold different numbers of entries.
     """
     held, new = layer.span, forward_pass.length
     padded = layer.padded or any(row.padding for row in forward_pass.rows)
@@ -107,7 +106,7 @@ def layer_mask(
         return None
     if not padded and not (blocks and brings_images(forward_pass)):
         if not held and implementation == "sdpa":
-            return None  # its own causal kernel, which no mask tensor slows down
+            return None  # its causal kernel, which is faster without a mask tensor
         return causal(held, implementation, states)
     valid = real_tokens(forward_pass, states.device)[:, None]
     if held:
@@ -121,7 +120,7 @@ def layer_mask(
 
 
 def newest_queries(mask: Tensor | None, states: Tensor) -> Tensor | None:
-    """Return the rows of a mask for hidden states (batch, n, …), where a layer computes the newest n queries only."""
+    """Return the rows of a mask for hidden states (batch, n, …), if a layer computes only the newest n queries."""
     return mask if mask is None or mask.ndim != 4 else mask[:, :, -states.shape[1] :]
 
 
@@ -145,9 +144,7 @@ def real_tokens(forward_pass: ForwardPass, device: torch.device) -> Tensor:
 
 
 def image_blocks(forward_pass: ForwardPass, device: torch.device) -> Tensor:
-    """The image that each token of a pass belongs to, (batch, n) int64: neighbouring visual tokens are one image, -1
-    is text.
-    """
+    """Return the image of each token of a pass, (batch, n) int64: adjacent visual tokens form an image, text is -1."""
     visual = is_visual(forward_pass.tags[..., Tags.KIND].to(device))
     starts = visual & ~visual.roll(1, dims=1)
     starts[:, 0] = visual[:, 0]
@@ -155,10 +152,10 @@ def image_blocks(forward_pass: ForwardPass, device: torch.device) -> Tensor:
 
 
 def causal(held: int, implementation: str, states: Tensor) -> Tensor:
-    """Build the mask of a pass on held entries, all without padding: each query sees them and the pass up to itself.
+    """Build the mask of a pass without padding: each query sees the held entries and the pass up to itself.
 
-    sdpa's own causal form aligns the first query with the first key, so it cannot serve here, and on a CPU its
-    `causal_lower_right` makes such a mask in every layer.
+    sdpa's `is_causal` aligns the first query with the first key, which is wrong here, and on a CPU its
+    `causal_lower_right` builds such a mask in every layer.
 
     Args:
         held: entries before the pass.
@@ -177,12 +174,12 @@ def _hidden(implementation: str, states: Tensor) -> float:
 
 
 def built(valid: Tensor, blocks: Tensor | None, window: int | None, implementation: str, states: Tensor) -> Tensor:
-    """A mask for sdpa or eager attention.
+    """Build a mask for sdpa or eager attention.
 
     Args:
-        valid: (batch, heads or 1, keys) bool, which keys are no padding; in sequence order, those of the queries last.
-        blocks: (batch, queries), the image of each query, -1 for text: its tokens see each other both ways.
-        window: how many tokens back a query sees, itself included.
+        valid: which keys are not padding, (batch, heads or 1, keys) bool, in sequence order, those of the queries last.
+        blocks: image of each query, -1 for text, (batch, queries); attention within an image is bidirectional.
+        window: number of tokens that a query sees backwards, itself included.
         implementation: attention implementation.
         states: (batch, queries, …), for their dtype and device.
 

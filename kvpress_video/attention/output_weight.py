@@ -15,9 +15,9 @@ _PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def output_weight(attention: Any, heads: int) -> Tensor:
-    """Return the part of the output projection that each query head's values are multiplied by.
+    """Return the part of the output projection for each query head.
 
-    Adapters that are not merged into the weight are left out.
+    Adapters that are not merged into the weight are ignored.
 
     Args:
         attention: a text attention module with `o_proj`.
@@ -41,7 +41,7 @@ def output_weight(attention: Any, heads: int) -> Tensor:
 
 
 def _on_device(module: nn.Module) -> AbstractContextManager[Any]:
-    """Bring weights that accelerate has offloaded to the device on which the module computes."""
+    """Load weights that accelerate has offloaded to the device on which the module computes."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
     from accelerate.utils import align_module_device

@@ -19,12 +19,12 @@ def projected_queries(attention: Any, hidden: Tensor, heads: int, width: int) ->
 
     Args:
         attention: a text attention module.
-        hidden: what it is given.
+        hidden: its input.
         heads: KV heads that this process holds.
         width: width of a key.
     """
     projected = attention.q_proj(hidden).unflatten(-1, (heads * attention.num_key_value_groups, -1))
-    queries = projected[..., :width]  # what follows is a gate, in families that have one
+    queries = projected[..., :width]  # the rest is a gate, in families with one
     return attention.q_norm(queries) if hasattr(attention, "q_norm") else queries
 
 
@@ -39,8 +39,8 @@ def last_queries(
         hidden_states: its input, (batch, n, hidden).
         entries: the layer, the pass included; the pass's entries are the last n.
         rope: the text model's rotation.
-        window: how many; all n if there are fewer.
-        blocks: whether the tokens of an image see each other both ways; flash attention sees one way all the same.
+        window: number of queries; all n if there are fewer.
+        blocks: whether attention within an image is bidirectional; with flash attention it is causal all the same.
     """
     hidden = hidden_states[:, -window:]
     batch, count, _ = hidden.shape
@@ -63,7 +63,7 @@ def last_queries(
 
 
 def _image_ends(visual: Tensor) -> Tensor:
-    """The column of the last token of each token's image, of its own for text; `visual` (batch, n) bool."""
+    """Return the column of the last token of each token's image, for text its own column; `visual` (batch, n) bool."""
     column = torch.arange(visual.shape[1], device=visual.device)
     inside = visual & torch.nn.functional.pad(visual[:, 1:], (0, 1))
     return column.masked_fill(inside, len(column)).flip(1).cummin(dim=1).values.flip(1)

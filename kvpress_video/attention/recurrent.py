@@ -1,4 +1,4 @@
-"""Recurrence that skips padding and probes."""
+"""Recurrent layers that skip padding and probes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..utils.method_patch import replaced
 def follow_rows(recurrence: nn.Module, number: int, forward_pass: ForwardPass) -> Iterator[None]:
     """Run a recurrent module on each row of a pass as if the row were alone.
 
-    The stock module expects a row's padding in front of its sequence only. In the chunks that a prompt is cut into,
-    padding comes at any time, and at their end there may be probes, which no state may take in.
+    The stock module expects padding only in front of a row. The chunks of a prompt may have padding anywhere, and end
+    with probes, which must not enter the state.
 
     Args:
-        recurrence: takes `hidden_states`, a cache and a 2-D `attention_mask`. Where the model was given a mask,
-            the stock module uses that.
-        number: ordinal of its layer.
+        recurrence: the module, which takes `hidden_states`, a cache and a 2-D `attention_mask`. If the model was given
+            a mask, the stock module uses that.
+        number: index of its layer.
         forward_pass: the pass in flight.
     """
     padding, probes = [row.padding for row in forward_pass.rows], forward_pass.probes
@@ -53,7 +53,7 @@ def follow_rows(recurrence: nn.Module, number: int, forward_pass: ForwardPass) -
 def _row_by_row(
     forward: Callable[..., Tensor], number: int, arguments: dict[str, Any], padding: Sequence[int], probes: int
 ) -> Tensor:
-    """Rows of equal padding at once, without it, and the probes on a copy of the state that they find."""
+    """Run rows of equal padding together, without it, and the probes on a copy of the state before them."""
     states, layers = arguments["hidden_states"], arguments[STATES].layers
     whole, end = layers[number], states.shape[1] - probes
     begun = any(whole.has_previous_state.values())
@@ -72,7 +72,7 @@ def _row_by_row(
             if start < end:
                 output[chosen, start:end] = read(part, states[chosen, start:end])
             elif not begun:
-                read(part, torch.zeros_like(states[chosen, :1]))  # leaves a state of nothing
+                read(part, torch.zeros_like(states[chosen, :1]))  # leaves an empty state
             if probes:
                 output[chosen, end:] = read(rows_of(part, torch.arange(len(rows))), states[chosen, end:])
             parts.append(part)
@@ -84,7 +84,7 @@ def _row_by_row(
 
 
 def _joined(parts: Sequence[Any], rows: Tensor) -> Any:
-    """One layer with the states of several, its rows in this order."""
+    """Join the states of several layers in one, with rows in this order."""
     first = parts[0]
     for name in ("conv_states", "recurrent_states"):
         held = [getattr(part, name) for part in parts]

@@ -20,7 +20,7 @@ from .masks import FLASH, brings_images, built, image_blocks, newest_queries, re
 
 
 def check_sliding(adapter: Adapter, stage: str) -> None:
-    """Check that sliding layers, if there are any, can follow.
+    """Check that the sliding layers of a model, if any, are supported.
 
     Raises:
         UnsupportedModelError: tokens would be missing from their windows.
@@ -33,22 +33,22 @@ def check_sliding(adapter: Adapter, stage: str) -> None:
 
 
 def tokens_seen(layer: CompressedLayer) -> list[int]:
-    """Tokens that each row of a layer has seen, evicted ones included and padding left out."""
+    """Return the tokens seen by each row of a layer, including evicted ones, without padding."""
     if len(layer.rows) == 1 and layer.rows[0].following is not None:
-        return [layer.logical]  # of a stream, whose text may have left
+        return [layer.logical]  # of a stream, whose text may be evicted
     return [
         row.text(layer.physical) + sum(map(row.tokens_seen, row.seen)) for row in layer.rows
-    ]  # text that belongs to no frame is never evicted
+    ]  # text other than labels is never evicted
 
 
 @dataclass
 class SlidingPass:
-    """The sliding layers during one pass. After it they hold what they would hold had it been part of a stock prompt
-    padded on the left: the last tokens of each row, as many as the window takes, at their original positions.
+    """The sliding layers during one pass. Afterwards they hold the same as after a stock prompt padded on the left: the
+    last tokens of each row within the window, at their original positions.
 
     Attributes:
         adapter: adapter of the model.
-        seen: tokens of each row before it, empty at the start.
+        seen: tokens of each row before the pass, empty at the start.
         forward_pass: the pass.
     """
 
@@ -60,24 +60,24 @@ class SlidingPass:
 
     @property
     def stock(self) -> bool:
-        """Whether stock masks and caches are right as they are."""
+        """Whether stock masks and caches are right without changes."""
         return self.forward_pass.stock_mask and not (
             self.seen and self.adapter.image_blocks and brings_images(self.forward_pass)
         )
 
     def before_attention(self, module: Any, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Give a sliding attention the rotation, the mask and the cache of this pass; a forward pre-hook."""
+        """Forward pre-hook that passes the rotation, mask and cache of this pass to a sliding attention."""
         return args, self._arguments(module, given)
 
     def before_borrower(self, module: Any, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Give an attention that reads the window of a sliding layer the mask of that; a forward pre-hook."""
+        """Forward pre-hook that passes the mask of a sliding layer to an attention that reads its window."""
         states, given = given["hidden_states"], given | {"position_ids": None}
         mask = {} if self.stock else {"attention_mask": newest_queries(self._plans[states.device].mask, states)}
         return args, given | mask
 
     def _arguments(self, module: Any, given: dict[str, Any]) -> dict[str, Any]:
         layer, states = given[CACHE].layers[module.layer_idx], given["hidden_states"]
-        given = given | {"position_ids": None}  # only read by flash attention, which takes gaps for packed sequences
+        given = given | {"position_ids": None}  # only read by flash attention, which treats gaps as packed sequences
         if self.forward_pass.places.shape[-1] == Places.COMPACT_WIDTH:
             if states.device not in self._rotations:
                 positions = self.forward_pass.places[..., Places.ORIGINAL.start].long().to(states.device)
@@ -115,7 +115,7 @@ class _Plan:
 
     Attributes:
         mask: mask of the attention.
-        keep: (batch, n), which of the keys held and new stay.
+        keep: which of the held and new keys stay, (batch, n).
         logical: tokens seen after it.
     """
 
@@ -130,14 +130,14 @@ class _Window:
 
     Attributes:
         layer: the stock cache layer, a `DynamicSlidingWindowLayer`.
-        plan: what it does.
+        plan: the work to do.
     """
 
     layer: Any
     plan: _Plan
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """All keys and values, (batch, kv_heads, held + new, head_dim); those that stay are kept."""
+        """Return all keys and values, (batch, kv_heads, held + new, head_dim), and keep those that stay."""
         layer, keep = self.layer, self.plan.keep[:, None, :, None]
         if not layer.is_initialized:
             begin(layer, keys, values)

@@ -1,1 +1,1 @@
-"""The compressed cache: layers, their buffers, what is evicted, and where offloaded entries live."""
+"""The compressed cache: layers, buffers, eviction and offloading."""

@@ -1,4 +1,4 @@
-"""Take over the layers of a stock cache, and change all of them or none."""
+"""Replace the layers of a stock cache by compressed ones, and guard changes to all of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .storage import Storage
 
 
 def adopt(cache: Cache, config: Any, storage: Storage) -> list[CompressedLayer]:
-    """Replace the plain layers of an empty stock cache by compressed ones, in place, unless that was done before.
+    """Replace the plain layers of an empty stock cache by compressed ones, in place, unless already done.
 
-    Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` that was made without a configuration
-    gets the layers that it would have with it.
+    Layers of other kinds (sliding, recurrent) are left alone. A `DynamicCache()` created without a configuration gets
+    the layers of one created with it.
 
     Args:
-        cache: as the model was given it.
+        cache: the cache passed to the model.
         config: config of the text model.
         storage: how the compressed layers store keys and values.
 
@@ -29,8 +29,8 @@ def adopt(cache: Cache, config: Any, storage: Storage) -> list[CompressedLayer]:
         The compressed layers.
 
     Raises:
-        CacheError: the cache was filled without us or with other storage, or is of a kind that does not grow (static,
-            quantised, offloaded).
+        CacheError: the cache was filled without compression or with other storage, or is of a kind that does not grow
+            (static, quantised, offloaded).
     """
     if not isinstance(cache, Cache):
         raise CacheError(f"Expected a transformers cache, got {type(cache).__name__}: pass none, or a DynamicCache.")
@@ -64,7 +64,7 @@ def layers_of(cache: Cache) -> list[CompressedLayer]:
 
 @contextmanager
 def all_or_broken(layers: Sequence[CompressedLayer]) -> Iterator[None]:
-    """Mark the layers of a cache as broken where a change to each of them ends halfway."""
+    """Mark the layers of a cache as broken if a change to all of them fails halfway."""
     try:
         yield
     except BaseException:

@@ -20,16 +20,16 @@ from .proportional import allocate
 from .staging import staging_room
 
 LABEL_SHARE = 0.25
-"""Most of a segment's budget that its labels take while visual entries have to go."""
+"""Maximum share of a segment's budget for its labels while visual entries must be evicted."""
 
 
 class Share(NamedTuple):
-    """Entries of one segment that a head keeps.
+    """The entries of one segment that a head keeps.
 
     Attributes:
         visual: number of visual entries.
-        labels: tokens of each label, by frame, the same in every head; of a label that would exceed the budget the last
-            ones.
+        labels: tokens to keep of each label, by frame, the same in every head; of a label that would exceed the budget,
+            its last ones.
     """
 
     visual: int
@@ -37,11 +37,11 @@ class Share(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """All of them."""
+        """Visual and label entries."""
         return self.visual + sum(self.labels.values())
 
     def holds(self, row: RowState, segment: int) -> bool:
-        """Say whether that is everything which a row holds of the segment."""
+        """Return whether this is everything that a row holds of the segment."""
         return self.visual >= row.held[segment] and self.labels == row.labels.get(segment, {})
 
 
@@ -54,25 +54,25 @@ class BudgetAllocator:
     """Allocates one budget to layers, rows and segments.
 
     Attributes:
-        budget: as asked.
-        method: may spread it unevenly over layers.
-        layers: text layers that are compressed.
-        entry_bytes: keys, values and metadata of one entry that stays, all KV heads of one layer.
-        batch: rows that share a budget of bytes.
-        uncompressed: bytes of one row that do not depend on the entries kept, such as those of layers that are not
-            compressed; a budget in bytes covers them too.
-        text_room: text entries that a budget of bytes leaves free.
-        in_work: entries of a row that one layer at a time holds beyond its share, while the pass that brings them runs,
-            or every layer, for a method that chooses once all of them hold it; a budget in bytes covers them too.
-        staging_bytes: bytes of each entry of the longest layer in the buffers that banked entries are read from, which
-            a budget in bytes covers too.
-        heads: how many times the average number of entries a head may hold.
-        waiting: text entries that follow in later chunks of the prompt.
-        work_bytes: bytes of an entry in work, where it takes more than one that stays; 0 if it does not.
-        most_held: entries that a head holds of a row at most, a pass in work not counted; None for no such bound.
-        transferred: entries in work that one layer holds for text to read; a budget in bytes of which they would take
-            more than all that stays is refused.
-        label_share: most of a segment's budget that labels take while visual entries have to go; 0 keeps no label.
+        budget: the requested budget.
+        method: the method, which may allocate unevenly over layers.
+        layers: number of compressed text layers.
+        entry_bytes: bytes of keys, values and metadata of a kept entry, over all KV heads of one layer.
+        batch: number of rows that share a budget in bytes.
+        uncompressed: bytes of one row that do not depend on the kept entries, such as those of uncompressed layers; a
+            budget in bytes covers them too.
+        text_room: text entries for which a budget in bytes reserves room.
+        in_work: entries of a row that a layer holds beyond its share during the pass that adds them: one layer at a
+            time, or all layers for a method that selects after the last one; a budget in bytes covers them too.
+        staging_bytes: bytes per entry of the longest layer in the staging buffers; a budget in bytes covers them too.
+        heads: maximum entries of a head, as a multiple of the average.
+        waiting: text entries of later chunks of the prompt.
+        work_bytes: bytes of an entry in work if it is larger than a kept one; 0 otherwise.
+        most_held: maximum entries of a row per head, without the pass in work; None for no limit.
+        transferred: entries in work that one layer holds for text to read; a budget in bytes is refused if they would
+            take more of it than the kept entries.
+        label_share: maximum share of a segment's budget for labels while visual entries must be evicted; 0 keeps no
+            label.
     """
 
     budget: Budget
@@ -96,9 +96,9 @@ class BudgetAllocator:
         """Return the entries to keep of each segment, per row and head.
 
         Args:
-            rows: what they hold and have seen, the pass in flight included.
-            length: entries that they hold, padding included.
-            layer: which layer; None for the average layer.
+            rows: state of each row, including the pass in flight.
+            length: entries held per row, padding included.
+            layer: index of the layer; None for the average layer.
 
         Raises:
             BudgetError: nothing would be left.
@@ -108,8 +108,8 @@ class BudgetAllocator:
 
     @property
     def length(self) -> int:
-        """Entries of a row that a budget of bytes leaves each layer on average, text included, while a pass is in work;
-        a budget of tokens is that number already.
+        """Average entries of a row per layer, text included, that a budget in bytes allows during a pass; a budget in
+        tokens is this number.
         """
         others = self.uncompressed + self._bytes_in_work
         length = layer_entries(self.budget, self.layers, self.entry_bytes, self.batch, others)
@@ -119,11 +119,13 @@ class BudgetAllocator:
 
     @property
     def packs(self) -> bool:
-        """Whether an entry takes less once its pass is over."""
+        """Whether an entry takes fewer bytes after its pass."""
         return self.work_bytes > self.entry_bytes
 
     def reading(self, entries: int) -> BudgetAllocator:
-        """Return the allocator that pays for a pass of so many entries of a row, where they take less later."""
+        """Return an allocator that accounts for a pass of this many entries of a row, if they take fewer bytes after
+        it.
+        """
         return replace(self, in_work=max(self.in_work, entries)) if self.packs else self
 
     @property
@@ -133,40 +135,38 @@ class BudgetAllocator:
 
     @property
     def _entry_in_work(self) -> int:
-        """Bytes of an entry in work in all layers that hold it at a time."""
+        """Bytes of an entry in work, in all layers that hold it at the same time."""
         return max(self.work_bytes, self.entry_bytes) * (self.layers if deferred(self.method) else 1)
 
     @property
     def text_in_work(self) -> float:
-        """Entries in work that the room of one text entry to come pays for until it comes."""
+        """Entries in work that fit into the room reserved for one future text entry."""
         staged = staging_room(self.staging_bytes)
         return (self.layers * self.entry_bytes + staged) / (self._entry_in_work + staged)
 
     def longest(self, length: int) -> int:
-        """Return the most entries of a row that any head holds where layers have `length` on average, a pass in work
-        included.
-        """
+        """Return the maximum entries of a row in any head if layers hold `length` on average, with a pass in work."""
         uneven = not even(self.method) and self._leaves_each_layer(length)
         most = self.heads * (max(self._by_layer(length)) if uneven else length)
         return (most if self.most_held is None else min(most, self.most_held)) + self.in_work
 
     def bytes_of(self, length: int) -> int:
-        """Return what the cache takes at its fullest where each layer has `length` entries of a row on average."""
+        """Return the peak bytes of the cache if layers hold `length` entries of a row on average."""
         entries = self.uncompressed + length * self.layers * self.entry_bytes + self._bytes_in_work
         staged = staging_room(self.longest(length)) * self.staging_bytes if self.staging_bytes else 0
         return self.batch * (entries + staged)
 
     def usual_chunk(self, rows: Sequence[RowState], length: int) -> int:
-        """Return the usual chunk of a budget of bytes, see `chunk_of`.
+        """Return the default chunk for a budget in bytes, see `chunk_of`.
 
         Args:
-            rows, length: as in `shares`, of everything that the chunks bring.
+            rows, length: as in `shares`, including all chunks.
         """
         whole = replace(self, in_work=0).length
         return chunk_of(whole, max(self._texts(rows, length)), self.layers, max(1, self.work_bytes / self.entry_bytes))
 
     def hold_all(self, rows: Sequence[RowState], length: int) -> bool:
-        """Whether every layer may keep all that the rows hold."""
+        """Whether every layer may keep everything that the rows hold."""
         texts = self._texts(rows, length)
         if self.budget.unit == "bytes" and not self._leaves_each_layer(self.length - max(texts)):
             return False
@@ -178,10 +178,10 @@ class BudgetAllocator:
         )
 
     def check(self, rows: Sequence[RowState], length: int) -> None:
-        """Check that rows which are whole can be brought down to their budget.
+        """Check that uncompressed rows can be compressed to their budget.
 
         Raises:
-            BudgetError: the method gives a layer more than there is, so that the budget would not be used up.
+            BudgetError: the method allocates more to a layer than it holds, which would leave budget unused.
         """
         if self.budget.unit == "bytes":
             return
@@ -226,7 +226,7 @@ class BudgetAllocator:
         return Share(left, {frame: kept[frame] for frame in labels if frame in kept})
 
     def _check_labels(self, row: RowState, entries: int, text: int) -> None:
-        """Raise BudgetError where a row's entries have no room for the longest label of any video and its frame."""
+        """Raise BudgetError if a row has no room for the longest label of a video and its frame."""
         longest = [max(frames.values()) for frames in row.labels.values() if frames]
         if self.label_share and longest and entries <= min(longest) and entries < row.visual + row.label_tokens:
             least = min(longest) + 1
@@ -239,7 +239,7 @@ class BudgetAllocator:
             )
 
     def _texts(self, rows: Sequence[RowState], length: int) -> list[int]:
-        """Text entries of each row, those that follow and those that room is kept for included."""
+        """Text entries of each row, including later ones and reserved room."""
         more = self.waiting + self.text_room
         return [row.text(length) + more for row in rows]
 
@@ -249,7 +249,7 @@ class BudgetAllocator:
         return (total if layer is None or total < 1 else self._by_layer(total)[layer]) + padding
 
     def _by_layer(self, total: int) -> tuple[int, ...]:
-        """The budget of every layer where a layer has `total` entries on average; the method is asked once."""
+        """Budget of every layer for an average of `total` entries; the method is called once."""
         if total not in self._asked:
             self._asked[total] = checked_layer_budgets(self.method, total, self.layers)
         return self._asked[total]
@@ -266,11 +266,11 @@ class BudgetAllocator:
 
     @property
     def _least_kept(self) -> int:
-        """Visual entries that a budget of bytes has to leave a layer on average."""
+        """Minimum average of visual entries per layer under a budget in bytes."""
         return max(1, -(-self.transferred // self.layers))
 
     def _leaves_each_layer(self, total: int) -> bool:
-        """Whether every layer keeps an entry where a layer keeps `total` on average."""
+        """Whether every layer keeps an entry at an average of `total`."""
         if even(self.method):
             return total > 0
         try:
@@ -279,21 +279,21 @@ class BudgetAllocator:
             return False
 
     def _too_little(self, text: int) -> str:
-        """Say that a budget of bytes does not suffice, and which one does."""
+        """Build the message for a budget in bytes that is too small, which names one that suffices."""
         least = self._least_kept
         fewest = next(filter(self._leaves_each_layer, range(least, least + 10_000)), least)
         visual = "one visual entry" if fewest == 1 else f"{fewest} visual entries per layer"
         work = cure = ""
         if self.transferred:
-            work = f" besides {self.in_work} more, {self.transferred} of which one layer evicts and the text then reads"
+            work = f" plus {self.in_work} more, {self.transferred} of which one layer evicts and the text then reads"
         elif self.in_work:
-            work, cure = f" besides {self.in_work} more of a chunk while one layer reads it", ", or read smaller chunks"
+            work, cure = f" plus {self.in_work} more of a chunk while one layer reads it", ", or read smaller chunks"
         return (
             f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
             f"{visual}{work}: ask for at least {self._least(text + fewest)}{cure}."
         )
 
     def _least(self, length: int) -> str:
-        """The least budget of bytes that leaves each layer `length` entries."""
+        """Smallest budget in bytes that allows each layer `length` entries."""
         least = self.bytes_of(length)
         return f"{format_bytes(least, 'MiB')} ({least} bytes)"

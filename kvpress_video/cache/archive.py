@@ -1,4 +1,4 @@
-"""An archive of every frame on the host, from which some are brought back for a question."""
+"""An archive of all frames on the host, from which some are retrieved for a question."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .offload import DiskStorage, HostStorage, OffloadStorage
 
 
 class ArchivedFrame(NamedTuple):
-    """A frame: its segment, its ordinal there, and the first and the last but one of its tokens in the archive."""
+    """A frame: its segment, its index there, and the range of its tokens in the archive."""
 
     segment: int
     frame: int
@@ -24,7 +24,7 @@ class ArchivedFrame(NamedTuple):
 
 
 class FrameArchive:
-    """All visual tokens of one sequence as they were before compression, keys un-rotated, and mean keys of each frame.
+    """All visual tokens of one sequence before compression, with un-rotated keys, and the mean keys of each frame.
 
     Attributes:
         frames: archived frames, in order of arrival.
@@ -34,8 +34,8 @@ class FrameArchive:
         """Make an empty archive.
 
         Args:
-            layers: compressed layers.
-            bank_on: `"disk"` for temporary files, memory of the host otherwise.
+            layers: number of compressed layers.
+            bank_on: `"disk"` for temporary files, otherwise host memory.
             rope: rotation of the keys.
         """
         self._stores: list[OffloadStorage] = [
@@ -54,11 +54,11 @@ class FrameArchive:
         return sum(store.held_bytes for store in self._stores) + sum(part.nbytes for part in parts)
 
     def note(self, layer: int, entries: Entries, moves: bool = False) -> None:
-        """Copy the visual tokens of a pass, whole frames.
+        """Copy the visual tokens of a pass of whole frames.
 
         Args:
-            layer: number of the compressed layer.
-            entries: the pass in that layer, one row.
+            layer: index of the compressed layer.
+            entries: entries of the pass in that layer, one row.
             moves: whether keys still have to move to their target position.
         """
         visual = is_visual(entries.kind[0, 0])
@@ -84,24 +84,24 @@ class FrameArchive:
             start += count
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Move the positions of all tokens, which are compact; `change` maps (n, 3) to (n, 3)."""
+        """Move the compact positions of all tokens; `change` maps (n, 3) to (n, 3)."""
         self._places = [_moved(places, change) for places in self._places]
 
     def of(self, segment: int) -> list[int]:
-        """Return the numbers of the frames of a segment."""
+        """Return the indices of a segment's frames."""
         return [number for number, each in enumerate(self.frames) if each.segment == segment]
 
     def means(self, layer: int, numbers: Sequence[int]) -> Tensor:
-        """Return the mean un-rotated key of some frames, (frames, kv_heads, head_dim) fp32 on the host."""
+        """Return the mean un-rotated keys of some frames, (frames, kv_heads, head_dim) fp32 on the host."""
         return torch.stack([self._means[layer][number] for number in numbers])
 
     def entries(self, layer: int, numbers: Sequence[int], like: Entries) -> Entries:
-        """Return the entries of some frames in one layer, rotated to where they stand now.
+        """Return the entries of some frames in one layer, rotated to their current positions.
 
         Args:
-            layer: number of the compressed layer.
-            numbers: numbers of the frames, ascending.
-            like: has the device, the dtypes and the heads that are wanted.
+            layer: index of the compressed layer.
+            numbers: indices of the frames, ascending.
+            like: entries whose device, dtypes and heads the result has.
         """
         tokens = torch.cat([torch.arange(*self.frames[number][2:]) for number in numbers])
         keys, values = (part[:, :, tokens].to(like.keys.device) for part in self._stores[layer].held)

@@ -1,4 +1,4 @@
-"""Layers whose older entries are in a bank: off the device, or packed on it; attention reads them through staging
+"""Layers whose older entries are in a bank, off the device or packed on it; attention reads them through staging
 buffers.
 """
 
@@ -20,7 +20,7 @@ from .staging import Stageable, StagingBuffers
 
 
 class Bank(Stageable, Protocol):
-    """Keys and values of leading entries, stored elsewhere or otherwise than attention reads them."""
+    """Keys and values of leading entries, stored in another place or form than attention reads."""
 
     @property
     def bytes(self) -> int:
@@ -34,7 +34,7 @@ class Bank(Stageable, Protocol):
         """Add keys and values, (batch, kv_heads, n, head_dim) each."""
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries."""
+        """Drop the newest entries."""
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Change the batch of every tensor."""
@@ -44,7 +44,7 @@ class Bank(Stageable, Protocol):
 
 
 class BankedBuffers(Buffers):
-    """Entries of a layer: keys and values of the leading ones are in a bank, all else is as in any layer."""
+    """The entries of a layer whose leading keys and values are in a bank; all else is as in other layers."""
 
     def __init__(self, bank: Bank, scratch: StagingBuffers, reserve: int) -> None:
         super().__init__(reserve)
@@ -58,7 +58,7 @@ class BankedBuffers(Buffers):
 
     @property
     def unbanked_bytes(self) -> int:
-        """Bytes of the buffers except the bank's, with the staging slot that the layer is in."""
+        """Bytes of the buffers without the bank's, including the layer's staging slot."""
         return super().bytes + self._rest.bytes + self._scratch.bytes(self._bank)
 
     @property
@@ -73,7 +73,7 @@ class BankedBuffers(Buffers):
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of the staging slots, whichever layers are in them."""
+        """Bytes of all staging slots."""
         return self._scratch.room_bytes
 
     @property
@@ -93,7 +93,7 @@ class BankedBuffers(Buffers):
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """Return what is held, on the device: views, valid until the next change or until others take the slot."""
+        """Return the entries on the device: views, valid until the next change or another layer takes the slot."""
         banked, rest = self._bank.length, self._rest.held
         if not banked:
             return (*rest, *self.metadata)
@@ -114,12 +114,12 @@ class BankedBuffers(Buffers):
         super().append([part.expand(-1, parts[0].shape[1], -1, -1) for part in parts[2:]])
 
     def append_step(self, states: Sequence[Tensor], metadata: Metadata) -> None:
-        """Add decoded tokens as any others."""
+        """Add decoded tokens like any others."""
         self.append([*states, *joined_metadata([metadata], states[0].device)])
 
     def assign(self, parts: Sequence[Tensor], banked: int = 0) -> None:
-        """Hold these entries instead, the first `banked` of them in the bank, where only those from the first change
-        on are written; they share no memory with those held.
+        """Replace the entries, the first `banked` of them in the bank, where writing starts at the first change. They
+        share no memory with the current entries.
         """
         if self.metadata and len(parts[0]) != len(self.metadata[0]):
             self.clear()
@@ -129,12 +129,12 @@ class BankedBuffers(Buffers):
         bank.drop_last(bank.length - same)
         if same < banked:
             bank.append([part[:, :, same:banked] for part in keys_values])
-        self._rest.clear()  # a layer that waits for its turn keeps no room for a chunk
+        self._rest.clear()  # a layer without the slot reserves no room for a chunk
         self._rest.assign([part[:, :, banked:].clone(memory_format=torch.contiguous_format) for part in keys_values])
         super().assign(parts[2:])
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries."""
+        """Drop the newest entries."""
         super().drop_last(entries)
         self._trim()
 
@@ -153,7 +153,7 @@ class BankedBuffers(Buffers):
         self._scratch.forget(self._bank)
 
     def _unchanged(self, parts: Sequence[Tensor]) -> int:
-        """Count the leading entries that the bank holds unchanged and that are staged on the device."""
+        """Count the leading entries that are unchanged in the bank and staged on the device."""
         right, room = self._scratch.known(self._bank)
         length = min(right, self._bank.length, parts[0].shape[2])
         same = torch.ones(length, dtype=torch.bool, device=parts[0].device)
@@ -169,7 +169,7 @@ class BankedBuffers(Buffers):
 
 
 class BankedLayer(CompressedLayer):
-    """A layer with a bank. Read from outside, `keys` and `values` are copies on the layer's device."""
+    """A layer with a bank. As attributes, `keys` and `values` are copies on the layer's device."""
 
     _buffers: BankedBuffers
 
@@ -177,8 +177,8 @@ class BankedLayer(CompressedLayer):
         """Make an empty layer.
 
         Args:
-            buffers: empty ones.
-            banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
+            buffers: empty buffers.
+            banked: number of a layer's leading entries that go into the bank, see `Compressor.banked`.
             rows: state of each row before the first pass.
         """
         super().__init__(rows=rows)
@@ -186,16 +186,16 @@ class BankedLayer(CompressedLayer):
 
     @property
     def keys(self) -> Any:
-        """Keys of all entries, (batch, kv_heads, entries, head_dim), copied; None before the first."""
+        """Copies of the keys of all entries, (batch, kv_heads, entries, head_dim); None before the first."""
         return self._copy(0)
 
     @keys.setter
     def keys(self, _: Any) -> None:
-        """The stock layer begins with None; here they are where the buffers have put them."""
+        """Ignore the None that the stock layer assigns first: the buffers hold the keys."""
 
     @property
     def values(self) -> Any:
-        """Values of all entries, likewise."""
+        """Copies of the values of all entries, as for keys."""
         return self._copy(1)
 
     @values.setter
@@ -204,11 +204,11 @@ class BankedLayer(CompressedLayer):
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of the buffers that the layers of a cache read banked entries from, all devices together."""
+        """Bytes of the staging buffers of the cache, on all devices."""
         return self._buffers.staging_bytes
 
     def keep(self, plan: EvictionPlan) -> None:
-        """Apply an eviction plan through copies, since the bank may change."""
+        """Apply an eviction plan to copies, since the bank may change."""
         self.replace(plan.of(self.entries(Context())), plan.rows)
 
     def _copy(self, part: int) -> Tensor | None:

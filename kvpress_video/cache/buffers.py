@@ -18,18 +18,18 @@ _MOST_LATE = 256
 class Buffers:
     """Keys, values and metadata (batch, heads, capacity, width) of a layer's entries, filled from the front.
 
-    Appending writes in place; only what no longer fits is moved, to a buffer an eighth larger than needed.
+    Appending writes in place. Entries that no longer fit are moved to a buffer an eighth larger than needed.
 
     Attributes:
         length: entries held.
-        floor: the least capacity; reserve it before the first entry, and nothing moves until more is held.
+        floor: minimum capacity. If set before the first entry, nothing moves until it is exceeded.
     """
 
     def __init__(self, floor: int = 0) -> None:
         self.length = 0
         self.floor = floor
         self._whole: tuple[Tensor, ...] = ()
-        self._late: list[Metadata] = []  # of the newest entries, not yet written
+        self._late: list[Metadata] = []  # metadata of the newest entries, not yet written
 
     @property
     def capacity(self) -> int:
@@ -49,7 +49,7 @@ class Buffers:
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """Return what is held: views, valid until the next change."""
+        """Return all tensors: views, valid until the next change."""
         return self._filled()
 
     @property
@@ -59,7 +59,7 @@ class Buffers:
 
     @property
     def metadata(self) -> tuple[Tensor, ...]:
-        """Return what is held beyond keys and values: views, valid until the next change."""
+        """Return the metadata: views, valid until the next change."""
         return self._filled()[_STATES:]
 
     @property
@@ -80,7 +80,7 @@ class Buffers:
         self.length = needed
 
     def append_step(self, states: Sequence[Tensor], metadata: Metadata) -> None:
-        """Add a decoded token: its metadata, which only compression reads, is written when something asks for it.
+        """Add a decoded token. Its metadata, which only compression needs, is written when it is read.
 
         Args:
             states: keys and values, (batch, heads, 1, width) each.
@@ -98,7 +98,7 @@ class Buffers:
             self._write_late()
 
     def assign(self, parts: Sequence[Tensor]) -> None:
-        """Hold these entries instead, which share no memory with the buffers: in place if they fit the buffers."""
+        """Replace the entries, in place if the new ones fit; they share no memory with the buffers."""
         self._late.clear()
         length = parts[0].shape[2]
         if not self._fits(length) or self._frozen or parts[0].shape[0] != self._whole[0].shape[0]:
@@ -113,7 +113,7 @@ class Buffers:
         self.length = length
 
     def keep(self, slots: Tensor) -> None:
-        """Hold the entries at `slots` (batch, heads, n) int64 alone, some heads at a time: in place if they fit the
+        """Keep only the entries at `slots` (batch, heads, n) int64, a few heads at a time, in place if they fit the
         buffers.
         """
         self._write_late()
@@ -128,7 +128,7 @@ class Buffers:
         self._whole, self.length = tuple(kept), length
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries; metadata of theirs that is not yet written is never made."""
+        """Drop the newest entries; their unwritten metadata is discarded."""
         del self._late[max(0, len(self._late) - entries) :]
         self.length -= entries
 
@@ -158,14 +158,14 @@ class Buffers:
         return tuple(part[:, :, : self.length] for part in self._whole)
 
     def _fits(self, length: int) -> bool:
-        """Whether the capacity suffices for this many entries, and is not far too large."""
+        """Whether the capacity suffices for this many entries without being far too large."""
         return bool(self._whole) and length <= self.capacity <= max(2 * length + _LEAST_GROWTH, self.floor)
 
     def _takes(self, parts: Sequence[Tensor]) -> bool:
         """Whether keys and values can be written in place.
 
-        Autograd forbids it, and so does an inference mode that has ended. They would lose precision where the cache was
-        begun under autocast, which has ended.
+        They cannot under autograd or after an inference mode has ended, and would lose precision in a cache begun under
+        an autocast that has ended.
         """
         ended = not torch.is_inference_mode_enabled()
         for whole, part in zip(self._whole[:_STATES], parts, strict=False):
@@ -177,7 +177,7 @@ class Buffers:
 
     @property
     def _frozen(self) -> bool:
-        """Whether autograd, or an inference mode that has ended, forbids to write in place."""
+        """Whether autograd, or an inference mode that has ended, forbids writing in place."""
         return not self._takes(self._whole)
 
     def _move(self, like: Sequence[Tensor], capacity: int) -> None:
@@ -189,7 +189,7 @@ class Buffers:
         self._whole = moved  # last, so that an interruption before it loses nothing
 
     def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        """A new buffer."""
+        """Return a new buffer."""
         return like.new_empty(shape)
 
     def _write(self, parts: Sequence[Tensor], end: int) -> None:
@@ -199,8 +199,8 @@ class Buffers:
 
 
 def _take_heads(whole: Tensor, lines: Tensor, to: Tensor, room: int) -> None:
-    """Write what is at `lines` (heads, k) of the memory of (batch, heads, n, width) to (heads, k, width), which may be
-    of the same memory: some heads at a time, so that what is under way takes about `room` bytes.
+    """Copy rows `lines` (heads, k) of the memory of a (batch, heads, n, width) tensor to (heads, k, width), which may
+    overlap it. A few heads at a time, so that temporaries take about `room` bytes.
     """
     heads, length, width = to.shape
     step = min(heads, max(1, room // max(1, length * width * whole.element_size())))

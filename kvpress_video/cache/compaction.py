@@ -1,4 +1,4 @@
-"""Compact positions: compute each token's position after squeezing, and re-rotate cached keys to it."""
+"""Compact positions: each token's position without the gaps of evicted ones, and cached keys re-rotated to it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..compressor.rope import Rope
 
 def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]], shifts: Sequence[int],
             spatial: bool) -> tuple[Tensor, list[int]]:  # fmt: skip
-    """New positions for a pass, the same in every layer and head.
+    """Compute the compact positions of a pass, the same in every layer and head.
 
-    Time inside each run of frames shrinks by the ratio of its segment's visual tokens that is kept, from the run's
-    first position on; rows and columns keep their offsets (M-RoPE), and everything after moves up to follow. A model
-    with 1-D positions squeezes its only axis. Labels between frames are part of the run: what their frames free, they
-    free too; rows and columns then keep their offsets from the time of their frame. Other text keeps its spacing.
+    Within each run of frames, time is scaled by the kept ratio of the segment's visual tokens, from the run's first
+    position on. Rows and columns keep their offsets (M-RoPE), and everything after the run moves down to follow it.
+    With 1-D positions the only axis is scaled. Labels between frames are part of the run and are scaled with their
+    frames; rows and columns then keep their offsets from the time of their frame. Other text keeps its spacing.
 
     Args:
         tags: (batch, n, Tags.WIDTH), on the host.
         position: (batch, n, 3) original (t, h, w), on the host.
         ratios: per row, kept fraction per segment ordinal of this pass.
-        shifts: per row, how far earlier passes have moved positions down already.
+        shifts: per row, by how much earlier passes have moved positions down.
         spatial: whether h and w are separate axes (M-RoPE).
 
     Returns:
-        (batch, n, 3) fp32 new positions, and per row how much further down later tokens move.
+        New positions (batch, n, 3) fp32, and per row by how much more later tokens move down.
     """
     old = position.double().numpy()
     new = np.empty_like(old)
@@ -64,7 +64,7 @@ def compact(tags: Tensor, position: Tensor, ratios: Sequence[Mapping[int, float]
 
 
 def moved(entries: Entries, target: Tensor, rope: Rope) -> Entries:
-    """Entries with compact places whose keys are re-rotated to (t, h, w) `target`, (batch, kv_heads, n, 3)."""
+    """Return entries whose places and keys are moved to (t, h, w) `target`, (batch, kv_heads, n, 3)."""
     keys = rope.rotate(entries.keys, target - entries.present)
     places = torch.cat([entries.places[..., : Places.WIDTH], target, target], dim=-1)
     return replace(entries, keys=keys, places=places)

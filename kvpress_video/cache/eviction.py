@@ -1,4 +1,4 @@
-"""Eviction plans: the entries that stay in a layer, chosen by one method for each row and segment."""
+"""Eviction plans: the entries that stay in a layer, selected by a method for each row and segment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..compressor.results import MethodCall
 from .allocation import Share, Shares
 from .forward_pass import RowState
 
-_PADDING, _LABELS = -3, -2  # where they come in the order of segments; text has segment -1
+_PADDING, _LABELS = -3, -2  # their place in the order of segments; text has segment -1
 
 
 class Merged(NamedTuple):
@@ -25,7 +25,7 @@ class Merged(NamedTuple):
     Attributes:
         rows: indices of the rows in the batch.
         slots: slots after eviction, (rows, heads, k) int64.
-        entries: entries to put there, (rows, heads, k, …).
+        entries: the merged entries, (rows, heads, k, …).
     """
 
     rows: Sequence[int]
@@ -34,7 +34,7 @@ class Merged(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Scores of what a method chose from in some rows.
+    """Scores of the candidate entries in some rows.
 
     Attributes:
         rows: indices of the rows in the batch.
@@ -52,11 +52,10 @@ class EvictionPlan:
     """Entries that stay in a layer.
 
     Attributes:
-        slots: slots of the entries that stay, (batch, heads, n) int64, ascending; the first ones of a row that ends up
-            padded are arbitrary.
-        merged: entries that then replace some of those.
+        slots: slots of the entries that stay, (batch, heads, n) int64, ascending; arbitrary in the padding of a row.
+        merged: merged entries, which then replace some of them.
         rows: state of each row afterwards.
-        scored: scores of what the method chose from, if it needs those of the next deeper layer.
+        scored: scores of the candidates, for a method that needs those of the next deeper layer.
     """
 
     slots: Tensor
@@ -71,7 +70,7 @@ class EvictionPlan:
         return left
 
     def layer_scores(self, entries: Entries) -> LayerScores:
-        """Return the scores of all entries that the plan was made for, for the next shallower layer."""
+        """Return the scores of all entries before eviction, for the next shallower layer."""
         scores = entries.places.new_full(entries.index.shape, torch.nan)
         for rows, slots, found in self.scored:
             for row, where, mine in zip(rows, slots, found, strict=True):
@@ -91,20 +90,20 @@ class EvictionPlan:
 
 
 Evicting = Callable[[Entries, EvictionPlan], None]
-"""Is shown the entries of a layer and the plan for them."""
+"""Callback with the entries of a layer and the plan for them."""
 
 
 def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, method: Compressor) -> EvictionPlan:
-    """Choose the entries that stay in a batch whose rows may differ in layout.
+    """Select the entries that stay in a batch whose rows may differ in layout.
 
-    Text stays, and so do the labels that a share names. Padding is dropped, and added only where rows end up with
-    different lengths. The method runs once per segment for all rows of the same layout.
+    Text and the labels of the shares stay. Padding is dropped, and added only if rows end up with different lengths.
+    The method runs once per segment for all rows of the same layout.
 
     Args:
         entries: everything the layer holds, (batch, heads, n, …), in sequence order.
         rows: state of each row.
         keep: per row, entries to keep of each segment, per head.
-        method: method that chooses.
+        method: the method.
 
     Raises:
         MethodError: the method failed or returned an unusable result, see `MethodCall.reduce`.
@@ -149,8 +148,8 @@ def plan_eviction(entries: Entries, rows: Sequence[RowState], keep: Shares, meth
 def _plan_group(
     entries: Entries, row: RowState, keep: Mapping[int, Share], method: Compressor
 ) -> tuple[Tensor, list[tuple[Tensor, Entries]], list[tuple[Tensor, Tensor]]]:
-    """Return the slots that stay, (rows, heads, n) ascending, merged entries with their places among those, and slots
-    with their scores, for a method that needs those of the next deeper layer.
+    """Return the slots that stay, (rows, heads, n) ascending; merged entries with their indices among them; and the
+    scored slots, for a method that needs scores of the next deeper layer.
     """
     stay, made, scored = [], [], []
     for segment, part, slots in _parts(entries, row, keep):
@@ -172,8 +171,8 @@ def _plan_group(
 
 
 def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterator[tuple[int | None, Entries, Tensor]]:
-    """Iterate over the segments with their entries and slots, and over the slots of the text around them and of the
-    labels that stay (None).
+    """Iterate over the segments with their entries and slots; text and the labels that stay come with None for a
+    segment.
     """
     if _in_order(row):
         slots = torch.arange(len(entries), device=entries.keys.device).expand(*entries.keys.shape[:2], -1)
@@ -201,7 +200,7 @@ def _parts(entries: Entries, row: RowState, keep: Mapping[int, Share]) -> Iterat
 
 
 def label_ranges(row: RowState, keep: Mapping[int, Share]) -> Iterator[range]:
-    """Iterate over the ranges of a row's label tokens, counted in sequence order, that stay."""
+    """Iterate over the ranges of a row's label tokens that stay, counted in sequence order."""
     start, end = 0, 0
     for segment, held in sorted(row.labels.items()):
         for frame, tokens in held.items():
@@ -221,7 +220,7 @@ def _in_order(row: RowState) -> bool:
 
 
 def _starts_left(row: RowState, keep: Mapping[int, Share]) -> dict[int, int]:
-    """Return where the segments start after eviction; empty if text lies between the entries of any."""
+    """Return the start of each segment after eviction; empty if text lies between the entries of one."""
     if not row.held.keys() <= row.starts.keys():
         return {}
     starts, gone = {}, 0

@@ -1,4 +1,4 @@
-"""Exchange entries of a layer for others, as many as there were."""
+"""Exchange entries of a layer for the same number of others."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .layer import CompressedLayer
 
 
 def exchange(layer: CompressedLayer, row: int, index: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Put other keys and values on tokens of a row, which every head holds, and return those that were there.
+    """Replace the keys and values of tokens that every head of a row holds, and return the previous ones.
 
     Args:
-        layer: that holds the tokens.
-        row: row of the batch.
+        layer: layer that holds the tokens.
+        row: index of the row.
         index: original token indices, ascending, (n,) int64.
         keys, values: (kv_heads, n, head_dim) each.
     """
@@ -28,11 +28,11 @@ def exchange(layer: CompressedLayer, row: int, index: Tensor, keys: Tensor, valu
 
 
 def exchange_entries(layer: CompressedLayer, row: int, slots: Tensor, new: Entries) -> None:
-    """Put other entries into some slots of a row.
+    """Replace the entries in some slots of a row.
 
     Args:
-        layer: that has the slots.
-        row: row of the batch.
+        layer: layer with the slots.
+        row: index of the row.
         slots: (1, kv_heads, n) int64.
         new: (1, kv_heads, n, …), on any device.
     """
@@ -45,7 +45,8 @@ def exchange_entries(layer: CompressedLayer, row: int, slots: Tensor, new: Entri
 
 
 def slots_of(held: Tensor, index: Tensor) -> Tensor:
-    """Return the slot of each token index (n,) in every head, (heads, n) int64; that of another where it is not held.
+    """Return the slot of each token index (n,) in every head, (heads, n) int64; the slot of another token if a head
+    does not hold it.
 
     Args:
         held: token index of each slot, ascending, (heads, slots) int32.

@@ -1,4 +1,4 @@
-"""Entries of heads that hold different numbers: stored without gaps, and laid out with padding when they are read."""
+"""Entries of heads with different counts: stored without gaps, and padded when they are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _TAGS = 2
 
 
 class PaddedRoom:
-    """Memory in which the layers of a cache lay out their entries, one layer at a time.
+    """Memory for the padded entries of one layer at a time, shared by the layers of a cache.
 
-    What a layer has laid out is valid until the next one lays out its own.
+    The padded entries of a layer are valid until the next layer is padded.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class PaddedRoom:
     def take(self, part: int, like: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
         """Return a tensor of a shape (batch, heads, n, width) on the device of `like`.
 
-        It holds finite numbers, so that attention may read them behind a mask.
+        It holds finite numbers, so that masked attention may read them.
         """
         if like.requires_grad:
             return like.new_zeros(shape, dtype=dtype)
@@ -50,13 +50,13 @@ class PaddedRoom:
 
 
 class FlatBuffers(Buffers):
-    """Entries of a layer: those of earlier passes one after another, row by row and head by head, and behind them those
-    that came since, the same number in each head.
+    """Entries of a layer: those of earlier passes, row by row and head by head without gaps, then the newer ones, the
+    same number in each head.
 
     Attributes:
         counts: entries of earlier passes, [row][head].
-        average: how many those are per head, on average, with the padding of rows that hold fewer.
-        paddings: that padding, by row.
+        average: their average per head, including the padding of shorter rows.
+        paddings: the padding of each row.
     """
 
     def __init__(self, room: PaddedRoom) -> None:
@@ -87,37 +87,37 @@ class FlatBuffers(Buffers):
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of the memory in which the layers of a cache are laid out."""
+        """Bytes of the padded memory that the layers of a cache share."""
         return self._room.bytes
 
     @property
     def longest(self) -> int:
-        """Entries of earlier passes in the head that holds most."""
+        """Entries of earlier passes in the fullest head."""
         return max((count for _, _, count in self._heads), default=0)
 
     @property
     def span(self) -> int:
-        """Entries of a head once they are laid out, padding included."""
+        """Padded length of a head."""
         return self.longest + self.length
 
     @property
     def uneven(self) -> bool:
-        """Whether padding is laid out."""
+        """Whether any head is padded."""
         return len({count for _, _, count in self._heads}) > 1
 
     @property
     def samples(self) -> tuple[Tensor, ...]:
-        """Tensors with the dtype, device and width of the keys, and of the values."""
+        """Tensors with the dtype, device and width of keys and of values."""
         return tuple((self._flat or self._whole)[:_STATES])
 
     @property
     def states(self) -> tuple[Tensor, ...]:
-        """Return keys and values, laid out: valid until the next change, or until another layer lays out its own."""
+        """Return padded keys and values, valid until the next change or until another layer is padded."""
         return self._laid_out(range(_STATES), super().states) if self._flat else super().states
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """Return what is held, likewise."""
+        """Return all tensors, padded, with the same validity."""
         if not self._flat:
             return super().held
         parts = self._laid_out(range(len(self._flat)), super().held)
@@ -126,7 +126,7 @@ class FlatBuffers(Buffers):
 
     @property
     def metadata(self) -> tuple[Tensor, ...]:
-        """Return copies of the tags and places, laid out."""
+        """Return padded copies of the tags and places."""
         if not self._flat:
             return super().metadata
         parts = self._laid_out(range(_STATES, len(self._flat)), super().metadata, PaddedRoom())
@@ -139,29 +139,30 @@ class FlatBuffers(Buffers):
         return tuple(part.shape[-1] for part in (self._flat or self._whole)[_STATES:])
 
     def copy(self, part: int) -> Tensor:
-        """Return a copy of the keys (0) or values (1), laid out."""
+        """Return a padded copy of the keys (0) or values (1)."""
         if not self._flat:
             return super().states[part].clone()
         return self._laid_out([part], super().states[part : part + 1], PaddedRoom())[0]
 
     def real(self) -> Tensor:
-        """Return which entries of earlier passes are no padding once laid out, (batch, heads, longest) bool."""
+        """Return which padded entries of earlier passes are real, (batch, heads, longest) bool."""
         if self._fronts is None:
             fronts = [[self.longest - count for count in heads] for heads in self.counts]
             self._fronts = torch.tensor(fronts, device=self.samples[0].device)
         return torch.arange(self.longest, device=self.samples[0].device) >= self._fronts[..., None]
 
     def assign(self, parts: Sequence[Tensor]) -> None:
-        """Hold these entries instead, which share no memory with the buffers; padding has a negative token index."""
+        """Replace the entries by ones that share no memory with the buffers; padding has a negative token index."""
         self.clear()
         super().append(parts)
         self.keep_uneven(parts[_TAGS][..., Tags.INDEX] >= 0)
 
     def keep_uneven(self, stays: Tensor) -> None:
-        """Hold the entries that stay, without gaps; the number that stays in each head is read from the device.
+        """Keep the entries that stay, without gaps; their number in each head is read from the device.
 
         Args:
-            stays: which of the entries that `held` lays out, (batch, heads, n) bool; in each row a multiple of heads.
+            stays: mask over the entries of `held`, (batch, heads, n) bool; in each row it keeps a multiple of the
+                heads.
         """
         parts = self.held
         counts = stays.sum(dim=-1).tolist()
@@ -172,7 +173,7 @@ class FlatBuffers(Buffers):
             parts, capacity = self._whole, self.capacity
         length = stays.shape[-1]
         lines = slots // length * capacity + slots % length
-        self._flat = ()  # which is laid out elsewhere: it need not be held twice
+        self._flat = ()  # padded elsewhere: no need to hold it twice
         super().clear()
         self._flat = tuple(part.reshape(-1, part.shape[-1]).index_select(0, lines) for part in parts)
         lengths = [sum(heads) // len(heads) for heads in counts]
@@ -180,7 +181,7 @@ class FlatBuffers(Buffers):
         self.paddings = [self.average - length for length in lengths]
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries of every head."""
+        """Drop the newest entries of every head."""
         recent = min(entries, self.length)
         super().drop_last(recent)
         if earlier := entries - recent:
@@ -200,7 +201,7 @@ class FlatBuffers(Buffers):
             self.paddings = [self.paddings[row] for row in rows]
 
     def move(self, target: Tensor, rope: Rope) -> None:
-        """Re-rotate every key to (t, h, w) `target`, laid out, (batch, heads, span, 3)."""
+        """Re-rotate every key to (t, h, w) `target`, padded, (batch, heads, span, 3)."""
         longest = self.longest
         if self._flat:
             pieces = [target[row, head, longest - count : longest] for row, head, count in self._heads]
@@ -231,23 +232,23 @@ class FlatBuffers(Buffers):
         self.counts, self._fronts = counts, None
 
     def _pieces(self, part: Tensor) -> tuple[Tensor, ...]:
-        """Split a part of what earlier passes left by row and head."""
+        """Split a tensor of earlier passes by row and head."""
         return part.split([count for _, _, count in self._heads])
 
     @property
     def _heads(self) -> Iterator[tuple[int, int, int]]:
-        """Iterate over rows and heads with their counts, in the order in which they are stored."""
+        """Iterate over rows and heads with their counts, in storage order."""
         return ((row, head, count) for row, counts in enumerate(self.counts) for head, count in enumerate(counts))
 
     def _laid_out(
         self, numbers: Iterable[int], recent: Sequence[Tensor], room: PaddedRoom | None = None
     ) -> tuple[Tensor, ...]:
-        """Lay out some parts: entries of earlier passes with padding in front, and those that came since.
+        """Pad some tensors: entries of earlier passes with padding in front, then the newer ones.
 
         Args:
-            numbers: which parts.
-            recent: what came since of each of them; empty if nothing did.
-            room: where; the memory that all layers share by default.
+            numbers: indices of the tensors.
+            recent: the newer entries of each; empty if there are none.
+            room: destination; by default the memory shared by all layers.
         """
         longest, laid = self.longest, []
         for place, number in enumerate(numbers):

@@ -1,4 +1,4 @@
-"""Metadata that a forward pass adds to the cache, and per-row state on the host that saves reading the device back."""
+"""Metadata that a forward pass adds to the cache, and per-row state on the host, which avoids reads from the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..compressor.entries import Grid, Kind, Tags
 
 @dataclass(frozen=True)
 class RowState:
-    """Host-side state of one row of a layer, so that nothing has to be read back from the device.
+    """State of one row of a layer on the host, which avoids reads from the device.
 
     Attributes:
         padding: padding entries held.
@@ -25,12 +25,12 @@ class RowState:
         labels: tokens held of each frame's label, by segment ordinal and frame, both ascending.
         labels_seen: label tokens seen, per segment ordinal.
         grids: grid of each segment, with the frames seen so far.
-        starts: how many entries, padding not counted, come before each segment; a segment has none where text is
-            between its entries.
-        loose: whether padding is anywhere but in front.
-        shift: how far positions of later tokens move down, in positions (`compact` only).
-        following: the position of the next text token where the row counts its own positions, as a stream does; None
-            where `generate()` counts them. In the rows of a `ForwardPass`, how far it moves on.
+        starts: number of entries before each segment, without padding; missing for a segment with text between its
+            entries.
+        loose: whether there is padding other than in front.
+        shift: by how many positions later tokens move down (`compact` only).
+        following: position of the next text token if the row counts its own positions, as a stream does; None if
+            `generate()` counts them. In the rows of a `ForwardPass`, its increment.
     """
 
     padding: int = 0
@@ -46,24 +46,24 @@ class RowState:
 
     @property
     def visual(self) -> int:
-        """Visual entries held, of all segments."""
+        """Visual entries held, over all segments."""
         return sum(self.held.values())
 
     @property
     def label_tokens(self) -> int:
-        """Label tokens held, of all segments."""
+        """Label tokens held, over all segments."""
         return sum(sum(frames.values()) for frames in self.labels.values())
 
     def text(self, length: int) -> int:
-        """Return how many of `length` slots hold text that belongs to no frame."""
+        """Return how many of `length` slots hold text other than labels."""
         return length - self.padding - self.visual - self.label_tokens
 
     def tokens_seen(self, segment: int) -> int:
-        """Return how many tokens of a segment were seen, its labels included."""
+        """Return the number of tokens seen of a segment, labels included."""
         return self.seen[segment] + self.labels_seen.get(segment, 0)
 
     def after(self, new: RowState, length: int) -> RowState:
-        """This row, of `length` slots, once the tokens of `new` follow it."""
+        """Return the state of this row, of `length` slots, after the tokens of `new`."""
         if new == _NOTHING:
             return self
         entries = length - self.padding
@@ -118,16 +118,14 @@ class TokenMetadata:
 
 
 class DecodedMetadata:
-    """The metadata of decoded tokens, the same number in every row, made when something reads it: a decoding step does
-    not.
-    """
+    """Metadata of decoded tokens, the same number in every row, created when it is read: decoding does not read it."""
 
     def __init__(self, index: int, positions: Tensor) -> None:
-        """Describe the tokens without making their metadata.
+        """Describe the tokens without creating their metadata.
 
         Args:
             index: original token index of the first; the others follow it.
-            positions: (axes, batch, n) or (batch, n), as the text model takes them.
+            positions: (axes, batch, n) or (batch, n), as passed to the text model.
         """
         self._index, self._positions = index, positions
 
@@ -146,13 +144,13 @@ class DecodedMetadata:
         return torch.cat([axes.float(), importance]).permute(1, 2, 0)
 
     def follows(self, other: DecodedMetadata) -> bool:
-        """Whether these tokens come right after others, at positions of the same form."""
+        """Whether these tokens directly follow others, with positions of the same form."""
         mine, before = self._positions.shape, other._positions.shape
         return self._index == other._index + before[-1] and mine[:-1] == before[:-1]
 
     @classmethod
     def joined(cls, steps: Sequence[DecodedMetadata]) -> DecodedMetadata:
-        """Describe the tokens of several steps, each of which follows the one before it."""
+        """Describe the tokens of several consecutive steps."""
         return steps[0] if len(steps) == 1 else cls(steps[0]._index, torch.cat([step._positions for step in steps], -1))
 
 
@@ -170,17 +168,17 @@ def joined_metadata(steps: Sequence[Metadata], device: torch.device) -> list[Ten
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """The tokens of one forward pass, as every layer's cache is about to see them.
+    """The tokens of one forward pass, as added to every layer's cache.
 
     Attributes:
         metadata: tags and places of the tokens.
         length: tokens in each row, padding and probes included.
-        logical: tokens that the pass adds to the sequence, those dropped before prefill included.
+        logical: tokens that the pass adds to the sequence, including those dropped before prefill.
         rows: what the pass adds to each row.
-        compress: whether the layers still have to be compressed after it.
-        stock_mask: whether the stock mask fits it where the cache is complete.
-        moves: whether the keys still have to move to their target positions once the layers are compressed.
-        probes: tokens at its end that only ask, for methods that look at their attention; no layer keeps them.
+        compress: whether the layers are compressed after it.
+        stock_mask: whether the stock mask is right for it if the cache is complete.
+        moves: whether the keys move to their target positions after compression.
+        probes: number of probe tokens at its end, whose attention methods read; no layer keeps them.
     """
 
     metadata: Metadata
@@ -208,7 +206,7 @@ class ForwardPass:
         return self.metadata.places
 
     def with_metadata(self, tags: Tensor, places: Tensor, **changes: Any) -> ForwardPass:
-        """Return the pass with other tags and places, and what else changes."""
+        """Return the pass with other tags and places, and further changes."""
         return replace(self, metadata=TokenMetadata(tags, places), length=tags.shape[1], **changes)
 
     @cached_property
@@ -216,9 +214,9 @@ class ForwardPass:
         return any(row != _NOTHING for row in self.rows)
 
     def rows_after(self, rows: list[RowState], length: int) -> list[RowState]:
-        """Return the states of rows of `length` slots once this pass follows.
+        """Return the states of rows of `length` slots after this pass.
 
-        Layers whose rows are equal get one list, which the next pass then recognises without a comparison.
+        Layers with equal rows share one list, which the next pass recognises by identity.
         """
         if not self._changes_rows:
             return rows
@@ -234,7 +232,7 @@ class ForwardPass:
 
 
 def text_tags(index: Tensor) -> Tensor:
-    """Tags of text tokens at `index` (batch, n), (batch, n, Tags.WIDTH) int32."""
+    """Return tags of text tokens at `index` (batch, n), (batch, n, Tags.WIDTH) int32."""
     tags = index.new_full((*index.shape, Tags.WIDTH), -1, dtype=torch.int32)
     tags[..., Tags.INDEX] = index
     tags[..., Tags.KIND] = Kind.TEXT

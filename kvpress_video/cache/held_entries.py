@@ -1,4 +1,4 @@
-"""What a cache layer holds, as others read it: entries, their metadata and the bytes they take."""
+"""Read access to a cache layer: its entries, their metadata and their bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .buffers import Buffers
 
 
 class HeldEntries(DynamicLayer):
-    """Entries of a layer with their metadata alongside. What changes them is in `CompressedLayer`.
+    """The entries of a layer with their metadata. `CompressedLayer` changes them.
 
     Attributes:
         keys, values: (batch, kv_heads, entries, head_dim), views of preallocated buffers.
@@ -24,7 +24,7 @@ class HeldEntries(DynamicLayer):
     is_initialized: bool
 
     def __init__(self, reserve: int = 0) -> None:
-        """Hold nothing yet.
+        """Make an empty layer.
 
         Args:
             reserve: entries to reserve space for with the first one.
@@ -56,14 +56,14 @@ class HeldEntries(DynamicLayer):
 
     @property
     def kept(self) -> Tensor:
-        """Original token index of each entry, -1 for padding, (batch, kv_heads, entries) int32, a copy."""
+        """Copy of the original token index of each entry, -1 for padding, (batch, kv_heads, entries) int32."""
         if self.tags is None:
             raise CacheError("this layer holds nothing yet")
         return self.tags[..., Tags.INDEX].clone()
 
     @property
     def bytes(self) -> int:
-        """Bytes of the keys, values and metadata held."""
+        """Bytes of the held keys, values and metadata."""
         return self._buffers.held_bytes
 
     @property
@@ -73,28 +73,28 @@ class HeldEntries(DynamicLayer):
 
     @property
     def bank_bytes(self) -> int:
-        """Bytes of keys and values that are held elsewhere than on the layer's device."""
+        """Bytes of keys and values that are not on the layer's device."""
         return 0
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of the buffers that the layers of a cache read banked entries from, all devices together."""
+        """Bytes of the staging buffers of the cache, on all devices."""
         return 0
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of the buffers that are on the layer's device."""
+        """Bytes of the buffers on the layer's device."""
         return self.reserved_bytes
 
     def entries(self, context: Context) -> Entries:
-        """Everything held."""
+        """All entries."""
         if self.tags is None or self.places is None:
             raise CacheError("this layer holds nothing yet")
         keys, values, tags, places = self._buffers.held
         return Entries(keys, values, tags, places, context)
 
     def real(self) -> Tensor:
-        """Return which entries that attention reads are no padding, (batch, kv_heads or 1, span) bool."""
+        """Return which entries that attention reads are not padding, (batch, kv_heads or 1, span) bool."""
         if self.tags is None:
             raise CacheError("this layer holds nothing yet")
         return self.tags[:, :1, :, Tags.INDEX] >= 0
@@ -106,5 +106,5 @@ class HeldEntries(DynamicLayer):
             self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
 
     def _present(self) -> tuple[Tensor, Tensor]:
-        """Return all keys and values for the attention that is about to read them."""
+        """Return all keys and values for the next attention."""
         return self.keys, self.values

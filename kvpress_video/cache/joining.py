@@ -1,4 +1,4 @@
-"""Rows of several caches in one, padded in front to one length."""
+"""Join rows of several caches in one, padded in front to the same length."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .layer import CompressedLayer
 
 
 def join_layers(layers: Sequence[CompressedLayer], rows: Sequence[Sequence[int]], spare: int) -> CompressedLayer:
-    """Return a layer with copies of some rows of several layers, which stay as they are.
+    """Return a layer with copies of some rows of several layers.
 
     Args:
-        layers: layers at the same place of several caches, padded on the left.
-        rows: which rows of each, in order.
-        spare: entries to make room for behind them.
+        layers: layers with the same index in several caches, padded on the left.
+        rows: indices of the rows of each, in order.
+        spare: entries to reserve room for after them.
     """
     logical = max(layer.logical for layer in layers)
     states = [[layer.rows[row] for row in chosen] for layer, chosen in zip(layers, rows, strict=True)]
@@ -39,7 +39,9 @@ def join_layers(layers: Sequence[CompressedLayer], rows: Sequence[Sequence[int]]
 
 
 def count_positions(layers: Sequence[CompressedLayer]) -> None:
-    """Have the rows of a cache count their own positions from here on, after text came last; so rows may be joined."""
+    """Make the rows of a cache whose last token is text count their own positions from here on, so that they can be
+    joined.
+    """
     places = layers[0].places
     assert places is not None
     following = (places[:, 0, -1, Places.ORIGINAL].amax(dim=-1).long() + 1).tolist()

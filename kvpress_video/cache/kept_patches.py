@@ -1,4 +1,4 @@
-"""Which patches of a video a cache still holds entries of."""
+"""The patches of a video of which a cache holds entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def kept_shares(layers: Sequence[CompressedLayer], first: int = 0) -> NDArray[np
 
     Args:
         layers: layers of a cache that holds one video.
-        first: frames before this one are left out.
+        first: first frame to include.
 
     Returns:
         (frames, rows, columns).

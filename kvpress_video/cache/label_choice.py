@@ -1,4 +1,4 @@
-"""Which labels stay: those of frames spread evenly over what was seen, the newest always among them."""
+"""The choice of labels that stay: evenly spread over the frames seen, always including the newest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from types import MappingProxyType
 
 
 def spread_labels(labels: Mapping[int, int], room: int) -> dict[int, int]:
-    """Choose the labels that stay.
+    """Select the labels that stay.
 
-    As long as they take more than `room`, the one goes without which the gap between its neighbours is smallest, the
-    oldest of several. The newest stays, and the first is the last to go before it. What is held in a stream thus stays
-    evenly spread, however often labels are chosen among those left.
+    While they take more than `room`, the label whose removal leaves the smallest gap is removed, the oldest of several.
+    The newest always stays, and the first is removed last. In a stream, the labels thus stay evenly spread over any
+    number of selections.
 
     Args:
-        labels: tokens of each frame's label, by frame, ascending.
-        room: most tokens that may stay.
+        labels: number of tokens of each frame's label, by frame, ascending.
+        room: maximum number of tokens.
 
     Returns:
-        The labels that stay, as `labels`; none where the newest does not fit.
+        The labels that stay, as `labels`; none if the newest does not fit.
     """
     return dict(_spread(tuple(labels.items()), room))
 
@@ -37,7 +37,7 @@ def _spread(labels: tuple[tuple[int, int], ...], room: int) -> Mapping[int, int]
         gap, place = heappop(inner)
         left, right = before[place], after[place]
         if gap != frames[right] - frames[left]:
-            continue  # a neighbour went since: the wider gap is in the heap as well
+            continue  # outdated, since a neighbour was removed: the wider gap is in the heap as well
         gone.add(place)
         taken -= labels[place][1]
         after[left], before[right] = right, left

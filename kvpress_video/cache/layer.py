@@ -1,6 +1,6 @@
 """A cache layer with two lengths: logical (tokens seen, which sets positions) and physical (entries held).
 
-One class fills this file: all that changes a layer, for transformers and for compression.
+This file holds one class: all changes to a layer, by transformers and by compression.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .quantization import Quantization
 
 
 class CompressedLayer(HeldEntries):
-    """One layer's entries, what is known of the tokens seen, and all that changes either.
+    """One layer's entries and the state of the tokens seen, with every operation that changes them.
 
-    `get_seq_length()` is logical, so that stock `generate()` derives right positions; `get_mask_sizes()` is physical
-    with an offset, so that stock masks cover the entries held.
+    `get_seq_length()` is logical, so that stock `generate()` derives the right positions; `get_mask_sizes()` is
+    physical with an offset, so that stock masks cover the entries held.
 
     Attributes:
         keys, values, tags, places: see `HeldEntries`.
@@ -39,7 +39,7 @@ class CompressedLayer(HeldEntries):
         logical: tokens seen.
         rows: one `RowState` per batch row.
         guarded: whether only the hooks can continue this cache correctly (padding, unequal layers, moved positions).
-        broken: whether a pass failed halfway, so that layers hold different tokens.
+        broken: whether a pass failed halfway and left layers with different tokens.
         uneven: whether heads may hold different numbers of entries.
     """
 
@@ -67,12 +67,12 @@ class CompressedLayer(HeldEntries):
 
     @property
     def paddings(self) -> tuple[Any, ...]:
-        """What tells the padding of layers apart, that of each row."""
+        """The padding of each row, to compare layers by."""
         return tuple(row.padding for row in self.rows)
 
     @property
     def incoming(self) -> ForwardPass | None:
-        """The pass that was announced and has not ended."""
+        """The announced pass that has not ended."""
         return self._incoming
 
     @property
@@ -107,35 +107,35 @@ class CompressedLayer(HeldEntries):
         return self._present()
 
     def begin_pass(self, forward_pass: ForwardPass) -> None:
-        """Announce the metadata of the tokens that the next `update` appends."""
+        """Announce a pass: the metadata of the tokens that the next `update` appends."""
         self._incoming = forward_pass
 
     def end_pass(self, failed: bool = False) -> None:
-        """Forget the announced pass.
+        """End the announced pass.
 
         Args:
-            failed: whether it was abandoned, so that layers may hold different tokens; nothing can continue this cache.
+            failed: whether it was abandoned. Layers may then hold different tokens, and the cache cannot be continued.
         """
         self._incoming = None
         self.broken = self.broken or failed
 
     def guard(self, needed: bool) -> None:
-        """Say whether only the hooks can continue this cache correctly."""
+        """Set whether only the hooks can continue this cache correctly."""
         self.guarded = needed
 
     def mark(self) -> LayerMark:
-        """Return the present state, for `rewind`."""
+        """Return the current state, for `rewind`."""
         return LayerMark(self.logical, self.physical, tuple(self.rows), self.broken)
 
     def rewind(self, mark: LayerMark) -> None:
-        """Drop the text that was appended since a mark."""
+        """Drop the text appended since a mark."""
         if self.physical > mark.physical:
             self.drop_last(self.physical - mark.physical)
         self.logical, self.rows, self.broken = mark.logical, list(mark.rows), mark.broken
 
     @contextmanager
     def hidden_prefix(self) -> Iterator[None]:
-        """Count `get_seq_length()` from here on, since `generate()` takes its input for the whole prompt."""
+        """Count `get_seq_length()` from here on, since `generate()` treats its input as the whole prompt."""
         self._hidden = self.logical
         try:
             yield
@@ -160,7 +160,7 @@ class CompressedLayer(HeldEntries):
             raise CacheError("A pass on this cache failed halfway: start with a new cache.")
 
     def check_continues(self, batch: int, compact: bool, uneven: bool = False) -> None:
-        """Raise CacheError unless a pass of `batch` rows, with these positions and kind of method, can follow."""
+        """Raise CacheError unless a pass of `batch` rows with these positions and this kind of method can follow."""
         self.check_whole()
         widths = self._buffers.metadata_widths
         if not widths:
@@ -174,7 +174,7 @@ class CompressedLayer(HeldEntries):
             raise CacheError("The cache was made with other positions ('keep' or 'compact'): continue with the same.")
 
     def replace(self, entries: Entries, rows: Sequence[RowState]) -> None:
-        """Hold these entries instead; they share no memory with those held."""
+        """Replace the entries by ones that share no memory with them."""
         self._assign(entries, rows)
         self._show()
         self.rows = list(rows)
@@ -187,8 +187,8 @@ class CompressedLayer(HeldEntries):
         Args:
             entries: all entries held, with the method's inputs.
             keep: per row, entries to keep of each segment, per head.
-            method: method that chooses.
-            evicting: is shown the entries and the plan before it is applied.
+            method: the method.
+            evicting: called with the entries and the plan before it is applied.
 
         Returns:
             Scores for the next shallower layer, if the method needs them.
@@ -211,27 +211,27 @@ class CompressedLayer(HeldEntries):
         """Re-rotate every key.
 
         Args:
-            target: (t, h, w) of every entry from now on, (batch, kv_heads, entries, 3).
+            target: new (t, h, w) of every entry, (batch, kv_heads, entries, 3).
             rope: rotation of the text model.
-            rows: row states afterwards; the present ones by default.
+            rows: row states afterwards; the current ones by default.
         """
         entries = moved(self.entries(Context()), target, rope)
         entries = replace(entries, values=entries.values.clone(), tags=entries.tags.clone())
         self.replace(entries, self.rows if rows is None else rows)
 
     def repeat_first_row(self, shift: Tensor) -> None:
-        """Give every row a copy of the first one's entries, their token indices moved by `shift`, (batch,) int64."""
+        """Copy the first row's entries to every row, with token indices moved by `shift`, (batch,) int64."""
         self.batch_select_indices(torch.zeros_like(shift, dtype=torch.long))
         if self.tags is not None:
             index = self.tags[..., Tags.INDEX]
             self.tags[..., Tags.INDEX] = torch.where(index < 0, index, index + shift.to(index)[:, None, None])
 
     def restore(self, parts: Sequence[Tensor], logical: int, rows: Sequence[RowState]) -> None:
-        """Hold what another layer held.
+        """Restore the contents of another layer.
 
         Args:
-            parts: its keys, values, tags and places, which are copied; empty if it held nothing.
-            logical: tokens it had seen.
+            parts: its keys, values, tags and places, which are copied; empty for an empty layer.
+            logical: tokens that it had seen.
             rows: its row states.
         """
         if parts:
@@ -243,7 +243,7 @@ class CompressedLayer(HeldEntries):
         self._buffers.assign([entries.keys, entries.values, entries.tags, entries.places])
 
     def extend(self, text: Entries) -> None:
-        """Append text that was read elsewhere, one row: its indices continue from the tokens seen here."""
+        """Append text of one row that another cache has read; its indices continue from the tokens seen here."""
         index = self.logical + torch.arange(len(text), device=text.tags.device, dtype=torch.int32)
         tags = text.tags.clone()
         tags[..., Tags.INDEX] = index
@@ -253,21 +253,23 @@ class CompressedLayer(HeldEntries):
         self.rows = [row.after(RowState(following=len(text)), self.physical) for row in self.rows]
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries of every row."""
+        """Drop the newest entries of every row."""
         self._buffers.drop_last(entries)
         self._show()
 
     def get_seq_length(self, *args: Any) -> int:
-        """Tokens seen, evicted ones included."""
+        """Return the tokens seen, including evicted ones."""
         return self.logical - self._hidden
 
     def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
-        """(keys that the mask covers, offset of the first); `query` is a length, or positions before transformers 5."""
+        """Return (keys that the mask covers, offset of the first); `query` is a length, before transformers 5
+        positions.
+        """
         length = query if isinstance(query, int) else query.shape[0]
         return self.physical + length, self.get_seq_length() - self.physical
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the layer."""
         self.keys = self.values = None
         self.is_initialized = False
         self._buffers.clear()
@@ -277,9 +279,9 @@ class CompressedLayer(HeldEntries):
         """Remove the newest `-tokens` tokens, or shorten to `tokens` when positive.
 
         Raises:
-            CacheError: that would reach back to where entries were evicted.
+            CacheError: this would reach back to where entries were evicted.
         """
-        tokens = int(tokens)  # some versions of transformers pass a tensor
+        tokens = int(tokens)  # a tensor in some versions of transformers
         remove = -tokens if tokens <= 0 else max(self.get_seq_length() - tokens, 0)
         if not remove or self.tags is None or self.places is None:
             return

@@ -1,4 +1,4 @@
-"""The state of a layer to return to, once text that it read is taken back."""
+"""The state of a layer before text that may be taken back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LayerMark(NamedTuple):
         logical, physical: tokens seen, entries held.
         rows: rows of the layer.
         broken: whether it was broken.
-        recent: copies of the newest entries, where the layer loses precision of them later.
+        recent: copies of the newest entries, for a layer that later reduces their precision.
     """
 
     logical: int
@@ -28,7 +28,7 @@ class LayerMark(NamedTuple):
     recent: Entries | None = None
 
     def restored(self, entries: Entries) -> Entries:
-        """Return entries among which those that were recent have the keys and values that they had then."""
+        """Return the entries with the original keys and values of those that were recent."""
         if self.recent is None:
             return entries
         known = self.recent.index.contiguous()

@@ -17,16 +17,16 @@ from .buffers import Buffers
 
 
 class CopyStream:
-    """The way between the host and a device: copies are made at once."""
+    """Copies between the host and a device, made synchronously."""
 
     def copy(self, room: Sequence[Tensor], parts: Sequence[Tensor]) -> Callable[[], None]:
-        """Copy tensors (batch, heads, n, width), one side of them on the host, the other on the device.
+        """Copy tensors (batch, heads, n, width) from the host to the device or back.
 
-        A head at a time: that is one piece of memory on both sides, which a device reads and writes by itself where it
-        is pinned.
+        Heads are copied one at a time: each is contiguous on both sides, so that a device can access pinned memory
+            directly.
 
         Returns:
-            Call it before the device reads them.
+            A function to call before the device reads them.
         """
         for whole, part in zip(room, parts, strict=True):
             alone = whole.is_pinned() or part.is_pinned()
@@ -35,23 +35,23 @@ class CopyStream:
         return self.finish
 
     def finish(self) -> None:
-        """Wait here until every copy is made."""
+        """Wait for all copies."""
 
 
 class CudaCopyStream(CopyStream):
-    """Asynchronous copies on a CUDA side stream, concurrent with what the device computes."""
+    """Asynchronous copies on a CUDA side stream, concurrent with the device's computation."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
 
     def copy(self, room: Sequence[Tensor], parts: Sequence[Tensor]) -> Callable[[], None]:
-        """Copy on the side stream, after everything that was queued on the device so far."""
+        """Copy on the side stream, after everything queued on the device so far."""
         self._stream.wait_stream(self._computing)
         with torch.cuda.stream(self._stream):
             super().copy(room, parts)
         for tensor in (*room, *parts):
             if tensor.is_cuda:
-                tensor.record_stream(self._stream)  # its memory goes to nobody else before they are made
+                tensor.record_stream(self._stream)  # its memory is not reused before the copies are made
         made = self._stream.record_event()
         return lambda: self._computing.wait_event(made)
 
@@ -60,18 +60,18 @@ class CudaCopyStream(CopyStream):
         return torch.cuda.current_stream(self._stream.device)
 
     def finish(self) -> None:
-        """Wait here until every copy is made."""
+        """Wait for all copies."""
         self._stream.synchronize()
 
 
 @functools.cache
 def copy_stream(device: torch.device) -> CopyStream:
-    """The one way between the host and a device, for all caches there."""
+    """Return the copy stream of a device, shared by all its caches."""
     return CudaCopyStream(device) if device.type == "cuda" else CopyStream()
 
 
 def _heads(states: Tensor) -> list[Tensor]:
-    """The (n, width) of each row and head."""
+    """Return the (n, width) matrix of each row and head."""
     return [head for row in states.unbind() for head in row.unbind()]
 
 
@@ -79,7 +79,7 @@ class OffloadStorage(Buffers):
     """Keys and values on the host, (batch, kv_heads, capacity, head_dim) each.
 
     Attributes:
-        device: where they come from, and are read.
+        device: device of the entries, where they are read.
     """
 
     def __init__(self) -> None:
@@ -97,10 +97,10 @@ class OffloadStorage(Buffers):
         super().append(parts)
 
     def read(self, start: int, room: Sequence[Tensor]) -> Callable[[], None]:
-        """Copy everything from entry `start` on to the device.
+        """Copy all entries from `start` on to the device.
 
         Returns:
-            Call it before the device reads it.
+            A function to call before the device reads it.
         """
         return copy_stream(self.device).copy(room, [part[:, :, start:] for part in self.held])
 
@@ -121,7 +121,7 @@ class OffloadStorage(Buffers):
 
 
 class HostStorage(OffloadStorage):
-    """In the host's memory, pinned where there is a CUDA device."""
+    """Storage in host memory, pinned if there is a CUDA device."""
 
     def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         with torch.inference_mode(False):
@@ -129,7 +129,7 @@ class HostStorage(OffloadStorage):
 
 
 class DiskStorage(OffloadStorage):
-    """In temporary files that no folder lists: they go with the last one who reads them, however that one ends."""
+    """Storage in unlinked temporary files, which disappear with the last process that uses them, however it ends."""
 
     def _empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         size = math.prod(shape)

@@ -20,7 +20,7 @@ BANKS = ("device", *_KINDS)
 
 
 class OffloadedLayer(BankedLayer):
-    """A layer whose bank is off the device."""
+    """A layer with its bank off the device."""
 
     @property
     def bank_bytes(self) -> int:
@@ -29,7 +29,7 @@ class OffloadedLayer(BankedLayer):
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of the buffers on the layer's device, the half of the scratch that it is in included."""
+        """Bytes of the buffers on the layer's device, including its staging slot."""
         return self._buffers.unbanked_bytes
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -42,14 +42,14 @@ class OffloadedLayer(BankedLayer):
 def make_layers(
     bank: str, count: int, reserve: int, rows: Sequence[RowState], banked: Callable[[Entries], int]
 ) -> list[CompressedLayer]:
-    """Empty layers of one cache.
+    """Make the empty layers of one cache.
 
     Args:
         bank: `"device"`, `"cpu"` or `"disk"`.
-        count: how many layers.
+        count: number of layers.
         reserve: entries to reserve space for with the first one.
         rows: state of each row before the first pass.
-        banked: how many of a layer's leading entries belong in the bank, see `Compressor.banked`.
+        banked: number of a layer's leading entries that go into the bank, see `Compressor.banked`.
 
     Raises:
         UnknownNameError: unknown bank.

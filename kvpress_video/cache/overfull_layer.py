@@ -1,4 +1,4 @@
-"""The error for a budget that gives a layer more entries than the frames have."""
+"""The error for a budget that allocates more entries to a layer than the frames have."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def overfull_layer(
     """Build the error, which names the largest budget that the method can spread.
 
     Args:
-        method: spreads the budget.
+        method: the method, which allocates the budget.
         budget: a ratio, or a number of entries.
         by_layer: returns the budget of every layer, for an average in entries.
-        layer: the layer that would get too many.
-        available: entries of frames that a layer holds.
-        seen: tokens of frames that the ratio refers to.
+        layer: index of the layer with too many.
+        available: frame entries that a layer holds.
+        seen: frame tokens that the ratio refers to.
     """
     asked = int(budget.amount) if budget.unit == "tokens" else budget.entries(seen)
     most = bisect_right(range(1, asked), available, key=lambda average: _highest(by_layer, average))
@@ -40,7 +40,7 @@ def overfull_layer(
 
 
 def _highest(by_layer: Callable[[int], Sequence[int]], average: int) -> int:
-    """Return the largest budget of a layer; 0 for an average that the method refuses as too small."""
+    """Return the largest budget of any layer; 0 for an average that the method refuses as too small."""
     try:
         return max(by_layer(average))
     except BudgetError:

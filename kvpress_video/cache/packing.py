@@ -1,9 +1,8 @@
 """Keys and values as integers of 2, 4 or 8 bits, packed into bytes: the layout of KIVI (arXiv 2402.02750).
 
 Keys are quantised per channel in groups along the sequence, values per token in groups of channels. An evicted entry
-changes the membership of every key group after it, so keys are quantised again and again. To keep that from adding up,
-the steps of a key group are powers of two: their grids are nested, and a key stays where it is on every grid as fine as
-its own.
+shifts every key group after it, so keys are quantised repeatedly. To keep errors from accumulating, the steps of a key
+group are powers of two: their grids are nested, and a key keeps its value on every grid at least as fine as its own.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ def unpack_keys(packed: PackedKeys, nbits: int, group: int, dtype: torch.dtype) 
 
 
 def pack_values(values: Tensor, nbits: int, group: int) -> PackedValues:
-    """Quantise values (batch, heads, n, width), width a multiple of `group`; packing what was unpacked changes nothing,
-    since lowest and highest value are exact.
+    """Quantise values (batch, heads, n, width), width a multiple of `group`. Repacking unpacked values is lossless,
+    since the lowest and highest value are exact.
     """
     grouped = values.unflatten(-1, (-1, group))
     low, high = grouped.aminmax(dim=-1, keepdim=True)
@@ -106,7 +105,7 @@ def _unpacked(packed: Tensor, nbits: int) -> Tensor:
 
 
 def _log2_ceil(numbers: Tensor) -> Tensor:
-    """Return the exponents of the least powers of two that are no smaller than non-negative fp32 numbers, int32."""
+    """Return the exponents of the smallest powers of two not below non-negative fp32 numbers, int32."""
     mantissa, exponent = torch.frexp(numbers)
     exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
     return torch.where(numbers > 0, exponent, _EXPONENTS[0]).clamp(*_EXPONENTS)

@@ -1,12 +1,12 @@
-"""How keys and values are quantised: the settings, under the names that transformers has for them."""
+"""Settings of quantised keys and values, under the names that transformers uses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
-from ..compressor.registry import parse, spell
 from ..errors import CacheError, UnsupportedModelError
+from ..utils.named_settings import parse, spell
 from ..utils.numbers import is_whole
 
 QuantizeLike: TypeAlias = "Quantization | int | str | None"
@@ -68,7 +68,7 @@ class Quantization:
         return spell(str(self.nbits), changed)
 
     def packed(self, length: int) -> int:
-        """Return how many of a layer's entries are quantised: whole groups of the older ones."""
+        """Return the number of quantised entries of a layer: whole groups of the older ones."""
         return max(0, length - self.residual_length) // self.q_group_size * self.q_group_size
 
     @property

@@ -1,4 +1,4 @@
-"""Layers whose older entries are quantised, and dequantised one layer at a time for attention to read."""
+"""Layers whose older entries are quantised, and dequantised for attention one layer at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PackedBank:
     """Quantised keys and values, in whole groups.
 
     Attributes:
-        like: tensors without entries, in shape and dtype as what is read.
+        like: empty tensors with the shape and dtype of the dequantised ones.
     """
 
     def __init__(self, quantization: Quantization) -> None:
@@ -37,7 +37,7 @@ class PackedBank:
 
     @property
     def device(self) -> torch.device:
-        """Where they are, and are read."""
+        """Device of the entries, where they are read."""
         return self.like[0].device if self.like else torch.device("cpu")
 
     @property
@@ -67,7 +67,7 @@ class PackedBank:
         self._groups.append([packed_keys.exponents, packed_keys.offsets])
 
     def read(self, start: int, room: Sequence[Tensor]) -> Callable[[], None]:
-        """Dequantise everything from entry `start` on into `room`."""
+        """Dequantise all entries from `start` on into `room`."""
         how = self._quantization
         group, (keys, values) = start // how.q_group_size, self.like
         first = group * how.q_group_size
@@ -82,7 +82,7 @@ class PackedBank:
         return _nothing_to_wait_for
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries, a multiple of the group size."""
+        """Drop the newest entries, a multiple of the group size."""
         self._entries.drop_last(entries)
         self._groups.drop_last(entries // self._quantization.q_group_size)
 
@@ -99,7 +99,7 @@ class PackedBank:
 
 
 class QuantizedBuffers(BankedBuffers):
-    """Entries of a layer: leading groups are packed, the newest entries are as they came."""
+    """The entries of a layer, with the leading groups packed and the newest entries unquantised."""
 
     _bank: PackedBank
 
@@ -114,7 +114,7 @@ class QuantizedBuffers(BankedBuffers):
         return (*self._rest.held, *metadata)
 
     def settle(self) -> None:
-        """Pack entries that are no longer recent. What attention was given stays as it is."""
+        """Pack entries that are no longer recent. Tensors passed to attention do not change."""
         start, end = self._bank.length, self._quantization.packed(self.length)
         if end <= start:
             return
@@ -125,7 +125,7 @@ class QuantizedBuffers(BankedBuffers):
         self._scratch.forget(self._bank, start)
 
     def drop_last(self, entries: int) -> None:
-        """Forget the newest entries; what is left of a packed group is recent again, as it was read."""
+        """Drop the newest entries; the rest of a packed group is recent again, with its dequantised values."""
         left = self.length - entries
         if left < self._bank.length:
             start = left // self._quantization.q_group_size * self._quantization.q_group_size
@@ -141,7 +141,7 @@ class QuantizedBuffers(BankedBuffers):
 
 
 class QuantizedLayer(BankedLayer):
-    """A layer with quantised entries; those of a pass that is compressed are packed when some have left."""
+    """A layer with quantised entries; those of a compressed pass are packed after eviction."""
 
     _buffers: QuantizedBuffers
 
@@ -149,7 +149,7 @@ class QuantizedLayer(BankedLayer):
         """Make an empty layer.
 
         Args:
-            buffers: empty ones.
+            buffers: empty buffers.
             quantization: settings.
             rows: state of each row before the first pass.
         """
@@ -166,7 +166,7 @@ class QuantizedLayer(BankedLayer):
         return held
 
     def extend(self, text: Entries) -> None:
-        """Append text that was read elsewhere, one row."""
+        """Append text of one row that another cache has read."""
         super().extend(text)
         self._buffers.settle()
 
@@ -178,7 +178,7 @@ class QuantizedLayer(BankedLayer):
         return mark._replace(recent=_copied(self._buffers.recent))
 
     def rewind(self, mark: LayerMark) -> None:
-        """Drop the text that was appended since a mark; what was packed since is as it was then."""
+        """Drop the text appended since a mark, and restore entries packed since."""
         grown = self.physical > mark.physical
         super().rewind(mark)
         if grown and mark.recent is not None:
@@ -192,7 +192,7 @@ def quantized_layers(
 
     Args:
         quantization: settings.
-        count: how many layers.
+        count: number of layers.
         reserve: entries to reserve space for with the first one.
         rows: state of each row before the first pass.
     """

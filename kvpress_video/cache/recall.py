@@ -1,4 +1,4 @@
-"""Bring archived frames back for a question, in the place of as many entries."""
+"""Retrieve archived frames for a question, in place of the same number of entries."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .layer import CompressedLayer
 def recalled(
     layers: Sequence[CompressedLayer], row: int, archive: FrameArchive, method: Compressor, queries: Sequence[Tensor]
 ) -> Iterator[None]:
-    """Hold archived frames inside the context, and the previous entries after it, whatever is appended to the layers
-    meanwhile.
+    """Context manager that holds retrieved frames, and restores the previous entries afterwards, keeping what was
+    appended meanwhile.
 
     The arguments are those of `bring_back`.
     """
@@ -45,10 +45,10 @@ def bring_back(
     queries: Sequence[Tensor],
     before: list[dict[int, Entries]] | None = None,
 ) -> None:
-    """Hold archived frames in the place of other entries.
+    """Retrieve archived frames in place of other entries.
 
-    Of each segment, the frames that the method scores highest come back, as many whole ones as fit into its share of
-    the entries held; of those held the best stay, so that their number does not change.
+    From each segment, the frames with the highest scores are retrieved, as many whole ones as fit into the method's
+    share of the held entries. The best of the held entries stay, so that their number does not change.
 
     Args:
         layers: compressed layers of the cache.
@@ -84,7 +84,7 @@ def visual_entries(layer: CompressedLayer, row: int, segment: int, context: Cont
 def _recalled(
     layer: int, held: Entries, archive: FrameArchive, segment: int, method: Compressor, queries: Tensor
 ) -> Entries | None:
-    """Return a layer's entries of a segment for a question, as many as before; None for the same."""
+    """Return the same number of entries of a layer's segment for a question; None if they do not change."""
     numbers = archive.of(segment)
     if not numbers:
         return None
@@ -106,7 +106,7 @@ def _recalled(
 
 
 def _frame_scores(method: Compressor, queries: Tensor, keys: Tensor) -> Tensor:
-    """Ask a method for the scores of archived frames and validate them."""
+    """Return a method's scores of archived frames, validated."""
     call = f"{type(method).__name__}.frame_scores()"
     try:
         scores: object = method.frame_scores(queries, keys)

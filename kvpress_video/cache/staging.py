@@ -1,4 +1,4 @@
-"""Staging buffers: device memory from which attention reads banked layers, shared in turn by all layers of a cache."""
+"""Staging buffers: device memory from which attention reads banked layers, shared by all layers of a cache."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 
 HALVES = 2
-"""Staging slots on a device where one layer is read while another computes."""
+"""Number of staging slots on a device if one layer is prefetched while another computes."""
 
 
 class Stageable(Protocol):
-    """Entries that are read into a slot."""
+    """Entries that can be read into a slot."""
 
     @property
     def length(self) -> int:
-        """How many there are."""
+        """Number of entries."""
 
     @property
     def device(self) -> torch.device:
-        """Where they are read."""
+        """Device where they are read."""
 
     @property
     def like(self) -> Sequence[Tensor]:
         """Tensors (batch, kv_heads, …, head_dim) with the dtypes of the entries read."""
 
     def read(self, start: int, room: Sequence[Tensor]) -> Callable[[], None]:
-        """Copy everything from entry `start` on into `room`.
+        """Copy all entries from `start` on into `room`.
 
         Returns:
-            Call it before the device reads it.
+            A function to call before the device reads it.
         """
 
 
 def staging_room(length: int) -> int:
-    """Return the most entries that a slot has room for once it held `length`: it grows by more than it needs."""
+    """Return the maximum capacity of a slot that has held `length` entries: it grows by more than needed."""
     return length + length // 8
 
 
@@ -46,8 +46,8 @@ class Slot:
 
     Attributes:
         bank: bank of the layer in the slot.
-        right: how many of the layer's leading entries are in it, or on their way.
-        settle: call it before the device reads them.
+        right: number of the layer's leading entries that are in it or being copied.
+        settle: function to call before the device reads them.
         room: (batch, kv_heads, capacity, head_dim) each.
     """
 
@@ -87,7 +87,7 @@ class Slot:
 class StagingBuffers:
     """Staging slots on each device, used in turn by all layers that have a bank.
 
-    With two, the bank of the next layer is copied into one while a layer computes on the other.
+    With two slots, the next layer's bank is copied into one while a layer computes on the other.
     """
 
     def __init__(self, reserve: int, slots: int = HALVES) -> None:
@@ -95,20 +95,20 @@ class StagingBuffers:
 
         Args:
             reserve: minimum capacity of a slot in entries.
-            slots: how many on each device.
+            slots: number of slots per device.
         """
         self._reserve = reserve
-        self._halves: dict[torch.device, list[Slot]] = defaultdict(  # used last comes last
+        self._halves: dict[torch.device, list[Slot]] = defaultdict(  # the last used slot comes last
             lambda: [Slot() for _ in range(slots)]
         )
         self._banks: list[Stageable] = []
 
     def enter(self, bank: Stageable) -> None:
-        """Take in the bank of one more layer."""
+        """Add the bank of a layer."""
         self._banks.append(bank)
 
     def hold(self, bank: Stageable, length: int) -> Slot:
-        """A half that the bank's entries are in, with room for `length`; the caller may fill it up."""
+        """Return a slot that holds the bank's entries, with room for `length`; the caller may fill it."""
         halves = self._halves[bank.device]
         half = self._found(bank) or halves[0]
         half.fetch(bank, length, self._reserve)
@@ -124,7 +124,7 @@ class StagingBuffers:
             half.fetch(following, following.length, self._reserve)
 
     def known(self, bank: Stageable) -> tuple[int, Sequence[Tensor]]:
-        """Return how many leading entries of a bank's layer are staged, and the buffers that hold them."""
+        """Return the number of staged leading entries of a bank's layer, and their buffers."""
         half = self._found(bank)
         if half is None or not half.right:
             return 0, ()
@@ -132,19 +132,19 @@ class StagingBuffers:
         return half.right, half.room
 
     def forget(self, bank: Stageable, start: int = 0) -> None:
-        """Entries of a bank's layer changed, from `start` on."""
+        """Invalidate the entries of a bank's layer from `start` on."""
         half = self._found(bank)
         if half is not None:
             half.right = min(half.right, start)
 
     def bytes(self, bank: Stageable) -> int:
-        """Bytes of the half that a bank's layer is in."""
+        """Bytes of the slot of a bank's layer."""
         half = self._found(bank)
         return half.bytes if half else 0
 
     @property
     def room_bytes(self) -> int:
-        """Bytes of all halves."""
+        """Bytes of all slots."""
         return sum(half.bytes for halves in self._halves.values() for half in halves)
 
     def _found(self, bank: Stageable) -> Slot | None:

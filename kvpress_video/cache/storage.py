@@ -1,4 +1,4 @@
-"""How a cache stores keys and values: as they come, off the device, or quantised; and what an entry then takes."""
+"""How a cache stores keys and values (unquantised, off the device or quantised), and the bytes of an entry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ON_DEVICE = "device"
 
 
 class CachedStates(Protocol):
-    """What a model caches of an entry in one layer, as an adapter describes it."""
+    """The keys and values that a model caches per entry in one layer, as described by an adapter."""
 
     @property
     def kv_heads(self) -> int:
@@ -51,13 +51,13 @@ class CachedStates(Protocol):
 
 
 class EntryBytes(NamedTuple):
-    """What an entry takes, all KV heads of one layer.
+    """The bytes of an entry, over all KV heads of one layer.
 
     Attributes:
-        held: keys, values and metadata of an entry that stays.
+        held: keys, values and metadata of a kept entry.
         in_work: bytes of an entry whose pass is still running.
-        recent: what the newest entries of a layer take beyond that, all of them together, at most.
-        staged: keys and values in the buffers that attention reads the longest layer from.
+        recent: maximum additional bytes of a layer's newest entries, all together.
+        staged: keys and values of an entry in the staging buffers.
     """
 
     held: int
@@ -87,7 +87,7 @@ class Storage:
         return EntryBytes(whole, whole, staged=0 if self.bank_on == ON_DEVICE else HALVES * states.state_bytes)
 
     def layer_bytes(self, states: CachedStates, compact: bool, length: int) -> int:
-        """Compute the bytes that a layer of `length` entries holds, no pass in work."""
+        """Compute the bytes of a layer of `length` entries between passes."""
         return length * self.entry(states, compact).held
 
     def layers(
@@ -101,7 +101,7 @@ class Storage:
         return make_layers(self.bank_on, count, reserve, rows, banked)
 
     def check(self, states: CachedStates, method: Compressor, compact: bool) -> None:
-        """Check that a method's cache of a model can be stored so.
+        """Check that this storage supports a method and a model.
 
         Raises:
             UnsupportedModelError, CacheError: it cannot.
@@ -110,10 +110,10 @@ class Storage:
 
 @dataclass(frozen=True)
 class UnevenStorage(Storage):
-    """Unquantised keys and values, without gaps between heads that may hold different numbers of entries."""
+    """Unquantised keys and values of heads with different numbers of entries, without gaps."""
 
     def entry(self, states: CachedStates, compact: bool) -> EntryBytes:
-        """Compute what an entry takes; attention reads one layer at a time, laid out with padding."""
+        """Compute the bytes of an entry; attention reads one padded layer at a time."""
         whole = states.entry_bytes(compact)
         return EntryBytes(whole, whole, staged=whole)
 
@@ -131,7 +131,7 @@ class UnevenStorage(Storage):
 
 @dataclass(frozen=True)
 class QuantizedStorage(Storage):
-    """Keys and values quantised, but for the newest entries of each layer.
+    """Quantised keys and values, except for the newest entries of each layer.
 
     Attributes:
         how: settings.
@@ -156,7 +156,7 @@ class QuantizedStorage(Storage):
         )
 
     def layer_bytes(self, states: CachedStates, compact: bool, length: int) -> int:
-        """Compute the bytes that a layer of `length` entries holds, no pass in work."""
+        """Compute the bytes of a layer of `length` entries between passes."""
         entry, packed = self.entry(states, compact), self.how.packed(length)
         return packed * entry.held + (length - packed) * entry.in_work
 
@@ -167,7 +167,7 @@ class QuantizedStorage(Storage):
         rows: Sequence[RowState] = (),
         banked: Callable[[Entries], int] = len,
     ) -> Sequence[CompressedLayer]:
-        """Make the empty layers of one cache; what is `banked` elsewhere does not matter here."""
+        """Make the empty layers of one cache; `banked` is ignored."""
         return quantized_layers(self.how, count, reserve, rows)
 
     def check(self, states: CachedStates, method: Compressor, compact: bool) -> None:
@@ -197,7 +197,7 @@ class QuantizedStorage(Storage):
 
 
 def storage_for(method: Compressor, storage: Storage) -> Storage:
-    """Return the storage that a method needs: its own where heads may hold different numbers of entries."""
+    """Return the storage that a method needs: that for uneven heads if they may hold different numbers of entries."""
     return UnevenStorage() if method.uneven else storage
 
 
@@ -209,7 +209,7 @@ def storage_of(quantize: QuantizeLike, bank_on: str = ON_DEVICE) -> Storage:
         bank_on: where the bank is.
 
     Raises:
-        CacheError: the settings cannot be read, or a bank elsewhere should be quantised.
+        CacheError: the settings cannot be read, or quantisation is combined with a bank off the device.
     """
     quantization = Quantization.parse(quantize)
     if quantization is None:

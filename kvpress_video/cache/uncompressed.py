@@ -1,6 +1,6 @@
 """Layers of a cache that are not compressed, sliding or recurrent: copies of them, and their states as tensors.
 
-Neither kind can forget its last tokens: what a window or a recurrence held before must be copied to come back to it.
+Neither kind can drop its last tokens: to return to an earlier state, a window or recurrent state must be copied.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def rows_of(layer: Any, rows: Tensor) -> Any:
 
 
 def copies(cache: Cache, rows: int) -> dict[int, Any]:
-    """Copies of the layers that are not compressed, by their number in the cache."""
+    """Return copies of the uncompressed layers, by their index in the cache."""
     return {number: rows_of(layer, torch.arange(rows)) for number, layer in _others(cache)}
 
 
 def put_copies(cache: Cache, layers: Mapping[int, Any], rows: int) -> None:
-    """Replace layers by copies of `layers`, which stay as they are."""
+    """Replace layers by copies of `layers`."""
     for number, layer in layers.items():
         cache.layers[number] = rows_of(layer, torch.arange(rows))
 
 
 def states(cache: Cache) -> dict[str, Tensor]:
-    """What the layers that are not compressed hold, `{number}.{part}`; nothing before the first token.
+    """Return the states of the uncompressed layers as `{index}.{part}`; empty before the first token.
 
     The parts of a recurrent layer are `conv` and `recurrent`, those of a sliding one `keys` and `values`.
     """
@@ -58,7 +58,7 @@ def put_states(cache: Cache, given: Mapping[str, Tensor], tokens: int) -> None:
 
 
 def join_rows(cache: Cache, parts: Sequence[Cache], tokens: int) -> None:
-    """Fill empty layers with the rows of several caches, zeros in front of what is shorter."""
+    """Fill empty layers with the rows of several caches, with zeros in front of shorter ones."""
     found = [states(part) for part in parts]
     joined = {}
     for name in sorted({name for part in found for name in part}):
@@ -69,7 +69,7 @@ def join_rows(cache: Cache, parts: Sequence[Cache], tokens: int) -> None:
 
 
 def hidden_prefixes(cache: Cache) -> list[AbstractContextManager[None]]:
-    """Contexts in which sliding layers count their length from here on, as `CompressedLayer.hidden_prefix` does.
+    """Return contexts in which sliding layers count their length from here on, as in `CompressedLayer.hidden_prefix`.
 
     Models with sliding layers build stock masks before any hook can, so in their caches all layers measure masks from
     here on as well.

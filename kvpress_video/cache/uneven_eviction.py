@@ -20,7 +20,7 @@ class UnevenPlan:
     """Entries that stay in a layer.
 
     Attributes:
-        stays: which ones, (batch, heads, n) bool.
+        stays: mask of these entries, (batch, heads, n) bool.
         rows: state of each row afterwards.
     """
 
@@ -31,8 +31,7 @@ class UnevenPlan:
 def plan_uneven_eviction(
     entries: Entries, rows: Sequence[RowState], length: int, keep: Shares, method: Compressor
 ) -> UnevenPlan:
-    """Choose the entries that stay in the heads of a layer together: of each segment exactly as many as all of them may
-    keep.
+    """Select the entries that stay jointly over the heads of a layer: of each segment exactly the sum of their shares.
 
     Text stays, and so do the labels that a share names; padding does not.
 
@@ -41,7 +40,7 @@ def plan_uneven_eviction(
         rows: state of each row; it counts averages over heads.
         length: entries of a row per head, on average, padding of the row included.
         keep: per row, entries to keep of each segment, per head on average.
-        method: method that chooses.
+        method: the method.
 
     Raises:
         MethodError, BudgetError: the method failed or returned an unusable result, see `MethodCall.reduce_uneven`.
@@ -67,7 +66,7 @@ def plan_uneven_eviction(
 
 
 def _staying(entries: Entries, row: RowState, keep: Mapping[int, Share], method: Compressor) -> Tensor:
-    """Return which entries of one row stay besides its text, (1, heads, n) bool."""
+    """Return which visual and label entries of a row stay, (1, heads, n) bool."""
     label = entries.kind == Kind.LABEL
     ordinal, stays = label.long().cumsum(dim=-1) - 1, label & False
     for some in label_ranges(row, keep):

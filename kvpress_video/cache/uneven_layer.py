@@ -22,10 +22,10 @@ from .uneven_eviction import plan_uneven_eviction
 
 
 class UnevenLayer(CompressedLayer):
-    """A layer whose heads may hold different numbers of entries, of which rows count the average.
+    """A layer whose heads may hold different numbers of entries; row states count their average.
 
-    Attention reads them laid out with padding in front of heads that hold fewer, in memory that all layers of the cache
-    share. Read from outside, `keys` and `values` are copies.
+    Attention reads them padded in front, in memory shared by all layers of the cache. As attributes, `keys` and
+    `values` are copies.
     """
 
     uneven: ClassVar[bool] = True
@@ -35,7 +35,7 @@ class UnevenLayer(CompressedLayer):
         """Make an empty layer.
 
         Args:
-            room: where the layers of the cache are laid out.
+            room: memory shared by the padded layers of the cache.
             rows: state of each row before the first pass.
         """
         super().__init__(rows=rows)
@@ -43,16 +43,16 @@ class UnevenLayer(CompressedLayer):
 
     @property
     def keys(self) -> Any:
-        """Keys of all entries, (batch, kv_heads, span, head_dim), copied; None before the first."""
+        """Copies of the keys of all entries, (batch, kv_heads, span, head_dim); None before the first."""
         return self._buffers.copy(0) if self.is_initialized else None
 
     @keys.setter
     def keys(self, _: Any) -> None:
-        """Ignore the assignment, with which the stock layer begins."""
+        """Ignore the None that the stock layer assigns first."""
 
     @property
     def values(self) -> Any:
-        """Values of all entries, likewise."""
+        """Copies of the values of all entries, as for keys."""
         return self._buffers.copy(1) if self.is_initialized else None
 
     @values.setter
@@ -71,7 +71,7 @@ class UnevenLayer(CompressedLayer):
 
     @property
     def paddings(self) -> tuple[Any, ...]:
-        """What tells the padding of layers apart: that of rows, and the counts of heads."""
+        """The padding of rows and the counts of heads, to compare layers by."""
         return (*super().paddings, *map(tuple, self._buffers.counts))
 
     @property
@@ -81,7 +81,7 @@ class UnevenLayer(CompressedLayer):
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of the memory in which the layers of the cache are laid out."""
+        """Bytes of the padded memory that the layers of the cache share."""
         return self._buffers.staging_bytes
 
     @property
@@ -95,7 +95,7 @@ class UnevenLayer(CompressedLayer):
         return len(self._buffers.counts[0]) if self._buffers.counts else self._buffers.samples[0].shape[1]
 
     def real(self) -> Tensor:
-        """Return which entries that attention reads are no padding, (batch, kv_heads, span) bool."""
+        """Return which entries that attention reads are not padding, (batch, kv_heads, span) bool."""
         buffers = self._buffers
         if not buffers.counts:
             return super().real()
@@ -108,7 +108,7 @@ class UnevenLayer(CompressedLayer):
     def evict(self, entries: Entries, keep: Shares, method: Compressor, evicting: Evicting | None = None) -> None:
         """Evict entries of all heads together, down to the shares, see `plan_uneven_eviction`.
 
-        Nobody is shown the plan: a method with a `transfer` may not keep different numbers in its heads.
+        No callback gets the plan: a method with a `transfer` may not keep different numbers per head.
         """
         plan = plan_uneven_eviction(entries, self.rows, self.physical, keep, method)
         self._buffers.keep_uneven(plan.stays)
@@ -116,13 +116,13 @@ class UnevenLayer(CompressedLayer):
         self.rows = list(plan.rows)
 
     def move(self, target: Tensor, rope: Rope, rows: Sequence[RowState] | None = None) -> None:
-        """Re-rotate every key, see `CompressedLayer.move`; `target` is laid out, (batch, kv_heads, span, 3)."""
+        """Re-rotate every key, see `CompressedLayer.move`; `target` is padded, (batch, kv_heads, span, 3)."""
         self._buffers.move(target, rope)
         self._show()
         self.rows = list(self.rows if rows is None else rows)
 
     def repeat_first_row(self, shift: Tensor) -> None:
-        """Give every row a copy of the first one's entries, their token indices moved by `shift`, (batch,) int64."""
+        """Copy the first row's entries to every row, with token indices moved by `shift`, (batch,) int64."""
         self.batch_select_indices(torch.zeros_like(shift, dtype=torch.long))
         if self.is_initialized:
             self._buffers.shift_index(shift)
@@ -137,7 +137,7 @@ class UnevenLayer(CompressedLayer):
 
 
 def refuse_uneven(layer: CompressedLayer, what: str) -> None:
-    """Raise CacheError for what a layer whose heads may hold different numbers of entries does not support."""
+    """Raise CacheError for an operation that layers with uneven heads do not support."""
     if layer.uneven:
         raise CacheError(
             f"{what} needs equal numbers of entries in all heads of a layer: choose a method that keeps them."

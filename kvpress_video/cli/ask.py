@@ -6,6 +6,7 @@ import argparse
 
 from ..budget import UNCOMPRESSED
 from .common import DONE, cache_options, load_model, model_options, progress_steps, quiet, whole_number
+from .names import check_methods
 from .parsers import Commands, add_command
 
 
@@ -44,6 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def _ask(options: argparse.Namespace) -> int:
+    check_methods(options.method)
     quiet()
     from ..budget import Budget
     from ..compressor.registry import make_method

@@ -55,10 +55,10 @@ def add(commands: Commands) -> None:
 def _compare(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ..compressor.registry import split_list
     from ..sweep.gate.compare import compare_sweeps
     from ..sweep.gate.sweep_data import SweepData
     from ..sweep.gate.text import as_json, markdown
+    from ..utils.named_settings import split_list
 
     with Console(stderr=True).status("comparing"):
         gate = compare_sweeps(

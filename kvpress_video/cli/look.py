@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .common import DONE, load_model, model_options, progress, quiet
+from .names import check_methods
 from .parsers import Commands, add_command
 
 
@@ -40,14 +41,16 @@ def add(commands: Commands) -> None:
 
 
 def _look(options: argparse.Namespace) -> int:
+    check_methods(options.methods)
     quiet()
     from ..budget import Budget
-    from ..compressor.registry import make_method, split_list
+    from ..compressor.registry import make_method
     from ..report.page import write_overlay
     from ..report.retained import look
     from ..report.style import check_suffix
     from ..sweep.results.export import check_output
     from ..utils.formatting import plural
+    from ..utils.named_settings import split_list
     from ..video.resolution import frame_pixels
     from ..video.selection import USUAL_FPS, select
 
@@ -75,7 +78,5 @@ def _look(options: argparse.Namespace) -> int:
     for kept in overlay.retained:
         answer = "" if kept.answer is None else f": {kept.answer}"
         print(f"{kept.method} {kept.budget}: {kept.ratio:.1%} of visual entries kept{answer}")
-    print(
-        f"{len(overlay.shown)} of {plural(len(overlay.times), 'frame')} shown in {write_overlay(overlay, options.out)}"
-    )
+    print(f"{len(overlay.shown)} of {plural(overlay.frames, 'frame')} shown in {write_overlay(overlay, options.out)}")
     return DONE

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .common import DONE, print_tables
+from .names import check_methods
 from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def add(commands: Commands) -> None:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    check_methods(options.name)
     from ..compressor.listing import list_methods, method_card
-    from ..compressor.registry import parse
+    from ..utils.named_settings import parse
 
     if options.name is None:
         print_tables([_table(list_methods(), WIDE if options.wide else COLUMNS)], _legend(), fit=not options.wide)

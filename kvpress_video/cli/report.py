@@ -70,7 +70,7 @@ def _report(options: argparse.Namespace) -> int:
         written = [findings.write_page(options.out, title=title, progress=update, **how)]
         written += [draw(findings.summary, file) for file, draw in figures.items()]
         if options.markdown is not None:
-            write(options.markdown, markdown(findings.summary, title).encode())
+            write(options.markdown, markdown(findings.summary, title, findings.status).encode())
             written.append(options.markdown)
     print("\n".join(map(str, written)))
     return DONE

@@ -51,27 +51,31 @@ def _results(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_output(options.out)
     with Console(stderr=True).status(f"Reading {options.folder}"):
-        found, types, failures = _read(options)
+        found, types, failures, status = _read(options)
         content = encode(found, format, types)
     if options.out is None:
         sys.stdout.write(content.decode())
     else:
         write(options.out, content)
         print(f"{plural(len(found), 'record')} in {options.out}", file=sys.stderr)
+    if status:
+        print(status, file=sys.stderr)
     for last in failures[-1:]:
         print(f"Failed on a clip: {len(failures)}; the last: {last.cell}, {last.clip}: {last.error}", file=sys.stderr)
     return DONE
 
 
-def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[str, str] | None, list[Failure]]:
-    """Return the selected records, their column types, and the failures of the sweep."""
+def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[str, str] | None, list[Failure], str]:
+    """Return the selected records, their column types, the failures of the sweep, and how much of it has run."""
     from ..errors import unknown_name
     from ..sweep.cells import Cell
     from ..sweep.results.records import ROW_TYPES
     from ..sweep.results.store import Store
+    from ..sweep.results.stored_plan import unfinished
 
     with Store(options.folder) as store:
-        rows, failures, cells = store.rows(), store.failures(), [Cell(**cell) for cell in store.plan["cells"]]
+        rows, failures, plan = store.rows(), store.failures(), store.plan
+    cells = [Cell(**cell) for cell in plan["cells"]]
     types: Mapping[str, str] | None
     if options.summary:
         from ..sweep.stats.summary import records, summarise
@@ -91,4 +95,4 @@ def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Mapping[st
             if value not in known[name]:
                 raise unknown_name(name, value, known[name])
         found = [record for record in found if not wanted or record[name] in wanted]
-    return found, types, failures
+    return found, types, failures, unfinished(plan, [*rows, *failures])

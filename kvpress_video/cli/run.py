@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .common import cache_options
+from .names import check_methods
 from .parsers import Commands, add_command
 
 
@@ -29,6 +30,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_methods(options.method)
     from ..serving.launch import launch
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
 from .common import DONE, load_model, model_options, quiet, whole_number
+from .names import check_methods
 from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add(commands: Commands) -> None:
         description="Serve a model over HTTP, with its cache compressed: OpenAI's chat completions, and sessions for "
         "live video. Without a model, the bundled one is served.",
         examples=("--budget 96", "Qwen/Qwen2.5-VL-7B-Instruct --budget 6144 --memory 20GiB"),
-        note='FastAPI and uvicorn come with pip install "kvpress-video[serve]": see docs/serving.md.',
+        note="FastAPI and uvicorn come with pip install 'kvpress-video[serve]': see docs/serving.md.",
     )
     serve.set_defaults(run=_serve)
     model_options(serve, positional=True)
@@ -133,6 +134,7 @@ def add(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    check_methods(options.method)
     quiet()
     try:
         import fastapi  # noqa: F401
@@ -140,7 +142,7 @@ def _serve(options: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UnknownNameError(
-            'Serving needs FastAPI, uvicorn and prometheus-client: pip install "kvpress-video[serve]".'
+            "Serving needs FastAPI, uvicorn and prometheus-client: pip install 'kvpress-video[serve]'."
         ) from error
     from ..budget import Budget
     from ..models.loading import BUNDLED
@@ -191,7 +193,7 @@ def _serve_on_ray(options: argparse.Namespace, name: str, settings: ServerSettin
         import aiohttp  # noqa: F401
         import ray.serve  # noqa: F401
     except ImportError as error:
-        raise UnknownNameError('--ray needs Ray Serve: pip install "kvpress-video[serve-ray]".') from error
+        raise UnknownNameError("--ray needs Ray Serve: pip install 'kvpress-video[serve-ray]'.") from error
     from ..serving.cluster.on_ray import serve_on_ray
     from ..serving.cluster.process import Job
     from ..serving.cluster.scaling import Scale

@@ -20,6 +20,7 @@ from .common import (
     whole_number,
 )
 from .interrupts import INTERRUPTED
+from .names import check_benchmarks, check_methods
 from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def add(commands: Commands) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    check_methods(options.methods)
+    check_benchmarks(options.benchmarks)
     quiet()
     grid = _grid(options)
     from ..errors import unknown_name
@@ -220,7 +223,7 @@ def _summarise(swept: SweepResult, options: argparse.Namespace, device: str | No
     with progress_steps("comparing") as update:
         findings = Findings.read(swept.folder, options.against)
         write(swept.folder / SUMMARY, encode(records(findings.summary), "csv"))
-        write(swept.folder / TABLE, markdown(findings.summary, title).encode())
+        write(swept.folder / TABLE, markdown(findings.summary, title, findings.status).encode())
         overlays = 0 if swept.interrupted else options.overlay_clips
         findings.write_page(title=title, overlay_clips=overlays, device=device, progress=update)
     if options.wide:

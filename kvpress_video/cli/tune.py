@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .common import DONE, print_tables, probability, progress_steps, quiet, whole_number
 from .interrupts import INTERRUPTED
+from .names import check_benchmarks, check_methods
 from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def add(commands: Commands) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
+    check_methods(options.methods)
+    check_benchmarks(options.benchmark)
     quiet()
     from ..sweep.tune.text import line_to_paste, notes, table
     from ..sweep.tune.tuner import tune
@@ -85,11 +88,12 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _target(options: argparse.Namespace) -> Target:
-    from ..compressor.registry import method_names, split_list
+    from ..compressor.registry import method_names
     from ..sweep.cells import Setup
     from ..sweep.grid.spec import flag_parts, make_grid
     from ..sweep.tune.answers import Target
     from ..sweep.tune.space import usable
+    from ..utils.named_settings import split_list
 
     methods = split_list(options.methods) or usable(method_names(), options.stage or Setup.stage)
     parts = flag_parts(**{name: getattr(options, name) for name in _PARTS})

@@ -1,4 +1,4 @@
-"""What the attention of a layer was called with, for methods that are written against attention modules."""
+"""The call of a layer's attention, for methods written against attention modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of a compression method: all that it may override, most of which is documentation."""
+"""The interface of a compression method: everything that it may override; most of it is documentation."""
 
 from __future__ import annotations
 

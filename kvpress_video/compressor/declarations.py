@@ -1,4 +1,4 @@
-"""Validation of how a method is declared, before it sees any entries."""
+"""Validation of a method's declaration, before it sees any entries."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Cached key/value pairs with their metadata: the token each one comes from and the position of its key.
 
-One file for all that a method is given, most of which is documentation.
+This file holds all inputs of a method; most of it is documentation.
 """
 
 from __future__ import annotations

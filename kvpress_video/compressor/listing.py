@@ -12,7 +12,7 @@ from .base import Compressor
 from .registry import make_method, method_class, method_names
 
 _COMMENT = re.compile(r"^<!-- .* -->\n", re.MULTILINE)
-"""Marks of places in a card that are filled by a program."""
+"""Markers of the generated parts of a card."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _described(name: str) -> MethodInfo:
     try:
         found = method_class(name)
         required = any(f.init and f.default is MISSING and f.default_factory is MISSING for f in fields(found))
-        needs = found.needs if required else make_method(name).needs  # those of a wrapper are its base's
+        needs = found.needs if required else make_method(name).needs  # a wrapper has those of its base
     except KVPressVideoError as error:
         return MethodInfo(name, broken=f"cannot be loaded: {error}")
     return MethodInfo(

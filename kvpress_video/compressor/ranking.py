@@ -38,6 +38,6 @@ def top(scores: Tensor, keep: int) -> Tensor:
     above, level = scores > lowest, scores == lowest
     room = keep - above.sum(dim=-1, keepdim=True)
     stays = above | (level & (level.cumsum(dim=-1, dtype=torch.int32) <= room))
-    turn = torch.where(stays, stays.cumsum(dim=-1), 0)  # the first slot takes what does not stay
+    turn = torch.where(stays, stays.cumsum(dim=-1), 0)  # the first slot takes the indices that are not selected
     places = torch.arange(length, device=scores.device).expand_as(turn)
     return turn.new_empty((*turn.shape[:-1], keep + 1)).scatter_(-1, turn, places)[..., 1:].contiguous()

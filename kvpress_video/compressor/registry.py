@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from ..errors import KVPressVideoError, UnknownNameError, unknown_name
-from ..utils.entry_points import is_own, package_of
-from ..utils.warnings import warn_caller
+from ..utils import entry_points
+from ..utils.entry_points import EntryPoints, package_of
+from ..utils.named_settings import PRESET, parse, spell
 from .base import Compressor
 from .declarations import check_observer
 
 Made = TypeVar("Made")
 _ONE = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-PRESET = "preset"
-"""Setting for a named set of others in a class's `presets`."""
 _SEVERAL = re.compile(r"tuple\[[^][]*\]( \| None)?")
 _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.items()}
 
@@ -28,24 +24,17 @@ _PLAIN = _ONE | {f"{name} | None": (*types, type(None)) for name, types in _ONE.
 class Registry(Generic[Made]):
     """The dataclasses that installed packages declare in one entry-point group; their fields are their settings.
 
-    A name that two packages declare stands for the package's own class, otherwise for that of the package first in the
-    alphabet; a warning names both packages.
-
     Attributes:
-        group: entry-point group.
-        what: noun for one of its members, for messages.
+        declared: the entry points.
         base: class that every member must derive from.
-        listing: command that lists all members; empty if there is none.
     """
 
-    group: str
-    what: str
+    declared: EntryPoints
     base: type[Made]
-    listing: str = ""
 
     def names(self) -> list[str]:
         """Return the names of all installed members, sorted."""
-        return sorted(self._found())
+        return sorted(self.declared.found())
 
     def get(self, name: str) -> type[Made]:
         """Load the class behind a name.
@@ -54,12 +43,10 @@ class Registry(Generic[Made]):
             UnknownNameError: no installed package declares the name (the nearest one is suggested), or the package that
                 declares it cannot be imported or declares something else; the message names the package.
         """
-        points = self._found()
-        if name not in points:
-            raise unknown_name(self.what, name, points, self.listing)
-        declared = f"The {self.what} {name!r} of {package_of(points[name])} ({points[name].value})"
+        point = self.declared.get(name)
+        declared = f"The {self.declared.what} {name!r} of {package_of(point)} ({point.value})"
         try:
-            loaded = points[name].load()
+            loaded = point.load()
         except (Exception, SystemExit) as error:
             raise UnknownNameError(
                 f"{declared} cannot be loaded: {type(error).__name__}: {error}. Update or uninstall that package."
@@ -116,23 +103,6 @@ class Registry(Generic[Made]):
             raise UnknownNameError(f"Cannot read the setting {preset!r} of {name}: write name=value{known}.")
         return {**presets[preset], **given}
 
-    def _found(self) -> dict[str, EntryPoint]:
-        return _points(self.group)
-
-
-@cache
-def _points(group: str) -> dict[str, EntryPoint]:
-    """Find the entry points of a group, one for each name."""
-    chosen: dict[str, EntryPoint] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: (not is_own(point), package_of(point))):
-        used = chosen.setdefault(point.name, point)
-        if used.value != point.value:
-            warn_caller(
-                f"{package_of(used)} and {package_of(point)} both declare {point.name!r} in the entry points "
-                f"{group!r}: {used.value} is used, {point.value} is not. Rename the latter."
-            )
-    return chosen
-
 
 def _types(annotation: str) -> tuple[type, ...]:
     """Return the types that the annotation of a setting stands for; none for those that only the class can check."""
@@ -145,71 +115,7 @@ def _needed(field: Field[Any]) -> bool:
     return field.init and field.default is MISSING and field.default_factory is MISSING
 
 
-def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Split `"name:setting=value,…"` into the name and the settings; values are Python literals, or else strings.
-
-    A word without a value in front of the settings is the setting `PRESET`.
-
-    Raises:
-        UnknownNameError: a setting is given twice or has no value.
-    """
-    name, _, rest = text.partition(":")
-    settings: dict[str, Any] = {}
-    for number, part in enumerate(filter(None, _split(rest))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals and not number:
-            key, equals, value = PRESET, "=", repr(key)
-        if key in settings:
-            raise UnknownNameError(f"The setting {key!r} is given twice.")
-        if not equals:
-            raise UnknownNameError(f"Cannot read the setting {part!r}: write name=value.")
-        settings[key] = _value(value)
-    return name, settings
-
-
-def spell(name: str, settings: dict[str, Any]) -> str:
-    """Write a name and settings as the text from which `parse` reads them, if they have one."""
-    written = ",".join(f"{key}={_spelled(value)}" for key, value in settings.items())
-    return f"{name}:{written}" if written else name
-
-
-def split_list(text: str) -> list[str]:
-    """Split `"a,b:setting=1,other=2,c"` into members: a part `name=value` belongs to the member before it."""
-    members: list[str] = []
-    for part in filter(None, (part.strip() for part in _split(text))):
-        if members and re.match(r"\w+\s*=", part):
-            members[-1] += "," + part
-        else:
-            members.append(part)
-    return members
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas outside of brackets; an unmatched closing bracket is an ordinary character."""
-    parts, depth = [""], 0
-    for character in text:
-        depth = max(0, depth + (character in "([{") - (character in ")]}"))
-        if character == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
-def _spelled(value: Any) -> str:
-    text = str(value)
-    plain = type(_value(text)) is type(value) and _value(text) == value and text == text.strip()
-    return text if plain else repr(value)
-
-
-METHODS = Registry("kvpress_video.methods", "method", Compressor, listing="kvpress-video methods")
+METHODS = Registry(entry_points.METHODS, Compressor)
 
 
 def method_names() -> list[str]:
@@ -231,7 +137,7 @@ def name_of(method: str | Compressor) -> str:
     if isinstance(method, str):
         return method.partition(":")[0]
     own = f"{type(method).__module__}:{type(method).__qualname__}"
-    return next((name for name, point in _points(METHODS.group).items() if point.value == own), type(method).__name__)
+    return next((name for name, point in METHODS.declared.found().items() if point.value == own), type(method).__name__)
 
 
 def written(method: Compressor) -> str:

@@ -27,7 +27,7 @@ _CALLED: ContextVar[bool] = ContextVar("a method is being called", default=False
 
 
 class WrongSlotsError(BudgetError):
-    """Slots that are not as many different entries, in ascending order, as were asked for."""
+    """Slots that are not the requested number of different entries in ascending order."""
 
 
 class Kept(NamedTuple):
@@ -152,20 +152,20 @@ class MethodCall:
             _CALLED.reset(token)
 
     def _undeclared(self, error: Exception) -> str:
-        """A hint where the method may have read queries that it does not declare."""
+        """Return a hint if the method may have read queries that it does not declare."""
         if "NoneType" not in str(error) or self.entries.context.queries is not None or self.method.needs & QUERYING:
             return ""
         return '; entries.context.queries is None in methods that do not declare it: declare "queries" in needs.'
 
     def _survivors(self) -> str:
-        """A hint where earlier passes left less than the grid."""
+        """Return a hint if earlier passes left less than the grid."""
         grid = self.entries.context.grid
         if grid is None or not grid.known or self.entries.complete:
             return ""
         return "; in later passes the entries do not fill the grid: tell them by entries.frame and entries.patch."
 
     def _overflow(self) -> str:
-        """A hint where the model itself produced NaN or infinity."""
+        """Return a hint if the model itself produced NaN or infinity."""
         given = (self.entries.keys, self.entries.values)
         if all(part.device.type != "cpu" or bool(part.isfinite().all()) for part in given):
             return ""
@@ -220,7 +220,7 @@ class MethodCall:
 
 
 def _disorder(slots: Tensor) -> str:
-    """Say which slot is repeated, or else which is the first out of order, and what to do."""
+    """Describe the repeated slot, or else the first one out of order, and the remedy."""
     ordered = slots.sort(dim=-1).values
     if (repeated := ordered[..., 1:][ordered.diff(dim=-1) == 0]).numel():
         return f"slot {int(repeated[0])} is selected more than once: select different entries"

@@ -1,4 +1,4 @@
-"""Routing of tokens past layers: how many visual tokens run through each layer, and what chooses them."""
+"""Routing of tokens past layers: the number of visual tokens that run through each layer, and their selection."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def checked_routing(method: Compressor, layers: int) -> Routing | None:
 
 
 def checked_transfer(method: Compressor, layers: int) -> tuple[int, float] | None:
-    """Ask a method which layer hands its evicted entries to the text, and with which weight.
+    """Return the layer whose evicted entries the text reads and their weight, as declared by a method, validated.
 
     Raises:
-        MethodError: several layers do, the weight is no finite number, or tokens skip the layer that does.
+        MethodError: there are several such layers, the weight is not a finite number, or tokens skip the layer.
     """
     found = [(layer, weight) for layer in range(layers) if (weight := method.transfer(layer, layers)) is not None]
     if not found:

@@ -1,4 +1,4 @@
-"""`select()`: study a method on bare tensors, without any model."""
+"""`select()`: run a method on plain tensors, without a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARGUMENTS = {
     "vision_attention": "importance",
     "rope": "rope",
 }
-"""The argument that stands in for each input that is captured from a model."""
+"""The argument that replaces each input captured from a model."""
 
 
 def select(

@@ -1,1 +1,1 @@
-"""The contract of compression methods: rules for each of them, tried on random entries and on the bundled models."""
+"""The contract of compression methods: rules that are checked on random entries and on the bundled models."""

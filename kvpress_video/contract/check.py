@@ -1,4 +1,4 @@
-"""`check_method()`: try every rule of the contract on a method, and say what is wrong."""
+"""`check_method()`: check a method against every rule of the contract, and report violations."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_method(method: str | Compressor, **settings: Any) -> MethodReport:
     The method runs on random entries (exact counts, budgets below a frame, one image, later passes, half precision,
     rows of a batch) and on the bundled models (everything kept, ratios, chunks, a padded batch, both treatments of
     positions, embeddings if it works on them, streams). A method may refuse a budget by raising `BudgetError`; refusals
-    are noted. A plug-in needs a single line of test:
+    are noted. A plug-in needs one line of test:
 
         def test_contract():
             kv.check_method(MyMethod())
@@ -92,7 +92,7 @@ def _declared(method: str | Compressor, settings: dict[str, Any]) -> Compressor:
 
 
 def _trials(method: Compressor) -> tuple[list[Trial], list[str]]:
-    """Return the rules that apply to a method, and why it is not tried on some of the bundled models."""
+    """Return the rules that apply to a method, and the reasons why some bundled models are skipped."""
     trials, notes = list(ON_ENTRIES), []
     if lacking := unanswered(method.needs):
         trials, notes = [], [f"not tried on random entries, which lack {', '.join(lacking)}"]
@@ -114,7 +114,7 @@ def _refusals(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
-    """Return the first text of each cause: texts that differ by the entries and by numbers only have the same."""
+    """Return the first message of each cause; messages that differ only in entries and numbers have the same cause."""
     found: dict[str, str] = {}
     for text in texts:
         found.setdefault(re.sub(r"[\d., ]*\d", "#", text.rpartition("to keep): ")[2]), text)

@@ -20,7 +20,7 @@ _PARTS = ("keys", "values", "tags", "places")
 
 
 def same(one: Entries, other: Entries) -> bool:
-    """Whether two sets of entries are equal bit for bit, padding in front of all heads aside."""
+    """Whether two sets of entries are equal bit for bit, ignoring padding in front of all heads."""
     one, other = _trimmed(one), _trimmed(other)
     return all(torch.equal(getattr(one, part), getattr(other, part)) for part in _PARTS)
 
@@ -31,20 +31,20 @@ def _trimmed(entries: Entries) -> Entries:
 
 
 def _nearly_same(one: Entries, other: Entries) -> bool:
-    """Whether two sets of entries are equal but for rounding, such as that of keys un-rotated and rotated back."""
+    """Whether two sets of entries are equal up to rounding, such as that of keys un-rotated and rotated back."""
     if len(one) != len(other) or not torch.equal(one.tags, other.tags):
         return False
     return all(torch.allclose(getattr(one, part), getattr(other, part), rtol=0, atol=1e-4) for part in _PARTS)
 
 
 def second_pass(method: Compressor, entries: Entries, keep: int, frames: int = 7) -> Entries:
-    """Return what is cached once the last frames follow what a method kept of the first `frames`."""
+    """Return the cache after a second pass: what a method kept of the first `frames`, then the remaining frames."""
     return later(method.compress(first_frames(entries, frames), keep), entries, frames)
 
 
 def check_kept(kept: Entries, entries: Entries, keep: int, uneven: bool = False) -> None:
-    """Check that exactly `keep` different entries per row and head are left, in order, all finite; if heads may be
-    uneven, on average, with padding in front.
+    """Check that exactly `keep` different entries per row and head (on average if heads are uneven, padded in front)
+    are left, in order and finite.
 
     Raises:
         Broken: they are not.
@@ -205,4 +205,4 @@ ON_ENTRIES = (
     Trial("offloads no more entries than there are", _bank, applies=always),
     Trial("describes its settings in plain types", _settings, applies=always),
 )
-"""Rules that every method must keep, whatever it selects."""
+"""Rules that apply to every method, whatever it selects."""

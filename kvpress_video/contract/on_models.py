@@ -51,7 +51,7 @@ def bundled(family: str) -> Bundled:
 
 
 def not_claimed(family: str, method: Compressor) -> str:
-    """Return why a method does not run on a bundled model, or this transformers lacks it; empty if it runs."""
+    """Return why a method does not run on a bundled model, such as a transformers without it; empty if it runs."""
     try:
         check_supported(adapter_for(bundled(family).model), method, PrefillOptions(stage=_stage(method)))
     except KVPressVideoError as error:
@@ -195,7 +195,7 @@ def _padded_batch(of: Bundled, subject: Subject) -> None:
 
 
 def _shared(alone: Tensor, padded: Tensor, padding: int) -> float:
-    """Return the share of the entries kept of a row alone, (heads, n) indices, that are kept in a padded batch too."""
+    """Return the fraction of the entries kept in a row alone, (heads, n) indices, that a padded batch keeps too."""
     pairs = zip((alone + padding).tolist(), padded.tolist(), strict=True)
     both = [len({each for each in one if each >= padding} & set(other)) for one, other in pairs]
     return sum(both) / max(1, int((alone >= 0).sum()))

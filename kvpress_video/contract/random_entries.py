@@ -28,12 +28,12 @@ def routed(keys: Tensor) -> Tensor:
 def footage(
     grid: Grid = GRID, *, batch: int = 1, heads: int = 2, seed: int = 0, layer: int = 0, layers: int = 4
 ) -> Entries:
-    """Make the entries of a video, a different one in each row, with captured queries, importance and a rotation.
+    """Make the entries of a video, different in each row, with captured queries, importance and a rotation.
 
     Args:
         grid: visual tokens of the video.
-        batch: rows.
-        heads: KV heads; there are twice as many query heads.
+        batch: number of rows.
+        heads: number of KV heads; there are twice as many query heads.
         seed: seed of all states.
         layer: index of the layer.
         layers: number of layers.
@@ -59,26 +59,26 @@ def footage(
 
 
 def as_declared(entries: Entries, needs: Set[str]) -> Entries:
-    """Return the entries as a model hands them to a method: without the captured inputs that it does not declare."""
+    """Return the entries as a model passes them to a method: without captured inputs that it does not declare."""
     declared = {"queries"} | needs if needs & QUERYING else needs
     withheld: dict[str, Any] = {name: None for name in ("queries", "output_weight", "router") if name not in declared}
     return replace(entries, context=replace(entries.context, **withheld))
 
 
 def unanswered(needs: Set[str]) -> list[str]:
-    """Return the inputs that a method may need and that random entries do not hold, sorted."""
+    """Return the inputs that methods may need and random entries lack, sorted."""
     context = footage().context
     return sorted(need for need in needs - {"probe", "vision_attention"} if getattr(context, need, None) is None)
 
 
 def first_frames(entries: Entries, frames: int) -> Entries:
-    """Return the entries of a video of which only the first frames were seen yet."""
+    """Return the entries of the first frames of a video."""
     part = entries.slice(0, frames * entries.grid.patches)
     return replace(part, context=replace(entries.context, grid=entries.grid._replace(frames=frames)))
 
 
 def later(survivors: Entries, entries: Entries, frames: int) -> Entries:
-    """Return what is cached once the frames after the first `frames` follow the survivors of those."""
+    """Return the cache of a later pass: the survivors of the first `frames` frames, then the later frames."""
     joined = Entries.join([survivors, entries.slice(frames * entries.grid.patches, entries.grid.tokens)], dim=2)
     return replace(joined, context=entries.context)
 

@@ -1,4 +1,4 @@
-"""One rule that a method must keep, and the outcome of trying it."""
+"""One rule of the contract, and the outcome of checking it."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def caches(method: Compressor) -> bool:
 
 
 def always(method: Compressor) -> bool:
-    """Say that a rule applies to every method."""
+    """Return True: the rule applies to every method."""
     return True
 
 
 class Broken(Exception):
-    """A rule that a method breaks, in one sentence."""
+    """The violation of a rule, in one sentence."""
 
 
 @dataclass
 class Subject:
-    """A method on trial. It may refuse a budget with a `BudgetError` of its own; refusals are counted.
+    """The method being checked. It may refuse a budget by raising `BudgetError`; refusals are counted.
 
     Attributes:
         method: the method.
         tried: budgets tried.
-        refused: how many of them were refused.
-        refusals: the budgets refused, each with the method's error.
+        refused: number of refused budgets.
+        refusals: the refused budgets, each with the method's error.
     """
 
     method: Compressor
@@ -61,11 +61,11 @@ class Subject:
         return type(self.method).__name__
 
     def attempt(self, budget: str, run: Callable[[], Any]) -> Any:
-        """Run something under a budget; return None if the method refuses it.
+        """Call a function at a budget; return None if the method refuses the budget.
 
         Args:
-            budget: describes the budget.
-            run: calls the method.
+            budget: description of the budget.
+            run: function that calls the method.
 
         Raises:
             KVPressVideoError: any other error.
@@ -91,14 +91,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Trial:
-    """A rule, and the code that tries it.
+    """A rule, and the code that checks it.
 
     Attributes:
-        rule: says what a sound method does, as the end of "The method …".
-        run: tries it; raises `Broken`, or the error of the package that the method caused.
+        rule: what a correct method does, completing "The method …".
+        run: checks it; raises `Broken`, or an error of the package caused by the method.
         may_refuse: whether a method may refuse every budget of the trial.
-        advice: whether breaking the rule is worth a remark only.
-        applies: says to which methods the rule applies; by default to those that evict.
+        advice: whether a violation is only a remark.
+        applies: whether the rule applies to a method; by default to those that evict.
     """
 
     rule: str
@@ -108,7 +108,7 @@ class Trial:
     applies: Callable[[Compressor], bool] = evicts
 
     def outcome(self, method: Compressor) -> Outcome:
-        """Try the rule on a method."""
+        """Check the rule on a method."""
         subject = Subject(method)
         wrong = _reason(self.run, subject)
         if not wrong and not self.may_refuse and subject.tried and subject.refused == subject.tried:
@@ -119,7 +119,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The outcome of a trial.
 
     Attributes:
         trial: the trial.
@@ -148,7 +148,7 @@ def _reason(run: Callable[[Subject], None], subject: Subject) -> str:
 
 
 def _place(error: BaseException, method: Compressor) -> str:
-    """Name the line of a method that led to an error; empty if none did."""
+    """Return the line of a method that led to an error; empty if none did."""
     own = getattr(sys.modules.get(type(method).__module__), "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
     return f" ({own}, line {lines[-1]})" if lines else ""

@@ -45,9 +45,9 @@ class Answerer:
 
     Attributes:
         options: options of the model and the compression.
-        model, processor: loaded from the options.
-        reports: one per batch, in the order of answering; bytes are per question.
-        short_videos: files read so far that have fewer frames than were asked for.
+        model, processor: the loaded model and its processor.
+        reports: one report per batch, in the order of answering; bytes are per question.
+        short_videos: number of files read so far with fewer frames than requested.
     """
 
     def __init__(self, options: Options) -> None:
@@ -90,7 +90,7 @@ class Answerer:
             logger.warning("%d of the %d videos were that short.", self.short_videos - before, len(videos))
 
     def achieved(self) -> dict[str, Any]:
-        """Describe the compression asked for and, once there are answers, the one achieved over all batches."""
+        """Describe the requested compression and, after the first answers, the achieved one over all batches."""
         found = {"pretrained": self.options.pretrained, "method": self.options.method}
         if not self.reports:
             return found
@@ -114,7 +114,7 @@ class Answerer:
         }
 
     def _read(self, footage: Footage) -> Video:
-        """Read a video; say once that one has fewer frames than were asked for, and count them."""
+        """Read a video; count those with fewer frames than requested, and warn about the first."""
         frames, fps = self.options.frames, self.options.fps
         video = footage.read(frames, fps, self._max_pixels)
         short = len(video) < frames if frames is not None else fps is not None and video.fps < fps

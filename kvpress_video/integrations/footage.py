@@ -19,11 +19,11 @@ from ..video.selection import USUAL_FPS
 
 
 class Footage(Protocol):
-    """A video that is not read yet."""
+    """A video that has not been read yet."""
 
     @property
     def key(self) -> Hashable:
-        """Equal for equal videos."""
+        """Return a key that is equal for equal videos."""
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
         """Read the video.
@@ -51,7 +51,7 @@ class File:
         return self
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
-        """Read the frames asked for, or those that exist if they are fewer; every one by default."""
+        """Read the requested frames, or fewer if the file has fewer; all by default."""
         return read_video(
             self.path,
             frames=frames,
@@ -76,7 +76,7 @@ class Pictures:
         return self.frames.shape, blake2b(np.ascontiguousarray(self.frames).data).hexdigest()
 
     def read(self, frames: int | None, fps: float | None, max_pixels: int | None = None) -> Video:
-        """Return all frames, whatever is asked for."""
+        """Return all frames, ignoring the request."""
         return Video.from_frames(self.frames, fps or USUAL_FPS)
 
 

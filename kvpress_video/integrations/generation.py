@@ -38,9 +38,9 @@ class Generation:
         """Read a task's `generation_kwargs`.
 
         Args:
-            given: `until`, `max_gen_toks` or `max_new_tokens`; sampling settings only where decoding stays greedy.
+            given: `until`, `max_gen_toks` or `max_new_tokens`; sampling settings only if decoding stays greedy.
                 Settings of image preprocessing for other models are ignored.
-            default_tokens: `max_new_tokens` where `given` sets no length.
+            default_tokens: `max_new_tokens` if `given` sets no length.
 
         Raises:
             UnknownNameError: unknown setting.

@@ -1,4 +1,4 @@
-"""kvpress: run a press that scores entries, on video and with the text protected."""
+"""kvpress: run a press that scores entries on video, with the text protected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def from_kvpress(press: Any, **settings: Any) -> Compressor:
     Raises:
         KVPressVideoError: `press` is a name, and kvpress is not installed; it needs transformers below 5.3.
         UnknownNameError: kvpress has no such class.
-        MethodError: the press has no `score()`, or is a class; or settings along with an instance.
+        MethodError: the press has no `score()` or is a class, or settings are given along with an instance.
     """
     if isinstance(press, str):
         return Press(_press_class(press)(**settings))
@@ -109,10 +109,10 @@ class Press(Compressor):
         return {"press": type(self.press).__name__, **settings}
 
     def _scores_of_layer(self, context: Context) -> Tensor:
-        """Score every entry of the layer but the padding in front, (batch, kv_heads, N)."""
+        """Score every entry of the layer except the padding in front, (batch, kv_heads, N)."""
         call, rope = _call(context), context.rope
         assert rope is not None
-        front = call.padding[0]  # the same in all rows that a method is given together
+        front = call.padding[0]  # equal in all rows of a method's call
         if front is None:
             raise UnsupportedModelError(
                 "A press does not support padding between the tokens of a row: answer the rows of this batch one at a "
@@ -156,7 +156,7 @@ def _rotation(rope: Rope, positions: Tensor, like: Tensor) -> tuple[Tensor, Tens
 
 
 def _module(call: AttentionCall, rope: Rope, context: Context) -> SimpleNamespace:
-    """Return what presses read of an attention module, in the form of kvpress's Llama.
+    """Return the parts of an attention module that presses read, in the form of kvpress's Llama.
 
     kvpress applies the norms of queries and keys in two families by the type of their modules; here the projections
     include them.

@@ -11,10 +11,11 @@ import torch
 
 from ..budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget, BudgetLike
 from ..cache.quantization import Quantization
-from ..compressor.registry import make_method, method_class, parse
+from ..compressor.registry import make_method, method_class
 from ..errors import BudgetError, UnknownNameError, unknown_name
 from ..models.loading import BUNDLED
 from ..prefill.options import Labels, Positions, Prefill, Stage
+from ..utils.named_settings import parse
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ class Options:
         stage, prefill, chunk, positions, labels, quantize: as in `compress`.
         max_new_tokens: maximum number of answer tokens if the request sets none.
         batch_size: questions about one video that are answered together and share its prefill.
-        frames, fps: video frames to sample from a file, in all or per second; every one by default. Frames in memory
-            are all used, at `fps` frames per second.
+        frames, fps: video frames to sample from a file, in total or per second; all by default. Frames in memory are
+            all used, at `fps` frames per second.
     """
 
     pretrained: str = BUNDLED

@@ -28,7 +28,7 @@ _BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapte
 
 
 def has_dedicated_adapter(model: Any) -> bool:
-    """Whether there is an adapter for a model's family, of a model in no wrapper."""
+    """Whether the family of an unwrapped model has a dedicated adapter."""
     return getattr(getattr(model, "config", None), "model_type", None) in _BY_TYPE
 
 

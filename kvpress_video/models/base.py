@@ -1,6 +1,6 @@
 """The interface of an adapter, which describes a model family to the rest of the package.
 
-One class fills this file, most of which is documentation.
+This file holds one class; most of it is documentation.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Adapter(StreamedFrames, ABC):
 
     @property
     def calibration(self) -> Mapping[str, Any]:
-        """What was measured once for the model and is saved with it: the dictionary `config.kvpress_video`."""
+        """Calibrations measured once for the model and saved with it: the dictionary `config.kvpress_video`."""
         return dict(getattr(self.config, "kvpress_video", None) or {})
 
     @cached_property
@@ -153,7 +153,9 @@ class Adapter(StreamedFrames, ABC):
 
     @property
     def borrowers(self) -> Mapping[int, Sequence[nn.Module]]:
-        """Attention modules that read the cache of another layer, in order, by the index of that; none by default."""
+        """Attention modules that read the cache of another layer, in order, by the index of that layer; none by
+        default.
+        """
         return {}
 
     @property

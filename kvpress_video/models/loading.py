@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..compressor.registry import parse
 from ..errors import UnknownNameError, unknown_name
+from ..utils.named_settings import parse
 from .devices import check_device
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def load(
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     frames: Any = getattr(processor, "video_processor", None)
     if getattr(frames, "cap_pixels_per_frame", True) is None:
-        frames.cap_pixels_per_frame = False  # transformers' default, which it warns about where nothing is chosen
+        frames.cap_pixels_per_frame = False  # transformers' default, without its warning
     return model.eval(), processor
 
 
@@ -122,7 +122,7 @@ def load_model(text: str, device: str | None = None) -> tuple[PreTrainedModel, P
 
     Args:
         text: the name, and settings among `MODEL_SETTINGS`.
-        device: where the model goes unless its settings place it.
+        device: device of the model unless its settings place it.
 
     Raises:
         UnknownNameError: there is no such model or setting.

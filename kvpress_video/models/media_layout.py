@@ -37,7 +37,7 @@ def token_counts(arguments: Mapping[str, Any], features: Any) -> list[int]:
 
 
 def _in_one(features: Tensor, arguments: Mapping[str, Any]) -> bool:
-    """Whether features, (1, tokens, d), are of several items side by side."""
+    """Whether features, (1, tokens, d), contain several items side by side."""
     sizes = _named(arguments, _SIZES)
     return len(features) == 1 and sizes is not None and len(sizes) > 1
 

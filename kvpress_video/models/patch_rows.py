@@ -20,7 +20,7 @@ from .standby_attention import patch_importance, surrogate_queries
 
 
 class VisionBlock(NamedTuple):
-    """The vision block whose attention says how important a patch is: its attention and the norm before it."""
+    """The vision block whose attention measures importance: the attention and the norm before it."""
 
     attention: Any
     norm: nn.Module

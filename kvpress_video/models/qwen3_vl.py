@@ -21,8 +21,8 @@ class TimestampedVL(QwenVL):
     label_closes = 1  # <|vision_end|>
 
     def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
-        """Prepare frames. The processor limits the pixels of a whole video, which it wants to be of a step at least;
-        here the limits are those of one step.
+        """Prepare frames. The processor limits the pixels of a whole video of at least one step; here the limits apply
+        to one step.
         """
         whole = [*frames, *[frames[-1]] * (-len(frames) % self.frames_per_step)]
         steps, size = len(whole) // self.frames_per_step, dict(processor.video_processor.size)

@@ -45,11 +45,11 @@ def first_router(adapter: Adapter) -> Router:
 
 
 def mixtures(adapter: Adapter, count: int) -> list[Mixture]:
-    """Return the layers with experts, once it is clear that `count` experts can process a token.
+    """Return the layers with experts, after checking that `count` experts can process a token.
 
     Raises:
         BudgetError: the count is not between 1 and the number of experts that the model uses.
-        UnsupportedModelError: the model has no experts, or they are not given the ranked experts of each token.
+        UnsupportedModelError: the model has no experts, or its experts do not receive the ranked experts of each token.
     """
     found = [(number, layer.mlp) for number, layer in enumerate(adapter.text_model.layers)
              if hasattr(getattr(layer, "mlp", None), "experts")]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a stream asks of a model family: how pushed frames are prepared, and what is written around them."""
+"""The part of a model family that streams use: the preparation of frames, and the text around them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..video.frames import process
 class FrameText(NamedTuple):
     """Text that a processor writes around the visual tokens of one frame, or around all frames of a video.
 
-    What closes a frame is special tokens or nothing, so that the text behind it is tokenised apart from it.
+    The closing of a frame consists of special tokens or is empty, so that the text after it is tokenised separately.
     """
 
     opens: str = ""
@@ -27,10 +27,11 @@ class StreamedFrames:
     Attributes:
         frames_per_step: video frames per temporal step.
         labelled: whether text is written around each frame; positions then count tokens.
-        frame_separator: text between two frames of a video, after what closes one and before what opens the next.
-        omits_tokens: whether the processor may leave visual tokens of a frame out.
+        frame_separator: text between two frames of a video, after the closing of one and before the opening of the
+            next.
+        omits_tokens: whether the processor may omit visual tokens of a frame.
         media: type of a video in the messages of a chat template.
-        unstreamed: why frames cannot be fed to a stream one after another; empty if they can.
+        unstreamed: reason why frames cannot be fed to a stream separately; empty if they can.
     """
 
     frames_per_step: int = 1
@@ -41,23 +42,25 @@ class StreamedFrames:
     unstreamed: ClassVar[str] = ""
 
     def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
-        """Prepare frames, (height, width, 3) uint8 each, for `encode`; none is left out, and each makes the same number
-        of patches however many there are.
+        """Prepare frames, (height, width, 3) uint8 each, for `encode`: all of them, with patches per frame that do not
+        depend on the number of frames.
         """
         return process(processor, frames)
 
     def placeholder(self, processor: Any) -> str:
-        """Return what the chat template writes for a video."""
+        """Return the text that the chat template writes for a video."""
         token: str = processor.video_token
         return token
 
     def video_markup(self, processor: Any) -> FrameText:
-        """Return what the chat template writes around a video and the processor replaces by the text of its frames."""
+        """Return the text that the chat template writes around a video and the processor replaces by that of its
+        frames.
+        """
         return FrameText()
 
     def video_text(self, processor: Any) -> FrameText:
-        """Return what the processor writes before the first frame of a video and after the last one, without anything
-        that tells how many they are.
+        """Return the text that the processor writes before the first frame of a video and after the last one, without
+        parts that depend on the number of frames.
         """
         return FrameText()
 
@@ -65,21 +68,21 @@ class StreamedFrames:
         """Write the text around each temporal step of a stream, as the processor would.
 
         Args:
-            processor: knows the special tokens.
-            seconds: when each is shown.
-            first: ordinal of the first of them in the stream, from 0.
+            processor: processor, which defines the special tokens.
+            seconds: time of each step.
+            first: index of the first step in the stream, from 0.
         """
         return [FrameText()] * len(seconds)
 
     def video_end(self) -> Tensor | None:
-        """Return the embeddings that the model itself puts after the last frame of a video, (n, d), or None."""
+        """Return the embeddings that the model appends after the last frame of a video, (n, d), or None."""
         return None
 
     def step_seconds(self, times: Sequence[float]) -> list[float]:
-        """Return when each temporal step is shown: its first frame, or what the processor writes for it.
+        """Return the time of each temporal step: that of its first frame, or the one that the processor writes.
 
         Args:
-            times: seconds of the frames; an odd one at the end makes a step by itself.
+            times: seconds of the frames; an odd last frame forms a separate step.
         """
         return list(times[:: self.frames_per_step])
 

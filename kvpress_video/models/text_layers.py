@@ -105,7 +105,7 @@ def borrowing_modules(modules: Mapping[int, nn.Module]) -> Mapping[int, list[nn.
         modules: all attention modules by layer index.
 
     Raises:
-        CannotServe: the layer that a module reads cannot be told.
+        CannotServe: the layer that a module reads cannot be determined.
     """
     owners: dict[Any, int] = {}
     found: dict[int, list[nn.Module]] = defaultdict(list)

@@ -33,7 +33,8 @@ class VideoLlama3(PatchRows):
         return {} if mask is None else {Kind.VIDEO: mask}
 
     def frame_inputs(self, processor: Any, frames: Sequence[Any]) -> Any:
-        """Prepare frames. The processor divides its limit of pixels by their number; here it is that of one frame.
+        """Prepare frames. The processor divides its pixel limit by the number of frames; here the limit applies to each
+        frame.
 
         It compares each frame with the one before it in the same call: the first one keeps all of its tokens.
         """

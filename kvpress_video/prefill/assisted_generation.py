@@ -1,4 +1,4 @@
-"""Assisted generation: the guesses of a draft model or of prompt lookup, and a compressed prompt."""
+"""Assisted generation (a draft model or prompt lookup) after a compressed prompt."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Candidates = tuple[Tensor, Tensor | None]
 
 
 def checked_guesses(placeholders: Collection[int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the wrapper of a model's `_get_candidate_generator`, so that guesses do not change greedy answers.
+    """Return a wrapper of a model's `_get_candidate_generator` that keeps greedy answers unchanged.
 
-    The pass of the prompt gets no guesses: methods compress at its end and look at its last tokens. Later guesses end
-    before the first placeholder of a visual token.
+    The pass of the prompt gets no candidates: methods compress at its end and read its last tokens. Later candidates
+        end before the first placeholder of a visual token.
 
     Args:
         placeholders: ids of the placeholder tokens.

@@ -19,15 +19,15 @@ from .token_layout import label_counts, label_state
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some columns of a pass, padded on the left to one length, and probes after them.
+    """Some columns of a pass, padded on the left to the same length, followed by probes.
 
     Attributes:
         columns: (batch, n) int64, on the host; 0 if padded.
         real: (batch, n) bool, on the host.
-        rows: what these columns bring to each row.
-        text: columns of each row that belong to no frame, probes left out.
-        probes: how many of the columns, the last ones, only ask and are not kept.
-        repeated: how many of the probes, the last ones, are frames of this chunk once more.
+        rows: change of each row's state by these columns.
+        text: text columns of each row other than labels, without probes.
+        probes: number of probes, the last columns, which are not kept.
+        repeated: number of probes, the last ones, that repeat frames of this chunk.
     """
 
     columns: Tensor
@@ -42,30 +42,30 @@ class Chunk:
 
     @cached_property
     def _span(self) -> slice | None:
-        """The columns, where they are the same neighbours in every row and none is padding."""
+        """The range of the columns, if they are contiguous, equal in every row and without padding."""
         start, length = int(self.columns[0, 0]), len(self)
         alike = bool(self.real.all()) and bool((self.columns == start + torch.arange(length)).all())
         return slice(start, start + length) if alike else None
 
     def take(self, states: Tensor) -> Tensor:
-        """(batch, length, …) -> (batch, n, …), a view where the columns are neighbours."""
+        """Select the columns, (batch, length, …) -> (batch, n, …); a view if they are contiguous."""
         if self._span is not None:
             return states[: len(self.columns), self._span]
         columns = self.columns.to(states.device)
         return states[torch.arange(len(columns), device=states.device)[:, None], columns]
 
     def first_row(self) -> Chunk:
-        """The part for the first row alone."""
+        """Return the chunk for the first row alone."""
         return replace(self, columns=self.columns[:1], real=self.real[:1], rows=self.rows[:1], text=self.text[:1])
 
     def asking(self, last: Chunk, probes: int) -> Chunk:
-        """This part, followed by the last tokens of another as probes."""
+        """Return this chunk followed by the last tokens of another as probes."""
         columns = torch.cat([self.columns, last.columns[:, -probes:]], dim=1)
         real = torch.cat([self.real, last.real[:, -probes:]], dim=1)
         return replace(self, columns=columns, real=real, probes=probes)
 
     def repeating(self, whole: ForwardPass) -> Chunk:
-        """This part, followed by its own frames once more as further probes, labels included."""
+        """Return this chunk followed by its own frames and labels again as further probes."""
         framed = (self.take(whole.tags)[..., Tags.SEGMENT].cpu() >= 0) & self.real
         framed[:, len(self) - self.probes :] = False
         count = int(framed.sum(dim=1).max())
@@ -75,7 +75,7 @@ class Chunk:
         return replace(self, columns=columns, real=real, probes=self.probes + count, repeated=count)
 
     def chunk(self, whole: ForwardPass, logical: int, compress: bool) -> ForwardPass:
-        """This part of a chunk, as a pass of its own."""
+        """Return these columns as a separate pass."""
         tags, places = self.take(whole.tags), self.take(whole.places)
         tags = tags.masked_fill(~self.real.to(tags.device)[..., None], Kind.PADDING)
         if self.probes:
@@ -96,13 +96,13 @@ class Chunk:
 
 
 class Chunks(NamedTuple):
-    """Parts that end with a frame each, and the text after the last; None if there is none in any row."""
+    """Chunks that each end with a frame, and the text after the last one; None if no row has any."""
 
     visual: list[Chunk]
     rest: Chunk | None
 
     def asking(self, probes: int) -> Chunks:
-        """Each visual part followed by the last tokens of the text as probes, fewer where a row has fewer.
+        """Append the last tokens of the text to each visual chunk as probes; fewer in rows that have fewer.
 
         Raises:
             MissingInputError: a row has none.
@@ -116,40 +116,40 @@ class Chunks(NamedTuple):
         return Chunks([part.asking(rest, count) for part in self.visual], rest)
 
     def repeating(self, whole: ForwardPass) -> Chunks:
-        """Each visual part followed by its own frames once more, after its probes."""
+        """Append its own frames to each visual chunk again, after its probes."""
         return Chunks([part.repeating(whole) for part in self.visual], self.rest)
 
     def placed(self, rows: Sequence[RowState]) -> Chunks:
-        """The same once the pass has compact target positions: the first part brings the shift of its rows."""
+        """Return the chunks of the pass with compact target positions; the first one carries the shift of its rows."""
         first = self.visual[0]
         shifted = [replace(row, shift=whole.shift) for row, whole in zip(first.rows, rows, strict=True)]
         return Chunks([replace(first, rows=shifted), *self.visual[1:]], self.rest)
 
     @property
     def waiting(self) -> list[int]:
-        """Text that comes after each visual part, in the row that brings most."""
+        """Text entries after each visual chunk, in the row with most."""
         text = np.array([part.text for part in (*self.visual, *([self.rest] if self.rest else []))])
         later = text[::-1].cumsum(axis=0)[::-1] - text
         return [int(count) for count in later.max(axis=1)[: len(self.visual)]]
 
     def in_work(self, share: float, own_text: bool = False) -> int:
-        """Most entries of a row that a part brings to one layer beyond the room that is kept for text to come.
+        """Maximum entries of a row that a chunk adds to one layer beyond the room reserved for later text.
 
         Args:
-            share: entries in work that the room of one text entry to come pays for.
-            own_text: whether the text of the part counts.
+            share: entries in work that fit into the room of one later text entry.
+            own_text: whether the text of the chunk counts.
         """
         brought = (len(part) - (0 if own_text else min(part.text)) for part in self.visual)
         return max(0, *(count - int(share * later) for count, later in zip(brought, self.waiting, strict=True)))
 
 
 def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Chunks:
-    """The parts of a pass. A row without visual tokens leaves its last token for the text after them.
+    """Cut a pass into chunks. A row without visual tokens leaves its last token for the text after them.
 
     Args:
         chunk: the pass.
-        most: visual and label tokens of one part; whole frames, at least one. None puts all of them into one part.
-        blocks: whether neighbouring visual tokens see each other both ways, so that no cut may come between them.
+        most: maximum visual and label tokens of a chunk, in whole frames, at least one; None for a single chunk.
+        blocks: whether adjacent visual tokens attend to each other bidirectionally, so that they may not be separated.
     """
     tags = chunk.tags.cpu().numpy()
     valid, framed = tags[..., Tags.INDEX] >= 0, tags[..., Tags.SEGMENT] >= 0
@@ -165,7 +165,7 @@ def cut(chunk: ForwardPass, most: int | None = None, blocks: bool = False) -> Ch
 
 
 def _part_numbers(tags: np.ndarray, most: int | None, blocks: bool) -> np.ndarray:
-    """Return the chunk of each column of a row; text goes with the frame that it precedes, a label with its own."""
+    """Return the chunk of each column of a row; text belongs to the frame after it, a label to its own frame."""
     numbers = np.zeros(len(tags), dtype=np.int64)
     where = np.flatnonzero(tags[:, Tags.SEGMENT] >= 0)
     if most is None or not len(where):
@@ -199,7 +199,7 @@ def _part(chosen: np.ndarray, rows: Sequence[RowState], tags: np.ndarray) -> Chu
 
 
 def _row(tags: np.ndarray, whole: RowState) -> RowState:
-    """Return the change of state that some tokens (n, Tags.WIDTH) make to their row."""
+    """Return the change of a row's state by some tokens (n, Tags.WIDTH)."""
     visual = is_visual(tags[:, Tags.KIND])
     segment = np.where(visual, tags[:, Tags.SEGMENT], -1)
     found = {number: segment == number for number in whole.grids if (segment == number).any()}
@@ -216,15 +216,13 @@ def _row(tags: np.ndarray, whole: RowState) -> RowState:
 
 
 def _later(index: Tensor, repeated: int) -> Tensor:
-    """The token indices of frames that are read once more after all others, (batch, repeated); -1 for padding."""
+    """Return the token indices of repeated frames, after all others, (batch, repeated); -1 for padding."""
     after = index[:, :-repeated].amax(dim=1, keepdim=True) + 1 + torch.arange(repeated, device=index.device)
     return torch.where(index[:, -repeated:] < 0, Kind.PADDING, after.to(index))
 
 
 def _following(places: Tensor, real: Tensor, probes: int, repeated: int = 0) -> Tensor:
-    """The places of a part with its probes at the positions right after it; frames that are read once more lie among
-    each other as before.
-    """
+    """Return the places of a chunk whose probes directly follow it; repeated frames keep their relative positions."""
     own = places[:, :-probes].masked_fill(~real[:, :-probes, None], -torch.inf)
     placed = places.clone()
     for axes in (Places.ORIGINAL, Places.PRESENT, Places.TARGET)[: 1 if places.shape[-1] == Places.WIDTH else 3]:
@@ -239,7 +237,7 @@ def _following(places: Tensor, real: Tensor, probes: int, repeated: int = 0) -> 
 
 
 def same_in_all_rows(parts: Sequence[Chunk], whole: ForwardPass, embeddings: Tensor) -> bool:
-    """Whether every row repeats the first: several questions on one video, beams, or samples."""
+    """Whether every row repeats the first, as for several questions about one video, beams, or samples."""
     if len(whole.rows) == 1:
         return False
     for part in parts:

@@ -1,4 +1,4 @@
-"""Fewer experts for visual tokens: the highest-ranked ones of each token run, and only those are computed."""
+"""Fewer experts for visual tokens: only the highest-ranked ones of each token are computed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..utils.method_patch import replaced
 
 Experts = Callable[[Tensor, Tensor, Tensor], Tensor]
 PassOf = Callable[[int], ForwardPass]
-"""Returns the pass as a text layer sees it."""
+"""Returns the pass as seen by a text layer."""
 
 
 class FewerExperts:
     """The experts of one pass.
 
-    The experts run twice in a layer: on text with all experts that the router chose, and on visual tokens with the
-    first `count` of them, whose weights are scaled to the sum of all.
+    The experts of a layer run twice: on text with all experts chosen by the router, and on visual tokens with the first
+        `count` of them, whose weights are scaled to the sum of all.
     """
 
     def __init__(self, count: int, pass_of: PassOf) -> None:
@@ -38,7 +38,7 @@ class FewerExperts:
         self._orders: dict[int, Tensor] = {}  # tokens, text first, by the pass
 
     def attached(self, mixture: Mixture) -> AbstractContextManager[None]:
-        """Run the experts of a layer so inside the context."""
+        """Context manager under which the experts of a layer run this way."""
         return replaced(mixture.experts, "forward", partial(self._split, mixture.number))
 
     def _split(self, number: int, forward: Experts) -> Experts:
@@ -59,7 +59,7 @@ class FewerExperts:
         return run
 
     def _order(self, forward_pass: ForwardPass) -> Tensor:
-        """Return the tokens of a pass, all rows in one, visual ones last, probes among the others: (n,) int64."""
+        """Return the tokens of a pass, rows concatenated, text and probes first, then visual ones: (n,) int64."""
         known = self._orders.get(id(forward_pass))
         if known is None:
             visual = is_visual(forward_pass.tags[..., Tags.KIND])

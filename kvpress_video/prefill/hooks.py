@@ -28,19 +28,19 @@ from .shared import SharedPrefill
 from .vision_tower import VisionRecorder
 
 _NO_INPUTS = ModelInputs()
-_VISION_GROUP = 2048  # most visual tokens that the vision tower encodes at once, where no chunk says
+_VISION_GROUP = 2048  # most visual tokens that the vision tower encodes at once without a chunk size
 
 
 class ModelHooks:
     """One method with one budget on one model.
 
-    While they are `attached`, the model's own calls run through a `PromptRunner`. A deep copy of the model made
-    meanwhile is a stock model.
+    While they are `attached`, the model's calls run through a `PromptRunner`. A deep copy made meanwhile is a stock
+    model.
 
     Attributes:
-        vision: encodes frames and records what the vision tower encodes.
+        vision: encodes frames and records the output of the vision tower.
         runner: runs the passes.
-        timer: counts `"prefill"` (vision tower and text model up to the last visual token, compression included) and
+        timer: measures `"prefill"` (vision tower and text model up to the last visual token, compression included) and
             `"compress"`.
     """
 
@@ -54,20 +54,20 @@ class ModelHooks:
         shared: SharedPrefill | None = None,
         archive: Callable[[int, Entries, bool], None] | None = None,
     ) -> None:
-        """Prepare the hooks; `attached` puts them on.
+        """Prepare the hooks; `attached` registers them.
 
         Args:
             adapter: adapter of the model.
-            method: chooses the entries.
+            method: the method.
             budget: budget of the cache.
-            options: where and in which pieces prompts are compressed.
+            options: prefill options.
             finished: called after every prefill with visual tokens.
-            shared: prefills to start from, and to add to.
-            archive: see `LayerCompressor`; a prompt makes one where the method asks for it.
+            shared: recorded prefills to use and extend.
+            archive: see `LayerCompressor`; a prompt makes its own if the method needs one.
 
         Raises:
             UnsupportedModelError: the model does not support the method or an option.
-            BudgetError: there are not as many experts.
+            BudgetError: the model has fewer experts.
         """
         check_supported(adapter, method, options)
         self._adapter, self._uneven = adapter, method.uneven
@@ -84,10 +84,10 @@ class ModelHooks:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep the hooks on the model inside the context.
+        """Context manager that registers the hooks on the model.
 
         Raises:
-            UnsupportedModelError: another compression is on this model, or its attention cannot be served.
+            UnsupportedModelError: another compression is active on this model, or its attention is not supported.
         """
         text, inner = self._adapter.text_model, self._adapter.inner
         check_attention(text.config._attn_implementation, self._uneven)
@@ -108,7 +108,7 @@ class ModelHooks:
     def note_inputs(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note the token ids, which only the outer module sees, for the text model's call that follows.
 
-        What was encoded before this call is dropped, unless the call passes it on.
+        Earlier encodings are dropped, unless the call passes them on.
         """
         handed = kwargs.get("mm_encoder_outputs") or {}
         self.vision.drop({kind for kind in Kind if handed.get(kind.name.lower()) is None})

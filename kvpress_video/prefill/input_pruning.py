@@ -28,14 +28,14 @@ def drop_embeddings(
     Args:
         arguments: arguments of the text model; embeddings and deepstack features are replaced.
         forward_pass: the whole pass.
-        rows: contents of the cache before it.
+        rows: row states before it.
         shares: entries to keep.
 
     Returns:
-        The pass that is left.
+        The remaining pass.
 
     Raises:
-        CacheError: videos that are in the cache already would have to shrink.
+        CacheError: videos that are already in the cache would have to be compressed again.
     """
     for row, share in zip(rows, shares, strict=True):
         if not all(share[segment].holds(row, segment) for segment in row.held):

@@ -1,4 +1,4 @@
-"""Find the text that a processor writes for each frame of a video: its time or number, what opens and closes it."""
+"""Find the text that a processor writes for each frame: its time or number, and opening and closing markers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def label_frames(ids: np.ndarray, where: np.ndarray, frames: np.ndarray, closes: int) -> np.ndarray:
-    """Say which frame's label each token of a row belongs to.
+    """Return the frame whose label each token of a row belongs to.
 
-    Everything between two frames of a video is labels: `closes` tokens of it belong to the frame before, the rest to
-    the frame after. What stands before the first frame and after the last is told by comparing it with that, so that a
-    video of one frame has no label.
+    All text between two frames of a video is labels: the first `closes` tokens belong to the frame before, the rest to
+        the frame after. The labels before the first frame and after the last are found by comparison with these, so a
+        video of one frame has no label.
 
     Args:
         ids: token ids of the row, (n,).
-        where: ascending places of the video's visual tokens in it, (tokens,).
+        where: ascending indices of the video's visual tokens in it, (tokens,).
         frames: frame of each, (tokens,), ascending.
         closes: tokens after the last visual token of a frame that close it.
 
@@ -46,9 +46,9 @@ def _equal_tokens(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def _opening_tokens(opening: np.ndarray, before: np.ndarray) -> int:
-    """Count the tokens at the end of `before` that open the first frame as `opening` opens the second: they end alike,
-    begin alike or with its second token (what separates two frames is not there), and are no longer. 0 if there are
-    none.
+    """Count the tokens at the end of `before` that open the first frame as `opening` opens the second: they have the
+    same end, start with its first or second token (the separator between frames is missing), and are not longer. 0 if
+    there are none.
     """
     if not len(opening) or not len(before) or before[-1] != opening[-1]:
         return 0

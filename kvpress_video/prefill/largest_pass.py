@@ -1,4 +1,4 @@
-"""What the largest pass of a prefill brings to a layer before any of it leaves, and who pays for it."""
+"""The entries that the largest pass of a prefill adds to a layer before eviction, and their budget."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def paying_for_largest_pass(
     begun: bool,
     transfers: bool,
 ) -> BudgetAllocator:
-    """Return the allocator that pays for the largest pass, whose entries come to a layer before any leave it. Text is
-    paid for already, as is the room of text to come, except where the cache was begun without them; but text that takes
-    less later is not paid for in full.
+    """Return an allocator that includes the largest pass, whose entries are added to a layer before any are evicted.
+    Text and the room for later text are already included, except in a cache begun without them; text that takes fewer
+    bytes later is not included in full.
 
     Args:
         allocator: allocator of the prefill.
         whole: the tokens of the prompt.
-        chunks: its parts; None if it is read in one pass.
+        chunks: its chunks; None if it is read in one pass.
         embeddings: embeddings of the prompt, (batch, n, hidden).
-        begun: whether the cache holds anything before the prompt.
-        transfers: whether evicted entries are held for text, which may come to hold all of the video once more.
+        begun: whether the cache is not empty before the prompt.
+        transfers: whether evicted entries are held for text, up to the whole video a second time.
     """
     packs = allocator.packs
     if begun:
@@ -40,6 +40,6 @@ def paying_for_largest_pass(
     else:
         in_work = chunks.in_work(allocator.text_in_work, own_text=packs)
         if packs and same_in_all_rows(chunks.visual, whole, embeddings):
-            in_work = -(-in_work // len(whole.rows))  # which one row reads for all of them
+            in_work = -(-in_work // len(whole.rows))  # read by one row for all
     transferred = max(row.visual for row in whole.rows) if transfers else 0
     return replace(allocator, in_work=max(allocator.in_work, in_work + transferred), transferred=transferred)

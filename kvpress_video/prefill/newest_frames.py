@@ -23,7 +23,7 @@ def newest_anew(
     whole: ForwardPass,
     count: int,
 ) -> Iterator[NewStates]:
-    """Yield new keys and values of the newest frames of each video, row by row.
+    """Yield new keys and values for the newest frames of each video, row by row.
 
     Args:
         forward: the text model's own forward.
@@ -31,7 +31,7 @@ def newest_anew(
         layers: compressed layers, with the kept entries of the prompt's videos.
         kwargs: the text model's arguments for the prompt.
         whole: the tokens of the prompt.
-        count: frames of each video.
+        count: number of frames of each video.
     """
     embeddings, aligned = kwargs["inputs_embeds"], adapter.take_aligned(kwargs)
     aligned = embeddings[..., :0] if aligned is None else aligned

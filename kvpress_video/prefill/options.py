@@ -24,9 +24,9 @@ Stage = Literal["cache", "input"]
 Prefill = Literal["auto", "chunked", "split", "whole"]
 Positions = Literal["keep", "compact"]
 Labels = Literal["spread", "keep", "drop"]
-_MODEL_NEEDS = {"queries", "probe", "rope", "output_weight", "attention"}  # which need modules of known structure
+_MODEL_NEEDS = {"queries", "probe", "rope", "output_weight", "attention"}  # these need modules of known structure
 _PLAIN_STORAGE = Storage()
-_LONGEST = 2**31  # tokens, more than any window takes, where a model names no longest prompt
+_LONGEST = 2**31  # tokens, more than any window, for a model without a stated maximum length
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class PrefillOptions:
     Attributes:
         stage: `"cache"` or `"input"`, see `compress`.
         prefill: `"whole"`, `"split"` or `"chunked"`.
-        chunk: visual tokens of one chunk, and most that the vision tower encodes at once.
+        chunk: visual tokens per chunk, and maximum that the vision tower encodes at once.
         positions: `"keep"` or `"compact"`.
-        chunk_asked: whether the chunk is the caller's; if not, it is smaller where text or rows leave little of a
-            budget of bytes.
-        text_room: text entries that a budget of bytes leaves free.
-        in_work: entries that a chunk to come brings to each layer in turn, for which a budget of bytes leaves room.
+        chunk_asked: whether the caller set the chunk; if not, it shrinks when text or rows leave little of a budget in
+            bytes.
+        text_room: text entries for which a budget in bytes reserves room.
+        in_work: entries that a later chunk adds to one layer at a time, for which a budget in bytes reserves room.
         storage: how keys and values are stored.
         labels: `"spread"`, `"keep"` or `"drop"`, see `compress`.
-        experts: experts that process a visual token; None for as many as process text.
+        experts: number of experts per visual token; None for as many as for text.
     """
 
     stage: Stage = "cache"
@@ -65,7 +65,7 @@ class PrefillOptions:
 
     @property
     def labelled(self) -> bool:
-        """Whether the text of frames is told from other text."""
+        """Whether labels are distinguished from other text."""
         return self.labels != "keep"
 
     def allocator(
@@ -100,7 +100,7 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
     """Resolve `"auto"`; return any other mode unchanged.
 
     Raises:
-        BudgetError: mode, stage, budget and chunk do not go together.
+        BudgetError: mode, stage, budget and chunk are incompatible.
     """
     if chunk is not None and not is_whole(chunk):
         raise BudgetError(f"chunk must be a whole number of visual tokens, got {chunk!r}.")
@@ -125,13 +125,13 @@ def resolved_prefill(prefill: Prefill, stage: Stage, budget: Budget, chunk: int 
 def usual_chunk(
     budget: Budget, adapter: Adapter, compact: bool, text: int = 0, storage: Storage = _PLAIN_STORAGE
 ) -> int:
-    """Return a third of the entries that the budget leaves a layer for frames, as InfiniPot-V takes it (C/M = .75).
+    """Return a third of the entries per layer that the budget leaves for frames, as in InfiniPot-V (C/M = .75).
 
     Args:
         budget: budget of tokens or bytes.
         adapter: adapter of the model.
         compact: whether positions are compacted.
-        text: text entries that a budget of bytes holds too.
+        text: text entries that a budget in bytes includes.
         storage: how keys and values are stored.
     """
     if budget.unit != "bytes":
@@ -180,8 +180,8 @@ def check_supported(adapter: Adapter, method: Compressor, options: PrefillOption
 
     Raises:
         UnsupportedModelError: it does not.
-        CacheError: keys and values cannot be stored as asked.
-        BudgetError: there are not as many experts, or the method encodes frames anew, with all of them.
+        CacheError: the requested storage is not supported.
+        BudgetError: the model has fewer experts, or the method re-encodes frames, which uses all experts.
     """
     options.storage.check(adapter, method, options.compact)
     if method.fresh or method.recall_share:

@@ -36,7 +36,7 @@ class RunLayer(NamedTuple):
     Attributes:
         attention: its attention module.
         layer: the cache layer, which holds the pass.
-        states: the newest hidden states that the attention was given, (batch, n, hidden).
+        states: the newest hidden states passed to the attention, (batch, n, hidden).
     """
 
     attention: Any
@@ -46,18 +46,18 @@ class RunLayer(NamedTuple):
 
 @dataclass
 class PassInFlight:
-    """A pass from the moment that its tokens are known until the text model returns.
+    """A pass from the layout of its tokens until the text model returns.
 
     Attributes:
         adapter: adapter of the model.
         compressor: applies the method to a layer.
         layers: compressed layers of the cache.
-        forward_pass: the tokens that come.
-        allocator: says how many entries each layer keeps; None if no layer is compressed.
+        forward_pass: the tokens of the pass.
+        allocator: allocates the entries of each layer; None if no layer is compressed.
         peak: measures the layers around each compression.
-        recording: notes what every layer was given, for later prefills of the same prompt.
-        routing: which visual tokens run through which layers; None if all run through all.
-        experts: experts that process a visual token; None for as many as process text.
+        recording: records the input of every layer, for later prefills of the same prompt.
+        routing: visual tokens that skip layers; None if there are none.
+        experts: number of experts per visual token; None for as many as for text.
         transfer: collects the evicted entries of one layer, for the text to read.
     """
 
@@ -71,14 +71,14 @@ class PassInFlight:
     routing: TokenRouting | None = None
     experts: int | None = None
     transfer: TextTransfer | None = None
-    _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress once all hold the pass
-    _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # layers that are alike share one
+    _waiting: list[RunLayer] = field(default_factory=list)  # layers to compress after the last one has run
+    _masks: dict[tuple, Tensor | None] = field(default_factory=dict)  # equal layers share one
     _lent: dict[int, dict[str, Any]] = field(default_factory=dict)  # arguments of attentions whose cache others read
 
     def run(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """Call the text model with the hooks that the pass needs.
 
-        Raises any error of the call; the cache is then marked as broken.
+        Errors of the call are re-raised, after the cache is marked as broken.
 
         Args:
             forward: the text model's own forward.
@@ -95,13 +95,13 @@ class PassInFlight:
 
     @property
     def _hooks_layers(self) -> bool:
-        """Whether modules of the text model need hooks even where one mask fits all layers. Decoding needs none."""
+        """Whether modules of the text model need hooks even if one mask fits all layers. Decoding needs none."""
         adapter, forward_pass = self.adapter, self.forward_pass
         visual = forward_pass.compress or forward_pass.probes or self.experts or self.transfer
         return bool(visual or adapter.sliding or adapter.recurrences)
 
     def replay(self, recorded: Sequence[RecordedLayer]) -> None:
-        """Fill the layers with what an equal pass gave them, and compress each."""
+        """Fill the layers with the recorded states of an equal pass, and compress each."""
         with self._announced():
             for layer, given in zip(self.layers, recorded, strict=True):
                 layer.update(given.keys, given.values)
@@ -122,13 +122,13 @@ class PassInFlight:
                 layer.end_pass(failed)
 
     def _set_common_mask(self, kwargs: dict[str, Any]) -> bool:
-        """Hand the text model one mask for all layers, which saves a hook on each; return whether one fits them all."""
+        """Pass the text model one mask for all layers, which saves a hook on each; return whether one fits all."""
         adapter, first, given = self.adapter, self.layers[0], kwargs.get("attention_mask")
         if self.routing or not adapter.one_mask or isinstance(given, Mapping) or not self._layers_alike():
             return False
         padded = first.padded or any(row.padding for row in self.forward_pass.rows)
         if self.forward_pass.length == 1 and not padded:
-            kwargs["attention_mask"] = None  # a single query sees all that is held
+            kwargs["attention_mask"] = None  # a single query sees every held entry
             return True
         implementation = adapter.text_model.config._attn_implementation
         if implementation in FLASH or adapter.recurrences or adapter.dispatched:
@@ -149,7 +149,7 @@ class PassInFlight:
         return True
 
     def compress(self, attention: Any, layer: CompressedLayer, states: Tensor) -> None:
-        """Compress a layer that holds the pass, now or once all layers do.
+        """Compress a layer that holds the pass, now or after the last layer.
 
         Args:
             attention: its attention module.
@@ -164,7 +164,7 @@ class PassInFlight:
         self._waiting.append(RunLayer(attention, layer, states[:, -last:].clone()))
 
     def _compress_waiting(self) -> None:
-        """Compress the layers that wait, the deepest first, each with the scores of the one before it."""
+        """Compress the waiting layers from the deepest to the first, each with the scores of the next deeper one."""
         scores: LayerScores | None = None
         while self._waiting:
             scores = self._apply(self._waiting.pop(), scores)
@@ -183,9 +183,9 @@ class PassInFlight:
 
     @contextmanager
     def _hooked(self, by_layer: bool) -> Iterator[None]:
-        """Put the hooks on. They come first in line, so that those of others see the masks that are in force.
+        """Register the hooks before all others, so that other hooks see the actual masks.
 
-        A layer whose cache others read is compressed after the last of them.
+        A layer whose cache other layers read is compressed after the last of them.
         """
         adapter, forward_pass = self.adapter, self.forward_pass
         before: list[tuple[Any, Any]] = []
@@ -197,7 +197,7 @@ class PassInFlight:
             before += [(attention, sliding.before_attention) for attention in adapter.sliding]
             before += [(each, sliding.before_borrower) for each in _borrowers(adapter, adapter.sliding)]
         if self.transfer is not None:
-            after.append((adapter.attentions[self.transfer.number], self._hand_over))  # called after what compresses
+            after.append((adapter.attentions[self.transfer.number], self._hand_over))  # after the compressing hook
         for attention in adapter.attentions if forward_pass.compress or forward_pass.probes else ():
             borrowers = _borrowers(adapter, [attention])
             after += [((borrowers or [attention])[-1], partial(_uncompiled(), self, attention))]
@@ -232,7 +232,7 @@ class PassInFlight:
         if isinstance(layer, CompressedLayer):
             kwargs["attention_mask"] = self._mask(layer, module, kwargs)
             if "position_ids" in kwargs:
-                kwargs["position_ids"] = None  # only read by flash attention, which takes gaps for packed sequences
+                kwargs["position_ids"] = None  # only read by flash attention, which treats gaps as packed sequences
         return args, kwargs
 
     def _lend(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -255,7 +255,7 @@ class PassInFlight:
         return self._masks[alike]
 
     def _after_attention(self, attention: Any, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        """Compress the layer of `attention`, after `module`, which is the same or the last that reads its cache."""
+        """Compress the layer of `attention` after `module`: itself, or the last module that reads its cache."""
         module, kwargs = attention, self._lent.pop(attention.layer_idx, kwargs)
         layer = kwargs[CACHE].layers[module.layer_idx]
         if not isinstance(layer, CompressedLayer):
@@ -274,7 +274,7 @@ class PassInFlight:
 
 
 def _pass_of(layer: CompressedLayer) -> ForwardPass:
-    """Return the pass as a layer sees it, without the tokens that skip the layer."""
+    """Return the pass without the tokens that skip a layer."""
     assert layer.incoming is not None
     return layer.incoming
 
@@ -296,6 +296,6 @@ def _registered(register: Callable[..., Any], hook: Callable[..., Any]) -> Itera
 
 @cache
 def _uncompiled() -> Callable[..., None]:
-    """Return the hook that compresses, into which `torch.compile` does not trace: layers may be compiled."""
+    """Return the compressing hook, which `torch.compile` does not trace: layers may be compiled."""
     hook: Callable[..., None] = torch.compiler.disable(PassInFlight._after_attention)
     return hook

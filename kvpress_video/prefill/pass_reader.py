@@ -1,4 +1,4 @@
-"""Parse a call of the text model into a pass, and rewrite its arguments where positions or lengths change."""
+"""Parse a call of the text model into a pass, and rewrite its arguments if positions or lengths change."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ModelInputs:
 
     Attributes:
         ids: token ids (batch, n), None if the call had none.
-        types: token type ids, where the call had them.
-        shown: which visual tokens the prompt has, by kind, see `Adapter.shown`.
+        types: token type ids, if the call had them.
+        shown: which visual tokens are in the prompt, by kind, see `Adapter.shown`.
         items: videos and images that the call encodes.
     """
 
@@ -41,11 +41,11 @@ class ModelInputs:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A pass that is made outside of the model's own forward, so that its layout is known already.
+    """A pass outside of the model's own forward, whose layout is already known.
 
     Attributes:
-        layout: its tokens; the rows say how far positions move on.
-        probes: tokens at its end that only ask.
+        layout: its tokens; the rows contain the increments of positions.
+        probes: number of probe tokens at its end.
     """
 
     layout: TokenLayout
@@ -65,7 +65,7 @@ class PassReader:
             adapter: adapter of the model.
             attentive: whether every visual token needs an importance.
             rope: rotation of the keys under compact positions, else None.
-            labelled: whether the text of each frame is told from other text.
+            labelled: whether labels are distinguished from other text.
         """
         self._adapter = adapter
         self._attentive = attentive
@@ -79,16 +79,16 @@ class PassReader:
         rows: Sequence[RowState],
         given: ModelInputs | Arrival,
     ) -> ForwardPass:
-        """Read the pass that a call of the text model makes, uncompressed.
+        """Read the pass of a call of the text model, uncompressed.
 
         Args:
-            kwargs: the text model's arguments; under compact positions, theirs move by the rows' shifts.
+            kwargs: the text model's arguments; compact positions are moved by the rows' shifts.
             layer: the first layer, before the pass.
             rows: its rows.
             given: arguments of the model's call, or the layout of a pass outside of one.
 
         Raises:
-            MissingInputError, UnsupportedModelError: visual tokens cannot be told from text.
+            MissingInputError, UnsupportedModelError: visual tokens cannot be distinguished from text.
         """
         batch, length = kwargs["inputs_embeds"].shape[:2]
         counting = bool(rows) and rows[0].following is not None
@@ -122,7 +122,7 @@ class PassReader:
         after: Sequence[RowState],
         shares: Shares,
     ) -> ForwardPass:
-        """Give a pass its compact target positions, and its rows the shift that they bring.
+        """Add compact target positions to a pass, and the resulting shift to its rows.
 
         Args:
             whole: the pass.
@@ -141,13 +141,13 @@ class PassReader:
         return whole.with_metadata(whole.tags, places, rows=moved, moves=True)
 
     def arrived(self, forward_pass: ForwardPass) -> ForwardPass:
-        """Put the tokens of a pass at their target positions from the start, before their keys are rotated."""
+        """Place the tokens of a pass at their target positions before their keys are rotated."""
         if self._rope is None:
             return forward_pass
         return forward_pass.with_metadata(forward_pass.tags, at_target(forward_pass.places), moves=False)
 
     def rewrite(self, kwargs: dict[str, Any], forward_pass: ForwardPass) -> None:
-        """Fit position ids and masks to a pass whose tokens are no longer the stock ones."""
+        """Adapt position ids and masks to a pass whose tokens differ from the stock ones."""
         compacted = forward_pass.places.shape[-1] == Places.COMPACT_WIDTH
         position = forward_pass.places[..., Places.PRESENT if compacted else Places.ORIGINAL]
         whole = bool((position == position.round()).all())
@@ -157,7 +157,7 @@ class PassReader:
         kwargs.pop("cache_position", None)
 
     def _positions(self, kwargs: Mapping[str, Any], past: int, batch: int, length: int) -> Tensor:
-        """Original (t, h, w) of each token of the pass, (batch, n, 3) fp32."""
+        """Return the original (t, h, w) of each token of the pass, (batch, n, 3) fp32."""
         given = kwargs.get("position_ids")
         if given is None:
             given = past + torch.arange(length, device=kwargs["inputs_embeds"].device)[None]

@@ -1,4 +1,4 @@
-"""All frames of a prompt on the host, of which a method may bring some back for the text after them."""
+"""An archive of all frames of a prompt on the host, from which a method retrieves some for the text after them."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class PromptArchive:
             frames.note(layer, entries.rows([row]), moves)
 
     def bring_back(self, layers: Sequence[CompressedLayer], real: Tensor, read: Callable[[], Any]) -> None:
-        """Read the text after the last frame once, forget it, and hold what it asks for.
+        """Read the text after the last frame once, drop it, and hold the frames that it retrieves.
 
         Args:
             layers: compressed layers of the cache.
             real: which of its columns are tokens, (batch, n) bool.
-            read: runs the text model over it, and returns the output.
+            read: runs the text model on it, and returns the output.
         """
         reading, marks = QuestionReading(self._adapter), [layer.mark() for layer in layers]
         with reading.watching():

@@ -43,11 +43,11 @@ class PromptPrefill:
     Attributes:
         adapter: adapter of the model.
         compressor: applies the method to a layer.
-        reader: fits the text model's arguments to a chunk.
-        options: where and in which pieces the prompt is compressed.
+        reader: adapts the text model's arguments to a chunk.
+        options: prefill options.
         layers: compressed layers of the cache.
-        allocator: says how many entries each layer keeps.
-        shared: prefills to start from, and to add to.
+        allocator: allocates the entries of each layer.
+        shared: recorded prefills to use and extend.
         reused: whether a recorded prefill was used.
     """
 
@@ -67,13 +67,13 @@ class PromptPrefill:
         self.peak = PeakBytes(self.layers)
 
     def run(self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, rows: Sequence[RowState]) -> Any:
-        """Prefill the prompt and compress the cache. A prefill that fails once chunks are read breaks the cache.
+        """Prefill the prompt and compress the cache. A failure after the first chunk breaks the cache.
 
         Args:
             forward: the text model's own forward.
             kwargs: its arguments.
             whole: the tokens of the prompt.
-            rows: contents of the cache before it.
+            rows: row states before it.
         """
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
@@ -116,8 +116,8 @@ class PromptPrefill:
 
         Args:
             whole: the tokens of the prompt.
-            after, length: the rows with it, and their entries.
-            fits: whether all of them stay.
+            after, length: row states including the prompt, and their entries.
+            fits: whether all entries stay.
         """
         options = self.options
         alone = fits and self.shared is None
@@ -158,7 +158,7 @@ class PromptPrefill:
         rows: Sequence[RowState],
         shares: Shares,
     ) -> ForwardPass:
-        """Drop or merge visual embeddings; return the pass that is left."""
+        """Drop or merge visual embeddings; return the remaining pass."""
         timer, arrived = self.compressor.timer, self.reader.arrived(whole)
         with timer.timing("prefill"), timer.timing("compress"):
             left = drop_embeddings(self.adapter, self.compressor.method, kwargs, arrived, rows, shares)
@@ -167,7 +167,9 @@ class PromptPrefill:
         return left
 
     def _refresh(self, forward: Forward, kwargs: Mapping[str, Any], whole: ForwardPass) -> None:
-        """Encode the newest frames of each video anew, as many as the method asks for; a stream does for a question."""
+        """Re-encode the newest frames of each video, as many as the method requests; a stream does so for each
+        question.
+        """
         newest = self.compressor.method.fresh
         if newest and whole.rows[0].following is None:
             for made in newest_anew(forward, self.adapter, self.layers, kwargs, whole, newest):
@@ -177,8 +179,8 @@ class PromptPrefill:
     def _in_chunks(
         self, forward: Forward, kwargs: dict[str, Any], whole: ForwardPass, chunks: Chunks, fits: bool
     ) -> Any:
-        """Prefill chunk by chunk up to the last visual token, compressing after each, and then the text that follows,
-        which sees only what was kept.
+        """Prefill chunk by chunk up to the last visual token, compressing after each, and then the remaining text,
+        which sees only the kept entries.
         """
         self._check_outputs(kwargs)
         if self.options.prefill == "chunked":
@@ -204,7 +206,7 @@ class PromptPrefill:
             given = mine.chunk(whole, logical, compress=True)
             output = self._visual_pass(forward, self._arguments(kwargs, mine, given, aligned), given)
             states = output.last_hidden_state[:, : len(chunk) - chunk.probes]
-            if not number:  # now, since memory is short during the first pass
+            if not number:  # now, since memory is scarce during the first pass
                 joined = embeddings.new_zeros(len(whole.rows), whole.logical, embeddings.shape[-1], dtype=widest)
             chunk.put(joined, states.expand(len(whole.rows), -1, -1))
         if alike:
@@ -233,7 +235,9 @@ class PromptPrefill:
             )
 
     def _visual_pass(self, forward: Forward, arguments: dict[str, Any], chunk: ForwardPass) -> Any:
-        """Run a chunk that ends in a visual token; at the start of a sequence, replay an equal recorded one."""
+        """Run a chunk that ends in a visual token; at the start of a sequence, replay an equal recorded chunk if there
+        is one.
+        """
         if self.shared is None or self.layers[0].physical:
             return self._pass(forward, arguments, chunk)
         self.shared.belongs_to(self.adapter.model)
@@ -254,7 +258,7 @@ class PromptPrefill:
         return BaseModelOutputWithPast(last_hidden_state=known.hidden)
 
     def _repeat_rows(self, cache: Any, last: Chunk, whole: ForwardPass) -> None:
-        """Give every row what the first one holds; their token indices differ by their padding."""
+        """Copy the first row to all rows; their token indices differ by their padding."""
         index = last.take(whole.tags)[:, -1 - last.probes, Tags.INDEX]
         shift = index - index[0]
         for layer in cache.layers:
@@ -266,13 +270,13 @@ class PromptPrefill:
     def _arguments(
         self, kwargs: dict[str, Any], columns: Chunk, chunk: ForwardPass, aligned: Tensor | None
     ) -> dict[str, Any]:
-        """The text model's arguments for some of the columns."""
+        """Return the text model's arguments for some of the columns."""
         rows = len(chunk.rows)
         arguments = kwargs | {"inputs_embeds": columns.take(kwargs["inputs_embeds"][:rows])}
         if aligned is not None:
             visual = is_visual(chunk.tags[..., Tags.KIND])
             self.adapter.put_aligned(arguments, columns.take(aligned[:rows]), visual)
-        if "logits_to_keep" in arguments:  # of text models that compute no more; every chunk's states are joined
+        if "logits_to_keep" in arguments:  # of text models that only compute this; the states of all chunks are joined
             arguments["logits_to_keep"] = 0
         self.reader.rewrite(arguments, chunk)
         return arguments

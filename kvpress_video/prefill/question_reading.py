@@ -1,4 +1,4 @@
-"""Read a question once before it is asked: its queries in every layer, and the margin of its answer's first token."""
+"""A first pass over a question: its queries in every layer, and the margin of the first answer token."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..utils.concurrency import entered
 
 
 class QuestionReading:
-    """What attention modules are given in a pass over a question.
+    """The inputs of attention modules in a pass over a question.
 
     Attributes:
         states: input of each compressed layer's attention, (batch, n, hidden).
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        """Prepare to read."""
+        """Prepare the recording."""
         self._adapter = adapter
         self.states: dict[int, Tensor] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note the passes of the text model inside the context."""
+        """Context manager that records the passes of the text model."""
         notes = (each.register_forward_pre_hook(self._note, with_kwargs=True) for each in self._adapter.attentions)
         with entered(map(_removed, notes)):
             yield

@@ -22,7 +22,7 @@ from ..models.cache_argument import CACHE
 
 @dataclass(frozen=True)
 class FrameStates:
-    """What the text model reads of consecutive frames of one video, their labels included.
+    """Inputs of the text model for consecutive frames of one video, including their labels.
 
     Attributes:
         index: original token index of each token, ascending, (n,) int64, on the host.
@@ -54,7 +54,7 @@ class FrameStates:
         return self.where(self.frames > last - count)
 
     def followed_by(self, later: FrameStates) -> FrameStates:
-        """Return these tokens with later ones after them."""
+        """Return these tokens followed by later ones."""
         pairs = ((getattr(self, field.name), getattr(later, field.name)) for field in fields(self))
         return FrameStates(*(torch.cat(pair) for pair in pairs))
 
@@ -80,10 +80,10 @@ class NewStates:
 
 
 def check_exchangeable(adapter: Adapter, method: Compressor) -> None:
-    """Check that entries can be exchanged for others while a question is answered.
+    """Check that entries can be exchanged while a question is answered.
 
     Raises:
-        UnsupportedModelError: the model does not allow it.
+        UnsupportedModelError: the model does not support it.
         BudgetError: heads keep different numbers of entries, or tokens skip layers.
     """
     if method.uneven or type(method).routing is not Compressor.routing:
@@ -108,10 +108,9 @@ def encode_anew(
     arguments: Callable[[FrameStates], Mapping[str, Any]],
     spatial: bool,
 ) -> NewStates | None:
-    """Run frames through the text model after the text before them alone, at the positions where they are cached.
+    """Run frames through the text model with only the text before them in context, at their cached positions.
 
-    Frames of which some layer or head has evicted a patch, and those before them, are left out, as are labels that
-    were evicted.
+    Frames with an evicted patch in some layer or head, and all earlier frames, are omitted, as are evicted labels.
 
     Args:
         forward: the text model's own forward, without hooks.
@@ -123,7 +122,7 @@ def encode_anew(
         spatial: whether positions have three axes.
 
     Returns:
-        What the layers would hold of them; None if no frame is whole.
+        Their new keys and values; None if no frame is complete.
     """
     states = _whole(layers, row, states)
     if not len(states.index):
@@ -155,7 +154,7 @@ def encode_anew(
 
 @contextmanager
 def exchanged(layers: Sequence[CompressedLayer], states: NewStates) -> Iterator[None]:
-    """Replace keys and values of some tokens inside the context, whatever is appended to the layers meanwhile."""
+    """Context manager that replaces keys and values of some tokens, even if entries are appended meanwhile."""
     before: list[tuple[Tensor, Tensor]] = []
     try:
         for layer, new in zip(layers, states.layers, strict=True):
@@ -166,13 +165,13 @@ def exchanged(layers: Sequence[CompressedLayer], states: NewStates) -> Iterator[
 
 
 def put(layers: Sequence[CompressedLayer], states: NewStates) -> None:
-    """Put keys and values into the first layers, as many as there are any of."""
+    """Put keys and values into the first layers, as far as there are any."""
     for layer, new in zip(layers, states.layers, strict=False):
         exchange(layer, states.row, states.index, *new)
 
 
 def _whole(layers: Sequence[CompressedLayer], row: int, states: FrameStates) -> FrameStates:
-    """Return the newest frames of which every layer and head holds all patches, without labels that are not held."""
+    """Return the newest frames of which every layer and head holds all patches, without evicted labels."""
     held = torch.ones_like(states.visual)
     for layer in layers:
         index = layer.entries(Context()).index[row]

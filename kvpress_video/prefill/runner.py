@@ -25,7 +25,7 @@ from .prompt_prefill import Forward, PromptPrefill
 from .shared import SharedPrefill
 
 Finished = Callable[[list[CompressedLayer], int], None]
-"""Called after every prefill with visual tokens: the cache layers, and the most bytes that they held during it."""
+"""Called after every prefill with visual tokens, with the cache layers and their peak bytes."""
 
 
 class PromptRunner:
@@ -51,11 +51,11 @@ class PromptRunner:
             adapter: adapter of the model.
             compressor: applies the method to a layer.
             budget: budget of the cache.
-            options: where and in which pieces prompts are compressed.
-            reader: reads the text model's arguments.
+            options: prefill options.
+            reader: parses the text model's arguments.
             finished: called after every prefill.
-            shared: prefills to start from, and to add to; only split ones do, in which all tokens run through all
-                layers and as many experts as the model uses.
+            shared: recorded prefills to use and extend; only for `"split"`, with all tokens in all layers and the
+                model's own number of experts.
         """
         self.reused = False
         self._adapter = adapter
@@ -67,7 +67,7 @@ class PromptRunner:
         routes = checked_routing(compressor.method, len(adapter.attentions)) is not None
         stock = not routes and options.experts is None
         self._shared = shared if options.prefill == "split" and stock else None
-        self._allocator(0, 1)  # KV heads that processes cannot share equally fail here, before any work
+        self._allocator(0, 1)  # raises if KV heads do not divide among processes, before any work
 
     def run(self, forward: Forward, kwargs: dict[str, Any], given: ModelInputs | Arrival) -> Any:
         """Run one call of the text model, and return its output.
@@ -79,9 +79,9 @@ class PromptRunner:
 
         Raises:
             BudgetError: the budget leaves nothing of the visual tokens, or cannot be reached.
-            CacheError: the cache is switched off, or something else filled it.
-            MissingInputError, UnsupportedModelError: visual tokens cannot be told from text, or the outputs asked for
-                need the prompt in one pass.
+            CacheError: the cache is disabled, or was filled without compression.
+            MissingInputError, UnsupportedModelError: visual tokens cannot be distinguished from text, or the requested
+                outputs need the prompt in one pass.
         """
         if kwargs.get("use_cache") is False:
             raise CacheError("use_cache=False leaves no cache to compress: leave it on inside compress().")

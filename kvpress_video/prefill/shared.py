@@ -15,7 +15,7 @@ from ..cache.layer import CompressedLayer
 from ..cache.uncompressed import copies, put_copies
 from ..compressor.entries import Tags
 
-_TAIL = 64  # newest hidden states that are kept of every layer, for methods that look at the last queries
+_TAIL = 64  # newest hidden states kept of every layer, for methods that read the last queries
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RecordedLayer:
     Attributes:
         attention: its attention module.
         keys, values: (batch, kv_heads, n, head_dim), rotated.
-        states: the newest hidden states that the attention was given, (batch, ≤ n, hidden).
+        states: the newest hidden states passed to the attention, (batch, ≤ n, hidden).
     """
 
     attention: nn.Module
@@ -39,11 +39,11 @@ class RecordedPrefill:
     """One pass of the text model over a prompt up to its last visual token.
 
     Attributes:
-        given: the tensors that the text model was called with, by name.
+        given: tensors among the text model's arguments, by name.
         content: kinds, segments, frames and patches of its tokens, (batch, n, Tags.WIDTH - 1).
         attention: the attention implementation.
-        layers: what each layer was given.
-        others: what the cache layers that are not compressed held afterwards, by their number.
+        layers: record of each layer.
+        others: states of the uncompressed cache layers afterwards, by their index.
         hidden: output, (batch, n, hidden).
     """
 
@@ -55,12 +55,12 @@ class RecordedPrefill:
     hidden: Tensor | None = None
 
     def note(self, attention: nn.Module, layer: CompressedLayer, states: Tensor, window: int) -> None:
-        """Keep what a layer holds now, right after its attention."""
+        """Record a layer directly after its attention."""
         tail = states[:, -max(window, _TAIL) :].clone()
         self.layers.append(RecordedLayer(attention, layer.keys.clone(), layer.values.clone(), tail))
 
     def finish(self, cache: Cache, hidden: Tensor) -> None:
-        """Keep what came out, and what the layers hold that are not compressed."""
+        """Record the output and the uncompressed layers."""
         self.others, self.hidden = copies(cache, len(hidden)), hidden
 
     def put_others(self, cache: Cache) -> None:
@@ -68,7 +68,7 @@ class RecordedPrefill:
         put_copies(cache, self.others, self.content.shape[0])
 
     def same(self, other: RecordedPrefill) -> bool:
-        """Whether the other pass is given the same."""
+        """Whether the other pass has the same input."""
         return (
             self.attention == other.attention
             and self.given.keys() == other.given.keys()
@@ -77,7 +77,7 @@ class RecordedPrefill:
         )
 
     def serves(self, window: int) -> bool:
-        """Whether the last `window` queries can be had from it."""
+        """Whether it contains the last `window` queries."""
         length = self.content.shape[1]
         return self.hidden is not None and self.layers[0].states.shape[1] >= min(window, length)
 
@@ -109,28 +109,28 @@ class SharedPrefill:
         self._encoded: list[tuple[dict[str, Tensor], Any, Any]] = []
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all recorded prefills and features."""
         self._passes.clear()
         self._encoded.clear()
 
     def belongs_to(self, model: nn.Module) -> None:
-        """Serve this model from now on, and forget the prefills of any other."""
+        """Record this model from now on, and drop the prefills of any other."""
         if self._model is not model:
             self.clear()
             self._model = model
 
     def find(self, wanted: RecordedPrefill, window: int) -> RecordedPrefill | None:
-        """Return an equal pass whose last `window` queries are known, None if there is none."""
+        """Return an equal pass that contains the last `window` queries; None if there is none."""
         found = next((known for known in self._passes if known.serves(window) and known.same(wanted)), None)
         self.reused += found is not None
         return found
 
     def add(self, finished: RecordedPrefill) -> None:
-        """Keep a pass, in place of an equal one that served less."""
+        """Add a pass, in place of an equal one with fewer queries."""
         self._passes = [known for known in self._passes if not known.same(finished)] + [finished]
 
     def encoded(self, arguments: Mapping[str, Any], settings: Any) -> Any:
-        """Return the features of equal arguments under equal settings, None if there are none."""
+        """Return the features of equal arguments and settings; None if there are none."""
         given, settings = tensors(arguments), (settings, _plain(arguments))
         for known, how, made in self._encoded:
             alike = how == settings and known.keys() == given.keys()
@@ -144,19 +144,19 @@ class SharedPrefill:
         self._encoded.append((given, (settings, _plain(arguments)), made))
 
     def _copied(self, name: str, part: Tensor) -> Tensor:
-        """Copy an argument, to which its caller may write; once for all the settings that a clip is encoded under."""
+        """Copy an argument, which its caller may modify; once for all settings under which a clip is encoded."""
         held = (known[name] for known, *_ in self._encoded if name in known)
         equal = next((one for one in held if _equal(one, part)), None)
         return part.clone() if equal is None else equal
 
 
 def wanted_pass(arguments: Mapping[str, Any], chunk: ForwardPass, attention: str) -> RecordedPrefill:
-    """The pass that a call of the text model with these arguments would be."""
+    """Return the pass of a call of the text model with these arguments."""
     return RecordedPrefill(tensors(arguments), chunk.tags[..., Tags.KIND :], attention)
 
 
 def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors among some arguments, those in lists and tuples included, by name."""
+    """Return the tensors among some arguments by name, including those in lists and tuples."""
     found: dict[str, Tensor] = {}
     for name, value in arguments.items():
         parts = enumerate(value) if isinstance(value, list | tuple) else [("", value)]
@@ -165,7 +165,7 @@ def tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that hold no tensors."""
+    """Return the arguments without tensors."""
     return {name: value for name, value in arguments.items() if not tensors({name: value})}
 
 

@@ -1,4 +1,4 @@
-"""Evicted entries of one layer, which the text after a video reads once."""
+"""Evicted entries of one layer that the text after a video reads once."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ..models.base import Adapter
 
 
 class TextTransfer:
-    """What a layer evicted during one prefill, held until the text that follows has read it.
+    """Entries that a layer evicted during one prefill, held until the text after the video has read them.
 
     Attributes:
-        number: ordinal of the layer.
+        number: index of the layer.
     """
 
     def __init__(self, number: int, weight: float, rope: Rope, peak: PeakBytes, one_pass: bool) -> None:
-        """Begin with nothing evicted.
+        """Prepare the transfer.
 
         Args:
-            number: ordinal of the layer.
+            number: index of the layer.
             weight: weight of the evicted entries.
             rope: rotation of the text model.
-            peak: counts the bytes held here.
-            one_pass: whether the text comes in the same pass as the video.
+            peak: counter of the bytes held here.
+            one_pass: whether the text is in the same pass as the video.
         """
         self.number = number
         self._weight = weight
@@ -49,8 +49,8 @@ class TextTransfer:
         """Keep copies of the visual entries that a plan evicts, with keys at their original positions.
 
         Args:
-            entries: all that the layer holds.
-            plan: eviction plan for it.
+            entries: all entries of the layer.
+            plan: its eviction plan.
         """
         gone = is_visual(entries.kind)
         for row, after in enumerate(plan.rows):
@@ -66,12 +66,12 @@ class TextTransfer:
         self._peak.hold(sum(part.numel() * part.element_size() for part in parts))
 
     def reads(self, forward_pass: ForwardPass) -> bool:
-        """Whether a pass brings the text."""
+        """Whether a pass contains the text."""
         return bool(self._evicted) and (self._one_pass or not forward_pass.compress)
 
     @torch.no_grad()
     def read(self, attention: Any, states: Tensor, forward_pass: ForwardPass, output: Tensor) -> Tensor:
-        """Add to the output of an attention what the text after the last frame reads of the evicted entries.
+        """Add the attention of the text after the last frame to the evicted entries to an attention's output.
 
         Args:
             attention: the layer's module.
@@ -96,7 +96,7 @@ class TextTransfer:
 
 
 def check_transfer(adapter: Adapter, method: Compressor) -> None:
-    """Check that a model can hand evicted entries to the text, if the method asks for it.
+    """Check that a model supports reading evicted entries, if the method requests it.
 
     Raises:
         UnsupportedModelError: its attention is gated.

@@ -45,14 +45,14 @@ def lay_out(
         input_ids: (batch, n), on the host.
         valid: (batch, n) bool, False for padding, on the host.
         placeholders: placeholder token id of each kind.
-        items: videos and images in the order of their placeholders, row after row. Where rows were repeated after the
-            items were encoded (beams, several samples), each stands for its repetitions.
+        items: videos and images in the order of their placeholders, row after row. If rows were repeated after encoding
+            (beams, several samples), each item stands for its repetitions.
         past: logical length before the pass.
-        first_segment: per row, the ordinal of its next segment.
-        closes: tokens after a frame's last visual token that belong to its label; None to take labels for text.
+        first_segment: per row, the index of its next segment.
+        closes: tokens after a frame's last visual token that belong to its label; None to treat labels as text.
 
     Raises:
-        UnsupportedModelError: placeholders and items do not fit each other.
+        UnsupportedModelError: placeholders and items do not match.
     """
     ids = input_ids.numpy()
     batch, length = ids.shape
@@ -96,7 +96,7 @@ def _placeholders(
     placeholders: Mapping[Kind, int],
     items: Mapping[Kind, Sequence[MediaItem]],
 ) -> Mapping[Kind, np.ndarray]:
-    """Find the placeholders of each kind, (batch, n) bool; of kinds that share a token, those of the kind with items.
+    """Find the placeholders of each kind, (batch, n) bool; a token shared by kinds belongs to the one with items.
 
     Raises:
         UnsupportedModelError: items have no placeholder in the prompt, share it with items of another kind, or it is
@@ -133,7 +133,7 @@ def label_counts(frames: np.ndarray) -> dict[int, int]:
 
 
 def label_state(labels: Mapping[int, Mapping[int, int]]) -> tuple[Mapping[int, Mapping[int, int]], Mapping[int, int]]:
-    """Return the labels of each segment that a pass brings, segments without any left out, and how many tokens."""
+    """Return the labels of each segment of a pass that has any, and their number of tokens."""
     found = {segment: frames for segment, frames in labels.items() if frames}
     return found, {segment: sum(frames.values()) for segment, frames in found.items()}
 
@@ -148,15 +148,14 @@ class _Piece:
 def with_shown(
     items: Mapping[Kind, Sequence[MediaItem]], shown: Mapping[Kind, Tensor]
 ) -> Mapping[Kind, Sequence[MediaItem]]:
-    """Items that know which of their visual tokens the prompt has.
+    """Add to items which of their visual tokens are in the prompt.
 
     Args:
-        items: as the vision tower encoded them.
-        shown: of a kind, which visual tokens of all of its items there are, (tokens,) bool; a kind that is missing has
-            all of them.
+        items: the encoded items.
+        shown: per kind, which visual tokens of all its items are in the prompt, (tokens,) bool; all for a missing kind.
 
     Raises:
-        UnsupportedModelError: it speaks of another number of tokens.
+        UnsupportedModelError: the number of tokens differs.
     """
     return {kind: _with_shown(mine, shown.get(kind), kind) for kind, mine in items.items()}
 
@@ -178,7 +177,7 @@ def _with_shown(items: Sequence[MediaItem], shown: Tensor | None, kind: Kind) ->
 
 
 def _owners(ids: np.ndarray, found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[list[MediaItem]]:
-    """Return the items of each row, given its token ids and where they are placeholders, (batch, n)."""
+    """Return the items of each row, given its token ids and their placeholder mask, (batch, n)."""
     wanted, given = int(found.sum()), sum(item.tokens for item in items)
     if not wanted:
         return [[] for _ in found]
@@ -217,7 +216,7 @@ def _pieces(found: np.ndarray, items: Sequence[MediaItem], kind: Kind) -> list[_
 
 
 def _segments(pieces: Sequence[_Piece], ids: np.ndarray) -> list[_Piece]:
-    """The videos and images of a row (n,), with images that are the frames of a video joined to one."""
+    """Return the videos and images of a row (n,), with images that are frames of a video joined."""
     videos: list[list[_Piece]] = []
     spans: list[range] = []
     for piece in pieces:
@@ -239,7 +238,7 @@ def _video(frames: Sequence[_Piece]) -> _Piece:
 
 
 def as_video(items: Sequence[MediaItem]) -> MediaItem:
-    """Join images of one size to the video whose frames they are; a single item stays as it is."""
+    """Join images of the same size into the video whose frames they are; a single item is unchanged."""
     if len(items) == 1:
         return items[0]
     known = [item.importance for item in items if item.importance is not None]

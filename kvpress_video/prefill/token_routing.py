@@ -1,4 +1,4 @@
-"""Visual tokens that skip layers: the tokens that a layer is given, and the states that the others keep."""
+"""Visual tokens that skip layers: the tokens passed to a layer, and the kept states of the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Chosen(NamedTuple):
     """The tokens that run through a layer.
 
     Attributes:
-        slots: their slots in the pass, (batch, n) int64; one past its end where a row has fewer than others.
+        slots: their slots in the pass, (batch, n) int64; one past its end for rows with fewer tokens than others.
         forward_pass: the pass without the other tokens.
     """
 
@@ -35,8 +35,7 @@ class _Chosen(NamedTuple):
 class TokenRouting:
     """Routing of one pass.
 
-    A visual token that skips a layer keeps its hidden state, and the layer caches nothing of it. Text runs through
-    every layer.
+    A visual token that skips a layer keeps its hidden state and is not cached there. Text runs through every layer.
     """
 
     def __init__(
@@ -47,15 +46,15 @@ class TokenRouting:
         Args:
             adapter: adapter of the model.
             layers: compressed layers of the cache.
-            routing: shares of the tokens that run through them, and what chooses.
+            routing: fractions of the tokens that run through them, and the selection.
             forward_pass: the whole pass.
         """
         self._adapter = adapter
         self._layers = layers
         self._routing = routing
         self._whole = forward_pass
-        self._chosen: dict[int, _Chosen] = {}  # by layer; kept for the whole pass, since masks go by its passes
-        self._entered: dict[int, Tensor] = {}  # hidden states of all tokens, by the layer that runs on some
+        self._chosen: dict[int, _Chosen] = {}  # by layer; kept for the pass, since masks are keyed by its parts
+        self._entered: dict[int, Tensor] = {}  # hidden states of all tokens, by layer that runs on some of them
 
     def hooks(self) -> Iterator[tuple[Any, Callable[..., Any], Callable[..., Any]]]:
         """Iterate over the decoder layers that tokens skip, with a hook before and one after each."""
@@ -70,10 +69,10 @@ class TokenRouting:
         return [share < 1 for share in self._routing.shares[number : number + 2]] == [False, True]
 
     def choose(self, number: int, entries: Entries) -> None:
-        """Choose the tokens for the layers that follow, up to the next that all run through.
+        """Choose the tokens for the following layers, up to the next one that runs on all.
 
         Args:
-            number: ordinal of the layer.
+            number: index of the layer.
             entries: the entries of the pass, before any eviction.
         """
         made: dict[Fraction, _Chosen] = {}
@@ -109,7 +108,7 @@ class TokenRouting:
         ]
 
     def _before(self, number: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Give a decoder layer the chosen tokens only, and its cache their part of the pass."""
+        """Pass only the chosen tokens to a decoder layer, and their part of the pass to its cache."""
         slots, forward_pass = self._chosen[number]
         self._layers[number].begin_pass(forward_pass)
         states = self._entered[number] = args[0] if args else kwargs["hidden_states"]
@@ -119,11 +118,11 @@ class TokenRouting:
         return args, given | {"hidden_states": _tokens(states, slots)}
 
     def _after(self, number: int, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        """Put the states of the chosen tokens among those of the others."""
+        """Merge the states of the chosen tokens into those of the others."""
         changed = output[0] if isinstance(output, tuple) else output
         states = self._entered.pop(number).to(changed.device)
         slots = self._chosen[number].slots.to(states.device)
-        spare = torch.cat([states, states[:, :1]], dim=1)  # one more, which padding is written to
+        spare = torch.cat([states, states[:, :1]], dim=1)  # one more slot, to which padding is written
         joined = spare.scatter_(1, slots[..., None].expand_as(changed), changed.to(states.dtype))[:, :-1]
         return (joined, *output[1:]) if isinstance(output, tuple) else joined
 

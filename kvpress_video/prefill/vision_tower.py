@@ -22,7 +22,7 @@ from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
 from .token_layout import MediaItem, as_video, with_shown
 
-_UNREAD = {"hidden_states", "attentions"}  # the tower's own, which no model reads and which outweigh the features
+_UNREAD = {"hidden_states", "attentions"}  # the tower's own, read by no model and larger than the features
 
 
 Items = dict[Kind, list[MediaItem]]
@@ -30,9 +30,9 @@ Items = dict[Kind, list[MediaItem]]
 
 
 class VisionRecorder:
-    """Records a model's encodings while it is attached: grids and, if asked for, the importance of each visual token.
+    """Records a model's encodings while it is attached: grids and, if requested, the importance of each visual token.
 
-    The model receives what one call of the stock tower returns (in groups, without the tower's own hidden states and
+    The model receives the output of one call of the stock tower (in groups, without the tower's hidden states and
     attentions, and up to the rounding of kernels that depend on the number of frames).
 
     Attributes:
@@ -51,11 +51,11 @@ class VisionRecorder:
 
         Args:
             adapter: adapter of the model.
-            standby: how importance is measured; None for not at all.
-            group: most visual tokens encoded at once, None for no limit. A call within it stays as it is, to the bit. A
-                frame is never cut, nor are any-resolution images.
-            timer: counts the vision tower's work under `"prefill"`.
-            shared: what was encoded before, to start from and to add to.
+            standby: measurement of importance; None for none.
+            group: maximum visual tokens encoded at once, None for no limit. A call within it is unchanged, bit for bit.
+                Frames and any-resolution images are never cut.
+            timer: measures the vision tower under `"prefill"`.
+            shared: recorded encodings to use and extend.
         """
         self.items: Items = {}
         self._adapter = adapter
@@ -68,16 +68,16 @@ class VisionRecorder:
 
     @property
     def attentive(self) -> bool:
-        """Whether importance is asked for."""
+        """Whether importance is requested."""
         return self._standby is not None
 
     def take(self) -> Items:
-        """Return what was encoded for the prompt in flight and start anew, so that the next prompt cannot use it."""
+        """Return the encodings of the current prompt and reset, so that the next prompt cannot use them."""
         taken, self.items = self.items, {}
         return taken
 
     def drop(self, kinds: Set[Kind]) -> None:
-        """Forget the encodings of some kinds."""
+        """Drop the encodings of some kinds."""
         self.items = {kind: items for kind, items in self.items.items() if kind not in kinds}
 
     def encode(self, inputs: Any) -> tuple[Tensor, Tensor | None, MediaItem]:
@@ -87,8 +87,8 @@ class VisionRecorder:
             inputs: the output of the model's processor, on the model's device.
 
         Returns:
-            The embeddings of the visual tokens that are in the prompt (tokens, d), deepstack features (tokens,
-            levels·d) or None, and what is known of the video.
+            The embeddings of the visual tokens in the prompt (tokens, d), deepstack features (tokens, levels·d) or
+            None, and the encoded item.
         """
         features, aligned = self._adapter.encode(inputs)
         [mine] = with_shown(self.take(), self._adapter.shown(inputs)).values()
@@ -97,7 +97,7 @@ class VisionRecorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Record inside the context."""
+        """Context manager that records."""
         with ExitStack() as undo:
             if self._standby is not None:
                 for handle in self._adapter.watch_vision(self._standby, self._note_importance):
@@ -108,7 +108,7 @@ class VisionRecorder:
             yield
 
     def _note_importance(self, importance: Tensor) -> None:
-        if self._depth:  # a deep copy of the model carries the same hooks and runs outside of any record
+        if self._depth:  # a deep copy of the model has the same hooks, without a recorder
             self._importance.append(importance)
 
     def _recorded(self, kind: Kind, encode: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +151,7 @@ class VisionRecorder:
         return encoded, self._with_importance(items, order)
 
     def _encode(self, kind: Kind, encode: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, list[int]]:
-        """Encode the items; return the features and, for each item, the ordinal of the one encoded for it."""
+        """Encode the items; return the features and, for each item, the index of the one encoded for it."""
         given = self._adapter.unpack(kind, arguments)
         if given is None:
             return encode(**arguments), []
@@ -178,9 +178,9 @@ class VisionRecorder:
 
 
 def first_equal(items: Sequence[FramePixels]) -> list[int]:
-    """For each item the ordinal of one with the same pixels: the first, or its own.
+    """Return for each item the index of the first one with the same pixels.
 
-    Whole pixels are compared only where a sample of them is equal.
+    All pixels are compared only if a sample of them is equal.
     """
     seen: dict[tuple, int] = {}
     found = []
@@ -193,7 +193,7 @@ def first_equal(items: Sequence[FramePixels]) -> list[int]:
 
 
 def grouped(items: Sequence[FramePixels], most: int) -> list[list[FramePixels]]:
-    """The frames of all items in groups of at most `most` visual tokens and at least one frame."""
+    """Return the frames of all items in groups of at most `most` visual tokens and at least one frame."""
     groups: list[list[FramePixels]] = [[]]
     room = most
     for grid, pixels in items:
@@ -213,7 +213,7 @@ def _lean(output: Any, unread: Set[str] = _UNREAD) -> Any:
     if not isinstance(output, dict):
         return output
     lean: Any = type(output)(**{name: value for name, value in output.items() if name not in unread})
-    if "pooler_output" not in output and hasattr(output, "pooler_output"):  # set on a type that has no such field
+    if "pooler_output" not in output and hasattr(output, "pooler_output"):  # set on a type without such a field
         lean.pooler_output = output.pooler_output
     return lean
 

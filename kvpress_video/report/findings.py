@@ -20,6 +20,7 @@ from ..sweep.benchmark import BENCHMARKS, Clip, read_clip
 from ..sweep.cells import Cell
 from ..sweep.results.records import Failure, Row
 from ..sweep.results.store import Store
+from ..sweep.results.stored_plan import unfinished
 from ..sweep.run.sweep import CLIPS
 from ..sweep.stats.summary import SummaryRow, summarise
 from ..utils.warnings import warn_caller
@@ -71,6 +72,11 @@ class Findings:
             raise unknown_name("method to compare with", against, methods)
         return cls(folder, cells, rows, failures, plan, summarise(rows, failures, cells, against))
 
+    @property
+    def status(self) -> str:
+        """How much of the sweep has run; empty if all of it has."""
+        return unfinished(self.plan, [*self.rows, *self.failures])
+
     def write_page(
         self,
         file: Path | None = None,
@@ -106,6 +112,7 @@ class Findings:
             file or self.folder,
             self.summary,
             title=title,
+            status=self.status,
             facts=facts(self.rows, self.plan),
             failures=self.failures,
             overlays=drawn,

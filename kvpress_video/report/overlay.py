@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..utils.formatting import plural
 from .retained import Overlay
 from .style import FAINT, INK, drawing
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 CAPTION = (
     "A patch is as bright as the share of layers and heads that kept it; evicted ones are dark. Bars: entries kept of "
-    "each frame of the video, per layer and head; frames that are shown have dark bars. Where a method merges entries, "
+    "each time step of the video, per layer and head; dark bars are the steps shown. Where a method merges entries, "
     "as average-pooling does, the patch nearest the centre of those merged stands for them."
 )
 _DARKNESS = 0.24  # brightness of an evicted patch, relative to its own
@@ -28,7 +29,7 @@ _MARGIN, _TEXT_LINE = 0.08, 0.17  # inches
 
 
 def draw_overlay(overlay: Overlay) -> Figure:
-    """Draw one row of frames per method, and bars below each row for the entries kept of every frame."""
+    """Draw one row of frames per method, and bars below each row for the entries kept of every time step."""
     from matplotlib.figure import Figure
 
     shown, height, width, _ = overlay.pictures.shape
@@ -63,7 +64,7 @@ def draw_overlay(overlay: Overlay) -> Figure:
         for number, time in enumerate(overlay.times[overlay.shown]):
             write(_LABELS + number * step + _PICTURE / 2, head - 0.2, f"{time:.3g} s", color=FAINT, ha="center")
         show(head, overlay.pictures)
-        write_label(head, "the video", f"{len(overlay.times)} frames")
+        write_label(head, "the video", plural(overlay.frames, "frame"))
         most = max((kept.entries.max() for kept in overlay.retained), default=1)
         for number, kept in enumerate(overlay.retained):
             top = first + number * row

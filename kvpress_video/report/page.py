@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..budget import UNCOMPRESSED
 from ..sweep.stats.summary import OVERALL
+from ..sweep.stats.text import uncompared
 from ..utils.files import atomic_write, make_folder
 from .curves import curves
 from .filters import FILTERS
 from .heatmap import at_budget, heatmap
 from .overlay import draw_overlay
 from .pareto import MEMORY, TIME, pareto
-from .ranking import Ranking, budgets_of, compressed, finished, groups_of, nearest_budget, rank
+from .ranking import Ranking, budgets_of, compressed, finished, full_cache, groups_of, nearest_budget, rank
 from .retained import Overlay
 from .style import Inliner, Style, assign_styles, save
 
@@ -91,6 +92,26 @@ class Section:
         return next((card for card in self.cards if card.headline), None)
 
     @property
+    def compared(self) -> bool:
+        """Whether any row is compared with the reference."""
+        return any(row.difference for row in self.rows)
+
+    @property
+    def retained(self) -> bool:
+        """Whether any row is compared with the full cache."""
+        return any(row.retention for row in self.rows)
+
+    @property
+    def full_cache(self) -> bool:
+        """Whether the full cache was run."""
+        return any(full_cache(self.rows, group) for group in self.groups)
+
+    @property
+    def uncompared(self) -> list[str]:
+        """Notes on missing comparisons."""
+        return uncompared(self.rows)
+
+    @property
     def questions(self) -> int:
         """Maximum number of questions that any row answered, summed over groups."""
         return self._most("questions")
@@ -110,6 +131,7 @@ def write_report(
     summary: Sequence[SummaryRow],
     *,
     title: str,
+    status: str = "",
     facts: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     overlays: Sequence[Overlay] = (),
@@ -122,6 +144,7 @@ def write_report(
         folder_or_file: a file with the suffix `.html` or `.htm`, or a folder for `report.html`.
         summary: summary of the sweep.
         title: title of the page.
+        status: sentence below the title, such as how much of the sweep has run.
         facts: provenance: versions, device, settings.
         failures: failures of the sweep.
         overlays: overlays to show.
@@ -135,6 +158,7 @@ def write_report(
     text = render(
         summary,
         title=title,
+        status=status,
         facts=facts or {},
         failures=failures,
         overlays=overlays,
@@ -173,6 +197,7 @@ def render(
     summary: Sequence[SummaryRow],
     *,
     title: str,
+    status: str,
     facts: Mapping[str, Any],
     failures: Sequence[Failure],
     overlays: Sequence[Overlay],
@@ -198,6 +223,7 @@ def render(
     ]
     return environment.get_template("report.html.j2").render(
         title=title,
+        status=status,
         sections=sections,
         facts=facts,
         failures=_by_error(failures),

@@ -33,7 +33,7 @@ class Retained:
     Attributes:
         method, budget: as requested.
         ratio: visual entries held over visual tokens.
-        shares: fraction of layers and heads that kept each patch, (frames, rows, columns) fp64.
+        shares: fraction of layers and heads that kept each patch of each time step, (steps, rows, columns) fp64.
         answer: the answer, if a question was asked.
     """
 
@@ -45,7 +45,7 @@ class Retained:
 
     @property
     def entries(self) -> NDArray[np.float64]:
-        """Entries kept of each frame, mean over layers and heads, (frames,)."""
+        """Entries kept of each time step, mean over layers and heads, (steps,)."""
         return self.shares.sum(axis=(1, 2))
 
 
@@ -56,8 +56,9 @@ class Overlay:
     Attributes:
         title: title of the video.
         pictures: the frames shown, (shown, height, width, 3) uint8, cropped to what the model sees.
-        shown: their indices, (shown,).
-        times: time of each frame of the model, in seconds, (frames,).
+        shown: indices of their time steps, (shown,).
+        times: time of each step, of one or more frames, in seconds, (steps,).
+        frames: number of frames of the video.
         retained: one per method.
         question: the question, if one was asked.
     """
@@ -66,6 +67,7 @@ class Overlay:
     pictures: Frames
     shown: NDArray[np.int64]
     times: Seconds
+    frames: int
     retained: tuple[Retained, ...]
     question: str | None = None
 
@@ -90,7 +92,7 @@ def look(
         methods: names, or `"name:setting=value,…"`; `full` keeps everything at any budget.
         budget: as in `compress`.
         question: question to ask after each compression, to compare the answers.
-        shown: number of frames to show, evenly spaced.
+        shown: number of frames to show, evenly spaced; at most one per time step of the model.
         title: title of the video; its file name by default.
         done: called after each method.
 
@@ -113,13 +115,19 @@ def look(
     for method in methods:
         retained.append(_retained(model, processor, inputs, method, budget, answers=question is not None))
         done()
-    frames = len(retained[0].shares)
-    step = adapter_for(model).frames_per_step
-    chosen = np.unique(np.linspace(0, frames - 1, min(shown, frames)).round().astype(np.int64))
-    pictures = _pictures(processor, video, np.minimum(chosen * step, len(video) - 1))
-    times = video.times[np.minimum(np.arange(frames) * step, len(video) - 1)]
+    steps = len(retained[0].shares)
+    first = np.minimum(np.arange(steps) * adapter_for(model).frames_per_step, len(video) - 1)
+    chosen = np.unique(np.linspace(0, steps - 1, min(shown, steps)).round().astype(np.int64))
     name = title or (video.path.name if video.path else "video")
-    return Overlay(name.encode(errors="backslashreplace").decode(), pictures, chosen, times, tuple(retained), question)
+    return Overlay(
+        title=name.encode(errors="backslashreplace").decode(),
+        pictures=_pictures(processor, video, first[chosen]),
+        shown=chosen,
+        times=video.times[first],
+        frames=len(video),
+        retained=tuple(retained),
+        question=question,
+    )
 
 
 def _retained(model: Any, processor: Any, inputs: Any, method: str, budget: str, answers: bool) -> Retained:

@@ -56,7 +56,7 @@ def _checked(model: Any, inputs: Mapping[str, Any]) -> Findings:
         raise unsupported(model, "it is in training mode: call model.eval() first")
     if implementation not in FLASH:
         return _found(adapter, inputs)
-    model.set_attn_implementation("sdpa")  # flash attention takes no mask that hides what was evicted
+    model.set_attn_implementation("sdpa")  # flash attention takes no mask that hides evicted entries
     try:
         return _found(adapter, inputs)
     finally:
@@ -243,10 +243,10 @@ def _compact(findings: Findings, adapter: General, maker: PromptMaker, orders: S
     """Check compact positions; return the findings with the order of M-RoPE sections, and the failure.
 
     Args:
-        findings: so far.
-        adapter: of the model.
-        maker: of prompts.
-        orders: whether sections alternate, to try one after the other.
+        findings: findings so far.
+        adapter: adapter of the model.
+        maker: maker of prompts.
+        orders: values to try in turn for whether sections alternate.
     """
     others = set(adapter.layer_kinds) - {FULL} - RECURRENT - WITHOUT_CACHE
     if others:

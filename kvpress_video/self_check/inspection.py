@@ -102,8 +102,8 @@ def inspect(model: Any, inputs: Mapping[str, Any] | None = None) -> Inspection:
 
 
 def _missing(adapter: Adapter, name: str) -> str:
-    """Return the feature that a method with its default settings requires and a model lacks, or why else the model does
-    not support it; empty if it does.
+    """Return the feature that a method with default settings requires and a model lacks, or another reason why it is
+    not supported; empty if it is.
     """
     method = make_method(name)
     options = PrefillOptions(stage="cache" if "cache" in method.stages else "input")

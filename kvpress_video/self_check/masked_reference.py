@@ -29,7 +29,7 @@ class Passes:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record every pass inside the context, which must be entered before the compression hooks are attached."""
+        """Context manager that records every pass; enter it before the compression hooks are attached."""
 
         def note(number: int, module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             layer = kwargs[CACHE].layers[number]
@@ -44,10 +44,10 @@ class Passes:
 
     @contextmanager
     def hidden(self, dropped: bool = False) -> Iterator[None]:
-        """Mask, inside the context, the entries of the stock model that had been evicted before each query's pass.
+        """Context manager that masks in the stock model the entries evicted before each query's pass.
 
         Args:
-            dropped: whether they had been before they entered the text model, so that no query sees any of them.
+            dropped: whether they were dropped before the text model, so that no query sees any of them.
         """
 
         def mask(owner: Any, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SIDES = (224, 384, 256)  # pixels along a picture, where the configuration names none
-_GROUP = 4  # patches that make a token, where they are named one by one
+_SIDES = (224, 384, 256)  # side of a picture in pixels, if the configuration names none
+_GROUP = 4  # patches per token, for towers that name each patch
 _TILES = ((1,), (1, 1), (1, 2), (1, 3), (1, 5))  # dimensions before those of a picture
 
 Arguments = dict[str, Tensor]
@@ -75,7 +75,7 @@ class Tower:
         return {name: self.table([1, 2, 3])} if name and self.required(name) else {}
 
     def unpadded(self, lead: Sequence[int], side: int) -> Iterator[Arguments]:
-        """Make masks that declare all pixels, or all tiles, valid; an empty one if the tower does without."""
+        """Make masks that declare all pixels, or all tiles, valid; empty if the tower takes none."""
         mask = self.names.get("pixel_attention_mask")
         if mask is None or mask.default is None:
             yield {}

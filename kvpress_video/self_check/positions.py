@@ -54,7 +54,7 @@ def check_rotation(adapter: General, talk: Conversation, interleaved: bool) -> N
 def check_compact(trials: Trials, talk: Conversation, chunk: int) -> None:
     """Compare compact positions in a chunked prefill with the masked stock model at the same positions.
 
-    There tokens stand at their compact positions from the start; elsewhere keys are re-rotated (`check_rotation`).
+    Here tokens have their compact positions from the start; `check_rotation` checks re-rotated keys.
 
     Raises:
         Disagreement: the logits differ.

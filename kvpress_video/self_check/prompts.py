@@ -40,13 +40,13 @@ class PromptMaker:
     """Makes synthetic prompts with one kind of media.
 
     Attributes:
-        adapter: of the model.
+        adapter: adapter of the model.
         kind: image or video.
         arguments: arguments of the vision tower for one item.
         grid: visual tokens of one item.
         placeholder: placeholder token id.
         apart: whether text separates the frames of a video.
-        most: items that one call may have.
+        most: maximum number of items in a call.
     """
 
     adapter: General
@@ -114,7 +114,7 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
     """Iterate over candidate prompt makers for a kind of media, most likely first.
 
     Args:
-        adapter: of the model.
+        adapter: adapter of the model.
         kind: image or video.
         given: output of the model's processor for one item, as a template; may be empty.
 
@@ -171,7 +171,7 @@ def _tower(adapter: General, kind: Kind, names: Mapping[str, Any]) -> Tower:
 
 
 def _settings(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the arguments that the tower requires and the configuration of the tower or the model names."""
+    """Read the arguments that the tower requires from the configuration of the tower or the model."""
     required = [name for name, parameter in names.items() if parameter.default is inspect.Parameter.empty]
     parts = (getattr(config, "vision_config", None), config)
     return {name: getattr(part, name) for part in parts for name in required if hasattr(part, name)}

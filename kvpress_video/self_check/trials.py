@@ -57,7 +57,7 @@ class Conversation:
     """Inputs of two turns: a prompt with media, and a text that continues it.
 
     Attributes:
-        inputs: of the first turn.
+        inputs: inputs of the first turn.
         said: forced output tokens of both turns, (batch, 2·STEPS).
         more: input tokens of the second turn, (batch, n).
     """
@@ -226,7 +226,7 @@ def reason_of(trial: Callable[[], None]) -> str:
         trial()
     except Disagreement as error:
         return str(error)
-    except Exception as error:  # whatever an unknown model raises is the answer
+    except Exception as error:  # any error of an unknown model is the reason
         first = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__}: {first:.200}"
     return ""

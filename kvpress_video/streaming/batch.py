@@ -35,11 +35,11 @@ def ask_all(
     The caches are copied into one batch during the call. A failed or interrupted answer restores every session.
 
     Args:
-        sessions: different ones on one model, with the same positions; any methods, budgets and lengths.
-        questions: one for each, or one for all.
+        sessions: different sessions on one model, with the same `positions`; methods, budgets and lengths may differ.
+        questions: one per session, or one for all.
         max_new_tokens: maximum length of an answer.
         keep: whether questions and answers stay in the conversations.
-        **generation: more arguments of `model.generate()`; greedy by default.
+        **generation: further arguments of `model.generate()`; greedy by default.
 
     Returns:
         The answers.
@@ -47,8 +47,8 @@ def ask_all(
     Raises:
         CacheError: the sessions cannot form one batch.
         BudgetError: a question and its answer do not fit into a budget in bytes, or `max_new_tokens` is not a positive
-            integer. Nothing is asked then.
-        QuestionError: a question is not a string, or contains a special token of the model. Nothing is asked then.
+            integer; no question is asked.
+        QuestionError: a question is not a string, or contains a special token of the model; no question is asked.
     """
     asked = [questions] * len(sessions) if isinstance(questions, str) else list(questions)
     _check(sessions, asked)
@@ -79,7 +79,7 @@ def ask_all(
             for row, (session, own, reply, each) in enumerate(zip(sessions, ids, replies, asking, strict=True)):
                 if not session.dialogue.keeps(keep):
                     session.stream.rewind(each.before)
-                elif each.before.others:  # which went on to the end of the longest answer
+                elif each.before.others:  # decoded up to the end of the longest answer
                     session.stream.feed_text([*own, *reply[:-1]])
                 else:
                     _hand_back(session.stream, cache, start, row, length - len(own), len(own) + len(reply) - 1)
@@ -103,7 +103,7 @@ def _check(sessions: Sequence[VideoSession], questions: Sequence[str]) -> None:
 
 
 def _joined(streams: Sequence[Stream], spare: int) -> DynamicCache:
-    """Join the caches into one, padded on the left to one length."""
+    """Join the caches into one, padded on the left to the same length."""
     cache = DynamicCache(config=streams[0].adapter.text_model.config)
     logical = max(stream.layers[0].logical for stream in streams)
     join_rows(cache, [stream.cache for stream in streams], logical)
@@ -121,7 +121,7 @@ def _until(row: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
 
 
 def _hand_back(stream: Stream, cache: DynamicCache, start: Sequence[int], row: int, padding: int, count: int) -> None:
-    """Append to a session the `count` entries that its row of the batch gained, after the padding of its question."""
+    """Append the `count` new entries of a session's row to its cache, after the padding of its question."""
     with all_or_broken(stream.layers):
         for layer, joined, first in zip(stream.layers, layers_of(cache), start, strict=True):
             layer.extend(joined.entries(Context()).slice(first + padding, first + padding + count).rows([row]))

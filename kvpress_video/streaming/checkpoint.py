@@ -1,7 +1,7 @@
 """Session files: safetensors with the state as JSON in the metadata, written atomically, with a checksum, and bound to
 a model.
 
-Nothing is built from a file before its parts are checked against each other, the model and the size of the file.
+A session is built only after the parts of its file are checked against each other, the model and the file size.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _read(file: TensorFile, model: Any) -> Snapshot:
     check_specs(state, adapter, file.specs)
     first, rest = by_size(file.specs)
     tensors = {}
-    for name in first:  # before the rest is read, which may be large
+    for name in first:  # before reading the rest, which may be large
         tensors[name] = file.read(name)
         check_tensor(name, tensors[name], state)
     for name in rest:

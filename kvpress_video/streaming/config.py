@@ -60,8 +60,6 @@ class SessionConfig:
             raise BudgetError(f"{self.method!r} needs a budget, such as 6144 (visual entries) or '256MiB'.")
         if self.budget is not None and self.method == UNCOMPRESSED:
             raise BudgetError(f"{UNCOMPRESSED!r} keeps everything: leave the budget out, or choose another method.")
-        if self.budget is not None and self.cap.unit == "ratio":
-            raise BudgetError(f"{self.cap} does not cap an endless stream: give a number of visual entries, or bytes.")
         check_budget(self.make_method(), self.cap)
         for name, least in (("chunk", 1), ("position_limit", 1), ("text_room", 0)):
             value = getattr(self, name)
@@ -79,7 +77,7 @@ class SessionConfig:
     @property
     def cap(self) -> Budget:
         """The budget; 100% without one."""
-        return Budget.parse(UNCOMPRESSED_BUDGET if self.budget is None else self.budget)
+        return Budget.parse(UNCOMPRESSED_BUDGET) if self.budget is None else Budget.parse_cap(self.budget)
 
     @property
     def reserved_text(self) -> int | None:

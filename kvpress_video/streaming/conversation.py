@@ -15,7 +15,7 @@ from .frame_queue import TIME_LIMIT
 from .frame_tokens import LabelIds
 from .turn_eviction import Departure, Opening, TokenRange, TurnTokens
 
-_LAST_STEP = 10**9  # ordinal of a temporal step that no session reaches
+_LAST_STEP = 10**9  # index of a temporal step beyond any session
 
 
 class Turn(NamedTuple):
@@ -38,8 +38,8 @@ class ConversationState:
 
     Attributes:
         turns: questions and answers in the cache.
-        begun: whether anything was said or shown.
-        watching: whether frames came last.
+        begun: whether there were any frames or questions.
+        watching: whether the last input was frames.
         unsaid: the last token of an answer, which `generate()` returns but does not put into the cache.
         tokens: token indices of the newest turns; turns of older files without them are never evicted.
         opening: markup in the cache whose question was evicted, so that the next one needs none.
@@ -70,7 +70,7 @@ class ConversationState:
 
 
 class Conversation:
-    """Produces the token ids that come next and records questions and answers.
+    """Produces the next token ids, and records questions and answers.
 
     Attributes:
         asking: token ids between a question and its answer.
@@ -78,12 +78,12 @@ class Conversation:
     """
 
     def __init__(self, processor: Any, system: str | None, adapter: Adapter) -> None:
-        """Read the chat template.
+        """Parse the chat template.
 
         Args:
             processor: a processor with a tokenizer and a chat template.
             system: system message.
-            adapter: adapter of the model, which knows the text of each frame.
+            adapter: adapter of the model, which defines the text of each frame.
 
         Raises:
             QuestionError: the system message is not text, or contains a special token of the model.
@@ -92,7 +92,7 @@ class Conversation:
             check_question(processor, system, "system message")
         self._processor, self._adapter = processor, adapter
         self._tokenizer = processor.tokenizer
-        self._begins: str | None = getattr(processor.tokenizer, "bos_token", None)  # which some templates write
+        self._begins: str | None = getattr(processor.tokenizer, "bos_token", None)  # written by some templates
         self._template = ChatTemplate.of(processor, system, adapter)
         self.asking = self._ids(self._template.ask)
         self.state = ConversationState()
@@ -109,7 +109,7 @@ class Conversation:
 
         Args:
             seconds: time of each step.
-            first: ordinal of the first step in the session, from 0.
+            first: index of the first step in the session, from 0.
         """
         texts = self._adapter.frame_texts(self._processor, seconds, first)
         labels = [self._label(text) for text in texts]
@@ -125,7 +125,7 @@ class Conversation:
 
     @property
     def label_tokens(self) -> int:
-        """Number of tokens around the first temporal step of a session, if others came before."""
+        """Number of tokens around the first temporal step, as if others preceded it."""
         [text] = self._adapter.frame_texts(self._processor, [0.0], 0)
         return sum(map(len, self._label(text)))
 
@@ -199,7 +199,7 @@ class Conversation:
         return answer
 
     def text(self, reply: Sequence[int]) -> str:
-        """Decode token ids, special tokens left out."""
+        """Decode token ids without special tokens."""
         text: str = self._tokenizer.decode(list(reply), skip_special_tokens=True)
         return text.strip()
 
@@ -209,7 +209,7 @@ class Conversation:
         return self._ids(first, special=True)
 
     def _shared(self, before: Sequence[int]) -> int:
-        """Count the first tokens of the markup that opens frames that also come before a question."""
+        """Count the leading tokens that the markup before frames and the markup before questions share."""
         return _alike(before, self._opening(self._template.open_text, self._template.next_text))
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
@@ -219,5 +219,5 @@ class Conversation:
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count the first tokens that are equal."""
+    """Count the leading tokens that are equal."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

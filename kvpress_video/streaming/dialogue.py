@@ -38,21 +38,21 @@ class Dialogue:
 
         Args:
             stream: stream that holds their tokens.
-            conversation: conversation that writes and records them.
-            keep_turns: number of turns to keep once the newest is answered.
-            reserved_text: text entries kept free within a budget of bytes; None if text is not counted.
+            conversation: the conversation, which produces and records them.
+            keep_turns: number of turns to keep after the newest is answered.
+            reserved_text: text entries reserved within a budget in bytes; None if text is not counted.
         """
         self._stream, self._conversation = stream, conversation
         self._keep_turns, self._reserved_text = keep_turns, reserved_text
         self._before_last: ConversationState | None = None
 
     def keeps(self, asked: bool) -> bool:
-        """Return whether a turn stays in the conversation if `asked` to."""
+        """Return whether a turn stays in the conversation if requested (`asked`)."""
         return asked and self._keep_turns != 0
 
     @contextmanager
     def undoing(self) -> Iterator[ExitStack]:
-        """Yield a stack of undo callbacks, which run if the context ends in an error or Ctrl-C."""
+        """Yield a stack of undo callbacks, which run after an error or Ctrl-C."""
         state, before_last, undo = self._conversation.state, self._before_last, ExitStack()
         try:
             yield undo
@@ -64,10 +64,10 @@ class Dialogue:
 
     @contextmanager
     def asking(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
-        """Make room for a question asked inside the context; restore evicted turns if it fails.
+        """Context manager that makes room for a question, and restores evicted turns if it fails.
 
         Raises:
-            BudgetError: a budget of bytes has no room for question and answer.
+            BudgetError: a budget in bytes has no room for question and answer.
         """
         leaves, asked = self._fitting(question, max_new_tokens)
         closing = self._stream.closing
@@ -91,7 +91,7 @@ class Dialogue:
         return answer
 
     def take_back(self) -> None:
-        """Forget the last turn.
+        """Remove the last turn.
 
         Raises:
             CacheError: there is none, frames followed it, or a push failed halfway.
@@ -105,7 +105,7 @@ class Dialogue:
             self._conversation.state = conversation
 
     def make_room_for_frames(self, undo: ExitStack) -> None:
-        """Let the fewest turns leave so that a budget of bytes leaves enough to frames; all if even that is too few."""
+        """Evict the fewest turns that leave enough of a budget in bytes for frames; all turns if none suffice."""
         turns = self._conversation.state.tokens
         if self._reserved_text is None or not turns:
             return
@@ -114,7 +114,7 @@ class Dialogue:
         self._evict(enough or departure(turns, len(turns), before_frames=True), undo)
 
     def _fitting(self, question: str, max_new_tokens: int) -> tuple[Departure, Asked]:
-        """Find the fewest turns that have to leave for a question and its answer, and return the prompt then."""
+        """Find the fewest turns to evict for a question and its answer, and return the prompt after the eviction."""
         reserved, turns, asked = self._reserved_text, self._conversation.state.tokens, {}
         room = self._stream.text_left() if reserved is not None else None
 
@@ -136,7 +136,7 @@ class Dialogue:
         return found, asked[found.count]
 
     def _evict(self, leaves: Departure, undo: ExitStack) -> None:
-        """Let turns leave; `undo` brings them back."""
+        """Evict turns; `undo` restores them."""
         if not leaves.count:
             return
         last, earlier = self._before_last, None

@@ -1,4 +1,4 @@
-"""What the text model is given of a stream's text or frames: embeddings, their layout and their positions."""
+"""Inputs of the text model for a stream's text or frames: embeddings, layout and positions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Feeding(NamedTuple):
 
     Attributes:
         embeddings: (n, hidden).
-        layout: layout of these tokens; its row states by how much positions advance.
+        layout: layout of these tokens; its row contains the increments of positions.
         positions: (t, h, w) of each token, (n, 3) fp32.
-        probes: how many of the tokens, the last ones, only ask and are not kept.
+        probes: number of probes, the last tokens, which are not kept.
         more: further arguments of the text model.
     """
 
@@ -36,14 +36,14 @@ class Feeding(NamedTuple):
 
 
 class EncodedFrames(NamedTuple):
-    """Frames that the vision tower has encoded.
+    """Frames encoded by the vision tower.
 
     Attributes:
-        tokens: theirs.
+        tokens: tokens of the frames.
         embeddings: embeddings of the tokens, (n, hidden).
         aligned: deepstack features of the visual tokens, (patches, levels·d); None if the model has none.
         importance: importance of each visual token, (patches,); None if it was not measured.
-        first: frames seen before them.
+        first: number of frames before them.
     """
 
     tokens: FrameTokens
@@ -55,13 +55,13 @@ class EncodedFrames(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameFeeder:
-    """How the frames of a stream are fed: after the text that opens them, with probes behind them.
+    """Builds the calls that feed the frames of a stream, after the text that opens them and followed by probes.
 
     Attributes:
         adapter: adapter of the model.
-        probes: token ids that ask after the frames; none unless the method looks at attention.
-        repeats: whether the frames follow once more behind the probes.
-        labelled: whether the text between patches is their label; other text otherwise.
+        probes: token ids of probes after the frames; empty unless the method reads attention.
+        repeats: whether the frames are repeated after the probes.
+        labelled: whether the text between patches is a label, or else ordinary text.
     """
 
     adapter: Adapter
@@ -70,7 +70,7 @@ class FrameFeeder:
     labelled: bool
 
     def asking(self, positions: int) -> int:
-        """Return how many positions probes and repeated frames take behind frames that take `positions`."""
+        """Return the number of positions that probes and repeated frames take after frames of `positions`."""
         return len(self.probes) + self.repeats * positions
 
     def feeding(

@@ -108,8 +108,8 @@ class FrameTokens:
         Args:
             index: original index of the part's first token.
             around: text tokens before and after the frames.
-            first_frame: frames seen before them.
-            labelled: whether the text between patches is their label; other text otherwise.
+            first_frame: number of frames before them.
+            labelled: whether the text between patches is a label, or else ordinary text.
             importance: importance of each visual token, (patches,).
             repeats: whether these tokens are repeated at the end.
         """

@@ -29,8 +29,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Rescaling:
-    """A map of positions, equal in all layers and heads: time within each run shrinks by one factor, text keeps its
-    spacing, and all positions move up accordingly.
+    """A map of positions, equal in all layers and heads: time within each run is scaled by one factor, text keeps its
+    spacing, and all positions move accordingly.
 
     Attributes:
         runs: runs before rescaling, ascending, without gaps between them and text.

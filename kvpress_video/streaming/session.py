@@ -1,6 +1,6 @@
 """Video sessions: push frames and ask questions at any time, inside one fixed budget.
 
-One class fills this file: the public interface of sessions, most of which is documentation.
+This file holds one class, the public interface of sessions; most of it is documentation.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class VideoSession:
     entries. Sessions on one model can be used from several threads, which take turns.
 
     Attributes:
-        model, processor, positions: as given.
+        model, processor, positions: the arguments.
         stream: the cache with its positions.
         dialogue: the conversation.
         lock: the model's lock, held while the session runs the model.
@@ -85,18 +85,18 @@ class VideoSession:
                 every position as it was.
             chunk: visual tokens per prefill, rounded down to whole frames; by default a third of the entries that the
                 budget leaves a layer for frames.
-            fps: frames per second where `push` is given no times.
+            fps: frames per second if `push` gets no times.
             system: system message.
-            text_room: text entries that frames leave free in a budget of bytes, beyond those held.
+            text_room: additional text entries for which a budget in bytes reserves room.
             position_limit: positions the model was trained for; `max_position_embeddings` by default.
             bank_on: where keys and values of the bank are stored: on the model's `"device"`, on the `"cpu"` or on
                 `"disk"` (temporary files). The bank is all that went through compression or, for `detachable`, what is
                 outside its window. Answers are the same.
             labels: treatment of the text that the processor writes for each frame, as in `compress`: `"spread"` and
                 `"drop"` count it in the budget, with `"keep"` it grows in addition.
-            keep_turns: how many questions with their answers stay in the cache once the newest is answered; older ones
-                leave whole, the oldest first. `"all"` keeps all, under a budget of bytes as long as the next question
-                fits. What opens the conversation never leaves.
+            keep_turns: number of questions with their answers that stay in the cache after the newest is answered;
+                older ones are evicted whole, the oldest first. `"all"` keeps all, under a budget in bytes as long as
+                the next question fits. The opening of the conversation is never evicted.
             quantize: bits of cached keys and values, as in `compress`; needs `positions="keep"` and a bank on the
                 device.
             experts: in a mixture of experts, how many of the experts chosen for a visual token process it, as in
@@ -107,7 +107,7 @@ class VideoSession:
             BudgetError: there is no budget, it caps nothing, or a number is out of range, `experts` included.
             UnknownNameError: unknown method, setting, `positions` or `bank_on`.
             UnsupportedModelError: the model does not support streams, or its cache cannot be quantised.
-            CacheError: `quantize` cannot be read, or does not go with `positions` or `bank_on`.
+            CacheError: `quantize` cannot be read, or is incompatible with `positions` or `bank_on`.
         """
         ensure_checked(model)
         adapter = adapter_for(model)
@@ -164,8 +164,8 @@ class VideoSession:
 
     @property
     def savable(self) -> bool:
-        """Whether a file can hold the session: not where heads keep different numbers of entries, frames are archived,
-        or the newest ones are encoded anew.
+        """Whether a file can hold the session: not if heads keep different numbers of entries, frames are archived, or
+        the newest ones are re-encoded.
         """
         method = self._config.make_method()
         return not (method.uneven or method.recall_share or method.fresh)
@@ -264,7 +264,7 @@ class VideoSession:
 
     @contextmanager
     def answering(self, question: str, max_new_tokens: int) -> Iterator[Asking]:
-        """Flush queued frames and make room for a question, which is asked inside the context.
+        """Context manager that flushes queued frames and makes room for a question.
 
         After an error or Ctrl-C, the session is restored, evicted turns included.
 
@@ -279,7 +279,7 @@ class VideoSession:
             yield asking
 
     def take_back(self) -> None:
-        """Forget the last question and its answer.
+        """Remove the last question and its answer.
 
         Raises:
             CacheError: there is none, frames followed it, or a push failed halfway.
@@ -297,13 +297,13 @@ class VideoSession:
         return stream_answer(self._asked_at, self._take_back_from, self.processor.tokenizer, question, **options)
 
     def _asked_at(self, question: str, **options: Any) -> Mark | None:
-        """Ask as in `ask`, and return the mark to take the turn back to."""
+        """Ask as in `ask`, and return the mark for taking the turn back."""
         with self.lock:
             self.ask(question, **options)
             return self.stream.remembered
 
     def _take_back_from(self, mark: Mark | None) -> None:
-        """Take the last turn back if it began at a mark, and is still the last."""
+        """Take back the last turn if it began at a mark and is still the last."""
         with self.lock:
             if mark is not None and self.stream.remembered is mark:
                 self.take_back()
@@ -322,7 +322,7 @@ class VideoSession:
         return VideoSession.restore(self.snapshot(), self.model, self.processor)
 
     def snapshot(self) -> Snapshot:
-        """Copy all state: on the cache's device, or on the CPU where layers are offloaded.
+        """Copy all state: on the cache's device, or on the CPU if layers are offloaded.
 
         Raises:
             CacheError: a push failed halfway.

@@ -29,8 +29,8 @@ class StreamState:
         logical: tokens seen.
         rows: one `RowState` per layer.
         timeline: positions of the frames.
-        peak_bytes: the most the cache ever held.
-        evicted_text: text entries per layer and KV head that have left.
+        peak_bytes: peak bytes of the cache.
+        evicted_text: evicted text entries per layer and KV head.
     """
 
     logical: int
@@ -42,7 +42,7 @@ class StreamState:
 
 @dataclass(frozen=True)
 class SessionState:
-    """Host-side state of a session: all but the tensors."""
+    """Host-side state of a session: everything except the tensors."""
 
     config: SessionConfig
     stream: StreamState
@@ -56,9 +56,8 @@ class Snapshot:
 
     Attributes:
         tensors: `layers.{i}.{part}` for each part of `PARTS` and compressed layer, `others.{i}.{part}` of the other
-            layers of the cache, `newest.{part}` of frames that may be encoded anew, `waiting.frames` and
-            `waiting.times`.
-        state: all else.
+            layers of the cache, `newest.{part}` of frames that may be re-encoded, `waiting.frames` and `waiting.times`.
+        state: everything else.
     """
 
     tensors: dict[str, Tensor]
@@ -97,7 +96,7 @@ def put_stream(stream: Stream, state: StreamState, tensors: dict[str, Tensor]) -
     """Fill an empty stream with the state and the tensors of another.
 
     Raises:
-        CacheError: its heads held different numbers of entries, and those of this stream's method do not.
+        CacheError: its heads held different numbers of entries, which this stream's method does not support.
     """
     attentions, text = stream.adapter.attentions, stream.adapter.text_model.layers
     for number, (layer, row) in enumerate(zip(stream.layers, state.rows, strict=True)):

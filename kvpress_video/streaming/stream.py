@@ -1,6 +1,6 @@
-"""One endless sequence in a capped cache: text and frames go in, positions follow time, `generate()` goes on.
+"""One endless sequence in a capped cache: text and frames are appended, positions follow time, `generate()` continues.
 
-One class fills this file: every change of a stream's cache changes its positions too.
+This file holds one class, since every change of a stream's cache also changes its positions.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from .stream_budget import StreamBudget
 from .streamable import check_streamable
 from .timeline import Timeline
 
-_LEAST_RUNS = 16  # fewer are not looked through for empty ones
-_MOST_GAPS = 16  # that wait to be closed
+_LEAST_RUNS = 16  # with fewer runs, empty ones are not searched
+_MOST_GAPS = 16  # waiting to be closed
 _PLAIN_STORAGE = Storage()
 
 
 class Mark(NamedTuple):
-    """A point in a stream to return to: the state of every layer, the timeline, the text evicted before, and copies of
-    the layers that are not compressed.
+    """A point in a stream to return to: the state of every layer, the timeline, the text evicted so far, and copies of
+    the uncompressed layers.
     """
 
     layers: tuple[LayerMark, ...]
@@ -62,7 +62,7 @@ class Mark(NamedTuple):
     others: Mapping[int, Any]
 
     def moved(self, change: Rescaling | Closing) -> Mark:
-        """Return the same point after positions have moved."""
+        """Return the mark after positions have moved."""
         layers = tuple(layer._replace(rows=tuple(_moved(layer.rows, change))) for layer in self.layers)
         return self._replace(layers=layers, timeline=self.timeline.moved(change))
 
@@ -73,12 +73,12 @@ class Stream:
     Attributes:
         cache: a transformers cache.
         compact: whether positions are rescaled.
-        timeline: where the frames stand.
-        archive: all frames, of which a method may bring some back for a question.
-        newest: embeddings of the newest frames, which a method may have encoded anew.
-        remembered: a mark that follows all moves, so that it can be returned to later; no frames came since.
-        evicted_text: text entries per layer and KV head that have left.
-        peak_bytes: the most that the cache ever held, and the buffers that a bank is read from.
+        timeline: positions of the frames.
+        archive: all frames, from which a method may retrieve some for a question.
+        newest: embeddings of the newest frames, for methods that re-encode them.
+        remembered: a mark that is moved along with positions, so that it stays valid; no frames were added since.
+        evicted_text: evicted text entries per layer and KV head.
+        peak_bytes: peak bytes of the cache, including staging buffers.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Stream:
         """Make an empty stream.
 
         Args:
-            chunk: most visual tokens of one feeding.
-            text_room: text entries that a budget of bytes is kept free for after every feeding.
-            opening: most text that opens frames between two questions, in tokens.
-            label_tokens: text of a temporal step, in tokens: that of the first, and the most there can be.
-            position_limit: positions that the model knows; what its configuration says when None.
-            probes: token ids that may ask after each feeding, for methods that look at attention.
+            chunk: maximum visual tokens of one feeding.
+            text_room: text entries for which a budget in bytes has room after every feeding.
+            opening: maximum tokens of text that opens frames between two questions.
+            label_tokens: tokens of text of the first temporal step, and the maximum of any step.
+            position_limit: number of positions of the model; None for the value in its configuration.
+            probes: token ids of probes after each feeding, for methods that read attention.
             storage: how keys and values are stored.
             labels: treatment of the text of frames, see `compress`.
-            experts: experts that process a visual token; None for as many as process text.
+            experts: number of experts per visual token; None for as many as for text.
         """
         check_streamable(adapter, method, compact)
         self.adapter = adapter
@@ -154,24 +154,24 @@ class Stream:
 
     @property
     def uncompressed_bytes(self) -> int:
-        """Bytes that the other layers hold, and embeddings of frames."""
+        """Bytes of the uncompressed layers and of embeddings of frames."""
         return sum(state.nbytes for state in states(self.cache).values()) + self.newest.bytes
 
     @property
     def planned_bytes(self) -> int:
-        """Bytes of the buffers that the first entries make room for, all layers; 0 without a cap."""
+        """Bytes of the buffers reserved with the first entries, over all layers; 0 without a cap."""
         return len(self.layers) * self._budget.reserve * self.adapter.entry_bytes(self.compact)
 
     @property
     def following(self) -> int:
-        """The position of the next text token."""
+        """Position of the next text token."""
         return self.layers[0].rows[0].following or 0
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep the hooks on while something is fed or generated, under the model's lock.
+        """Context manager that registers the hooks while tokens are fed or generated, under the model's lock.
 
-        Calls of the model from other threads wait for the lock, and find the stock model.
+        Calls of the model from other threads wait for the lock, and then see the stock model.
         """
         model = self.adapter.model
         locked = partial(under_lock, model_lock(model))
@@ -187,7 +187,7 @@ class Stream:
 
         Args:
             inputs: the output of the model's processor.
-            seconds: when each temporal step is shown.
+            seconds: time of each temporal step.
             before: token ids of the text that opens a run.
             labels: token ids around each temporal step.
         """
@@ -200,7 +200,7 @@ class Stream:
             )
         tokens = FrameTokens(grid, labels, item.shown)
         self._forget_empty_runs()
-        for _ in range(2):  # making room may move what these frames follow
+        for _ in range(2):  # making room may move the preceding positions
             start = self.following + len(before)
             shown, timeline = self.timeline.placed(
                 self.adapter, tokens, seconds, start, self._longest_pause(grid.frames)
@@ -215,18 +215,18 @@ class Stream:
         self.timeline = timeline
 
     def _longest_pause(self, frames: int) -> int | None:
-        """Positions that a pause before or between so many frames may take; None if any may."""
+        """Return the maximum positions of a pause before or between a number of frames; None for no limit."""
         return max(1, self.position_limit // (4 * frames)) if self.compact and self._spatial else None
 
     @property
     def closing(self) -> int:
-        """Tokens that the model itself puts between the frames so far and text; 0 if text came last."""
+        """Number of tokens that the model puts between frames and following text; 0 if text came last."""
         end = self.adapter.video_end() if self.timeline.base else None
         return 0 if end is None else len(end)
 
     @torch.no_grad()
     def end_video(self) -> None:
-        """Append what the model itself puts after the last frame of a video, where frames came last."""
+        """Append the tokens that the model puts after the last frame of a video, if frames came last."""
         if self.closing:
             self._feed_text(self.adapter.video_end().to(device_of(self.adapter.inner)))  # type: ignore[union-attr]
 
@@ -243,7 +243,7 @@ class Stream:
 
     @contextmanager
     def answering(self, ids: Sequence[int]) -> Iterator[None]:
-        """Hold inside the context, which answers a question, what the method has other than the cache for it.
+        """Context manager for answering a question, with the frames that the method retrieves or re-encodes for it.
 
         Args:
             ids: token ids of the question.
@@ -253,11 +253,11 @@ class Stream:
             yield
 
     def generate(self, ids: Sequence[int], **options: Any) -> list[int]:
-        """The model's own `generate()` on what was seen and these tokens.
+        """Call the model's own `generate()` on the stream followed by these tokens.
 
         Args:
             ids: text.
-            **options: of `generate()`.
+            **options: options of `generate()`.
 
         Returns:
             The new tokens; the last of them is not in the cache.
@@ -269,41 +269,41 @@ class Stream:
         return reply
 
     def mark(self) -> Mark:
-        """Return where the stream is, for `rewind`."""
+        """Return the current point of the stream, for `rewind`."""
         layers = tuple(layer.mark() for layer in self.layers)
         return Mark(layers, self.timeline, self.evicted_text, copies(self.cache, 1))
 
     def rewind(self, mark: Mark) -> None:
-        """Forget the text that came after a mark."""
+        """Drop the text after a mark."""
         for layer, where in zip(self.layers, mark.layers, strict=True):
             layer.rewind(where)
         put_copies(self.cache, mark.others, 1)
         self.timeline, self.evicted_text = mark.timeline, mark.evicted_text
 
     def check_whole(self) -> None:
-        """Raise CacheError if a push, or a squeeze, failed halfway."""
+        """Raise CacheError if a push or a rescaling failed halfway."""
         for layer in self.layers:
             layer.check_whole()
 
     def text_left(self) -> int:
-        """Return the text entries per layer that a budget of bytes has room for, a chunk of frames after them paid
-        for.
+        """Return the text entries per layer for which a budget in bytes has room, including a chunk of frames after
+        them.
         """
         return self._budget.text_left([layer.physical for layer in self.layers], self.timeline.grid)
 
     def short_of_frames(self, text: int) -> int:
-        """Return how much less text a budget of bytes has to hold, once `text` more tokens have come, so that frames
+        """Return how many text entries must be evicted from a budget in bytes, after `text` more tokens, so that frames
         keep enough entries.
         """
         held = self.layers[0].rows[0].text(self.layers[0].physical) + text
         return self._budget.short_of_frames(held, self.timeline.grid)
 
     def make_room(self, positions: int) -> None:
-        """Make sure that enough positions are left. Under `compact`, everything moves down over the positions at
-        which nothing stands any more; if that is not enough, those of earlier frames are rescaled.
+        """Ensure that enough positions are left. With `compact`, positions without entries are closed; if that does not
+        suffice, earlier frames are rescaled.
 
         Raises:
-            CacheError: text alone takes too many.
+            CacheError: text alone takes too many positions.
         """
         asking = self._feeder.asking(positions)
         needed, gaps = self.following + positions + asking, self.timeline.gaps
@@ -324,7 +324,7 @@ class Stream:
         self._move(rescale_to(timeline.runs, self.following, wanted, self._spatial, most, timeline.labelled))
 
     def _forget_empty_runs(self) -> None:
-        """Keep the number of runs in proportion to the entries held; looks at the layers whenever it has doubled."""
+        """Drop empty runs, to bound them by the entries held; reads the layers whenever their number has doubled."""
         if self.timeline.base is None and len(self.timeline.runs) > self._most_runs:
             times = (_present(layer)[..., 0] for layer in self.layers)
             self.timeline = self.timeline.without_empty(occupied(self.timeline.runs, times), self.compact)
@@ -355,7 +355,7 @@ class Stream:
         return states
 
     def note_peak(self, layers: object = None, peak: int = 0) -> None:
-        """Remember what the cache holds now, and held at the most in a pass, if that is the most ever."""
+        """Update the peak with the current size of the cache and its peak within a pass."""
         held = sum(layer.bytes for layer in self.layers) + self.layers[0].staging_bytes
         self.peak_bytes = max(self.peak_bytes, max(peak, held) + self.uncompressed_bytes)
 
@@ -369,7 +369,7 @@ def _empty_cache(adapter: Adapter, method: Compressor, reserve: int, storage: St
 
 
 def _present(layer: CompressedLayer) -> Tensor:
-    """Present (t, h, w) of a layer's entries, (1, kv_heads, entries, 3) fp32."""
+    """Return the present (t, h, w) of a layer's entries, (1, kv_heads, entries, 3) fp32."""
     assert layer.places is not None
     return layer.places[..., Places.PRESENT if layer.places.shape[-1] == Places.COMPACT_WIDTH else Places.ORIGINAL]
 
@@ -379,7 +379,7 @@ def _moved(rows: Sequence[RowState], change: Rescaling | Closing) -> list[RowSta
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    """A call that does not keep the method's owner alive, so that a cache goes as soon as its session does."""
+    """Wrap a method without keeping its owner alive, so that a cache is freed with its session."""
     found = WeakMethod(method)
 
     def call(*args: Any) -> None:

@@ -1,4 +1,4 @@
-"""All frames of a stream on the host, of which a method may bring some back for a question."""
+"""An archive of all frames of a stream on the host, from which a method retrieves some for a question."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class StreamArchive:
-    """The archive of one stream; empty unless the method asks for one.
+    """The archive of one stream; empty unless the method needs one.
 
     Attributes:
-        recalls: questions for which frames were brought back.
-        margin: margin of the newest question, where the method looks at it.
+        recalls: number of questions for which frames were retrieved.
+        margin: margin of the newest question, if the method uses it.
     """
 
     def __init__(self, adapter: Adapter, method: Compressor, bank_on: str, rope: Rope) -> None:
@@ -57,7 +57,7 @@ class StreamArchive:
 
     @contextmanager
     def recalled(self, stream: Stream, ids: Sequence[int]) -> Iterator[None]:
-        """Hold inside the context the frames that a question asks for, if entries were evicted."""
+        """Context manager that holds the frames retrieved for a question, if entries were evicted."""
         layers, method = stream.layers, self._method
         row = layers[0].rows[0]
         if not self._frames.frames or all(layer.rows[0].held == row.seen for layer in layers):

@@ -1,4 +1,4 @@
-"""How a stream's budget is divided between frames, text, and the chunk in work."""
+"""Division of a stream's budget between frames, text, and the chunk in work."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..compressor.entries import Grid
 from ..models.base import Adapter
 from ..prefill.options import Labels, PrefillOptions
 
-_TEXT_ROOM = 256  # entries of text that are made room for beforehand
+_TEXT_ROOM = 256  # text entries reserved in advance
 
 
 @dataclass(frozen=True)
 class StreamBudget:
-    """The budget of a stream, and what has to fit into it.
+    """The budget of a stream, with everything that counts against it.
 
     Attributes:
         adapter: adapter of the model.
-        method: that the stream compresses with.
-        budget: as given.
-        chunk: most visual tokens of one feeding.
-        text_room: text entries that a budget of bytes is kept free for after every feeding.
-        opening: most text that opens frames between two questions, in tokens.
-        label: text of the first temporal step, in tokens.
-        longest_label: the most text of a temporal step that there can be.
-        probes: tokens that ask after each feeding.
+        method: method of the stream.
+        budget: the requested budget.
+        chunk: maximum visual tokens of one feeding.
+        text_room: text entries for which a budget in bytes has room after every feeding.
+        opening: maximum tokens of text that opens frames between two questions.
+        label: tokens of text of the first temporal step.
+        longest_label: maximum tokens of text of any temporal step.
+        probes: number of probes after each feeding.
         compact: whether positions are rescaled.
         storage: how keys and values are stored.
         labels: treatment of the text of frames, see `compress`.
-        experts: experts that process a visual token; None for as many as process text.
+        experts: number of experts per visual token; None for as many as for text.
     """
 
     adapter: Adapter
@@ -52,16 +52,16 @@ class StreamBudget:
 
     @property
     def repeats(self) -> bool:
-        """Whether the frames of a feeding run a second time, for a method that reconstructs them."""
+        """Whether the frames of a feeding are repeated, for a method that reconstructs them."""
         return "reconstruction" in self.method.needs
 
     @property
     def options(self) -> PrefillOptions:
-        """The options that frames are prefilled with."""
+        """The prefill options of frames."""
         frames = self.chunk + self.chunk // (1 + self.label) * (self.longest_label - self.label)
         in_work = (1 + self.repeats) * frames + self.opening + self.probes
-        in_work += self.chunk if self.labels == "keep" else 0  # as much text may come between the frames
-        in_work += 0 if even(self.method) else len(self.adapter.attentions)  # shares of layers are rounded
+        in_work += self.chunk if self.labels == "keep" else 0  # as much text may separate frames
+        in_work += 0 if even(self.method) else len(self.adapter.attentions)  # layer shares are rounded
         return PrefillOptions(
             chunk=self.chunk,
             positions="compact" if self.compact else "keep",
@@ -73,19 +73,19 @@ class StreamBudget:
         )
 
     def allocator(self, grid: Grid | None) -> BudgetAllocator:
-        """Allocate the budget, in the dtypes that the model caches now; a frame may be larger than a chunk.
+        """Return the allocator of the budget for the model's current dtypes; a frame may be larger than a chunk.
 
         Args:
             grid: grid of the frames seen; None before the first.
         """
-        window = self.adapter.text_model.config.max_position_embeddings  # more than any holds
+        window = self.adapter.text_model.config.max_position_embeddings  # more than any layer holds
         allocator = self.options.allocator(self.adapter, self.method, self.budget, window)
         frame = (1 + self.repeats) * self._frame(grid) + self.opening + self.probes
         return replace(allocator, in_work=max(allocator.in_work, frame), most_held=None)
 
     @property
     def reserve(self) -> int:
-        """Entries of a layer to make room for at the start."""
+        """Entries to reserve for a layer at the start."""
         if self.budget.unit == "ratio":
             return 0
         allocator = self.allocator(None)
@@ -96,7 +96,8 @@ class StreamBudget:
         return allocator.length + allocator.in_work
 
     def text_left(self, held: Collection[int], grid: Grid | None) -> int:
-        """Return the text entries per layer that a budget of bytes has room for, a chunk of frames after them paid for.
+        """Return the text entries per layer for which a budget in bytes has room, including a chunk of frames after
+        them.
 
         Args:
             held: entries of each layer.
@@ -106,11 +107,11 @@ class StreamBudget:
         return self.allocator(grid).length - average - (0 if even(self.method) else self.opening)
 
     def short_of_frames(self, text: int, grid: Grid | None) -> int:
-        """Return how much less text a budget of bytes has to hold so that frames keep as many entries as a chunk has
-        and as one frame has, or half of all that are not kept free for text.
+        """Return how many text entries must be evicted from a budget in bytes so that frames keep at least a chunk and
+        a frame, or half of the entries not reserved for text.
 
         Args:
-            text: entries of it.
+            text: number of text entries.
             grid: as in `allocator`.
         """
         room = self.allocator(grid).length - self._free
@@ -121,5 +122,5 @@ class StreamBudget:
         return self.text_room + (0 if even(self.method) else self.opening)
 
     def _frame(self, grid: Grid | None) -> int:
-        """Most tokens of a frame and its label, as far as frames were seen."""
+        """Maximum tokens of a frame and its label, given the frames seen."""
         return self.longest_label + (grid.patches if grid else 0)

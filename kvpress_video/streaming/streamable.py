@@ -1,4 +1,4 @@
-"""What no stream can serve: refused before anything is fed."""
+"""Check that a stream supports a model and a method, before anything is fed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ..models.base import Adapter
 
 
 def check_streamable(adapter: Adapter, method: Compressor, compact: bool) -> None:
-    """Check that a stream can serve a model with a method.
+    """Check that a stream supports a model and a method.
 
     Args:
         adapter: adapter of the model.
-        method: that the stream compresses with.
+        method: method of the stream.
         compact: whether positions are rescaled.
 
     Raises:
-        UnsupportedModelError: frames cannot be fed one after another, or positions of some layers cannot move.
-        BudgetError: the method hands evicted entries to the text.
+        UnsupportedModelError: frames cannot be fed separately, or positions of some layers cannot move.
+        BudgetError: the method passes evicted entries to the text.
     """
     if adapter.unstreamed:
         raise UnsupportedModelError(

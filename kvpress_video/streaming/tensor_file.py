@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CacheError
 from ..models.fingerprint import bytes_of
 
-_HEADER_LIMIT = 100_000_000  # bytes, the format's own
+_HEADER_LIMIT = 100_000_000  # bytes, defined by the format
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -38,7 +38,7 @@ class _Header(BaseModel):
 
 
 class DamagedError(CacheError):
-    """A file that is not as it was written; the message continues its name."""
+    """A damaged file; the message continues its name."""
 
 
 class TensorSpec(NamedTuple):
@@ -60,7 +60,8 @@ class TensorFile:
         """Read the header and compare it with the size of the file.
 
         Raises:
-            CacheError: this is no safetensors file, or it is cut off or damaged; the message continues a file's name.
+            CacheError: this is not a safetensors file, or it is truncated or damaged; the message continues a file's
+                name.
         """
         self._file, size = file, os.fstat(file.fileno()).st_size
         start = file.read(9)
@@ -96,7 +97,7 @@ class TensorFile:
         """Read a tensor into new memory.
 
         Raises:
-            CacheError: the file became shorter meanwhile.
+            CacheError: the file was truncated meanwhile.
         """
         tensor = torch.empty(self.specs[name].shape, dtype=self.specs[name].dtype)
         self._file.seek(self._starts[name])

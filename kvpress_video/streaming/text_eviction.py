@@ -1,4 +1,4 @@
-"""Text that leaves a stream's cache, in a way that can be undone."""
+"""Reversible eviction of text from a stream's cache."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ from .turn_eviction import Departure, TokenRange
 
 
 class _Layer(NamedTuple):
-    """What a layer held before: its state, and the entries that leave (on the host)."""
+    """A layer before the eviction: its state, and the evicted entries (on the host)."""
 
     mark: LayerMark
     leave: Entries
 
 
 class TextEviction:
-    """A departure from a stream: entries leave its compressed layers; other layers keep what they made of the text."""
+    """The eviction of turns from a stream: entries leave its compressed layers; other layers keep their state."""
 
     def __init__(self, stream: Stream, leaves: Departure, earlier: Departure | None) -> None:
-        """Prepare; nothing leaves yet.
+        """Prepare an eviction.
 
         Args:
-            stream: which holds every token of the departure as text.
-            leaves: what leaves.
-            earlier: what would leave if the stream were at its remembered mark; None if it can then not be
-                returned to.
+            stream: the stream, which holds every evicted token as text.
+            leaves: the turns and tokens to evict.
+            earlier: the same if the stream were at its remembered mark; None if the mark becomes invalid.
         """
         self._stream, self._leaves, self._earlier = stream, leaves, earlier
         self._before = stream.timeline, stream.evicted_text, stream.remembered
         self._layers: list[_Layer] = []
 
     def apply(self) -> None:
-        """Let the text leave. A layer holds all of it or none of it, whatever fails."""
+        """Evict the text. If this fails, each layer holds either all of it or none."""
         stream, count = self._stream, self._leaves.tokens
         if not count:
             return
@@ -58,7 +57,7 @@ class TextEviction:
         stream.remembered = self._remembered(left)
 
     def put_back(self) -> None:
-        """Undo `apply`, however far it came."""
+        """Undo `apply`, even if it was interrupted."""
         stream = self._stream
         for layer, before in zip(stream.layers, self._layers, strict=False):
             if layer.physical < before.mark.physical:
@@ -68,7 +67,7 @@ class TextEviction:
         stream.timeline, stream.evicted_text, stream.remembered = self._before
 
     def _remembered(self, left: _Left) -> Mark | None:
-        """Return the remembered mark without what has left."""
+        """Return the remembered mark without the evicted text."""
         mark, earlier = self._stream.remembered, self._earlier
         if mark is None or earlier is None:
             return None
@@ -84,11 +83,11 @@ class TextEviction:
 
 @dataclass(frozen=True)
 class _Left:
-    """What the first layer tells of the text that leaves.
+    """Facts about the evicted text, read from the first layer.
 
     Attributes:
         gap: its positions.
-        before_frames: whether it comes before the frames, where those are in one place.
+        before_frames: whether it precedes the frames, if those are contiguous.
     """
 
     gap: Gap
@@ -96,20 +95,20 @@ class _Left:
 
     @classmethod
     def of(cls, leave: Entries, slot: int, row: RowState) -> _Left:
-        """Read it from the entries that leave, the first of which was at a slot of a row."""
+        """Read the facts from the evicted entries, the first of which was at a slot of a row."""
         place = leave.present[0, 0, :, 0]
         gap = Gap(round(float(place.min())), round(float(place.max())) + 1)
         return cls(gap, any(slot < start for start in row.starts.values()))
 
     def row(self, row: RowState, count: int) -> RowState:
-        """Return a row once `count` tokens have left."""
+        """Return a row after `count` tokens are evicted."""
         if not self.before_frames:
             return row
         return replace(row, starts={segment: start - count for segment, start in row.starts.items()})
 
 
 def _among(index: Tensor, ranges: Sequence[TokenRange]) -> Tensor:
-    """Say of each token index whether it is in one of the ranges."""
+    """Return for each token index whether it is in one of the ranges."""
     found = torch.zeros_like(index, dtype=torch.bool)
     for start, stop in ranges:
         found |= (index >= start) & (index < stop)

@@ -1,4 +1,4 @@
-"""Where the frames of a stream stand in positions: time moves them on, text interrupts them, a squeeze moves them."""
+"""Positions of a stream's frames: they advance with time, are interrupted by text, and are moved by rescaling."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Moment:
     """Position and time of a frame.
 
     Attributes:
-        position: temporal position, a fraction after a squeeze.
-        seconds: when it was shown.
-        frame: its ordinal in the stream.
+        position: temporal position, fractional after rescaling.
+        seconds: its time.
+        frame: its index in the stream.
     """
 
     position: float
@@ -36,11 +36,11 @@ class Timeline:
 
     Attributes:
         spatial: whether rows and columns are separate axes (M-RoPE).
-        grid: the frames seen, all of them; None before the first.
-        runs: frames that no text interrupts, in positions.
-        base: the moment that times of the open run count from; None if text came last.
+        grid: all frames seen; None before the first.
+        runs: positions of consecutive frames without text in between.
+        base: origin of the times of the open run; None if text came last.
         last: the last frame.
-        labelled: whether each frame has text with its time: positions then count tokens, and time does not move them.
+        labelled: whether each frame has text with its time: positions then count tokens, independent of time.
         gaps: positions of evicted text, and of earlier runs without remaining entries.
     """
 
@@ -60,7 +60,7 @@ class Timeline:
     def placed(
         self, adapter: Adapter, tokens: FrameTokens, seconds: Sequence[float], start: int, longest: int | None
     ) -> tuple[Tensor, Timeline]:
-        """Further frames, as `counted` where they have labels, as `shown` where not."""
+        """Add frames: by `counted` if they have labels, else by `shown`."""
         if self.labelled:
             return self.counted(tokens, seconds, start)
         return self.shown(adapter, tokens.grid, seconds, start, longest)
@@ -68,17 +68,17 @@ class Timeline:
     def shown(
         self, adapter: Adapter, grid: Grid, seconds: Sequence[float], start: int, longest: int | None
     ) -> tuple[Tensor, Timeline]:
-        """Further frames.
+        """Add frames without labels.
 
         Args:
-            adapter: knows how time becomes positions.
+            adapter: adapter of the model, which maps time to positions.
             grid: the frames.
-            seconds: when each is shown.
-            start: where a new run begins.
-            longest: a pause of more positions counts as so many; None leaves all as they are.
+            seconds: time of each frame.
+            start: first position of a new run.
+            longest: maximum positions of a pause, to which longer ones are cut; None for no limit.
 
         Returns:
-            (t, h, w) of each visual token, (tokens, 3) fp32, and the timeline that they belong to.
+            (t, h, w) of each visual token, (tokens, 3) fp32, and the new timeline.
         """
         base = self.base or Moment(start, seconds[0], self.frames)
         origin = self.runs[-1].start if self.base else start
@@ -103,10 +103,10 @@ class Timeline:
         return positions, replace(self, grid=grid._replace(frames=seen), runs=(*earlier, run), base=base, last=last)
 
     def counted(self, tokens: FrameTokens, seconds: Sequence[float], start: int) -> tuple[Tensor, Timeline]:
-        """Further frames with labels, whose positions go on from `start`.
+        """Add frames with labels, with positions from `start` on.
 
         Returns:
-            (t, h, w) of each of their tokens, (n, 3) fp32, and the timeline that they belong to.
+            (t, h, w) of each of their tokens, (n, 3) fp32, and the new timeline.
         """
         grid = tokens.grid
         positions, end = tokens.counted(start, self.spatial)
@@ -119,23 +119,23 @@ class Timeline:
         return positions, replace(self, grid=grid, runs=(*earlier, run), base=base, last=last)
 
     def interrupted(self) -> Timeline:
-        """Text comes next: frames after it begin another run."""
+        """Return the timeline before text: later frames begin another run."""
         return replace(self, base=None)
 
     def without(self, gap: Gap, moves: bool) -> Timeline:
-        """The same once text has left.
+        """Return the timeline after text is evicted.
 
         Args:
             gap: its positions.
-            moves: whether gaps will be closed; if not, runs that only gaps are between become one.
+            moves: whether gaps will be closed; if not, runs separated only by gaps are joined.
         """
         return self._with_gaps(self.runs, joined([*self.gaps, gap]), moves)
 
     def without_empty(self, occupied: Sequence[bool], moves: bool) -> Timeline:
-        """The same without runs that hold no entries, except the last.
+        """Return the timeline without empty runs, except the last.
 
         Args:
-            occupied: for each run, whether any of its entries is held.
+            occupied: whether any entry of each run is held.
             moves: as in `without`.
         """
         stays = [*occupied[:-1], True]
@@ -149,7 +149,7 @@ class Timeline:
         return replace(self, runs=runs, gaps=gaps)
 
     def moved(self, change: Rescaling | Closing) -> Timeline:
-        """The same after a squeeze, or once its gaps are closed; a squeeze takes one without gaps."""
+        """Return the timeline after rescaling, which requires one without gaps, or after its gaps are closed."""
         last = self.last and replace(
             self.last, position=float(change(torch.tensor([self.last.position] * 3, dtype=torch.float64))[0])
         )
@@ -157,7 +157,7 @@ class Timeline:
 
 
 def _without_pauses(times: Sequence[float], before: float, longest: float) -> list[float]:
-    """Positions that never move on by more than `longest` at once."""
+    """Return positions with steps of at most `longest`."""
     saved, found = 0.0, []
     for time in times:
         saved = max(saved, time - before - longest)

@@ -1,7 +1,7 @@
-"""Which turns of a conversation leave the cache, and which tokens go with them: whole turns, the oldest first.
+"""The choice of turns to evict, whole and the oldest first, and of the tokens evicted with them.
 
-What stays is what would be there if the turns that left had never been asked: markup around them goes too, as far as
-nothing that stays needs it.
+Afterwards the cache is as if the evicted turns had never been asked: markup around them is evicted too, unless
+    remaining tokens need it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Opening(NamedTuple):
 
 
 class TurnTokens(NamedTuple):
-    """Where the text of a turn is.
+    """The tokens of a turn.
 
     Attributes:
-        opening: markup before the question; that of the turn before it where that one has left.
-        text: indices from the question on to the end of the answer.
-        reopening: markup that opens the frames after the turn, empty if it belongs to all that may follow a turn;
-            None if no frames follow.
+        opening: markup before the question; that of the previous turn if that one was evicted.
+        text: indices from the question to the end of the answer.
+        reopening: markup that opens the frames after the turn, empty if it is the same as before a question; None if no
+            frames follow.
     """
 
     opening: Opening
@@ -49,13 +49,13 @@ class TurnTokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Departure:
-    """What leaves with some turns.
+    """The tokens evicted with some turns.
 
     Attributes:
-        count: how many turns.
-        ranges: tokens that leave, ascending.
-        stay: the turns that stay.
-        opening: markup that is left without a question, where the newest turn has left and nothing follows it.
+        count: number of turns.
+        ranges: evicted tokens, ascending.
+        stay: the remaining turns.
+        opening: remaining markup without a question, if the newest turn is evicted and nothing follows it.
     """
 
     count: int
@@ -65,21 +65,21 @@ class Departure:
 
     @property
     def tokens(self) -> int:
-        """How many tokens leave."""
+        """Number of evicted tokens."""
         return sum(stop - start for start, stop in self.ranges)
 
 
 def departure(turns: Sequence[TurnTokens], count: int, before_frames: bool = False) -> Departure:
-    """Say what leaves with the `count` oldest of some turns.
+    """Return the tokens evicted with the `count` oldest of some turns.
 
-    A turn that another follows takes along the opening of that one, which gets its own. A turn between frames takes
-    along what closes and reopens the video. A turn before the first frames leaves what opens the conversation and the
-    video.
+    If another turn follows, its opening is evicted, and it takes over that of the evicted turn. With a turn between
+    frames, the markup that closes and reopens the video is evicted. Of a turn before the first frames, the markup that
+    opens the conversation and the video stays.
 
     Args:
-        turns: those in the cache, oldest first.
-        count: how many leave.
-        before_frames: whether frames come next, so that the video that the newest turn closed stays open without it.
+        turns: the turns in the cache, oldest first.
+        count: number of turns to evict.
+        before_frames: whether frames come next, so that a video closed by the newest turn stays open.
     """
     ranges: list[TokenRange] = []
     stay = list(turns)
@@ -105,16 +105,16 @@ def departure(turns: Sequence[TurnTokens], count: int, before_frames: bool = Fal
 def least_departure(
     turns: Sequence[TurnTokens], enough: Callable[[Departure], bool], before_frames: bool = False
 ) -> Departure | None:
-    """Find the fewest turns, the oldest first, whose departure is enough; None if that of all of them is not.
+    """Find the fewest oldest turns whose eviction suffices; None if that of all turns does not.
 
     Args:
         turns, before_frames: as in `departure`.
-        enough: says of a departure whether no more turns have to leave.
+        enough: returns whether an eviction suffices.
     """
     departures = (departure(turns, count, before_frames) for count in range(len(turns) + 1))
     return next(filter(enough, departures), None)
 
 
 def beyond(keep: KeepTurns) -> Callable[[Departure], bool]:
-    """Return what says whether no more than `keep` turns stay."""
+    """Return a function that tells whether at most `keep` turns stay."""
     return lambda leaves: keep == "all" or len(leaves.stay) <= keep

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ..compressor.registry import Registry
 from ..errors import BenchmarkError
+from ..utils import entry_points
 from ..video.reader import Video, read_video
 
 
@@ -126,7 +127,7 @@ class Benchmark(ABC):
         """Score an answer in [0, 1], 1 for correct; return None if it needs a judge."""
 
 
-BENCHMARKS: Registry[Benchmark] = Registry("kvpress_video.benchmarks", "benchmark", Benchmark)  # type: ignore[type-abstract]
+BENCHMARKS: Registry[Benchmark] = Registry(entry_points.BENCHMARKS, Benchmark)  # type: ignore[type-abstract]
 
 
 def same_words(answer: str, expected: str) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Frames = NDArray[np.uint8]
 
 _MIN_SKIP = 16
-"""Frames that a seek must skip to pay: it empties the decoder's pipeline, which decoding on does not."""
+"""Minimum number of frames that a seek must skip: a seek empties the decoder's pipeline."""
 
 
 def decode(
@@ -31,7 +31,7 @@ def decode(
 ) -> Generator[Frames, None, None]:
     """Decode frames as a player shows them: upright RGB, (height, width, 3) uint8 each.
 
-    One decoder advances only as far as frames are consumed, and seeks where that skips enough frames.
+    One decoder advances only as far as frames are consumed, and seeks if that skips enough frames.
 
     Args:
         source, timeline: the video.
@@ -66,7 +66,7 @@ def scaled_size(height: int, width: int, max_pixels: int | None) -> tuple[int, i
 
 
 class _Converter:
-    """Decoded frames to upright RGB of one size."""
+    """Converts decoded frames to upright RGB of one size."""
 
     def __init__(self, timeline: Timeline, max_pixels: int | None) -> None:
         from av.video.reformatter import Interpolation, VideoReformatter
@@ -81,7 +81,7 @@ class _Converter:
         ).to_ndarray()
         if self._matrix[0, 1]:
             rgb = rgb.swapaxes(0, 1)
-        x, y = self._matrix.sum(axis=0)  # the signs of the two axes, wherever they come from
+        x, y = self._matrix.sum(axis=0)  # the sign of each axis, from whichever column it comes
         upright: Frames = rgb[:: int(y), :: int(x)]
         return upright
 
@@ -99,7 +99,7 @@ class _Player:
         self._open()
 
     def show(self, index: int) -> VideoFrame:
-        """Decode the frame that is on screen at a place of the timeline, not before the last one asked for.
+        """Decode the frame on screen at a place of the timeline, which must not precede the last one requested.
 
         Raises:
             VideoError: the video ends before it, or is damaged.
@@ -112,10 +112,10 @@ class _Player:
             met = self._advance(index)
         if self._shown is None or not (met or self._next):
             raise self._source.damaged()
-        return self._shown  # a packet may hold no frame: the one before it stays on screen
+        return self._shown  # a packet may hold no frame: the previous one stays on screen
 
     def _advance(self, index: int) -> bool:
-        """Decode up to a frame; False where the decoder leaves it out."""
+        """Decode up to a frame; return False if the decoder omits it."""
         while self._place < index:
             self._next = self._next or next(self._frames, None)
             if self._next is None:
@@ -128,7 +128,7 @@ class _Player:
         return True
 
     def _seek(self, index: int) -> None:
-        """Continue at the last key frame before a frame, if that skips enough."""
+        """Seek to the last key frame before a frame, if that skips enough frames."""
         keys = self._timeline.key_frames
         key = int(np.searchsorted(keys, index, side="right")) - 1
         while self._seeks and key >= 0 and keys[key] - self._place >= _MIN_SKIP:
@@ -139,7 +139,7 @@ class _Player:
                 self._open()
 
     def _lands(self, tick: int, index: int) -> bool:
-        """Seek; False if that does not lead to a true key frame before the frame that is wanted."""
+        """Seek; return False if this does not lead to a true key frame before the wanted frame."""
         import av
 
         try:
@@ -165,7 +165,7 @@ class _Player:
         self._place, self._shown, self._next = -1, None, None
 
     def _placed(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode on from here, and find each frame's place in the timeline; after a seek, as long as they are in order.
+        """Continue decoding, and find each frame's place in the timeline; after a seek, as long as they are in order.
 
         Raises:
             VideoError: timestamps do not rise in the order in which frames are shown.
@@ -193,7 +193,9 @@ class _Player:
         )
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Packets from here; after a seek from the first key frame, none if it is not one that the timeline knows."""
+        """Yield the following packets; after a seek those from the first key frame on, none if the timeline does not
+        contain it.
+        """
         begun = not self._sought
         for packet in demuxed(self._container, self._stream):
             if not begun and packet.is_keyframe:

@@ -1,8 +1,9 @@
-"""Read videos in processes that are forked from one which has imported what they need, and reads none itself.
+"""Read videos in forked processes. They are forked from a server that has the modules imported and reads no video
+itself.
 
 For each video the reader sends two pipes and a socket to the fork server, which forks a process that runs
 `isolation.serve` on the pipes. When that ends, the fork server writes its exit status to the socket; when the reader
-closes its end of the socket, the fork server kills the process. It ends with its readers, and its children with it.
+closes its end of the socket, the fork server kills the process. It ends with its readers, and kills its children.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from .source import VideoSource
 from .video import Video
 
 _PATIENCE = 10.0
-"""Seconds for the fork server to kill a process, or to end."""
+"""Seconds to wait for the fork server to kill a process, or to end."""
 
 _PARENT_DEATH_SIGNAL = 1
 _FIRST_FREE = 3
 _NO_STATUS = -int(signal.SIGKILL)
-"""Of a process that ended with its fork server."""
+"""Exit status of a process that ended with its fork server."""
 
 
 class ForkServer:
-    """Reads any number of videos at a time, each in a process that reads no other; starting one takes milliseconds."""
+    """Reads any number of videos concurrently, each in its own process; starting one takes milliseconds."""
 
     def __init__(self) -> None:
-        """Start nothing yet; the fork server starts with the first video, or with `start`."""
+        """Create it; the fork server starts with the first video, or with `start`."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -52,11 +53,11 @@ class ForkServer:
             self._running()
 
     def read(self, video: VideoSource, *, memory: int, seconds: float, **reading: Any) -> Video:
-        """Read frames of a video as `read_untrusted` does, which says what is returned and raised."""
+        """Read frames of a video; see `read_untrusted` for results and errors."""
         return read_in(self._fork, video, memory, seconds, reading)
 
     def close(self) -> None:
-        """End the fork server, and whatever still reads."""
+        """End the fork server and all processes that still read."""
         with self._lock:
             self._end()
 
@@ -64,7 +65,7 @@ class ForkServer:
         with self._lock:
             try:
                 return self._asked()
-            except OSError:  # it has died since the last video
+            except OSError:  # it died after the last video
                 self._end()
                 return self._asked()
 
@@ -126,12 +127,12 @@ class _Forked:
     def close(self) -> None:
         """Close the pipes; the process is killed if it still runs."""
         for pipe in (self.stdin, self.stdout):
-            with suppress(OSError):  # what was not written yet is not wanted any more
+            with suppress(OSError):  # unwritten data is no longer needed
                 pipe.close()  # type: ignore[union-attr]
         self._leash.close()
 
     def kill(self) -> None:
-        """Have the process killed, and the fork server where that does not do so."""
+        """Have the process killed; if that fails, kill the fork server."""
         with suppress(OSError):
             self._leash.shutdown(socket.SHUT_WR)
             if not select([self._leash], [], [], _PATIENCE)[0]:
@@ -144,22 +145,22 @@ class _Forked:
 
 
 def fork_on_demand() -> None:
-    """Be the fork server, with a socket as standard input."""
-    for module in ("av.subtitles.stream", "av.video.reformatter", "numpy.ma"):  # which reading imports late
+    """Main loop of the fork server, with a socket as standard input."""
+    for module in ("av.subtitles.stream", "av.video.reformatter", "numpy.ma"):  # imported late while reading
         import_module(module)
     _Children(socket.socket(fileno=os.dup(0))).run()
 
 
 class _Children:
-    """The processes of a fork server, each with the socket on whose end it is killed."""
+    """The processes of a fork server, each with a socket; when the other end closes, it is killed."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control, self._selector = control, selectors.DefaultSelector()
         self._leashes: dict[int, socket.socket] = {}
-        self._prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+        self._prctl = getattr(ctypes.CDLL(None), "prctl", None)  # available on Linux
 
     def run(self) -> None:
-        """Fork until all readers have left, and kill what then still reads."""
+        """Fork until all readers have disconnected, then kill the remaining processes."""
         woken, wake = socket.socketpair()
         for end in (woken, wake):
             end.setblocking(False)
@@ -193,7 +194,7 @@ class _Children:
         self._watch(leash, lambda: self._kill(pid, leash))
 
     def _read(self, parent: int, stdin: int, stdout: int) -> NoReturn:
-        """Be a forked process: read one video, and end; keep nothing open that belongs to others."""
+        """Main function of a forked process: close what belongs to others, read one video, and end."""
         status = 1
         try:
             if self._prctl is not None:
@@ -203,7 +204,7 @@ class _Children:
             os.dup2(stdin, 0)
             os.dup2(stdout, 1)
             os.closerange(_FIRST_FREE, os.sysconf("SC_OPEN_MAX"))
-            if os.getppid() == parent:  # otherwise it died before it was to take this process with it
+            if os.getppid() == parent:  # otherwise it died before its death signal was set
                 serve()
                 status = 0
         except BaseException:
@@ -213,7 +214,7 @@ class _Children:
             os._exit(status)
 
     def _kill(self, pid: int, leash: socket.socket) -> None:
-        if self._leashes.get(pid) is leash:  # not reaped: the number is still its own
+        if self._leashes.get(pid) is leash:  # not reaped: the process id is still valid
             self._selector.unregister(leash)
             os.kill(pid, signal.SIGKILL)
 
@@ -223,7 +224,7 @@ class _Children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            with self._leashes.pop(pid) as leash, suppress(OSError):  # nobody may listen any more
+            with self._leashes.pop(pid) as leash, suppress(OSError):  # the reader may be gone
                 if leash in self._selector.get_map():
                     self._selector.unregister(leash)
                 leash.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))

@@ -1,4 +1,4 @@
-"""Convert pushed frames to one form, and to the inputs of a vision tower."""
+"""Convert pushed frames to one format, and to inputs of a vision tower."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def as_frames(frames: Any) -> Frames:
 
     Args:
         frames: one frame or several; a PIL image, a numpy array (height, width, 3) or a torch tensor with the colours
-            first or last, a list of those, or a stack. Integers from 0 to 255, or floats from 0 to 1, of any width.
+            first or last, a list of those, or a stack. Integers from 0 to 255, or floats from 0 to 1, of any precision.
 
     Raises:
-        VideoError: there are none, or they have another shape, type or range, or differ in size.
+        VideoError: there are no frames, they have another shape, type or range, or they differ in size.
     """
     if isinstance(frames, (list, tuple)):
         if not frames:
@@ -39,7 +39,7 @@ def as_frames(frames: Any) -> Frames:
         frames = (frames.float() if frames.is_floating_point() else frames).detach().cpu()
     array = np.asarray(frames)
     if array.dtype.name.startswith(("bfloat", "float")):
-        array = array.astype(np.float32)  # NumPy itself does not count the smallest types as floating-point
+        array = array.astype(np.float32)  # NumPy does not count the smallest types as floating-point
     if array.ndim == 3:
         array = array[None]
     if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
@@ -58,15 +58,15 @@ def as_frames(frames: Any) -> Frames:
 
 
 def as_times(times: float | Iterable[float], count: int, last: float | None) -> list[float]:
-    """Check the seconds at which frames were shown.
+    """Check the times of frames, in seconds.
 
     Args:
         times: one per frame.
-        count: how many frames there are.
-        last: when the frame before them was shown, None if there is none.
+        count: number of frames.
+        last: time of the frame before them; None if there is none.
 
     Raises:
-        VideoError: their number differs from that of the frames, they are not finite, or do not rise.
+        VideoError: their number differs from that of the frames, or they are not finite or not increasing.
     """
     given = list(times) if isinstance(times, Iterable) else [times]
     try:
@@ -84,10 +84,10 @@ def as_times(times: float | Iterable[float], count: int, last: float | None) -> 
 
 
 def process(processor: Any, frames: Sequence[Any], **options: Any) -> Any:
-    """Prepare frames, (height, width, 3) uint8 each, for the vision tower; none is left out.
+    """Prepare all frames, (height, width, 3) uint8 each, for the vision tower.
 
     Args:
-        processor: has a video processor.
+        processor: processor with a video processor.
         frames: frames of one size.
         **options: further arguments of the video processor.
     """

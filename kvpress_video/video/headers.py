@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import VideoError
 
 MAX_SAMPLES = 5_000_000
-"""Most frames of a file, or samples of one of its tracks: 46 hours at 30 frames per second."""
+"""Maximum frames of a file, or samples of one of its tracks: 46 hours at 30 frames per second."""
 
 _MAX_EDITED = 4 * MAX_SAMPLES
 _MAX_BOXES = 1_000_000
@@ -25,33 +25,33 @@ _MAX_DESCRIBED = 16 << 20
 _OUTER = frozenset(
     b"moov trak mdia minf stbl edts moof traf dinf mvex udta tref wave sinf schi ilst rmra rmda iprp ipco".split()
 )
-"""Boxes in which FFmpeg looks for others of any type, also where none belongs."""
+"""Boxes in which FFmpeg looks for others of any type, including misplaced ones."""
 _DISGUISES = (b"free", b"hoov")
 _SOUND = frozenset(
     b"raw |sowt|twos|NONE|lpcm|in24|in32|fl32|fl64|ulaw|alaw|ima4|MAC3|MAC6|agsm|.mp1|.mp2|.mp3|QDM2|QDMC|Qclp"
     b"|ms\x00\x02|ms\x00\x11|ms\x00\x55".split(b"|")
 )
-"""Sample entries of sound that may be counted in moments instead of packets."""
+"""Sample entries of sound that may be counted in sample times instead of packets."""
 _TABLES = re.compile(b"stsz|stz2|elst|trun|sgpd")
 _DATA = (b"mdat", b"moov", b"moof")
 _ISO = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"sidx")
 
 
 def check_header(file: BinaryIO, name: str) -> int:
-    """Check the declared numbers of samples, and find out where the file should end.
+    """Check the declared numbers of samples, and determine where the file should end.
 
-    A demuxer of MP4 and MOV allocates its index from counts that need not fit the file: a few bytes can ask for any
-    amount of memory.
+    A demuxer of MP4 and MOV allocates its index from declared counts, whatever the size of the file: a few bytes can
+        request any amount of memory.
 
     Args:
         file: the video file, open for reading.
         name: name for messages.
 
     Returns:
-        The declared size in bytes: more than the file has if it is cut off, 0 if the format does not say.
+        The declared size in bytes: more than the file has if it is truncated, 0 if the format does not declare it.
 
     Raises:
-        VideoError: the file declares more samples than it can hold, or more than can be read.
+        VideoError: the file declares more samples than it can hold, or more than the maximum.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -81,7 +81,7 @@ def _end_of_segment(file: BinaryIO) -> int:
 
 
 def _end_of_tags(file: BinaryIO, size: int) -> int:
-    """Find out from the last tag of a Flash video, whose length follows it, whether it is whole."""
+    """Check from the last tag of a Flash video, whose length follows it, whether the file is complete."""
     length = _numbers(file, max(0, size - 4), 1)[0]
     start = size - 4 - length
     whole = 0 <= start < size and (_numbers(file, start, 1)[0] & 0xFFFFFF) + 11 == length
@@ -89,7 +89,7 @@ def _end_of_tags(file: BinaryIO, size: int) -> int:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """Read a number of EBML; None if it is unknown or cut off."""
+    """Read an EBML number; None if it is unknown or truncated."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -115,7 +115,7 @@ class _Track:
     chunk_runs: bytes = b""
 
     def read(self, file: BinaryIO, kind: bytes, start: int, end: int) -> None:
-        """Take over what a box of the track says."""
+        """Read a box of the track."""
         if kind == b"stsz":
             each, samples = _numbers(file, start + 4, 2)
             self.samples, self.needed = max(self.samples, samples), max(self.needed, samples * max(1, each))
@@ -146,7 +146,7 @@ class _Track:
         """Check that a demuxer can hold the index of the track.
 
         Raises:
-            VideoError: there are more samples than the file has bytes, or than can be read.
+            VideoError: there are more samples than bytes in the file, or more than the maximum.
         """
         entries = self.samples
         if self._is_counted_sound():
@@ -159,7 +159,7 @@ class _Track:
             raise _too_many(name, f"{entries:,} samples" + f" in {self.edits:,} edits" * (self.edits > 1))
 
     def _is_counted_sound(self) -> bool:
-        """Whether each moment of sound is a sample."""
+        """Whether each sample time of sound counts as a sample."""
         sound = b"soun" in self.handlers and b"vide" not in self.handlers
         plain = self.sample_times == {(1, 1)} and not self.is_reordered
         return sound and plain and bool(self.entries) and self.entries <= _SOUND
@@ -175,10 +175,10 @@ class _Track:
 
 
 def _check_boxes(file: BinaryIO, length: int, size: int, name: str) -> int:
-    """Check the boxes of an ISO file of `size` bytes, or `length` bytes of boxes that it holds compressed.
+    """Check the boxes of an ISO file of `size` bytes, or `length` bytes of compressed boxes in it.
 
     Returns:
-        Where its data should end.
+        The declared end of its data.
     """
     declared = fragments = 0
     tracks = [_Track()]
@@ -205,7 +205,7 @@ def _check_boxes(file: BinaryIO, length: int, size: int, name: str) -> int:
 
 
 def _tables_within(file: BinaryIO, start: int, end: int, name: str) -> Iterator[tuple[bytes, int]]:
-    """Tables among the descriptions of samples, where none belongs, yet FFmpeg reads them."""
+    """Yield tables misplaced among the descriptions of samples, where FFmpeg reads them."""
     if end - start > _MAX_DESCRIBED:
         raise _too_many(name, f"descriptions of samples of {end - start:,} bytes")
     file.seek(start)
@@ -214,7 +214,7 @@ def _tables_within(file: BinaryIO, start: int, end: int, name: str) -> Iterator[
 
 
 def _inflated(file: BinaryIO, start: int, end: int, name: str) -> bytes:
-    """Boxes that old QuickTime files hold compressed."""
+    """Inflate the compressed boxes of old QuickTime files."""
     file.seek(start)
     _, found, packed = file.read(max(0, end - start)).partition(b"cmvd")
     inflater = zlib.decompressobj()
@@ -228,7 +228,7 @@ def _inflated(file: BinaryIO, start: int, end: int, name: str) -> bytes:
 
 
 def _boxes(file: BinaryIO, size: int, name: str) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start of the contents and declared end of each box of an ISO file, inner ones after the outer."""
+    """Yield type, start of the contents and declared end of each box of an ISO file, inner boxes after outer ones."""
     start, ends = 0, [size]
     for _ in range(_MAX_BOXES):
         while ends and start + 8 > ends[-1]:
@@ -255,7 +255,7 @@ def _boxes(file: BinaryIO, size: int, name: str) -> Iterator[tuple[bytes, int, i
 
 
 def _inner(file: BinaryIO, kind: bytes, start: int, end: int) -> int | None:
-    """Where the first box within a box begins, if FFmpeg looks for any."""
+    """Return where the first box within a box begins, if FFmpeg looks for any."""
     if kind in _OUTER:
         return start
     if kind in _DISGUISES:

@@ -31,7 +31,7 @@ from .source import Source, VideoSource, find_source
 from .video import Video
 
 _HEADER = 64 << 20
-"""Longest line of JSON, in bytes: five million times and some warnings."""
+"""Maximum length of a line of JSON, in bytes: five million times and some warnings."""
 
 _NEARLY = 64 << 20
 _MOST_MEMORY = 1 << 62
@@ -42,16 +42,16 @@ _TOO_MUCH = (
 
 
 class ReadingProcess(Protocol):
-    """What `subprocess.Popen` has, as far as it is needed to read one video."""
+    """The part of `subprocess.Popen` that reading one video needs."""
 
     stdin: IO[bytes] | None
     stdout: IO[bytes] | None
 
     def kill(self) -> None:
-        """Kill it; do nothing if it has ended."""
+        """Kill the process; do nothing if it has ended."""
 
     def wait(self) -> int:
-        """Wait for its end, and return the exit status; that of a signal is negative."""
+        """Wait for the end of the process, and return the exit status, negative for a signal."""
 
 
 Start = Callable[[], AbstractContextManager[ReadingProcess]]
@@ -105,7 +105,7 @@ def read_in(start: Start, video: VideoSource, memory: int, seconds: float, readi
             try:
                 process.stdin.write(line + whole)
                 process.stdin.close()
-            except BrokenPipeError:  # it has died; what it wrote, or its exit status, says why
+            except BrokenPipeError:  # it has died; its output or exit status states the reason
                 pass
             found = _received(process.stdout, source, memory)
             if found is None:
@@ -122,7 +122,7 @@ def read_in(start: Start, video: VideoSource, memory: int, seconds: float, readi
 def program(module: str, function: str) -> list[str]:
     """Return the command that runs a function of this package in a new process.
 
-    It finds modules where this process does, and nowhere else: not in the current folder, which may hold an `av.py`.
+    It finds modules only where this process does, and not in the current folder, which may contain an `av.py`.
     """
     call = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import {function}; {function}()"
     return [sys.executable, "-I", "-c", call, *(path for path in sys.path if isinstance(path, str))]
@@ -139,7 +139,7 @@ def _content(source: Source) -> bytes:
 
 
 def _received(pipe: IO[bytes], source: Source, memory: int) -> Video | None:
-    """Read what the process wrote; None if it did not write all.
+    """Read the output of the process; None if it is incomplete.
 
     Raises:
         VideoError: the video cannot be read.
@@ -175,7 +175,7 @@ def _died(source: Source, status: int | None, seconds: float) -> str:
 
 
 def _check_limits(memory: Any, seconds: Any) -> float:
-    """Check both; return the seconds."""
+    """Check both limits; return the seconds."""
     if not is_whole(memory) or not 0 < memory < _MOST_MEMORY:
         raise VideoError(f"memory must be a whole number of bytes above zero, got {memory!r:.80}.")
     if not isinstance(seconds, Real) or not 0 < float(seconds) <= TIMEOUT_MAX:
@@ -184,7 +184,7 @@ def _check_limits(memory: Any, seconds: Any) -> float:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Return a number, of numpy too, or a fraction, as one that JSON has."""
+    """Convert a number, including numpy's and fractions, to one that JSON supports."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (Real, np.bool_)):
@@ -193,7 +193,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def serve() -> None:
-    """Be the process that reads: answer one request on standard input, and end."""
+    """Main function of the reading process: answer one request on standard input, and end."""
     import av  # noqa: F401  (before its address space is counted)
 
     request, reply = sys.stdin.buffer, sys.stdout.buffer
@@ -216,7 +216,7 @@ def _read(
         source = Source(name, size, Path(path)) if path else Source(name, size, file=io.BytesIO(content.read()))
         found = read_video(source, **reading)
     except (VideoError, MemoryError) as error:
-        # A decoder that lacks memory calls the file damaged, or yields nothing.
+        # A decoder without memory reports a damaged file, or yields nothing.
         exhausted = isinstance(error, MemoryError) or _address_space("VmPeak") > most - _NEARLY
         return {"error": _TOO_MUCH.format(name) if exhausted else str(error)}, b""
     head = {"shape": found.frames.shape, "times": found.times.tolist(), "fps": found.fps, "duration": found.duration}
@@ -224,9 +224,8 @@ def _read(
 
 
 def limit_memory(memory: int) -> int:
-    """Limit the address space of this process to what it takes now and `memory` more bytes, and return the limit.
-
-    It leaves no core dump either.
+    """Limit the address space of this process to its current size plus `memory` bytes, disable core dumps, and return
+    the limit.
     """
     import resource
 
@@ -237,7 +236,7 @@ def limit_memory(memory: int) -> int:
 
 
 def _address_space(kind: str) -> int:
-    """Return the bytes of address space of this process: `"VmSize"` now, `"VmPeak"` at most."""
+    """Return the address space of this process in bytes: `"VmSize"` is the current size, `"VmPeak"` the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, kib = line.partition(":")
         if name == kind:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 Ticks = NDArray[np.int64]
 
 NO_TIME = np.iinfo(np.int64).min
-"""A timestamp that a packet does not have."""
+"""Value of a missing timestamp."""
 
 
 class PacketTable:
-    """Timestamps of the packets that hold frames, in decoding order; those that an edit list hides are left out."""
+    """Timestamps of the packets with frames, in decoding order, without those hidden by an edit list."""
 
     def __init__(self) -> None:
         self._columns = tuple(array("q") for _ in range(5))
@@ -37,10 +37,10 @@ class PacketTable:
         return len(self._columns[0])
 
     def note(self, packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[Packet[VideoStream]]:
-        """Add packets as they pass through.
+        """Record packets while passing them on.
 
         Raises:
-            VideoError: they are more than `MAX_SAMPLES`.
+            VideoError: there are more than `MAX_SAMPLES`.
         """
         for packet in packets:
             if packet.size and not packet.is_discard:
@@ -58,7 +58,7 @@ class PacketTable:
 
 
 def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Demux a stream from here on, with the packet at the end that flushes the decoder."""
+    """Demux the rest of a stream, including the final packet that flushes the decoder."""
     try:
         yield from container.demux(stream)
     except IndexError:
@@ -66,9 +66,8 @@ def demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
 
 
 def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[VideoFrame]:
-    """Decode packets, from the first intact frame on: what precedes a key frame cannot be decoded.
-
-    Later frames that are damaged are an error; but broadcast formats expect losses and leave them out, with a warning.
+    """Decode packets from the first intact frame on, since nothing before a key frame can be decoded. Damaged later
+    frames raise an error; in broadcast formats, where losses are expected, they are omitted with a warning.
 
     Raises:
         VideoError: a packet is damaged.
@@ -94,5 +93,5 @@ def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[
 
 
 def is_broadcast(container: Container) -> bool:
-    """Return whether a format is made to be received: losses and restarted timestamps are to be expected in it."""
+    """Return whether a format is a broadcast format, in which losses and restarted timestamps are expected."""
     return container.format.name in ("mpegts", "mpeg")

@@ -11,7 +11,7 @@ from .reader import Video
 
 
 def video_part(processor: Any) -> dict[str, str]:
-    """Return the part of a chat message that stands for a video: an image where the processor takes no videos.
+    """Return the part of a chat message that stands for a video; an image if the processor takes no videos.
 
     Raises:
         UnsupportedModelError: the processor takes neither.
@@ -26,10 +26,10 @@ def video_part(processor: Any) -> dict[str, str]:
 
 
 def prompt_text(processor: Any, question: str) -> str:
-    """Put a question about one video into the model's chat template, with one placeholder for the video.
+    """Write a question about one video in the model's chat template, with one placeholder for the video.
 
     Raises:
-        QuestionError: the question is no text, or contains a special token of the model.
+        QuestionError: the question is not text, or contains a special token of the model.
         UnsupportedModelError: the processor takes neither videos nor images.
     """
     video = video_part(processor)
@@ -52,11 +52,11 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         processor: the model's processor.
         video: the frames.
         questions: one question, or several.
-        **processing: more arguments of the processor, such as `max_pixels`.
+        **processing: further arguments of the processor, such as `max_pixels`.
 
     Raises:
         QuestionError: a question is not a string or contains a special token of the model, or there is none.
-        VideoError: the video was not read yet.
+        VideoError: the video has not been read yet.
         UnsupportedModelError: the processor takes neither videos nor images.
     """
     if not isinstance(video, Video):

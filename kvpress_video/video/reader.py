@@ -41,7 +41,7 @@ def read_video(
         max_bytes: memory for the frames; 2 GiB by default, unless `max_frames` is given.
 
     Raises:
-        VideoError: the file is missing or unreadable, does not have the frames asked for, or has too many.
+        VideoError: the file is missing or unreadable, does not have the requested frames, or has too many.
     """
     selection = select(video, fps=fps, frames=frames, start=start, end=end, at_most=at_most)
     return selection.read(max_pixels=max_pixels, max_frames=max_frames, max_bytes=max_bytes)
@@ -64,14 +64,14 @@ def read_in_groups(
         The number of groups, and an iterator over them.
 
     Raises:
-        VideoError: the file is missing or unreadable, or does not have the frames asked for.
+        VideoError: the file is missing or unreadable, or does not have the requested frames.
     """
     counts, groups = select(video, fps=fps, start=start, end=end).groups(size, max_pixels)
     return len(counts), groups
 
 
 def frame_rate(video: VideoSource) -> float:
-    """Return the frames per second of a video, on average.
+    """Return the average frames per second of a video.
 
     Raises:
         VideoError: the file is missing or unreadable.

@@ -1,4 +1,4 @@
-"""Find out how large frames need to be for a processor."""
+"""The resolution of frames that a processor can use."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 _SPARE = 2
-"""Pixels to keep for each that a processor keeps, so that it resizes to the same grid as from the full frame."""
+"""Ratio of pixels kept to pixels that the processor keeps, so that it resizes to the same grid as from the full frame.
+"""
 _ASPECT = 4
-"""Largest aspect ratio for which both sides stay at least as long as a processor's fixed ones."""
+"""Largest aspect ratio at which both sides are at least as long as a processor's fixed ones."""
 
 
 def frame_pixels(processor: Any) -> int | None:
-    """Return the pixels per frame that a processor can make use of, for the `max_pixels` of `read_video`.
+    """Return the pixels per frame that a processor can use, for the `max_pixels` of `read_video`.
 
     It is about twice the processor's own limit.
 
     Returns:
-        None if the settings do not say.
+        None if the settings do not state a limit.
     """
     images = getattr(processor, "video_processor", None) or getattr(processor, "image_processor", None)
     size = _sides(getattr(images, "size", None))

@@ -17,7 +17,7 @@ from .timeline import Seconds, Timeline, read_timeline
 from .video import Video
 
 USUAL_FPS = 2.0
-"""Frames per second to sample, or of frames in memory, where a caller leaves it open."""
+"""Frames per second to sample, or of frames in memory, if the caller gives none."""
 MAX_BYTES = 2 << 30
 """Memory for the frames of one `read`, unless `max_frames` allows more."""
 GROUP_BYTES = 256 << 20
@@ -34,7 +34,7 @@ class Selection:
     Attributes:
         source, timeline: the video.
         chosen: frames of the timeline, ascending; a frame that stays on screen may be chosen several times.
-        times: seconds at which they are on screen, rising.
+        times: seconds at which they are on screen, increasing.
         fps: chosen frames per second.
     """
 
@@ -108,10 +108,10 @@ def select(
 
     Args:
         video, fps, frames, start, end, at_most: as in `read_video`.
-        default_fps: frames to take per second where neither `fps` nor `frames` is given; all if the video has fewer.
+        default_fps: frames to sample per second if neither `fps` nor `frames` is given; all if the video has fewer.
 
     Raises:
-        VideoError: the file is missing or unreadable, or does not have the frames asked for.
+        VideoError: the file is missing or unreadable, or does not have the requested frames.
     """
     if fps is not None and frames is not None:
         raise VideoError(f"Give either fps or frames, not both (fps={fps:g}, frames={frames}).")
@@ -173,7 +173,7 @@ def _size(timeline: Timeline, max_pixels: int | None) -> tuple[int, int]:
 
 
 def _whole(name: str, value: int) -> int:
-    """Check a whole number above zero."""
+    """Check that a number is whole and above zero."""
     if not value > 0:
         raise VideoError(f"{name} must be above zero, got {value:g}.")
     if value != int(value):

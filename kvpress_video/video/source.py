@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MAX_PIXELS = 8192 * 8192
-"""Largest frame that is decoded, in pixels: twice 8K."""
+"""Largest decoded frame, in pixels: twice 8K."""
 
 VideoSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, a file:// URL, the bytes of a video file, or a binary file that can be rewound."""
@@ -38,7 +38,7 @@ _SPECIAL = {
 
 @dataclass(frozen=True)
 class Source:
-    """A video that is known to be there, and was not read yet.
+    """A video that exists and has not been read yet.
 
     Attributes:
         name: the path, or a description of the data in memory, for messages.
@@ -70,7 +70,7 @@ class Source:
             self.file.seek(0)
             given, protocols = self.file, "crypto,data"
         limits = {"max_pixels": str(MAX_PIXELS)}
-        # Titles may be in any encoding; from 19 on, PyAV expects that itself.
+        # Titles may be in any encoding, which PyAV handles from version 19 on.
         titles: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         try:
             container = av.open(given, options={"protocol_whitelist": protocols, **limits}, **titles)
@@ -97,7 +97,7 @@ class Source:
         )
 
     def bytes(self) -> AbstractContextManager[BinaryIO]:
-        """Open the file itself, to look at its structure."""
+        """Open the file itself, to inspect its structure."""
         if self.file is None:
             assert self.path is not None
             return open(self.path, "rb")
@@ -106,11 +106,11 @@ class Source:
 
 
 def find_source(video: VideoSource | Source) -> Source:
-    """Find the video that was given; one that was found already is returned as it is.
+    """Find a video; a `Source` is returned unchanged.
 
     Raises:
-        VideoError: there is none, or it is nothing that can be read as a file: a folder, a pipe, a remote URL, a text
-            file object or another type.
+        VideoError: there is no such file, or it cannot be read as a file: a folder, a pipe, a remote URL, a text file
+            object or another type.
     """
     if isinstance(video, Source):
         return video
@@ -142,7 +142,7 @@ def _file_object(file: Any) -> Source:
 
 
 def _size(path: Path, given: str) -> int:
-    """Bytes of a regular file."""
+    """Return the size of a regular file in bytes."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
@@ -160,7 +160,7 @@ def _size(path: Path, given: str) -> int:
 
 
 def _video_stream(source: Source, container: InputContainer) -> VideoStream:
-    """The stream that a player shows: not a cover picture, the default one if there are several."""
+    """Return the stream that a player shows: not a cover picture, and the default one of several."""
     from av.stream import Disposition
 
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
@@ -182,7 +182,7 @@ def _video_stream(source: Source, container: InputContainer) -> VideoStream:
 
 
 def _described(container: Any) -> str:
-    """FFmpeg's description of the video streams; it is only logged."""
+    """Return FFmpeg's description of the video streams, which it only logs."""
     import av
 
     level = av.logging.get_level()

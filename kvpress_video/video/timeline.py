@@ -1,4 +1,4 @@
-"""Read from a container's packets when each frame of a video is shown."""
+"""Read the times of a video's frames from the packets of its container."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 Seconds = NDArray[np.float64]
 
 MAX_DURATION = 7 * 24 * 3600.0
-"""Longest video whose timestamps are believed, in seconds."""
+"""Longest plausible duration, in seconds."""
 MIN_RATE, MAX_RATE = 0.01, 1000.0
-"""Frames per second that a file is believed to state."""
+"""Range of plausible stated frames per second."""
 MAX_GAP = 10.0
-"""Longest time for which a frame of a broadcast format stays on screen, in seconds; a longer one is a new start."""
+"""Longest time for which a frame of a broadcast format stays on screen, in seconds; a longer gap is a restart."""
 
 _USUAL_RATE = 25.0
 _ONE_A_PACKET = ("h264", "hevc", "av1", "libdav1d")
 _WITHOUT_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 _SAMPLE = 16
-"""Frames whose timestamps are compared with the order in which they are decoded."""
+"""Number of frames whose timestamps are compared with the decoding order."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each frame of a video is shown.
+    """The times at which the frames of a video are shown.
 
     Attributes:
-        times: seconds since the first frame, rising, (frames,).
+        times: seconds since the first frame, increasing, (frames,).
         duration: seconds until the last frame disappears.
         ticks: the presentation timestamps behind `times`, in the stream's time base, (frames,); None if decoded
             frames carry no usable ones, and the n-th decoded frame is the n-th of `times`.
-        key_frames: the frames at which decoding can begin, ascending.
+        key_frames: frames at which decoding can begin, ascending.
         key_packets: their presentation and decoding timestamps and places in the file, (3, key frames).
         height, width: size of a frame as stored.
         orientation: the display matrix, ((a, b), (c, d)), each 0, 1 or -1: a stored point (x, y) is shown at
             (ax + cy, bx + dy).
-        whole: whether the file is as long as it says.
-        complete: whether each of the frames must be decodable; in other formats a packet may show nothing new.
+        whole: whether the file has its declared length.
+        complete: whether every frame must be decodable; in other formats a packet may show no new frame.
     """
 
     times: Seconds
@@ -69,12 +69,12 @@ class Timeline:
 
     @property
     def rate(self) -> float:
-        """Frames per second, on average."""
+        """Average frames per second."""
         return len(self.times) / self.duration
 
 
 def read_timeline(source: Source) -> Timeline:
-    """Read the timestamps of all frames. Only the first is decoded, and some more where timestamps may be guesses.
+    """Read the timestamps of all frames. Only the first frame is decoded, and a few more if timestamps may be guesses.
 
     Raises:
         VideoError: the file cannot be opened, has no frames, none that can be decoded, or too many.
@@ -104,12 +104,12 @@ def read_timeline(source: Source) -> Timeline:
 
 
 def _is_complete(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether each packet of a format holds one frame that is shown."""
+    """Whether each packet of a format holds one shown frame."""
     return _states_times(container) and stream.codec_context.name in _ONE_A_PACKET
 
 
 def _states_times(container: InputContainer) -> bool:
-    """Whether a format states when each frame is shown, so that FFmpeg need not guess it."""
+    """Whether a format states the presentation times, so that FFmpeg does not guess them."""
     return container.format.name.startswith(("mov", "matroska"))
 
 
@@ -119,11 +119,11 @@ def _has_times(container: InputContainer) -> bool:
 
 
 def _is_in_order(container: InputContainer, first: VideoFrame, rest: Iterator[VideoFrame]) -> bool:
-    """Whether timestamps rise in the order in which a decoder shows the first frames."""
+    """Whether timestamps increase in the order in which a decoder outputs the first frames."""
     if _states_times(container) or is_broadcast(container):
         return True
     ticks = [first.pts]
-    with suppress(VideoError):  # reading may begin behind the damage
+    with suppress(VideoError):  # reading may begin after the damage
         ticks.extend(frame.pts for frame in islice(rest, _SAMPLE - 1))
     known = [tick for tick in ticks if tick is not None]
     return all(before <= after for before, after in pairwise(known))
@@ -149,12 +149,12 @@ class _Clock(NamedTuple):
 def _clock(
     source: Source, container: InputContainer, stream: VideoStream, rows: Ticks, first: int | None, in_order: bool
 ) -> _Clock:
-    """Time the frames.
+    """Compute the times of the frames.
 
     Args:
         rows: rows of the packet table.
         first: presentation timestamp of the first frame that can be decoded.
-        in_order: whether those of the first frames rise in the order in which they are shown.
+        in_order: whether the timestamps of the first frames increase in the order in which they are shown.
     """
     decodable = rows[:2, int(np.argmax(rows[0] == (NO_TIME if first is None else first))) :]
     timed = rows[:, (rows[0] != NO_TIME) & (rows[0] >= (NO_TIME if first is None else first))]
@@ -187,7 +187,7 @@ def _clock(
 
 
 def _duration(ticks: Ticks, last: int, stated: float) -> float:
-    """Ticks until the last frame disappears: after its own duration, or as long as frames usually last."""
+    """Return the ticks until the last frame disappears: after its own duration, or the usual one."""
     if not len(ticks):
         return 0.0
     usual = float(np.median(np.diff(ticks))) if len(ticks) > 1 else stated
@@ -195,7 +195,7 @@ def _duration(ticks: Ticks, last: int, stated: float) -> float:
 
 
 def _plausible(times: Seconds, duration: float, decoding: Ticks, restarts: bool) -> bool:
-    """Whether frames can have been shown at these times."""
+    """Whether these times are plausible."""
     gaps = np.diff(times)
     return (
         0 < duration <= MAX_DURATION
@@ -212,7 +212,7 @@ def _count_frames(source: Source) -> int:
 
 
 def _stated_rate(stream: VideoStream) -> float:
-    """Frames per second that the container or the codec states."""
+    """Return the frames per second stated by the container or the codec."""
     for stated in (stream.guessed_rate, stream.average_rate):
         if stated and MIN_RATE <= float(stated) <= MAX_RATE:
             return float(stated)
@@ -220,10 +220,10 @@ def _stated_rate(stream: VideoStream) -> float:
 
 
 def _orientation(frame: VideoFrame) -> NDArray[np.int64]:
-    """The display matrix of a frame, rounded to quarter turns and mirror images."""
+    """Return the display matrix of a frame, rounded to quarter turns and mirror images."""
     try:
         found: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists none of a frame's side data if it does not know the type of one of them
+    except ValueError:  # PyAV lists no side data of a frame if it does not know the type of one item
         return _turned(frame.rotation)
     if found is None:
         return np.eye(2, dtype=np.int64)
@@ -234,6 +234,6 @@ def _orientation(frame: VideoFrame) -> NDArray[np.int64]:
 
 
 def _turned(degrees: int) -> NDArray[np.int64]:
-    """The display matrix of a number of quarter turns, given in degrees counter-clockwise."""
+    """Return the display matrix of quarter turns, given in degrees counter-clockwise."""
     once = np.array([[0, -1], [1, 0]])
     return np.linalg.matrix_power(once, round(degrees / 90) % 4)

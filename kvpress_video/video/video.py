@@ -20,7 +20,7 @@ class Video:
 
     Attributes:
         frames: RGB, (frames, height, width, 3) uint8.
-        times: when each frame is shown, in seconds from the start of the video, increasing, (frames,).
+        times: time of each frame in seconds from the start of the video, increasing, (frames,).
         fps: sampled frames per second.
         duration: duration of the whole video in seconds, regardless of the sampled part.
         path: the source file, None for frames from memory.
@@ -65,7 +65,7 @@ class Video:
 
         Its `fps` is the sampled one and its `frames_indices` count in sampled frames (with a fraction where frames are
         not evenly spaced), so that every processor finds the times of the frames as `frames_indices / fps` and their
-        rate as `fps · len(frames_indices) / total_num_frames`, whatever part of the file was sampled.
+        rate as `fps · len(frames_indices) / total_num_frames`, for any sampled part of the file.
         """
         count, height, width, _ = self.frames.shape
         return {

@@ -255,7 +255,7 @@ def test_only_the_chosen_families_are_asked(tmp_path: Path) -> None:
         ({"count": 0}, "count is 0"),
         ({"camera": "drone"}, "camera is 'drone'"),
         ({"families": "needle+ordre"}, "'ordre'. Did you mean 'order'"),
-        ({"families": ""}, "Unknown family of questions about rooms ''"),
+        ({"families": ""}, "Unknown family of questions ''"),
     ],
 )
 def test_bad_options_are_explained(options: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from running_sweeps import answered
+from sweep_rows import done
 
 import kvpress_video as kv
 from kvpress_video.cli import main
@@ -116,6 +118,21 @@ def test_the_commands_read_what_a_sweep_wrote(tmp_path: Path, capsys: pytest.Cap
     assert main(["report", str(folder), "--out", str(page), "--overlay-clips", "1", "--device", "cpu"]) == 0
     assert page.stat().st_size > 10_000
     assert main(["compare", str(folder), str(folder)]) == 0
+
+
+def test_report_and_results_of_an_interrupted_sweep_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [Cell("full", "100%"), Cell("tar", "50%")]
+    clips = {"world seed 0": {f"0-00{number}.mp4": "" for number in range(3)}}
+    with Store(tmp_path, {"cells": [asdict(cell) for cell in cells], "clips": clips}) as store:
+        store.add(done(cells[0], 0, lambda *_: 1.0))
+    said = "Incomplete: 1 of 6 cells × clips have run; the command of the sweep with --resume runs the others."
+    table = tmp_path / "table.md"
+    assert main(["report", str(tmp_path), "--overlay-clips", "0", "--markdown", str(table)]) == 0
+    assert f"\n\n{said}\n\n" in table.read_text()
+    assert f"{said}</p>" in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["results", str(tmp_path)]) == 0
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,28 @@ def test_output_that_cannot_be_written_ends_without_a_traceback(output: str | No
     assert (done.returncode, done.stderr) == (2 if output else 0, said)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["sweep", "--methods", "full,recnt"], "recent"),
+        (["sweep", "--benchmarks", "wrld:count=1"], "world"),
+        (["tune", "25%", "--methods", "recnt"], "recent"),
+        (["tune", "25%", "--benchmark", "room"], "rooms"),
+        (["ask", "clip.mp4", "What?", "--method", "infinipot"], "infinipot-v"),
+        (["look", "clip.mp4", "--methods", "snap-kv", "--budget", "9%"], "snapkv"),
+        (["serve", "--method", "infinipot"], "infinipot-v"),
+        (["run", "--method", "recnt", "--budget", "9", "--", "true"], "recent"),
+        (["methods", "recnt"], "recent"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+)
+def test_a_misspelt_name_is_reported_before_torch_is_imported(arguments: list[str], meant: str) -> None:
+    program = f"import sys; from kvpress_video.cli import main; print(main({arguments}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    assert f"Did you mean {meant!r}?" in done.stderr
+
+
 def test_text_that_the_terminal_cannot_show_is_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*COMMAND, "look", "--help"], capture_output=True, text=True, env=environment)

@@ -29,6 +29,16 @@ def test_a_store_tells_how_many_videos_are_needed(tmp_path: Path, capsys: pytest
     assert first.splitlines()[-1] in capsys.readouterr().out
 
 
+def test_one_video_is_not_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(tmp_path, {"cells": [asdict(FULL), asdict(TAR)]}) as store:
+        store.add(done(FULL, 0, lambda *_: 1.0))
+        store.add(done(TAR, 0, lambda clip, number: float(number > 0)))
+    assert main(["sweep", "--out", str(tmp_path), "--power", ".1"]) == 2
+    said = capsys.readouterr()
+    assert "cannot be estimated from one video" in said.err
+    assert said.out == ""
+
+
 @pytest.mark.slow
 def test_a_pilot_answers_a_few_clips_of_each_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["sweep", "--out", str(tmp_path), "--power", ".2", "--pilot", "2", "--workers", "1", "--device", "cpu"]

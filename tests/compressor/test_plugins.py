@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from kvpress_video.cli import main
-from kvpress_video.compressor import list_methods, registry
+from kvpress_video.compressor import list_methods
 from kvpress_video.compressor.registry import make_method, method_class, method_names
 from kvpress_video.errors import MethodError, UnknownNameError
+from kvpress_video.utils.entry_points import installed
 
 Install = Callable[..., None]
 METHOD = '''
@@ -59,10 +60,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         points = "".join(f"{name.replace('_', '-')} = {module}:{target}\n" for name, target in names.items())
         (info / "entry_points.txt").write_text(f"[kvpress_video.methods]\n{points}")
         modules.append(module)
-        registry._points.cache_clear()
+        installed.cache_clear()
 
     yield put
-    registry._points.cache_clear()
+    installed.cache_clear()
     for module in modules:
         sys.modules.pop(module, None)
 
@@ -87,7 +88,7 @@ def test_of_two_packages_with_one_name_a_warning_says_which_is_used(install: Ins
 
 
 def test_installed_methods_do_not_clash() -> None:
-    registry._points.cache_clear()
+    installed.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "tar" in method_names()
@@ -164,6 +165,6 @@ def test_a_card_of_another_package(install: Install, tmp_path: Path, capsys: pyt
     install("kvp-other", "", filed="Mine")
     points = tmp_path / "kvp_other-1.0.dist-info" / "entry_points.txt"
     points.write_text("[kvpress_video.methods]\nfiled = kvp_folder.filed:Mine\n")
-    registry._points.cache_clear()
+    installed.cache_clear()
     assert main(["methods", "filed"]) == 0
     assert capsys.readouterr().out == "# filed\n\nKeeps it.\n"

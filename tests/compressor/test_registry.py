@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import pytest
 
 from kvpress_video.compressor.base import Compressor
-from kvpress_video.compressor.registry import METHODS, Registry, make_method, parse, spell, split_list, written
+from kvpress_video.compressor.registry import METHODS, Registry, make_method, written
 from kvpress_video.errors import UnknownNameError
+from kvpress_video.utils.entry_points import EntryPoints
+from kvpress_video.utils.named_settings import parse, spell, split_list
 
 
 @pytest.mark.parametrize(
@@ -109,8 +111,8 @@ def test_what_cannot_be_made(monkeypatch: pytest.MonkeyPatch, text: str, message
         def load(self) -> type:
             return Demanding
 
-    monkeypatch.setattr("kvpress_video.compressor.registry._points", lambda group: {"demanding": Point()})
-    plugins = Registry("group", "method", Compressor)
+    monkeypatch.setattr("kvpress_video.utils.entry_points.installed", lambda group: {"demanding": Point()})
+    plugins = Registry(EntryPoints("group", "method"), Compressor)
     assert plugins.make("demanding:count=1,limit=None") == Demanding(1)
     assert plugins.make("demanding:few,limit=3") == Demanding(1, limit=3)
     with pytest.raises(UnknownNameError, match=message.replace("|", r"\|")):

@@ -115,6 +115,7 @@ def test_a_look_shows_the_patches_that_each_method_kept(bundled: tuple[Any, Any]
     assert van.mean() == pytest.approx(0.25)
     assert list(found.shown) == [0, 4, 7]
     assert list(found.times) == list(range(8))
+    assert found.frames == len(video) == 16
     assert (found.pictures == video.frames[[0, 8, 14]]).all()
     assert found.title == clip.path.name
     for each in found.retained:
@@ -183,7 +184,7 @@ def test_the_command_writes_a_picture(tmp_path: Path, clips: list[Clip], capsys:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tar:recent_ratio=.25 25%: 25.0% of visual entries kept: ")
     assert lines[1].startswith("van 25%: 25.0% of visual entries kept: ")
-    assert lines[2] == f"3 of 8 frames shown in {out}"
+    assert lines[2] == f"3 of 16 frames shown in {out}"
     with Image.open(out) as picture:
         assert picture.width > 600
         assert len(picture.getcolors(maxcolors=2**24) or ()) > 100

@@ -309,6 +309,20 @@ def test_the_page_says_who_wins_and_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r"@import|url\((?!#)|<link|<iframe", text)
 
 
+def test_a_page_without_the_full_cache_compares_nothing_with_it(tmp_path: Path) -> None:
+    lines = [line(method, difference=None, retention=None) for method in ("a", "b")]
+    said = " ".join(
+        re.sub(r"<(svg|style|script).*?</\1>|<[^>]*>", " ", page_of(tmp_path, lines), flags=re.DOTALL).split()
+    )
+    assert "full cache" not in said
+    assert "vs full" not in said
+    assert "bundled, world, still: no comparison with full, which was not run on these questions." in said
+    said = page_of(tmp_path, [whole(), line("a")])
+    assert "vs full" in said
+    assert "The star is the full cache." in said
+    assert "no comparison" not in said
+
+
 def test_markup_in_names_is_escaped(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>&\"'"
     lines = [line(bad, mean=0.8, group=bad, model=bad, benchmark=bad), line("b", group=bad, model=bad, benchmark=bad)]

@@ -148,8 +148,16 @@ def test_frames_that_the_processor_refuses_leave_the_session_as_it_was(bundled: 
         ({"method": "infinipot-v"}, kv.BudgetError, "'infinipot-v' needs a budget"),
         ({"budget": "25%"}, kv.BudgetError, "25% does not cap an endless stream"),
         ({"budget": 0.5}, kv.BudgetError, "50% does not cap an endless stream"),
-        ({"budget": 0}, kv.BudgetError, "above zero"),
-        ({"budget": "many"}, kv.BudgetError, "Cannot read the budget"),
+        (
+            {"budget": 0},
+            kv.BudgetError,
+            r"above zero, got 0 tokens\. Write e\.g\. 6144 \(visual entries\) or '256MiB'\.$",
+        ),
+        (
+            {"budget": "many"},
+            kv.BudgetError,
+            r"Cannot read the budget 'many'\. Write e\.g\. 6144 \(visual entries\) or",
+        ),
         ({"method": "infinipot", "budget": 64}, kv.UnknownNameError, "Did you mean 'infinipot-v'"),
         ({"budget": 64, "pooled": True}, kv.UnknownNameError, "Did you mean 'pooling'"),
         ({"budget": 64, "positions": "compacted"}, kv.UnknownNameError, "Did you mean 'compact'"),

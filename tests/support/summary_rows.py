@@ -95,4 +95,4 @@ def overlay(methods: Sequence[str] = ("tar", "van"), frames: int = 12, shown: in
     chosen = np.linspace(0, frames - 1, shown).round().astype(np.int64)
     pictures = draw.integers(0, 256, (shown, 24, 32, 3), dtype=np.uint8)
     kept = tuple(Retained(name, "25%", 0.25, draw.random((frames, 3, 4)), "red") for name in methods)
-    return Overlay("clip-7.mp4", pictures, chosen, np.arange(frames) / 2, kept, "Which colour?")
+    return Overlay("clip-7.mp4", pictures, chosen, np.arange(frames) / 2, 2 * frames, kept, "Which colour?")

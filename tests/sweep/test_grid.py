@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from kvpress_video.budget import Budget
-from kvpress_video.compressor.registry import make_method, parse
+from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell, Setup
 from kvpress_video.sweep.grid.spec import Grid, flag_parts, make_grid
 from kvpress_video.sweep.grid.yaml_file import read_grid
+from kvpress_video.utils.named_settings import parse
 
 WHOLE = """\
 models: [bundled, {Qwen/Qwen2.5-VL-7B-Instruct: {dtype: bfloat16, attention: flash_attention_2, device_map: auto}}]

@@ -25,6 +25,7 @@ from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import COLUMNS, Answered, Done, Failure, Row
 from kvpress_video.sweep.results.store import FILE, Store
+from kvpress_video.sweep.results.stored_plan import unfinished
 
 CELLS = [Cell(method, budget) for method in ("full", "tar:recent=2", "van") for budget in ("50%", "10%")]
 CLIPS = ["b.mp4", "a.mp4", "ü 'c\".mp4"]
@@ -173,6 +174,20 @@ def test_pandas_reads_the_view(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / FILE)) as db:
         frame = pandas.read_sql("SELECT method, score FROM rows", db)
     assert frame.score.dropna().tolist() == [1 / 7, 2 / 7]
+
+
+def test_a_store_says_how_much_of_its_sweep_has_run(tmp_path: Path) -> None:
+    """A failure counts: --resume would repeat it, but it is reported with its error."""
+    first, *others = everything()
+    with Store(tmp_path, plan()) as store:
+        for each in others[1:]:
+            store.add(each)
+        store.fail(Failure(others[0].cell, others[0].clip, "BudgetError: too small"))
+        ran: list[Row | Failure] = [*store.rows(), *store.failures()]
+        assert unfinished(store.plan, ran).startswith("Incomplete: 17 of 18 cells × clips have run; ")
+        assert unfinished({**store.plan, "tune": {}}, ran) == ""
+        store.add(first)
+        assert unfinished(store.plan, [*store.rows(), *store.failures()]) == ""
 
 
 def test_a_second_answer_to_the_same_question_is_dropped(tmp_path: Path) -> None:

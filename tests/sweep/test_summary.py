@@ -352,7 +352,8 @@ def test_the_overview_shows_what_failed_and_what_never_ran() -> None:
 
 
 def test_markdown_has_a_column_per_figure_and_keeps_its_bars() -> None:
-    lines = summarise(swept() + rows(VAN, right, group="a|b"), [], [FULL, TAR, VAN])
+    other = rows(FULL, right, group="a|b") + rows(VAN, right, group="a|b")
+    lines = summarise(swept() + other, [], [FULL, TAR, VAN])
     text = markdown(lines, "Sweep")
     assert text.startswith("# Sweep\n\n## bundled, world, still")
     header = next(line for line in text.splitlines() if line.startswith("| method"))
@@ -365,6 +366,24 @@ def test_markdown_has_a_column_per_figure_and_keeps_its_bars() -> None:
     failed = summarise(swept(), [Failure(VAN, "?", "Error: a|b\nc")], [FULL, TAR, VAN])
     assert "| van | 50% | failed | " in markdown(failed, "Sweep")
     assert "van 50% (bundled, world) failed: Error: a|b\nc" in notes(failed)
+
+
+def test_a_comparison_with_a_method_that_was_not_run_has_no_column_and_is_noted() -> None:
+    alone = summarise(rows(TAR, halves) + rows(VAN, right), [], [TAR, VAN])
+    text = markdown(alone, "Sweep")
+    assert "| overall | entries |" in text
+    assert "of full" not in text
+    assert "bundled, world, still: no comparison with full, which was not run on these questions." in notes(alone)
+    recent = Cell("recent", "50%")
+    with_one = summarise(swept() + rows(VAN, right), [], [FULL, TAR, VAN, recent], "recent")
+    text = markdown(with_one, "Sweep")
+    assert "| overall | of full | entries |" in text
+    assert "vs" not in text
+    assert [note for note in notes(with_one) if "no comparison" in note] == [
+        "bundled, world, still: no comparison with recent, which was not run on these questions."
+    ]
+    for whole in (swept(), rows(FULL, right)):
+        assert not any("no comparison" in note for note in notes(summarise(whole, [], [FULL, TAR])))
 
 
 def test_a_benchmark_of_one_task_has_no_column_for_it() -> None:

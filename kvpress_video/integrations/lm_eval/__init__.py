@@ -23,7 +23,7 @@ def register() -> None:
         KVPressVideoError: lm-eval is not installed.
     """
     try:
-        import_module("lm_eval.models")  # first: lm-eval fills its registry only while that is empty
+        import_module("lm_eval.models")  # first, since lm-eval fills its registry only while it is empty
     except ImportError as error:
         raise KVPressVideoError(f"This needs lm-eval ({error}): pip install 'kvpress-video[lm-eval]'.") from error
     import_module(".model", __name__)
@@ -35,7 +35,7 @@ def task_manager(*include_path: str | Path, include_defaults: bool = True, **met
     Args:
         include_path: folders with more tasks.
         include_defaults: whether to include lm-eval's own tasks; indexing them takes seconds.
-        **metadata: of the tasks: `clips`, `clip_frames`, `clip_seed`, `clip_folder`.
+        **metadata: metadata of the tasks: `clips`, `clip_frames`, `clip_seed`, `clip_folder`.
     """
     from lm_eval.tasks import TaskManager
 

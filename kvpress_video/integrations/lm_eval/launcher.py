@@ -23,7 +23,7 @@ def launch(arguments: Sequence[str]) -> None:
     added to those of `--include_path`.
 
     Raises:
-        KVPressVideoError: lm-eval is not installed, or the model does not support what is asked for.
+        KVPressVideoError: lm-eval is not installed, or the model does not support the request.
     """
     from lm_eval._cli import HarnessCLI
     from lm_eval.config.evaluate_config import EvaluatorConfig

@@ -114,16 +114,16 @@ class KVPressVideoLM(LM):
         )
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """Return the model's own template, whichever is named."""
+        """Return the model's own template, ignoring the name."""
         return str(self._answerer.processor.chat_template or "")
 
     @property
     def tokenizer_name(self) -> str:
-        """The model's name in the keys of lm-eval's request cache."""
+        """Name of the model in the keys of lm-eval's request cache."""
         return self._answerer.options.pretrained.replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return the compression asked for and achieved, to be stored with the results."""
+        """Return the requested and the achieved compression, to be stored with the results."""
         return {"kvpress_video": self._answerer.achieved()}
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:

@@ -74,8 +74,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_capped(self.method)
-        if Budget.parse(self.budget).unit == "ratio":
-            raise BudgetError(f"A server needs a budget of visual entries or bytes, such as 6144, not {self.budget!r}.")
+        Budget.parse_cap(self.budget)
         if not self.keys and not is_loopback(self.host):
             raise UnknownNameError(
                 f"Listening on {self.host} lets other machines in: give API keys (--api-key-file), or listen on "

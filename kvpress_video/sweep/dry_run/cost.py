@@ -13,13 +13,14 @@ from ...cache.allocation import BudgetAllocator
 from ...cache.forward_pass import RowState
 from ...cache.quantization import UNQUANTIZED
 from ...cache.storage import Storage, storage_of
-from ...compressor.registry import make_method, parse
+from ...compressor.registry import make_method
 from ...compressor.routing import checked_routing
 from ...errors import KVPressVideoError, UnknownNameError, UnsupportedModelError
 from ...models import adapter_for, has_dedicated_adapter
 from ...models.base import Adapter
 from ...models.loading import BUNDLED_NAMES, bundled_path, check_folder
 from ...prefill.options import PrefillOptions, check_budget, check_supported, label_share, usual_chunk
+from ...utils.named_settings import parse
 from ..cells import Cell, Setup, prefill_of, probe_of
 
 

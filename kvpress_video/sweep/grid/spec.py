@@ -10,8 +10,9 @@ from typing import Any
 
 from ...budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget
 from ...cache.quantization import UNQUANTIZED
-from ...compressor.registry import make_method, split_list
+from ...compressor.registry import make_method
 from ...errors import BudgetError, CacheError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
+from ...utils.named_settings import split_list
 from ..cells import Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, InvalidValueError
 

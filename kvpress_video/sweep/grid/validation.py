@@ -11,11 +11,12 @@ from typing import Any
 from ...attention.masks import check_attention
 from ...budget import Budget
 from ...cache.quantization import canonical
-from ...compressor.registry import METHODS, Registry, parse, spell
+from ...compressor.registry import METHODS, Registry
 from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
 from ...models.loading import BUNDLED_NAMES, DTYPES, MODEL_SETTINGS, check_folder
 from ...prefill.options import Labels, Positions, Prefill, Stage
+from ...utils.named_settings import parse, spell
 from ..benchmark import BENCHMARKS
 
 _PLACEMENTS = ("device", "device_map")
@@ -69,7 +70,7 @@ def _plugin(plugins: Registry[Any]) -> Callable[[Any], str]:
     """Return a check that makes a method or benchmark and returns its canonical text."""
 
     def check(value: Any) -> str:
-        name, settings = _parsed(value, plugins.what)
+        name, settings = _parsed(value, plugins.declared.what)
         try:
             settings = plugins.expanded(name, settings)
             plugins.make(name, **settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ...errors import SweepError
 from ...utils.file_state import same_content
 from ...utils.warnings import warn_caller
 from ..cells import Cell, checkpoint_of, suite_of
+from .records import Failure, Row
 from .schema import CELL, DamagedValueError, from_json
 
 _GROWING = ("cells", "clips", "files")
@@ -22,6 +23,25 @@ def read_plan(db: sqlite3.Connection) -> dict[str, Any]:
     written = {key: _part(key, value) for key, value in db.execute("SELECT key, value FROM plan ORDER BY rowid")}
     cells = db.execute(f"SELECT {CELL.names} FROM cells ORDER BY id")
     return {**written, "cells": [CELL.read(values) for values in cells]}
+
+
+def unfinished(plan: Mapping[str, Any], ran: Iterable[Row | Failure]) -> str:
+    """Say how much of a sweep has run; empty if all of it has, and for a tuning, which chooses what it runs.
+
+    Args:
+        plan: the plan of the sweep.
+        ran: its rows and failures.
+    """
+    cells = {Cell(**cell) for cell in plan["cells"]}
+    clips = plan.get("clips", {})
+    planned = {(cell, clip) for cell in cells for clip in clips.get(suite_of(cell.benchmark, cell.seed), ())}
+    done = planned & {(each.cell, each.clip) for each in ran}
+    if done == planned or "tune" in plan:
+        return ""
+    return (
+        f"Incomplete: {len(done)} of {len(planned)} cells × clips have run; the command of the sweep with --resume "
+        "runs the others."
+    )
 
 
 def extend_plan(db: sqlite3.Connection, plan: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ...compressor.registry import parse
 from ...utils.file_state import FileState, file_state
+from ...utils.named_settings import parse
 from ..benchmark import Clip
 from ..cells import checkpoint_of, suite_of
 

@@ -12,8 +12,8 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from ...compressor.registry import parse
 from ...errors import BenchmarkError
+from ...utils.named_settings import parse
 from ..benchmark import BENCHMARKS, Clip
 from ..cells import Cell, Setup, Task, suite_of
 from ..grid.spec import Grid

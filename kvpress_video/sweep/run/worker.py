@@ -12,11 +12,12 @@ import torch
 from ...budget import Budget
 from ...compression import Report, check_achieved, compress
 from ...compressor.base import Compressor
-from ...compressor.registry import make_method, parse
+from ...compressor.registry import make_method
 from ...errors import BenchmarkError, BudgetError, UnknownNameError
 from ...models.devices import device_of
 from ...models.loading import load_model
 from ...prefill.shared import SharedPrefill
+from ...utils.named_settings import parse
 from ...video.prompt import encode, prompt_text
 from ...video.reader import Video
 from ...video.resolution import frame_pixels

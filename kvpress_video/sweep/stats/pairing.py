@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...compressor.registry import parse
+from ...utils.named_settings import parse
 from ..benchmark import BENCHMARKS
 from ..results.records import Row
 from .clustered import PairedScores

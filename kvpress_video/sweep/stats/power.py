@@ -44,7 +44,7 @@ def videos_needed(summary: Sequence[SummaryRow], difference: float) -> list[Vide
         difference: difference of accuracies, above 0 and below 1.
 
     Raises:
-        SweepError: no method was answered along with the reference.
+        SweepError: no method was answered along with the reference, or only on one video.
     """
     found = [
         VideosNeeded(row, needed(row.difference, difference), needed(_cautious(row.difference), difference))
@@ -55,6 +55,11 @@ def videos_needed(summary: Sequence[SummaryRow], difference: float) -> list[Vide
         raise SweepError(
             "The number of videos cannot be estimated: no method shares answers with the method it is compared with. "
             "Add that method to the sweep, or choose another with --against."
+        )
+    if all(each.row.difference is None or each.row.difference.clusters < 2 for each in found):
+        raise SweepError(
+            "The number of videos cannot be estimated from one video, which shows no variance between videos: run the "
+            "sweep on at least two, or choose an output folder without a sweep for a pilot."
         )
     return found
 

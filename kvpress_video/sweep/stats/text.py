@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from ...budget import UNCOMPRESSED
 from ...utils.formatting import plural
 from ..formatting import interval, markdown_table, span
 from .inference import detectable
@@ -34,9 +35,15 @@ def tables(summary: Sequence[SummaryRow]) -> list[Table]:
     return made
 
 
-def markdown(summary: Sequence[SummaryRow], title: str) -> str:
-    """Write the tables and notes as Markdown."""
-    written = [f"# {title}"]
+def markdown(summary: Sequence[SummaryRow], title: str, status: str = "") -> str:
+    """Write the tables and notes as Markdown.
+
+    Args:
+        summary: summary of a sweep.
+        title: first heading.
+        status: sentence below it, such as how much of the sweep has run.
+    """
+    written = [f"# {title}", *([status] if status else [])]
     for part in parts(summary):
         written += [f"## {caption(part)}", markdown_table(_cells(part), _TEXT_COLUMNS)]
     return "\n\n".join([*written, "\n".join(f"- {note}" for note in notes(summary))]) + "\n"
@@ -44,12 +51,15 @@ def markdown(summary: Sequence[SummaryRow], title: str) -> str:
 
 def notes(summary: Sequence[SummaryRow]) -> list[str]:
     """List the notes below the tables: definitions, minimum detectable differences, failures."""
-    return [
-        *general_notes(summary),
-        "[low, high]: 95% interval, clustered by video. of full: accuracy relative to the full cache; vs: difference; "
-        "both paired on the same questions. Entries: visual, per layer and KV head.",
-        *problems(summary),
-    ]
+    columns = {
+        "of full: accuracy relative to the full cache": any(row.retention for row in summary),
+        "vs: difference of accuracies": any(row.difference for row in summary),
+    }
+    if shown := [column for column, filled in columns.items() if filled]:
+        shown = ["; ".join([*shown, "paired on the same questions."])]
+    intervals = "[low, high]: 95% interval, clustered by video."
+    entries = "Entries: visual, per layer and KV head."
+    return [*general_notes(summary), " ".join([intervals, *shown, entries]), *problems(summary)]
 
 
 def general_notes(summary: Sequence[SummaryRow]) -> list[str]:
@@ -58,8 +68,21 @@ def general_notes(summary: Sequence[SummaryRow]) -> list[str]:
 
 
 def problems(summary: Sequence[SummaryRow]) -> list[str]:
-    """List minimum detectable differences, unscored answers and failures."""
-    return [*_power(summary), *_unscored(summary), *_failures(summary)]
+    """List minimum detectable differences, missing comparisons, unscored answers and failures."""
+    return [*_power(summary), *uncompared(summary), *_unscored(summary), *_failures(summary)]
+
+
+def uncompared(summary: Sequence[SummaryRow]) -> list[str]:
+    """List the references that share no question with any method: the full cache, and the method compared with."""
+    return [
+        f"{part[0].place}: no comparison with {reference}, which was not run on these questions."
+        for part in parts(summary)
+        for reference, compared in {
+            UNCOMPRESSED: any(row.retention for row in part),
+            part[0].against: any(row.difference for row in part),
+        }.items()
+        if not compared and any(row.accuracies and row.method != reference for row in part)
+    ]
 
 
 def parts(summary: Sequence[SummaryRow]) -> list[list[SummaryRow]]:
@@ -81,19 +104,25 @@ def _cells(part: Sequence[SummaryRow]) -> list[list[str]]:
     """Return the header and the body of a table."""
     tasks = list(dict.fromkeys(task for row in part for task in row.accuracies if task != OVERALL))
     tasks = tasks if len(tasks) > 1 else []
-    header = ["method", "budget", *tasks, OVERALL, "of full", f"vs {part[0].against}", "entries", "held", "KiB"]
-    return [header, *(_texts(row, tasks, len(header)) for row in part)]
+    comparisons: dict[str, Callable[[SummaryRow], str]] = {}
+    if any(row.retention for row in part):
+        comparisons["of full"] = lambda row: interval(row.retention)
+    if any(row.difference for row in part):
+        comparisons[f"vs {part[0].against}"] = lambda row: interval(row.difference, "+")
+    header = ["method", "budget", *tasks, OVERALL, *comparisons, "entries", "held", "KiB"]
+    return [header, *(_texts(row, tasks, [*comparisons.values()], len(header)) for row in part)]
 
 
-def _texts(row: SummaryRow, tasks: Sequence[str], width: int) -> list[str]:
+def _texts(
+    row: SummaryRow, tasks: Sequence[str], comparisons: Sequence[Callable[[SummaryRow], str]], width: int
+) -> list[str]:
     names = [row.method + ("*" if row.error and row.clips else ""), row.budget]
     if not row.clips:
         return [*names, "failed" if row.error else "not run", *[""] * (width - 3)]
     return [
         *names,
         *(interval(row.accuracies.get(task)) for task in [*tasks, OVERALL]),
-        interval(row.retention),
-        interval(row.difference, "+"),
+        *(comparison(row) for comparison in comparisons),
         f"{row.entries:.0f}",
         f"{row.ratio:.1%}",
         f"{row.bytes / 1024:.0f}",

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ...compressor.registry import METHODS, make_method, parse, spell
+from ...compressor.registry import METHODS, make_method
 from ...errors import KVPressVideoError
+from ...utils.named_settings import parse, spell
 
 Choices = Mapping[str, tuple[Any, ...]]
 """The values to try of each setting that has several, the default first."""
