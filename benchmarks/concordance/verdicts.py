@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvpress_video.compressor.registry import METHODS, parse
 from kvpress_video.sweep.formatting import interval, markdown_table
 from kvpress_video.sweep.grid.validation import ITEMS
 from kvpress_video.sweep.results.records import Row
@@ -85,8 +84,7 @@ def ratio_of(budget: str) -> float:
 
 def spelled(method: str) -> str:
     """Write a method as the cells of a sweep do."""
-    name, settings = parse(method)
-    return str(ITEMS["methods"]({name: METHODS.expanded(name, settings)}))
+    return str(ITEMS["methods"](method))
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

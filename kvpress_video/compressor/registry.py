@@ -116,6 +116,20 @@ class Registry(Generic[Made]):
             raise UnknownNameError(f"Cannot read the setting {preset!r} of {name}: write name=value{known}.")
         return {**presets[preset], **given}
 
+    def contracted(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Write settings, as `parse` reads them, by their preset: the one that is named or that they equal.
+
+        Settings that a named preset holds already are left out; those that differ from it stay.
+        """
+        presets: Mapping[str, Mapping[str, Any]] = getattr(self.get(name), "presets", {})
+        given = dict(settings)
+        preset = given.pop(PRESET, None) or next((each for each, held in presets.items() if held == given), None)
+        if preset is None:
+            return given
+        held = presets[preset]
+        changed = {setting: value for setting, value in given.items() if (setting, value) not in held.items()}
+        return {PRESET: preset, **changed}
+
     def _found(self) -> dict[str, EntryPoint]:
         return _points(self.group)
 
@@ -168,8 +182,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def spell(name: str, settings: dict[str, Any]) -> str:
-    """Write a name and settings as the text from which `parse` reads them, if they have one."""
-    written = ",".join(f"{key}={_spelled(value)}" for key, value in settings.items())
+    """Write a name and settings as the text from which `parse` reads them, if they have one; a preset is the first."""
+    written = ",".join(str(value) if key == PRESET else f"{key}={_spelled(value)}" for key, value in settings.items())
     return f"{name}:{written}" if written else name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ...attention.masks import check_attention
 from ...budget import Budget
 from ...cache.quantization import canonical
-from ...compressor.registry import METHODS, Registry, parse, spell
+from ...compressor.registry import METHODS, PRESET, Registry, parse, spell
 from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
 from ...models.loading import BUNDLED_NAMES, DTYPES, MODEL_SETTINGS, check_folder
@@ -71,11 +71,11 @@ def _plugin(plugins: Registry[Any]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         name, settings = _parsed(value, plugins.what)
         try:
-            settings = plugins.expanded(name, settings)
             plugins.make(name, **settings)
         except _RAISED as error:
             raise InvalidValueError(str(error), name, *_blamed_setting(str(error), settings)) from error
-        return _canonical(name, settings, [field.name for field in fields(plugins.get(name))])
+        order = [PRESET, *(field.name for field in fields(plugins.get(name)))]
+        return _canonical(name, plugins.contracted(name, settings), order)
 
     return check
 
