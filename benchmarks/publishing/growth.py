@@ -37,19 +37,15 @@ def accuracies(rows: Sequence[Row], falls: Sequence[FallWithBudget]) -> str:
 
 
 def outcome(falls: Sequence[FallWithBudget], methods: int, clips: int) -> str:
-    """Say how many methods lose accuracy with a larger budget, at a level of `ALPHA` for all methods together."""
-    level = ALPHA / methods
-    lost = [f"`{fall.method}`" for fall in falls if fall.p < level]
-    named = f": {', '.join(lost)}" if lost else ""
-    return (
-        f"Of {methods} methods on {clips} clips, {len(lost) or 'none'} lose accuracy when their budget grows{named}.\n"
-    )
+    """Name the methods that lose accuracy with a larger budget, at a level of `ALPHA` for all methods together."""
+    lost = ", ".join(f"`{fall.method}`" for fall in falls if fall.p < ALPHA / methods)
+    return f"Of {methods} methods on {clips} clips, these lose accuracy when their budget grows: {lost or 'none'}.\n"
 
 
 def _described(fall: FallWithBudget | None) -> str:
     if fall is None:
         return "none"
-    return f"{interval(fall.difference, '+')} from {fall.smaller} to {fall.larger}, p = {probability(fall.p)}"
+    return f"{interval(fall.difference, '+')} from {fall.smaller} to {fall.larger}, p {probability(fall.p)}"
 
 
 def main() -> None:
