@@ -41,10 +41,10 @@ class Budget:
         if isinstance(self.amount, bool) or not isinstance(self.amount, Real):
             raise BudgetError(f"The amount of a budget is a number, got {self.amount!r}.")
         if not 0 < self.amount < _MOST:
-            limit, got = (
-                ("below 2**63", "more") if self.amount >= _MOST else ("above zero", f"{self.amount} {self.unit}")
-            )
-            raise BudgetError(f"A budget must be {limit}, got {got}.")
+            if self.amount >= _MOST:
+                raise BudgetError("A budget must be below 2**63.")
+            unit = "of the visual tokens" if self.unit == "ratio" else self.unit
+            raise BudgetError(f"A budget must be above zero, got {self.amount!s:.40} {unit}.")
         if self.unit == "ratio" and self.amount > 1:
             raise BudgetError(f"A ratio cannot exceed 100%, got {self}. Leave compression off to keep everything.")
 
