@@ -64,7 +64,7 @@ class Budget:
 
     @classmethod
     def parse_cap(cls, value: BudgetLike) -> Budget:
-        """Parse the budget of an endless stream, in visual entries or bytes.
+        """Parse a budget that caps an endless stream or a server: visual entries or bytes.
 
         Args:
             value: as in `parse`, but no ratio.
@@ -74,7 +74,7 @@ class Budget:
         """
         parsed = cls._parsed(value, _CAPS)
         if parsed.unit == "ratio":
-            raise BudgetError(f"{parsed} does not cap an endless stream: give a number of visual entries, or bytes.")
+            raise BudgetError(f"{parsed} is not a cap: give a budget of visual entries or bytes, e.g. {_CAPS}.")
         return parsed
 
     @classmethod
