@@ -62,12 +62,12 @@ test-transformers-%: .venv-%/.ready
 # that of torchvision cannot be reached, PyPI's CUDA build is installed, which the package makes importable.
 define install
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/pip install --quiet "$(CPU_TORCH)" || $(1)/bin/pip install --quiet "$(CPU_TORCH)" --index-url $(CPU_INDEX)
-	$(1)/bin/pip install --quiet --no-deps "$(CPU_TORCHVISION)" \
-	  || $(1)/bin/pip install --quiet --no-deps "$(CPU_TORCHVISION)" --index-url $(CPU_INDEX) --timeout 15 --retries 1 \
+	$(1)/bin/pip install --quiet --no-compile "$(CPU_TORCH)" || $(1)/bin/pip install --quiet "$(CPU_TORCH)" --index-url $(CPU_INDEX)
+	$(1)/bin/pip install --quiet --no-compile --no-deps "$(CPU_TORCHVISION)" \
+	  || $(1)/bin/pip install --quiet --no-compile --no-deps "$(CPU_TORCHVISION)" --index-url $(CPU_INDEX) --timeout 15 --retries 1 \
 	  || echo "No CPU build of torchvision can be reached: PyPI's is installed instead."
-	$(1)/bin/pip install --quiet --constraint $(2) "setuptools>=77"
-	$(1)/bin/pip install --quiet --constraint $(2) --no-build-isolation $(3)
+	$(1)/bin/pip install --quiet --no-compile --constraint $(2) "setuptools>=77"
+	$(1)/bin/pip install --quiet --no-compile --constraint $(2) --no-build-isolation $(3)
 	touch $(1)/.ready
 endef
 

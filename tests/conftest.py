@@ -21,9 +21,9 @@ torch.set_num_threads(1)  # two test processes share two cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave what a method shares with others, and most of each matrix of families, to the slow tests."""
+    """Leave what a method shares with others, and most of each matrix and of long tests, to the slow tests."""
     from generation import SCORES_ALONE
-    from quick_share import is_quick
+    from quick_share import is_quick, left_out
 
     own = Path(__file__).parent / "methods"
     for item in items:
@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         alike = isinstance(method, str) and method in SCORES_ALONE
         if alike or not is_quick(f"{item.path.name}::{item.originalname}", params):
             item.add_marker(pytest.mark.slow)
+    for item in left_out(items):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("method", METHODS)

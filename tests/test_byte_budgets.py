@@ -238,6 +238,7 @@ def _budget(family: str, entries: int, positions: str = "compact") -> int:
     return held + adapter.uncompressed_bytes(10_000) + 7
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("bank", ["device", *AWAY])
 @pytest.mark.parametrize("method", METHODS)
 def test_sessions_of_every_method(method: str, bank: str) -> None:
@@ -248,6 +249,7 @@ def test_sessions_of_every_method(method: str, bank: str) -> None:
     assert session.stats.bytes == held <= session.stats.peak_bytes - staged
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("labels", ["spread", "drop", "keep"])
 @pytest.mark.parametrize(
     ("family", "positions"),
@@ -268,6 +270,7 @@ def test_sessions_of_every_method_on_every_family(method: str, family: str) -> N
     _session(method, family, _budget(family, 320), 12)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("chunk", [1, 4, 40])
 @pytest.mark.parametrize(
     "method",

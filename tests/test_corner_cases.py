@@ -38,6 +38,7 @@ def test_videos_of_equal_size_and_different_shape(method: str) -> None:
     check_rows([[zoo.Text(4), wide, zoo.Text(5)], [zoo.Text(4), tall, zoo.Text(5)]], method, "50%")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("options", [{}, {"prefill": "whole"}, {"stage": "input"}, {"positions": "compact"}])
 def test_a_row_without_eviction_in_a_batch_with_one_that_evicts(options: dict[str, Any]) -> None:
     small, large = zoo.Video(1, 3, 4, seed=1), zoo.Video(4, 3, 4, seed=2)

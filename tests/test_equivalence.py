@@ -61,6 +61,7 @@ def test_compressed_answers_equal_the_stock_model_with_evicted_entries_masked(
     assert (prefill == "whole") == torch.equal(ours.logits[:, 0], stock.logits[:, 0])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("method", METHODS)

@@ -125,6 +125,7 @@ def test_sampling_follows_the_seed_and_its_sequences_are_independent() -> None:
     assert len({tuple(row.tolist()) for row in runs[0]}) > 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16(method: str, family: str) -> None:

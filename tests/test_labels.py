@@ -36,6 +36,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("method", "family", "labels"), CASES)
 def test_frames_and_labels_are_exactly_the_budget(method: str, family: str, labels: Any) -> None:
     model = model_of(family)

@@ -44,10 +44,8 @@ def test_there_are_four() -> None:
     assert len(NOTEBOOKS) == 4
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [pytest.param(each, id=each.stem, marks=() if each.stem[:2] == "02" else pytest.mark.slow) for each in NOTEBOOKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda each: each.stem)
 def test_it_runs_and_leaves_nothing_behind(notebook: Path, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
     assert spec is not None

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvpress_video.compressor.registry import METHODS
 from kvpress_video.sweep.formatting import interval, markdown_table
 from kvpress_video.sweep.grid.validation import ITEMS
 from kvpress_video.sweep.results.records import Row
 from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, compare
 from kvpress_video.sweep.stats.pairing import question_key
-from kvpress_video.utils.named_settings import parse
 
 from .orderings import Ordering
 
@@ -86,8 +84,7 @@ def ratio_of(budget: str) -> float:
 
 def spelled(method: str) -> str:
     """Write a method as the cells of a sweep do."""
-    name, settings = parse(method)
-    return str(ITEMS["methods"]({name: METHODS.expanded(name, settings)}))
+    return str(ITEMS["methods"](method))
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

@@ -1,4 +1,10 @@
-"""Write the accuracies of the published sweep into the cards: `python -m kvpress_video.benchmarks.publishing.cards`."""
+"""Write the accuracies of the published sweep into the cards: `python -m kvpress_video.benchmarks.publishing.cards`.
+
+Further sweeps, each in a folder named after a method, give the paired differences of its card:
+
+kvpress-video sweep benchmarks/grids/diversity.yaml --out sweeps/diversity
+python -m kvpress_video.benchmarks.publishing.cards sweeps/diversity
+"""
 
 from __future__ import annotations
 
@@ -10,12 +16,19 @@ from pathlib import Path
 from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.compressor.base import Compressor
 from kvpress_video.compressor.registry import make_method, name_of
+from kvpress_video.report.findings import Findings
+from kvpress_video.sweep.formatting import markdown_table, short
+from kvpress_video.sweep.stats.inference import holm
+from kvpress_video.sweep.stats.summary import OVERALL
 from kvpress_video.utils.named_settings import parse
 
-from .sweep import fill_files
+from .sweep import fill_files, write_results
 
 MARK = "published"
+DIFFERENCES = "differences"
 REFERENCE = "random"
+ALPHA = 0.05
+"""Level of the differences of one card together."""
 
 Accuracies = Mapping[str, Mapping[str, Mapping[str, str]]]
 """Accuracy by method, camera and budget."""
@@ -62,15 +75,45 @@ def table(methods: Sequence[str], found: Accuracies) -> str:
     return "\n".join(lines) + "\n"
 
 
+def differences(summary: Path, method: str) -> str:
+    """Format the paired differences of a method from the reference, with intervals; bold after Holm's correction."""
+    with summary.open() as file:
+        lines = [
+            line
+            for line in csv.DictReader(file)
+            if (line["task"], line["method"], line["against"]) == (OVERALL, method, REFERENCE) and line["difference"]
+        ]
+    budgets = list(dict.fromkeys(line["budget"] for line in lines))
+    corrected = holm([float(line["p"]) for line in lines])
+    cells: dict[str, dict[str, str]] = {}
+    for line, p in zip(lines, corrected, strict=True):
+        mean, low, high = (
+            short(float(line[name]), "+") for name in ("difference", "difference_low", "difference_high")
+        )
+        value = f"**{mean}**" if p < ALPHA else mean
+        cells.setdefault(line["group"], {})[line["budget"]] = f"{value} [{low}, {high}]"
+    rows = [
+        [camera, *(at.get(budget, "–") for budget in budgets)] for camera, at in sorted(cells.items(), reverse=True)
+    ]
+    return markdown_table([[f"`{method}` − `{REFERENCE}`, camera", *budgets], *rows], 1) + "\n"
+
+
 def main() -> None:
-    """Fill the cards that have marks for the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Fill the cards that have marks for the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=Path, nargs="*", help="finished sweeps for paired differences")
     parser.add_argument("--summary", type=Path, default=Path("benchmarks/results/every-method/summary.csv"))
     parser.add_argument("--cards", type=Path, default=Path("docs/methods"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/cards"))
     options = parser.parse_args()
     found = read(options.summary)
     names = dict.fromkeys(parse(method)[0] for method in found)
-    fill_files({options.cards / f"{name}.md": {MARK: table(rows_of(name, found), found)} for name in names})
+    texts = {name: {MARK: table(rows_of(name, found), found)} for name in names}
+    for sweep in options.sweeps:
+        write_results(Findings.read(sweep, REFERENCE), options.results / sweep.name)
+    for paired in sorted(options.results.glob("*/summary.csv")):
+        texts[paired.parent.name][DIFFERENCES] = differences(paired, paired.parent.name)
+    fill_files({options.cards / f"{name}.md": each for name, each in texts.items()})
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ BUDGETS = ("16", "32", "64", "128", "256")
 METHODS = (
     *(UNCOMPRESSED, "random", "uniform", "recent", "memory-bank", "snapkv", "tar", "van", "infinipot-v"),
     *("hermes", "streammem", "novelty", "standby-novelty", "detachable:window=0.5,scorer=novelty,per_frame=2"),
+    "reversed:base=tar",
 )
 WHAT = (
     "A row is one method at one budget (visual entries per layer and KV head) on one clip: the answers to the clip's "

@@ -21,6 +21,7 @@ from kvpress_video.sweep.stats.clustered import PairedScores
 from kvpress_video.sweep.stats.inference import Difference, Interval, accuracy, compare
 
 from ..publishing.sweep import fill
+from .accuracy import COLUMNS, METHODS
 from .endless import TRAINED, USUAL_DTYPE
 
 REFERENCE = "infinipot-v"
@@ -51,18 +52,26 @@ class Answered:
     errors: dict[Cell, str]
 
     @classmethod
-    def read(cls, result: dict[str, Any]) -> Answered:
-        """Read the results of `accuracy`."""
+    def read(cls, *results: dict[str, Any], order: Sequence[str] = ()) -> Answered:
+        """Read results of `accuracy` on the same clips.
+
+        Args:
+            *results: the results, each of other methods.
+            order: methods that come first, in this order; the others follow as their rows do.
+        """
         asked = {
             clip["clip"]: [
                 Question(clip["clip"], number, result["columns"][family], clip["camera"])
                 for number, (family, *_) in enumerate(clip["questions"])
             ]
+            for result in results
             for clip in result["clips"]
         }
+        places = {method: place for place, method in enumerate(order)}
+        rows = [row for result in results for row in result["rows"]]
         cells: dict[Cell, dict[Question, bool]] = {}
         errors: dict[Cell, str] = {}
-        for row in result["rows"]:
+        for row in sorted(rows, key=lambda row: places.get(row["method"], len(places))):
             cell = Cell(row["method"], row["budget"])
             if "error" in row:
                 errors[cell] = row["error"]
@@ -174,6 +183,11 @@ def origin(made: Iterable[dict[str, Any]]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
+def origins(results: Sequence[dict[str, Any]]) -> str:
+    """List the methods of each result with their machine, versions and revision."""
+    return "\n".join(f"{', '.join(map(_short, made['settings']))}: {origin([made])}" for made in results)
+
+
 def draw(answered: Answered, picture: Path) -> None:
     """Draw accuracy against budget with intervals, both cameras together: memory on the left, the present on the right.
 
@@ -242,12 +256,12 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/streams.md"))
     parser.add_argument("--picture", type=Path, default=Path("docs/stream-accuracy.svg"))
     options = parser.parse_args()
-    result = json.loads((options.results / "stream-accuracy.json").read_text())
+    results = [json.loads(file.read_text()) for file in sorted(options.results.glob("stream-accuracy*.json"))]
     streams = json.loads((options.results / "endless.json").read_text())["rows"]
-    answered = Answered.read(result)
+    answered = Answered.read(*results, order=METHODS)
     texts = {"endless memory": memory(streams), "endless work": work(streams)}
-    texts |= {"endless origin": origin(streams), "accuracy origin": origin([result])}
-    for column in dict.fromkeys(result["columns"].values()):
+    texts |= {"endless origin": origin(streams), "accuracy origin": origins(results)}
+    for column in dict.fromkeys(COLUMNS.values()):
         texts |= {column: accuracies(answered, column), f"{column} by camera": by_camera(answered, column)}
         texts[f"{column} differences"] = differences(answered, column)
     page = options.page.read_text()

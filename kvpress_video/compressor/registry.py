@@ -103,6 +103,20 @@ class Registry(Generic[Made]):
             raise UnknownNameError(f"Cannot read the setting {preset!r} of {name}: write name=value{known}.")
         return {**presets[preset], **given}
 
+    def contracted(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Write settings, as `parse` reads them, by their preset: the one that is named or that they equal.
+
+        Settings that a named preset holds already are left out; those that differ from it stay.
+        """
+        presets: Mapping[str, Mapping[str, Any]] = getattr(self.get(name), "presets", {})
+        given = dict(settings)
+        preset = given.pop(PRESET, None) or next((each for each, held in presets.items() if held == given), None)
+        if preset is None:
+            return given
+        held = presets[preset]
+        changed = {setting: value for setting, value in given.items() if (setting, value) not in held.items()}
+        return {PRESET: preset, **changed}
+
 
 def _types(annotation: str) -> tuple[type, ...]:
     """Return the types that the annotation of a setting stands for; none for those that only the class can check."""

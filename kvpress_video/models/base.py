@@ -24,11 +24,15 @@ from ..utils.stock_cache import stock_dtypes
 from . import deepstack
 from .devices import autocast_dtype
 from .findings import Feature
-from .items import ENCODERS, MediaItem, encodes, features_of
+from .items import MediaItem, encoders_of, features_of
 from .streamed_frames import StreamedFrames
 from .text_layers import recurrent_modules, text_model_of
 
-_TOKENS = {Kind.IMAGE: ("image_token_id", "image_token_index"), Kind.VIDEO: ("video_token_id", "video_token_index")}
+_TOKENS = {
+    Kind.IMAGE: ("image_token_id", "image_token_index", "media_placeholder_token_id"),
+    Kind.VIDEO: ("video_token_id", "video_token_index"),
+}
+"""Configuration keys of placeholders, per kind; the first one present counts."""
 
 
 class StandbySettings(Protocol):
@@ -100,12 +104,17 @@ class Adapter(StreamedFrames, ABC):
 
     @cached_property
     def inner(self) -> Any:
-        """Innermost module that receives `input_ids` and has `get_image_features` or `get_video_features`.
+        """Innermost module that receives `input_ids` and encodes images or videos.
 
         `base_model` is the whole model where transformers 4 names no prefix.
         """
         bodies = (self.model.base_model, getattr(self.model, "model", self.model))
-        return next((body for body in bodies if body is not self.model and encodes(body)), self.model)
+        return next((body for body in bodies if body is not self.model and encoders_of(body)), self.model)
+
+    @cached_property
+    def encoders(self) -> Mapping[Kind, str]:
+        """Name of the method of `inner` that encodes, per kind that the model encodes."""
+        return encoders_of(self.inner)
 
     @cached_property
     def text_model(self) -> Any:
@@ -238,7 +247,7 @@ class Adapter(StreamedFrames, ABC):
     def placeholders(self) -> Mapping[Kind, int]:
         """Token id of the placeholder of a visual token, per kind that the model encodes."""
         named = named_placeholders(self.config)
-        return {kind: token for kind, token in named.items() if hasattr(self.inner, ENCODERS[kind])}
+        return {kind: token for kind, token in named.items() if kind in self.encoders}
 
     @abstractmethod
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
@@ -295,7 +304,7 @@ class Adapter(StreamedFrames, ABC):
         """
         kind = max(self.placeholders)
         pixels, *_ = demand(inputs, *self.vision_inputs[kind])
-        encode = getattr(self.inner, ENCODERS[kind])
+        encode = getattr(self.inner, self.encoders[kind])
         first, *others = inspect.signature(encode).parameters
         encoded = encode(**{first: pixels}, **{name: inputs[name] for name in others if name in inputs})
         features = torch.cat([part.flatten(0, -2) for part in features_of(encoded)])

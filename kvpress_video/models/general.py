@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from ..compressor.tensor_parallel import HeadSharding, sharding_of
 from ..errors import UnsupportedModelError
 from .base import Adapter, FramePixels, ImportanceSink, StandbySettings, named_placeholders
 from .findings import Feature, Findings, refusal
-from .items import ENCODERS, MediaItem, encodes
+from .items import MediaItem
 from .media_layout import item_grids
 from .text_layers import (
     CHUNKED,
@@ -85,7 +85,7 @@ class General(Adapter):
                 if inside
                 else "its generate() is not the token by token generation of transformers"
             )
-        if not encodes(self.inner):
+        if not self.encoders:
             raise CannotServe("it has neither get_image_features nor get_video_features")
         modules = self._modules
         others = set(self.layer_kinds) - {FULL} - self.left_alone
@@ -169,7 +169,7 @@ class General(Adapter):
         if self._findings is not None:
             return self._findings.placeholders
         found = named_placeholders(self.config)
-        masked = _masked_ids(self.inner, self.model.get_input_embeddings())  # type: ignore[operator]
+        masked = _masked_ids(self.inner, self.encoders, self.model.get_input_embeddings())  # type: ignore[operator]
         for kind in found.keys() & masked.keys():
             if masked[kind] not in (found[kind], found.get(Kind.IMAGE)):  # GLM writes the image's token for videos
                 raise CannotServe(
@@ -179,7 +179,7 @@ class General(Adapter):
         found |= masked
         if Kind.IMAGE in found:
             found.setdefault(Kind.VIDEO, found[Kind.IMAGE])
-        return {kind: found[kind] for kind in ENCODERS if kind in found and hasattr(self.inner, ENCODERS[kind])}
+        return {kind: found[kind] for kind in self.encoders if kind in found}
 
     def items(self, kind: Kind, arguments: Mapping[str, Any], features: Sequence[Tensor] | Tensor) -> list[MediaItem]:
         if MEDIA[kind] in self.refused:
@@ -207,7 +207,7 @@ class General(Adapter):
         raise refusal(self.model, feature, self.refused[feature])
 
 
-def _masked_ids(inner: Any, embedding: Any) -> dict[Kind, int]:
+def _masked_ids(inner: Any, kinds: Iterable[Kind], embedding: Any) -> dict[Kind, int]:
     """Return the token ids that `get_placeholder_mask` selects, per kind; empty if it has another signature."""
     call = getattr(inner, "get_placeholder_mask", None)
     if call is None or "token_id" in inspect.signature(call).parameters:
@@ -219,7 +219,6 @@ def _masked_ids(inner: Any, embedding: Any) -> dict[Kind, int]:
         masks = call(input_ids=ids, inputs_embeds=one.expand(1, ids.shape[1], 1), **features)
     except (ValueError, RuntimeError, TypeError, AttributeError):  # another form of mask
         return {}
-    kinds = [kind for kind, name in ENCODERS.items() if hasattr(inner, name)]
     masks = masks if isinstance(masks, tuple) else (masks,)
     found = {kind: mask.reshape(-1).nonzero().flatten().tolist() for kind, mask in zip(kinds, masks, strict=False)}
     return {kind: each[0] for kind, each in found.items() if len(each) == 1}

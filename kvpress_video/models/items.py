@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,16 @@ from torch import Tensor
 from ..compressor.entries import Grid, Kind
 from .frame_labels import FrameLabel
 
-ENCODERS: Mapping[Kind, str] = {Kind.IMAGE: "get_image_features", Kind.VIDEO: "get_video_features"}
-"""Methods of a model that encode, per kind."""
+_ENCODERS: Mapping[Kind, Sequence[str]] = {
+    Kind.IMAGE: ("get_image_features", "_extract_image_features"),  # the latter in code outside transformers
+    Kind.VIDEO: ("get_video_features",),
+}
 
 
-def encodes(module: Any) -> bool:
-    """Whether a module has a method that encodes images or videos."""
-    return any(hasattr(module, name) for name in ENCODERS.values())
+def encoders_of(module: Any) -> dict[Kind, str]:
+    """Return the name of the method of a module that encodes images or videos, per kind that it encodes."""
+    found = {kind: [name for name in names if hasattr(module, name)] for kind, names in _ENCODERS.items()}
+    return {kind: names[0] for kind, names in found.items() if names}
 
 
 def features_of(encoded: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..compressor.entries import Grid, Kind, UnknownGrid
 from ..errors import UnsupportedModelError
 
-_PATCH_COUNTS = ("grid_hw", "spatial_shapes", "target_sizes", "target_sizes_videos")
+_PATCH_COUNTS = ("grid_hw", "grid_hws", "spatial_shapes", "target_sizes", "target_sizes_videos")
 _SIZES = ("grid_thw", *_PATCH_COUNTS)
 
 

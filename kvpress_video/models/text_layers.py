@@ -11,7 +11,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from .cache_argument import CACHE, STATES
-from .items import encodes
+from .items import encoders_of
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT = frozenset({"linear_attention", "conv"})
@@ -37,9 +37,9 @@ def text_model_of(model: Any) -> Any:
         if below is decoder:
             break
         decoder = below
-    while encodes(decoder) and (inside := [*filter(None, (getattr(decoder, name, None) for name in _DECODERS))]):
+    while encoders_of(decoder) and (inside := [*filter(None, (getattr(decoder, name, None) for name in _DECODERS))]):
         decoder = inside[0]  # get_decoder() of transformers 4 stops at the module around it
-    if encodes(decoder):
+    if encoders_of(decoder):
         raise CannotServe(
             "its decoder encodes images itself, so that their embeddings cannot be told from those of text"
         )

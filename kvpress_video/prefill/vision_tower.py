@@ -16,7 +16,7 @@ from ..compressor.entries import Kind
 from ..errors import UnsupportedModelError
 from ..models.base import Adapter, FramePixels, StandbySettings
 from ..models.devices import device_of
-from ..models.items import ENCODERS, features_of
+from ..models.items import features_of
 from ..utils.method_patch import replaced
 from ..utils.timing import DeviceTimer
 from .shared import SharedPrefill
@@ -102,9 +102,8 @@ class VisionRecorder:
             if self._standby is not None:
                 for handle in self._adapter.watch_vision(self._standby, self._note_importance):
                     undo.callback(handle.remove)
-            for kind, name in ENCODERS.items():
-                if hasattr(self._adapter.inner, name):
-                    undo.enter_context(replaced(self._adapter.inner, name, partial(self._recorded, kind)))
+            for kind, name in self._adapter.encoders.items():
+                undo.enter_context(replaced(self._adapter.inner, name, partial(self._recorded, kind)))
             undo.callback(self.take)
             yield
 

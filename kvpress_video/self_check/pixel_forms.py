@@ -23,7 +23,7 @@ class Tower:
     """Signature and configuration of a vision tower.
 
     Attributes:
-        names: parameters of `get_image_features` or `get_video_features`.
+        names: parameters of the method that encodes.
         vision, config: configuration of the tower, and of the model.
         device, dtype: of its input.
         frames: frames of the item; 1 for an image.
@@ -97,8 +97,8 @@ class Tower:
 
 
 def _patch_rows(tower: Tower) -> Iterator[Arguments]:
-    """One sequence of patches, with `*_grid_thw`, or `*_grid_hw` for images."""
-    grid = tower.ending("grid_thw") or tower.ending("grid_hw")
+    """One sequence of patches, with `*_grid_thw`, or `*_grid_hw` and `*_grid_hws` for images."""
+    grid = tower.ending("grid_thw") or tower.ending("grid_hw") or tower.ending("grid_hws")
     if not grid:
         return
     step = tower.number("temporal_patch_size", "patch_temporal", or_else=1)
@@ -109,7 +109,7 @@ def _patch_rows(tower: Tower) -> Iterator[Arguments]:
         area, square = tower.patch**2, (tower.patch, tower.patch)
         for shape in ((tower.channels * step * area,), (tower.channels, *square), (tower.channels * area,),
                       (tower.channels, step, *square)):  # fmt: skip
-            patches = {tower.pixels: tower.made(count, *shape), grid: tower.table(size[grid.endswith("_hw") :])}
+            patches = {tower.pixels: tower.made(count, *shape), grid: tower.table(size["_hw" in grid :])}
             yield from (patches | places for places in tower.places(size))
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..models.general import General
-from ..models.items import ENCODERS
 from ..utils.method_patch import replaced
 from .prompts import PromptMaker
 from .trials import Disagreement, generated
@@ -63,6 +62,7 @@ def _entering(adapter: General, inputs: Mapping[str, Tensor]) -> tuple[Tensor, b
     with ExitStack() as undo:
         undo.callback(adapter.text_model.register_forward_pre_hook(note, with_kwargs=True).remove)
         for kind in adapter.placeholders:
-            undo.enter_context(replaced(adapter.inner, ENCODERS[kind], partial(noting, ENCODERS[kind])))
+            name = adapter.encoders[kind]
+            undo.enter_context(replaced(adapter.inner, name, partial(noting, name)))
         generated(adapter.model, inputs, inputs["input_ids"][:, :1])
     return seen[0], bool(encoders)

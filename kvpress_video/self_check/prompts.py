@@ -15,7 +15,7 @@ from torch import Tensor
 from ..compressor.entries import Grid, Kind
 from ..models.devices import device_of
 from ..models.general import General
-from ..models.items import ENCODERS, features_of
+from ..models.items import features_of
 from .pixel_forms import Tower, candidates, named
 
 _FRAMES = 3
@@ -121,7 +121,7 @@ def prompt_makers(adapter: General, kind: Kind, given: Mapping[str, Any]) -> Ite
     Raises:
         NoPrompt: the vision tower accepts no known input format.
     """
-    call = getattr(adapter.inner, ENCODERS[kind])
+    call = getattr(adapter.inner, adapter.encoders[kind])
     reason = ""
     names = inspect.signature(call).parameters
     mine = {name: given[name] for name in names if isinstance(given.get(name), Tensor)}

@@ -35,8 +35,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def spell(name: str, settings: dict[str, Any]) -> str:
-    """Write a name and settings as the text from which `parse` reads them, if they have one."""
-    written = ",".join(f"{key}={_spelled(value)}" for key, value in settings.items())
+    """Write a name and settings as the text from which `parse` reads them, if they have one; a preset is the first."""
+    written = ",".join(str(value) if key == PRESET else f"{key}={_spelled(value)}" for key, value in settings.items())
     return f"{name}:{written}" if written else name
 
 

@@ -49,6 +49,5 @@ def test_a_verdict_needs_an_interval_clear_of_zero(present: bool, fraction: floa
 
 
 def test_methods_are_spelled_as_cells_are() -> None:
-    assert (
-        spelled("infinipot-v:released") == "infinipot-v:tar_ratio=0.5,recent_ratio=0.25,pooling=False,entries=official"
-    )
+    assert spelled("tar:recent_ratio=.25") == "tar:recent_ratio=0.25"
+    assert spelled("infinipot-v:released") == "infinipot-v:released"

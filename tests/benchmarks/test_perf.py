@@ -64,6 +64,7 @@ def test_prefill_counts_operations_as_the_profiler_of_torch_does() -> None:
     assert counter.get_total_flops() == pytest.approx(prefill.flops(prefill.tokens) + unseen, rel=0.01)
 
 
+@pytest.mark.slow
 def test_decode_fills_the_room_with_conversations_and_no_more() -> None:
     found = list(program("decode")(TINY))
     assert [one.goal for one in found] == [Goal(10, least=True), None]

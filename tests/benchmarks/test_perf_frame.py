@@ -44,6 +44,7 @@ def test_operations_at_the_7b_shape_are_those_of_its_weights(figures: list[Figur
     assert linear < operations < 1.3 * linear
 
 
+@pytest.mark.slow
 def test_the_share_follows_from_bytes_operations_and_peak_rates(figures: list[Figure]) -> None:
     shares = {one.case.partition(",")[0]: one for one in figures if one.unit == "%"}
     assert set(shares) == set(METHODS)

@@ -67,6 +67,7 @@ def test_modes_are_measured_at_every_length_against_stock(modes: list[Figure]) -
         assert one.measured == one.raw["peak_bytes"] / 2**20, case
 
 
+@pytest.mark.slow
 def test_modes_hold_at_least_the_cache_that_they_leave(modes: list[Figure]) -> None:
     config = TINY.deep().model()[0].get_decoder().config
     width = config.hidden_size // config.num_attention_heads

@@ -105,6 +105,7 @@ def test_peers_compare_time_and_memory(found: list[Figure]) -> None:
         assert one.measured > 0, one
 
 
+@pytest.mark.slow
 def test_peers_evict_the_same_share(found: list[Figure]) -> None:
     assert set(ASKED_OF_US) == {("key-norm", "25%"), ("snapkv", "25%")}
     presses = peers_module.presses(stand_in(), TINY.model()[0])

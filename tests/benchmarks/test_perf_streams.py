@@ -43,6 +43,7 @@ def one(figures: list[Figure], what: str, case: str = "") -> Figure:
     return found
 
 
+@pytest.mark.slow
 def test_every_frame_of_the_stream_is_counted_once(stream: list[Figure]) -> None:
     speeds = [figure for figure in stream if figure.unit == "fps"]
     assert sum(figure.raw["frames"] for figure in speeds) == FRAMES
@@ -101,6 +102,7 @@ def test_operations_are_counted_as_linear_layers_and_attention_have_them(watch: 
     assert linear < watch.operations < 2 * linear
 
 
+@pytest.mark.slow
 def test_the_first_token_is_timed_from_the_question(answer: list[Figure], watch: LongStream) -> None:
     first = one(answer, "question to first token")
     assert first.measured == 1e3 * watch.points[-1].first_token > 0

@@ -22,6 +22,7 @@ from kvpress_video.benchmarks.streams.publish import (
     fill,
     memory,
     origin,
+    origins,
     work,
 )
 from kvpress_video.benchmarks.train.evaluate import answer, read_video
@@ -102,6 +103,7 @@ def test_the_way_goes_to_and_fro_without_a_cut() -> None:
         endless.path(9, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["recent", "full"])
 def test_a_stream_is_measured(method: str, early_clips: list[Clip]) -> None:
     budget = None if method == "full" else "32"
@@ -188,6 +190,16 @@ def test_tables_say_what_the_rows_say() -> None:
     assert answered.errors == {Cell("van", "16"): "too small"}
 
 
+def test_results_of_several_runs_are_one_table_in_the_given_order() -> None:
+    first = {cell: right for cell, right in RIGHT.items() if cell[0] != "recent"}
+    later = {("reversed:base=tar", "16"): RIGHT["recent", "16"], ("recent", "16"): RIGHT["recent", "16"]}
+    answered = Answered.read(result(first), result(later), order=["full", "recent", "infinipot-v"])
+    assert answered.methods == ["full", "recent", "infinipot-v", "reversed:base=tar"]
+    assert answered.difference("recent", "16", "memory") == Answered.read(result(RIGHT)).difference(
+        "recent", "16", "memory"
+    )
+
+
 def test_a_page_is_filled_where_it_says() -> None:
     page = "before\n<!-- one -->\nold\n<!-- /one -->\nafter <!-- two -->\n<!-- /two -->"
     filled = fill(page, "one", "new\n")
@@ -211,6 +223,8 @@ def test_streams_side_by_side() -> None:
     assert other.startswith("| recent, 1,024 positions | still |")
     made = [{"machine": "m", "versions": {"torch": "2"}, "revision": name} for name in ("a-dirty", "a-dirty", None)]
     assert origin(made) == "m; torch 2; revision a-dirty.\n\nm; torch 2; revision unknown.\n"
+    runs = [{**made[0], "settings": {"tar": {}, "reversed:base=tar": {}}}, {**made[2], "settings": {"van": {}}}]
+    assert origins(runs) == "tar, reversed: m; torch 2; revision a-dirty.\n\nvan: m; torch 2; revision unknown.\n"
 
 
 def test_the_figure_is_drawn(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_leaves_segments_where_rows_say(method: str, watch: Watch) -> None:
     model = model_of("qwen2_5_vl", "eager")

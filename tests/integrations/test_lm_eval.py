@@ -99,6 +99,7 @@ def one_by_one(model: KVPressVideoLM, requests: list[Instance]) -> list[str]:
     return [model.generate_until([request])[0] for request in requests]
 
 
+@pytest.mark.sampled
 def test_answers_are_those_of_a_plain_loop(
     evaluated: tuple[str, Any], world: list[Clip], bundled: tuple[Any, Any]
 ) -> None:

@@ -63,6 +63,7 @@ def otsu(head: PlainHead, keep: int, recent: int, alike: float) -> list[int]:
 SCENES = [footage(batch=2), thinned(footage(batch=2), 7, 36), thinned(footage(), 8, 40), thinned(footage(), 9, 20)]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("entries", SCENES, ids=["first pass", "later pass", "later pass, uneven", "few left"])
 @pytest.mark.parametrize(("recent", "alike"), [(8, 0.8), (2, 0.8), (0, 0.3), (0, 1.0)])
 @pytest.mark.parametrize("keep", [3, 14, 30])

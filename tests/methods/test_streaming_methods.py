@@ -411,6 +411,7 @@ def window_and_bank(
     return sorted(bank[:room]) + inside
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("step", [1, 2, 3])
 @pytest.mark.parametrize("per_frame", [1, 2, 5, 20])
 @pytest.mark.parametrize(("keep", "window"), [(48, 0.5), (57, 0.5), (40, 36), (100, 0.2)])
@@ -573,6 +574,7 @@ def test_queries_that_were_not_captured(name: str) -> None:
 # In a model
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "method", ["memory-bank", "hermes", "streammem", "detachable:scorer=van,window=0.6,per_frame=2"]

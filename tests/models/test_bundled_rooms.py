@@ -30,6 +30,7 @@ def test_it_is_a_small_stock_model_in_eval_mode(rooms_model: tuple[Any, Any]) ->
     assert (kv.bundled_path("rooms") / "model.safetensors").stat().st_size < 20_000_000
 
 
+@pytest.mark.slow
 def test_it_answers_nine_of_ten_questions_of_the_learnt_families(rooms_model: tuple[Any, Any], tmp_path: Path) -> None:
     model, processor = rooms_model
     benchmark = Rooms(count=4, frames=64, families="+".join(LEARNT))

@@ -65,6 +65,7 @@ def check(found: list[Any], expected: list[Any]) -> None:
     check_same(found[1:], expected[1:])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_the_same(method: str, spread: Any) -> None:
     check(compressed(spread, method), compressed(model_of(QWEN), method))
@@ -144,6 +145,7 @@ def served(model: Any) -> list[torch.Tensor]:
         return [answer(model, zoo.inputs(model_of(QWEN), [video_prompt(QWEN)])).logits]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("use", [told, forked, moved, several, served])
 def test_sessions_and_deployments(use: Callable[[Any], list[torch.Tensor]], spread: Any) -> None:
     check_same(use(spread), use(model_of(QWEN)))

@@ -249,6 +249,7 @@ def check(name: str, shares: list[dict[str, Any]], whole: dict[str, Any]) -> Non
         assert [each.get(name) for name in same] == [expected.get(name) for name in same]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", RUNS)
 def test_processes_keep_what_one_keeps(method: str, shares: list[dict], whole: dict) -> None:
     check(f"split {method}", shares, whole)

@@ -45,6 +45,7 @@ def moved(model: Any, inputs: dict[str, Tensor], changed: dict[str, Tensor]) -> 
     return (after - before).abs().amax(dim=-1)
 
 
+@pytest.mark.sampled
 def test_a_left_padded_batch_equals_its_rows_alone(model: Any) -> None:
     prompts = zoo.default_prompts(model.config.model_type)
     tokens, logits = generate(model, prompts)

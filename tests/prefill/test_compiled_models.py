@@ -46,9 +46,8 @@ def test_compiled_model_is_patched(model: Any, budget: int | str, when: str) -> 
         assert model._compiled_call_impl is not None
 
 
-@pytest.mark.parametrize(
-    "part", [*(pytest.param(part, marks=pytest.mark.slow) for part in ("text model", "vision tower")), "decoder layers"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["text model", "vision tower", "decoder layers"])
 def test_compiled_parts(model: Any, part: str) -> None:
     video, text = prompts(model)
     with kv.compress(model, "snapkv", 16):

@@ -31,6 +31,7 @@ def hooks_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", [fail, interrupt])
 @pytest.mark.parametrize("budget", [BUDGET, "40%"])
 @pytest.mark.parametrize(

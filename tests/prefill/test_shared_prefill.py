@@ -31,6 +31,7 @@ def alone_and_shared(
     return one.report, other.report
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_every_method_gets_what_it_would_get_alone(family: str) -> None:
     model = model_of(family)
@@ -42,6 +43,7 @@ def test_every_method_gets_what_it_would_get_alone(family: str) -> None:
     assert once.reused >= len(METHODS) - 4  # the first, and those that ask with probes of three lengths
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_batches_of_different_prompts_and_moved_positions(attention: str, positions: str) -> None:

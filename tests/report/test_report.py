@@ -251,6 +251,7 @@ def test_the_heatmap_shows_every_task_of_the_methods_best_first() -> None:
     assert [text.get_text() for text in quarter.texts][4:8] == ["0.50", "0.60", "0.70", "0.60"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("draw", [draw_curves, draw_pareto, draw_heatmap])
 @pytest.mark.parametrize(
     "lines", [sweep(["a", "b"]), [], [unmeasured("a", "50%")]], ids=["sweep", "none", "unmeasured"]

@@ -58,6 +58,7 @@ ALSO = (
 )  # of kinds that others show
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "model_type", [pytest.param(each, marks=[pytest.mark.slow] * (each in ALSO)) for each in OFFERED]
 )
@@ -82,6 +83,7 @@ def found_layers(found: kv.Inspection) -> int:
     return len(found.layers["full_attention"])
 
 
+@pytest.mark.slow
 def test_a_model_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     look = check._found
@@ -97,6 +99,7 @@ def test_a_model_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(runs) == 3
 
 
+@pytest.mark.slow
 def test_leaves_no_trace_on_the_model() -> None:
     model = tiny("llava")
     answer(model, prompt_of(model))  # transformers notes things on its first call
@@ -130,6 +133,7 @@ def _whole(module: Any, states: torch.Tensor, position_ids: torch.Tensor) -> Any
     return _ROTARY(module, states, position_ids.long())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "seen"),
     [
@@ -260,6 +264,7 @@ def test_settings_that_a_tower_requires_come_from_the_configuration(monkeypatch:
     assert set(given) == {model.config.vision_feature_select_strategy}
 
 
+@pytest.mark.slow
 def test_inputs_are_looked_at_after_an_earlier_check() -> None:
     model = tiny("llava")
     assert kv.inspect(model).adapter == "general"
@@ -268,6 +273,7 @@ def test_inputs_are_looked_at_after_an_earlier_check() -> None:
     assert kv.inspect(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}).adapter == "general"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "own",
     [{"stop_strings": ["x"]}, {"num_return_sequences": 2, "do_sample": True}, {"cache_implementation": "static"}],
@@ -290,6 +296,7 @@ def test_a_model_with_a_dedicated_adapter_is_described_too(bundled: tuple[Any, A
     assert "layers: full_attention 0-" in str(found)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("model_type", "refused"), [("qwen3_omni_moe_thinker", set()), ("molmo2", {"chunks", "queries", *MOVES})]
 )

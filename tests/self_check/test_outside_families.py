@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 from generation import answer
-from outside_families import Forgetful, OutsideModel, OwnGenerate, WithoutGenerate, outside
+from outside_families import Forgetful, OtherNames, OutsideModel, OwnGenerate, WithoutGenerate, outside
 from transformers import PreTrainedModel
 from unknown_families import prompt_of
 
@@ -14,11 +14,16 @@ import kvpress_video as kv
 pytestmark = pytest.mark.skipif(transformers.__version__.startswith("4."), reason="generate() of transformers 5")
 
 
-def test_a_tower_that_demands_coordinates_is_served() -> None:
-    model = outside(OutsideModel)
+@pytest.mark.parametrize(
+    ("family", "argument"),
+    [(OutsideModel, "patch_positions"), (OtherNames, "image_grid_hws")],
+    ids=["a tower that demands coordinates", "names of Kimi-VL"],
+)
+def test_a_model_that_passes_is_served(family: type[PreTrainedModel], argument: str) -> None:
+    model = outside(family)
     assert kv.inspect(model).adapter == "general"
     inputs = prompt_of(model)
-    assert "patch_positions" in inputs
+    assert argument in inputs
     stock = answer(model, inputs, eos_token_id=None)
     for budget, apart in (("100%", 0), (5, 1)):
         with kv.compress(model, "van", budget) as run:

@@ -38,6 +38,7 @@ def same_caches(found: kv.VideoSession, wanted: kv.VideoSession) -> None:
     assert found.turns == wanted.turns
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("family", "positions"), PLACED)
 def test_a_batch_answers_as_each_would_alone(family: str, positions: Any) -> None:
     together, alone = (

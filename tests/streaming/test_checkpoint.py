@@ -39,6 +39,7 @@ def folder(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", SESSIONS)
 def test_another_process_continues_as_this_one_would(name: str, folder: Path, bundled: Any) -> None:
     session = lived(*bundled, **SESSIONS[name])
@@ -231,6 +232,7 @@ def state(session: kv.VideoSession) -> tuple[dict[str, torch.Tensor], Any]:
 COPIED = ("keep", "full", "banked")  # buffers with room, buffers that grow under rescaled positions, buffers elsewhere
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", COPIED)
 @pytest.mark.parametrize("moves", ["original", "fork"])
 def test_a_fork_goes_its_own_way(name: str, moves: str, bundled: Any) -> None:

@@ -92,6 +92,7 @@ def test_a_turn_is_taken_back_after_a_rescaling() -> None:
 # --- Answers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", [fail, interrupt])
 @pytest.mark.parametrize(
     ("owner", "name", "number"),

@@ -83,6 +83,7 @@ print("survived", path.stat().st_size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as POSIX does")
 def test_kill_minus_nine_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CRASHES, str(tmp_path)]

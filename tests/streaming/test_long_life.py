@@ -54,6 +54,7 @@ def _check_flat(sizes: list[tuple[int, int, int]]) -> None:
     assert max(facts) - min(facts) < 2500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", STREAMED[:1])
 def test_a_thousand_frames(family: str, tmp_path: Path) -> None:
     _check_flat(_live(family, 1000, tmp_path / "a.kvv"))

@@ -57,6 +57,7 @@ def told(session: kv.VideoSession) -> tuple[list[Tensor], list[Any], dict[str, T
     return logits, seen, state(session)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("method", "positions"), [("detachable", "keep"), ("van", "keep"), *((method, "compact") for method in METHODS)]
 )
@@ -88,6 +89,7 @@ def test_banks_of_every_family(family: str) -> None:
     check_same(found[2], found[0])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("bank", AWAY)
 def test_no_copy_is_read_early_or_overwritten_before_it_was_read(bank: str, lane: CopyStream) -> None:
     for method in ("detachable", "van", "average-pooling"):

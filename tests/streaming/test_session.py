@@ -321,6 +321,7 @@ def _forms(frames: Any) -> dict[str, Callable[[kv.VideoSession], None]]:
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("form", _forms(footage(1)))
 def test_the_form_and_grouping_of_frames_make_no_difference(form: str) -> None:
     frames = footage(30)
@@ -421,6 +422,7 @@ def test_a_question_that_is_not_kept_leaves_no_trace(method: str, budget: Any, o
     check_same(usage_of(asked), usage_of(silent))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("method", "budget", "options"), OPTIONS)
 @pytest.mark.parametrize("waiting", [0, 3])
 def test_a_fork_goes_its_own_way(method: str, budget: Any, options: dict[str, Any], waiting: int) -> None:

@@ -70,6 +70,7 @@ BAD_TIMES: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", [*BAD_FRAMES, *BAD_TIMES])
 def test_a_refused_push_leaves_the_session_unchanged(what: str) -> None:
     session, other = tiny(), tiny()

@@ -113,6 +113,7 @@ def _words(session: kv.VideoSession) -> Tensor:
 STORIES = ["aa", "vaa", "vaaa", "ava", "vava", "vavaa", "aavvaava", "vavava", "vaavaavaa", "vavavavava", "avavaaava"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("story", STORIES)
 @pytest.mark.parametrize("family", SOME_QUICK)
@@ -395,6 +396,7 @@ def _full(**options: Any) -> kv.VideoSession:
     return before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("bank", ["device", *AWAY])
 def test_questions_are_answered_for_ever_inside_a_budget_of_bytes(positions: Any, bank: str) -> None:
@@ -478,6 +480,7 @@ def test_turns_that_leave_for_frames_leave_nothing_even_if_that_is_too_few(posit
 # --- What fails, what is taken back, copies and files -----------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", [fail, interrupt])
 @pytest.mark.parametrize(
     ("owner", "name", "number"),
@@ -557,6 +560,7 @@ def test_frames_after_a_turn_that_was_taken_back() -> None:
     assert session.session.turns == silent.session.turns
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", SOME_QUICK)
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 def test_sessions_whose_turns_left_are_saved_and_copied(family: str, positions: Any, tmp_path: Path) -> None:
@@ -598,6 +602,7 @@ def _check_batch(fresh: Callable[[], list[kv.VideoSession]], family: str = QWEN)
     return together
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", ONE_A_KIND)
 def test_turns_of_a_batch_leave_as_each_would_alone(family: str) -> None:
     def fresh() -> list[kv.VideoSession]:
@@ -610,6 +615,7 @@ def test_turns_of_a_batch_leave_as_each_would_alone(family: str) -> None:
     assert [len(session.turns) for session in together] == [0, 1, 2]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 def test_turns_of_a_batch_leave_a_budget_of_bytes_as_each_would_alone(positions: Any) -> None:
     def fresh() -> list[kv.VideoSession]:
@@ -682,6 +688,7 @@ def _flat(points: Sequence[Any]) -> None:
         assert size < points[0][-1] * 1.1 + 2048
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("frames_every", [None, 1])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 def test_sixty_questions_take_no_more_than_ten(positions: Any, frames_every: int | None, tmp_path: Path) -> None:

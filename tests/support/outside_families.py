@@ -101,6 +101,58 @@ class OutsideModel(PreTrainedModel, GenerationMixin):
         return prepared
 
 
+class OtherNamesConfig(OutsideConfig):
+    """Names the placeholder as Kimi-VL does."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.media_placeholder_token_id = self.__dict__.pop("image_token_id")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model_type": self.model_type, "media_placeholder_token_id": self.media_placeholder_token_id}
+
+
+class OtherNames(PreTrainedModel, GenerationMixin):
+    """Names the method that encodes and the sizes of images as Kimi-VL does."""
+
+    config_class = OtherNamesConfig
+    _supports_sdpa = True
+
+    def __init__(self, config: OutsideConfig) -> None:
+        super().__init__(config)
+        self.visual = Tower()
+        self.language_model = LlamaForCausalLM(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def _extract_image_features(self, pixel_values: Tensor, image_grid_hws: Tensor) -> Tensor:
+        places = [torch.cartesian_prod(torch.arange(1), *map(torch.arange, size)) for size in image_grid_hws.tolist()]
+        return self.visual(pixel_values, image_grid_hws, torch.cat(places))
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        pixel_values: Any = None,
+        image_grid_hws: Any = None,
+        inputs_embeds: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        if pixel_values is not None and input_ids.shape[1] > 1:
+            features = self._extract_image_features(pixel_values, image_grid_hws)
+            where = (input_ids == self.config.media_placeholder_token_id)[..., None].expand_as(embedded)
+            embedded = embedded.masked_scatter(where, features)
+        return self.language_model(inputs_embeds=embedded, **kwargs)
+
+
 class Forgetful(OutsideModel):
     """Takes a cache, even an empty one, for a sign that the image has been read."""
 
@@ -138,4 +190,4 @@ class WithoutGenerate(PreTrainedModel):
 def outside(family: type[PreTrainedModel]) -> Any:
     """Make a model of random weights."""
     torch.manual_seed(0)
-    return family(OutsideConfig()).eval()
+    return family(family.config_class()).eval()

@@ -58,6 +58,7 @@ def executor(request: pytest.FixtureRequest) -> Callable[..., Executor]:
     return EXECUTORS[request.param]
 
 
+@pytest.mark.sampled
 def test_every_cell_has_its_outcome_and_a_failed_cell_ends_nothing(executor: Callable, tmp_path: Path) -> None:
     """The outcomes are independent of the executor."""
     failed = Failure(Cell("m1", "10%"), "b", "ValueError: this cell alone")
@@ -71,6 +72,7 @@ def test_no_tasks_need_no_worker(executor: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_tasks_are_taken_when_they_are_assigned(executor: Callable, tmp_path: Path) -> None:
     """So clips can be generated on the way."""
     taken: list[Task] = []
@@ -145,6 +147,7 @@ def test_the_end_of_a_process_is_described(target: Callable, argument: int, died
     assert processes._next_event(processes._Child(process, ours)) == died
 
 
+@pytest.mark.sampled
 def test_a_factory_that_raises_ends_the_sweep_with_its_error(executor: Callable) -> None:
     """Another attempt would raise again."""
     with pytest.raises(SweepError, match="There is no such model"):
@@ -229,6 +232,7 @@ def test_an_error_of_the_tasks_iterable_ends_all_workers(tmp_path: Path) -> None
     assert pool.alive() == 0
 
 
+@pytest.mark.slow
 def test_workers_share_cores_and_devices_and_end_when_closed_early(tmp_path: Path) -> None:
     """Even in the middle of a cell."""
     plan = {("m1", clip): "hang" for clip in "ab"}

@@ -198,10 +198,19 @@ def test_what_means_the_same_is_one_cell() -> None:
     ]
 
 
-def test_a_preset_equals_its_settings() -> None:
-    written = "infinipot-v:tar_ratio=0.5,recent_ratio=0.25,pooling=False,entries=official"
+def test_a_preset_keeps_its_name_and_equals_its_settings() -> None:
+    written = "infinipot-v:recent_ratio=0.25,tar_ratio=0.5,pooling=False,entries=official"
     grid = make_grid(methods=["infinipot-v:released", {"infinipot-v:released": None}, written], budgets="25%")
-    assert grid.methods == (written,)
+    assert grid.methods == ("infinipot-v:released",)
+
+
+@pytest.mark.parametrize(
+    "value", ["infinipot-v:released,recent_ratio=0.25,pooling=True", {"infinipot-v:released": {"pooling": True}}]
+)
+def test_settings_given_along_with_a_preset_follow_its_name(value: object) -> None:
+    [method] = make_grid(methods=[value], budgets="25%").methods
+    assert method == "infinipot-v:released,pooling=True"
+    assert make_method(method) == make_method("infinipot-v", recent_ratio=0.25, pooling=True, entries="official")
 
 
 def test_the_full_cache_alone_needs_no_budget() -> None:

@@ -626,6 +626,7 @@ def _measured(folder: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_whole_answers_and_the_rest_can_be_added(tmp_path: Path) -> None:
     """Some kills come while the store is created, some after a few more answers."""
     draw = random.Random(0)

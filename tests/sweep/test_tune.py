@@ -149,6 +149,9 @@ def test_settings_are_tried_around_their_defaults_and_at_presets() -> None:
     assert canonical("infinipot-v:tar_ratio=0.3", {"recent_ratio": 0.125, "pooling": True}) == (
         "infinipot-v:tar_ratio=0.3,pooling=True"
     )
+    assert canonical("infinipot-v", {"recent_ratio": 0.25, "entries": "official"}) == "infinipot-v:released"
+    assert canonical("infinipot-v:pooling=variation", {"tar_ratio": 0.5}) == "infinipot-v:pooling=variation"
+    assert canonical("infinipot-v:released", {"entries": "tracked"}) == "infinipot-v:recent_ratio=0.25"
 
 
 def test_proposals_repeat_for_a_seed_and_never_within_one() -> None:
@@ -166,8 +169,8 @@ def test_proposals_repeat_for_a_seed_and_never_within_one() -> None:
     assert len(set(first)) == len(first)
     assert first[:4] == [
         "infinipot-v",
-        "infinipot-v:pooling=variation",
-        "infinipot-v:recent_ratio=0.25,entries=official",
+        "infinipot-v:paper",
+        "infinipot-v:released",
         "snapkv",
     ]
 

@@ -49,12 +49,14 @@ def ask(request: pytest.FixtureRequest, bundled: tuple[Any, Any], clips: list[Cl
     return ways[request.param]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("question", "message"), BAD_QUESTIONS)
 def test_what_is_no_question_is_refused(ask: Ask, question: Any, message: str) -> None:
     with pytest.raises(kv.QuestionError, match=message.replace("|", r"\|").replace("?", r"\?")):
         ask(question, max_new_tokens=2)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("count", BAD_COUNTS)
 def test_what_is_no_length_of_an_answer_is_refused(ask: Ask, count: Any) -> None:
     with pytest.raises(kv.BudgetError, match="max_new_tokens must be a whole number above zero, got"):

@@ -70,6 +70,7 @@ def test_another_build_that_loads_is_left_alone(tmp_path: Path) -> None:
     assert child(DEFINED, path=path) == "False False"
 
 
+@pytest.mark.slow
 def test_nothing_is_done_where_it_is_absent_or_loaded(tmp_path: Path) -> None:
     assert child(f"import sys; sys.modules['torchvision'] = None\n{DEFINED}") == "False True"
     path = torchvision(tmp_path, "0.28.0+cu999", code="")

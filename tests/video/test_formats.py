@@ -143,6 +143,7 @@ def test_enough_files_are_written() -> None:
     assert sum(file.codec in av.codecs_available for file in FILES.values()) >= 40
 
 
+@pytest.mark.sampled
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FILES)
 def test_every_frame_has_its_number_and_its_time(name: str, tmp_path: Path) -> None:
@@ -156,6 +157,7 @@ def test_every_frame_has_its_number_and_its_time(name: str, tmp_path: Path) -> N
     assert video.fps == pytest.approx(count / video.duration)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FILES)
 def test_frames_out_of_the_middle_are_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames after a seek equal those decoded from the beginning."""

@@ -17,7 +17,7 @@ from ...models.devices import parse_device
 from ...models.loading import check_folder
 from ...prefill.options import Labels, Positions, Prefill, Stage
 from ...utils.model_names import BUNDLED_NAMES, DTYPES, MODEL_SETTINGS, check_bundled, check_setting
-from ...utils.named_settings import parse, spell
+from ...utils.named_settings import PRESET, parse, spell
 from ..benchmark import BENCHMARKS
 
 _PLACEMENTS = ("device", "device_map")
@@ -73,11 +73,11 @@ def _plugin(plugins: Registry[Any]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         name, settings = _parsed(value, plugins.declared.what)
         try:
-            settings = plugins.expanded(name, settings)
             plugins.make(name, **settings)
         except _RAISED as error:
             raise InvalidValueError(str(error), name, *_blamed_setting(str(error), settings)) from error
-        return _canonical(name, settings, [field.name for field in fields(plugins.get(name))])
+        order = [PRESET, *(field.name for field in fields(plugins.get(name)))]
+        return _canonical(name, plugins.contracted(name, settings), order)
 
     return check
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...compressor.registry import METHODS, make_method
 from ...errors import KVPressVideoError
-from ...utils.named_settings import parse, spell
+from ...utils.named_settings import PRESET, parse, spell
 
 Choices = Mapping[str, tuple[Any, ...]]
 """The values to try of each setting that has several, the default first."""
@@ -50,10 +50,17 @@ def preset_points(method: str) -> list[dict[str, Any]]:
 
 
 def canonical(method: str, settings: Mapping[str, Any]) -> str:
-    """Write a method with settings; those at their defaults are left out, the others stand in the class's order."""
+    """Write a method with settings; those at their defaults are left out, the others stand in the class's order.
+
+    A preset that equals the settings is written in their place, unless the text gives settings of its own.
+    """
     name, given = parse(method)
     made = make_method(name)
     chosen = {**METHODS.expanded(name, given), **settings}
+    presets = made.presets if given.keys() <= {PRESET} else {}
+    for preset, held in presets.items():
+        if make_method(name, **held) == make_method(name, **chosen):
+            return spell(name, {PRESET: preset})
     order = [field.name for field in fields(made)]
     return spell(name, {key: chosen[key] for key in order if key in chosen and chosen[key] != getattr(made, key)})
 
