@@ -41,10 +41,10 @@ class Budget:
         if isinstance(self.amount, bool) or not isinstance(self.amount, Real):
             raise BudgetError(f"The amount of a budget is a number, got {self.amount!r}.")
         if not 0 < self.amount < _MOST:
-            limit, got = (
-                ("below 2**63", "more") if self.amount >= _MOST else ("above zero", f"{self.amount} {self.unit}")
-            )
-            raise BudgetError(f"A budget must be {limit}, got {got}.")
+            if self.amount >= _MOST:
+                raise BudgetError("A budget must be below 2**63.")
+            unit = "of the visual tokens" if self.unit == "ratio" else self.unit
+            raise BudgetError(f"A budget must be above zero, got {self.amount!s:.40} {unit}.")
         if self.unit == "ratio" and self.amount > 1:
             raise BudgetError(f"A ratio cannot exceed 100%, got {self}. Leave compression off to keep everything.")
 
@@ -64,7 +64,7 @@ class Budget:
 
     @classmethod
     def parse_cap(cls, value: BudgetLike) -> Budget:
-        """Parse the budget of an endless stream, in visual entries or bytes.
+        """Parse a budget that caps an endless stream or a server: visual entries or bytes.
 
         Args:
             value: as in `parse`, but no ratio.
@@ -74,7 +74,7 @@ class Budget:
         """
         parsed = cls._parsed(value, _CAPS)
         if parsed.unit == "ratio":
-            raise BudgetError(f"{parsed} does not cap an endless stream: give a number of visual entries, or bytes.")
+            raise BudgetError(f"{parsed} is not a cap: give a budget of visual entries or bytes, e.g. {_CAPS}.")
         return parsed
 
     @classmethod

@@ -1,6 +1,6 @@
-"""The door: `compress(model, method, budget)` around the stock `generate()`.
+"""`compress(model, method, budget)` around the stock `generate()`.
 
-One file for what a call returns and takes, most of which is documentation.
+This file holds the arguments and results of a call; most of it is documentation.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Compression:
 
     @property
     def what(self) -> str:
-        """The class of the model, the method and the budget, as text."""
+        """Class of the model, method and budget, as text."""
         return f"{type(self._adapter.model).__name__}: {self._asked['method']} at {self._asked['asked']}"
 
     def __enter__(self) -> Compression:

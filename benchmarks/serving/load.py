@@ -23,8 +23,8 @@ from typing import Any
 
 import httpx
 
-from kvpress_video.models.loading import BUNDLED_FOLDERS
 from kvpress_video.utils.formatting import format_bytes
+from kvpress_video.utils.model_names import BUNDLED_FOLDERS
 
 from ..publishing.provenance import provenance, write_result
 from ..world import make_clip

@@ -6,7 +6,7 @@ import argparse
 
 from ..budget import UNCOMPRESSED
 from .common import DONE, cache_options, load_model, model_options, progress_steps, quiet, whole_number
-from .names import check_methods
+from .names import check_methods, check_model
 from .parsers import Commands, add_command
 
 
@@ -46,6 +46,7 @@ def add(commands: Commands) -> None:
 
 def _ask(options: argparse.Namespace) -> int:
     check_methods(options.method)
+    check_model(options.model)
     quiet()
     from ..budget import Budget
     from ..compressor.registry import make_method

@@ -81,7 +81,8 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load the model and processor that `model_options` choose."""
-    from ..models.loading import BUNDLED, load_named
+    from ..models.loading import load_named
+    from ..utils.model_names import BUNDLED
 
     how = {"device": options.device, "dtype": options.dtype, "attention": options.attention}
     return load_named(options.model or BUNDLED, **how)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from .common import DONE, load_model, model_options, progress, quiet
-from .names import check_methods
+from .names import check_methods, check_model
 from .parsers import Commands, add_command
 
 
@@ -42,6 +42,7 @@ def add(commands: Commands) -> None:
 
 def _look(options: argparse.Namespace) -> int:
     check_methods(options.methods)
+    check_model(options.model)
     quiet()
     from ..budget import Budget
     from ..compressor.registry import make_method

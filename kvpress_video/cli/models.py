@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .common import DONE, WRONG, load_model, model_options, quiet
+from .names import check_model
 from .parsers import Commands, add_command
 
 
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def _models(options: argparse.Namespace) -> int:
+    check_model(options.model)
     quiet()
     from ..self_check.inspection import inspect
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..utils.entry_points import BENCHMARKS, METHODS, EntryPoints
+from ..utils.model_names import BUNDLED, check_bundled, check_setting
 from ..utils.named_settings import parse, split_list
 
 
@@ -22,6 +23,28 @@ def check_benchmarks(text: str | None) -> None:
         UnknownNameError: no installed package declares a benchmark of that name.
     """
     _check(BENCHMARKS, text)
+
+
+def check_model(name: str | None) -> None:
+    """Check the name of a bundled model; folders and hub names are checked where models are loaded.
+
+    Raises:
+        UnknownNameError: there is no such bundled model.
+    """
+    check_bundled(name or BUNDLED)
+
+
+def check_models(text: str | None) -> None:
+    """Check the names of bundled models and of settings in a list of models.
+
+    Raises:
+        UnknownNameError: there is no such bundled model or setting.
+    """
+    for member in split_list(text or ""):
+        name, settings = parse(member)
+        check_bundled(name)
+        for setting in settings:
+            check_setting(setting)
 
 
 def _check(known: EntryPoints, text: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnknownNameError
 from .common import DONE, load_model, model_options, quiet, whole_number
-from .names import check_methods
+from .names import check_methods, check_model
 from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def add(commands: Commands) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     check_methods(options.method)
+    check_model(options.model)
     quiet()
     try:
         import fastapi  # noqa: F401
@@ -145,9 +146,9 @@ def _serve(options: argparse.Namespace) -> int:
             "Serving needs FastAPI, uvicorn and prometheus-client: pip install 'kvpress-video[serve]'."
         ) from error
     from ..budget import Budget
-    from ..models.loading import BUNDLED
     from ..serving.server.addresses import HostRules
     from ..serving.server.settings import ServerSettings, read_keys
+    from ..utils.model_names import BUNDLED
 
     if options.port > _LARGEST_PORT:
         raise UnknownNameError(f"Ports end at {_LARGEST_PORT}, not at {options.port}.")

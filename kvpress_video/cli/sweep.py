@@ -20,7 +20,7 @@ from .common import (
     whole_number,
 )
 from .interrupts import INTERRUPTED
-from .names import check_benchmarks, check_methods
+from .names import check_benchmarks, check_methods, check_models
 from .parsers import Commands, add_command, wide_option
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def add(commands: Commands) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     check_methods(options.methods)
     check_benchmarks(options.benchmarks)
+    check_models(options.models)
     quiet()
     grid = _grid(options)
     from ..errors import unknown_name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .common import DONE, print_tables, probability, progress_steps, quiet, whole_number
 from .interrupts import INTERRUPTED
-from .names import check_benchmarks, check_methods
+from .names import check_benchmarks, check_methods, check_models
 from .parsers import Commands, add_command
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def add(commands: Commands) -> None:
 def _tune(options: argparse.Namespace) -> int:
     check_methods(options.methods)
     check_benchmarks(options.benchmark)
+    check_models(options.model)
     quiet()
     from ..sweep.tune.text import line_to_paste, notes, table
     from ..sweep.tune.tuner import tune

@@ -14,7 +14,8 @@ from rich.progress import track
 from ..budget import Budget
 from ..compression import Compression, Report, check_achieved, compress
 from ..models.devices import device_of
-from ..models.loading import MODEL_SETTINGS, load_named
+from ..models.loading import load_named
+from ..utils.model_names import MODEL_SETTINGS
 from ..video.prompt import encode, prompt_text
 from ..video.reader import Video
 from ..video.resolution import frame_pixels

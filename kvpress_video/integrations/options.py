@@ -13,8 +13,8 @@ from ..budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget, BudgetLike
 from ..cache.quantization import Quantization
 from ..compressor.registry import make_method, method_class
 from ..errors import BudgetError, UnknownNameError, unknown_name
-from ..models.loading import BUNDLED
 from ..prefill.options import Labels, Positions, Prefill, Stage
+from ..utils.model_names import BUNDLED
 from ..utils.named_settings import parse
 
 logger = logging.getLogger(__name__)

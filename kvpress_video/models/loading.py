@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UnknownNameError, unknown_name
+from ..utils.model_names import BUNDLED_FOLDERS, BUNDLED_NAMES, DTYPES, check_bundled, check_setting
 from ..utils.named_settings import parse
 from .devices import check_device
 
@@ -94,16 +95,6 @@ def check_folder(path_or_name: str | Path) -> None:
         raise UnknownNameError(f"There is no model folder {path}: check the path.")
 
 
-BUNDLED = "bundled"
-BUNDLED_FOLDERS = {"qwen2_5_vl": "bundled", "qwen3_vl": "bundled_qwen3_vl", "rooms": "bundled_rooms"}
-"""Folders in `kvpress_video/data`, by the name of their model."""
-BUNDLED_NAMES = {BUNDLED: "qwen2_5_vl", **{f"{BUNDLED}-{name}": name for name in BUNDLED_FOLDERS}}
-"""Bundled models by the names that stand for them among folders and hub names."""
-DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
-MODEL_SETTINGS = ("device", "dtype", "attention", "device_map")
-"""Settings that `load` takes, and that may follow a model's name in a text."""
-
-
 def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model by name, in eval mode, and its processor.
 
@@ -114,6 +105,7 @@ def load_named(name: str, **how: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
     Raises:
         UnknownNameError: there is no such model.
     """
+    check_bundled(name)
     return load(bundled_path(BUNDLED_NAMES[name]) if name in BUNDLED_NAMES else name, **how)
 
 
@@ -129,8 +121,7 @@ def load_model(text: str, device: str | None = None) -> tuple[PreTrainedModel, P
     """
     name, settings = parse(text)
     for setting in settings:
-        if setting not in MODEL_SETTINGS:
-            raise unknown_name(f"setting of the model {name}", setting, MODEL_SETTINGS)
+        check_setting(setting)
     if "device_map" not in settings:
         settings = {"device": device, **settings}
     return load_named(name, **settings)

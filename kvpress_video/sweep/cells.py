@@ -10,8 +10,8 @@ from typing import Any
 from ..budget import Budget
 from ..cache.quantization import UNQUANTIZED
 from ..compressor.registry import make_method
-from ..models.loading import BUNDLED
 from ..prefill.options import Labels, Positions, Prefill, Stage, resolved_prefill
+from ..utils.model_names import BUNDLED
 from .benchmark import Clip
 
 

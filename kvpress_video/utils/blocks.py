@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_LEAST, _STRETCHES = 2**16, 14  # numbers in a stretch at the least, else so many stretches
+_LEAST, _STRETCHES = 2**16, 14  # minimum numbers per block, maximum number of larger blocks
 
 
 def iter_fp32_blocks(states: Tensor, unit: int = 1) -> Iterator[tuple[slice, Tensor]]:
-    """Successive entries of (batch, kv_heads, n, dim) and where they are: `unit`, or a multiple of it, at once.
+    """Yield blocks of entries of (batch, kv_heads, n, dim) with their slices; a block is a multiple of `unit` entries.
 
-    They come as fp32, in memory that the next ones are written to; what is chosen by them has no gradient.
+    Blocks are fp32, in memory that is reused for the next one; selections based on them have no gradient.
     """
     states = states.detach()
     batch, heads, length, width = states.shape

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Handle a Ctrl-C inside the block when the block ends; in the main thread only, which alone receives signals."""
+    """Defer a Ctrl-C inside the block until the block ends; only in the main thread, which receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,7 +30,7 @@ def defer_sigint() -> Iterator[None]:
 
 @contextmanager
 def entered(contexts: Iterable[AbstractContextManager[Any]]) -> Iterator[None]:
-    """Enter contexts, and leave them again, without a Ctrl-C halfway through either."""
+    """Enter and leave contexts, each without being interrupted halfway by Ctrl-C."""
     with ExitStack() as undo:
         with defer_sigint():
             for context in contexts:
@@ -53,7 +53,7 @@ def model_lock(model: Any) -> Any:
 
 
 def under_lock(lock: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a call that waits for a lock and holds it."""
+    """Wrap a function so that it holds a lock."""
 
     @functools.wraps(call)
     def locked(*args: Any, **kwargs: Any) -> Any:

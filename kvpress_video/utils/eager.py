@@ -1,4 +1,4 @@
-"""Run modules without `torch.compile` for a while."""
+"""Run modules temporarily without `torch.compile`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def uncompiled(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let modules on which `compile()` was called run eagerly inside the context."""
+    """Context manager that runs modules eagerly on which `compile()` was called."""
     calls = [(module, module._compiled_call_impl) for module in modules if module._compiled_call_impl is not None]
     try:
         for module, _ in calls:

@@ -1,4 +1,4 @@
-"""Size, time and a sampled hash of a file, by which a later change is noticed."""
+"""Size, time and a sampled hash of a file, to detect later changes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TypedDict
 
 _BLOCKS, _BLOCK = 16, 2**16
 _WHOLE = _BLOCKS * _BLOCK
-"""A file up to the size of all blocks is hashed whole, of a larger one as many blocks at equal distances."""
+"""A file up to this size is hashed whole; of a larger one, the same number of evenly spaced blocks is hashed."""
 
 
 class FileState(TypedDict):
-    """What is recorded of a file.
+    """The recorded state of a file.
 
     Attributes:
         size: size in bytes.
-        mtime: when it was last written, in nanoseconds.
-        sha256: of its size and sampled blocks, the first 16 digits.
+        mtime: time of the last write, in nanoseconds.
+        sha256: first 16 digits of the hash of its size and sampled blocks.
     """
 
     size: int
@@ -44,7 +44,9 @@ def file_state(path: Path) -> FileState:
 
 
 def same_content(before: FileState, now: FileState) -> bool | None:
-    """Compare two states of a file: None if it was written again and only its samples are known to be equal."""
+    """Return whether two states of a file have the same content; None if it was rewritten and only its samples are
+    equal.
+    """
     if (before["size"], before["sha256"]) != (now["size"], now["sha256"]):
         return False
     return True if before["mtime"] == now["mtime"] or now["size"] <= _WHOLE else None

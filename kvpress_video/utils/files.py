@@ -22,7 +22,7 @@ _NAME_BYTES = 200  # of the target's name in a temporary name, which may take 25
 
 @contextmanager
 def atomic_write(path: Path, *, mode: int | None = None, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path whose file replaces `path` once the block ends without an error.
+    """Yield a temporary path whose file replaces `path` if the block ends without an error.
 
     An existing file keeps its permissions and owner; a symlink stays one, and its target is replaced. Temporary files
     of the same target whose writers were killed are removed.
@@ -60,11 +60,10 @@ def atomic_write(path: Path, *, mode: int | None = None, durable: bool = False) 
 
 
 def check_target(path: Path) -> None:
-    """Check that a file may be written, before the work whose result goes there; its folder need not exist.
+    """Check in advance that a result can be written to a file; its folder need not exist.
 
     Raises:
-        OSError: `path` is a folder, a device or a pipe, has an impossible name, or lies in no folder that may be
-            written.
+        OSError: `path` is a folder, a device or a pipe, has an invalid name, or is not in a writable folder.
     """
     if kind := irregular_kind(path):
         raise OSError(errno.EINVAL, f"It is {kind}, not a regular file", str(path))
@@ -77,20 +76,20 @@ def check_target(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it.
+    """Make a folder and its parents.
 
     Raises:
-        OSError: it cannot be made; `filename` is `path` or the one above it that is in the way.
+        OSError: it cannot be made; `filename` is `path` or the parent that prevents it.
     """
     _existing(path)
     path.mkdir(parents=True, exist_ok=True)
 
 
 def irregular_kind(path: Path) -> str | None:
-    """Describe a path that exists and is no regular file; None for a regular file or a free name.
+    """Describe a path that exists and is not a regular file; None for a regular file or a free name.
 
     Raises:
-        OSError: the path cannot be looked up: it is too long, holds a NUL character, or is not accessible.
+        OSError: the path cannot be looked up: it is too long, contains a NUL character, or is not accessible.
     """
     found = _existing(path)
     if found is None or stat.S_ISREG(found.st_mode):
@@ -109,7 +108,7 @@ def _existing(path: Path) -> os.stat_result | None:
 
 @contextmanager
 def _created(scratch: Path, mode: int) -> Iterator[None]:
-    """Create a file and hold its lock, which shows that its writer is alive; remove any remains at the end."""
+    """Create a file and hold its lock, which shows that its writer is alive; remove leftovers at the end."""
     try:
         descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
         with os.fdopen(descriptor) as lock:
@@ -148,9 +147,9 @@ def _alive(process: int) -> bool:
 
 
 def _take_over(existing: os.stat_result, scratch: Path) -> None:
-    """Give a file the owner and the permissions of another."""
+    """Copy the owner and permissions of a file to another."""
     if os.name == "posix":
-        with suppress(OSError):  # only root may give files away
+        with suppress(OSError):  # only root may change the owner
             os.chown(scratch, existing.st_uid, existing.st_gid)
     scratch.chmod(stat.S_IMODE(existing.st_mode))
 

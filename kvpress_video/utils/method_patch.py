@@ -1,4 +1,4 @@
-"""Replace a method on one object for a while."""
+"""Replace a method of one object temporarily."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ Method = Callable[..., Any]
 class ReplacedMethod:
     """The stand-in for a method of one object.
 
-    A deep copy of the object gets the method that stood there before, bound to the copy: a copy must not call back into
-    the original.
+    A deep copy of the object gets the previous method, bound to the copy, so that it does not call into the original.
     """
 
     def __init__(self, owner: Any, name: str, stock: Method, call: Method) -> None:
@@ -38,7 +37,7 @@ class ReplacedMethod:
         return MethodType(getattr(type(self._owner), self._name), owner)
 
     def restore(self) -> None:
-        """Put the object's own method back."""
+        """Restore the object's own method."""
         delattr(self._owner, self._name)
         if self._instance_attribute is not None:
             setattr(self._owner, self._name, self._instance_attribute)
@@ -46,12 +45,12 @@ class ReplacedMethod:
 
 @contextmanager
 def replaced(owner: Any, name: str, wrap: Callable[[Method], Method]) -> Iterator[None]:
-    """Replace `owner.name` inside the context; `torch.compile` does not trace into the replacement.
+    """Context manager that replaces `owner.name`; `torch.compile` does not trace into the replacement.
 
     Args:
-        owner: the object; its class stays as it is.
+        owner: the object; its class is unchanged.
         name: name of the method.
-        wrap: makes the replacement from the bound method that stands there now.
+        wrap: makes the replacement from the current bound method.
     """
     stock = getattr(owner, name)
     stand_in = ReplacedMethod(owner, name, stock, torch.compiler.disable(wrap(stock)))

@@ -7,5 +7,5 @@ from typing import Any
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, of Python or numpy; true and false are none."""
+    """Whether a value is a whole number of Python or numpy, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)

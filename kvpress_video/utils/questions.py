@@ -11,15 +11,15 @@ _PLACEHOLDERS = ("image_token", "video_token", "audio_token")
 
 
 def check_question(processor: Any, text: Any, what: str = "question") -> None:
-    """Check that a model reads a text as text alone.
+    """Check that a model reads a text as plain text.
 
     Args:
-        processor: the model's.
+        processor: processor of the model.
         text: text to check.
         what: noun for the text, for messages.
 
     Raises:
-        QuestionError: it is no text, cannot be encoded as UTF-8, or contains a special token of the model, such as the
+        QuestionError: it is not text, cannot be encoded as UTF-8, or contains a special token of the model, such as the
             placeholder of a video.
     """
     if not isinstance(text, str):
@@ -54,10 +54,10 @@ def special_tokens(processor: Any) -> set[str]:
 
 
 def check_new_tokens(count: Any) -> None:
-    """Check the longest answer to generate.
+    """Check the maximum length of an answer.
 
     Raises:
-        BudgetError: it is no whole number above zero.
+        BudgetError: it is not a whole number above zero.
     """
     if not is_whole(count) or count < 1:
         raise BudgetError(f"max_new_tokens must be a whole number above zero, got {count!r:.80}.")

@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster for the length of a context."""
+"""Connect to a Ray cluster within a context."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _SECONDS_TO_CONNECT = 5
 
 @contextmanager
 def connected(ray: Any, address: str | None, error: type[KVPressVideoError]) -> Iterator[None]:
-    """Connect, unless this process is connected already; a Ray that is started here ends with the context.
+    """Context manager that connects, unless this process is already connected; a Ray started here ends with the
+    context.
 
     Args:
         ray: the module.
         address: as in `ray.init`; by default the cluster of `RAY_ADDRESS` or of this machine, or else a new one.
-        error: raised where there is no cluster at the address, or this process is connected to another.
+        error: raised if there is no cluster at the address, or this process is connected to another.
     """
     if ray.is_initialized():
         here = ray.get_runtime_context().gcs_address

@@ -1,4 +1,4 @@
-"""What stock cache layers hold of keys and values."""
+"""Dtypes and sizes of keys and values in stock cache layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds spent on a device, without making it wait until they are read."""
+"""Timing of work on a device, which waits for the device only when times are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class DeviceTimer:
-    """Adds up stretches of work by name: on the device's own clock where it is a GPU, else on the wall's."""
+    """Accumulates the seconds of work by name, measured by GPU events or else by the wall clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -20,7 +20,7 @@ class DeviceTimer:
 
     @contextmanager
     def timing(self, what: str) -> Iterator[None]:
-        """Count what happens inside."""
+        """Context manager that times its block."""
         if self._device.type == "cuda":
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             before.record(torch.cuda.current_stream(self._device))
@@ -33,13 +33,13 @@ class DeviceTimer:
             self._seconds[what] += time.perf_counter() - started
 
     def take(self, what: str) -> float:
-        """The seconds counted under a name since they were last taken; waits for the device."""
+        """Return the seconds under a name since the last call; waits for the device."""
         events = self._events.pop(what, [])
         if events:
             events[-1][1].synchronize()
         return self._seconds.pop(what, 0.0) + sum(before.elapsed_time(after) / 1e3 for before, after in events)
 
     def clear(self) -> None:
-        """Forget what was counted."""
+        """Reset all times."""
         self._seconds.clear()
         self._events.clear()

@@ -30,17 +30,17 @@ class _BeforeTorchvision(MetaPathFinder):
 
 
 def repair_when_imported() -> None:
-    """Call `repair_torchvision` right before torchvision is imported, by whomever, and import nothing until then."""
+    """Call `repair_torchvision` directly before the first import of torchvision, and import nothing until then."""
     if "torchvision" not in sys.modules:
         sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def repair_torchvision() -> None:
-    """Let a later `import torchvision` succeed where only its compiled operators are missing.
+    """Make a later `import torchvision` succeed if only its compiled operators are missing.
 
     The compiled library of torchvision does not load with a torch of another build, and its import then fails on two
     operators that it describes to torch without having defined them. HuggingFace's video processors use neither.
-    Nothing is imported; nothing is done where torchvision is absent, loaded, or of torch's own build.
+    Nothing is imported, and nothing is done if torchvision is absent, loaded, or of torch's own build.
     """
     import torch
 

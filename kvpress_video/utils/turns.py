@@ -1,4 +1,4 @@
-"""Calls of one model from several threads: they take turns, and the end waits for calls in progress."""
+"""Serialised calls of one model from several threads; the end waits for calls in progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL = 0.01
 class Turns:
     """Serialises the calls of some methods of a model while they are replaced.
 
-    Stock models and hooks keep state of the call in flight, so that calls of several threads would mix.
+    Stock models and hooks keep state of the current call, so concurrent calls would interfere.
     """
 
     def __init__(self, lock: Any, finished: Callable[[str], None] | None = None) -> None:
@@ -26,18 +26,18 @@ class Turns:
 
         Args:
             lock: lock of the model, held during each call.
-            finished: called with the name of a method after each outermost call, in its turn.
+            finished: called with the name of a method after each outermost call, before the next turn.
         """
         self._lock = lock
         self._finished = finished
         self._known = WeakSet(threading.enumerate())
         self._owner: int | None = None
-        self._begun = 0  # calls that have or wait for their turn
+        self._begun = 0  # calls in progress or waiting
         self._ending = self._ended = False
         self._changed = threading.Condition()
 
     def serialised(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Return the wrapper of a method for `replaced`; nested calls belong to the turn of the outermost."""
+        """Return the wrapper of a method for `replaced`; nested calls belong to the outermost one's turn."""
 
         def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
             def in_turn(*args: Any, **kwargs: Any) -> Any:
@@ -57,10 +57,9 @@ class Turns:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End the turns: wait for the calls that were begun, and hold back later ones until the context is left.
+        """End the turns: wait for calls in progress, and block later ones until the context is left.
 
-        Threads that were started since, and have made no call yet, get a second to make their first. An interrupt
-        (Ctrl-C) ends the wait.
+        Threads started since that have made no call yet get a second to make their first. Ctrl-C ends the wait.
 
         Raises:
             CacheError: this thread is in the middle of a call.

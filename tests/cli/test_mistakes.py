@@ -152,6 +152,8 @@ def test_output_that_cannot_be_written_ends_without_a_traceback(output: str | No
         (["serve", "--method", "infinipot"], "infinipot-v"),
         (["run", "--method", "recnt", "--budget", "9", "--", "true"], "recent"),
         (["methods", "recnt"], "recent"),
+        (["sweep", "--models", "bundled:dtyp=float32"], "dtype"),
+        (["ask", "clip.mp4", "What?", "--model", "bundled-qwen3vl"], "bundled-qwen3_vl"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
 )

@@ -12,12 +12,12 @@ import pytest
 
 import kvpress_video as kv
 from kvpress_video.compressor import FIDELITIES
-from kvpress_video.compressor.registry import METHODS, method_class
-from kvpress_video.utils.entry_points import is_own
+from kvpress_video.compressor.registry import method_class
+from kvpress_video.utils.entry_points import METHODS, is_own
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 ROWS = {each.name: each for each in kv.list_methods()}
-POINTS: dict[str, EntryPoint] = METHODS._found()
+POINTS: dict[str, EntryPoint] = METHODS.found()
 OURS = [name for name in ROWS if is_own(POINTS[name])]
 README = (CARDS / "README.md").read_text()
 

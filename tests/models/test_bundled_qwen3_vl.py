@@ -11,8 +11,9 @@ import torch
 import transformers
 
 import kvpress_video as kv
-from kvpress_video.models.loading import BUNDLED_FOLDERS, load_bundled, load_model
+from kvpress_video.models.loading import load_bundled, load_model
 from kvpress_video.sweep.benchmark import same_words
+from kvpress_video.utils.model_names import BUNDLED_FOLDERS
 from kvpress_video.video.prompt import prepare
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from servers import serving  # noqa: E402
     ("options", "reason"),
     [
         (["--host", "0.0.0.0"], "give API keys"),
-        (["--budget", "25%"], "needs a budget of visual entries or bytes"),
+        (["--budget", "25%"], "25% is not a cap: give a budget of visual entries or bytes"),
         (["--method", "no-such-method"], "Unknown method"),
         (["--method", "full"], "keeps everything"),
         (["--memory", "20"], "a size such as 20GiB"),

@@ -48,7 +48,7 @@ FACTS: dict[str, tuple[str, Any, str]] = {
     "a ratio for a budget": (
         "session.recipe.budget",
         "25%",
-        "facts.session.recipe: 25% does not cap an endless stream",
+        "facts.session.recipe: 25% is not a cap",
     ),
     "a budget of 400 digits": ("session.recipe.budget", "9" * 400, r"facts.session.recipe: A budget must be below 2"),
     "a budget of 300 digits": ("session.recipe.budget", "9" * 300, r"facts.session.recipe: A budget must be below 2"),

@@ -146,8 +146,8 @@ def test_frames_that_the_processor_refuses_leave_the_session_as_it_was(bundled: 
     ("arguments", "error", "what"),
     [
         ({"method": "infinipot-v"}, kv.BudgetError, "'infinipot-v' needs a budget"),
-        ({"budget": "25%"}, kv.BudgetError, "25% does not cap an endless stream"),
-        ({"budget": 0.5}, kv.BudgetError, "50% does not cap an endless stream"),
+        ({"budget": "25%"}, kv.BudgetError, "25% is not a cap: give a budget of visual entries or bytes"),
+        ({"budget": 0.5}, kv.BudgetError, "50% is not a cap"),
         (
             {"budget": 0},
             kv.BudgetError,

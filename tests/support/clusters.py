@@ -19,9 +19,10 @@ from typing import Any
 from PIL import Image
 from servers import settings
 
-from kvpress_video.models.loading import BUNDLED, load_named
+from kvpress_video.models.loading import load_named
 from kvpress_video.serving.server.claims import claimant
 from kvpress_video.serving.server.membership import members
+from kvpress_video.utils.model_names import BUNDLED
 
 QUESTION = "What was the first shape to flash?"
 

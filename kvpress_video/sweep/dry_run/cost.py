@@ -18,8 +18,9 @@ from ...compressor.routing import checked_routing
 from ...errors import KVPressVideoError, UnknownNameError, UnsupportedModelError
 from ...models import adapter_for, has_dedicated_adapter
 from ...models.base import Adapter
-from ...models.loading import BUNDLED_NAMES, bundled_path, check_folder
+from ...models.loading import bundled_path, check_folder
 from ...prefill.options import PrefillOptions, check_budget, check_supported, label_share, usual_chunk
+from ...utils.model_names import BUNDLED_NAMES
 from ...utils.named_settings import parse
 from ..cells import Cell, Setup, prefill_of, probe_of
 

@@ -14,8 +14,9 @@ from ...cache.quantization import canonical
 from ...compressor.registry import METHODS, Registry
 from ...errors import KVPressVideoError, UnknownNameError, check_choice, unknown_name
 from ...models.devices import parse_device
-from ...models.loading import BUNDLED_NAMES, DTYPES, MODEL_SETTINGS, check_folder
+from ...models.loading import check_folder
 from ...prefill.options import Labels, Positions, Prefill, Stage
+from ...utils.model_names import BUNDLED_NAMES, DTYPES, MODEL_SETTINGS, check_bundled, check_setting
 from ...utils.named_settings import PRESET, parse, spell
 from ..benchmark import BENCHMARKS
 
@@ -97,13 +98,13 @@ def _model(value: Any) -> str:
     if len(placed := [setting for setting in _PLACEMENTS if setting in settings]) > 1:
         raise UnknownNameError(f"Give one of {', '.join(placed)} to {name!r}, not several.")
     if name not in BUNDLED_NAMES:
+        check_bundled(name)
         check_folder(name)
     return _canonical(name, settings, MODEL_SETTINGS)
 
 
 def _check_model_setting(setting: str, value: Any) -> None:
-    if setting not in MODEL_SETTINGS:
-        raise unknown_name("setting of a model", setting, MODEL_SETTINGS)
+    check_setting(setting)
     if not isinstance(value, str):
         raise UnknownNameError(f"The setting {setting!r} of a model takes a string, got {value!r}.")
     if setting == "dtype" and value not in DTYPES:
