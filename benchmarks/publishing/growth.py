@@ -7,6 +7,7 @@ python -m kvpress_video.benchmarks.publishing.growth sweeps/rooms-budgets
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,14 +25,17 @@ ALPHA = 0.05
 
 
 def accuracies(rows: Sequence[Row], falls: Sequence[FallWithBudget]) -> str:
-    """Format the accuracy of each method over both cameras, a column for each budget, and its clearest fall."""
+    """Format the accuracy of each method over both cameras, a column for each budget, and its clearest fall.
+
+    A dash marks budgets that a method refuses.
+    """
     clearest = {fall.method: fall for fall in falls}
     methods = list(dict.fromkeys(row.cell.method for row in rows if row.cell.method != UNCOMPRESSED))
     budgets = list(dict.fromkeys(row.cell.budget for row in rows if row.cell.method != UNCOMPRESSED))
     table = [["method", *budgets, "clearest fall"]]
     for method in methods:
         found = [[row for row in rows if (row.cell.method, row.cell.budget) == (method, budget)] for budget in budgets]
-        means = [short(Sample.of(each, levels(each[0].cell.benchmark)).accuracy().mean) for each in found]
+        means = [_mean(each) if each else "–" for each in found]
         table.append([method, *means, _described(clearest.get(method))])
     return markdown_table(table, 1) + "\n"
 
@@ -42,8 +46,12 @@ def outcome(falls: Sequence[FallWithBudget], methods: int, clips: int) -> str:
     return f"Of {methods} methods on {clips} clips, these lose accuracy when their budget grows: {lost or 'none'}.\n"
 
 
+def _mean(rows: Sequence[Row]) -> str:
+    return short(Sample.of(rows, levels(rows[0].cell.benchmark)).accuracy().mean)
+
+
 def _described(fall: FallWithBudget | None) -> str:
-    if fall is None:
+    if fall is None or fall.difference.mean >= 0:
         return "none"
     return f"{interval(fall.difference, '+')} from {fall.smaller} to {fall.larger}, p {probability(fall.p)}"
 
@@ -57,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     findings = Findings.read(options.sweep)
     write_results(findings, options.results)
-    falls = falls_with_budget(findings.rows, alpha=1.0)
+    falls = falls_with_budget(findings.rows, alpha=math.inf)
     methods = {row.cell.method for row in findings.rows} - {UNCOMPRESSED}
     clips = len({row.clip for row in findings.rows})
     texts = {

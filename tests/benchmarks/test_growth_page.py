@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from kvpress_video.benchmarks.publishing.growth import accuracies, outcome
 from sweep_rows import rows
 
@@ -21,11 +23,12 @@ def test_a_fall_is_named_with_its_budgets_and_growth_is_not() -> None:
     answered = (
         at("tar", "50%", 0.5, 2) + at("tar", "25%", 0.25, 3) + at("van", "50%", 0.5, 4) + at("van", "25%", 0.25, 3)
     )
-    falls = falls_with_budget(answered, alpha=1.0)
+    answered += at("otsu", "50%", 0.5, 4)  # refuses 25%
+    falls = falls_with_budget(answered, alpha=math.inf)
     lines = accuracies(answered, falls).splitlines()
     assert lines[0] == "| method | 50% | 25% | clearest fall |"
     assert lines[2].startswith("| tar | .50 | .75 | -.25 ")
     assert lines[2].endswith("from 25% to 50%, p <.001 |")
-    assert lines[3] == "| van | 1.00 | .75 | none |"
+    assert lines[3:] == ["| van | 1.00 | .75 | none |", "| otsu | 1.00 | – | none |"]
     assert outcome(falls, 2, CLIPS).endswith("lose accuracy when their budget grows: `tar`.\n")
     assert outcome([], 2, CLIPS) == "Of 2 methods on 16 clips, these lose accuracy when their budget grows: none.\n"
