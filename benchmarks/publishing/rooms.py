@@ -7,20 +7,17 @@ python -m kvpress_video.benchmarks.publishing.rooms sweeps/rooms
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 
 from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
-from kvpress_video.report.ranking import accuracy_of, finished
-from kvpress_video.sweep.results.export import encode, write
-from kvpress_video.sweep.stats.summary import SummaryRow, records
+from kvpress_video.report.ranking import accuracy_of, budgets_of, finished
+from kvpress_video.sweep.stats.summary import SummaryRow
 
-from .sweep import SHOWN, fill_files, table
+from .sweep import SHOWN, fill_files, table, write_results
 
 NEAR = 0.02
 """Distance from the accuracy of the full cache within which a method counts as equal to it."""
@@ -34,7 +31,7 @@ def spread(lines: Sequence[SummaryRow]) -> str:
         "| budget | camera | full | mean | median | standard deviation | within .02 of full |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for budget in dict.fromkeys(line.budget for line in done if line.method != UNCOMPRESSED):
+    for budget in budgets_of(done):
         for group, full in whole.items():
             found = [
                 accuracy_of(line)
@@ -47,14 +44,6 @@ def spread(lines: Sequence[SummaryRow]) -> str:
                 f"| {near} of {len(found)} |"
             )
     return "\n".join(rows) + "\n"
-
-
-def joined(summaries: Iterable[Sequence[SummaryRow]]) -> list[SummaryRow]:
-    """Join the summaries of sweeps; of a cell that several sweeps ran, the first one counts."""
-    found: dict[tuple[str, str, str], SummaryRow] = {}
-    for line in chain.from_iterable(summaries):
-        found.setdefault((line.group, line.method, line.budget), line)
-    return list(found.values())
 
 
 def families(lines: Sequence[SummaryRow]) -> str:
@@ -71,17 +60,14 @@ def families(lines: Sequence[SummaryRow]) -> str:
 def main() -> None:
     """Publish the sweep named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "sweeps", type=Path, nargs="+", help="folders of finished sweeps of other cells on the same clips"
-    )
+    parser.add_argument("sweep", type=Path, help="folder of a finished sweep")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rooms"))
     parser.add_argument("--page", type=Path, default=Path("docs/rooms.md"))
     parser.add_argument("--picture", type=Path, default=Path("docs/rooms-accuracy.svg"))
     options = parser.parse_args()
-    found = [Findings.read(sweep) for sweep in options.sweeps]
-    lines = joined([each.summary for each in found])
-    write(options.results / "summary.csv", encode(records(lines), "csv"))
-    write(options.results / "sweeps.json", (json.dumps([each.plan for each in found], indent=1) + "\n").encode())
+    findings = Findings.read(options.sweep)
+    lines = findings.summary
+    write_results(findings, options.results)
     draw_curves([line for line in lines if line.method in (*SHOWN, "reconstruction", UNCOMPRESSED)], options.picture)
     fill_files({options.page: {"results": table(lines), "spread": spread(lines), "families": families(lines)}})
 

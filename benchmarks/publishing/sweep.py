@@ -14,7 +14,7 @@ from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.errors import BenchmarkError
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
-from kvpress_video.report.ranking import accuracy_of, finished
+from kvpress_video.report.ranking import accuracy_of, budgets_of, finished
 from kvpress_video.sweep.results.export import encode, write
 from kvpress_video.sweep.stats.summary import SummaryRow, records
 from kvpress_video.sweep.stats.text import markdown
@@ -29,7 +29,7 @@ def table(lines: Sequence[SummaryRow]) -> str:
     """Format overall accuracy: a row per method, a column per group and budget, the best of each column in bold."""
     found = {(line.method, line.group, line.budget): f"{accuracy_of(line):.2f}" for line in finished(lines)}
     groups = sorted({group for _, group, _ in found}, reverse=True)
-    budgets = list(dict.fromkeys(line.budget for line in lines if line.method != UNCOMPRESSED))
+    budgets = budgets_of(lines)
     columns = [(group, budget) for group in groups for budget in budgets]
     methods = list(dict.fromkeys(line.method for line in lines))
     rivals = [method for method in methods if method != UNCOMPRESSED]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvpress_video.benchmarks.publishing.rooms import families, joined, spread
+from kvpress_video.benchmarks.publishing.rooms import families, spread
+from kvpress_video.benchmarks.publishing.sweep import table
 from summary_rows import line, whole
 
 
@@ -11,9 +12,10 @@ def test_the_spread_is_over_methods_without_the_full_cache() -> None:
     assert spread(lines).splitlines()[-1] == "| 25% | still | 0.90 | 0.53 | 0.50 | 0.346 | 1 of 3 |"
 
 
-def test_the_first_of_several_sweeps_counts() -> None:
-    first, second = [whole(0.9), line("tar", mean=0.8)], [whole(0.7), line("tar", "12.5%", mean=0.6)]
-    assert joined([first, second]) == [*first, second[1]]
+def test_budgets_are_ordered_by_size_in_whatever_order_they_ran() -> None:
+    lines = [whole(0.9), *(line(method, at) for at in ("12.5%", "50%", "25%") for method in ("tar", "van"))]
+    assert table(lines).splitlines()[0] == "| method | still 50% | still 25% | still 12.5% |"
+    assert [row.split(" |")[0] for row in spread(lines).splitlines()[2:]] == ["| 50%", "| 25%", "| 12.5%"]
 
 
 def test_families_are_those_of_the_full_cache() -> None:
