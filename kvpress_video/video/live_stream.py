@@ -1,17 +1,20 @@
 """Read a live stream (RTSP or HLS) frame by frame, in a separate process that a malicious stream may crash.
 
 The process runs `serve`. It reads one line of JSON, then writes one line of JSON and the pixels of each sampled frame,
-and a last line with the reason of the end.
+and a last line with the reason of the end. It ends once its standard input closes, as it does when its parent ends.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from threading import Thread
+from time import monotonic
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -75,17 +78,17 @@ class LiveStream:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(program(__name__, "serve"), stdin=pipe, stdout=pipe, start_new_session=True)
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as request:
-            request.write(json.dumps(asked).encode() + b"\n")
+        with suppress(BrokenPipeError):  # it has ended, which the first frame finds
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
         self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process.wait()
+        with self._process:  # closes its pipes, and waits for its end
+            pass
 
     def kill(self) -> None:
         """Kill the process, from any thread. A frame in transfer is lost."""
@@ -156,16 +159,24 @@ def serve() -> None:
 
     reply = sys.stdout.buffer
     asked = json.loads(sys.stdin.buffer.readline())
+    Thread(target=_end_with_parent, daemon=True).start()
     limit_memory(asked["memory"])
     end: dict[str, Any] = {"end": True}
     try:
         for time, frame in _taken(asked):
             _send(reply, {"time": time, "shape": frame.shape}, frame)
+    except av.error.ExitError:
+        end = {"error": _nothing_came(asked["patience"])}
     except av.error.FFmpegError as error:
         end = {"error": error.strerror or type(error).__name__}
     except (VideoError, MemoryError) as error:
         end = {"error": str(error) or "its frames take more memory than allowed"}
     _send(reply, end)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def _send(pipe: IO[bytes], head: dict[str, Any], frame: NDArray[np.uint8] | None = None) -> None:
@@ -192,9 +203,34 @@ def _taken(asked: dict[str, Any]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
             raise VideoError("it has no video.")
         stream = container.streams.video[0]
         stream.codec_context.options = {"max_pixels": most}
-        for frame in container.decode(stream):
-            if frame.time is None or (time := pace(frame.time)) is None:
+        for frame in _decoded(container, stream, asked["patience"]):
+            if (time := pace(frame.time)) is None:
                 continue
             height, width = size = size or scaled_size(frame.height, frame.width, asked["max_pixels"])
             rgb: Any = scale.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC).to_ndarray()
             yield time, rgb
+        if size is None:
+            raise VideoError("it ended before a frame with a time.")
+
+
+def _decoded(container: Any, stream: Any, patience: float) -> Iterator[Any]:
+    """Decode the frames that have times. Damaged packets are skipped, as long as frames come.
+
+    Raises:
+        VideoError: none came for `patience` seconds.
+    """
+    from av.error import InvalidDataError
+
+    latest = monotonic()
+    for packet in container.demux(stream):
+        with suppress(InvalidDataError):
+            for frame in packet.decode():
+                if frame.time is not None:
+                    yield frame
+                    latest = monotonic()  # the consumer's time does not count
+        if monotonic() - latest > patience:
+            raise VideoError(_nothing_came(patience))
+
+
+def _nothing_came(patience: float) -> str:
+    return f"no frame of it came for {patience:g} seconds."

@@ -13,6 +13,7 @@ pytest.importorskip("fcntl")
 
 from kvpress_video.serving.server.held_files import HeldFile, is_held, told
 from kvpress_video.serving.server.served_session import Lost, Progress
+from kvpress_video.serving.server.session_files import SessionFiles
 
 HOLD = """
 import pathlib, sys, time
@@ -69,3 +70,15 @@ def test_a_deleted_file_is_free(tmp_path: Path) -> None:
 )
 def test_what_is_lost(saved: Progress, reached: Progress, lost: Lost | None) -> None:
     assert Lost.between(saved, reached) == lost
+
+
+def test_files_that_are_not_a_servers_are_kept(tmp_path: Path) -> None:
+    """Only what a killed server has not finished, or no longer holds, is removed."""
+    name = f"sess_{'0' * 32}"
+    left = [f"{name}.kvv", f"{name}.lock", f".{name}.kvv.123.0123abcd.tmp", "server_0123456789ab.lock"]
+    others = ["session.0.kvv", "stream.lock", "sess_1.kvv", "server.lock", ".stream.kvv.123.0123abcd.tmp"]
+    for file in (*left, *others):
+        (tmp_path / file).touch()
+    (tmp_path / "server_folder.lock").mkdir()
+    SessionFiles(tmp_path).close()
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "server_folder.lock"}

@@ -117,8 +117,9 @@ def test_a_websocket(client: Any, bundled: Any, footage: Any) -> None:
             live.send_bytes(png(frame, "WEBP"))
             told = live.receive_json()
         assert told["frames"] == len(footage)
-        live.send_text("no JSON")
-        assert live.receive_json()["error"]["type"] == "invalid_request_error"
+        for text in ("no JSON", "[" * 100_000, "[]", "5"):
+            live.send_text(text)
+            assert live.receive_json()["error"]["type"] == "invalid_request_error"
         live.send_bytes(b"no picture")
         assert live.receive_json()["error"]["code"] == "invalid_image"
         live.send_json({"question": QUESTIONS[0], "max_tokens": 16})

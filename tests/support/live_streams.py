@@ -40,10 +40,17 @@ class _Quiet(SimpleHTTPRequestHandler):
 def hls_server(folder: Path) -> Iterator[str]:
     """Serve a clip as an HLS playlist with segments of a second; yield its URL."""
     grey_clip(folder / "live.m3u8", hls_time="1", hls_list_size="0")
+    with http_server(folder) as url:
+        yield f"{url}/live.m3u8"
+
+
+@contextmanager
+def http_server(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder; yield its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/live.m3u8"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

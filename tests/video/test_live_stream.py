@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_streams import hls_server, rtsp_server
+from live_streams import grey_clip, hls_server, http_server, rtsp_server
 
 from kvpress_video.errors import VideoError
 from kvpress_video.video.live_stream import LiveStream, Pace
@@ -48,6 +51,66 @@ def test_a_stream_that_sends_nothing_more_can_be_ended(tmp_path: Path) -> None:
         with pytest.raises(VideoError, match="the stream ended"):
             read(stream)
     assert time.monotonic() - begun < 20
+
+
+def test_a_stream_that_stalls_is_told(tmp_path: Path) -> None:
+    with (
+        rtsp_server(tmp_path, endless=True) as url,
+        LiveStream(url, 2.0, patience=2.0) as stream,
+        pytest.raises(VideoError, match="no frame of it came for 2 seconds"),
+    ):
+        read(stream)
+
+
+def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
+    """Its stream has stalled, so it writes nothing, and would not notice a closed pipe."""
+    code = (
+        "import sys, time; from kvpress_video.video.live_stream import LiveStream; stream = LiveStream(sys.argv[1]); "
+        "stream.frame(); print(stream._process.pid, flush=True); time.sleep(60)"
+    )
+    with rtsp_server(tmp_path, endless=True) as url:
+        parent = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE)
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+        parent.communicate()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and is_running(child):
+            time.sleep(0.05)
+        assert not is_running(child)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_damaged_packets_are_skipped(tmp_path: Path) -> None:
+    grey_clip(tmp_path / "whole.ts")
+    with http_server(tmp_path) as url:
+        content = bytearray((tmp_path / "whole.ts").read_bytes())
+        for place in np.random.default_rng(0).integers(len(content) // 2, len(content) * 3 // 4, 200):
+            if place % 188 > 12:  # the headers of packets stay whole
+                content[place] ^= 0xFF
+        (tmp_path / "damaged.ts").write_bytes(content)
+        with LiveStream(f"{url}/damaged.ts", 8.0) as stream:
+            times, frames = read(stream)
+    assert 20 <= len(frames) < 40
+    assert times[-1] == pytest.approx(39 / 8, abs=1e-3)
+
+
+def test_a_stream_whose_frames_have_no_times_is_told(tmp_path: Path) -> None:
+    grey_clip(tmp_path / "raw.h264")
+    with (
+        http_server(tmp_path) as url,
+        LiveStream(f"{url}/raw.h264") as stream,
+        pytest.raises(VideoError, match="ended before a frame with a time"),
+    ):
+        stream.frame()
 
 
 @pytest.mark.parametrize(

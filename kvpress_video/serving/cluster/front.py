@@ -14,9 +14,7 @@ from ..server.metrics import CONTENT_TYPE
 from .gathered_metrics import gather_metrics
 from .relay import OutOfReachError, make_client, passed_on, relay
 from .routing import Routing
-from .sockets import relay_socket
-
-_TRY_AGAIN = 1012
+from .sockets import close_with, relay_socket
 
 
 class Front:
@@ -69,7 +67,7 @@ class Front:
                         return await relay(self._connected, member.url, scope, receive, send)
                 except OutOfReachError:
                     tried.add(member.name)
-            raise RequestError(503, "No server is ready: try again.", code="no_server", retry_after=2)
+            raise _none_ready()
         except RequestError as error:
             await respond(error, send)
 
@@ -82,7 +80,7 @@ class Front:
                     return await relay_socket(self._connected, member.url, scope, receive, send, self._largest)
             except OutOfReachError:
                 tried.add(member.name)
-        await send({"type": "websocket.close", "code": _TRY_AGAIN})
+        await close_with(_none_ready(), send, accepted=False)
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -96,3 +94,7 @@ class Front:
     def _connected(self) -> aiohttp.ClientSession:
         assert self._client is not None  # requests come between startup and shutdown
         return self._client
+
+
+def _none_ready() -> RequestError:
+    return RequestError(503, "No server is ready: try again.", code="no_server", retry_after=2)

@@ -13,11 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from ..server.failures import RequestError
 from ..server.membership import Member
 
+_PATIENCE = aiohttp.ClientTimeout(total=5.0)
+
 
 async def gather_metrics(
     client: aiohttp.ClientSession, servers: Sequence[Member], headers: list[tuple[str, str]]
 ) -> bytes:
-    """Ask every server for its metrics, with the headers of a client; one that is out of reach is left out.
+    """Ask every server for its metrics, with the headers of a client; one that does not answer is left out.
 
     Raises:
         RequestError: a server refuses the client.
@@ -32,11 +34,11 @@ async def _page(
     client: aiohttp.ClientSession, server: Member, headers: list[tuple[str, str]]
 ) -> tuple[str, str | None]:
     try:
-        async with client.get(f"{server.url}/metrics", headers=headers) as answer:
+        async with client.get(f"{server.url}/metrics", headers=headers, timeout=_PATIENCE) as answer:
             if answer.status != 200:
                 raise RequestError(answer.status, "The servers refuse this request: check the API key and the host.")
             return server.name, await answer.text()
-    except (aiohttp.ClientError, ConnectionError):
+    except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError):
         return server.name, None
 
 

@@ -58,10 +58,11 @@ def make_client() -> aiohttp.ClientSession:
 
 
 def address(server: str, scope: Scope) -> URL:
-    """The address of a request at a server."""
-    query = scope["query_string"].decode("latin-1")
+    """The address of a request at a server: a target such as `@host/` is a path there, and leads nowhere else."""
     path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-    return URL(f"{server}{path}?{query}" if query else f"{server}{path}", encoded=True)
+    target = path if path.startswith("/") else f"/{path}"
+    query = scope["query_string"].decode("latin-1")
+    return URL(f"{server}{target}?{query}" if query else f"{server}{target}", encoded=True)
 
 
 def passed_on(headers: Headers, without: Iterable[str] = ()) -> list[tuple[str, str]]:
@@ -141,6 +142,7 @@ class _Body:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Read the body."""
+        yield b""  # sends the header: the server's time limit for the body begins, and it may refuse the request
         more = True
         while more:
             message: Message = await self._receive()

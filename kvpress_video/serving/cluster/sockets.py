@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import aiohttp
 
+from ..server.failures import RequestError
 from ..server.guard import Receive, Scope, Send
 from .relay import OutOfReachError, address, lost, passed_on
 
@@ -37,11 +38,11 @@ async def relay_socket(
             protocols=scope.get("subprotocols", ()),
             max_msg_size=largest,
         )
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise OutOfReachError from error
-    except aiohttp.ClientError:  # the server refused
+    except aiohttp.WSServerHandshakeError:  # the server refused
         await send({"type": "websocket.close", "code": _REFUSED})
         return
+    except aiohttp.ClientError as error:  # it has ended, and the client has sent no message yet
+        raise OutOfReachError from error
     async with socket:
         await send({"type": "websocket.accept", "subprotocol": socket.protocol})
         tasks = [asyncio.create_task(_up(socket, receive)), asyncio.create_task(_down(socket, send))]
@@ -74,6 +75,13 @@ async def _down(socket: aiohttp.ClientWebSocketResponse, send: Send) -> None:
             await send({"type": "websocket.send", "text": message.data})
     code = socket.close_code
     if code in (None, aiohttp.WSCloseCode.ABNORMAL_CLOSURE):
-        await send({"type": "websocket.send", "text": json.dumps(lost().body)})
-        code = _RESTART
+        return await close_with(lost(), send)
     await send({"type": "websocket.close", "code": code})
+
+
+async def close_with(error: RequestError, send: Send, accepted: bool = True) -> None:
+    """Tell a client why it has to connect again; one that was not accepted is accepted first, to read it."""
+    if not accepted:
+        await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": json.dumps(error.body)})
+    await send({"type": "websocket.close", "code": _RESTART})

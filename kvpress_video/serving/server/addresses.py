@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from .failures import RequestError
 
@@ -51,10 +51,8 @@ class HostRules:
             RequestError: the URL is not a plain http or https URL, its host is unknown, or one of its addresses is not
                 public.
         """
-        if any(character <= " " or character in "\\\x7f" for character in url):
-            raise _refused("A URL may not contain spaces, control characters or backslashes.")
+        parts = split_url(url)
         try:
-            parts = urlsplit(url)
             port = parts.port
             host = (parts.hostname or "").rstrip(".")
             ascii_host = host if ":" in host else host.encode("idna").decode()
@@ -70,6 +68,23 @@ class HostRules:
             raise _refused(f"Port {port} is not allowed: media are fetched from ports 80 and 443.")
         target = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
         return Endpoint(parts.scheme, ascii_host, port, target, _resolved(ascii_host, port, by_name))
+
+
+def split_url(url: str) -> SplitResult:
+    """Split a URL that every program reads in the same way.
+
+    Python ignores line breaks and tabs in URLs, and FFmpeg stops at a null: the host that one of them checks would not
+    be the host that the other connects to.
+
+    Raises:
+        RequestError: the URL contains such characters, or cannot be split.
+    """
+    if any(character <= " " or character in "\\\x7f" for character in url):
+        raise _refused("A URL may not contain spaces, control characters or backslashes.")
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise _refused("The URL cannot be read.") from error
 
 
 def _resolved(host: str, port: int, by_name: bool) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .failures import RequestError, as_request_error
@@ -78,7 +79,7 @@ class _Live:
 
     async def _read(self, text: str) -> None:
         try:
-            if set(json.loads(text)) == {"time"}:
+            if set(from_json(text)) == {"time"}:
                 self._time = FrameTime.model_validate_json(text).time
                 return
             asked = Ask.model_validate_json(text)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from ...video.live_stream import LiveStream
+from .addresses import split_url
 from .failures import RequestError, as_request_error
 from .journal import log, log_failure
 from .media import MediaLimits
@@ -61,6 +62,9 @@ class LiveSources:
         """
         self._sessions, self._limits, self._hosts, self._push = sessions, limits, frozenset(hosts), push
         self._held: dict[str, LiveSource] = {}
+        self._threads = ThreadPoolExecutor(
+            limits.sources, "live-streams"
+        )  # a stalled stream holds one for its patience
 
     async def start(self, owner: str, number: str, url: str, fps: float) -> LiveSource:
         """Read a stream into a session until it ends or is stopped.
@@ -116,6 +120,7 @@ class LiveSources:
     async def end(self) -> None:
         """End all streams."""
         await asyncio.gather(*(self.stop(number) for number in self._held))
+        self._threads.shutdown()
 
     def _running(self, number: str) -> bool:
         return number in self._held and self._held[number].state == "running"
@@ -125,8 +130,8 @@ class LiveSources:
 
         FFmpeg opens connections itself, also to targets of playlists, so only hosts named by the operator are trusted.
         """
+        parts = split_url(url)
         try:
-            parts = urlsplit(url)
             port = parts.port or _PORTS.get(parts.scheme.lower())
         except ValueError as error:
             raise RequestError(400, "The URL cannot be read.", code="invalid_url") from error
@@ -141,10 +146,11 @@ class LiveSources:
 
     async def _pull(self, source: LiveSource, owner: str, number: str, fps: float) -> None:
         offset: float | None = None
+        loop = asyncio.get_running_loop()
         log("source", session=number, state="running")
         try:
             with source.stream:
-                while (found := await asyncio.to_thread(source.stream.frame)) is not None:
+                while (found := await loop.run_in_executor(self._threads, source.stream.frame)) is not None:
                     time, frame = found
                     async with self._sessions.using(owner, number) as served:
                         if offset is None:

@@ -20,6 +20,8 @@ from .held_files import lock
 from .served_session import Progress
 
 _NAME = re.compile(r"(?:sess|save)_[0-9a-f]{32}")
+_LEFT = re.compile(rf"\.{_NAME.pattern}\..*\.tmp|{_NAME.pattern}\.(?:kvv|lock)|server_\w+\.lock")
+"""What a killed server may leave behind. Other files of the folder are not the server's to delete."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ class SessionFiles:
             path.unlink(missing_ok=True)
 
     def _clean(self) -> None:
-        for path in (*self.folder.glob(".s*.tmp"), *self.folder.glob("s*.kvv"), *self.folder.glob("s*.lock")):
-            if path.suffix == ".tmp" or not path.with_suffix(".json").exists():
+        for path in self.folder.iterdir():
+            ours = _LEFT.fullmatch(path.name) is not None and path.is_file()
+            if ours and (path.suffix == ".tmp" or not path.with_suffix(".json").exists()):
                 path.unlink()
 
 

@@ -140,7 +140,11 @@ class Server:
         """Hand sessions over to the other servers of a shared folder, while requests in flight are finished."""
         if self.settings.shared:
             self._membership.leave()
-            self._tasks.append(asyncio.create_task(self.sessions.hand_over()))
+            self._tasks.append(asyncio.create_task(self._hand_over()))
+
+    async def _hand_over(self) -> None:
+        await self.sources.end()  # the next frame of one would bring its session back here
+        await self.sessions.hand_over()
 
     async def end(self) -> None:
         """Finish requests in flight, save sessions, and release all resources."""
