@@ -77,7 +77,7 @@ class PromptPrefill:
         """
         first = self.layers[0]
         after = [row.after(new, first.physical) for row, new in zip(rows, whole.rows, strict=True)]
-        length = first.physical + whole.length
+        length = first.physical + whole.length - whole.probes
         fits = self.allocator.reading(whole.length).hold_all(after, length)
         chunks = self._chunks(whole, after, length, fits)
         if not fits and self.options.stage == "cache":
