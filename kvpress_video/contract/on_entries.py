@@ -165,8 +165,8 @@ def _finite_scores(subject: Subject) -> None:
     given = subject.attempt(f"{HALF} of {len(entries)}", MethodCall(subject.method, entries, HALF).scores)
     if given is not None and bool(given.isinf().all(dim=-1).any()):
         raise Broken(
-            f"{subject.name} gives all {len(entries)} entries of a head infinite scores, which rank none of them: guard "
-            "overflows and divisions by zero."
+            f"{subject.name} gives all {len(entries)} entries of a head infinite scores, which rank none of them: "
+            "guard overflows and divisions by zero."
         )
 
 
