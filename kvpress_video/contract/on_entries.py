@@ -11,6 +11,7 @@ import torch
 from ..compressor.base import Compressor, checked_banked, checked_layer_budgets
 from ..compressor.entries import Entries, Grid
 from ..compressor.results import MethodCall
+from ..errors import MissingInputError
 from .random_entries import GRID, as_declared, first_frames, footage, later, thinned
 from .trial import Broken, Subject, Trial, always, prunes, scores
 
@@ -66,6 +67,19 @@ def check_kept(kept: Entries, entries: Entries, keep: int, uneven: bool = False)
         raise Broken("an entry that is left carries the tags of none of the given entries.")
     if not bool(kept.keys.isfinite().all() and kept.values.isfinite().all()):
         raise Broken("keys or values that are left hold NaN or infinity.")
+
+
+def lacking(method: Compressor) -> str:
+    """Return the error of a method whose input random entries lack, such as a calibration of the model; empty if they
+    suffice.
+    """
+    try:
+        method.compress(as_declared(footage(), method.needs), HALF)
+    except MissingInputError as error:
+        return str(error)
+    except Exception:  # the rules report it
+        return ""
+    return ""
 
 
 def _keeps(subject: Subject, entries: Entries, budgets: Iterable[int]) -> None:

@@ -233,6 +233,12 @@ def test_what_random_entries_lack_is_noted(monkeypatch: pytest.MonkeyPatch) -> N
     assert kv.check_method(Hears()).notes == ("not tried on random entries, which lack audio",)
 
 
+def test_a_method_that_needs_a_calibration_is_tried_on_models_that_store_it() -> None:
+    report = kv.check_method("van:pooling=variation")
+    assert "not tried on random entries: Pooling by variation needs the model's thresholds" in report.notes[0]
+    assert sum(FAMILY in rule for rule in report.passed) >= 7
+
+
 @pytest.mark.usefixtures("without_models")
 def test_refusals_are_noted() -> None:
     (note,) = kv.check_method("sink-window", sinks=2).notes
