@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("method", "year", "idea", "fidelity", "source")
 WIDE = ("method", "year", "idea", "fidelity", "stages", "needs", "source")
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 
 
 def add(commands: Commands) -> None:
@@ -41,8 +43,20 @@ def _methods(options: argparse.Namespace) -> int:
     if options.name is None:
         print_tables([_table(list_methods(), WIDE if options.wide else COLUMNS)], _legend(), fit=not options.wide)
     else:
-        print(method_card(parse(options.name)[0]).rstrip())
+        _print_card(method_card(parse(options.name)[0]).rstrip())
     return DONE
+
+
+def _print_card(card: str) -> None:
+    """Print a card as Markdown; on a terminal, fit it to the width, and leave out the targets of links."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(Markdown(_LINK.sub(r"\1", card)))
+    else:
+        print(card)
 
 
 def _table(methods: list[MethodInfo], columns: Sequence[str]) -> Table:

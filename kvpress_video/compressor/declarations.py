@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Set
+from dataclasses import fields
 from numbers import Real
 from typing import Any
 
@@ -17,9 +18,9 @@ def check_observer(method: Any) -> None:
 
     Raises:
         MethodError: a class instead of an instance; an object that is not a `Compressor`; a class that is not a
-            dataclass or implements none of `scores()`, `select()` and `reduce()`; `needs` or `stages` of the wrong
-            type; a capture setting that is not a positive integer; or a number of frames to exchange that is neither a
-            count nor a fraction.
+            dataclass, makes settings of class variables, or implements none of `scores()`, `select()` and `reduce()`;
+            `needs` or `stages` of the wrong type; a capture setting that is not a positive integer; or a number of
+            frames to exchange that is neither a count nor a fraction.
         UnknownNameError: an unknown need, stage or fidelity.
         MissingInputError: a need without the setting for its capture.
     """
@@ -62,6 +63,12 @@ def _check_dataclass(kind: type) -> None:
                 f"{each.__name__} is not a dataclass, so its settings ({', '.join(settings) or '__init__'}) are "
                 "unknown: declare them as fields and decorate the class with @dataclass(frozen=True)."
             )
+    declared = [name for name, note in inspect.get_annotations(Compressor).items() if "ClassVar" in str(note)]
+    if wrong := [each.name for each in fields(kind) if each.name in declared]:
+        raise MethodError(
+            f"{kind.__name__} makes settings of {', '.join(wrong)}, which describe the class: annotate each as a "
+            f"ClassVar, or not at all, e.g. {wrong[0]} = {getattr(kind, wrong[0], None)!r}."
+        )
 
 
 def _check_capture(name: str, need: str, observer: Compressor) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ..compressor.base import Compressor
 from ..compressor.registry import make_method
 from ..errors import KVPressVideoError, MethodError
-from .on_entries import ON_ENTRIES
+from .on_entries import ON_ENTRIES, lacking
 from .on_models import FAMILIES, not_claimed, on_model
 from .random_entries import unanswered
 from .trial import Outcome, Trial
@@ -94,8 +94,10 @@ def _declared(method: str | Compressor, settings: dict[str, Any]) -> Compressor:
 def _trials(method: Compressor) -> tuple[list[Trial], list[str]]:
     """Return the rules that apply to a method, and the reasons why some bundled models are skipped."""
     trials, notes = list(ON_ENTRIES), []
-    if lacking := unanswered(method.needs):
-        trials, notes = [], [f"not tried on random entries, which lack {', '.join(lacking)}"]
+    if inputs := unanswered(method.needs):
+        trials, notes = [], [f"not tried on random entries, which lack {', '.join(inputs)}"]
+    elif reason := lacking(method):
+        trials, notes = [], [f"not tried on random entries: {reason}"]
     for family in FAMILIES:
         if reason := not_claimed(family, method):
             notes.append(f"not tried on {family}: {reason}")

@@ -10,8 +10,10 @@ import torch
 
 from ..compressor.base import Compressor, checked_banked, checked_layer_budgets
 from ..compressor.entries import Entries, Grid
-from .random_entries import GRID, first_frames, footage, later, thinned
-from .trial import Broken, Subject, Trial, always, prunes
+from ..compressor.results import MethodCall
+from ..errors import MissingInputError
+from .random_entries import GRID, as_declared, first_frames, footage, later, thinned
+from .trial import Broken, Subject, Trial, always, prunes, scores
 
 FRAME = GRID.patches
 HALF = GRID.tokens // 2
@@ -65,6 +67,19 @@ def check_kept(kept: Entries, entries: Entries, keep: int, uneven: bool = False)
         raise Broken("an entry that is left carries the tags of none of the given entries.")
     if not bool(kept.keys.isfinite().all() and kept.values.isfinite().all()):
         raise Broken("keys or values that are left hold NaN or infinity.")
+
+
+def lacking(method: Compressor) -> str:
+    """Return the error of a method whose input random entries lack, such as a calibration of the model; empty if they
+    suffice.
+    """
+    try:
+        method.compress(as_declared(footage(), method.needs), HALF)
+    except MissingInputError as error:
+        return str(error)
+    except Exception:  # the rules report it
+        return ""
+    return ""
 
 
 def _keeps(subject: Subject, entries: Entries, budgets: Iterable[int]) -> None:
@@ -159,6 +174,16 @@ def _scores_in_fp32(subject: Subject) -> None:
         )
 
 
+def _finite_scores(subject: Subject) -> None:
+    entries = as_declared(footage(), subject.method.needs)
+    given = subject.attempt(f"{HALF} of {len(entries)}", MethodCall(subject.method, entries, HALF).scores)
+    if given is not None and bool(given.isinf().all(dim=-1).any()):
+        raise Broken(
+            f"{subject.name} gives all {len(entries)} entries of a head infinite scores, which rank none of them: "
+            "guard overflows and divisions by zero."
+        )
+
+
 def _embeddings(subject: Subject) -> None:
     entries = footage(heads=1)
     entries = replace(entries, values=entries.values[..., :0], context=replace(entries.context, rope=None))
@@ -195,6 +220,7 @@ ON_ENTRIES = (
     Trial("keeps exact budgets of one image", _an_image, may_refuse=True),
     Trial("compresses its survivors again, followed by new frames", _later_passes),
     Trial("compresses its survivors again, without new frames", _smaller_budgets),
+    Trial("ranks entries by scores that are not all infinite", _finite_scores, applies=scores),
     Trial("keeps the same entries for the same input", _twice_the_same),
     Trial("leaves its input unchanged", _leaves_the_input),
     Trial("compares nothing across the rows of a batch", _rows_apart),

@@ -30,6 +30,11 @@ def caches(method: Compressor) -> bool:
     return evicts(method) and "cache" in method.stages
 
 
+def scores(method: Compressor) -> bool:
+    """Whether a method, or the one that it wraps, gives each entry a score, and evicts."""
+    return evicts(method) and type(method.observer).scores is not Compressor.scores
+
+
 def always(method: Compressor) -> bool:
     """Return True: the rule applies to every method."""
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,6 +205,22 @@ def test_methods_prints_the_card_of_one(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == shown
     assert main(["methods", "snapvk"]) == 2
     assert "Did you mean 'snapkv'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ada", "fresh", "mod"])
+def test_a_card_fits_the_terminal(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These hold links, a command of several lines, and tables wider than 80 columns."""
+    for variable, value in {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(variable, value)
+    assert main(["methods", name]) == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) == 80
+    for markdown in ("**", "](", "| ---", "<!--"):
+        assert markdown not in shown
+    assert "Formula. " in shown
+    assert "1.5625%" in shown
 
 
 NAMES = ("sweep", "tune", "results", "report", "look", "compare", "ask", "run", "serve", "methods", "models", "bench",

@@ -55,6 +55,11 @@ class OneStage(Sound):
 
 
 @dataclass(frozen=True)
+class SourceAsSetting(Sound):
+    source: str = "ours"  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
 class NoStage(Sound):
     stages: ClassVar[tuple[str, ...]] = ()
 
@@ -115,6 +120,7 @@ MISTAKES: list[tuple[Any, type[KVPressVideoError], str]] = [
     (Listed(), MethodError, "Listed.needs must be a set of names"),
     (Elsewhere(), UnknownNameError, "stage of Elsewhere 'cach'. Did you mean 'cache'"),
     (OneStage(), MethodError, "OneStage.stages must be a tuple of names, got 'cache'"),
+    (SourceAsSetting(), MethodError, "makes settings of source, .*ClassVar, or not at all, e.g. source = 'ours'"),
     (NoStage(), MethodError, "NoStage.stages must be a tuple of names"),
     (Blind(), MethodError, "setting window must be a whole number above zero, got 0"),
     (Blind(2.5), MethodError, "got 2.5"),

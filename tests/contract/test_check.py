@@ -160,6 +160,7 @@ BROKEN: list[tuple[Any, str]] = [
     (Scores(lambda entries: entries.frame), r"torch.int32 tensor .*e.g. scores.float\(\)"),
     (Scores(lambda entries: entries.key), r"has no attribute 'key' \(.*test_check.py, line \d+\)"),
     (Scores(standardised), "12 entries in 1 whole frame; 5 to keep.* 24 of 24 scores are NaN.*guard divisions"),
+    (Scores(lambda entries: length(entries) * torch.inf), "all 120 entries of a head infinite scores.*guard overflows"),
     (Scores(undeclared), 'has no attribute .states.; entries.context.queries is None .*declare "queries" in needs'),
     (Scores(by_frame), "later pass.*in later passes the entries do not fill the grid: tell them by entries.frame"),
     (Scores(lambda entries: torch.rand(entries.keys.shape[:3])), "draw random numbers from a generator with a fixed"),
@@ -230,6 +231,12 @@ def test_what_random_entries_lack_is_noted(monkeypatch: pytest.MonkeyPatch) -> N
         needs: ClassVar[frozenset[str]] = frozenset({"audio"})
 
     assert kv.check_method(Hears()).notes == ("not tried on random entries, which lack audio",)
+
+
+def test_a_method_that_needs_a_calibration_is_tried_on_models_that_store_it() -> None:
+    report = kv.check_method("van:pooling=variation")
+    assert "not tried on random entries: Pooling by variation needs the model's thresholds" in report.notes[0]
+    assert sum(FAMILY in rule for rule in report.passed) >= 7
 
 
 @pytest.mark.usefixtures("without_models")

@@ -56,6 +56,11 @@ def test_a_card_names_the_source_of_its_class(name: str) -> None:
         assert "**Faithfulness.**" in card
 
 
+@pytest.mark.parametrize("name", [name for name in OURS if "arXiv" in ROWS[name].source])
+def test_a_card_tells_whether_its_source_is_trained(name: str) -> None:
+    assert re.search(r"train", (CARDS / f"{name}.md").read_text(), re.IGNORECASE)
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_year_is_not_before_its_paper(name: str) -> None:
     row = ROWS[name]

@@ -25,3 +25,9 @@ def test_a_dry_run_lists_cells_whose_videos_are_not_here() -> None:
     assert "39 cells" in shown
     assert "Not counted: mlvu:path=~/data/MLVU,frames=768: " in shown
     assert "snapkv:window=32,kernel=7" in shown
+
+
+def test_the_ablation_of_infinipot_v_holds_its_controls() -> None:
+    file = next(file for file in GRIDS if file.stem == "infinipot-v-ablation")
+    methods = {cell.method for cell in read_grid(file, models="bundled").cells()}
+    assert {"reversed:base=tar", "reversed:base=van", "chunk:base=tar,rows=64,columns=64"} <= methods
