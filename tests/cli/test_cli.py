@@ -54,7 +54,10 @@ def test_a_short_demo_ends_in_its_table(tmp_path: Path) -> None:
         assert sum(line[:1] == [method] for line in lines) == 2
     assert sum(line[:1] == ["full"] for line in lines) == 2
     assert "28 of 28 cells × clips" in done.stdout.splitlines()[-1]
-    assert done.stderr.splitlines()[-1] == "28 of 28 cells × clips done"
+    reported = done.stderr.splitlines()
+    assert reported[0] == "preparing clips and models"
+    assert reported[1] == "1 of 28 cells × clips done"
+    assert reported[-1] == "28 of 28 cells × clips done"
 
     rows = rows_of(tmp_path)
     assert len(rows) == 28 * 8
@@ -224,6 +227,15 @@ def test_help_describes_the_command_and_gives_an_example_in_80_columns(
     assert len(description.split()) >= 8
     assert f"  kvpress-video {name}" in text[text.index("Example") :]
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_help_of_all_commands_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
