@@ -133,7 +133,7 @@ def test_report_and_results_of_an_interrupted_sweep_say_so(tmp_path: Path, capsy
     assert main(["report", str(tmp_path), "--overlay-clips", "0", "--markdown", str(table)]) == 0
     assert f"\n\n{said}\n\n" in table.read_text()
     assert f"{said}</p>" in (tmp_path / "report.html").read_text()
-    capsys.readouterr()
+    assert said in capsys.readouterr().err
     assert main(["results", str(tmp_path)]) == 0
     assert said in capsys.readouterr().err
 
