@@ -23,6 +23,7 @@ PAGES = {
 """Pages of the site whose source is elsewhere in the repository."""
 COPIES = "files"
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s#]+)(#[^)\s]*)?\)")
+_SIZED_IMAGE = re.compile(r'<img src="([^"]+)" alt="([^"]+)" width="(\d+)">')
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -53,7 +54,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point the links of a page to where the site holds their targets."""
+    """Point the links and images of a page to where the site holds their targets; MkDocs leaves HTML as it is."""
     here = _place(page.file)
 
     def pointed(found: re.Match[str]) -> str:
@@ -63,7 +64,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         uri = _uri(_target(here, link))
         return f"{opening}{posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
 
-    return _outside_code(markdown, lambda text: _LINK.sub(pointed, text))
+    return _outside_code(markdown, lambda text: _LINK.sub(pointed, _SIZED_IMAGE.sub(r"![\2](\1){ width=\3 }", text)))
 
 
 def _place(file: File) -> str:

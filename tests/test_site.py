@@ -38,6 +38,13 @@ def test_pages_fetch_nothing_from_other_hosts(site: Path) -> None:
         assert re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)", style.read_text()) == [], style
 
 
+def test_images_and_scripts_are_there(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for source in re.findall(r"<(?:img|script|source)\b[^>]*\bsrc=[\"']?([^\"'\s>]+)", page.read_text()):
+            if not source.startswith(("data:", "/")):
+                assert (page.parent / source.partition("?")[0]).is_file(), (page, source)
+
+
 def test_the_methods_of_the_navigation_are_all_there(site: Path) -> None:
     start = (site / "methods/index.html").read_text()
     for card in (ROOT / "docs/methods").glob("*.md"):

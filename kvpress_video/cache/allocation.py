@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import ceil
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -288,12 +289,13 @@ class BudgetAllocator:
             work = f" plus {self.in_work} more, {self.transferred} of which one layer evicts and the text then reads"
         elif self.in_work:
             work, cure = f" plus {self.in_work} more of a chunk while one layer reads it", ", or read smaller chunks"
+        rows = f" of {self.batch} rows" if self.batch > 1 else ""
         return (
-            f"{self.budget} cannot hold the {text} text entries of {self.batch} row(s) in {self.layers} layers and "
+            f"{self.budget} cannot hold the {text} text entries{rows} in {self.layers} layers and "
             f"{visual}{work}: ask for at least {self._least(text + fewest)}{cure}."
         )
 
     def _least(self, length: int) -> str:
-        """Smallest budget in bytes that allows each layer `length` entries."""
-        least = self.bytes_of(length)
-        return f"{format_bytes(least, 'MiB')} ({least} bytes)"
+        """Smallest budget in bytes that allows each layer `length` entries, its MiB rounded up to two decimals."""
+        least, hundredth = self.bytes_of(length), 2**20 / 100
+        return f"{format_bytes(ceil(least / hundredth) * hundredth, 'MiB')} ({least} bytes)"

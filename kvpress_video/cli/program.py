@@ -63,17 +63,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="kvpress-video",
         description="Training-free KV-cache compression for video, on HuggingFace multimodal LLMs.",
         epilog="Examples:\n\n"
-        '  kvpress-video ask clip.mp4 "What was the first shape to flash?" --method infinipot-v --budget 25%\n'
+        '  kvpress-video ask clip.mp4 "What happens?" --method infinipot-v --budget 25%\n'
         "  kvpress-video sweep --methods full,infinipot-v,recent --budgets 25%,6.25%\n\n"
         "kvpress-video COMMAND --help describes a command.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"kvpress-video {version('kvpress-video')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="called")
     for command in COMMANDS:
         command.add(commands)
     add_installed(commands)
-    return parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        commands.choices[options.called].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _described(error: Exception) -> str | None:

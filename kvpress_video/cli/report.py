@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..budget import UNCOMPRESSED
@@ -73,4 +74,6 @@ def _report(options: argparse.Namespace) -> int:
             write(options.markdown, markdown(findings.summary, title, findings.status).encode())
             written.append(options.markdown)
     print("\n".join(map(str, written)))
+    if findings.status:
+        print(findings.status, file=sys.stderr)
     return DONE

@@ -147,6 +147,7 @@ def _serve(options: argparse.Namespace) -> int:
         ) from error
     from ..budget import Budget
     from ..serving.server.addresses import HostRules
+    from ..serving.server.listening import check_address
     from ..serving.server.settings import ServerSettings, read_keys
     from ..utils.model_names import BUNDLED
 
@@ -176,6 +177,7 @@ def _serve(options: argparse.Namespace) -> int:
         session_text=options.session_text,
         max_tokens=options.max_tokens,
     )
+    check_address(options.host, options.port)
     name = options.name or Path(options.model or BUNDLED).name
     if options.ray:
         _serve_on_ray(options, name, settings)

@@ -201,11 +201,14 @@ def _run(grid: Grid, options: argparse.Namespace, pilot: int | None = None) -> S
     for name in (FILE, TABLE, SUMMARY):
         check_output(options.out / name)
     with progress() as bar:
-        task = bar.add_task("preparing clips and models", total=None)
+        first = "preparing clips and models"
+        task = bar.add_task(first, total=None)
+        if not bar.console.is_terminal:
+            print(first, file=sys.stderr)
 
         def show(done: int, total: int, cell: str) -> None:
             bar.update(task, completed=done, total=total, description=cell)
-            if not bar.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+            if not bar.console.is_terminal and (done == 1 or done * 10 // total > (done - 1) * 10 // total):
                 print(f"{done} of {total} cells × clips done", file=sys.stderr)
 
         how: dict[str, Any] = {name: getattr(options, name) for name in ("resume", "executor", "workers", "address")}

@@ -93,8 +93,8 @@ class ModelHooks:
         check_attention(text.config._attn_implementation, self._uneven)
         if any(isinstance(hook, _InputHook) for hook in inner._forward_pre_hooks.values()):
             raise UnsupportedModelError(
-                "This model is being compressed already, by kv.compress(), kv.patch() or kvpress-video run: "
-                "end that first."
+                "This model is being compressed already. Leave that kv.compress() block first, call remove() on the "
+                "handle that kv.patch() returned, or run the program without kvpress-video run."
             )
         with ExitStack() as undo:
             undo.enter_context(uncompiled((self._adapter.model, inner, text)))

@@ -64,8 +64,9 @@ class ServingStats:
             return counts
         sizes = (self.bytes, self.full_bytes, self.peak_bytes, self.peak_full_bytes)
         latest, full, peak, peak_full = (format_bytes(size, "MiB") for size in sizes)
+        noun = "visual entry" if self.entries == 1 else "visual entries"
         return (
-            f"{counts}; the latest cache: {self.entries} visual entries per layer and head, "
+            f"{counts}; the latest cache: {self.entries} {noun} per layer and head, "
             f"{latest} instead of {full}; the most at any moment: {peak} instead of {peak_full}"
         )
 

@@ -165,10 +165,8 @@ def _video_stream(source: Source, container: InputContainer) -> VideoStream:
 
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
-        held = "only a cover picture" if container.streams.video else "no video stream"
-        raise VideoError(
-            f"{source.name} ({container.format.name}) holds no frames, {held}: is it an audio file, or cut off?"
-        )
+        held = "no video but a cover picture" if container.streams.video else "no video"
+        raise VideoError(f"{source.name} ({container.format.name}) holds {held}: is it an audio file, or cut off?")
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     codec = stream.codec_context
     if codec is None:

@@ -55,7 +55,10 @@ def test_a_short_demo_ends_in_its_table(tmp_path: Path) -> None:
         assert sum(line[:1] == [method] for line in lines) == 2
     assert sum(line[:1] == ["full"] for line in lines) == 2
     assert "28 of 28 cells × clips" in done.stdout.splitlines()[-1]
-    assert done.stderr.splitlines()[-1] == "28 of 28 cells × clips done"
+    reported = done.stderr.splitlines()
+    assert reported[0] == "preparing clips and models"
+    assert reported[1] == "1 of 28 cells × clips done"
+    assert reported[-1] == "28 of 28 cells × clips done"
 
     rows = rows_of(tmp_path)
     assert len(rows) == 28 * 8
@@ -131,7 +134,7 @@ def test_report_and_results_of_an_interrupted_sweep_say_so(tmp_path: Path, capsy
     assert main(["report", str(tmp_path), "--overlay-clips", "0", "--markdown", str(table)]) == 0
     assert f"\n\n{said}\n\n" in table.read_text()
     assert f"{said}</p>" in (tmp_path / "report.html").read_text()
-    capsys.readouterr()
+    assert said in capsys.readouterr().err
     assert main(["results", str(tmp_path)]) == 0
     assert said in capsys.readouterr().err
 
@@ -241,6 +244,15 @@ def test_help_describes_the_command_and_gives_an_example_in_80_columns(
     assert len(description.split()) >= 8
     assert f"  kvpress-video {name}" in text[text.index("Example") :]
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_help_of_all_commands_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

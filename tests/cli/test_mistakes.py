@@ -60,6 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Path:
     [
         (["ask", "{clip}", "q", "--max-new-tokens", "0"], "'0' is not a whole number from 1 to"),
         (["ask", "{clip}", "q", "--max-new-tokens", "many"], "'many' is not a whole number"),
+        (["ask", "{clip}", "q", "--methods", "tar"], "kvpress-video ask: error: unrecognized arguments: --methods tar"),
         (["ask", "{clip}", "q", "--device", "cudda"], "There is no device 'cudda'"),
         (["ask", "{clip}", "q", "--device", "hpu"], "The device 'hpu' cannot be used here"),
         (["ask", "{clip}", "q", "--device", "meta"], "The device 'meta' holds no values"),

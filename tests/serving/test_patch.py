@@ -191,7 +191,7 @@ def test_a_second_patch_is_refused_and_the_first_stays(bundled: Any, footage: li
     with kv.patch(model, METHOD, BUDGET) as handle:
         wanted = logits(model, inputs)
         patched = traces(model)
-        with pytest.raises(kv.UnsupportedModelError, match="kvpress-video run: end that first"):
+        with pytest.raises(kv.UnsupportedModelError, match=r"call remove\(\) on the handle that kv.patch\(\) returned"):
             kv.patch(model, "tar", "50%")
         with pytest.raises(kv.UnsupportedModelError, match="being compressed already"), kv.compress(model, "tar", 8):
             pass

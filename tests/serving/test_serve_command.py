@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,18 @@ from servers import serving  # noqa: E402
     ],
 )
 def test_mistakes_are_told_in_one_line(options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", *options]) == 2
+    assert main(["serve", "--port", "0", *options]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("kvpress-video: ")
     assert reason in told
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"kvpress-video: Cannot listen on 127.0.0.1:{port} (Address already in use): choose")
 
 
 def test_sigterm_saves_the_sessions(tmp_path: Path) -> None:

@@ -220,6 +220,11 @@ def test_methods_and_budgets_can_be_picked() -> None:
         compare_sweeps(data(base), data(new), budgets=["50%"])
 
 
+def test_a_sweep_without_answers_is_named() -> None:
+    with pytest.raises(SweepError, match="new holds no answers to compare: complete its sweep with --resume"):
+        compare_sweeps(data(rows(TAR, thirds), "base"), data([], "new"))
+
+
 def test_sweeps_that_share_nothing_cannot_be_compared() -> None:
     with pytest.raises(SweepError, match="share no scored question"):
         compare_sweeps(data(rows(TAR, thirds), "base"), data(rows(VAN, thirds)))

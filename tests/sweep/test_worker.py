@@ -91,13 +91,14 @@ def test_a_budget_too_small_for_a_question_names_its_bytes_and_not_the_batchs(
     [failure] = worker.run(task(pieces[0], cell("tar", "4KiB")))
     assert isinstance(failure, Failure)
     found = re.fullmatch(
-        r"BudgetError: 4KiB cannot hold the \d+ text entries of 1 row\(s\) .* at least .* \((\d+) bytes\)\.",
+        r"BudgetError: 4KiB cannot hold the \d+ text entries in \d+ layers .* at least (.* MiB) \((\d+) bytes\)\.",
         failure.error,
     )
     assert found, failure.error
-    [done] = run(worker, pieces[0], cell("tar", f"{found[1]}B"))
-    assert done.measured.report.bytes <= int(found[1])
-    [failure] = worker.run(task(pieces[0], cell("tar", f"{int(found[1]) - 1}B")))
+    for enough in (found[1], f"{found[2]}B"):
+        [done] = run(worker, pieces[0], cell("tar", enough))
+        assert done.measured.report.bytes <= int(found[2])
+    [failure] = worker.run(task(pieces[0], cell("tar", f"{int(found[2]) - 1}B")))
     assert isinstance(failure, Failure)
 
 

@@ -149,7 +149,7 @@ def test_a_file_without_permission(clip: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["text.mp4", "text.mkv", "text.avi", "text.ts", "text.gif"])
 def test_text_under_the_name_of_a_video(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("This is no video.\n" * 100)
-    with pytest.raises(VideoError, match=f"{name} .*(not a video|holds no frames)"):
+    with pytest.raises(VideoError, match=f"{name} .*(not a video|holds no (video|frames))"):
         read_video(tmp_path / name)
 
 
@@ -178,16 +178,16 @@ def sound(path: Path, cover: bool = False) -> Path:
 
 
 def test_files_without_video(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match=r"sound\.m4a .*holds no frames, no video stream: is it an audio file"):
+    with pytest.raises(VideoError, match=r"sound\.m4a .*holds no video: is it an audio file"):
         read_video(sound(tmp_path / "sound.m4a"))
-    with pytest.raises(VideoError, match=r"cover\.mp4 .*holds no frames, only a cover picture"):
+    with pytest.raises(VideoError, match=r"cover\.mp4 .*holds no video but a cover picture"):
         read_video(sound(tmp_path / "cover.mp4", cover=True))
     for name in ("none.mp4", "none.avi"):
         with av.open(str(tmp_path / name), "w") as file:
             stream = file.add_stream("mpeg4", rate=10)
             stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
             file.start_encoding()
-        with pytest.raises(VideoError, match=f"{name} .*holds no frames"):
+        with pytest.raises(VideoError, match=f"{name} .*holds no (video|frames)"):
             read_video(tmp_path / name)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ...errors import UnknownNameError
 from .app import make_app
 from .journal import log, log_to_stderr
 from .settings import ServerSettings
@@ -38,6 +40,24 @@ class PatientProtocol(H11Protocol):
         upgraded = self.transport.get_protocol() is not self  # upgraded to a WebSocket
         if self.cycle is None and not upgraded:
             self.transport.close()
+
+
+def check_address(host: str, port: int) -> None:
+    """Check that an address is free, before a model is loaded.
+
+    Raises:
+        UnknownNameError: it is in use, or is none of this machine's.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise UnknownNameError(
+            f"Cannot listen on {host}:{port} ({error.strerror}): choose another --host or --port, or end the server "
+            "that uses it."
+        ) from error
 
 
 def configuration(app: Any, settings: ServerSettings) -> uvicorn.Config:

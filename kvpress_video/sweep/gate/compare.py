@@ -133,9 +133,12 @@ def compare_sweeps(
         allow_missing: whether the build passes if answers of the base are missing.
 
     Raises:
-        SweepError: they share no scored question, or a shared question is not the same in both.
+        SweepError: one has no answers, they share no scored question, or a shared question is not the same in both.
         UnknownNameError: a method or budget that neither has, or a benchmark that is not installed.
     """
+    for sweep in (base, new):
+        if not sweep.rows:
+            raise SweepError(f"{sweep.name} holds no answers to compare: complete its sweep with --resume.")
     cells = [row.cell for sweep in (base, new) for row in sweep.rows]
     for noun, asked, known in (
         ("method", methods, {cell.name for cell in cells}),
