@@ -119,4 +119,5 @@ def test_no_session_is_lost(clips: Any, tmp_path: Path, monkeypatch: pytest.Monk
         process.terminate()
         assert process.wait(120) == 0, log.read_text()
     assert {path.stem for path in folder.glob("sess_*.kvv")} == set(sessions)
+    assert list(folder.glob("server_*")) == []
     assert [number for number in processes if Path(f"/proc/{number}/cmdline").exists()] == []
