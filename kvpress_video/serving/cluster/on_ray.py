@@ -56,7 +56,7 @@ def serve_on_ray(job: Job, scale: Scale, gpus: bool) -> None:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvpress-video-")))
         _prepare(folder)
-        stack.callback(_tidy, folder)
+        stack.callback(tidy, folder)
         stack.enter_context(connected(ray, None, UnknownNameError))
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if len(nodes) > 1:
@@ -82,7 +82,7 @@ def _prepare(folder: Path) -> None:
         raise UnknownNameError(f"Files in {folder} cannot be locked: keep sessions on a file system with locks.")
 
 
-def _tidy(folder: Path) -> None:
+def tidy(folder: Path) -> None:
     """Remove what killed servers left in a folder, unless one still ends."""
     with suppress(CacheError):
         SessionFiles(folder).close()
