@@ -15,10 +15,11 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 aiohttp = pytest.importorskip("aiohttp")
 
-from kvpress_video.serving.cluster import gathered_metrics  # noqa: E402
+from kvpress_video.serving.cluster import gathered_metrics, routing  # noqa: E402
 from kvpress_video.serving.cluster.front import Front  # noqa: E402
 from kvpress_video.serving.cluster.relay import OutOfReachError, address, make_client, relay  # noqa: E402
 from kvpress_video.serving.cluster.sockets import relay_socket  # noqa: E402
+from kvpress_video.serving.server.held_files import HeldFile  # noqa: E402
 from kvpress_video.serving.server.membership import Member  # noqa: E402
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -109,3 +110,56 @@ def test_metrics_leave_out_a_server_that_does_not_answer(monkeypatch: pytest.Mon
         return await gathered_metrics.gather_metrics(client, [Member("server_a", url, 1, 0)], [])
 
     assert with_server(stall, use) == b""
+
+
+def test_sessions_opened_one_after_the_other_are_shared_out(tmp_path: Path) -> None:
+    """Before it is time to look again."""
+    files = {name: HeldFile.take(tmp_path / f"{name}.lock") for name in ("server_a", "server_b")}
+    sessions = dict.fromkeys(files, 0)
+
+    def state(name: str) -> None:
+        held = files[name]
+        assert held is not None
+        held.tell(url="http://127.0.0.1:1", process=1, sessions=sessions[name])
+
+    async def open_all() -> None:
+        servers = routing.Routing(tmp_path)
+        for _ in range(6):
+            chosen = await servers.choose("/v1/sessions", set())
+            assert chosen is not None
+            sessions[chosen.name] += 1
+            state(chosen.name)
+
+    for name in files:
+        state(name)
+    asyncio.run(open_all())
+    assert sessions == {"server_a": 3, "server_b": 3}
+
+
+def test_servers_stay_known_while_their_folder_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that come later are found."""
+    monkeypatch.setattr(routing, "_EVERY", 0.01)
+    looks = [[Member("server_a", "", 1, 0)], OSError(24, "Too many open files"), [Member("server_b", "", 1, 0)]]
+    seen: list[list[str]] = []
+
+    def members(folder: Path) -> list[Member]:
+        found = looks.pop(0) if len(looks) > 1 else looks[0]
+        if isinstance(found, OSError):
+            raise found
+        return found  # type: ignore[return-value]
+
+    monkeypatch.setattr(routing, "members", members)
+
+    async def run() -> None:
+        servers = routing.Routing(tmp_path)
+        await servers.look()
+        await servers.look()
+        seen.append([member.name for member in servers.members])
+        looks.insert(0, OSError(24, "Too many open files"))
+        watching = asyncio.create_task(servers.watch())
+        await asyncio.sleep(0.5)
+        seen.append([member.name for member in servers.members])
+        watching.cancel()
+
+    asyncio.run(run())
+    assert seen == [["server_a"], ["server_b"]]

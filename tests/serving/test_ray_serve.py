@@ -26,9 +26,11 @@ httpx = pytest.importorskip("httpx")
 from clusters import ask, opened, push  # noqa: E402
 from servers import serving  # noqa: E402
 
+from kvpress_video.serving.cluster.on_ray import tidy  # noqa: E402
 from kvpress_video.serving.cluster.scaling import Scale, by_sessions  # noqa: E402
 from kvpress_video.serving.server.claims import claimant  # noqa: E402
 from kvpress_video.serving.server.membership import members  # noqa: E402
+from kvpress_video.serving.server.session_files import SessionFiles  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,17 @@ def test_replicas_follow_the_sessions(sessions: tuple[int, ...], replicas: int) 
     assert by_sessions(SimpleNamespace(aggregated_metrics={"load": loads})) == (replicas, {})
     assert by_sessions(SimpleNamespace(aggregated_metrics=None)) == (0, {})
     assert Scale.parse("1:4", 8) == Scale(1, 4, 8)
+
+
+def test_a_folder_is_tidied_unless_a_server_uses_it(tmp_path: Path) -> None:
+    left = tmp_path / "server_0123456789ab.lock"
+    left.touch()
+    used = SessionFiles(tmp_path, shared=True)
+    tidy(tmp_path)
+    assert left.exists()
+    used.close()
+    tidy(tmp_path)
+    assert not left.exists()
 
 
 def answered(client: Any, session: str) -> dict[str, Any]:
@@ -119,4 +132,5 @@ def test_no_session_is_lost(clips: Any, tmp_path: Path, monkeypatch: pytest.Monk
         process.terminate()
         assert process.wait(120) == 0, log.read_text()
     assert {path.stem for path in folder.glob("sess_*.kvv")} == set(sessions)
+    assert list(folder.glob("server_*")) == []
     assert [number for number in processes if Path(f"/proc/{number}/cmdline").exists()] == []

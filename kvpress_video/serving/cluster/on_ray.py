@@ -7,7 +7,7 @@ import re
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import uvicorn
 
-from ...errors import UnknownNameError
+from ...errors import CacheError, UnknownNameError
 from ...utils.ray_connection import connected
 from ..server.held_files import HeldFile
 from ..server.journal import log, log_to_stderr
@@ -56,6 +56,7 @@ def serve_on_ray(job: Job, scale: Scale, gpus: bool) -> None:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvpress-video-")))
         _prepare(folder)
+        stack.callback(tidy, folder)
         stack.enter_context(connected(ray, None, UnknownNameError))
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if len(nodes) > 1:
@@ -79,6 +80,12 @@ def _prepare(folder: Path) -> None:
     if second is not None:
         second.release()
         raise UnknownNameError(f"Files in {folder} cannot be locked: keep sessions on a file system with locks.")
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed servers left in a folder, unless one still ends."""
+    with suppress(CacheError):
+        SessionFiles(folder).close()
 
 
 def _check_shared(job: Job, nodes: list[dict[str, Any]]) -> None:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..server.claims import claimant
-from ..server.journal import log
+from ..server.journal import log, log_failure
 from ..server.membership import Member, members
 
 _SESSION = re.compile(r"/v1/sessions/(sess_[0-9a-f]{32})(?:/|$)")
+_OPENING = "/v1/sessions"
 _EVERY = 0.5  # seconds between looks who is there
 
 
@@ -37,9 +38,13 @@ class Routing:
             await asyncio.sleep(_EVERY)
 
     async def look(self) -> None:
-        """Look who is there."""
+        """Look who is there; if the folder cannot be read, the servers known so far stay."""
         known = {member.name for member in self.members}
-        self.members = await asyncio.to_thread(members, self._folder)
+        try:
+            self.members = await asyncio.to_thread(members, self._folder)
+        except OSError as error:  # such as too many open files
+            log_failure("look", error)
+            return
         present = {member.name for member in self.members}
         for name in sorted(present - known):
             log("joined", server=name)
@@ -56,7 +61,7 @@ class Routing:
             path: of the request.
             tried: servers that were out of reach.
         """
-        if not set(tried) < {member.name for member in self.members}:
+        if path == _OPENING or not set(tried) < {member.name for member in self.members}:
             await self.look()
         present = [member for member in self.members if member.name not in tried]
         if (found := _SESSION.match(path)) is not None and present:

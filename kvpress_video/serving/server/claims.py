@@ -8,8 +8,9 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 
-from .failures import RequestError
+from .failures import RequestError, not_written
 from .held_files import HeldFile, told
+from .journal import log_failure
 from .served_session import Progress, ServedSession
 from .session_files import session_path
 
@@ -32,10 +33,10 @@ class Claims:
         """Claim a session, once the server that has it has let go, and read how far it had come.
 
         Raises:
-            RequestError: the other server still has it.
+            RequestError: the other server still has it, or the claim cannot be written.
         """
         path, deadline = self._path(served.id), time.monotonic() + _PATIENCE
-        while (claim := HeldFile.take(path)) is None:
+        while (claim := _taken(path)) is None:
             if time.monotonic() > deadline:
                 raise RequestError(
                     503, "Another server has this session: try again.", code="session_elsewhere", retry_after=1
@@ -44,9 +45,17 @@ class Claims:
         served.claim, served.reached = claim, _reached(path)
 
     def tell(self, served: ServedSession) -> None:
-        """Write down how far a session has come, before its client is told."""
+        """Write down how far a session has come, before its client is told.
+
+        Raises:
+            RequestError: the claim cannot be written; what it stated before may be lost.
+        """
         if served.claim is not None and served.reached is not None:
-            served.claim.tell(server=self.server, **asdict(served.reached))
+            try:
+                served.claim.tell(server=self.server, **asdict(served.reached))
+            except OSError as error:
+                log_failure(served.id, error)
+                raise not_written() from error
 
     def release(self, served: ServedSession) -> None:
         """Leave a session to other servers."""
@@ -72,6 +81,13 @@ def claimant(folder: Path, name: str) -> str | None:
     """
     server = told(session_path(folder, name, ".lock")).get("server")
     return server if isinstance(server, str) else None
+
+
+def _taken(path: Path) -> HeldFile | None:
+    try:
+        return HeldFile.take(path)
+    except OSError as error:
+        raise not_written() from error
 
 
 def _reached(path: Path) -> Progress | None:

@@ -53,6 +53,16 @@ class RequestError(Exception):
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
+def not_written() -> RequestError:
+    """Return the error for a folder of sessions that takes no files."""
+    return RequestError(
+        503,
+        "The server cannot write to its folder of sessions, whose disk may be full: try again later.",
+        code="not_written",
+        retry_after=30,
+    )
+
+
 def as_request_error(error: Exception) -> RequestError:
     """Convert an error to a response; hide the details of unexpected ones."""
     if isinstance(error, RequestError):

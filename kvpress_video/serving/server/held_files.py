@@ -55,7 +55,7 @@ def told(path: Path) -> dict[str, Any]:
     """Return what a file tells, whoever holds or held it; nothing where there is none."""
     try:
         facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

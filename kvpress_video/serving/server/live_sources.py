@@ -112,7 +112,7 @@ class LiveSources:
         return source
 
     async def forget(self, number: str) -> None:
-        """End the stream, if any, of a session about to be closed."""
+        """End the stream, if any, of a session that was closed."""
         if number in self._held:
             await self.stop(number)
             self._held.pop(number, None)

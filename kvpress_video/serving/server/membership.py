@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,10 +71,16 @@ class Membership:
         """Keep the file up to date until this is cancelled, and leave then."""
         try:
             while self._file is not None:
-                self._tell(self._file)
+                self.update()
                 await asyncio.sleep(_EVERY)
         finally:
             self.leave()
+
+    def update(self) -> None:
+        """State the number of sessions; where the file cannot be written, the last one stays."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._tell(self._file)
 
     def _tell(self, file: HeldFile) -> None:
         file.tell(url=self._url, process=os.getpid(), sessions=self._sessions())

@@ -84,15 +84,21 @@ class SessionFiles:
             OSError: the note cannot be written.
         """
         write_snapshot(self.path(name), snapshot, model)
-        with atomic_write(self.path(name).with_suffix(".json"), mode=0o600, durable=True) as path:
-            path.write_text(json.dumps(asdict(note)))
+        target = self.path(name).with_suffix(".json")
+        try:
+            with atomic_write(target, mode=0o600, durable=True) as path:
+                path.write_text(json.dumps(asdict(note)))
+        except OSError:
+            if not target.exists():  # nobody finds a session without a note
+                self.forget(name)
+            raise
 
     def find(self, name: str) -> SessionNote | None:
         """Return the note of a session, or None if it does not exist."""
         try:
             note = json.loads(self.path(name).with_suffix(".json").read_bytes())
-            return SessionNote(note["owner"], note["need"], Progress(**note["saved"]))
-        except (KeyError, OSError, ValueError, TypeError):
+            return SessionNote(note["owner"], int(note["need"]), Progress(**note["saved"]))
+        except (KeyError, OSError, ValueError, TypeError, RecursionError):
             return None
 
     def written(self) -> Iterator[str]:

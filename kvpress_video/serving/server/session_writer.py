@@ -7,9 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ...errors import KVPressVideoError
+from ...errors import CacheError, KVPressVideoError
 from ...streaming.session import VideoSession
 from ...streaming.state import Snapshot
+from .failures import not_written
 from .journal import log_failure
 from .served_session import Progress, ServedSession
 from .session_files import SessionFiles, SessionNote
@@ -54,9 +55,20 @@ class SessionWriter:
         return True
 
     async def write(self, served: ServedSession, name: str) -> None:
-        """Write a session to a file of another name."""
+        """Write a session to a file of another name.
+
+        Raises:
+            CacheError: no file can hold it.
+            RequestError: the folder takes no files.
+        """
         copied = await asyncio.wrap_future(self._worker.submit(served.id, lambda: _copied(served.live)))
-        await self._write(served, name, *copied)
+        try:
+            await self._write(served, name, *copied)
+        except (CacheError, OSError) as error:
+            if not isinstance(error if isinstance(error, OSError) else error.__cause__, OSError):
+                raise
+            log_failure(name, error)
+            raise not_written() from error
 
     async def forget(self, served: ServedSession) -> None:
         """Delete the file of a session."""

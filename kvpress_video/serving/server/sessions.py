@@ -6,9 +6,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+from ...errors import KVPressVideoError
 from ...streaming.session import VideoSession
 from .admission import Admission
 from .claims import Claims
@@ -31,6 +32,7 @@ class Sessions:
 
     Attributes:
         claims: of the server, on the sessions that it has in memory.
+        opened: called when a session has been opened.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Sessions:
         self._writer = SessionWriter(model, worker, files)
         self._settings = settings
         self.claims = Claims(files.folder)
+        self.opened: Callable[[], None] = lambda: None
         self._held: dict[str, ServedSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         admission.reclaim = self._reclaim
@@ -101,8 +104,7 @@ class Sessions:
             RequestError: there is no such file.
         """
         note = self._saved(owner, saved)
-        path = self._files.path(saved)
-        return await self._add(owner, lambda: VideoSession.load(path, self._model, self._processor), lambda: note.need)
+        return await self._add(owner, lambda: self._read(saved, note.need), lambda: note.need)
 
     async def save(self, served: ServedSession) -> str:
         """Write a session in use to a file, and return the name to load it by.
@@ -125,14 +127,27 @@ class Sessions:
         self._saved(owner, saved)
         self._files.forget(saved)
 
-    async def close(self, served: ServedSession) -> None:
-        """Close a session in use after its earlier jobs, and delete its file."""
-        async with served.turn:
-            await self.run(served, lambda: None)
-            served.closed = True
-            await self._writer.forget(served)
-            self.claims.delete(served)
-            self._leave(served)
+    async def close(self, owner: str, number: str) -> None:
+        """Close a session after its earlier jobs, and delete its file, which is not read: it may be damaged.
+
+        Raises:
+            RequestError: there is none, or another server has it.
+        """
+        served = self._entered(owner, number)
+        try:
+            async with served.turn:
+                if served.session is None:
+                    await self._claim(served)
+                else:
+                    await self.run(served, lambda: None)
+                served.closed = True
+                try:
+                    await self._writer.forget(served)
+                    self.claims.delete(served)
+                finally:
+                    self._leave(served)
+        finally:
+            self.release(served)
 
     async def acquire(self, owner: str, number: str) -> ServedSession:
         """Find a session and hold it in memory until it is released; restore a detached one.
@@ -140,11 +155,7 @@ class Sessions:
         Raises:
             RequestError: there is none, no memory for it, or another server has it.
         """
-        served = self._held.get(number) or self._found(number)
-        if served is None or served.owner != owner:
-            raise unknown_session()
-        self._held[number] = served
-        served.users += 1
+        served = self._entered(owner, number)
         try:
             async with served.turn:
                 await self._attach(served)
@@ -157,7 +168,8 @@ class Sessions:
         """Release a session."""
         served.users -= 1
         served.used = time.monotonic()
-        self.claims.tell(served)
+        with suppress(RequestError):  # the session goes on, and its claim states less
+            self.claims.tell(served)
         if not served.users:
             if served.session is None:
                 self._held.pop(served.id, None)
@@ -227,32 +239,58 @@ class Sessions:
             served.session = await self.run(served, make)
             await self.claims.take(served)
             await self.run(served, served.note)
+            self.claims.tell(served)  # others find it by its claim
             if self._settings.sessions is not None:
                 await self._writer.keep(served)  # from now on it outlives the server
         except BaseException:
             self.claims.delete(served)
             self._leave(served)
             raise
+        self.opened()
         self.release(served)
         return served
+
+    def _read(self, name: str, need: int) -> VideoSession:
+        """Read a session's file, for which memory is reserved; an error does not tell clients where it is."""
+        path = self._files.path(name)
+        try:
+            session = VideoSession.load(path, self._model, self._processor)
+        except KVPressVideoError as error:
+            raise _unreadable(str(error).replace(str(path), "The session's file")) from error
+        if self._plan.session(session) > need:
+            raise _unreadable("The session's file is not that of its note: it takes more memory.")
+        return session
 
     def _found(self, name: str) -> ServedSession | None:
         """Find a session in the files."""
         note = self._files.find(name) if name.startswith("sess_") else None
         return None if note is None else ServedSession(name, note.owner, note.need, saved=note.saved)
 
-    async def _attach(self, served: ServedSession) -> None:
-        if served.session is not None:
-            return
+    def _entered(self, owner: str, number: str) -> ServedSession:
+        """Find a session of an owner, and count a request that uses it until it is released."""
+        served = self._held.get(number) or self._found(number)
+        if served is None or served.owner != owner:
+            raise unknown_session()
+        self._held[number] = served
+        served.users += 1
+        return served
+
+    async def _claim(self, served: ServedSession) -> None:
+        """Claim a session that is not in memory."""
         if served.closed:
             raise unknown_session()
         await self.claims.take(served)
+        if self._files.find(served.id) is None:  # another server has closed it
+            self.claims.delete(served)
+            raise unknown_session()
+
+    async def _attach(self, served: ServedSession) -> None:
+        if served.session is not None:
+            return
+        await self._claim(served)
         try:
-            if self._files.find(served.id) is None:  # another server has closed it
-                raise unknown_session()
             served.lease = await self._admission.reserve(served.need)
-            path = self._files.path(served.id)
-            session = await self.run(served, lambda: VideoSession.load(path, self._model, self._processor))
+            session = await self.run(served, lambda: self._read(served.id, served.need))
         except BaseException:
             self._free(served)
             raise
@@ -297,3 +335,7 @@ class Sessions:
         if note is None or note.owner != owner:
             raise RequestError(404, "There is no saved session of this name.", param="saved")
         return note
+
+
+def _unreadable(reason: str) -> RequestError:
+    return RequestError(409, f"{reason} Close the session, and open another.", code="session_unreadable")

@@ -66,9 +66,8 @@ def session_routes(server: Server) -> APIRouter:
 
     @router.delete("/sessions/{number}")
     async def close(request: Request, number: str) -> Response:
-        async with sessions.using(owner_of(request), number) as served:
-            await server.sources.forget(number)
-            await sessions.close(served)
+        await sessions.close(owner_of(request), number)
+        await server.sources.forget(number)
         return Response(status_code=204)
 
     @router.post("/sessions/{number}/frames")

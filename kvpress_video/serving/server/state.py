@@ -94,6 +94,7 @@ class Server:
         self.metrics = Metrics()
         self.metrics.watch(self._gauges)
         self._membership = Membership(folder, self.sessions.claims.server, lambda: self.sessions.live)
+        self.sessions.opened = self._membership.update
         self._tasks: list[asyncio.Task[None]] = []
         self.methods = UsableMethods(model, processor, settings.budget, self.worker)
 
