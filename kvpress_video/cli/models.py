@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from .common import DONE, WRONG, load_model, model_options, quiet
 from .names import check_model
@@ -26,8 +27,10 @@ def add(commands: Commands) -> None:
 def _models(options: argparse.Namespace) -> int:
     check_model(options.model)
     quiet()
+    from rich.console import Console
+
     from ..self_check.inspection import inspect
 
     found = inspect(load_model(options)[0])
-    print(found)
+    Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()).print(str(found))
     return WRONG if found.unsupported else DONE

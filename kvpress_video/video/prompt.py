@@ -60,7 +60,8 @@ def prepare(processor: Any, video: Video, questions: str | Sequence[str], **proc
         UnsupportedModelError: the processor takes neither videos nor images.
     """
     if not isinstance(video, Video):
-        raise VideoError(f"Expected a Video, got a {type(video).__name__}: read it with read_video() first.")
+        cure = "give one" if isinstance(video, (list, tuple)) else "read it with read_video() first"
+        raise VideoError(f"Expected a Video, got a {type(video).__name__}: {cure}.")
     several = isinstance(questions, Iterable) and not isinstance(questions, (str, bytes))
     asked: list[Any] = list(questions) if several else [questions]
     if not asked:
