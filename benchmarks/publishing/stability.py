@@ -1,8 +1,7 @@
 """Publish the stability of the order of methods over models and clips, by Kendall's tau-b.
 
-kvpress-video sweep benchmarks/grids/every-method.yaml --out sweeps/every-method
-kvpress-video sweep benchmarks/grids/qwen3-vl.yaml --out sweeps/qwen3-vl
-python -m kvpress_video.benchmarks.publishing.stability sweeps/every-method sweeps/qwen3-vl
+kvpress-video sweep benchmarks/grids/models.yaml --out sweeps/models
+python -m kvpress_video.benchmarks.publishing.stability sweeps/models
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def test_a_fall_is_found_and_noise_is_not() -> None:
 def test_no_method_falls_when_its_budget_grows(tmp_path: Path) -> None:
     methods = [name for name in method_names() if name not in (UNCOMPRESSED, ELSEWHERE)]
     grid = make_grid(methods=methods, budgets=BUDGETS, benchmarks="world:count=12,frames=16", device="cpu")
-    assert not run_sweep(grid, tmp_path, workers=2).failures
+    refused = run_sweep(grid, tmp_path, workers=2).failures  # some methods have least or largest budgets
+    assert all(failure.error.startswith("BudgetError") for failure in refused)
     with Store(tmp_path) as store:
         falls = falls_with_budget(store.rows(), alpha=0.05 / len(methods))
     assert not falls, "; ".join(map(str, falls))
