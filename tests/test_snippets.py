@@ -29,7 +29,7 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md"), ROOT /
 BLOCKS = [each for page in PAGES for each in snippets(page)]
 SLOW = {f"docs/{name}.md" for name in ("ci", "lm-eval", "multi-gpu", "results", "sweeps")}
 NEEDS = {"docs/lm-eval.md": "lm_eval", "docs/sweeps.md": "pyarrow", "docs/multi-gpu.md": "transformers.distributed"}
-GRID = "benchmarks: 'world:count=2,frames=8'\nmethods: [full, tar, infinipot-v]\nbudgets: 25%\n"
+GRID = "benchmarks: 'world:count=4,frames=8'\nmethods: [full, tar, infinipot-v]\nbudgets: 25%\n"
 
 
 def run_pages(language: str) -> list[Any]:

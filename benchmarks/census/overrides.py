@@ -91,7 +91,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "deepstack_layer_map": [[0, 0], [1, 2]],
         "spatial_target_layers": [3, 4],
         "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]],
-        "vision_feature_select_strategy": "full",  # its tower has no class token
+        "vision_config": {"model_type": "siglip_vision_model"},  # the tower of the released model: no class token
+        "vision_feature_select_strategy": "full",
     },
     "granite_docling": {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
     "hy_v4_vl": {"text_config": {"rope_parameters": _rope(2, 1, 1)}},
