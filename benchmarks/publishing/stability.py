@@ -1,6 +1,7 @@
 """Publish the stability of the order of methods over models and clips, by Kendall's tau-b.
 
-kvpress-video sweep benchmarks/grids/models.yaml --out sweeps/models
+kvpress-video sweep benchmarks/grids/models.yaml --out sweeps/models \\
+    --models bundled,benchmarks/models/second_seed,bundled-qwen3_vl
 python -m kvpress_video.benchmarks.publishing.stability sweeps/models
 """
 

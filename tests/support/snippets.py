@@ -172,13 +172,20 @@ class _ParsedError(BaseException):
 def _check_options(module: str, arguments: list[str]) -> None:
     from argparse import ArgumentParser
 
-    parse = ArgumentParser.parse_args
+    parse, depth = ArgumentParser.parse_known_args, 0
 
-    def stop(*arguments: Any, **named: Any) -> None:
-        parse(*arguments, **named)
+    def stop(parser: ArgumentParser, *arguments: Any, **named: Any) -> Any:
+        nonlocal depth
+        depth += 1  # the parsers of commands are called by that of the program
+        found = parse(parser, *arguments, **named)
+        depth -= 1
+        if depth:
+            return found
+        if found[1]:
+            parser.error(f"unrecognized arguments: {found[1]}")
         raise _ParsedError
 
-    with patch.object(ArgumentParser, "parse_args", stop), patch.object(sys, "argv", [module, *arguments]):
+    with patch.object(ArgumentParser, "parse_known_args", stop), patch.object(sys, "argv", [module, *arguments]):
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except _ParsedError:
