@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .common import DONE, WRONG, load_model, model_options, quiet
 from .names import check_model
@@ -32,5 +31,6 @@ def _models(options: argparse.Namespace) -> int:
     from ..self_check.inspection import inspect
 
     found = inspect(load_model(options)[0])
-    Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()).print(str(found))
+    console = Console(highlight=False, markup=False)
+    console.print(str(found), soft_wrap=not console.is_terminal)
     return WRONG if found.unsupported else DONE

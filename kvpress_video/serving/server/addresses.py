@@ -52,12 +52,11 @@ class HostRules:
                 public.
         """
         parts = split_url(url)
+        port, host = parts.port, (parts.hostname or "").rstrip(".")
         try:
-            port = parts.port
-            host = (parts.hostname or "").rstrip(".")
             ascii_host = host if ":" in host else host.encode("idna").decode()
-        except (ValueError, UnicodeError) as error:
-            raise _refused("The URL cannot be read.") from error
+        except UnicodeError as error:
+            raise _unreadable() from error
         if parts.scheme not in _PORTS:
             raise _refused("Media are given by http, https or data URLs.")
         if not ascii_host or parts.username is not None or parts.password is not None:
@@ -77,14 +76,16 @@ def split_url(url: str) -> SplitResult:
     be the host that the other connects to.
 
     Raises:
-        RequestError: the URL contains such characters, or cannot be split.
+        RequestError: the URL contains such characters, cannot be split, or its port is no port number.
     """
     if any(character <= " " or character in "\\\x7f" for character in url):
         raise _refused("A URL may not contain spaces, control characters or backslashes.")
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        _ = parts.port  # read from the text only now
     except ValueError as error:
-        raise _refused("The URL cannot be read.") from error
+        raise _unreadable() from error
+    return parts
 
 
 def _resolved(host: str, port: int, by_name: bool) -> tuple[str, ...]:
@@ -112,6 +113,10 @@ def is_public(address: str) -> bool:
         if found.sixtofour is not None or found.teredo is not None or found.is_site_local:
             return False
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
+
+
+def _unreadable() -> RequestError:
+    return _refused("The URL cannot be read.")
 
 
 def _refused(message: str) -> RequestError:

@@ -62,9 +62,7 @@ class LiveSources:
         """
         self._sessions, self._limits, self._hosts, self._push = sessions, limits, frozenset(hosts), push
         self._held: dict[str, LiveSource] = {}
-        self._threads = ThreadPoolExecutor(
-            limits.sources, "live-streams"
-        )  # a stalled stream holds one for its patience
+        self._threads = ThreadPoolExecutor(limits.sources, "live-streams")  # a stalled stream blocks its thread
 
     async def start(self, owner: str, number: str, url: str, fps: float) -> LiveSource:
         """Read a stream into a session until it ends or is stopped.
@@ -131,10 +129,7 @@ class LiveSources:
         FFmpeg opens connections itself, also to targets of playlists, so only hosts named by the operator are trusted.
         """
         parts = split_url(url)
-        try:
-            port = parts.port or _PORTS.get(parts.scheme.lower())
-        except ValueError as error:
-            raise RequestError(400, "The URL cannot be read.", code="invalid_url") from error
+        port = parts.port or _PORTS.get(parts.scheme.lower())
         host = (parts.hostname or "").rstrip(".")
         if port is None or self._hosts.isdisjoint((host, f"{host}:{port}")):
             raise RequestError(

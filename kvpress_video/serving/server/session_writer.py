@@ -65,7 +65,7 @@ class SessionWriter:
         try:
             await self._write(served, name, *copied)
         except (CacheError, OSError) as error:
-            if not isinstance(error if isinstance(error, OSError) else error.__cause__, OSError):
+            if not any(isinstance(each, OSError) for each in (error, error.__cause__)):
                 raise
             log_failure(name, error)
             raise not_written() from error
