@@ -82,7 +82,7 @@ def draw(found: Columns, picture: Path) -> None:
             budgets = [budget for name, budget in found if name == panel]
             table = np.array([[found[panel, budget].get(name, np.nan) for budget in budgets] for name in methods])
             draw_fields(axes, table, budgets, [short(name) for name in methods], 40, _without_zero, fontsize=8)
-            axes.set_xlabel(panel)
+            axes.set_title(panel, fontsize="medium")
         grid[0].invert_yaxis()
     save(figure, picture)
 
