@@ -12,6 +12,7 @@ import pytest
 import torch
 import zoo
 from generation import METHODS, SETTINGS, UNEVEN, answer, compressed, model_of, two_videos, video_prompt
+from pairs import pairs
 
 import kvpress_video as kv
 from kvpress_video.budget import Budget
@@ -24,11 +25,8 @@ RATIOS = (0.75, 0.5, 0.25, 0.125)
 FRAMES = 12
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("family", zoo.FAMILIES)
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("method", METHODS)
-def test_achieved_entries_equal_the_budget(method: str, ratio: float, family: str) -> None:
+@pytest.mark.parametrize(("method", "family", "ratio"), pairs(METHODS, zoo.FAMILIES, RATIOS))
+def test_achieved_entries_equal_the_budget(method: str, family: str, ratio: float) -> None:
     model = model_of(family)
     rows, columns = zoo.grid(family)
     visual = FRAMES * rows * columns

@@ -11,6 +11,7 @@ import torch
 import zoo
 from generation import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
 from offloading import AWAY
+from pairs import pairs
 from reference_masks import noted
 from sessions import STREAMED, UNMOVED, cache_of, footage, frames_for, tiny
 
@@ -72,9 +73,7 @@ def test_every_family_in_every_mode(family: str, mode: str, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", zoo.FAMILIES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "family", "mode"), pairs(METHODS, zoo.FAMILIES, [*MODES]))
 def test_every_method_on_every_family_in_every_mode(
     method: str, family: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

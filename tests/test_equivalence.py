@@ -8,6 +8,7 @@ import pytest
 import torch
 import zoo
 from generation import METHODS, SETTINGS, after_frames, answer, model_of, two_videos, video_prompt
+from pairs import pairs
 from reference_masks import blinded_answer, evicted
 from torch import Tensor
 
@@ -39,9 +40,10 @@ def test_a_budget_that_holds_everything_changes_nothing(
         torch.testing.assert_close(ours.logits, stock.logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("prefill", ["split", "whole"])
-@pytest.mark.parametrize("family", zoo.FAMILIES)
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "average-pooling"])
+@pytest.mark.parametrize(
+    ("method", "family", "prefill"),
+    pairs([method for method in METHODS if method != "average-pooling"], zoo.FAMILIES, ["split", "whole"]),
+)
 def test_compressed_answers_equal_the_stock_model_with_evicted_entries_masked(
     family: str, method: str, prefill: Any
 ) -> None:

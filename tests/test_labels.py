@@ -8,6 +8,7 @@ import pytest
 import torch
 import zoo
 from generation import METHODS, SETTINGS, answer, compressed, model_of, two_videos, video_prompt
+from pairs import pairs
 from reference_masks import masked_answer, noted, view_of
 from torch import Tensor
 
@@ -30,9 +31,7 @@ def label_frames(tags: Tensor) -> set[int]:
 
 CASES = [
     pytest.param(method, family, labels, marks=() if method == "infinipot-v" or family == FIRST else pytest.mark.slow)
-    for method in METHODS
-    for family in zoo.LABELLED
-    for labels in ("spread", "drop")
+    for method, family, labels in pairs(METHODS, zoo.LABELLED, ["spread", "drop"])
 ]
 
 
