@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,19 @@ def numbers_of(frames: NDArray[np.uint8]) -> list[int]:
     return [number_of(picture) for picture in frames]
 
 
+@contextmanager
+def unchanged_scheduling() -> Iterator[None]:
+    """Undo what libsvtav1 does as root: it gives the thread real-time priority, which starves all other processes."""
+    if not hasattr(os, "sched_setscheduler"):  # macOS
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def write_video(
     path: Path,
     codec: str = "libx264",
@@ -66,7 +81,7 @@ def write_video(
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV cannot encode {codec}")
     height, width = size
-    with av.open(str(path), "w", format=container, options=container_options or {}) as file:
+    with unchanged_scheduling(), av.open(str(path), "w", format=container, options=container_options or {}) as file:
         stream: Any = file.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         for number in range(frames):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Mapping
 from fractions import Fraction
@@ -155,6 +156,13 @@ def test_every_frame_has_its_number_and_its_time(name: str, tmp_path: Path) -> N
     assert video.times.tolist() == pytest.approx(expected, abs=1e-6)
     assert video.duration > video.times[-1]
     assert video.fps == pytest.approx(count / video.duration)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="only Linux tells how a thread is scheduled")
+def test_writing_a_file_leaves_the_scheduling_of_the_tests_as_it_was(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    write_video(tmp_path / "av1.mp4", "libsvtav1", frames=2)
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.sampled
