@@ -16,6 +16,7 @@ from .common import DONE, WRONG
 from .interrupts import INTERRUPTED, Interrupts, ending_at_once
 from .parsers import HelpFormatter
 from .plug_ins import add_installed
+from .warning_lines import warnings_as_lines
 
 COMMANDS: tuple[ModuleType, ...] = (
     *(sweep, tune, results, report, look, compare, lm_eval, ask, run, serve, methods, models),
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ending_at_once():
             options = _parse(arguments)
-        with interrupts.watched():
+        with interrupts.watched(), warnings_as_lines():
             code: int = options.run(options)
             sys.stdout.flush()
         return code

@@ -180,6 +180,13 @@ def test_ask_prints_the_answer_and_what_was_asked_and_achieved(
     assert "4 frames" in capsys.readouterr().out
 
 
+def test_a_warning_is_one_line_and_shown_once(clips: list[Clip], capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["ask", str(clips[0].path), "What?", "--method", "tar", "--budget", "1", "--device", "cpu"]
+    assert main(asked) == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "budget" in line]
+    assert line.startswith("kvpress-video: The budget '1' is read as one visual entry per layer: write '1 token'")
+
+
 def test_ask_without_a_budget_for_a_method_that_needs_one(
     clips: list[Clip], capsys: pytest.CaptureFixture[str]
 ) -> None:
