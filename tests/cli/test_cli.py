@@ -149,6 +149,7 @@ def test_report_and_results_of_an_interrupted_sweep_say_so(tmp_path: Path, capsy
         (["sweep", "nowhere.yaml"], "nowhere.yaml"),
         (["sweep", "--executor", "rai", "--out", "{folder}", "--benchmarks", "world:count=1,frames=2"], "'ray'"),
         (["sweep", "--benchmarks", "world:count=0", "--out", "{folder}"], "at least one clip"),
+        (["sweep", "--benchmarks", "world:clips=1", "--out", "{folder}"], "--benchmarks: Unknown setting of world"),
         (["sweep", "--models", "./nowhere", "--out", "{folder}"], "no model folder"),
         (["results", "{folder}"], "{folder}"),
         (["report", "{folder}"], "{folder}"),
