@@ -25,7 +25,7 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
 
     Args:
         path: path of the file.
-        **flags: parts that replace the file's, as `flag_parts` returns them.
+        **flags: parts that replace the file's, as `make_grid` takes them.
 
     Raises:
         SweepError: the file is missing, not YAML, too large (also through aliases or nesting), or the grid is invalid.
