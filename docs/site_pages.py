@@ -36,20 +36,21 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages from elsewhere, and a copy of each file outside of docs/ that a page links to."""
+    """Add the pages from elsewhere, and a copy of each file outside of docs/ that a page or another copy links to."""
     for source, uri in PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
-    for page in list(files.documentation_pages()):
+    pages = list(files.documentation_pages())
+    for page in pages:
         for target in _outside(page):
             if files.get_file_from_path(f"{COPIES}/{target}") is None:
-                files.append(
-                    File.generated(
-                        config,
-                        f"{COPIES}/{target}",
-                        abs_src_path=str(ROOT / target),
-                        inclusion=InclusionLevel.NOT_IN_NAV,
-                    )
+                copy = File.generated(
+                    config,
+                    f"{COPIES}/{target}",
+                    abs_src_path=str(ROOT / target),
+                    inclusion=InclusionLevel.NOT_IN_NAV,
                 )
+                files.append(copy)
+                pages += [copy] if copy.is_documentation_page() else []
     return files
 
 
@@ -69,7 +70,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _place(file: File) -> str:
     """A page's path in the repository."""
-    return {uri: source for source, uri in PAGES.items()}.get(file.src_uri, f"docs/{file.src_uri}")
+    uri = file.src_uri
+    if uri.startswith(f"{COPIES}/"):
+        return uri.removeprefix(f"{COPIES}/")
+    return {page: source for source, page in PAGES.items()}.get(uri, f"docs/{uri}")
 
 
 def _target(here: str, link: str) -> str:

@@ -135,11 +135,11 @@ class Budget:
 
     @property
     def exact(self) -> str | int | float:
-        """The plain value that `parse` reads as this budget; a ratio parses without a warning."""
+        """The plain value that `parse` reads as this budget, without a warning."""
         if self.unit == "bytes":
             return f"{int(self.amount)}B"
         if self.unit == "tokens":
-            return int(self.amount)
+            return "1 token" if self.amount == 1 else int(self.amount)
         return "100%" if self.amount == 1 else self.amount
 
     def __str__(self) -> str:

@@ -52,7 +52,11 @@ class Report:
     Attributes:
         method: its name and the settings that differ from their defaults, such as `"tar:recent_ratio=0.5"`.
         settings: all settings of the method.
-        stage, prefill, positions, labels, quantize: the arguments of the compression.
+        stage: as given to `compress`.
+        prefill: as given to `compress`.
+        positions: as given to `compress`.
+        labels: as given to `compress`.
+        quantize: as given to `compress`.
         asked: the requested budget.
         entries: visual entries held per layer, per KV head (on average if heads differ), in the fullest row.
         label_entries: label entries held (the time or number of a frame), per layer and KV head, in the fullest row; 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from kvpress_video.errors import BudgetError
+from kvpress_video.utils.formatting import plural
 
 
 def portion(total: int, weights: Sequence[Fraction], number: int) -> int:
@@ -29,6 +30,7 @@ def weighted_budget(keep: int, layer: int, weights: Sequence[Fraction], rule: st
     mine = portion(keep * len(weights), weights, layer)
     if keep and not mine:
         raise BudgetError(
-            f"{keep} entries per layer leave none for layer {layer} under {rule}: raise the budget or {remedy}."
+            f"A budget of {plural(keep, 'entry')} per layer leaves none for layer {layer} under {rule}: "
+            f"raise the budget or {remedy}."
         )
     return mine

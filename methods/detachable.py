@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kvpress_video.compressor import Compressor, Entries, Grid, Kept, is_visual, make_method, top
 from kvpress_video.errors import BudgetError, UnknownNameError
+from kvpress_video.utils.formatting import plural
 
 from ._frames import before_window
 from ._ranks import rank
@@ -151,16 +152,17 @@ class Detachable(Compressor):
         window = self._share(keep)
         if self.bank is not None and keep > window + self.bank:
             raise BudgetError(
-                f"A budget of {keep} entries exceeds the window ({window}) and the bank ({self.bank}) together: "
-                f"ask for {window + self.bank} or less, or leave bank out."
+                f"A budget of {plural(keep, 'entry')} exceeds the window ({window}) and the bank ({self.bank}) "
+                f"together: ask for {window + self.bank} or less, or leave bank out."
             )
         if grid.frames == 1:
             return 0
         if window < grid.patches:
             smallest = -(-grid.patches // Fraction(str(self.window))) if share else grid.patches
-            cure = f"a budget of {smallest} entries" if share or keep < smallest else f"window={smallest}"
+            cure = f"a budget of {plural(smallest, 'entry')}" if share or keep < smallest else f"window={smallest}"
             raise BudgetError(
-                f"A window of {window} of {keep} entries cannot hold a frame of {grid.patches}: ask for {cure} or more."
+                f"A window of {window} of {plural(keep, 'entry')} cannot hold a frame of {grid.patches}: ask for "
+                f"{cure} or more."
             )
         return window - window % grid.patches
 

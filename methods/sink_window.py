@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kvpress_video.compressor import Compressor, Entries
 from kvpress_video.errors import BudgetError
+from kvpress_video.utils.formatting import plural
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SinkWindow(Compressor):
         """
         if keep <= self.sinks:
             raise BudgetError(
-                f"A budget of {keep} entries leaves no window after {self.sinks} sinks: "
+                f"A budget of {plural(keep, 'entry')} leaves no window after {plural(self.sinks, 'sink')}: "
                 f"ask for at least {self.sinks + 1}, or set fewer sinks."
             )
         place = torch.arange(len(entries), device=entries.keys.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -49,6 +50,13 @@ def test_the_methods_of_the_navigation_are_all_there(site: Path) -> None:
     start = (site / "methods/index.html").read_text()
     for card in (ROOT / "docs/methods").glob("*.md"):
         assert card.name == "README.md" or f'href="{card.stem}/"' in start
+
+
+def test_every_attribute_has_a_line_of_its_own(site: Path) -> None:
+    """Of `low, high: bounds`, the site would show an attribute `low,` of type `high`."""
+    for page in site.glob("api/*/index.html"):
+        text = html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+        assert re.findall(r"\w+,\s*\(\s*\w+(?:, \w+)*\s*\)\s*–", text) == [], page
 
 
 @pytest.mark.parametrize("tag", ['<script src="//a.b/c.js">', "<link rel=x href=https://a.b/c.css>"])

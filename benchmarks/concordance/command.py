@@ -46,7 +46,7 @@ def _concordance(options: argparse.Namespace) -> int:
     quiet()
     from ...budget import Budget
     from ...errors import BudgetError, unknown_name
-    from ...sweep.grid.spec import make_grid
+    from ...sweep.grid.flags import grid_of_flags
     from ...sweep.results.store import Store
     from ...sweep.run.sweep import run_sweep
     from .orderings import ORDERINGS, SOURCES
@@ -66,14 +66,15 @@ def _concordance(options: argparse.Namespace) -> int:
         raise BudgetError(f"A concordance needs ratios, since some orderings scale them, got {options.budgets!r}.")
     ratios = [round(float(budget.amount), 9) for budget in asked]
     scales = sorted({each.fraction for each in orderings} | {1.0})
-    grid = make_grid(
-        methods=list(dict.fromkeys(name for each in orderings for name in (each.better, each.worse))),
-        budgets=list(dict.fromkeys(round(ratio * scale, 9) for scale in scales for ratio in ratios)),
-        models=[options.model],
-        benchmarks=[options.benchmark],
-        seeds=[options.seed],
-        device=options.device,
-    )
+    parts = {
+        "methods": list(dict.fromkeys(name for each in orderings for name in (each.better, each.worse))),
+        "budgets": list(dict.fromkeys(round(ratio * scale, 9) for scale in scales for ratio in ratios)),
+        "models": [options.model],
+        "benchmarks": [options.benchmark],
+        "seeds": [options.seed],
+        "device": options.device,
+    }
+    grid = grid_of_flags(parts, models="--model", benchmarks="--benchmark", seeds="--seed")
     with progress_steps("preparing clips and models") as update:
         swept = run_sweep(
             grid,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..budget import Budget
 from ..compressor.base import Compressor, checked_layer_budgets, deferred, even
 from ..errors import BudgetError
-from ..utils.formatting import format_bytes
+from ..utils.formatting import format_bytes, plural
 from .byte_entries import chunk_of, layer_entries, longest_within
 from .forward_pass import RowState
 from .label_choice import spread_labels
@@ -235,8 +235,9 @@ class BudgetAllocator:
             cure = f"ask for {enough} or more" if even(self.method) else "ask for more, or spread it more evenly"
             where = "" if even(self.method) else f" in a layer of {type(self.method).__name__}"
             raise BudgetError(
-                f"{self.budget} leaves {entries} entries for frames{where}, but the text that the processor writes for "
-                f"one frame takes {min(longest)} and its frame at least one: {cure}, or pass labels='drop'."
+                f"A budget of {self.budget} leaves {plural(entries, 'entry')} for frames{where}, but the text that the "
+                f"processor writes for one frame takes {min(longest)} and its frame at least one: {cure}, or pass "
+                "labels='drop'."
             )
 
     def _texts(self, rows: Sequence[RowState], length: int) -> list[int]:

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 1 if a cell of a sweep failed or a comparison is red, 2 for an error, 130 after
-        Ctrl-C.
+        Ctrl-C. SIGTERM ends the process by that signal, once the command has cleaned up.
     """
     with ending_at_once():
         from . import program

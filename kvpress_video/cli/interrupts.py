@@ -1,4 +1,4 @@
-"""Ctrl-C of a command: one line and exit code 130, from the first import on."""
+"""Ctrl-C of a command, one line and exit code 130, from the first import on; SIGTERM, one line while it runs."""
 
 from __future__ import annotations
 
@@ -42,39 +42,52 @@ def end(number: int = 0, frame: FrameType | None = None) -> NoReturn:
 
 
 class Interrupts:
-    """Records Ctrl-C while a command runs, and raises it again if it was swallowed.
+    """Records Ctrl-C and SIGTERM while a command runs, and raises them again if they were swallowed.
 
     Attributes:
-        received: whether Ctrl-C was pressed.
+        received: the latest of these signals; None if there was none.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received: int | None = None
+
+    @property
+    def message(self) -> str:
+        """The line that says how the command ended."""
+        return "kvpress-video: terminated" if self.received == signal.SIGTERM else MESSAGE
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch Ctrl-C inside the block."""
-        if not replaceable():
-            yield
-            return
+        """Raise KeyboardInterrupt on both signals inside the block; one that is ignored stays ignored."""
+        stock = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        main = threading.current_thread() is threading.main_thread()
+        watched = {number: old for number, old in stock.items() if main and signal.getsignal(number) is old}
         before = sys.unraisablehook
-        signal.signal(signal.SIGINT, self._receive)
+        for number in watched:
+            signal.signal(number, self._receive)
         sys.unraisablehook = self._again
         try:
             yield
         finally:
             sys.unraisablehook = before
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number, old in watched.items():
+                signal.signal(number, old)
+
+    def end_by_sigterm(self) -> None:
+        """End the process by SIGTERM if it was received, as whoever sent it expects."""
+        if self.received == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
+        self.received = number
         raise KeyboardInterrupt
 
     def _again(self, unraisable: Any) -> None:
-        """Raise a Ctrl-C again that arrived in a destructor or a callback, which cannot raise."""
+        """Raise a signal again that arrived in a destructor or a callback, which cannot raise."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             # A signal, since `interrupt_main` would wait for the end of a call that blocks.
-            again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+            number = self.received or signal.SIGINT
+            again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
             again.daemon = True
             again.start()
         else:

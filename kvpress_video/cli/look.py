@@ -78,6 +78,6 @@ def _look(options: argparse.Namespace) -> int:
         )
     for kept in overlay.retained:
         answer = "" if kept.answer is None else f": {kept.answer}"
-        print(f"{kept.method} {kept.budget}: {kept.ratio:.1%} of visual entries kept{answer}")
+        print(f"{kept.method} {kept.budget}: {kept.ratio * 100:.3g}% of visual entries kept{answer}")
     print(f"{len(overlay.shown)} of {plural(overlay.frames, 'frame')} shown in {write_overlay(overlay, options.out)}")
     return DONE

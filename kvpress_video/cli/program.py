@@ -13,9 +13,10 @@ from types import ModuleType
 from ..errors import KVPressVideoError
 from . import ask, compare, lm_eval, look, methods, models, report, results, run, serve, sweep, tune
 from .common import DONE, WRONG
-from .interrupts import INTERRUPTED, MESSAGE, Interrupts, ending_at_once
+from .interrupts import INTERRUPTED, Interrupts, ending_at_once
 from .parsers import HelpFormatter
 from .plug_ins import add_installed
+from .warning_lines import warnings_as_lines
 
 COMMANDS: tuple[ModuleType, ...] = (
     *(sweep, tune, results, report, look, compare, lm_eval, ask, run, serve, methods, models),
@@ -36,26 +37,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ending_at_once():
             options = _parse(arguments)
-        with interrupts.watched():
+        with interrupts.watched(), warnings_as_lines():
             code: int = options.run(options)
             sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         return DONE
     except KeyboardInterrupt:
-        print(MESSAGE, file=sys.stderr)
+        print(interrupts.message, file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         said = _described(error)
         if said is None and not interrupts.received:
             raise
         if interrupts.received:
-            print(MESSAGE, file=sys.stderr)
+            print(interrupts.message, file=sys.stderr)
         if said is not None:
             print(f"kvpress-video: {said}", file=sys.stderr)
         return INTERRUPTED if interrupts.received else WRONG
     finally:
         _end_output()
+        interrupts.end_by_sigterm()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -149,13 +149,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _grid(options: argparse.Namespace) -> Grid:
-    from ..sweep.grid.spec import flag_parts, make_grid
+    from ..sweep.grid.flags import flag_parts, grid_of_flags
     from ..sweep.grid.yaml_file import read_grid
 
     flags = flag_parts(**{name: getattr(options, name) for name in PARTS})
     if options.grid is not None:
         return read_grid(options.grid, **flags)
-    return make_grid(**{**flag_parts(methods=TABLE_METHODS, budgets=TABLE_BUDGETS), **flags})
+    return grid_of_flags({**flag_parts(methods=TABLE_METHODS, budgets=TABLE_BUDGETS), **flags})
 
 
 def _power(grid: Grid, options: argparse.Namespace) -> int:

@@ -91,14 +91,15 @@ def _tune(options: argparse.Namespace) -> int:
 def _target(options: argparse.Namespace) -> Target:
     from ..compressor.registry import method_names
     from ..sweep.cells import Setup
-    from ..sweep.grid.spec import flag_parts, make_grid
+    from ..sweep.grid.flags import flag_parts, grid_of_flags
     from ..sweep.tune.answers import Target
     from ..sweep.tune.space import usable
     from ..utils.named_settings import split_list
 
     methods = split_list(options.methods) or usable(method_names(), options.stage or Setup.stage)
     parts = flag_parts(**{name: getattr(options, name) for name in _PARTS})
-    grid = make_grid(
-        methods=methods, budgets=[options.budget], models=[options.model], benchmarks=[options.benchmark], **parts
+    given = {"methods": methods, "budgets": [options.budget], "models": [options.model], **parts}
+    grid = grid_of_flags(
+        {**given, "benchmarks": [options.benchmark]}, budgets="BUDGET", models="--model", benchmarks="--benchmark"
     )
     return Target(grid.models[0], grid.benchmarks[0], grid.budgets[0], grid.methods, options.seed, grid.setup)

@@ -119,5 +119,6 @@ def _distinct(texts: Iterable[str]) -> list[str]:
     """Return the first message of each cause; messages that differ only in entries and numbers have the same cause."""
     found: dict[str, str] = {}
     for text in texts:
-        found.setdefault(re.sub(r"[\d., ]*\d", "#", text.rpartition("to keep): ")[2]), text)
+        cause = text.rpartition("to keep): ")[2].replace(" entry", " entries")
+        found.setdefault(re.sub(r"[\d., ]*\d", "#", cause), text)
     return list(found.values())

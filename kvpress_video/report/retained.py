@@ -31,7 +31,8 @@ class Retained:
     """The patches that one method kept of a video.
 
     Attributes:
-        method, budget: as requested.
+        method: as requested.
+        budget: as requested.
         ratio: visual entries held over visual tokens.
         shares: fraction of layers and heads that kept each patch of each time step, (steps, rows, columns) fp64.
         answer: the answer, if a question was asked.

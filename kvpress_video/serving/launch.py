@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..budget import Budget
 from ..compression import compress
 from ..errors import UnknownNameError, UnsupportedModelError
 from .deployment import VARIABLE
@@ -54,7 +55,7 @@ def launch(command: Sequence[str], method: str, budget: str, **options: Any) -> 
         compress(None, method, budget, **options)
     if note := missing_decoder(command):
         print(f"kvpress-video: {note}", file=sys.stderr)
-    settings = {"method": method, "budget": budget, **options}
+    settings = {"method": method, "budget": Budget.parse(budget).exact, **options}
     path = os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH"))))
     sys.stdout.flush()
     sys.stderr.flush()

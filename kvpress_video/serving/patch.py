@@ -24,7 +24,8 @@ class ServingStats:
         visual_tokens: visual tokens of all prefills; each prefill counts those of its longest row.
         bytes: size of the latest prefill's cache after compression.
         peak_bytes: largest size of any cache during its prefill.
-        full_bytes, peak_full_bytes: size of a stock cache for the latest prefill, and for the largest one.
+        full_bytes: size of a stock cache for the latest prefill.
+        peak_full_bytes: size of a stock cache for the largest one.
         report: the latest prefill's report, None before the first.
     """
 

@@ -47,7 +47,9 @@ class VideoSession:
     entries. Sessions on one model can be used from several threads, which take turns.
 
     Attributes:
-        model, processor, positions: the arguments.
+        model: the model.
+        processor: its processor.
+        positions: as given.
         stream: the cache with its positions.
         dialogue: the conversation.
         lock: the model's lock, held while the session runs the model.

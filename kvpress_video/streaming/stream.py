@@ -5,7 +5,6 @@ This file holds one class, since every change of a stream's cache also changes i
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +34,7 @@ from ..prefill.options import Labels
 from ..prefill.pass_reader import Arrival
 from ..utils.concurrency import defer_sigint, entered, model_lock, under_lock
 from ..utils.method_patch import replaced
+from ..utils.warnings import warn_caller
 from .feeding import EncodedFrames, Feeding, FrameFeeder, embedded, text_feeding
 from .frame_tokens import FrameTokens, LabelIds
 from .new_prompt import generate_on
@@ -313,10 +313,9 @@ class Stream:
         if needed <= self.position_limit:
             return
         if not self.compact:
-            warnings.warn(
+            warn_caller(
                 f"The stream has reached position {needed}, past the {self.position_limit} that the model was trained "
-                "for: positions='compact' keeps it in range.",
-                stacklevel=2,
+                "for: positions='compact' keeps it in range."
             )
             return
         most = self.position_limit - positions - asking

@@ -48,8 +48,10 @@ class Clip:
         questions: at least one.
         video: the cluster for intervals; clips cut from one video share it.
         group: groups of clips are reported separately, such as cameras or lengths of video.
-        start, end: the part, in seconds; the whole video by default.
-        fps, frames: video frames to sample per second, or in all, as in `read_video`; every one by default.
+        start: start of the part that is shown, in seconds; that of the video by default.
+        end: its end, in seconds; that of the video by default.
+        fps: video frames to sample per second, as in `read_video`; every one by default.
+        frames: video frames to sample in all, instead of `fps`.
     """
 
     name: str

@@ -49,7 +49,11 @@ class Setup:
     """Settings that all cells of a sweep share.
 
     Attributes:
-        stage, prefill, positions, labels, experts: as in `compress`.
+        stage: as in `compress`.
+        prefill: as in `compress`.
+        positions: as in `compress`.
+        labels: as in `compress`.
+        experts: as in `compress`.
         device: device of models that name none: `"cpu"`, `"cuda:1"`; by default a GPU if there is one.
         batch: questions about a clip per batch.
         max_new_tokens: maximum number of tokens of an answer; the benchmark's own by default.

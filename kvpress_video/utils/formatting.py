@@ -24,8 +24,9 @@ def format_seconds(seconds: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Format a count as `1 clip` or `2 clips`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """Format a count as `1 clip` or `2 clips`, `1 entry` or `2 entries`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{count} {noun if count == 1 else many}"
 
 
 def _three_digits(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VideoError
+from ..utils.warnings import warn_caller
 from .headers import MAX_SAMPLES
 from .source import Source
 
@@ -85,7 +85,7 @@ def decoded(packets: Iterable[Packet[VideoStream]], source: Source) -> Iterator[
         if damaged and begun:
             if not is_broadcast(packet.stream.container):
                 raise source.damaged()
-            warnings.warn(f"{source.name} has damaged frames, which are skipped.", stacklevel=2)
+            warn_caller(f"{source.name} has damaged frames, which are skipped.")
         for frame in frames:
             if not frame.is_corrupt:
                 begun = True

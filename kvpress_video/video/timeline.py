@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VideoError
+from ..utils.warnings import warn_caller
 from .headers import check_header
 from .packets import NO_TIME, PacketTable, Ticks, decoded, demuxed, is_broadcast
 from .source import MAX_PIXELS, Source
@@ -172,9 +172,8 @@ def _clock(
     counted = stream.codec_context.has_b_frames and (np.diff(pts) > 0).all()
     usable = _has_times(container) and 2 * len(ticks) >= decodable.shape[1] and (counted or in_order)
     if not usable or not _plausible(times, duration, decodable[1], restarts=is_broadcast(container)):
-        warnings.warn(
-            f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second.",
-            stacklevel=4,
+        warn_caller(
+            f"{source.name} has no usable timestamps: its frames are shown in decoding order, {rate:g} per second."
         )
         count = _count_frames(source)
         return _Clock(np.arange(count) / rate, count / rate)

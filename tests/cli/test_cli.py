@@ -149,6 +149,7 @@ def test_report_and_results_of_an_interrupted_sweep_say_so(tmp_path: Path, capsy
         (["sweep", "nowhere.yaml"], "nowhere.yaml"),
         (["sweep", "--executor", "rai", "--out", "{folder}", "--benchmarks", "world:count=1,frames=2"], "'ray'"),
         (["sweep", "--benchmarks", "world:count=0", "--out", "{folder}"], "at least one clip"),
+        (["sweep", "--benchmarks", "world:clips=1", "--out", "{folder}"], "--benchmarks: Unknown setting of world"),
         (["sweep", "--models", "./nowhere", "--out", "{folder}"], "no model folder"),
         (["results", "{folder}"], "{folder}"),
         (["report", "{folder}"], "{folder}"),
@@ -178,6 +179,13 @@ def test_ask_prints_the_answer_and_what_was_asked_and_achieved(
     assert "tar at 25%: 32 of 128 visual entries" in report
     assert main([*asked, "--end", "4", "--fps", "1"]) == 0
     assert "4 frames" in capsys.readouterr().out
+
+
+def test_a_warning_is_one_line_and_shown_once(clips: list[Clip], capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["ask", str(clips[0].path), "What?", "--method", "tar", "--budget", "1", "--device", "cpu"]
+    assert main(asked) == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "budget" in line]
+    assert line.startswith("kvpress-video: The budget '1' is read as one visual entry per layer: write '1 token'")
 
 
 def test_ask_without_a_budget_for_a_method_that_needs_one(

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a command."""
+"""Ctrl-C and SIGTERM at any moment of a command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from running_sweeps import answered
 
 from kvpress_video.cli import interrupts
 from kvpress_video.cli.interrupts import Interrupts
@@ -91,7 +92,7 @@ def test_a_ctrl_c_in_a_destructor_is_not_lost() -> None:
     seen = Interrupts()
     with pytest.raises(KeyboardInterrupt):
         destroy()
-    assert seen.received
+    assert seen.received == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -110,3 +111,28 @@ def test_a_ctrl_c_that_another_error_hides_is_still_one(
     monkeypatch.setattr(methods, "_methods", hide)
     assert main(["methods"]) == 130
     assert capsys.readouterr().err == "kvpress-video: interrupted\n"
+
+
+def test_sigterm_ends_a_sweep_like_ctrl_c_and_the_process_by_the_signal(tmp_path: Path) -> None:
+    """Its answers are kept and its tables written, and the last line says how to continue."""
+    asked = ["--methods", "random,recent,tar", "--budgets", "50%,25%", "--benchmarks", "world:count=40,frames=8"]
+    command = [sys.executable, "-m", "kvpress_video.cli", "sweep", *asked, "--workers", "1", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+        while running.poll() is None and not answered(tmp_path / "sweep"):
+            time.sleep(0.01)
+        running.terminate()
+        out, said = running.communicate(timeout=120)
+    assert running.returncode == -signal.SIGTERM
+    assert out.splitlines()[-1] == "Interrupted: the same command with --resume completes the sweep."
+    assert "Traceback" not in said
+    assert (tmp_path / "sweep/table.md").is_file()
+
+
+def test_sigterm_ends_other_commands_with_one_line(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys; from kvpress_video.cli import main, methods\n"
+        "methods._methods = lambda options: signal.raise_signal(signal.SIGTERM)\n"
+        "sys.exit(main(['methods']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "kvpress-video: terminated\n")

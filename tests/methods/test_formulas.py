@@ -532,7 +532,7 @@ def test_per_layer_is_its_base_in_each_layer() -> None:
 
 
 def test_layers_left_without_entries() -> None:
-    with pytest.raises(BudgetError, match="leave none for layer"):
+    with pytest.raises(BudgetError, match="leaves none for layer"):
         [make_method("per-layer", shares=(100, 1)).layer_budget(2, layer, 8) for layer in range(8)]
     with pytest.raises(BudgetError, match="3 shares for 2 layers"):
         make_method("per-layer", shares=(1, 1, 1)).layer_budget(2, 0, 2)

@@ -183,7 +183,7 @@ def test_pyramid(beta: float, layers: int) -> None:
 
 def test_a_pyramid_that_leaves_a_layer_nothing_is_an_error() -> None:
     with pytest.raises(
-        BudgetError, match=r"3 entries per layer leave none for layer 2\d under beta=20.0: raise the budget or"
+        BudgetError, match=r"3 entries per layer leaves none for layer 2\d under beta=20.0: raise the budget or"
     ):
         [make_method("pyramid").layer_budget(3, layer, 28) for layer in range(28)]
 

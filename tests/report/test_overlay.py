@@ -182,8 +182,8 @@ def test_the_command_writes_a_picture(tmp_path: Path, clips: list[Clip], capsys:
     asked = ["--methods", "tar:recent_ratio=.25,van", "--budget", "25%", "--question", clips[0].questions[0].text]
     assert run(str(clips[0].path), *asked, "--device", "cpu", "--frames", "3", "--out", str(out)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tar:recent_ratio=.25 25%: 25.0% of visual entries kept: ")
-    assert lines[1].startswith("van 25%: 25.0% of visual entries kept: ")
+    assert lines[0].startswith("tar:recent_ratio=.25 25%: 25% of visual entries kept: ")
+    assert lines[1].startswith("van 25%: 25% of visual entries kept: ")
     assert lines[2] == f"3 of 16 frames shown in {out}"
     with Image.open(out) as picture:
         assert picture.width > 600

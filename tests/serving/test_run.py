@@ -37,6 +37,14 @@ def said(done: Any) -> list[str]:
     return [line.partition("]: ")[2] for line in done.stderr.splitlines() if line.startswith("kvpress-video [")]
 
 
+def test_a_budget_of_one_warns_once_and_not_in_the_processes_that_are_run() -> None:
+    program = "import json, os; print(json.loads(os.environ['KVPRESS_VIDEO_RUN'])['budget'])"
+    done = run(sys.executable, "-c", program, budget="1")
+    assert done.stdout == "1 token\n"
+    [line] = done.stderr.splitlines()
+    assert line.startswith("kvpress-video: The budget '1' is read as one visual entry per layer")
+
+
 DEPLOYMENT = """
 import subprocess, sys
 sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)  # a worker of its own, as servers have
@@ -111,7 +119,7 @@ def test_a_command_gets_its_arguments_its_environment_and_its_streams(tmp_path: 
     assert others == [str(tmp_path)]
     settings = environment.pop("KVPRESS_VIDEO_RUN")
     assert json.loads(settings) == {
-        "method": "infinipot-v", "budget": "40", "stage": "cache", "positions": "keep", "labels": "spread",
+        "method": "infinipot-v", "budget": 40, "stage": "cache", "positions": "keep", "labels": "spread",
     }  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     assert {name: value for name, value in environment.items() if name not in ("LC_CTYPE", "_")} == {

@@ -23,7 +23,8 @@ from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.gate.compare import Gate, compare_sweeps
 from kvpress_video.sweep.gate.sweep_data import SweepData
 from kvpress_video.sweep.gate.text import as_json, findings, markdown, notes
-from kvpress_video.sweep.grid.spec import flag_parts, make_grid
+from kvpress_video.sweep.grid.flags import flag_parts
+from kvpress_video.sweep.grid.spec import make_grid
 from kvpress_video.sweep.results.records import Failure, Row
 from kvpress_video.sweep.results.store import Store
 from kvpress_video.sweep.stats.clustered import PairedScores

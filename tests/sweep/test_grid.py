@@ -15,7 +15,8 @@ from kvpress_video.budget import Budget
 from kvpress_video.compressor.registry import make_method
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell, Setup
-from kvpress_video.sweep.grid.spec import Grid, flag_parts, make_grid
+from kvpress_video.sweep.grid.flags import flag_parts, grid_of_flags
+from kvpress_video.sweep.grid.spec import Grid, make_grid
 from kvpress_video.sweep.grid.yaml_file import read_grid
 from kvpress_video.utils.named_settings import parse
 
@@ -159,6 +160,20 @@ def test_an_error_in_a_flag_names_the_flag(tmp_path: Path) -> None:
         read_grid(written(tmp_path, WHOLE), **flags)
     assert "--methods: Unknown method 'tarr'. Did you mean 'tar'?" in str(caught.value)
     assert "--max-new-tokens: Expected a whole number of at least 1, got 0." in str(caught.value)
+
+
+def test_without_a_file_errors_name_the_flags_too() -> None:
+    parts = flag_parts(methods="tar:ratio=1", budgets="25%,200%", benchmarks="world:clips=3", max_new_tokens=0)
+    with pytest.raises(SweepError) as caught:
+        grid_of_flags(parts, budgets="BUDGET", benchmarks="--benchmark")
+    heading, *lines = str(caught.value).splitlines()
+    assert heading == "The grid has 4 errors:"
+    assert sorted(line.strip().partition(". ")[0] for line in lines) == [
+        "--benchmark: Unknown setting of world 'clips'",
+        "--max-new-tokens: Expected a whole number of at least 1, got 0.",
+        "--methods: Unknown setting of tar 'ratio'",
+        "BUDGET: A ratio cannot exceed 100%, got 200%",
+    ]
 
 
 def test_a_grid_with_other_parts() -> None:

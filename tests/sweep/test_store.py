@@ -278,6 +278,12 @@ def test_the_error_names_all_that_differs_with_both_values(tmp_path: Path) -> No
         assert store.plan == plan(gone=True)
 
 
+def test_the_error_shortens_revisions(tmp_path: Path) -> None:
+    Store(tmp_path, plan(revision="0123456789abcdef" * 2 + "01234567")).close()
+    with pytest.raises(SweepError, match="revision is '0123456789' there and 'ffffffffff-dirty' here"):
+        Store(tmp_path, plan(revision="f" * 40 + "-dirty"), resume=True)
+
+
 def test_cells_and_clips_may_be_added_and_keep_their_order(tmp_path: Path) -> None:
     first, more = CELLS[1:3], [CELLS[0], CELLS[2], CELLS[5]]
     with Store(tmp_path, plan(first, ["b.mp4"], budgets=[1, 1])) as store:

@@ -1,10 +1,10 @@
-"""Byte counts and durations as people read them."""
+"""Byte counts, durations and counts as people read them."""
 
 from __future__ import annotations
 
 import pytest
 
-from kvpress_video.utils.formatting import format_bytes, format_seconds
+from kvpress_video.utils.formatting import format_bytes, format_seconds, plural
 
 
 def test_sizes_and_times_are_written_in_three_digits() -> None:
@@ -24,3 +24,9 @@ def test_the_unit_is_the_largest_that_is_filled(size: int, text: str) -> None:
 
 def test_a_fixed_unit_has_two_decimals_whatever_the_size() -> None:
     assert [format_bytes(size, "MiB") for size in (2**10, 2**20, 3 * 2**30)] == ["0.00 MiB", "1.00 MiB", "3072.00 MiB"]
+
+
+def test_a_count_of_one_is_singular() -> None:
+    assert [plural(count, noun) for noun in ("clip", "entry") for count in (0, 1, 2)] == [
+        "0 clips", "1 clip", "2 clips", "0 entries", "1 entry", "2 entries"
+    ]  # fmt: skip

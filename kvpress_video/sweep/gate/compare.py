@@ -25,9 +25,13 @@ class Comparison:
     """One method at one budget, compared on all questions that both sweeps answered, or on those of one task.
 
     Attributes:
-        model, benchmark, method, budget: as in the cells.
+        model: as in the cells.
+        benchmark: as in the cells.
+        method: as in the cells.
+        budget: as in the cells.
         task: its name, or `overall`.
-        base, new: the accuracies of both sweeps on the shared questions.
+        base: accuracy of the earlier sweep on the shared questions.
+        new: accuracy of the sweep to check on them.
         difference: new minus base.
         retention: new over base; None if the base has no correct answer.
         p: one-sided p of a drop below the fraction to keep, corrected for all comparisons.
@@ -76,7 +80,8 @@ class Gate:
     """The comparison of two sweeps.
 
     Attributes:
-        base, new: their titles.
+        base: title of the earlier sweep.
+        new: title of the sweep to check.
         keep: the fraction of the base's accuracy to keep.
         alpha: the probability of any false alarm.
         comparisons: comparisons in the order of the base, overall before tasks.

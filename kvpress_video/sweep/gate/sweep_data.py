@@ -28,7 +28,9 @@ class SweepData:
 
     Attributes:
         name: name of the sweep in messages.
-        rows, failures, plan: as in `Store`.
+        rows: as in `Store`.
+        failures: as in `Store`.
+        plan: as in `Store`.
     """
 
     name: str

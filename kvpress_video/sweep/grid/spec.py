@@ -12,7 +12,6 @@ from ...budget import UNCOMPRESSED, UNCOMPRESSED_BUDGET, Budget
 from ...cache.quantization import UNQUANTIZED
 from ...compressor.registry import make_method
 from ...errors import BudgetError, CacheError, KVPressVideoError, SweepError, UnknownNameError, unknown_name
-from ...utils.named_settings import split_list
 from ..cells import Cell, Setup, prefill_of
 from .validation import ITEMS, NEEDED, SETUP, InvalidValueError
 
@@ -113,17 +112,6 @@ def make_grid(**parts: Any) -> Grid:
 def list_problems(lines: Sequence[str], subject: str) -> str:
     """Return a single line as it is, and several as a list with a heading."""
     return lines[0] if len(lines) == 1 else "\n  ".join([f"{subject} has {len(lines)} errors:", *lines])
-
-
-def flag_parts(**flags: Any) -> dict[str, Any]:
-    """Convert command-line flags to parts of a grid: lists are separated by commas, None means not given."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    lists: dict[str, list[Any]] = {
-        name: split_list(value) for name, value in given.items() if name in ITEMS and isinstance(value, str)
-    }
-    if "seeds" in lists:
-        lists["seeds"] = [int(seed) if seed.isdecimal() else seed for seed in lists["seeds"]]
-    return given | lists
 
 
 def check_grid(parts: Mapping[str, Any]) -> tuple[Grid, list[Problem]]:

@@ -11,6 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from ...errors import SweepError
 from ...utils.files import irregular_kind
+from .flags import flag_line
 from .spec import Grid, GridPath, Problem, check_grid, list_problems
 
 MAX_BYTES = 2**17
@@ -24,7 +25,7 @@ def read_grid(path: str | Path, **flags: Any) -> Grid:
 
     Args:
         path: path of the file.
-        **flags: parts that replace the file's, as `flag_parts` returns them.
+        **flags: parts that replace the file's, as `make_grid` takes them.
 
     Raises:
         SweepError: the file is missing, not YAML, too large (also through aliases or nesting), or the grid is invalid.
@@ -97,7 +98,7 @@ class _Document:
     def located(self, problem: Problem, flags: dict[str, Any]) -> tuple[int, str]:
         """Return the line number of a problem, and its description with file and position."""
         if problem.path and problem.path[0] in flags:
-            return 0, f"--{str(problem.path[0]).replace('_', '-')}: {problem.message}"
+            return 0, flag_line(problem, {})
         known = next(
             (path for end in range(len(problem.path), 0, -1) if (path := problem.path[:end]) in self._nodes), None
         )

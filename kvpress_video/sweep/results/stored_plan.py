@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from .records import Failure, Row
 from .schema import CELL, DamagedValueError, from_json
 
 _GROWING = ("cells", "clips", "files")
+_REVISION = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{30}\b")
 
 
 def read_plan(db: sqlite3.Connection) -> dict[str, Any]:
@@ -78,9 +80,8 @@ def check_plan(folder: Path, asked: Mapping[str, Any], resume: bool, db: sqlite3
             f"{folder} already holds {answers} answers: pass --resume to complete it, or choose another folder."
         )
     there, here = (_flat({key: plan[key] for key in plan if key not in _GROWING}) for plan in (found, asked))
-    nothing = "not set"
     changed = [
-        f"{key} is {there.get(key, nothing)} there and {here.get(key, nothing)} here"
+        f"{key} is {_shown(there.get(key))} there and {_shown(here.get(key))} here"
         for key in dict.fromkeys((*there, *here))
         if there.get(key) != here.get(key)
     ]
@@ -139,6 +140,11 @@ def _part(key: str, text: str) -> Any:
 def _joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Merge two mappings of mappings."""
     return {**old, **{key: {**old.get(key, {}), **value} for key, value in new.items()}}
+
+
+def _shown(value: str | None) -> str:
+    """Shorten the hash of a revision as git does."""
+    return "not set" if value is None else _REVISION.sub(r"\1", value)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

@@ -35,7 +35,8 @@ class PairedScores:
     """Scores of two methods on the questions that both answered, all in one order.
 
     Attributes:
-        left, right: the scores, (questions,) fp64.
+        left: scores of the first, (questions,) fp64.
+        right: scores of the second, (questions,) fp64.
         clusters: the cluster of each question.
         weights: the weight of each question; None for equal weights.
         strata: the stratum of each question; None for a single one.

@@ -26,8 +26,10 @@ class Interval:
 
     Attributes:
         mean: an accuracy, a difference of two accuracies, or their ratio.
-        low, high: bounds of the interval.
-        questions, clusters: numbers of both in the estimate.
+        low: lower bound of the interval.
+        high: upper bound of the interval.
+        questions: number of questions in the estimate.
+        clusters: number of clusters in the estimate.
     """
 
     mean: float

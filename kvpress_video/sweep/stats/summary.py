@@ -25,7 +25,9 @@ class SummaryRow:
     Costs, from `entries` to `answer_seconds`, are means over clips; nan without clips.
 
     Attributes:
-        model, benchmark, budget: as in the cells.
+        model: as in the cells.
+        benchmark: as in the cells.
+        budget: as in the cells.
         method: `Cell.name`, with the bits of quantisation.
         group: group of clips; empty for cells without a finished clip.
         against: the method it is compared with at the same budget; the full cache is at 100%.
@@ -34,11 +36,14 @@ class SummaryRow:
         retention: accuracy relative to the full cache; None for the full cache itself, or if it was not run.
         entries: visual entries held per layer and KV head.
         ratio: visual entries held over visual tokens.
-        bytes, peak_bytes, full_bytes: cache size per question: after the prefill, at its peak, and of the stock cache.
+        bytes: size of the cache per question, after the prefill.
+        peak_bytes: its size at the peak.
+        full_bytes: size of the stock cache.
         prefill_seconds: seconds of prefill, over clips whose prefill was not shared.
         compress_seconds: seconds in the method.
         answer_seconds: seconds for reading and answering all questions about a clip.
-        questions, clips: number of answered questions, and of their clips.
+        questions: number of answered questions.
+        clips: number of their clips.
         unscored: answers that need a judge, excluded from accuracies.
         error: the first error of a cell that failed on some clip.
     """
