@@ -138,6 +138,48 @@ def test_no_session_is_lost(clips: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert [number for number in processes if Path(f"/proc/{number}/cmdline").exists()] == []
 
 
+SOON = """
+import sys
+from dataclasses import replace
+from kvpress_video.cli import main
+from kvpress_video.serving.cluster.scaling import Scale
+parse = Scale.parse
+Scale.parse = lambda *given: replace(parse(*given), up=1.0, down=5.0)
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_replicas_come_and_go_with_sessions(clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command with shorter delays: the sessions of the replica that leaves go on, with all their frames."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
+    video, folder, log = kv.read_video(clips[0].path), tmp_path / "sessions", tmp_path / "log"
+    options = ("--ray", "--replicas", "1:2", "--sessions-per-replica", "2", "--idle", "600", "--sessions", str(folder))
+    with (
+        serving(log, *options, program=("-c", SOON)) as (url, process),
+        httpx.Client(base_url=url, timeout=120) as client,
+    ):
+        assert len(members(folder)) == 1
+        closed, stayed = [opened(client) for _ in range(2)], [opened(client)]
+        until(300, lambda: len(members(folder)) == 2)
+        stayed.append(opened(client))
+        assert len({claimant(folder, session) for session in stayed}) == 2
+        for session in stayed:
+            push(client, session, video, 0, 4)
+        kept = {session: ask(client, session).json()["answer"] for session in stayed}
+
+        for session in closed:
+            client.delete(f"/v1/sessions/{session}")
+        until(300, lambda: len(members(folder)) == 1)
+        told = {session: answered(client, session) for session in stayed}
+        assert {session: each.get("answer") for session, each in told.items()} == kept
+        assert [session for session, each in told.items() if "lost" in each] == []
+        assert {client.get(f"/v1/sessions/{session}").json()["frames"] for session in stayed} == {4}
+        process.terminate()
+        assert process.wait(120) == 0, log.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("starting", "number", "reason"),
