@@ -34,7 +34,10 @@ def connected(ray: Any, address: str | None, error: type[KVPressVideoError]) -> 
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as failure:
-        raise error(f"Cannot connect to Ray at {address or 'this machine'!r}: {failure}") from failure
+        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        raise error(
+            f"Cannot connect to Ray at {place!r}: {failure}. If that cluster checks tokens, set RAY_AUTH_MODE=token."
+        ) from failure
     try:
         yield
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -134,3 +136,105 @@ def test_no_session_is_lost(clips: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert {path.stem for path in folder.glob("sess_*.kvv")} == set(sessions)
     assert list(folder.glob("server_*")) == []
     assert [number for number in processes if Path(f"/proc/{number}/cmdline").exists()] == []
+
+
+SOON = """
+import sys
+from dataclasses import replace
+from kvpress_video.cli import main
+from kvpress_video.serving.cluster.scaling import Scale
+parse = Scale.parse
+Scale.parse = lambda *given: replace(parse(*given), up=1.0, down=5.0)
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_replicas_come_and_go_with_sessions(clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command with shorter delays: the sessions of the replica that leaves go on, with all their frames."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
+    video, folder, log = kv.read_video(clips[0].path), tmp_path / "sessions", tmp_path / "log"
+    options = ("--ray", "--replicas", "1:2", "--sessions-per-replica", "2", "--idle", "600", "--sessions", str(folder))
+    with (
+        serving(log, *options, program=("-c", SOON)) as (url, process),
+        httpx.Client(base_url=url, timeout=120) as client,
+    ):
+        assert len(members(folder)) == 1
+        closed, stayed = [opened(client) for _ in range(2)], [opened(client)]
+        until(300, lambda: len(members(folder)) == 2)
+        stayed.append(opened(client))
+        assert len({claimant(folder, session) for session in stayed}) == 2
+        for session in stayed:
+            push(client, session, video, 0, 4)
+        kept = {session: ask(client, session).json()["answer"] for session in stayed}
+
+        for session in closed:
+            client.delete(f"/v1/sessions/{session}")
+        until(300, lambda: len(members(folder)) == 1)
+        told = {session: answered(client, session) for session in stayed}
+        assert {session: each.get("answer") for session, each in told.items()} == kept
+        assert [session for session, each in told.items() if "lost" in each] == []
+        assert {client.get(f"/v1/sessions/{session}").json()["frames"] for session in stayed} == {4}
+        process.terminate()
+        assert process.wait(120) == 0, log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("starting", "number", "reason"),
+    [
+        ("raylet/raylet", signal.SIGINT, "interrupted before Ray was ready"),
+        ("serving.cluster.process", signal.SIGTERM, '"interrupted", "before": "the replicas were ready"'),
+    ],
+)
+def test_a_signal_ends_a_command_that_still_starts(
+    starting: str, number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that waits for a process of Ray that does not go on; nothing that it started is left."""
+    import psutil  # Ray's own
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
+    log, folder = tmp_path / "log", tmp_path / "sessions"
+    folder.mkdir()
+    kept = {f"sess_{'0' * 32}.kvv": "a session", f"sess_{'0' * 32}.json": "its note"}
+    for name, text in kept.items():
+        (folder / name).write_text(text)
+    command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", "96", "--port", "0", "--ray"]
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, "--sessions", str(folder)], stderr=file)
+    started: set[psutil.Process] = set()
+
+    def found() -> list[psutil.Process]:
+        assert process.poll() is None, log.read_text()
+        started.update(psutil.Process(process.pid).children(recursive=True))
+        return [each for each in started if starting in " ".join(command_of(each))]
+
+    try:
+        until(200, lambda: bool(found()))
+        if number == signal.SIGINT:
+            os.kill(found()[0].pid, signal.SIGSTOP)
+            time.sleep(1)
+        process.send_signal(number)
+        assert process.wait(60) == 130, log.read_text()
+    finally:
+        _, left = psutil.wait_procs(started, 10)
+        for each in (process, *left):
+            each.kill()
+        process.wait()
+    assert left == []
+    assert reason in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert {path.name: path.read_text() for path in folder.iterdir()} == kept
+
+
+def command_of(process: Any) -> list[str]:
+    """The command line of a process, none of one that has ended."""
+    import psutil
+
+    try:
+        command: list[str] = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+    return command

@@ -33,7 +33,10 @@ METHOD, BUDGET = "infinipot-v", 96
 RUN = [sys.executable, "-m", "kvpress_video.cli", "run", "--method", METHOD, "--budget", str(BUDGET), "--"]
 SERVER = [sys.executable, "-m", "kvpress_video.benchmarks.serving.server", BUNDLED]
 TRANSFORMERS = tuple(int(part) for part in version("transformers").split(".")[:2])
-PATIENCE = 90.0
+PATIENCE = 600.0
+"""A busy machine may need minutes; a server that ends is noticed at once."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Threads of several servers on few cores wait for each other."""
 APPLIED = f"Qwen2_5_VLForConditionalGeneration is compressed from now on: {METHOD} at {BUDGET} tokens"
 QUESTION = "What was the first shape to flash?"
 
@@ -91,7 +94,7 @@ def start(command: list[str], log: Path, **environment: str) -> Running:
         port = free.getsockname()[1]
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=file, stderr=file, env={**os.environ, **environment}
+            [*command, "--port", str(port)], stdout=file, stderr=file, env={**os.environ, **ONE_THREAD, **environment}
         )
     return Running(process, f"http://127.0.0.1:{port}", log)
 

@@ -66,14 +66,22 @@ def listening(server: Any) -> Iterator[str]:
 
 
 @contextmanager
-def serving(log: Path, *options: str) -> Iterator[tuple[str, Any]]:
-    """Run `kvpress-video serve` on a free port, and yield its URL and process once it is ready; kill it at last."""
+def serving(
+    log: Path, *options: str, program: tuple[str, ...] = ("-m", "kvpress_video.cli")
+) -> Iterator[tuple[str, Any]]:
+    """Run `kvpress-video serve` on a free port, and yield its URL and process once it is ready; kill it at last.
+
+    Args:
+        log: for what it writes to stderr.
+        *options: of the command.
+        program: options of Python that run the command line.
+    """
     import httpx
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "kvpress_video.cli", "serve", "--budget", str(BUDGET), "--port", str(port)]
+    command = [sys.executable, *program, "serve", "--budget", str(BUDGET), "--port", str(port)]
     with log.open("w") as file:
         process = subprocess.Popen([*command, *options], stderr=file)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +24,7 @@ from .front import Front
 from .process import Job
 from .replica import MORE_SECONDS, NOT_STARTED, Replica
 from .scaling import Scale
+from .signals import ending_at_once, interrupting, noted
 
 _HEALTH_SECONDS = 1.0
 _RAY_SECONDS = 10.0
@@ -51,13 +51,14 @@ def serve_on_ray(job: Job, scale: Scale, gpus: bool) -> None:
     import ray
 
     log_to_stderr()
-    with ExitStack() as stack:
+    with interrupting(), ExitStack() as stack:
         folder = job.settings.sessions
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvpress-video-")))
         _prepare(folder)
         stack.callback(tidy, folder)
-        stack.enter_context(connected(ray, None, UnknownNameError))
+        with ending_at_once(stack.close):
+            stack.enter_context(connected(ray, None, UnknownNameError))
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if len(nodes) > 1:
             _check_shared(job, nodes)
@@ -66,7 +67,7 @@ def serve_on_ray(job: Job, scale: Scale, gpus: bool) -> None:
         host = None if len(nodes) > 1 else "127.0.0.1"
         stack.enter_context(_deployed(replace(job, settings=settings), scale, host, resources))
         log("start", model=job.name, host=job.settings.host, port=job.settings.port, replicas=scale.least)
-        with _signals_noted():
+        with noted():
             uvicorn.Server(configuration(Front(folder, job.settings.limits.size), job.settings)).run()
 
 
@@ -138,15 +139,21 @@ def _deployed(job: Job, scale: Scale, host: str | None, resources: dict[str, flo
         logging_config={"log_level": "ERROR", "enable_access_log": False},
         **many,
     )
+    started = False
     try:
         try:
             serve.run(deployment.bind(job, float(scale.target), host), name=application, route_prefix=None)
         except RuntimeError as error:
             raise UnknownNameError(f"The replicas do not start: {_reason(application) or error}") from error
+        except KeyboardInterrupt:
+            log("interrupted", logging.WARNING, before="the replicas were ready")
+            raise
+        started = True
         yield
     finally:
         try:
-            serve.delete(application)
+            serve.delete(application, _blocking=started)
+            serve.status()  # the controller has heard of it
         except TimeoutError:  # one was still starting; Ray ends it, and its server ends with it
             log("abandoned", logging.WARNING, application=application)
 
@@ -159,14 +166,3 @@ def _reason(application: str) -> str | None:
     messages = [deployment.message for deployment in found.deployments.values()] if found else []
     reasons: list[str] = re.findall(f"{NOT_STARTED}(.*)", "\n".join(messages))
     return reasons[-1] if reasons else None
-
-
-@contextmanager
-def _signals_noted() -> Iterator[None]:
-    """Let uvicorn end by a signal without the process, which has replicas to end."""
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -10,10 +10,12 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import KVPressVideoError
-from ..server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ..server.settings import ServerSettings
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ def main() -> None:
     def tell(**facts: str) -> None:
         print(json.dumps(facts), file=out, flush=True)
 
-    job: Job = pickle.load(sys.stdin.buffer)
+    pickled: bytes = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    job: Job = pickle.loads(pickled)  # imports much
     from ..server.listening import listen
     from ..server.state import Server
 

@@ -49,7 +49,7 @@ class Replica:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # it has ended, which the next line finds
-            self._process.stdin.write(pickle.dumps(replace(job, settings=settings)))
+            self._process.stdin.write(pickle.dumps(pickle.dumps(replace(job, settings=settings))))
             self._process.stdin.flush()
         facts = json.loads(self._process.stdout.readline() or "{}")
         if "server" not in facts:
