@@ -9,7 +9,7 @@ import kvpress_video.methods
 import pytest
 
 FILES = sorted(Path(kvpress_video.methods.__path__[0]).glob("*.py"))
-ALLOWED = {"kvpress_video.compressor", "kvpress_video.errors", "kvpress_video.utils.blocks"}
+ALLOWED = {f"kvpress_video.{name}" for name in ("compressor", "errors", "utils.blocks", "utils.formatting")}
 
 
 def test_the_methods_were_found() -> None:
