@@ -17,6 +17,7 @@ from fake_workers import by_cell, done, expected, maker, tasks, visits, wait_unt
 from kvpress_video.errors import SweepError
 from kvpress_video.sweep.cells import Cell
 from kvpress_video.sweep.results.records import Failure
+from kvpress_video.sweep.run import ray_pool
 from kvpress_video.sweep.run.executors import choose
 from kvpress_video.sweep.run.ray_pool import OnRay
 
@@ -126,3 +127,22 @@ def test_a_ray_started_for_a_run_ends_with_it(tmp_path: Path) -> None:
         ray.shutdown()
     assert by_cell(list(choose(maker(tmp_path), "ray", address="local").run(tasks(2)))) == expected(2)
     assert not ray.is_initialized()
+
+
+def _kill_raylet() -> None:
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "raylet":
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_ray_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait forever for new actors."""
+    if ray.is_initialized():
+        ray.shutdown()
+    monkeypatch.setattr(ray_pool, "_CHECK_EVERY", 1.0)
+    run = OnRay(maker(tmp_path, {("m1", clip): "hang" for clip in "abcd"}), "local", workers=2).run(tasks())
+    next(run)
+    _kill_raylet()
+    with pytest.raises(SweepError, match="Ray has died on this machine"):
+        list(run)

@@ -15,6 +15,9 @@ from ..cells import Task
 from ..results.records import Outcome
 from .scheduler import MEMORY_HINT, Died, Event, Raised, Ready, WorkerFactory, pack, run_tasks, serve, unpack
 
+_CHECK_EVERY = 30.0
+"""Seconds without a message after which the node of this process is checked."""
+
 
 @dataclass(frozen=True)
 class OnRay:
@@ -49,8 +52,8 @@ class OnRay:
         """Run the tasks.
 
         Raises:
-            SweepError: there is no cluster at the address, actors cannot be started, or a worker fails outside of any
-                cell.
+            SweepError: there is no cluster at the address, actors cannot be started, Ray dies on this machine, or a
+                worker fails outside of any cell.
         """
         factory = pack(self.factory)
         with connected(_ray(), self.address, SweepError):
@@ -105,7 +108,9 @@ class _Pool:
         worker.message = worker.actor.step.remote(task)
 
     def wait(self, workers: Collection[_Worker]) -> Iterator[tuple[_Worker, Event]]:
-        ready, _ = _ray().wait([worker.message for worker in workers])
+        messages = [worker.message for worker in workers]
+        while not (ready := _ray().wait(messages, timeout=_CHECK_EVERY)[0]):
+            _check_node()
         for worker in workers:
             if worker.message in ready:
                 event = _event(worker.message)
@@ -132,6 +137,14 @@ def _event(message: Any) -> Event:
         return Raised(SweepError("A Ray worker failed."), str(error))
     except ray.exceptions.RayError as error:
         return Died(f"was lost by Ray ({type(error).__name__})", MEMORY_HINT)
+
+
+def _check_node() -> None:
+    """Check that Ray still runs on this machine; without it no message would ever arrive."""
+    ray = _ray()
+    here = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
+        raise SweepError("Ray has died on this machine: start it again if you started it, and resume with --resume.")
 
 
 def _two_per_node() -> int:
