@@ -53,7 +53,7 @@ class MemoryBank(Compressor):
         """Select the entries that stay: (batch, kv_heads, keep) int64, ascending, the same in all heads.
 
         Raises:
-            BudgetError: parts of several frames are cached, which only another method can have left.
+            BudgetError: parts of several frames are cached, left by another method or a model that leaves out patches.
         """
         patches, device = entries.grid.patches, entries.keys.device
         size, rest = divmod(keep, patches)
@@ -100,7 +100,7 @@ def _check_whole(entries: Entries, place: Tensor) -> None:
     if not bool((frame == frame[:, :1, :, :1]).all()):
         raise BudgetError(
             f"'memory-bank' keeps whole frames of {patches} patches, but parts of several are cached: use it from the "
-            "start of a cache, without other methods."
+            "start of a cache, without other methods, and not on models that leave out patches of similar frames."
         )
 
 

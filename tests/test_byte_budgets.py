@@ -270,7 +270,13 @@ def test_sessions_of_every_family(family: str, positions: Any, labels: Any) -> N
 @pytest.mark.parametrize("family", STREAMED)
 @pytest.mark.parametrize("method", METHODS)
 def test_sessions_of_every_method_on_every_family(method: str, family: str) -> None:
-    _session(method, family, _budget(family, 320), 12)
+    budget = _budget(family, 320)
+    labels = "drop" if method == "vfl-drop" else "spread"  # its last layers hold few entries, fewer than a label here
+    if (method, family) == ("memory-bank", "video_llama_3"):
+        with pytest.raises(kv.BudgetError, match="leave out patches of similar frames"):
+            _session(method, family, budget, 12, labels=labels)
+        return
+    _session(method, family, budget, 12, labels=labels)
 
 
 def test_frames_read_again_are_no_text() -> None:
