@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import SweepError
 from ...utils.named_settings import split_list
-from .spec import Grid, Problem, check_grid, list_problems
+from .spec import Grid, Problem, valid_grid
 from .validation import ITEMS
 
 
@@ -32,10 +31,7 @@ def grid_of_flags(parts: Mapping[str, Any], **names: str) -> Grid:
     Raises:
         SweepError: as in `make_grid`; each error begins with the flag.
     """
-    grid, problems = check_grid(parts)
-    if problems:
-        raise SweepError(list_problems([flag_line(problem, names) for problem in problems], "The grid"))
-    return grid
+    return valid_grid(parts, lambda problem: flag_line(problem, names))
 
 
 def flag_line(problem: Problem, names: Mapping[str, str]) -> str:

@@ -103,9 +103,14 @@ def make_grid(**parts: Any) -> Grid:
             cannot be parsed; a method that does not support the stage; an empty list; a missing model folder. All
             errors are listed.
     """
+    return valid_grid(parts, str)
+
+
+def valid_grid(parts: Mapping[str, Any], describe: Callable[[Problem], str]) -> Grid:
+    """Make a grid as `make_grid` does; `describe` formats each problem."""
     grid, problems = check_grid(parts)
     if problems:
-        raise SweepError(list_problems([str(problem) for problem in problems], "The grid"))
+        raise SweepError(list_problems([describe(problem) for problem in problems], "The grid"))
     return grid
 
 
