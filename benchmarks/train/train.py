@@ -72,6 +72,7 @@ def step_seed(seed: int, steps: int) -> int:
 def train(step: Step, course: Course, options: argparse.Namespace) -> None:
     """Train until the end of this run or of the schedule, and report every 50 steps."""
     asked = _kinds_of(step.kinds, options.families)
+    course.weakest = [kind for kind in course.weakest if kind in asked]
     began = saved = time.monotonic()
     earlier = course.seconds
     dice = random.Random(options.seed + course.steps)
@@ -79,7 +80,8 @@ def train(step: Step, course: Course, options: argparse.Namespace) -> None:
         for _ in range(REPORT_EVERY):
             frames = course.draw(dice)
             step.set_rate(options.rate * course.rate(60 * options.schedule))
-            only = course.weakest if dice.random() < options.focus else _some(asked, options.questions, dice)
+            focused = course.weakest and dice.random() < options.focus
+            only = course.weakest if focused else _some(asked, options.questions, dice)
             clips = course.clips(frames)
             step(clips, step.family.seconds(frames, dice), dice.random() < CONVERSATIONS, only)
             course.steps += 1

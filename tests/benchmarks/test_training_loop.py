@@ -125,3 +125,17 @@ def test_only_the_chosen_families_are_asked(tmp_path: Path) -> None:
     assert log["accuracy"]["8"]["still"].keys() == {"count", "duration"}
     with pytest.raises(UnknownNameError, match=r"'cuont'.*'count'"):
         main(["--world", "rooms", "--out", str(tmp_path), "--families", "cuont", *limits])
+
+
+def test_a_family_that_is_no_longer_chosen_is_no_longer_the_weakest(
+    trained: tuple[Path, Step, list[float]], tmp_path: Path
+) -> None:
+    _, step, _ = trained
+    course = Course(WORLDS["rooms"], 32)
+    course.weakest = DURATION
+    save(tmp_path, step, course)
+    limits = ["--minutes", "0.0001", "--frames-per-step", "16", "--device", "cpu", "--focus", "1"]
+    chosen = ["--resume", str(tmp_path), "--families", "count"]
+    main(["--world", "rooms", "--out", str(tmp_path / "after"), *chosen, *limits])
+    log = json.loads((tmp_path / "after/log.jsonl").read_text())
+    assert log["accuracy"]["8"]["still"].keys() == {"count"}
