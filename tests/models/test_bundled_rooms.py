@@ -13,7 +13,7 @@ from kvpress_video.benchmarks.rooms.benchmark import Rooms
 import kvpress_video as kv
 from kvpress_video.models.loading import load_model
 
-LEARNT = ("needle", "order", "count", "persistent", "place")
+LEARNT = ("needle", "order", "count", "when", "persistent", "place", "scene")
 
 
 @pytest.fixture(scope="module")
