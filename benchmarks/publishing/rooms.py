@@ -15,12 +15,15 @@ from kvpress_video.budget import UNCOMPRESSED
 from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, budgets_of, finished
+from kvpress_video.sweep.formatting import markdown_table
 from kvpress_video.sweep.stats.summary import SummaryRow
 
 from .sweep import SHOWN, fill_files, table, write_results
 
 NEAR = 0.02
 """Distance from the accuracy of the full cache within which a method counts as equal to it."""
+DIVIDED = "12.5%"
+"""Budget of the table by family of questions."""
 
 
 def spread(lines: Sequence[SummaryRow]) -> str:
@@ -57,6 +60,18 @@ def families(lines: Sequence[SummaryRow]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def by_family(lines: Sequence[SummaryRow], budget: str) -> str:
+    """Format the accuracy by family of questions at a budget, the mean of the groups: a row per method."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for line in finished(lines):
+        if line.method == UNCOMPRESSED or line.budget == budget:
+            tasks = found.setdefault(line.method, {})
+            for task, accuracy in line.accuracies.items():
+                tasks.setdefault(task, []).append(accuracy.mean)
+    rows = [[method, *(f"{fmean(means):.2f}" for means in tasks.values())] for method, tasks in found.items()]
+    return markdown_table([["method", *next(iter(found.values()))], *rows], 1) + "\n"
+
+
 def main() -> None:
     """Publish the sweep named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,7 +84,13 @@ def main() -> None:
     lines = findings.summary
     write_results(findings, options.results)
     draw_curves([line for line in lines if line.method in (*SHOWN, "reconstruction", UNCOMPRESSED)], options.picture)
-    fill_files({options.page: {"results": table(lines), "spread": spread(lines), "families": families(lines)}})
+    texts = {
+        "results": table(lines),
+        "by family": by_family(lines, DIVIDED),
+        "spread": spread(lines),
+        "families": families(lines),
+    }
+    fill_files({options.page: texts})
 
 
 if __name__ == "__main__":

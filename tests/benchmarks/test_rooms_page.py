@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvpress_video.benchmarks.publishing.rooms import families, spread
+from kvpress_video.benchmarks.publishing.rooms import by_family, families, spread
 from kvpress_video.benchmarks.publishing.sweep import table
 from summary_rows import line, whole
 
@@ -22,3 +22,11 @@ def test_families_are_those_of_the_full_cache() -> None:
     head, _, row = families([whole(0.9), line("tar", mean=0.2)]).splitlines()
     assert head == "| camera | needle | order | persistent | overall |"
     assert row.startswith("| still | 0.80 [0.75, 0.85] | 0.90 ")
+
+
+def test_a_family_has_the_mean_of_both_cameras_at_one_budget() -> None:
+    lines = [whole(0.8), line("tar", mean=0.3), line("tar", mean=0.5, group="moving"), line("tar", "50%", mean=0.9)]
+    head, _, full, tar = by_family(lines, "25%").splitlines()
+    assert head == "| method | needle | order | persistent | overall |"
+    assert full == "| full | 0.70 | 0.80 | 0.90 | 0.80 |"
+    assert tar == "| tar | 0.30 | 0.40 | 0.50 | 0.40 |"
