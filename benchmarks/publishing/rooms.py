@@ -16,7 +16,9 @@ from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, budgets_of, finished
 from kvpress_video.sweep.formatting import markdown_table
+from kvpress_video.sweep.results.export import write
 from kvpress_video.sweep.stats.summary import SummaryRow
+from kvpress_video.sweep.stats.text import markdown
 
 from .sweep import SHOWN, fill_files, table, write_results
 
@@ -24,6 +26,8 @@ NEAR = 0.02
 """Distance from the accuracy of the full cache within which a method counts as equal to it."""
 DIVIDED = "12.5%"
 """Budget of the table by family of questions."""
+LEADER = "reconstruction"
+"""Method with which all others are compared."""
 
 
 def spread(lines: Sequence[SummaryRow]) -> str:
@@ -83,7 +87,9 @@ def main() -> None:
     findings = Findings.read(options.sweep)
     lines = findings.summary
     write_results(findings, options.results)
-    draw_curves([line for line in lines if line.method in (*SHOWN, "reconstruction", UNCOMPRESSED)], options.picture)
+    compared = Findings.read(options.sweep, LEADER).summary
+    write(options.results / f"against-{LEADER}.md", markdown(compared, f"Rooms, against {LEADER}").encode())
+    draw_curves([line for line in lines if line.method in (*SHOWN, LEADER, UNCOMPRESSED)], options.picture)
     texts = {
         "results": table(lines),
         "by family": by_family(lines, DIVIDED),

@@ -126,6 +126,22 @@ def test_videos_are_held_out_whole() -> None:
         split(clips[:9], 0.3, seed=1)
 
 
+def test_each_round_meets_all_groups_alike() -> None:
+    clips = [Clip(f"{number}", Path("x"), (), f"{number}", "moving" if number < 6 else "still") for number in range(12)]
+    for seed in range(20):
+        tuning, held_out = split(clips, 1 / 3, seed)
+        assert {clip.group for clip in tuning[:2]} == {clip.group for clip in tuning[2:4]} == {"moving", "still"}
+        assert [clip.group for clip in held_out].count("still") == 2
+    assert split(clips, 1 / 3, 0) != split(clips, 1 / 3, 1)
+
+
+def test_a_small_group_is_on_both_sides() -> None:
+    clips = [Clip(f"{number}", Path("x"), (), f"{number}", "night" if number < 4 else "day") for number in range(24)]
+    for seed in range(20):
+        found = [[clip.group for clip in part].count("night") for part in split(clips, 0.5, seed)]
+        assert found == [2, 2]
+
+
 def test_a_third_of_the_candidates_goes_on_to_three_times_the_clips() -> None:
     assert rungs(27) == [3, 9, 27]
     assert rungs(2) == [2]

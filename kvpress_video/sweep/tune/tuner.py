@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,10 +78,11 @@ def tune(
 ) -> Tuned:
     """Find the best method and settings for a target by successive halving, and measure them on held-out clips.
 
-    Clips are split by video. On the tuning clips, the first round halves every method's defaults and presets, and each
-    later one candidates that Optuna proposes from the scores so far. The best of those that were answered on all tuning
-    clips wins; of equal ones, the earlier. Only then are the held-out clips answered, by the winner, the runner-up and
-    the uncompressed cache, so that their accuracies are unbiased.
+    Clips are split by video, with about the same shares of the groups on both sides. On the tuning clips, the first
+    round halves every method's defaults and presets, and each later one candidates that Optuna proposes from the scores
+    so far. The best of those that were answered on all tuning clips wins; of equal ones, the earlier. Only then are the
+    held-out clips answered, by the winner, the runner-up and the uncompressed cache, so that their accuracies are
+    unbiased.
 
     Only the answers are stored, in the sweep's store in the folder: a resumed call reads them, makes the same
     proposals, and ends with the same winner.
@@ -134,19 +136,30 @@ def tune(
 
 
 def split(clips: Sequence[Clip], held_out: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Split clips into those to tune on and those to hold out, by video, each in random order.
+    """Split clips into those to tune on and those to hold out, by video, each in random order with the groups mixed.
 
     Raises:
         SweepError: either part has fewer than two videos.
     """
     draw = random.Random(seed)
-    videos = list(dict.fromkeys(clip.video for clip in clips))
-    draw.shuffle(videos)
+    shuffled = _mixed(draw.sample(clips, len(clips)))
+    videos = list(dict.fromkeys(clip.video for clip in shuffled))
     away = set(videos[: round(held_out * len(videos))])
     if not 2 <= len(away) <= len(videos) - 2:
         raise SweepError(
             f"{len(away)} of {len(videos)} videos would be held out, and both parts need at least two: use more "
             "videos, or another share with --held-out."
         )
-    shuffled = draw.sample(clips, len(clips))
-    return [clip for clip in shuffled if clip.video not in away], [clip for clip in shuffled if clip.video in away]
+    parts = [clip for clip in shuffled if clip.video not in away], [clip for clip in shuffled if clip.video in away]
+    tuning, kept_back = map(_mixed, parts)
+    return tuning, kept_back
+
+
+def _mixed(clips: Sequence[Clip]) -> list[Clip]:
+    """Order clips so that the first, however many, have about the same shares of the groups as all."""
+    size, seen = Counter(clip.group for clip in clips), Counter[str]()
+    place = {}
+    for clip in clips:
+        place[clip.name] = (seen[clip.group] + 0.5) / size[clip.group]
+        seen[clip.group] += 1
+    return sorted(clips, key=lambda clip: place[clip.name])
