@@ -143,7 +143,7 @@ def test_a_small_group_is_on_both_sides() -> None:
 
 
 def test_a_third_of_the_candidates_goes_on_to_three_times_the_clips() -> None:
-    assert rungs(27) == [3, 9, 27]
+    assert rungs(27) == [4, 9, 27]
     assert rungs(2) == [2]
     ran = []
 
@@ -152,9 +152,20 @@ def test_a_third_of_the_candidates_goes_on_to_three_times_the_clips() -> None:
         return {name: None if name == "a" else float(ord(name)) for name in names}
 
     ranking = halve(list("abcdefghi"), rungs(27), score)
-    assert ran == [(9, 3), (3, 9), (2, 27)]
+    assert ran == [(9, 4), (3, 9), (2, 27)]
     assert list(ranking) == list("ihgfedcba")
     assert ranking["a"] is None
+
+
+def test_candidates_that_tie_with_the_last_to_advance_advance_too() -> None:
+    ran = []
+
+    def score(names: list[str], clips: int) -> dict[str, float | None]:
+        ran.append("".join(names))
+        return {name: {"a": 0.2, "b": 0.9}.get(name, 0.6) if clips < 27 else float(ord(name)) for name in names}
+
+    assert list(halve(list("abcdef"), [9, 27], score)) == list("fedcba")
+    assert ran == ["abcdef", "bcdef"]
 
 
 def test_settings_are_tried_around_their_defaults_and_at_presets() -> None:
