@@ -16,11 +16,9 @@ from kvpress_video.report import draw_curves
 from kvpress_video.report.findings import Findings
 from kvpress_video.report.ranking import accuracy_of, budgets_of, finished
 from kvpress_video.sweep.formatting import markdown_table
-from kvpress_video.sweep.results.export import write
 from kvpress_video.sweep.stats.summary import SummaryRow
-from kvpress_video.sweep.stats.text import markdown
 
-from .sweep import SHOWN, fill_files, table, write_results
+from .sweep import SHOWN, fill_files, table, write_against, write_results
 
 NEAR = 0.02
 """Distance from the accuracy of the full cache within which a method counts as equal to it."""
@@ -57,11 +55,11 @@ def families(lines: Sequence[SummaryRow]) -> str:
     """Format the accuracy of the full cache by family of questions, with intervals."""
     whole = {line.group: line.accuracies for line in finished(lines) if line.method == UNCOMPRESSED}
     tasks = list(dict.fromkeys(task for found in whole.values() for task in found))
-    rows = ["| camera | " + " | ".join(tasks) + " |", "| --- |" + " ---: |" * len(tasks)]
+    rows = [["camera", *tasks]]
     for group, found in whole.items():
         cells = [f"{found[task].mean:.2f} [{found[task].low:.2f}, {found[task].high:.2f}]" for task in tasks]
-        rows.append(f"| {group} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append([group, *cells])
+    return markdown_table(rows, 1) + "\n"
 
 
 def by_family(lines: Sequence[SummaryRow], budget: str) -> str:
@@ -87,8 +85,7 @@ def main() -> None:
     findings = Findings.read(options.sweep)
     lines = findings.summary
     write_results(findings, options.results)
-    compared = Findings.read(options.sweep, LEADER).summary
-    write(options.results / f"against-{LEADER}.md", markdown(compared, f"Rooms, against {LEADER}").encode())
+    write_against(LEADER, options.sweep, options.results, "Rooms")
     draw_curves([line for line in lines if line.method in (*SHOWN, LEADER, UNCOMPRESSED)], options.picture)
     texts = {
         "results": table(lines),

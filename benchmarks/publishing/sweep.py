@@ -91,6 +91,12 @@ def write_results(findings: Findings, results: Path) -> None:
     write(results / "sweep.json", (json.dumps(findings.plan, indent=1) + "\n").encode())
 
 
+def write_against(rival: str, sweep: Path, results: Path, title: str) -> None:
+    """Write the table of a sweep in which every method is compared with one of them into a folder."""
+    lines = Findings.read(sweep, rival).summary
+    write(results / f"against-{rival}.md", markdown(lines, f"{title}, against {rival}").encode())
+
+
 def publish(sweep: Path, results: Path, picture: Path, page: Path, readme: Path) -> None:
     """Write the repository's files about a sweep.
 
@@ -104,8 +110,7 @@ def publish(sweep: Path, results: Path, picture: Path, page: Path, readme: Path)
     write_results(findings, results)
     write(results / "table.md", markdown(findings.summary, "Sweep").encode())
     for rival in RIVALS:
-        lines = Findings.read(sweep, rival).summary
-        write(results / f"against-{rival}.md", markdown(lines, f"Sweep, against {rival}").encode())
+        write_against(rival, sweep, results, "Sweep")
     draw_curves([line for line in findings.summary if line.method in (*SHOWN, UNCOMPRESSED)], picture)
     fill_files({page: {"results": table(findings.summary)}, readme: {"results": brief(findings.summary)}})
 

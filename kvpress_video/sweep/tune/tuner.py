@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,9 +156,8 @@ def split(clips: Sequence[Clip], held_out: float, seed: int) -> tuple[list[Clip]
 
 def _mixed(clips: Sequence[Clip]) -> list[Clip]:
     """Order clips so that the first, however many, have about the same shares of the groups as all."""
-    size, seen = Counter(clip.group for clip in clips), Counter[str]()
-    place = {}
+    groups: dict[str, list[Clip]] = {}
     for clip in clips:
-        place[clip.name] = (seen[clip.group] + 0.5) / size[clip.group]
-        seen[clip.group] += 1
+        groups.setdefault(clip.group, []).append(clip)
+    place = {clip.name: (rank + 0.5) / len(group) for group in groups.values() for rank, clip in enumerate(group)}
     return sorted(clips, key=lambda clip: place[clip.name])
